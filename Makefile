@@ -1,0 +1,42 @@
+# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: setup test test-slow test-gpu lint smoke compare clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "nanokimi needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+test-gpu: setup
+	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: setup
+	@test -n "$(DATA)" || { echo "name a text: make smoke DATA=path/to/text.txt"; exit 2; }
+	$(BIN)/nanokimi compare --config smoke --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+compare: setup
+	@test -n "$(DATA)" || { echo "name a text: make compare DATA=path/to/text.txt"; exit 2; }
+	$(BIN)/nanokimi compare --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,60 @@
+"""nanokimi: Kimi K2's ideas at nano scale, trained beside NanoGPT and honestly compared.
+
+The public names are imported on first use, so that `import nanokimi` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanokimi.config import GPTConfig, KimiConfig, RunConfig
+    from nanokimi.errors import UserError
+    from nanokimi.generation.engine import generate
+    from nanokimi.measure.audit import audit
+    from nanokimi.model.gpt import NanoGPT
+    from nanokimi.model.kimi import NanoKimi
+    from nanokimi.optim.groups import muon_groups
+    from nanokimi.optim.muon import Muon, newton_schulz
+    from nanokimi.optim.qk_clip import MuonClip, qk_clip_
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GPTConfig": "config",
+    "KimiConfig": "config",
+    "RunConfig": "config",
+    "UserError": "errors",
+    "generate": "generation.engine",
+    "audit": "measure.audit",
+    "NanoGPT": "model.gpt",
+    "NanoKimi": "model.kimi",
+    "muon_groups": "optim.groups",
+    "Muon": "optim.muon",
+    "newton_schulz": "optim.muon",
+    "MuonClip": "optim.qk_clip",
+    "qk_clip_": "optim.qk_clip",
+}
+
+__all__ = [
+    "GPTConfig",
+    "KimiConfig",
+    "Muon",
+    "MuonClip",
+    "NanoGPT",
+    "NanoKimi",
+    "RunConfig",
+    "UserError",
+    "audit",
+    "generate",
+    "muon_groups",
+    "newton_schulz",
+    "qk_clip_",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nanokimi' has no attribute '{name}'")
+    return getattr(import_module(f"nanokimi.{_HOMES[name]}"), name)

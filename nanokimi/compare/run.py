@@ -1,0 +1,159 @@
+"""THE COMPARISON: every model on the same tokens, in turns, each in its own process; then one report.
+
+Turns of a few steps are passed between the arms, so that whatever else the machine does hits all of them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.summary import arm_segments, paired_difference, verdict
+from nanokimi.compare.worker import Arm
+from nanokimi.config import ARM_NAMES, DISPLAY_NAMES, RunConfig
+from nanokimi.config.files import load_config, save_config
+from nanokimi.data.store import PreparedData, open_prepared
+from nanokimi.errors import UserError
+from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.runtime.display import Display
+from nanokimi.runtime.files import describe_environment, read_json, read_json_lines, write_json
+from nanokimi.runtime.interrupts import Interrupted, on_first_signal
+from nanokimi.train.runs import CONFIG_FILE, DATA_FOLDER, fresh_folder, set_up
+
+SCHEMA_VERSION = 1
+LN2 = float(np.log(2))
+
+
+def compare(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train every arm of `config`, measure and audit them, write the report; return report.json's content.
+
+    Raises:
+        UserError: the input or the configuration cannot be used.
+        TrainingError: an arm failed.
+        Interrupted: a signal came; the arms were saved and `resume` continues them.
+    """
+    if resume:
+        config, data = reopen(out)
+    else:
+        config, data = start(config, out)
+    baselines = score_baselines(data)
+    with Display([DISPLAY_NAMES[name] for name in ARM_NAMES], _tokens_per_step(config)) as display:
+        results = train_in_turns(config, out, display, resume)
+    report = build_report(config, data, baselines, results, out)
+    write_json(out / "report.json", report)
+
+    from nanokimi.report.page import write_report
+
+    write_report(out)
+    return report
+
+
+def start(config: RunConfig, out: Path) -> tuple[RunConfig, PreparedData]:
+    """Make the comparison's folder and one run folder for each arm."""
+    with fresh_folder(out) as folder:
+        config, data = set_up(config, folder)
+        environment = describe_environment()
+        write_json(folder / "environment.json", environment)
+        for name in ARM_NAMES:
+            (folder / name).mkdir()
+            save_config(replace(config, model=name), folder / name / CONFIG_FILE)
+            write_json(folder / name / "environment.json", environment)
+    return config, data
+
+
+def reopen(out: Path) -> tuple[RunConfig, PreparedData]:
+    """The configuration and data of an interrupted comparison."""
+    if not all((out / name / CONFIG_FILE).is_file() for name in ARM_NAMES):
+        raise UserError(f"{out} holds no comparison to resume: leave out --resume to start one")
+    return load_config(str(out / CONFIG_FILE)), open_prepared(out / DATA_FOLDER)
+
+
+def train_in_turns(config: RunConfig, out: Path, display: Display, resume: bool) -> list[dict[str, Any]]:
+    """Run the arms to their end, `turn_steps` at a time, and return their results."""
+    arms: list[Arm] = []
+    signals: list[int] = []
+    try:
+        for name in ARM_NAMES:
+            arms.append(Arm(DISPLAY_NAMES[name], out / name, resume))
+        with on_first_signal(signals.append):
+            while not all(arm.finished for arm in arms):
+                for arm in arms:
+                    if not arm.finished and not signals:
+                        for record, total in arm.take_turn(config.compare.turn_steps):
+                            display.show(arm.name, record, total)
+                        display.say(arm.name, "trained" if arm.finished else "waiting")
+                if signals:
+                    for arm in arms:
+                        arm.stop()
+                    raise Interrupted(
+                        signals[0], f"interrupted; continue with: nanokimi compare --resume --out {out}"
+                    )
+            results = []
+            for arm in arms:
+                display.say(arm.name, "being audited and measured")
+                results.append(arm.finish())
+                display.say(arm.name, "done")
+            return results
+    finally:
+        for arm in arms:
+            arm.process.terminate()
+
+
+def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
+    """What models without a neural network reach on the same text, so that an implausible loss stands out."""
+    facts, vocab_size = data.facts, data.tokenizer.vocab_size
+    scores: dict[str, dict[str, float | None]] = {}
+    for name, nats in (
+        ("unigram", unigram_nats(data.train_ids, data.val_ids, vocab_size)),
+        ("5-gram", ngram_nats(data.train_ids, data.val_ids, vocab_size)),
+    ):
+        per_byte = nats / LN2 / facts["val_text_bytes"]
+        scores[name] = {"val_loss": nats / facts["val_tokens"], "bits_per_byte": per_byte}
+    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.val_ids)]
+    scores["gzip"] = {"val_loss": None, "bits_per_byte": gzip_bits(*text) / facts["val_text_bytes"]}
+    return scores
+
+
+def build_report(
+    config: RunConfig,
+    data: PreparedData,
+    baselines: dict[str, dict[str, float | None]],
+    results: list[dict[str, Any]],
+    out: Path,
+) -> dict[str, Any]:
+    """The content of report.json; docs/report.md describes each field."""
+    train = config.train
+    records = {r["name"]: read_json_lines(out / r["folder"] / "metrics.jsonl") for r in results}
+    nats = [np.load(out / r["folder"] / "window_nats.npy", allow_pickle=False) for r in results]
+    paired = paired_difference(nats[0], nats[1], data.facts["val_tokens"])
+    environment = read_json(out / "environment.json")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": verdict(results, paired, baselines),
+        "runs": results,
+        "data": {**data.facts, "baselines": baselines},
+        "machine": {**environment, "device": train.device},
+        "command": environment["command"],
+        "repeat": f"nanokimi compare --config {out / CONFIG_FILE}",
+        "seed": config.seed,
+        "settings": {
+            "context_length": train.context_length,
+            "batch_size": train.batch_size,
+            "dtype": train.dtype,
+            "threads": train.threads,
+            "steps": train.max_steps,
+            "turn_steps": config.compare.turn_steps,
+        },
+        "segments": arm_segments(records, _tokens_per_step(config)),
+        "paired": {
+            "windows": len(nats[0]),
+            "note": "the interval pairs the same validation windows; it does not contain the noise of another seed",
+        },
+    }
+
+
+def _tokens_per_step(config: RunConfig) -> int:
+    return config.train.batch_size * config.train.context_length

@@ -1,0 +1,131 @@
+"""From results to a verdict: paired differences, the sentence on top of the report, the table by segment of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
+SEGMENTS = 8
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Loss of the first model minus the second's in nats per token, with a 95% interval over the validation text."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: int) -> PairedDifference:
+    """Compare two models window by window on the same validation text.
+
+    The windows are averaged over up to 50 stretches of the text and a t interval taken over those. It says how much
+    the difference depends on which text was scored; it knows nothing of what another seed would give.
+    """
+    difference = float((first_nats - second_nats).sum() / tokens)
+    blocks = np.array_split(first_nats - second_nats, min(BLOCKS, len(first_nats)))
+    if len(blocks) < 2:
+        return PairedDifference(difference, float("-inf"), float("inf"))
+    sums = np.array([block.sum() for block in blocks])
+    spread = sums.std(ddof=1) * np.sqrt(len(blocks)) / tokens  # of the total, per token
+    half = _t_quantile(len(blocks) - 1) * float(spread)
+    return PairedDifference(difference, difference - half, difference + half)
+
+
+def _t_quantile(degrees: int) -> float:
+    """97.5% quantile of Student's t, by the expansion in 1 / degrees (Abramowitz and Stegun 26.7.5)."""
+    if degrees < 3:
+        return {1: 12.706, 2: 4.303}[degrees]
+    z, n = 1.959963984540054, degrees
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + g1 / n + g2 / n**2 + g3 / n**3 + g4 / n**4
+
+
+def verdict(
+    results: list[dict[str, Any]], paired: PairedDifference, baselines: dict[str, dict[str, float | None]]
+) -> dict[str, Any]:
+    """Which of two arms is better, by how much and at what cost, in one sentence; a leaking arm is never ranked."""
+    first, second = results
+    leaking = [r["name"] for r in results if not r["audit"]["causal"]]
+    bounded = np.isfinite(paired.low) and np.isfinite(paired.high)
+    base = {
+        "difference_nats": paired.difference,
+        "ci95_nats": [paired.low, paired.high] if bounded else None,
+        "ranked": not leaking,
+    }
+    if leaking:
+        sentence = (
+            f"No verdict: {' and '.join(leaking)} LEAKING, reading tokens it must not see; its loss is void."
+        )
+        return {"sentence": sentence, "winner": None, **base}
+    distinguishable = paired.low > 0 or paired.high < 0
+    if not distinguishable:
+        sentence = (
+            f"{first['name']} and {second['name']} are not distinguishable on this text: "
+            f"{first['val_loss']:.4f} and {second['val_loss']:.4f} nats per token, "
+            f"difference {_interval(paired)}; {_cost(first, second)}"
+        )
+        return {"sentence": sentence, "winner": None, **base}
+    better, worse = (first, second) if paired.difference < 0 else (second, first)
+    shown = paired
+    if better is first:  # said as a positive number: how much lower the better one is
+        shown = PairedDifference(-paired.difference, -paired.high, -paired.low)
+    sentence = (
+        f"{better['name']} is better: {better['val_loss']:.4f} against {worse['val_loss']:.4f} nats per token, "
+        f"lower by {_interval(shown)}; {better['val_bits_per_byte']:.3f} against "
+        f"{worse['val_bits_per_byte']:.3f} bits per byte; {_cost(better, worse)}"
+    )
+    five_gram = baselines["5-gram"]["val_loss"]
+    if five_gram is not None and better["val_loss"] > five_gram:
+        sentence += " Neither has reached a 5-gram model yet: train longer before you conclude anything."
+    return {"sentence": sentence, "winner": better["name"], **base}
+
+
+def _interval(paired: PairedDifference) -> str:
+    if not np.isfinite(paired.low):
+        return f"{paired.difference:.4f} (too little validation text for an interval)"
+    return f"{paired.difference:.4f} (95% interval over the text {paired.low:.4f} to {paired.high:.4f}, one seed)"
+
+
+def _cost(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """What `one` costs, as multiples of `other`."""
+
+    def times(key: str) -> str:
+        return f"{one[key] / other[key]:.2f}x" if other[key] else "?"
+
+    tokens = "the same tokens" if one["tokens"] == other["tokens"] else f"{times('tokens')} the tokens"
+    return (
+        f"with {tokens}, {times('params_active')} the active and {times('params_total')} the total parameters, "
+        f"{times('train_seconds')} the training time and {times('peak_memory_bytes')} the peak memory of "
+        f"{other['name']}."
+    )
+
+
+def arm_segments(records: dict[str, list[dict[str, Any]]], tokens_per_step: int) -> list[dict[str, Any]]:
+    """Training loss and speed of each arm over equal stretches of steps, with the validation loss at their ends."""
+    last = max((r["step"] for rows in records.values() for r in rows), default=0)
+    edges = sorted({round(last * i / SEGMENTS) for i in range(SEGMENTS + 1)})
+    rows = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        arms = {}
+        for name, arm_records in records.items():
+            inside = [r for r in arm_records if r["kind"] == "train" and start < r["step"] <= end]
+            scored = [r for r in arm_records if r["kind"] == "eval" and start < r["step"] <= end]
+            if inside:
+                ms = median(r["step_ms"] for r in inside)
+                arms[name] = {
+                    "train_loss": mean(r["loss"] for r in inside),
+                    "ms_per_step": ms,
+                    "tokens_per_second": tokens_per_step / ms * 1e3,
+                    "val_loss": scored[-1]["val_loss"] if scored else None,
+                }
+        rows.append({"from_step": start + 1, "to_step": end, "arms": arms})
+    return rows

@@ -1,0 +1,121 @@
+"""One arm of a comparison in a process of its own, so that its time and memory are nobody else's.
+
+The parent sends the number of steps to take; the worker takes them, sending each record as it comes, and says when
+its turn is over. Between turns it waits on the pipe and uses no processor. It answers "finish" with its result.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config.files import load_config
+from nanokimi.errors import TrainingError, UserError
+
+
+class Arm:
+    """The parent's end of a worker."""
+
+    def __init__(self, name: str, folder: Path, resume: bool) -> None:
+        self.name, self.folder = name, folder
+        self.finished = False
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=work, args=(theirs, str(folder), resume), name=name, daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
+        """Let the arm take `steps` training steps; yields (record, total steps of its budget)."""
+        self.connection.send(("go", steps))
+        while True:
+            kind, *content = self._receive()
+            if kind == "record":
+                yield content[0], content[1]
+            else:
+                self.finished = content[0]
+                return
+
+    def stop(self) -> None:
+        """Have the arm save a checkpoint after its last whole step."""
+        if not self.finished:
+            self.connection.send(("stop", 0))
+            while self._receive()[0] == "record":
+                pass
+
+    def finish(self) -> dict[str, Any]:
+        """Have the arm measured and its result written; ends the process."""
+        self.connection.send(("finish", 0))
+        result = self._receive()[1]
+        self.process.join()
+        return result
+
+    def _receive(self) -> Any:
+        try:
+            message = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            raise TrainingError(f"the process of {self.name} ended with exit code {code}{hint}") from None
+        if message[0] == "user error":
+            raise UserError(f"{self.name}: {message[1]}")
+        if message[0] == "training error":
+            raise TrainingError(f"{self.name}: {message[1]}")
+        return message
+
+
+def work(connection: Connection, folder: str, resume: bool) -> None:
+    """The worker's whole life."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process; the parent decides what it means
+    try:
+        _serve(connection, Path(folder), resume)
+    except UserError as error:
+        connection.send(("user error", str(error)))
+    except TrainingError as error:
+        connection.send(("training error", str(error)))
+    except (BrokenPipeError, EOFError):
+        pass  # the parent is gone
+    except Exception:
+        connection.send(("training error", f"unexpected failure\n{traceback.format_exc()}"))
+
+
+def _serve(connection: Connection, folder: Path, resume: bool) -> None:
+    from nanokimi.data.store import open_prepared
+    from nanokimi.runtime.device import choose_device, memory_bytes
+    from nanokimi.train.checkpoint import load_newest_checkpoint
+    from nanokimi.train.loop import build_state, total_steps, train
+    from nanokimi.train.runs import find_data, finish
+
+    config = load_config(str(folder / "config.yaml"))
+    idle_memory_bytes = memory_bytes(choose_device(config.train.device))
+    state = build_state(config, open_prepared(find_data(folder)), folder)
+    if resume:
+        load_newest_checkpoint(state)
+    records = train(state)
+    while True:
+        request, steps = connection.recv()
+        if request == "finish":
+            connection.send(("result", finish(state, idle_memory_bytes)))
+            return
+        if request == "stop":
+            state.stop_requested = True
+        finished = False
+        taken = 0
+        while taken < steps or request == "stop":
+            record = next(records, None)
+            if record is None:
+                finished = request != "stop"
+                break
+            connection.send(("record", record, total_steps(state)))
+            taken += record["kind"] == "train"
+        connection.send(("turn over", finished))

@@ -1,0 +1,212 @@
+"""Configurations as YAML files and command-line overrides: reading, naming errors in one line, writing.
+
+jsonargparse does the typing and the dotted overrides; this file turns its complaints into one line that names the
+nearest valid key, finds presets, and writes resolved configurations back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from nanokimi.config.rules import validate
+from nanokimi.config.schema import BUDGETS, RunConfig
+from nanokimi.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+SHORT_OPTIONS = {"--data": "--dataset.path"}
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("nanokimi") / "presets"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def find_config(name: str) -> Path:
+    """The file of a preset's name or of a path. Raises UserError naming the nearest preset."""
+    if Path(name).is_file():
+        return Path(name)
+    if name in preset_names():
+        return Path(str(resources.files("nanokimi") / "presets" / f"{name}.yaml"))
+    if Path(name).is_dir():
+        raise UserError(
+            f"--config {name} is a folder: name a YAML file, for example {Path(name) / 'config.yaml'}"
+        )
+    raise UserError(f"--config {name} is no file and no preset{nearest(name, preset_names())}")
+
+
+def config_parser() -> ArgumentParser:
+    """A parser that knows every key of RunConfig, for parsing and for `--help`."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog="nanokimi", exit_on_error=False, add_help=False)
+    parser.add_class_arguments(RunConfig, None)
+    return parser
+
+
+def settings_help() -> str:
+    """Every setting with its meaning, type and default, as text."""
+    groups = ("CONFIG", ".help", "--print_config")
+    paragraphs = re.split(r"\n(?=\S|  --)", config_parser().format_help())
+    kept = [p for p in paragraphs[1:] if not any(word in p.split("\n")[0] for word in groups)]
+    return "\n".join(kept).strip() + "\n"
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and validate.
+
+    Raises UserError with one line that says what is wrong.
+    """
+    import yaml
+    from jsonargparse import ArgumentError
+
+    path = find_config(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds {type(content).__name__}, not settings: expected lines such as 'seed: 1'"
+        )
+    _check_keys(content or {}, str(path))
+    arguments = _expand(overrides)
+    parser = config_parser()
+    try:
+        values = parser.parse_string(text if content else "{}", defaults=True)
+    except ArgumentError as error:
+        raise UserError(f"{path}: {_one_line(error)}") from None
+    try:
+        values = parser.parse_args(arguments, namespace=values)
+    except ArgumentError as error:
+        raise UserError(_one_line(error)) from None
+    return validate(_build(parser, values))
+
+
+def _build(parser: ArgumentParser, values: Any) -> RunConfig:
+    parts = parser.instantiate(values)
+    return RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write a configuration that `load_config` reads back to the same values."""
+    import yaml
+
+    from nanokimi.runtime.files import write_atomic
+
+    write_atomic(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML has no other sequence."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def all_keys(cls: type = RunConfig, prefix: str = "") -> list[str]:
+    """Every key, dotted, groups included."""
+    keys = []
+    for name, hint in get_type_hints(cls).items():
+        keys.append(prefix + name)
+        for part in (hint, *get_args(hint)):
+            if is_dataclass(part):
+                keys += all_keys(part, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return keys
+
+
+def _check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
+    known = all_keys()
+    for key, value in content.items():
+        dotted = f"{prefix}{key}"
+        if dotted not in known:
+            raise UserError(f"{source}: there is no setting '{dotted}'{nearest(dotted, known)}")
+        if isinstance(value, dict):
+            _check_keys(value, source, f"{dotted}.")
+
+
+def _expand(arguments: Sequence[str]) -> list[str]:
+    """Short options spelled out; unknown options and missing values refused."""
+    known, result = all_keys(), []
+    remaining = list(arguments)
+    while remaining:
+        option = remaining.pop(0)
+        if not option.startswith("--"):
+            raise UserError(f"'{option}' is not an option: settings are given as --key value")
+        option, equals, value = option.partition("=")
+        option = SHORT_OPTIONS.get(option, option)
+        key = option.removeprefix("--")
+        if key not in known:
+            raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
+        if is_dataclass(_type_of(key)):
+            raise UserError(
+                f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
+            )
+        if not equals:
+            if not remaining:
+                raise UserError(f"option {option} needs a value")
+            value = remaining.pop(0)
+        result.append(f"{option}={value}")
+    named = {option.partition("=")[0].removeprefix("--train.") for option in result}
+    if named & set(BUDGETS):  # a budget on the command line takes the place of the file's
+        result = [f"--train.{budget}=null" for budget in BUDGETS if budget not in named] + result
+    return result
+
+
+def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
+    """'; the nearest is X', by the whole name or else by its last part."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rsplit(".", 1)[-1]: key for key in known}
+        close = [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1)]
+    return f"; the nearest is {dashes}{close[0]}" if close else f"; there are {', '.join(known[:12])}"
+
+
+def _one_line(error: Exception) -> str:
+    """jsonargparse's message as one line: the key, what it takes, what it was given."""
+    text = " ".join(str(error).split())
+    key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
+    given = re.search(r"(?:Got value|Given value): (.*)$", text)
+    if key is None or given is None:
+        return text
+    return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
+
+
+def _type_of(key: str) -> Any:
+    """The declared type of a dotted key."""
+    kind: Any = RunConfig
+    for part in key.split("."):
+        group = next(c for c in (kind, *get_args(kind)) if is_dataclass(c))
+        kind = get_type_hints(group)[part]
+    return kind
+
+
+def _first_key(group: str) -> str:
+    return fields(_type_of(group))[0].name
+
+
+def _describe(kind: Any) -> str:
+    """A type in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list like [" + ", ".join("..." if a is ... else _describe(a) for a in get_args(kind)) + "]"
+    if get_args(kind):
+        return " or ".join(_describe(part) for part in get_args(kind))
+    return words.get(kind, "a group of settings")

@@ -1,0 +1,223 @@
+"""What a configuration may hold, and the values chosen for the user: the one place where settings are checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+from nanokimi.config.schema import (
+    ARM_NAMES,
+    BUDGETS,
+    DatasetConfig,
+    GPTConfig,
+    KimiConfig,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+)
+from nanokimi.errors import UserError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _require_positive(group: object, path: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(group, name)
+        if value is not None:
+            _require(math.isfinite(value) and value > 0, f"{path}.{name} is {value}: it must be above 0")
+
+
+def validate(config: RunConfig) -> RunConfig:
+    """Return `config` if its values are possible and fit together; raise UserError naming the first that is not."""
+    _require(0 <= config.seed < 2**63, f"seed is {config.seed}: it must be at least 0 and below 2^63")
+    _validate_dataset(config.dataset)
+    _validate_train(config.train)
+    _validate_sample(config.sample)
+    _require_positive(config.compare, "compare", ("turn_steps",))
+    _validate_kimi(config.nanokimi.model, config.train)
+    _validate_gpt(config.nanogpt.model, config.train)
+    for name in ARM_NAMES:
+        _validate_optim(getattr(config, name).optim, f"{name}.optim")
+    return config
+
+
+def _validate_dataset(dataset: DatasetConfig) -> None:
+    _require(
+        0 < dataset.val_fraction < 1,
+        f"dataset.val_fraction is {dataset.val_fraction}: it must lie between 0 and 1",
+    )
+    if dataset.tokenizer in ("bpe", "unigram"):
+        _require(
+            300 <= dataset.vocab_size <= 100_000,
+            f"dataset.vocab_size is {dataset.vocab_size}: it must be 300 to 100000",
+        )
+
+
+def _validate_train(train: TrainConfig) -> None:
+    counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
+    _require_positive(train, "train", counts + ("sample_every", "save_every", "keep_checkpoints") + BUDGETS)
+    named = [name for name in BUDGETS if getattr(train, name) is not None]
+    if len(named) != 1:
+        found = " and ".join(named) or "none"
+        raise UserError(f"train names {found} as its budget: name exactly one of {', '.join(BUDGETS)}")
+    micro = train.micro_batch_size
+    _require(
+        micro is None or train.batch_size % micro == 0,
+        f"train.batch_size {train.batch_size} is not a multiple of train.micro_batch_size {micro}",
+    )
+
+
+def _validate_sample(sample: SampleConfig) -> None:
+    _require(len(sample.prompts) > 0, "sample.prompts is empty: give at least one prompt")
+    _require(
+        all(sample.prompts),
+        "sample.prompts holds an empty prompt: a story needs at least one character to go on",
+    )
+    _require_positive(sample, "sample", ("max_new_tokens", "top_k"))
+    _require(
+        math.isfinite(sample.temperature) and sample.temperature >= 0,
+        f"sample.temperature is {sample.temperature}: it must be 0 or more",
+    )
+    _require(
+        sample.top_p is None or 0 < sample.top_p <= 1,
+        f"sample.top_p is {sample.top_p}: it must be above 0, at most 1",
+    )
+
+
+def _validate_positions(positions: int | None, path: str, train: TrainConfig) -> None:
+    _require(
+        positions is None or positions >= train.context_length,
+        f"{path}.max_position_embeddings {positions} is below train.context_length {train.context_length}",
+    )
+
+
+def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
+    path = "nanokimi.model"
+    sizes: tuple[str, ...] = (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "q_lora_rank",
+        "kv_lora_rank",
+    )
+    sizes += (
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+        "intermediate_size",
+        "moe_intermediate_size",
+    )
+    sizes += (
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "routed_scaling_factor",
+        "rms_norm_eps",
+        "rope_theta",
+    )
+    _require_positive(model, path, sizes + ("initializer_range",))
+    _require(
+        model.qk_rope_head_dim % 2 == 0,
+        f"{path}.qk_rope_head_dim is {model.qk_rope_head_dim}: rotation needs an even number",
+    )
+    _require(
+        model.num_experts_per_tok <= model.n_routed_experts,
+        f"{path}.num_experts_per_tok {model.num_experts_per_tok} is above n_routed_experts {model.n_routed_experts}",
+    )
+    for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
+        _require(getattr(model, name) >= 0, f"{path}.{name} is {getattr(model, name)}: it must be 0 or more")
+    _validate_positions(model.max_position_embeddings, path, train)
+    if model.rope_scaling is not None:
+        yarn = model.rope_scaling
+        _require_positive(
+            yarn, f"{path}.rope_scaling", ("original_max_position_embeddings", "beta_fast", "beta_slow")
+        )
+        _require(yarn.factor >= 1, f"{path}.rope_scaling.factor is {yarn.factor}: it must be at least 1")
+
+
+def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
+    path = "nanogpt.model"
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    _require_positive(model, path, sizes + ("layer_norm_epsilon", "initializer_range"))
+    heads = model.num_attention_heads
+    _require(
+        model.hidden_size % heads == 0,
+        f"{path}.hidden_size {model.hidden_size} does not divide into num_attention_heads {heads}",
+    )
+    _require(0 <= model.dropout < 1, f"{path}.dropout is {model.dropout}: it must be at least 0 and below 1")
+    _validate_positions(model.max_position_embeddings, path, train)
+
+
+def _validate_optim(optim: OptimConfig, path: str) -> None:
+    _require_positive(optim, path, ("lr", "adamw_lr", "eps", "ns_steps", "qk_clip_tau", "grad_clip"))
+    for name in ("weight_decay", "router_bias_update_speed", "warmup_steps"):
+        value = getattr(optim, name)
+        _require(math.isfinite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+    for name in ("decay_fraction", "min_lr_ratio"):
+        _require(
+            0 <= getattr(optim, name) <= 1, f"{path}.{name} is {getattr(optim, name)}: it must lie in 0 to 1"
+        )
+    for value in (*optim.betas, optim.momentum):
+        _require(0 <= value < 1, f"{path}.betas and momentum must be at least 0 and below 1, not {value}")
+
+
+def resolve(
+    config: RunConfig, *, vocab_size: int, device: str, dtype: Literal["fp32", "bf16", "fp16"], threads: int
+) -> RunConfig:
+    """Replace every "chosen for you" value by the value chosen, so that the saved file repeats the run exactly."""
+    kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
+    for path, model in (("nanokimi", kimi), ("nanogpt", gpt)):
+        named = model.vocab_size
+        if named is not None and named < vocab_size:
+            raise UserError(
+                f"{path}.model.vocab_size {named} is below the tokenizer's {vocab_size}: leave it out, or raise it"
+            )
+    scale = kimi.routed_scaling_factor or routed_scaling(kimi.n_routed_experts, kimi.num_experts_per_tok)
+    kimi = replace(
+        kimi,
+        vocab_size=kimi.vocab_size or vocab_size,
+        max_position_embeddings=kimi.max_position_embeddings or train.context_length,
+        routed_scaling_factor=scale,
+    )
+    gpt = replace(
+        gpt,
+        vocab_size=gpt.vocab_size or vocab_size,
+        max_position_embeddings=gpt.max_position_embeddings or train.context_length,
+        intermediate_size=gpt.intermediate_size or 4 * gpt.hidden_size,
+    )
+    train = replace(
+        train,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        micro_batch_size=train.micro_batch_size or train.batch_size,
+        sample_every=train.sample_every or train.eval_every,
+    )
+    return validate(
+        replace(
+            config,
+            train=train,
+            nanokimi=replace(config.nanokimi, model=kimi),
+            nanogpt=replace(config.nanogpt, model=gpt),
+        )
+    )
+
+
+def routed_scaling(n_routed_experts: int, num_experts_per_tok: int) -> float:
+    """The gate scale that gives K weighted experts the size of one dense layer (Moonlight, arXiv 2502.16982, fig. 6).
+
+    It is the mean of 1 / ||p||_2 over Gaussian router logits, p being the K largest sigmoids divided by their sum;
+    K2's own 2.827 is this number for 384 experts, 8 chosen. Rounded to three decimals.
+    """
+    import numpy as np
+
+    logits_ME = np.random.default_rng(0).standard_normal((20_000, n_routed_experts))
+    scores_ME = 1 / (1 + np.exp(-logits_ME))
+    top_MK = np.sort(scores_ME, axis=1)[:, -num_experts_per_tok:]
+    gates_MK = top_MK / top_MK.sum(axis=1, keepdims=True)
+    return round(float(np.mean(1 / np.linalg.norm(gates_MK, axis=1))), 3)

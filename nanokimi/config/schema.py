@@ -1,0 +1,288 @@
+"""Every knob of a run: its type, default and meaning, in this one place (its limits are in `rules`).
+
+A configuration describes both arms of a comparison (NanoKimi and NanoGPT) and everything that they share: the text,
+the batches, the budget. `compare` trains both, `train` trains the one that `model` names. Words are those of Hugging
+Face's DeepSeek-V3 and Llama configurations, for both models. `None` means "off" or, where the text says so, "chosen
+for you"; `rules.resolve` replaces the chosen ones by values, so that the file saved with a run repeats it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ModelName = Literal["nanokimi", "nanogpt"]
+ARM_NAMES: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
+DISPLAY_NAMES: dict[str, str] = {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """The text and how it is cut into tokens."""
+
+    path: str | None = None
+    """A UTF-8 text file (short option: --data)."""
+    tokenizer: Literal["char", "byte", "bpe", "unigram"] = "char"
+    """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split."""
+    vocab_size: int = 1024
+    """Pieces of a bpe or unigram tokenizer (at least 300: 256 of them are the byte fallback)."""
+    val_fraction: float = 0.1
+    """The last part of the text, by characters, that is kept for validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """RoPE stretched to a longer context by YaRN (arXiv 2309.00071), in DeepSeek-V3's form."""
+
+    factor: float = 32.0
+    """New context length over the original one."""
+    original_max_position_embeddings: int = 4096
+    """Context length before stretching."""
+    beta_fast: float = 1.0
+    """Rotations within the original context above which a frequency is left alone."""
+    beta_slow: float = 1.0
+    """Rotations within the original context below which a frequency is divided by the factor."""
+    mscale: float = 1.0
+    """Temperature of the rotary part (cos and sin)."""
+    mscale_all_dim: float = 1.0
+    """Temperature of the whole logit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KimiConfig:
+    """NanoKimi: Kimi K2's decoder (arXiv 2507.20534), which is DeepSeek-V3's (arXiv 2412.19437) with other sizes."""
+
+    vocab_size: int | None = None
+    """None: the tokenizer's."""
+    hidden_size: int = 128
+    """Width of the residual stream (D)."""
+    num_hidden_layers: int = 4
+    """Blocks."""
+    num_attention_heads: int = 4
+    """Heads of multi-head latent attention (H)."""
+    q_lora_rank: int | None = None
+    """Width of the compressed query (Q); None: queries come straight from the residual stream."""
+    kv_lora_rank: int = 64
+    """Width of the compressed keys and values, the part of the cache that grows with the model (C)."""
+    qk_nope_head_dim: int = 32
+    """Query and key dimensions per head without position (N)."""
+    qk_rope_head_dim: int = 16
+    """Query and key dimensions with rotary position; the key's are shared by all heads (R)."""
+    v_head_dim: int = 32
+    """Value dimensions per head (V)."""
+    intermediate_size: int = 384
+    """Width of the dense SwiGLU in the leading layers."""
+    moe_intermediate_size: int = 128
+    """Width of one expert's SwiGLU (F)."""
+    n_routed_experts: int = 8
+    """Experts to choose from (E)."""
+    n_shared_experts: int = 1
+    """Experts that see every token, built as one SwiGLU of that many widths; 0: none."""
+    num_experts_per_tok: int = 2
+    """Experts chosen for each token (K)."""
+    first_k_dense_replace: int = 1
+    """Leading layers with a dense SwiGLU instead of experts."""
+    norm_topk_prob: bool = True
+    """Divide the chosen gates by their sum."""
+    routed_scaling_factor: float | None = None
+    """Multiplies the gates; None: chosen from E and K so that the routed output has a dense layer's size."""
+    aux_loss_alpha: float = 1e-4
+    """Weight of the sequence-wise balance loss (DeepSeek-V3, eq. 17-20); 0: off."""
+    rms_norm_eps: float = 1e-6
+    """Epsilon of every RMSNorm."""
+    rope_theta: float = 50000.0
+    """Base of the rotary frequencies."""
+    rope_scaling: YarnConfig | None = None
+    """YaRN, or None for plain RoPE."""
+    max_position_embeddings: int | None = None
+    """Longest sequence; None: train.context_length."""
+    initializer_range: float = 0.05
+    """Standard deviation of the initial weights; about 0.5 to 0.9 over the square root of hidden_size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """NanoGPT: GPT-2 as nanoGPT builds it (learned positions, LayerNorm, GELU, tied head)."""
+
+    vocab_size: int | None = None
+    """None: the tokenizer's."""
+    hidden_size: int = 128
+    """Width of the residual stream (D)."""
+    num_hidden_layers: int = 4
+    """Blocks."""
+    num_attention_heads: int = 4
+    """Attention heads (H)."""
+    intermediate_size: int | None = None
+    """Width of the MLP; None: four times hidden_size."""
+    max_position_embeddings: int | None = None
+    """Learned positions; None: train.context_length."""
+    dropout: float = 0.0
+    """Dropout after the embedding, in attention and on both residual branches."""
+    bias: bool = False
+    """Biases in the linear layers and LayerNorms (GPT-2 has them, nanoGPT's recipes do not)."""
+    layer_norm_epsilon: float = 1e-5
+    """Epsilon of every LayerNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights; residual outputs get it divided by sqrt(2 * layers)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """One arm's optimizer and learning-rate schedule."""
+
+    name: Literal["adamw", "muon", "muonclip"] = "adamw"
+    """muon: Muon for hidden matrices and AdamW for the rest; muonclip: the same and QK-Clip after each step."""
+    lr: float = 1e-3
+    """Peak learning rate (Muon's update has AdamW's size, so one rate serves both)."""
+    adamw_lr: float | None = None
+    """Peak rate of the AdamW part of muon and muonclip; None: lr."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, multiplied by the current rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    momentum: float = 0.95
+    """Muon's momentum."""
+    nesterov: bool = True
+    """Muon: look one step ahead along the momentum."""
+    ns_steps: int = 5
+    """Muon: Newton-Schulz iterations."""
+    ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Muon: dtype of the Newton-Schulz iteration; auto: the faster one on this device for the matrix's size."""
+    router: Literal["muon", "adamw"] = "muon"
+    """Which optimizer updates the router's matrix."""
+    split_heads: bool = False
+    """Muon: orthogonalise each head's rows of the MLA up-projections on their own."""
+    qk_clip_tau: float = 100.0
+    """muonclip: largest attention logit a head may have seen before its weights are scaled down."""
+    router_bias_update_speed: float = 1e-3
+    """Step of the router's balancing bias (auxiliary-loss-free balancing, arXiv 2408.15664); 0: off."""
+    grad_clip: float | None = 1.0
+    """Largest gradient norm; None: no clipping."""
+    schedule: Literal["wsd", "cosine", "constant"] = "cosine"
+    """wsd: warm-up, stable, linear decay; cosine: warm-up, then cosine to min_lr_ratio."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_fraction: float = 0.4
+    """wsd: last part of the run, over which the rate falls linearly."""
+    min_lr_ratio: float = 0.1
+    """Rate at the end of the schedule over the peak rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What both arms share: batches, budget, precision, machine, and how often to look."""
+
+    context_length: int = 64
+    """Tokens per training sequence, and per validation window (T)."""
+    batch_size: int = 12
+    """Sequences per optimizer step (B)."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass; gradients accumulate over batch_size / micro_batch_size passes. None: batch_size."""
+    max_steps: int | None = None
+    """Budget in optimizer steps. Name exactly one budget."""
+    max_epochs: float | None = None
+    """Budget in passes over the training tokens."""
+    max_tokens: float | None = None
+    """Budget in training tokens."""
+    max_flops: float | None = None
+    """Budget in training FLOPs by the formula of measure/cost.py."""
+    max_seconds: float | None = None
+    """Budget in seconds of training (evaluation, sampling and saving not counted)."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of matrix products (weights stay fp32); auto: bf16 on a GPU that has it, else fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = None
+    """CPU threads; None: one per physical core this process may use."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    eval_every: int = 250
+    """Steps between validations (and after the last)."""
+    eval_batch_size: int = 64
+    """Windows per validation forward pass; does not change the result."""
+    sample_every: int | None = None
+    """Steps between sample stories; None: as eval_every."""
+    save_every: int = 1000
+    """Steps between checkpoints (and after the last)."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """The stories written during training and by `nanokimi sample`."""
+
+    prompts: tuple[str, ...] = (
+        "Once, there was a small boy named Charlie. Charlie loved stories more than anything else.",
+    )
+    """Beginnings that each model continues."""
+    max_new_tokens: int = 256
+    """Tokens to write."""
+    temperature: float = 0.8
+    """0: always the likeliest token."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens."""
+    top_p: float | None = 0.95
+    """Draw among the fewest tokens that hold this much probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """How `compare` runs its arms."""
+
+    turn_steps: int = 10
+    """Steps one arm takes before the other's turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KimiArm:
+    """NanoKimi and how it is optimised."""
+
+    model: KimiConfig = field(default_factory=KimiConfig)
+    """Architecture."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(name="muonclip", lr=5e-3, schedule="wsd", min_lr_ratio=0.0)
+    )
+    """Optimizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTArm:
+    """NanoGPT and how it is optimised."""
+
+    model: GPTConfig = field(default_factory=GPTConfig)
+    """Architecture."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(betas=(0.9, 0.99)))
+    """Optimizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    model: ModelName = "nanokimi"
+    """The arm that `train` trains."""
+    seed: int = 1337
+    """Initial weights, batches and samples follow from it."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """Text and tokens."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Batches, budget, machine."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Sample stories."""
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    """Comparison."""
+    nanokimi: KimiArm = field(default_factory=KimiArm)
+    """The NanoKimi arm."""
+    nanogpt: GPTArm = field(default_factory=GPTArm)
+    """The NanoGPT arm."""
+
+    @property
+    def arm(self) -> KimiArm | GPTArm:
+        """The arm that `model` names."""
+        return self.nanokimi if self.model == "nanokimi" else self.nanogpt
+
+
+BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")

@@ -1,0 +1,60 @@
+"""Writing text: read the prompt at once (prefill), then one token at a time from the cache (decode)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from nanokimi.generation.sampling import sample_token
+from nanokimi.model.build import LanguageModel
+from nanokimi.model.cache import Cache
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    use_cache: bool = True,
+    context_length: int | None = None,
+) -> Iterator[int]:
+    """Yield `max_new_tokens` ids that continue the prompt.
+
+    The model sees at most `context_length` tokens (None: its longest). When the window is full it is moved so that
+    its newer half stays, and read anew: positions inside the window change, so nothing cached would be valid. The
+    uncached path moves the same window, so both give the same tokens.
+
+    Raises:
+        ValueError: the prompt is empty.
+    """
+    if len(prompt_ids) == 0:
+        raise ValueError("the prompt is empty: there is nothing to continue")
+    limit = context_length or model.config.max_position_embeddings
+    layers = model.config.num_hidden_layers
+    assert limit is not None, "resolve() fills this in"
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    try:
+        window, cache = list(prompt_ids)[-limit:], None
+        for _ in range(max_new_tokens):
+            if len(window) > limit:
+                window, cache = window[-max(limit // 2, 1) :], None
+            if cache is None:
+                cache = Cache(layers, limit) if use_cache else None
+                fresh = window
+            else:
+                fresh = window[-1:]
+            logits_W = model(torch.tensor([fresh], device=device), cache).logits_BTW[0, -1]
+            token = sample_token(logits_W, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+            window.append(token)
+            yield token
+    finally:
+        model.train(was_training)

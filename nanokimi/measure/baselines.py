@@ -1,0 +1,99 @@
+"""Scores that need no neural network: how well counting tokens, or gzip, predicts the validation text.
+
+A model that does worse than the n-gram has not learnt; one that does far better than any text allows has seen
+the answers. Both ends are worth a number beside every loss.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_TRAINING_TOKENS = 20_000_000
+"""The n-gram counts at most this many training tokens, the last ones: sorting them takes memory and time."""
+GZIP_WINDOW_BYTES = 32 * 1024
+"""How far back DEFLATE (RFC 1951) can look."""
+
+
+def unigram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
+    """Return the total nats of `val_ids` under the training frequencies of tokens, each count plus one."""
+    return float(-np.log(_unigram(train_ids, vocab_size)[val_ids]).sum())
+
+
+def ngram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int, order: int = 5) -> float:
+    """Return the total nats of `val_ids` under an interpolated Witten-Bell n-gram of `order` tokens.
+
+    p_n(w|h) = (c(h,w) + T(h) p_{n-1}(w|h')) / (c(h) + T(h)), where h is the n-1 tokens before w, h' drops the
+    oldest of them, c counts the last MAX_TRAINING_TOKENS of `train_ids`, and T(h) is how many different
+    tokens followed h. p_1 is the add-one unigram, and an h that training never had leaves p_{n-1} as it is.
+    The first validation tokens have the end of `train_ids` as context.
+    """
+    train_ids = train_ids[-MAX_TRAINING_TOKENS:]
+    before_val = train_ids[max(len(train_ids) - (order - 1), 0) :]
+    tokens = np.concatenate([before_val, val_ids])
+    probability = _unigram(train_ids, vocab_size)[tokens[len(before_val) :]]
+    for counts, contexts in _count_orders(train_ids, tokens, len(before_val), vocab_size, order):
+        known = contexts >= 0
+        count, total, distinct = counts.look_up(contexts[known], tokens[len(before_val) :][known])
+        probability[known] = (count + distinct * probability[known]) / (total + distinct)
+    return float(-np.log(probability).sum())
+
+
+def gzip_bits(train_bytes: bytes, val_bytes: bytes) -> int:
+    """Return the bits that zlib at level 9 adds for `val_bytes` after the last of `train_bytes`."""
+    seen = train_bytes[-GZIP_WINDOW_BYTES:]
+    return 8 * (len(zlib.compress(seen + val_bytes, 9)) - len(zlib.compress(seen, 9)))
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What followed each context of one length; contexts are dense ids, a key is context * vocab + token."""
+
+    vocab_size: int
+    keys: np.ndarray
+    key_counts: np.ndarray
+    totals: np.ndarray
+    distinct: np.ndarray
+
+    def look_up(self, contexts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return c(h,w), c(h) and T(h) for pairs of a known context and any token."""
+        place = _find(self.keys, contexts * self.vocab_size + tokens)
+        count = np.where(place >= 0, self.key_counts[place], 0)
+        return count, self.totals[contexts], self.distinct[contexts]
+
+
+def _count_orders(
+    train_ids: np.ndarray, tokens: np.ndarray, start: int, vocab_size: int, order: int
+) -> Iterator[tuple[_Counts, np.ndarray]]:
+    """Yield, for contexts of 1 to order - 1 tokens, the training counts and the contexts of tokens[start:].
+
+    A context of k tokens is its k - 1 newest, as the dense id found before, and one older token: dense ids
+    keep context * vocab_size + token far below 2^63. A context that training never had is -1.
+    """
+    train_contexts = np.zeros(len(train_ids), dtype=np.int64)
+    contexts = np.zeros(len(tokens) - start, dtype=np.int64)
+    positions = np.arange(start, len(tokens))
+    for length in range(1, min(order, len(train_ids))):
+        train_keys = train_contexts[1:] * vocab_size + train_ids[: len(train_ids) - length]
+        context_keys, train_contexts = np.unique(train_keys, return_inverse=True)
+        keys, key_counts = np.unique(train_contexts * vocab_size + train_ids[length:], return_counts=True)
+        totals = np.bincount(train_contexts, minlength=len(context_keys))
+        distinct = np.bincount(keys // vocab_size, minlength=len(context_keys))
+        # An unknown context stays unknown: -1 makes a key below 0, and no table has one.
+        contexts = _find(context_keys, contexts * vocab_size + tokens[positions - length])
+        yield _Counts(vocab_size, keys, key_counts, totals, distinct), contexts
+
+
+def _unigram(train_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    counts = np.bincount(train_ids, minlength=vocab_size) + 1
+    probabilities: np.ndarray = counts / counts.sum()
+    return probabilities
+
+
+def _find(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return where each key stands in `sorted_keys`, or -1."""
+    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return np.where(sorted_keys[place] == keys, place, -1)

@@ -1,0 +1,100 @@
+"""What a model costs, from its configuration alone: parameters, FLOPs, cache. Tests count them by brute force.
+
+Active parameters, defined once: the matrix parameters that multiply one token. The head counts, also when it is tied
+to the embedding; the input embedding, being a look-up, does not, nor do norm gains and biases. Of the routed experts
+only the K chosen ones count.
+
+A product with a matrix of N parameters costs 2 N FLOPs forward; a backward pass costs twice a forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
+from nanokimi.optim.groups import find_rule
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of one model at one context length."""
+
+    params_total: int
+    params_active: int
+    forward_flops_per_token: float
+    train_flops_per_token: float
+    cache_numbers_per_token: int
+
+
+def model_cost(config: KimiConfig | GPTConfig, context_length: int, *, causal: bool = True) -> Cost:
+    """Costs of a resolved configuration, averaged over the positions of a sequence of `context_length`.
+
+    `causal` counts only the keys that a query sees, (T + 1) / 2 on average; without it all T, as papers often do and
+    as a dense attention kernel computes.
+    """
+    if isinstance(config, KimiConfig):
+        total, active = _kimi_parameters(config)
+        qk_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+        score_width = config.num_attention_heads * (qk_dim + config.v_head_dim)
+        cache = config.kv_lora_rank + config.qk_rope_head_dim
+    else:
+        total, active = _gpt_parameters(config)
+        score_width = 2 * config.hidden_size
+        cache = 2 * config.hidden_size
+    visible_keys = (context_length + 1) / 2 if causal else context_length
+    forward = 2 * active + 2 * config.num_hidden_layers * score_width * visible_keys
+    return Cost(total, active, forward, 3 * forward, cache * config.num_hidden_layers)
+
+
+def _kimi_parameters(c: KimiConfig) -> tuple[int, int]:
+    """(total, active) parameters of NanoKimi."""
+    assert c.vocab_size is not None, "resolve() fills this in"
+    d, heads = c.hidden_size, c.num_attention_heads
+    qk_dim = c.qk_nope_head_dim + c.qk_rope_head_dim
+    query = d * heads * qk_dim if c.q_lora_rank is None else c.q_lora_rank * (d + heads * qk_dim)
+    key_value = d * (c.kv_lora_rank + c.qk_rope_head_dim)
+    key_value += c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim)
+    attention = query + key_value + heads * c.v_head_dim * d
+    expert = 3 * d * c.moe_intermediate_size
+    shared_and_router = c.n_shared_experts * expert + d * c.n_routed_experts
+    dense_layers = min(c.first_k_dense_replace, c.num_hidden_layers)
+    moe_layers = c.num_hidden_layers - dense_layers
+    always = c.num_hidden_layers * attention + dense_layers * 3 * d * c.intermediate_size
+    always += moe_layers * shared_and_router + c.vocab_size * d
+    gains = c.num_hidden_layers * (2 * d + c.kv_lora_rank + (c.q_lora_rank or 0)) + d
+    total = always + moe_layers * c.n_routed_experts * expert + c.vocab_size * d + gains
+    return total, always + moe_layers * c.num_experts_per_tok * expert
+
+
+def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
+    """(total, active) parameters of NanoGPT."""
+    assert c.vocab_size is not None and c.max_position_embeddings is not None, "resolve() fills these in"
+    assert c.intermediate_size is not None, "resolve() fills these in"
+    d, hidden, layers = c.hidden_size, c.intermediate_size, c.num_hidden_layers
+    active = layers * (4 * d * d + 2 * d * hidden) + c.vocab_size * d
+    norms = (2 * layers + 1) * d * (2 if c.bias else 1)
+    biases = layers * (3 * d + d + hidden + d) if c.bias else 0
+    return active + c.max_position_embeddings * d + norms + biases, active
+
+
+def optimizer_flops(shapes: dict[str, tuple[int, ...]], optim: OptimConfig, num_heads: int) -> float:
+    """FLOPs of one optimizer step spent in Newton-Schulz; what is done element by element is not counted.
+
+    `shapes` maps parameter names to shapes. One iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3.
+    """
+    if optim.name == "adamw":
+        return 0.0
+    total = 0.0
+    for name, shape in shapes.items():
+        rule = find_rule(name)
+        if (
+            rule.algorithm != "muon"
+            or len(shape) < 2
+            or (name.endswith(".gate.weight") and optim.router == "adamw")
+        ):
+            continue
+        blocks = {"whole": 1, "qkv": 3, "heads": num_heads if optim.split_heads else 1}[rule.blocks]
+        matrices = blocks * (shape[0] if len(shape) == 3 else 1)
+        m, n = sorted((shape[-2] // blocks, shape[-1]))
+        total += matrices * optim.ns_steps * (4 * m * m * n + 2 * m**3)
+    return total

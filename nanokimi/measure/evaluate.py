@@ -1,0 +1,72 @@
+"""The one definition of a validation score: the whole validation text, every token a target exactly once, in fp32."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.data.batches import iterate_validation
+from nanokimi.data.store import PreparedData
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one validation text, and each window's share of them for paired comparisons."""
+
+    val_loss: float  # nats per token
+    val_perplexity: float
+    val_bits_per_byte: float
+    val_bits_per_char: float
+    loss_by_position: list[float]  # mean nats at each position of the context window
+    window_nats: np.ndarray  # (windows,) total nats
+
+    def record(self) -> dict[str, Any]:
+        """What goes into metrics.jsonl."""
+        return {name: value for name, value in asdict(self).items() if name != "window_nats"}
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: PreparedData, context_length: int, batch_size: int) -> Evaluation:
+    """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
+
+    Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
+    depend on the tokenizer. `batch_size` changes speed only.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    sums_T = np.zeros(context_length)
+    counts_T = np.zeros(context_length, dtype=np.int64)
+    window_nats = []
+    for inputs, targets in iterate_validation(data.train_ids, data.val_ids, context_length, batch_size):
+        inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+        nats_BT = token_nats(model, inputs_BT, targets_BT).cpu().double().numpy()
+        width = nats_BT.shape[1]
+        sums_T[:width] += nats_BT.sum(axis=0)
+        counts_T[:width] += nats_BT.shape[0]
+        window_nats.append(nats_BT.sum(axis=1))
+    model.train(was_training)
+    total_nats, tokens = float(sums_T.sum()), int(counts_T.sum())
+    assert tokens == len(data.val_ids), "every validation token is a target exactly once"
+    loss = total_nats / tokens
+    return Evaluation(
+        val_loss=loss,
+        val_perplexity=math.exp(min(loss, 700.0)),
+        val_bits_per_byte=total_nats / math.log(2) / data.facts["val_text_bytes"],
+        val_bits_per_char=total_nats / math.log(2) / data.facts["val_text_chars"],
+        loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
+        window_nats=np.concatenate(window_nats),
+    )
+
+
+def token_nats(model: nn.Module, inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of every target, (B, T), in fp32 with autocast off."""
+    with torch.autocast(inputs_BT.device.type, enabled=False):
+        logits_BTW = model(inputs_BT).logits_BTW.float()
+    return F.cross_entropy(logits_BTW.transpose(1, 2), targets_BT, reduction="none")

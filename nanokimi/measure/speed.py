@@ -1,0 +1,61 @@
+"""Timing of any callable: warm-up first, the device fenced, median and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+from nanokimi.model.build import LanguageModel
+from nanokimi.model.cache import Cache
+from nanokimi.runtime.device import fenced_seconds
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: the median and the quartiles of repeated calls."""
+
+    median_ms: float
+    lower_ms: float
+    upper_ms: float
+
+
+def time_calls(
+    call: Callable[[], object], device: torch.device, *, repeats: int = 20, warm_up: int = 3
+) -> Timing:
+    """Time `call` after `warm_up` calls that are not counted."""
+    for _ in range(warm_up):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = fenced_seconds(device)
+        call()
+        times.append((fenced_seconds(device) - start) * 1e3)
+    lower, _, upper = quantiles(times, n=4)
+    return Timing(median(times), lower, upper)
+
+
+@torch.inference_mode()
+def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timing, Timing]:
+    """(prefill, decode): reading a prompt of half the context, and one more token on top of it. Batch 1, fp32."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    layers = model.config.num_hidden_layers
+    prompt_length = max(context_length // 2, 1)
+    prompt_1T = torch.zeros(1, prompt_length, dtype=torch.long, device=device)
+    prefill = time_calls(lambda: model(prompt_1T, Cache(layers, context_length)), device)
+    token_11 = prompt_1T[:, :1]
+    cache = Cache(layers, context_length)
+    model(prompt_1T, cache)
+
+    def decode_one() -> None:
+        for layer in cache.layers:  # always the same position, so that every call does the same work
+            layer.length = min(prompt_length, context_length - 1)
+        model(token_11, cache)
+
+    decode = time_calls(decode_one, device, repeats=50)
+    model.train(was_training)
+    return prefill, decode

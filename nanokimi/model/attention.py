@@ -1,0 +1,158 @@
+"""THE ATTENTION: multi-head latent attention (MLA; DeepSeek-V2, arXiv 2405.04434, section 2.1; used by Kimi K2).
+
+Keys and values of all heads are expanded from one small latent vector per token, so that only the latent and one
+shared rotary key need to be cached: C + R numbers per token instead of H * (X + V). Each head's logit is the sum of a
+part without position (N dimensions, from the latent) and a rotary part (R dimensions, the key's shared by all heads).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.config import KimiConfig
+from nanokimi.model.cache import LayerCache
+from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
+
+Angles = tuple[torch.Tensor, torch.Tensor]
+
+
+class MultiHeadLatentAttention(nn.Module):
+    """Causal MLA over (B, T, D). Parameter names are DeepSeek-V3's."""
+
+    def __init__(self, config: KimiConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.nope_dim, self.rope_dim = config.qk_nope_head_dim, config.qk_rope_head_dim
+        self.value_dim, self.latent_dim = config.v_head_dim, config.kv_lora_rank
+        qk_dim = self.nope_dim + self.rope_dim
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(hidden, self.num_heads * qk_dim, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, self.num_heads * qk_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, self.latent_dim + self.rope_dim, bias=False)
+        self.kv_a_layernorm = RMSNorm(self.latent_dim, eps)
+        self.kv_b_proj = nn.Linear(
+            self.latent_dim, self.num_heads * (self.nope_dim + self.value_dim), bias=False
+        )
+        self.o_proj = nn.Linear(self.num_heads * self.value_dim, hidden, bias=False)
+        self.scale = qk_dim**-0.5
+        if config.rope_scaling is not None:
+            yarn = config.rope_scaling
+            self.scale *= yarn_temperature(yarn.factor, yarn.mscale_all_dim) ** 2
+
+    @property
+    def q_up_proj(self) -> nn.Linear:
+        """The last query projection; its rows are heads, each N rows without position, then R rotary ones."""
+        return self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
+
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        angles: Angles,
+        cache: LayerCache | None = None,
+        want_max_logits: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the output (B, T, D) and, if wanted, each head's largest scaled logit of a visible key (H,)."""
+        q_low = x_BTD if hasattr(self, "q_proj") else self.q_a_layernorm(self.q_a_proj(x_BTD))
+        q_BTHX = self.q_up_proj(q_low).unflatten(-1, (self.num_heads, -1))
+        q_nope_BTHN, q_rope_BTHR = q_BTHX.split([self.nope_dim, self.rope_dim], dim=-1)
+        q_rope_BTHR = rotate(q_rope_BTHR, *angles)
+
+        c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
+        c_BSC, k_rope_BSR = self.kv_a_layernorm(c_BTC), rotate(k_rope_BTR, *angles)
+        if cache is not None:  # the point of MLA: C + R numbers per token are all that is kept
+            c_BSC, k_rope_BSR = cache.append(c_BSC, k_rope_BSR)
+            if x_BTD.shape[1] == 1:
+                return self._decode(q_nope_BTHN, q_rope_BTHR, c_BSC, k_rope_BSR), None
+
+        kv_BSHX = self.kv_b_proj(c_BSC).unflatten(-1, (self.num_heads, -1))
+        k_nope_BSHN, v_BSHV = kv_BSHX.split([self.nope_dim, self.value_dim], dim=-1)
+        k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
+        q_BHTX = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1).transpose(1, 2)
+        k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
+        max_logits_H = causal_max_logits(q_BHTX, k_BHSX, self.scale) if want_max_logits else None
+        out_BHTV = causal_attention(q_BHTX, k_BHSX, v_BSHV.transpose(1, 2), self.scale)
+        return self.o_proj(out_BHTV.transpose(1, 2).flatten(-2)), max_logits_H
+
+    def _decode(
+        self,
+        q_nope_B1HN: torch.Tensor,
+        q_rope_B1HR: torch.Tensor,
+        c_BSC: torch.Tensor,
+        k_rope_BSR: torch.Tensor,
+    ) -> torch.Tensor:
+        """Attend from one new token without expanding the cache ("absorption").
+
+        q . (U_k c) = (U_k^T q) . c, and the values' expansion is moved behind the weighted sum alike: the same
+        function as the expanded form, for H * (2C + R) products per cached token instead of H * C * (N + V).
+        """
+        w_HXC = self.kv_b_proj.weight.to(c_BSC.dtype).view(self.num_heads, -1, self.latent_dim)
+        k_up_HNC, v_up_HVC = w_HXC.split([self.nope_dim, self.value_dim], dim=1)
+        q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_B1HN[:, 0], k_up_HNC)
+        logits_BHS = q_latent_BHC @ c_BSC.transpose(1, 2) + q_rope_B1HR[:, 0] @ k_rope_BSR.transpose(1, 2)
+        weights_BHS = (logits_BHS.float() * self.scale).softmax(dim=-1).to(c_BSC.dtype)
+        out_BHV = torch.einsum("bhc,hvc->bhv", weights_BHS @ c_BSC, v_up_HVC)
+        return self.o_proj(out_BHV.flatten(1)).unsqueeze(1)
+
+    @torch.no_grad()
+    def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
+        """Multiply each head's logits by its gamma (Kimi K2, algorithm 1).
+
+        Queries and keys without position share the factor as square roots; the rotary part takes it whole on the
+        query's side, because the rotary key belongs to all heads and must stay as it is.
+        """
+        root_H11, gamma_H11 = gamma_H.sqrt()[:, None, None], gamma_H[:, None, None]
+        q_HXQ = self.q_up_proj.weight.unflatten(0, (self.num_heads, -1))
+        q_HXQ[:, : self.nope_dim] *= root_H11
+        q_HXQ[:, self.nope_dim :] *= gamma_H11
+        kv_HXC = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))
+        kv_HXC[:, : self.nope_dim] *= root_H11
+
+
+def causal_attention(
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, v_BHSV: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """softmax(scale * q k^T) v over the keys at or before each query, the last query standing at the last key.
+
+    Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that writes out the
+    whole T x S matrix.
+    """
+    width, value_dim = q_BHTX.shape[-1], v_BHSV.shape[-1]
+    if value_dim < width:
+        v_BHSV = F.pad(v_BHSV, (0, width - value_dim))
+    mask_TS = None
+    if q_BHTX.shape[2] != k_BHSX.shape[2]:  # more keys than queries: a prefill that continues a cache
+        mask_TS = visible_keys(q_BHTX.shape[2], k_BHSX.shape[2], q_BHTX.device)
+    out = F.scaled_dot_product_attention(
+        q_BHTX, k_BHSX, v_BHSV, attn_mask=mask_TS, is_causal=mask_TS is None, scale=scale
+    )
+    return out[..., :value_dim]
+
+
+def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """(T, S) booleans: True where the key stands at or before the query; the last query is the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
+
+
+@torch.no_grad()
+def causal_max_logits(
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 256
+) -> torch.Tensor:
+    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,).
+
+    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time.
+    """
+    queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
+    hidden_TS = ~visible_keys(queries, keys, q_BHTX.device)
+    max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
+    for start in range(0, queries, chunk):
+        rows = slice(start, min(start + chunk, queries))
+        logits_BHTS = (q_BHTX[:, :, rows] @ k_BHSX.transpose(-2, -1)).float() * scale
+        logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
+        max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
+    return max_H

@@ -1,0 +1,46 @@
+"""The memory of generation: what attention keeps of the tokens it has seen, behind one append().
+
+What is kept is the attention's own choice: NanoGPT keeps keys and values of every head, NanoKimi only the latent and
+the shared rotary key. The cache does not know the difference: it stores whatever tensors it is given along axis 1.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class LayerCache:
+    """One layer's stored tensors, each (B, S, ...), in buffers allocated once at full capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self.buffers: tuple[torch.Tensor, ...] = ()
+
+    def append(self, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Store the new tokens' tensors, each (B, T, ...), and return all stored so far, each (B, S, ...)."""
+        if not self.buffers:
+            self.buffers = tuple(x.new_empty((x.shape[0], self.capacity, *x.shape[2:])) for x in new)
+        end = self.length + new[0].shape[1]
+        assert end <= self.capacity, f"cache of {self.capacity} tokens cannot hold {end}"
+        for buffer, x in zip(self.buffers, new, strict=True):
+            buffer[:, self.length : end] = x
+        self.length = end
+        return tuple(buffer[:, :end] for buffer in self.buffers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes stored for each token of one sequence."""
+        return sum(buffer[0, 0].numel() * buffer.element_size() for buffer in self.buffers)
+
+
+class Cache:
+    """A LayerCache for each layer."""
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        self.layers = [LayerCache(capacity) for _ in range(num_layers)]
+
+    @property
+    def length(self) -> int:
+        """Tokens stored."""
+        return self.layers[0].length

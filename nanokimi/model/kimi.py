@@ -1,0 +1,117 @@
+"""NanoKimi: Kimi K2's decoder (arXiv 2507.20534), small. This file is the table of contents; see `attention`, `moe`."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from nanokimi.config import KimiConfig
+from nanokimi.model.attention import Angles, MultiHeadLatentAttention
+from nanokimi.model.cache import Cache, LayerCache
+from nanokimi.model.layers import RMSNorm, Rotary, SwiGLU
+from nanokimi.model.moe import Experts, MixtureOfExperts, Router
+from nanokimi.model.output import Output, Routing
+
+
+class KimiBlock(nn.Module):
+    """x += attention(norm(x)); x += feed_forward(norm(x)). Leading blocks are dense, the others have experts."""
+
+    def __init__(self, config: KimiConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = MultiHeadLatentAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: SwiGLU | MixtureOfExperts
+        if layer < config.first_k_dense_replace:
+            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        else:
+            self.mlp = MixtureOfExperts(config)
+
+    def forward(
+        self, x_BTD: torch.Tensor, angles: Angles, cache: LayerCache | None, want_max_logits: bool
+    ) -> tuple[torch.Tensor, Routing | None, torch.Tensor | None]:
+        """Return the new residual stream, the routing (None in a dense block) and the largest logits (H,)."""
+        attended_BTD, max_logits_H = self.self_attn(
+            self.input_layernorm(x_BTD), angles, cache, want_max_logits
+        )
+        x_BTD = x_BTD + attended_BTD
+        h_BTD, routing = self.post_attention_layernorm(x_BTD), None
+        if isinstance(self.mlp, MixtureOfExperts):
+            y_BTD, routing = self.mlp(h_BTD)
+        else:
+            y_BTD = self.mlp(h_BTD)
+        return x_BTD + y_BTD, routing, max_logits_H
+
+
+class KimiDecoder(nn.Module):
+    """Embedding, blocks and final norm, named as Hugging Face's `model.` part."""
+
+    def __init__(self, config: KimiConfig) -> None:
+        super().__init__()
+        assert config.vocab_size is not None and config.max_position_embeddings is not None, (
+            "resolve() fills these in"
+        )
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(KimiBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary = Rotary(
+            config.qk_rope_head_dim, config.rope_theta, config.max_position_embeddings, config.rope_scaling
+        )
+
+
+class NanoKimi(nn.Module):
+    """Token ids (B, T) to logits (B, T, W)."""
+
+    def __init__(self, config: KimiConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        self.model = KimiDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, self.model.embed_tokens.num_embeddings, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Norm gains 1, every matrix normal with one standard deviation, as in Hugging Face's DeepSeek-V3."""
+        std = self.config.initializer_range
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, nn.Linear | nn.Embedding | Router | Experts):
+                for parameter in module.parameters(recurse=False):
+                    nn.init.normal_(parameter, std=std)
+
+    def forward(
+        self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
+    ) -> Output:
+        """Logits of the next token at each position; with a cache, `ids_BT` continue what it holds."""
+        start = cache.length if cache is not None else 0
+        angles = self.model.rotary(start, ids_BT.shape[1])
+        x_BTD = self.model.embed_tokens(ids_BT)
+        routings, max_logits = [], []
+        for layer, block in enumerate(self.model.layers):
+            layer_cache = cache.layers[layer] if cache is not None else None
+            arguments = (x_BTD, angles, layer_cache, want_max_logits)
+            if self.activation_checkpointing and self.training:
+                x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x_BTD, routing, max_logits_H = block(*arguments)
+            routings.append(routing)
+            max_logits.append(max_logits_H)
+        logits_BTW = self.lm_head(self.model.norm(x_BTD))
+        routed = tuple(routing for routing in routings if routing is not None)
+        aux_loss = None
+        if routed and self.config.aux_loss_alpha > 0:
+            aux_loss = self.config.aux_loss_alpha * torch.stack([r.balance_loss for r in routed]).sum()
+        return Output(logits_BTW, aux_loss, routed, torch.stack(max_logits) if want_max_logits else None)
+
+    def routers(self) -> list[Router]:
+        """The routers, in the order of `Output.routing`."""
+        return [block.mlp.gate for block in self.model.layers if isinstance(block.mlp, MixtureOfExperts)]
+
+    def attentions(self) -> list[MultiHeadLatentAttention]:
+        """The attention of each layer, in the order of `Output.max_logits_LH`."""
+        return [cast(KimiBlock, block).self_attn for block in self.model.layers]

@@ -1,0 +1,111 @@
+"""Which optimizer updates which parameter: one table of rules, read from top to bottom, the first match wins.
+
+Muon takes the hidden matrices. AdamW takes the embeddings and the head (their rows are tokens, not directions), norm
+gains and biases. Norm gains are decayed under Muon (Moonlight, appendix D, found it needed), never by nanoGPT's AdamW.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nanokimi.config import OptimConfig
+from nanokimi.optim.muon import Muon
+from nanokimi.optim.qk_clip import MuonClip
+
+Algorithm = Literal["muon", "adamw"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters whose name contains `pattern` (a regular expression) and how they are updated under Muon."""
+
+    pattern: str
+    algorithm: Algorithm
+    blocks: Literal["whole", "qkv", "heads"] = "whole"
+
+
+RULES = (
+    Rule(r"embed_tokens|lm_head|wte|wpe", "adamw"),
+    Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
+    Rule(r"\.gate\.weight$", "muon"),  # the router; OptimConfig.router may hand it to AdamW
+    Rule(r"\.c_attn\.weight$", "muon", "qkv"),
+    Rule(r"\.(q|q_b|kv_b)_proj\.weight$", "muon", "heads"),  # cut into heads only if OptimConfig.split_heads
+    Rule(r"", "muon"),
+)
+
+
+def find_rule(name: str) -> Rule:
+    """The first rule that matches a parameter's name."""
+    return next(rule for rule in RULES if re.search(rule.pattern, name))
+
+
+def muon_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], *, num_heads: int = 1, router: Algorithm = "muon"
+) -> list[dict[str, Any]]:
+    """Parameter groups for Muon or MuonClip, each parameter in exactly one of them.
+
+    Args:
+        named_parameters: `model.named_parameters()`.
+        num_heads: blocks that the rows of MLA's up-projections are cut into (1: kept whole).
+        router: the router's optimizer.
+    """
+    groups: dict[tuple[Algorithm, int], list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        rule = find_rule(name)
+        algorithm: Algorithm = router if rule.pattern == RULES[2].pattern else rule.algorithm
+        if parameter.dim() < 2:
+            algorithm = "adamw"
+        blocks = {"whole": 1, "qkv": 3, "heads": num_heads}[rule.blocks] if algorithm == "muon" else 1
+        groups.setdefault((algorithm, blocks), []).append(parameter)
+    return [{"params": members, "algorithm": a, "blocks": blocks} for (a, blocks), members in groups.items()]
+
+
+def adamw_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """nanoGPT's groups: weight decay for whatever has two axes or more, none for vectors."""
+    parameters = [p for _, p in named_parameters]
+    decayed = [p for p in parameters if p.dim() >= 2]
+    kept = [p for p in parameters if p.dim() < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> torch.optim.Optimizer:
+    """The optimizer that `optim` describes. Every group keeps its peak rate as `peak_lr` for the schedule."""
+    named = list(model.named_parameters())
+    device = named[0][1].device
+    optimizer: torch.optim.Optimizer
+    if optim.name == "adamw":
+        groups = adamw_groups(named, optim.weight_decay)
+        fused = device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+    else:
+        groups = muon_groups(named, num_heads=num_heads if optim.split_heads else 1, router=optim.router)
+        for group in groups:
+            group["lr"] = (
+                optim.lr if group["algorithm"] == "muon" or optim.adamw_lr is None else optim.adamw_lr
+            )
+        ns_dtype = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[optim.ns_dtype]
+        options: dict[str, Any] = dict(
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+            nesterov=optim.nesterov,
+            ns_steps=optim.ns_steps,
+            ns_dtype=ns_dtype,
+            betas=optim.betas,
+            eps=optim.eps,
+        )
+        if optim.name == "muonclip":
+            attentions = model.attentions()  # type: ignore[operator]  # both our models have it
+            optimizer = MuonClip(groups, optim.lr, attentions=attentions, tau=optim.qk_clip_tau, **options)
+        else:
+            optimizer = Muon(groups, optim.lr, **options)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer

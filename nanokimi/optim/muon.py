@@ -1,0 +1,181 @@
+"""THE OPTIMIZER: Muon, momentum orthogonalised by Newton-Schulz (Jordan et al. 2024; Moonlight, arXiv 2502.16982).
+
+A matrix's momentum U S V^T is replaced by roughly U V^T, so that every direction of the matrix moves equally far. The
+update is scaled to the size of an AdamW update (RMS 0.2), so AdamW's learning rate and weight decay carry over.
+Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+from nanokimi.runtime.device import cpu_has_fast_bf16
+
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+SMALLEST_BF16 = 32  # rows or columns
+UPDATE_RMS = 0.2  # what AdamW's updates typically have (Moonlight, section 2.2)
+
+
+def newton_schulz(matrices: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Orthogonalise each matrix of (..., m, n): singular values end between about 0.7 and 1.2 (not at 1).
+
+    `dtype` is that of the iteration; None takes the faster one for this device and size. Rounding matters little,
+    since the coefficients trade exactness for speed anyway. Returned in the dtype of `matrices`.
+    """
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    x = matrices.reshape(-1, *matrices.shape[-2:]).to(dtype or fastest_dtype(matrices))
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:  # the smaller side makes the smaller Gram matrix
+        x = x.mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b A + c A^2
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b A + c A^2) X
+    return (x.mT if tall else x).to(matrices.dtype).reshape(matrices.shape)
+
+
+def fastest_dtype(matrices: torch.Tensor) -> torch.dtype:
+    """bf16 where the hardware multiplies in it, else fp32; tiny matrices gain nothing (docs/performance.md)."""
+    device = matrices.device.type
+    native = device == "cuda" or (device == "cpu" and cpu_has_fast_bf16())
+    return torch.bfloat16 if native and min(matrices.shape[-2:]) >= SMALLEST_BF16 else torch.float32
+
+
+def muon_direction(
+    grad: torch.Tensor, momentum_buffer: torch.Tensor, momentum: float, nesterov: bool
+) -> torch.Tensor:
+    """Update the running average of gradients in place and return the matrix to orthogonalise."""
+    momentum_buffer.lerp_(grad, 1 - momentum)
+    return grad.lerp(momentum_buffer, momentum) if nesterov else momentum_buffer
+
+
+def update_scale(rows: int, columns: int) -> float:
+    """Factor that gives an orthogonal (rows, columns) matrix AdamW's update size (Moonlight, eq. 4)."""
+    return UPDATE_RMS * max(rows, columns) ** 0.5
+
+
+def muon_updates(
+    directions: list[torch.Tensor], blocks: list[int], steps: int, dtype: torch.dtype | None
+) -> list[torch.Tensor]:
+    """Orthogonalise and scale matrices (..., m, n), those of one size together in one batched call.
+
+    `blocks[i]` cuts matrix i by rows into that many matrices (the q, k and v of a fused projection, or heads).
+    """
+    by_size: dict[tuple[int, int], list[int]] = {}
+    stacks = [d.reshape(-1, d.shape[-2] // n, d.shape[-1]) for d, n in zip(directions, blocks, strict=True)]
+    for index, stack in enumerate(stacks):
+        by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
+    updates = list(directions)
+    for (rows, columns), indices in by_size.items():
+        orthogonal = newton_schulz(torch.cat([stacks[i] for i in indices]), steps, dtype)
+        orthogonal *= update_scale(rows, columns)
+        for i, update in zip(indices, orthogonal.split([len(stacks[i]) for i in indices]), strict=True):
+            updates[i] = update.reshape(directions[i].shape)
+    return updates
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for 2-D weights and stacks of them; with `algorithm="adamw"` groups, AdamW for everything else.
+
+    Args:
+        params: parameters or parameter groups. A group may set `algorithm` ("muon" or "adamw"), `blocks` (row blocks
+            that are matrices of their own), and any of the options below.
+        lr: learning rate, on AdamW's scale.
+        weight_decay: decoupled; each step multiplies weights by 1 - lr * weight_decay.
+        momentum, nesterov: of the gradient average.
+        ns_steps, ns_dtype: Newton-Schulz iterations and their dtype (None: the faster one).
+        betas, eps: of the groups with `algorithm="adamw"`.
+
+    Raises:
+        ValueError: a parameter of a Muon group has fewer than two axes, or its rows do not divide into `blocks`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        ns_dtype: torch.dtype | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        defaults: dict[str, Any] = dict(
+            lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps
+        )
+        defaults |= dict(ns_dtype=ns_dtype, betas=betas, eps=eps, algorithm="muon", blocks=1)
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["algorithm"] == "muon" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
+                    raise ValueError(
+                        f"Muon cannot update a parameter of shape {tuple(p.shape)} in {group['blocks']} blocks: it "
+                        'needs matrices; put vectors in a group with algorithm="adamw"'
+                    )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. Gradients are left as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._muon_step([g for g in self.param_groups if g["algorithm"] == "muon"])
+        for group in self.param_groups:
+            if group["algorithm"] == "adamw":
+                self._adamw_step(group)
+        return loss
+
+    def _muon_step(self, groups: list[dict[str, Any]]) -> None:
+        # matrices of one size are batched across groups, so groups must agree on how to orthogonalise
+        by_recipe: dict[tuple[int, torch.dtype | None], list[tuple[torch.Tensor, dict[str, Any]]]] = {}
+        for group in groups:
+            recipe = (group["ns_steps"], group["ns_dtype"])
+            by_recipe.setdefault(recipe, []).extend((p, group) for p in group["params"] if p.grad is not None)
+        for (steps, dtype), members in by_recipe.items():
+            directions = []
+            for p, group in members:
+                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                assert p.grad is not None
+                directions.append(muon_direction(p.grad, buffer, group["momentum"], group["nesterov"]))
+            updates = muon_updates(directions, [group["blocks"] for _, group in members], steps, dtype)
+            for (p, group), update in zip(members, updates, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"])
+
+    def _adamw_step(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(
+                    step=torch.zeros((), dtype=torch.float32, device=p.device),
+                    exp_avg=torch.zeros_like(p),
+                    exp_avg_sq=torch.zeros_like(p),
+                )
+        states = [self.state[p] for p in params]
+        adamw(
+            params,
+            [p.grad for p in params],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [],
+            [s["step"] for s in states],
+            fused=params[0].device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )

@@ -1,0 +1,98 @@
+"""QK-Clip, and with Muon: MuonClip, the optimizer of Kimi K2 (arXiv 2507.20534, section 2.1 and algorithm 1).
+
+Muon lets attention logits grow without bound. After each step, every head whose largest logit in that step's forward
+pass was above tau has its query and key weights scaled so that the same inputs would give exactly tau. Only the
+attention knows which rows belong to which head, so it does the scaling itself, in `rescale_heads_(gamma_H)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from nanokimi.optim.muon import Muon
+
+
+class RescalableAttention(Protocol):
+    """Any attention that can multiply each head's logits by a factor."""
+
+    def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
+        """Change the weights so that head h's logits are multiplied by gamma_H[h]."""
+        ...
+
+
+@torch.no_grad()
+def qk_clip_(
+    attentions: Sequence[RescalableAttention],
+    max_logits_LH: Sequence[torch.Tensor] | torch.Tensor,
+    tau: float,
+) -> torch.Tensor:
+    """Scale down the heads whose largest logit exceeds `tau`; the others are not touched.
+
+    Args:
+        attentions: one per layer.
+        max_logits_LH: per layer, each head's largest scaled logit (before the softmax, over visible keys) seen in the
+            forward passes of this step.
+        tau: threshold, 100 in Kimi K2.
+
+    Returns:
+        The number of heads clipped, a tensor, so that nothing waits for the device.
+    """
+    clipped = [torch.as_tensor(max_logits_H > tau).sum() for max_logits_H in max_logits_LH]
+    for attention, max_logits_H in zip(attentions, max_logits_LH, strict=True):
+        # a head whose logits are all negative is far below tau: its gamma is 1
+        attention.rescale_heads_(torch.where(max_logits_H > tau, tau / max_logits_H, 1.0))
+    return torch.stack(clipped).sum()
+
+
+class MuonClip(Muon):
+    """Muon followed by QK-Clip, for any model whose attentions have `rescale_heads_`.
+
+    Args:
+        params: as for Muon.
+        attentions: the model's attention layers, in the order of the logits given to `step`.
+        tau: largest logit that is left alone.
+        lr, **options: as for Muon.
+
+    Example::
+
+        optimizer = MuonClip(muon_groups(model), attentions=model.attentions(), lr=2e-3)
+        output = model(ids, want_max_logits=True)
+        loss(output).backward()
+        optimizer.step(max_logits_LH=output.max_logits_LH)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        attentions: Sequence[RescalableAttention],
+        tau: float = 100.0,
+        **options: Any,
+    ) -> None:
+        if tau <= 0:
+            raise ValueError(f"tau is {tau}: it must be above 0")
+        super().__init__(params, lr, **options)
+        self.attentions, self.tau = list(attentions), tau
+        self.heads_clipped: torch.Tensor = torch.zeros((), dtype=torch.int64)
+
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        max_logits_LH: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    ) -> Any:
+        """Muon's step, then QK-Clip by the logits of this step's forward pass.
+
+        Raises:
+            ValueError: `max_logits_LH` is missing; without it QK-Clip would silently do nothing.
+        """
+        if max_logits_LH is None:
+            raise ValueError("MuonClip.step needs max_logits_LH, the largest logit of each head in this step")
+        loss = super().step(closure)
+        self.heads_clipped = qk_clip_(self.attentions, max_logits_LH, self.tau)
+        return loss

@@ -1,0 +1,109 @@
+"""The machine: device, dtype, threads, clocks and memory. Knows no model."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from functools import cache
+from typing import Literal
+
+import psutil
+import torch
+
+from nanokimi.errors import UserError
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DtypeName = Literal["fp32", "bf16", "fp16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` asks for; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises UserError if this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"train.device is '{name}': it must be auto, cpu, cuda, cuda:N or mps")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"train.device is '{name}', but this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("train.device is 'mps', but this machine (or this torch) has no MPS device")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> DtypeName:
+    """Precision of matrix products; "auto" is bf16 on a GPU with native bf16, else fp32."""
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if native else "fp32"
+    if name not in ("fp32", "bf16", "fp16"):
+        raise UserError(f"train.dtype is '{name}': it must be auto, fp32, bf16 or fp16")
+    if name == "bf16" and device.type == "cpu" and not cpu_has_fast_bf16():
+        raise UserError(
+            "train.dtype is bf16, but this CPU only emulates it (no AVX512-BF16 or AMX): use fp32"
+        )
+    return name  # type: ignore[return-value]  # the check above narrowed it
+
+
+@cache
+def cpu_has_fast_bf16() -> bool:
+    """Whether bf16 matrix products run in hardware; emulated ones are slower than fp32."""
+    if sys.platform == "darwin":
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_threads(threads: int | None) -> int:
+    """`threads`, or one for each physical core that this process may use."""
+    if threads is not None:
+        return threads
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was asked to, so that a clock read after it is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def fenced_seconds(device: torch.device) -> float:
+    """A clock reading taken when the device is idle."""
+    synchronize(device)
+    return time.perf_counter()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory in use now: the allocator's on a GPU, the process's resident set on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory()
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: the allocator's peak on CUDA, the process's on the CPU.
+
+    MPS keeps no peak; its current use is the best that can be said.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.current_allocated_memory()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Unix only
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

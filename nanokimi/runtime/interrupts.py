@@ -1,0 +1,37 @@
+"""Ctrl-C and kill: the first asks a run to finish its step, save and stop; a second stops it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A run that stopped early because a signal asked it to, after saving. Carries the shell's exit status."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signal_number
+
+
+@contextmanager
+def on_first_signal(ask_to_stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `ask_to_stop(signal_number)` at the first SIGINT or SIGTERM; the next one acts as usual."""
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
+        ask_to_stop(number)
+
+    def restore() -> None:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+    for number in old:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()

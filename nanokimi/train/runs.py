@@ -1,0 +1,163 @@
+"""Run folders from the outside: starting one, finishing one, and opening a finished one."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.rules import resolve
+from nanokimi.data.store import PreparedData, open_prepared, prepare
+from nanokimi.errors import UserError
+from nanokimi.measure.audit import audit
+from nanokimi.measure.cost import model_cost
+from nanokimi.measure.speed import generation_latency
+from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, peak_memory_bytes
+from nanokimi.runtime.files import create_run_folder, read_json_lines, write_json
+from nanokimi.train.checkpoint import load_weights
+from nanokimi.train.loop import TrainState
+
+CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
+
+
+@contextmanager
+def fresh_folder(out: str | Path) -> Iterator[Path]:
+    """A new run folder that disappears again if setting it up fails on the user's input."""
+    existed = Path(out).exists()
+    folder = create_run_folder(out)
+    try:
+        yield folder
+    except UserError:
+        shutil.rmtree(folder)
+        if existed:
+            folder.mkdir()
+        raise
+
+
+def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+    """Choose the machine's part, prepare the data into `folder` and save the resolved configuration there."""
+    device = choose_device(config.train.device)
+    dtype = choose_dtype(config.train.dtype, device)
+    if config.dataset.path is not None:
+        path = str(Path(config.dataset.path).resolve())
+        config = replace(config, dataset=replace(config.dataset, path=path))
+    data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
+    config = resolve(
+        config,
+        vocab_size=data.tokenizer.vocab_size,
+        device=str(device),
+        dtype=dtype,
+        threads=choose_threads(config.train.threads),
+    )
+    for prompt in config.sample.prompts:
+        data.tokenizer.encode(
+            prompt
+        )  # a prompt that cannot be encoded is refused now, not after the first epoch
+    save_config(config, folder / CONFIG_FILE)
+    return config, data
+
+
+def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
+    """Audit and measure a trained model, and write the run's result.json."""
+    train, model_config = state.config.train, state.config.arm.model
+    peak = peak_memory_bytes(state.device)
+    assert state.last_evaluation is not None, "train() ends with a validation"
+    assert model_config.vocab_size is not None
+    np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
+    cost = model_cost(model_config, train.context_length)
+    verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
+    prefill, decode = generation_latency(state.model, train.context_length)
+    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    result = {
+        "name": DISPLAY_NAMES[state.config.model],
+        "folder": state.folder.name,
+        "params_total": cost.params_total,
+        "params_active": cost.params_active,
+        "flops_per_token": cost.train_flops_per_token,
+        "forward_flops_per_token": cost.forward_flops_per_token,
+        "optimizer_flops_per_step": state.flops_per_step,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "train_seconds": state.train_seconds,
+        "tokens_per_second": state.tokens / state.train_seconds if state.train_seconds else 0.0,
+        "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
+        **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
+        "best_val_loss": state.best_val_loss,
+        "floor_gap": None,
+        "peak_memory_bytes": peak,
+        "idle_memory_bytes": idle_memory_bytes,
+        "optimizer_state_bytes": optimizer_bytes(state.optimizer),
+        "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
+        "prefill_ms": prefill.median_ms,
+        "decode_ms_per_token": decode.median_ms,
+        "loss_by_position": state.last_evaluation.loss_by_position,
+        "audit": asdict(verdict),
+        "optimizer": state.config.arm.optim.name,
+        "lr": state.config.arm.optim.lr,
+        "device": train.device,
+        "dtype": train.dtype,
+        "threads": train.threads,
+    }
+    write_json(state.folder / RESULT_FILE, result)
+    return result
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors that the optimizer keeps between steps."""
+    states = optimizer.state.values()
+    return sum(
+        x.numel() * x.element_size() for s in states for x in s.values() if isinstance(x, torch.Tensor)
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened."""
+
+    folder: Path
+    config: RunConfig
+    model: LanguageModel
+    data: PreparedData
+
+
+def find_data(folder: Path) -> Path:
+    """The prepared data of a run: its own, or the comparison's that it is part of."""
+    own = folder / DATA_FOLDER
+    return own if own.exists() else folder.resolve().parent / DATA_FOLDER
+
+
+def open_run(folder: Path, device: str | None = None) -> Run:
+    """Load a run's configuration, final weights and data.
+
+    Raises UserError if the folder holds no finished run.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume)"
+        )
+    config = load_config(str(folder / CONFIG_FILE))
+    torch.set_num_threads(choose_threads(config.train.threads))
+    data = open_prepared(find_data(folder))
+    model = build_model(config.arm.model, config.seed)
+    load_weights(model, folder / "model.safetensors")
+    return Run(folder, config, model.to(choose_device(device or config.train.device)), data)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders that `folder` means: itself, or the arms of a comparison."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name a run folder or a comparison's")
+    arms = [entry for entry in sorted(folder.iterdir()) if (entry / CONFIG_FILE).is_file()]
+    return arms or [folder]

@@ -1,0 +1,103 @@
+"""What happened inside the model between two looks: expert load, router entropy, attention logits, clips."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nanokimi.model.output import Output
+from nanokimi.optim.qk_clip import MuonClip
+
+
+class Telemetry:
+    """Sums over training steps; `drain` turns them into records and starts again."""
+
+    _TENSORS = {
+        "counts_LE": torch.float32,
+        "entropy_L": torch.float32,
+        "max_logits_LH": torch.float32,
+        "heads_clipped": torch.int64,
+    }
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was summed."""
+        self.passes = 0
+        self.counts_LE: torch.Tensor | None = None
+        self.entropy_L: torch.Tensor | None = None
+        self.max_logits_LH: torch.Tensor | None = None
+        self.heads_clipped = torch.zeros((), dtype=torch.int64)
+
+    def state(self) -> dict[str, Any]:
+        """The sums as JSON, for a checkpoint."""
+        tensors = {name: getattr(self, name) for name in self._TENSORS}
+        sums = {name: None if x is None else x.tolist() for name, x in tensors.items()}
+        return {"passes": self.passes, **sums}
+
+    def load(self, stored: dict[str, Any], device: torch.device) -> None:
+        """Take up the sums of `state`."""
+        self.passes = stored["passes"]
+        for name, dtype in self._TENSORS.items():
+            value = stored[name]
+            where = "cpu" if name == "heads_clipped" else device
+            setattr(self, name, None if value is None else torch.tensor(value, dtype=dtype, device=where))
+
+    def add_forward(self, output: Output) -> None:
+        """Count one forward pass."""
+        if output.routing:
+            counts_LE = torch.stack([r.counts_E for r in output.routing])
+            entropy_L = torch.stack([r.entropy for r in output.routing])
+            self.counts_LE = counts_LE if self.counts_LE is None else self.counts_LE + counts_LE
+            self.entropy_L = entropy_L if self.entropy_L is None else self.entropy_L + entropy_L
+            self.passes += 1
+        if output.max_logits_LH is not None:
+            seen_LH = output.max_logits_LH
+            self.max_logits_LH = (
+                seen_LH if self.max_logits_LH is None else self.max_logits_LH.maximum(seen_LH)
+            )
+
+    def add_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the heads that this step clipped."""
+        if isinstance(optimizer, MuonClip):
+            self.heads_clipped = self.heads_clipped + optimizer.heads_clipped.cpu()
+
+    def drain(self, model: torch.nn.Module, tau: float | None) -> list[dict[str, Any]]:
+        """Records of kind "router" and "attention" for what was summed, if anything was."""
+        records: list[dict[str, Any]] = []
+        if self.counts_LE is not None and self.entropy_L is not None:
+            biases = [router.e_score_correction_bias for router in model.routers()]  # type: ignore[operator]
+            records.append(router_record(self.counts_LE, self.entropy_L / self.passes, torch.stack(biases)))
+            first = model.config.num_hidden_layers - len(biases)  # type: ignore[union-attr, operator]
+            records[-1]["layers"] = list(range(first, first + len(biases)))
+        if self.max_logits_LH is not None:
+            clips = int(self.heads_clipped)
+            records.append(
+                {"kind": "attention", "max_logits": _rounded(self.max_logits_LH), "clips": clips, "tau": tau}
+            )
+        self.clear()
+        return records
+
+
+def router_record(counts_LE: torch.Tensor, entropy_L: torch.Tensor, bias_LE: torch.Tensor) -> dict[str, Any]:
+    """Balance of the experts: shares of the load, coefficient of variation, maximum violation, dead experts.
+
+    Maximum violation is the busiest expert's load over the mean load, minus 1 (arXiv 2408.15664, eq. 4).
+    """
+    counts_LE = counts_LE.double().cpu()
+    mean_L1 = counts_LE.mean(dim=1, keepdim=True)
+    return {
+        "kind": "router",
+        "load": _rounded(counts_LE / counts_LE.sum(dim=1, keepdim=True)),
+        "load_cv": _rounded(counts_LE.std(dim=1, correction=0) / mean_L1[:, 0]),
+        "max_violation": _rounded(counts_LE.amax(dim=1) / mean_L1[:, 0] - 1),
+        "dead_experts": (counts_LE == 0).sum(dim=1).tolist(),
+        "router_entropy": _rounded(entropy_L),
+        "bias": _rounded(bias_LE),
+    }
+
+
+def _rounded(x: torch.Tensor) -> Any:
+    return [round(v, 5) for v in x.tolist()] if x.dim() == 1 else [_rounded(row) for row in x]

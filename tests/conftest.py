@@ -1,0 +1,99 @@
+"""Tiny configurations and data that the tests share. Everything is seeded and runs on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanokimi.config import (
+    DatasetConfig,
+    GPTArm,
+    GPTConfig,
+    KimiArm,
+    KimiConfig,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+)
+
+TINY_KIMI = KimiConfig(
+    vocab_size=61,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    kv_lora_rank=16,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=8,
+    v_head_dim=16,
+    intermediate_size=48,
+    moe_intermediate_size=16,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    routed_scaling_factor=1.4,
+    max_position_embeddings=32,
+)
+TINY_GPT = GPTConfig(
+    vocab_size=61,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=128,
+    max_position_embeddings=32,
+)
+
+WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
+
+
+def make_text(characters: int = 6000, seed: int = 0) -> str:
+    """Sentences of random words: enough structure to learn, different everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    text = ""
+    while len(text) < characters:
+        chosen = torch.randint(len(WORDS), (7,), generator=generator).tolist()
+        text += " ".join(WORDS[i] for i in chosen) + ".\n"
+    return text[:characters]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tiny products gain nothing from a second thread, and two test processes would fight for it."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """A small text."""
+    path = tmp_path / "text.txt"
+    path.write_text(make_text(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
+    """A whole run of seconds; keyword arguments replace fields of its `train` group."""
+
+    def build(**train: object) -> RunConfig:
+        settings = dict(
+            context_length=16, batch_size=8, max_steps=12, eval_every=6, save_every=6, device="cpu", threads=1
+        )
+        optim = OptimConfig(name="muonclip", lr=1e-2, schedule="wsd", min_lr_ratio=0.0, warmup_steps=2)
+        return RunConfig(
+            seed=7,
+            dataset=DatasetConfig(path=str(text_file)),
+            train=TrainConfig(**{**settings, **train}),  # type: ignore[arg-type]
+            sample=SampleConfig(prompts=("the small boy",), max_new_tokens=20),
+            nanokimi=KimiArm(
+                model=replace(TINY_KIMI, vocab_size=None, max_position_embeddings=None), optim=optim
+            ),
+            nanogpt=GPTArm(
+                model=replace(TINY_GPT, vocab_size=None, max_position_embeddings=None),
+                optim=OptimConfig(lr=3e-3, warmup_steps=2),
+            ),
+        )
+
+    return build

@@ -1,0 +1,325 @@
+"""The report shows what the folders say, ranks nothing that may not be ranked, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_fixture import write_comparison, write_report_json
+
+from nanokimi.errors import UserError
+from nanokimi.report import records, units, write_report
+from nanokimi.report.metrics import PEAK_MEMORY, TRAIN_TIME, VAL_LOSS, winner_of
+from nanokimi.report.records import Arm
+from nanokimi.runtime.files import read_json
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+LOADING = ("script", "link", "img", "iframe", "object", "embed", "audio", "video", "base", "form")
+
+
+class Page(HTMLParser):
+    """A page as its tags, its text, and whether every tag was closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def sections(self) -> set[str]:
+        return {attrs["id"] or "" for tag, attrs in self.tags if tag == "section" and "id" in attrs}
+
+    def classes(self) -> list[str]:
+        return [name for _, attrs in self.tags for name in (attrs.get("class") or "").split()]
+
+
+def report_of(folder: Path, **options: Any) -> tuple[Page, str]:
+    write_comparison(folder, **options)
+    return render(folder)
+
+
+def render(folder: Path) -> tuple[Page, str]:
+    write_report(folder)
+    return read(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two arms with everything in it, and its report; not to be written to."""
+    folder = tmp_path_factory.mktemp("comparison")
+    report_of(folder)
+    return folder
+
+
+def read(folder: Path) -> tuple[Page, str]:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return Page(html), html
+
+
+def test_page_needs_no_network(folder: Path) -> None:
+    page, html = read(folder)
+    assert not [tag for tag, _ in page.tags if tag in LOADING]
+    for tag, attrs in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "srcset"):
+            value = attrs.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, name, value[:80])
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", html))
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_folder_gives_the_same_page(folder: Path) -> None:
+    first = read(folder)[1]
+    assert render(folder)[1] == first
+
+
+def test_every_reference_inside_the_page_has_one_target(folder: Path) -> None:
+    """A clip path whose id two figures share would cut one figure by the other's frame."""
+    page, html = read(folder)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
+
+
+def test_numbers_are_those_of_the_folder(folder: Path) -> None:
+    report = read_json(folder / "report.json")
+    text = read(folder)[0].text
+    assert report["verdict"]["sentence"] in text
+    assert f"{report['verdict']['difference_nats']:+.4f}" in text
+    for run in report["runs"]:
+        for key in ("val_loss", "best_val_loss", "val_perplexity", "val_bits_per_byte"):
+            assert f"{run[key]:.4f}" in text
+        for key in ("params_total", "tokens", "tokens_per_second"):
+            assert f"{run[key]:,.0f}" in text
+        assert f"{run['ms_per_step']:.1f} ms" in text
+        assert f"{run['peak_memory_bytes'] / 1e6:.0f} MB" in text
+        assert f"{(run['peak_memory_bytes'] - run['idle_memory_bytes']) / 1e6:.0f} MB" in text
+    for baseline in report["data"]["baselines"].values():
+        assert f"{baseline['bits_per_byte']:.4f}" in text
+    for segment in report["segments"]:
+        for arm in segment["arms"].values():
+            assert f"{arm['train_loss']:.4f}" in text
+    for shared in (
+        report["repeat"],
+        report["command"],
+        report["data"]["sha256"],
+        report["machine"]["commit"][:12],
+    ):
+        assert shared in text
+
+
+def test_what_a_model_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
+    hostile = '<script>alert(1)</script>\n  two  spaces & <b>bold</b> "quoted"'
+    page, html = report_of(
+        tmp_path, prompt="<script>x</script>", story=hostile, names=("<i>NanoKimi</i>", "NanoGPT")
+    )
+    assert "<script" not in html and "<b>bold" not in html and "<i>NanoKimi" not in html
+    assert any('two  spaces & <b>bold</b> "quoted"' in text for text in page.texts)
+
+
+def test_leaking_arm_is_named_and_nothing_is_ranked(tmp_path: Path) -> None:
+    page, _ = report_of(tmp_path, leaking=("NanoGPT",))
+    assert "LEAKING: its numbers are void" in page.text
+    assert "NanoGPT (LEAKING)" in page.text
+    assert "won" not in page.classes() and "marks the better" not in page.text
+    assert "vs NanoGPT" not in page.text
+
+
+def test_leaking_arm_is_not_ranked_even_if_the_verdict_says_so(tmp_path: Path) -> None:
+    report = write_comparison(tmp_path, leaking=("NanoKimi",))
+    report["verdict"] |= {"ranked": True, "winner": "NanoKimi"}
+    write_report_json(tmp_path, report)
+    assert "won" not in render(tmp_path)[0].classes()
+
+
+def test_winner_is_marked_by_word_and_not_only_by_colour(folder: Path) -> None:
+    page, _ = read(folder)
+    assert page.classes().count("tile") == 12
+    marked = [text for text in page.texts if text.strip().endswith(" better") and len(text) < 12]
+    assert len(marked) == [attrs.get("class") for _, attrs in page.tags].count("tile won") == 6
+
+
+def test_quality_without_a_winner_is_not_marked(tmp_path: Path) -> None:
+    """The interval held zero: the lower loss is no win, the lower cost still is."""
+    report = write_comparison(tmp_path)
+    report["verdict"]["winner"] = None
+    _, arms = records.read_comparison(tmp_path)
+    assert winner_of(VAL_LOSS, arms, report["verdict"]) is None
+    assert winner_of(TRAIN_TIME, arms, report["verdict"]) == "NanoGPT"
+
+
+def test_costs_within_two_percent_are_a_tie() -> None:
+    def arm(name: str, slot: int, peak: int) -> Arm:
+        facts = {"peak_memory_bytes": peak, "audit": {"causal": True}}
+        return Arm(name=name, slot=slot, facts=facts, records=[])
+
+    verdict = {"ranked": True, "winner": None}
+    assert winner_of(PEAK_MEMORY, [arm("a", 0, 1000), arm("b", 1, 1010)], verdict) is None
+    assert winner_of(PEAK_MEMORY, [arm("a", 0, 1100), arm("b", 1, 1000)], verdict) == "b"
+
+
+def test_sections_without_data_are_left_out(tmp_path: Path, folder: Path) -> None:
+    full, _ = read(folder)
+    optional = {"loss", "position", "segments", "memory", "router", "logits", "stories"}
+    assert optional <= full.sections()
+    report = write_comparison(tmp_path / "bare", kinds=())
+    report["data"]["baselines"] = {}
+    report["segments"] = []
+    for run in report["runs"]:
+        run["loss_by_position"] = []
+    del report["paired"]
+    write_report_json(tmp_path / "bare", report)
+    bare, _ = render(tmp_path / "bare")
+    assert not optional & bare.sections()
+    assert "Load CV" not in bare.text and "unigram" not in bare.text
+
+
+def test_every_link_of_the_page_leads_somewhere(tmp_path: Path) -> None:
+    for number, kinds in enumerate(((), ("train", "eval"), ("sample", "router"))):
+        page, _ = report_of(tmp_path / str(number), kinds=kinds)
+        links = {(attrs["href"] or "")[1:] for tag, attrs in page.tags if tag == "a"}
+        assert links <= page.sections()
+
+
+@pytest.mark.parametrize("names", [("NanoKimi",), tuple(f"arm {i}" for i in range(6))], ids=["one", "six"])
+def test_any_number_of_runs(tmp_path: Path, names: tuple[str, ...]) -> None:
+    page, _ = report_of(tmp_path, names=names)
+    assert page.classes().count("arm") == len(names)
+    assert all(name in page.text for name in names)
+
+
+def test_one_story_is_open_and_it_is_the_last(folder: Path) -> None:
+    page, _ = read(folder)
+    details = [attrs for tag, attrs in page.tags if tag == "details"]
+    assert ["open" in attrs for attrs in details] == [False] * (len(details) - 1) + [True]
+
+
+def test_prompt_is_not_told_twice(tmp_path: Path) -> None:
+    page, _ = report_of(tmp_path, names=("NanoKimi",), prompt="Once upon", story="Once upon a time", steps=40)
+    assert page.texts.count("Once upon") == 2
+    assert not [text for text in page.texts if text.startswith("Once upon a")]
+
+
+def test_long_run_stays_small(tmp_path: Path) -> None:
+    _, html = report_of(tmp_path, steps=2000, eval_every=100)
+    assert len(html) < 3e6
+    _, arms = records.read_comparison(tmp_path)
+    xs, ys = records.training_curve(arms[0], "step")
+    assert len(xs) == len(ys) == records.MAX_POINTS
+    assert xs[0] == 1 and xs[-1] == 2000
+
+
+def test_trailing_mean_by_hand() -> None:
+    assert records.trailing_mean([4.0, 2.0, 6.0, 1.0], 2) == [4.0, 3.0, 4.0, 3.5]
+
+
+def test_thinning_keeps_a_spike() -> None:
+    xs, ys = records.peaks(([float(i) for i in range(1000)], [0.0] * 499 + [7.0] + [0.0] * 500), limit=50)
+    assert len(xs) == 50 and xs[-1] == 999 and max(ys) == 7.0
+
+
+def test_loss_axis_forgets_the_start(tmp_path: Path) -> None:
+    write_comparison(tmp_path, steps=400, eval_every=50)
+    _, arms = records.read_comparison(tmp_path)
+    low, high = records.loss_limits(arms)
+    start = records.validation_curve(arms[0], "step")[1][0]
+    last = records.validation_curve(arms[0], "step")[1][-1]
+    assert low < last < high < start
+
+
+def test_equal_time_is_read_between_two_evaluations(tmp_path: Path) -> None:
+    write_comparison(tmp_path, steps=400, eval_every=50)
+    _, arms = records.read_comparison(tmp_path)
+    row = next(row for row in records.equal_budgets(arms) if row["key"] == "train_seconds")
+    slow, fast = (records.validation_curve(arm, "train_seconds") for arm in arms)
+    assert row["budget"] == fast[0][-1] < slow[0][-1]
+    assert row["losses"]["NanoGPT"] == fast[1][-1]
+    after = next(i for i, seconds in enumerate(slow[0]) if seconds > row["budget"])
+    assert slow[1][after] < row["losses"]["NanoKimi"] < slow[1][after - 1]
+
+
+def test_expert_shares_average_to_one(tmp_path: Path) -> None:
+    write_comparison(tmp_path, steps=3000, eval_every=1000)
+    _, arms = records.read_comparison(tmp_path)
+    edges, shares = records.expert_shares(arms[0].kind("router"), 1)
+    columns = len(shares[0])
+    assert len(edges) == columns + 1 <= records.MAX_COLUMNS + 1
+    assert edges[-1] == 3000 and edges == sorted(set(edges))
+    for column in range(columns):
+        assert math.isclose(sum(row[column] for row in shares), 1.0)
+
+
+def test_broken_folders_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"report\.json"):
+        write_report(tmp_path)
+    report = write_comparison(tmp_path)
+    (tmp_path / "nanogpt" / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        write_report(tmp_path)
+    write_report_json(tmp_path, {**report, "schema_version": 99})
+    with pytest.raises(UserError, match="99"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "expected"),
+    [
+        (units.short, 1_234_567, "1.23 M"),
+        (units.short, 999_600, "1,000 k"),
+        (units.short, 12, "12"),
+        (units.count, 1_234_567, "1,234,567"),
+        (units.size, 512_300_000, "512 MB"),
+        (units.size, 640, "640 B"),
+        (units.milliseconds, 1234.5, "1,234 ms"),
+        (units.milliseconds, 0.0421, "0.0421 ms"),
+        (units.seconds, 83.21, "83.2 s"),
+        (units.seconds, 605.4, "10 min 05 s"),
+        (units.seconds, 7260, "2 h 01 min"),
+        (units.relative, 1.68, "+68 %"),
+        (units.relative, 0.6, "-40 %"),
+        (units.relative, 4.2, "4.20x"),
+        (units.fixed, None, "n/a"),
+    ],
+)
+def test_units(show: Any, value: float | None, expected: str) -> None:
+    assert show(value) == expected
+
+
+def test_report_imports_only_the_runtime() -> None:
+    allowed = ("nanokimi.runtime.files", "nanokimi.errors", "nanokimi.report")
+    for path in (Path(records.__file__).parent).glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                assert module.startswith(allowed) or module.split(".")[0] in sys.stdlib_module_names, (
+                    path,
+                    module,
+                )

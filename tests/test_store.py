@@ -1,0 +1,196 @@
+"""Prepared data: right numbers, read-only, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data.store import open_prepared, prepare
+from nanokimi.errors import UserError
+
+SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+# The Cyrillic letter and the emoji stand in the validation part only.
+TRAIN, VAL = (
+    "The quick brown fox\r\njumps over the lazy dog. " * 18,
+    "A caf\u00e9, a \u0416, and a \U0001f600. " * 4,
+)
+Name = Literal["char", "byte", "bpe", "unigram"]
+NAMES: tuple[Name, ...] = ("char", "byte", "bpe", "unigram")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetConfig:
+    path = tmp_path / "fox.txt"
+    path.write_bytes((TRAIN + VAL).encode("utf-8"))
+    fraction = len(VAL) / len(TRAIN + VAL)
+    return DatasetConfig(path=str(path), val_fraction=fraction, vocab_size=286)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_parts_come_back_as_text(dataset: DatasetConfig, tmp_path: Path, name: Name) -> None:
+    prepared = prepare(replace(dataset, tokenizer=name), tmp_path / "out", 8)
+    train = prepared.tokenizer.decode(prepared.train_ids)
+    val = prepared.tokenizer.decode(prepared.val_ids)
+    assert train + val == TRAIN + VAL
+    assert abs(len(val) - len(VAL)) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts_are_those_of_the_text(dataset: DatasetConfig, tmp_path: Path, name: Name) -> None:
+    prepared = prepare(replace(dataset, tokenizer=name), tmp_path / "out", 8)
+    data = Path(str(dataset.path)).read_bytes()
+    facts = prepared.facts
+    train = prepared.tokenizer.decode(prepared.train_ids)
+    val = prepared.tokenizer.decode(prepared.val_ids)
+    assert facts["path"] == dataset.path and facts["tokenizer"] == name
+    assert facts["sha256"] == hashlib.sha256(data).hexdigest()
+    assert facts["file_bytes"] == len(data) == facts["train_text_bytes"] + facts["val_text_bytes"]
+    assert facts["chars"] == len(TRAIN + VAL) == facts["train_text_chars"] + facts["val_text_chars"]
+    assert facts["train_text_bytes"] == len(train.encode()) and facts["val_text_bytes"] == len(val.encode())
+    assert facts["train_text_chars"] == len(train) and facts["val_text_chars"] == len(val)
+    assert facts["train_tokens"] == len(prepared.train_ids) and facts["val_tokens"] == len(prepared.val_ids)
+    assert facts["vocab_size"] == prepared.tokenizer.vocab_size
+    assert math.isclose(facts["bytes_per_token"], len(val.encode()) / len(prepared.val_ids))
+
+
+def test_tokenizer_knows_only_the_training_part(dataset: DatasetConfig, tmp_path: Path) -> None:
+    prepared = prepare(dataset, tmp_path / "out", 8)
+    train = prepared.tokenizer.decode(prepared.train_ids)
+    assert prepared.tokenizer.vocab_size == len(set(train)) + 1
+    assert len(prepared.tokenizer.encode("\u0416")) > 1
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["characters"] == "".join(
+        sorted(set(train))
+    )
+
+
+def test_opening_again_gives_the_same_and_ids_cannot_be_written(
+    dataset: DatasetConfig, tmp_path: Path
+) -> None:
+    first = prepare(dataset, tmp_path / "out", 8)
+    again = open_prepared(tmp_path / "out")
+    assert again.facts == first.facts
+    assert np.array_equal(again.train_ids, first.train_ids) and np.array_equal(again.val_ids, first.val_ids)
+    assert isinstance(again.train_ids, np.memmap) and again.train_ids.dtype == np.uint16
+    with pytest.raises(ValueError, match="read-only"):
+        again.train_ids[0] = 1
+
+
+def test_large_vocabulary_gets_wider_ids(tmp_path: Path) -> None:
+    """66,000 characters and the escape do not fit 16 bits."""
+    text = "".join(chr(point) for point in range(0x10000, 0x10000 + 66_000)) + "ab"
+    path = tmp_path / "wide.txt"
+    path.write_text(text, encoding="utf-8")
+    prepared = prepare(DatasetConfig(path=str(path), val_fraction=0.0001), tmp_path / "out", 8)
+    assert prepared.train_ids.dtype == np.uint32 and prepared.train_ids.max() > 65_535
+    assert prepared.tokenizer.decode(prepared.train_ids) + prepared.tokenizer.decode(prepared.val_ids) == text
+
+
+def test_preparing_again_replaces_the_old_data(dataset: DatasetConfig, tmp_path: Path) -> None:
+    prepare(replace(dataset, tokenizer="bpe"), tmp_path / "out", 8)
+    prepare(replace(dataset, tokenizer="byte"), tmp_path / "out", 8)
+    assert open_prepared(tmp_path / "out").tokenizer.name == "byte"
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["data.json", "tokenizer.json", "train.bin", "val.bin"], "no model of the old tokenizer"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox.txt", "out"]
+
+
+def test_folder_with_other_files_is_left_alone(dataset: DatasetConfig, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="thesis.tex"):
+        prepare(dataset, tmp_path / "home", 8)
+    with pytest.raises(UserError, match="is a file"):
+        prepare(dataset, tmp_path / "home" / "thesis.tex", 8)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_failure_while_writing_leaves_no_trace(
+    dataset: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    """The disk is full at the last file, or at the last rename: what was there before is there still."""
+    folder = tmp_path / "out"
+    if existing:
+        prepare(dataset, folder, 8)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()} if existing else {}
+    real_write, real_replace = Path.write_text, os.replace
+
+    def failing_write(self: Path, data: str, encoding: str) -> int:
+        if self.name == "data.json":
+            raise OSError(28, "No space left on device")
+        return real_write(self, data, encoding=encoding)
+
+    def failing_replace(source: Path, target: Path) -> None:
+        if str(source).endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        real_replace(source, target)
+
+    for owner, name, failing in ((Path, "write_text", failing_write), (os, "replace", failing_replace)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing)
+            with pytest.raises(UserError, match="cannot be written .No space left"):
+                prepare(replace(dataset, tokenizer="byte"), folder, 8)
+        assert sorted(path.name for path in tmp_path.iterdir()) == (
+            ["fox.txt", "out"] if existing else ["fox.txt"]
+        )
+        assert before == ({path.name: path.read_bytes() for path in folder.iterdir()} if existing else {})
+
+
+def test_unset_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dataset.path is not set"):
+        prepare(DatasetConfig(), tmp_path / "out", 8)
+
+
+def test_short_text_is_refused_with_a_length_that_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("a" * 20)
+    dataset = DatasetConfig(path=str(path))
+    with pytest.raises(UserError, match="18 training tokens.* needs 66") as caught:
+        prepare(dataset, tmp_path / "out", 64)
+    assert not (tmp_path / "out").exists()
+    needed = int(str(caught.value).split("about ")[1].split()[0])
+    path.write_text("a" * needed)
+    assert len(prepare(dataset, tmp_path / "out", 64).train_ids) >= 66
+    path.write_text("a" * (needed - 2))
+    with pytest.raises(UserError, match="too short"):
+        prepare(dataset, tmp_path / "out", 64)
+
+
+def test_missing_and_damaged_data_are_refused(dataset: DatasetConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(UserError, match="data.json cannot be read"):
+        open_prepared(folder)
+    prepare(dataset, folder, 8)
+    (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-1])
+    with pytest.raises(UserError, match="train.bin has .* bytes"):
+        open_prepared(folder)
+    (folder / "train.bin").unlink()
+    with pytest.raises(UserError, match="train.bin cannot be read"):
+        open_prepared(folder)
+    prepare(dataset, folder, 8)
+    (folder / "tokenizer.json").write_text('{"schema_version": 1, "type": "byte"}')
+    with pytest.raises(UserError, match="mixes two data sets"):
+        open_prepared(folder)
+    for content in ("", "[]", "{}", '{"schema_version": 9}', '{"schema_version": 1}'):
+        (folder / "data.json").write_text(content)
+        with pytest.raises(UserError, match="data.json is damaged"):
+            open_prepared(folder)
+
+
+@pytest.mark.skipif(
+    not SHAKESPEARE.exists(), reason="../shared/data/tinyshakespeare.txt is not on this machine"
+)
+def test_shakespeare_has_nanogpts_numbers(tmp_path: Path) -> None:
+    """nanoGPT's data/shakespeare_char: 65 characters, 1,003,854 training and 111,540 validation tokens."""
+    prepared = prepare(DatasetConfig(path=str(SHAKESPEARE)), tmp_path / "out", 64)
+    assert prepared.tokenizer.vocab_size == 65 + 1
+    assert (len(prepared.train_ids), len(prepared.val_ids)) == (1_003_854, 111_540)
