@@ -176,6 +176,7 @@ def run_compare(arguments: list[str]) -> int:
         require_data(config.dataset.path)
 
     from nanokimi.compare.run import compare
+    from nanokimi.compare.summary import summary_table
     from nanokimi.runtime.interrupts import Interrupted
 
     try:
@@ -183,6 +184,7 @@ def run_compare(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
+    print(summary_table(report["runs"]))
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
     return 1 if not report["verdict"]["ranked"] else 0
@@ -219,9 +221,9 @@ def run_train(arguments: list[str]) -> int:
     return 0
 
 
-def require_data(path: str | None) -> None:
+def require_data(path: str) -> None:
     """Refuse a missing text before anything is imported or written."""
-    if path is None:
+    if not path:
         raise UserError("no text given: name one with --data path/to/text.txt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
@@ -70,8 +71,8 @@ def verdict(
     if not distinguishable:
         sentence = (
             f"{first['name']} and {second['name']} are not distinguishable on this text: "
-            f"{first['val_loss']:.4f} and {second['val_loss']:.4f} nats per token, "
-            f"difference {_interval(paired)}; {_cost(first, second)}"
+            f"{first['val_loss']:.4f} and {second['val_loss']:.4f}, a difference of {_interval(paired)}; "
+            f"{first['name']} is trained {_cost(first, second)}"
         )
         return {"sentence": sentence, "winner": None, **base}
     better, worse = (first, second) if paired.difference < 0 else (second, first)
@@ -79,9 +80,9 @@ def verdict(
     if better is first:  # said as a positive number: how much lower the better one is
         shown = PairedDifference(-paired.difference, -paired.high, -paired.low)
     sentence = (
-        f"{better['name']} is better: {better['val_loss']:.4f} against {worse['val_loss']:.4f} nats per token, "
-        f"lower by {_interval(shown)}; {better['val_bits_per_byte']:.3f} against "
-        f"{worse['val_bits_per_byte']:.3f} bits per byte; {_cost(better, worse)}"
+        f"{better['name']} is better by {_interval(shown)}: {better['val_loss']:.4f} against {worse['val_loss']:.4f}, "
+        f"or {better['val_bits_per_byte']:.3f} against {worse['val_bits_per_byte']:.3f} bits per byte, "
+        f"{_cost(better, worse)}"
     )
     five_gram = baselines["5-gram"]["val_loss"]
     if five_gram is not None and better["val_loss"] > five_gram:
@@ -91,8 +92,9 @@ def verdict(
 
 def _interval(paired: PairedDifference) -> str:
     if not np.isfinite(paired.low):
-        return f"{paired.difference:.4f} (too little validation text for an interval)"
-    return f"{paired.difference:.4f} (95% interval over the text {paired.low:.4f} to {paired.high:.4f}, one seed)"
+        return f"{paired.difference:.4f} nats per token (too little validation text for an interval)"
+    interval = f"{paired.low:.4f} to {paired.high:.4f}"
+    return f"{paired.difference:.4f} nats per token (95% interval over the text {interval}; one seed)"
 
 
 def _cost(one: dict[str, Any], other: dict[str, Any]) -> str:
@@ -103,9 +105,31 @@ def _cost(one: dict[str, Any], other: dict[str, Any]) -> str:
 
     tokens = "the same tokens" if one["tokens"] == other["tokens"] else f"{times('tokens')} the tokens"
     return (
-        f"with {tokens}, {times('params_active')} the active and {times('params_total')} the total parameters, "
-        f"{times('train_seconds')} the training time and {times('peak_memory_bytes')} the peak memory of "
-        f"{other['name']}."
+        f"on {tokens}, at {times('train_seconds')} the training time, {times('peak_memory_bytes')} the peak memory, "
+        f"{times('params_active')} the active and {times('params_total')} the total parameters of {other['name']}."
+    )
+
+
+SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("validation loss (nats per token)", lambda r: f"{r['val_loss']:.4f}"),
+    ("perplexity", lambda r: f"{r['val_perplexity']:.3f}"),
+    ("bits per byte", lambda r: f"{r['val_bits_per_byte']:.4f}"),
+    ("active / total parameters", lambda r: f"{r['params_active']:,} / {r['params_total']:,}"),
+    ("training tokens", lambda r: f"{r['tokens']:,}"),
+    ("training time", lambda r: f"{r['train_seconds']:.1f} s ({r['ms_per_step']:.1f} ms per step)"),
+    ("peak memory", lambda r: f"{r['peak_memory_bytes'] / 1e6:,.0f} MB"),
+    ("decode", lambda r: f"{r['decode_ms_per_token']:.2f} ms per token"),
+    ("audit", lambda r: "causal" if r["audit"]["causal"] else f"LEAKING: {r['audit']['where']}"),
+)
+
+
+def summary_table(results: list[dict[str, Any]]) -> str:
+    """The main numbers of each arm as lines of text."""
+    rows = [["", *(r["name"] for r in results)]]
+    rows += [[title, *(show(r) for r in results)] for title, show in SUMMARY_ROWS]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 

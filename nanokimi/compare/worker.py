@@ -63,7 +63,7 @@ class Arm:
         except EOFError:
             self.process.join()
             code = self.process.exitcode
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            hint = " (out of memory?)" if code == -9 else ""
             raise TrainingError(f"the process of {self.name} ended with exit code {code}{hint}") from None
         if message[0] == "user error":
             raise UserError(f"{self.name}: {message[1]}")

@@ -7,6 +7,7 @@ nearest valid key, finds presets, and writes resolved configurations back.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -16,7 +17,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from nanokimi.config.rules import validate
-from nanokimi.config.schema import BUDGETS, RunConfig
+from nanokimi.config.schema import BUDGETS, RunConfig, YarnConfig
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,31 +36,40 @@ def preset_names() -> list[str]:
 
 def find_config(name: str) -> Path:
     """The file of a preset's name or of a path. Raises UserError naming the nearest preset."""
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike Path.is_file, no error where the name is too long for a file
         return Path(name)
     if name in preset_names():
         return Path(str(resources.files("nanokimi") / "presets" / f"{name}.yaml"))
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise UserError(
             f"--config {name} is a folder: name a YAML file, for example {Path(name) / 'config.yaml'}"
         )
     raise UserError(f"--config {name} is no file and no preset{nearest(name, preset_names())}")
 
 
-def config_parser() -> ArgumentParser:
-    """A parser that knows every key of RunConfig, for parsing and for `--help`."""
+def jsonargparse_parser() -> ArgumentParser:
+    """An empty parser that reads attribute docstrings and raises errors."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="nanokimi", exit_on_error=False, add_help=False)
+    return jsonargparse.ArgumentParser(prog="nanokimi", exit_on_error=False, add_help=False)
+
+
+def config_parser() -> ArgumentParser:
+    """A parser that knows every key of RunConfig, for parsing and for `--help`."""
+    parser = jsonargparse_parser()
     parser.add_class_arguments(RunConfig, None)
     return parser
 
 
 def settings_help() -> str:
     """Every setting with its meaning, type and default, as text."""
-    groups = ("CONFIG", ".help", "--print_config")
-    paragraphs = re.split(r"\n(?=\S|  --)", config_parser().format_help())
+    yarn = jsonargparse_parser()
+    yarn.add_class_arguments(YarnConfig, "nanokimi.model.rope_scaling")
+    groups = ("CONFIG", ".help", "--print_config", "options:")
+    paragraphs = re.split(
+        r"\n(?=\S|  --)", config_parser().format_help() + yarn.format_help().partition("\n\n")[2]
+    )
     kept = [p for p in paragraphs[1:] if not any(word in p.split("\n")[0] for word in groups)]
     return "\n".join(kept).strip() + "\n"
 
@@ -74,8 +84,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     path = find_config(name)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
@@ -88,7 +97,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     arguments = _expand(overrides)
     parser = config_parser()
     try:
-        values = parser.parse_string(text if content else "{}", defaults=True)
+        values = parser.parse_object(content or {}, defaults=True)
     except ArgumentError as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     try:
@@ -138,6 +147,8 @@ def _check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
             raise UserError(f"{source}: there is no setting '{dotted}'{nearest(dotted, known)}")
         if isinstance(value, dict):
             _check_keys(value, source, f"{dotted}.")
+        elif is_dataclass(_type_of(dotted)):
+            raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
 
 
 def _expand(arguments: Sequence[str]) -> list[str]:

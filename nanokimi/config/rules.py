@@ -60,7 +60,11 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
 
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
-    _require_positive(train, "train", counts + ("sample_every", "save_every", "keep_checkpoints") + BUDGETS)
+    _require_positive(
+        train,
+        "train",
+        counts + ("telemetry_every", "sample_every", "save_every", "keep_checkpoints") + BUDGETS,
+    )
     named = [name for name in BUDGETS if getattr(train, name) is not None]
     if len(named) != 1:
         found = " and ".join(named) or "none"
@@ -130,14 +134,17 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
         f"{path}.num_experts_per_tok {model.num_experts_per_tok} is above n_routed_experts {model.n_routed_experts}",
     )
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
-        _require(getattr(model, name) >= 0, f"{path}.{name} is {getattr(model, name)}: it must be 0 or more")
+        value = getattr(model, name)
+        _require(math.isfinite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
     _validate_positions(model.max_position_embeddings, path, train)
     if model.rope_scaling is not None:
         yarn = model.rope_scaling
         _require_positive(
             yarn, f"{path}.rope_scaling", ("original_max_position_embeddings", "beta_fast", "beta_slow")
         )
-        _require(yarn.factor >= 1, f"{path}.rope_scaling.factor is {yarn.factor}: it must be at least 1")
+        _require(
+            1 <= yarn.factor < math.inf, f"{path}.rope_scaling.factor is {yarn.factor}: it must be at least 1"
+        )
 
 
 def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
@@ -197,6 +204,7 @@ def resolve(
         threads=threads,
         micro_batch_size=train.micro_batch_size or train.batch_size,
         sample_every=train.sample_every or train.eval_every,
+        telemetry_every=train.telemetry_every or max(train.eval_every // 10, 1),
     )
     return validate(
         replace(
@@ -206,6 +214,19 @@ def resolve(
             nanogpt=replace(config.nanogpt, model=gpt),
         )
     )
+
+
+def is_resolved(config: RunConfig) -> bool:
+    """Whether `resolve` has been over this configuration: nothing is left to be chosen."""
+    kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
+    chosen: tuple[float | None, ...] = (
+        kimi.vocab_size,
+        kimi.max_position_embeddings,
+        kimi.routed_scaling_factor,
+        gpt.vocab_size,
+    )
+    chosen += (gpt.max_position_embeddings, gpt.intermediate_size, train.threads, train.micro_batch_size)
+    return None not in chosen and "auto" not in (train.device, train.dtype)
 
 
 def routed_scaling(n_routed_experts: int, num_experts_per_tok: int) -> float:

@@ -20,8 +20,8 @@ DISPLAY_NAMES: dict[str, str] = {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT"}
 class DatasetConfig:
     """The text and how it is cut into tokens."""
 
-    path: str | None = None
-    """A UTF-8 text file (short option: --data)."""
+    path: str = ""
+    """A UTF-8 text file (short option: --data); empty: none named yet."""
     tokenizer: Literal["char", "byte", "bpe", "unigram"] = "char"
     """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split."""
     vocab_size: int = 1024
@@ -153,7 +153,7 @@ class OptimConfig:
     router: Literal["muon", "adamw"] = "muon"
     """Which optimizer updates the router's matrix."""
     split_heads: bool = False
-    """Muon: orthogonalise each head's rows of the MLA up-projections on their own."""
+    """Muon: orthogonalise each head's rows of MLA's last projections on their own."""
     qk_clip_tau: float = 100.0
     """muonclip: largest attention logit a head may have seen before its weights are scaled down."""
     router_bias_update_speed: float = 1e-3
@@ -202,6 +202,8 @@ class TrainConfig:
     """Steps between validations (and after the last)."""
     eval_batch_size: int = 64
     """Windows per validation forward pass; does not change the result."""
+    telemetry_every: int | None = None
+    """Steps between records of expert load and attention logits; None: a tenth of eval_every."""
     sample_every: int | None = None
     """Steps between sample stories; None: as eval_every."""
     save_every: int = 1000

@@ -39,7 +39,7 @@ class PreparedData:
 
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:
     """Read, split and encode the text of `dataset` into `folder`, replacing what an earlier call wrote."""
-    if dataset.path is None:
+    if not dataset.path:
         raise UserError("dataset.path is not set: name a text file with --data")
     folder = Path(folder)
     _require_replaceable(folder)

@@ -31,13 +31,16 @@ def generate(
     uncached path moves the same window, so both give the same tokens.
 
     Raises:
-        ValueError: the prompt is empty.
+        ValueError: the prompt is empty, or `context_length` is more than the model has positions for.
     """
     if len(prompt_ids) == 0:
         raise ValueError("the prompt is empty: there is nothing to continue")
-    limit = context_length or model.config.max_position_embeddings
+    positions = model.config.max_position_embeddings
+    assert positions is not None, "resolve() fills this in"
+    limit = positions if context_length is None else context_length
+    if not 1 <= limit <= positions:
+        raise ValueError(f"context_length is {limit}, the model has positions for 1 to {positions}")
     layers = model.config.num_hidden_layers
-    assert limit is not None, "resolve() fills this in"
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training

@@ -35,7 +35,7 @@ def sample_token(
 
     Computed on the CPU in float64, so that a seed gives the same token on every device.
     """
-    logits_W = logits_W.detach().to("cpu", torch.float64)
+    logits_W = logits_W.detach().cpu().double()  # in two steps: MPS has no float64
     if temperature == 0:
         return int(logits_W.argmax())
     probabilities = truncate_logits(logits_W / temperature, top_k, top_p).softmax(dim=-1)

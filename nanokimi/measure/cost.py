@@ -89,7 +89,7 @@ def optimizer_flops(shapes: dict[str, tuple[int, ...]], optim: OptimConfig, num_
         rule = find_rule(name)
         if (
             rule.algorithm != "muon"
-            or len(shape) < 2
+            or len(shape) not in (2, 3)
             or (name.endswith(".gate.weight") and optim.router == "adamw")
         ):
             continue

@@ -67,7 +67,7 @@ class MultiHeadLatentAttention(nn.Module):
         c_BSC, k_rope_BSR = self.kv_a_layernorm(c_BTC), rotate(k_rope_BTR, *angles)
         if cache is not None:  # the point of MLA: C + R numbers per token are all that is kept
             c_BSC, k_rope_BSR = cache.append(c_BSC, k_rope_BSR)
-            if x_BTD.shape[1] == 1:
+            if x_BTD.shape[1] == 1 and not want_max_logits:
                 return self._decode(q_nope_BTHN, q_rope_BTHR, c_BSC, k_rope_BSR), None
 
         kv_BSHX = self.kv_b_proj(c_BSC).unflatten(-1, (self.num_heads, -1))
@@ -95,7 +95,8 @@ class MultiHeadLatentAttention(nn.Module):
         k_up_HNC, v_up_HVC = w_HXC.split([self.nope_dim, self.value_dim], dim=1)
         q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_B1HN[:, 0], k_up_HNC)
         logits_BHS = q_latent_BHC @ c_BSC.transpose(1, 2) + q_rope_B1HR[:, 0] @ k_rope_BSR.transpose(1, 2)
-        weights_BHS = (logits_BHS.float() * self.scale).softmax(dim=-1).to(c_BSC.dtype)
+        at_least_fp32 = torch.promote_types(logits_BHS.dtype, torch.float32)
+        weights_BHS = (logits_BHS.to(at_least_fp32) * self.scale).softmax(dim=-1).to(c_BSC.dtype)
         out_BHV = torch.einsum("bhc,hvc->bhv", weights_BHS @ c_BSC, v_up_HVC)
         return self.o_proj(out_BHV.flatten(1)).unsqueeze(1)
 

@@ -47,15 +47,15 @@ class Router(nn.Module):
 
     def _report(self, scores_BTE: torch.Tensor, chosen_MK: torch.Tensor) -> Routing:
         B, T, E = scores_BTE.shape
+        counts_E = count_experts(chosen_MK.view(1, -1), E)[0]
         shares_BTE = scores_BTE / scores_BTE.sum(dim=-1, keepdim=True)
-        with torch.no_grad():
-            hits_BE = scores_BTE.new_zeros(B, E)
-            hits_BE.scatter_add_(1, chosen_MK.view(B, -1), hits_BE.new_ones(B, T * self.num_chosen))
-            entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean()
-        # eq. 17-20: f is an expert's share of the choices (1 when even), P its mean score, per sequence
-        f_BE = hits_BE * (E / (self.num_chosen * T))
+        entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
+        # eq. 17-20, per sequence: f is an expert's share of the choices that the scores alone would make, without
+        # the bias (1 when even); P is its mean score. f carries no gradient
+        own_choice_BTK = scores_BTE.detach().topk(self.num_chosen, dim=-1, sorted=False).indices
+        f_BE = count_experts(own_choice_BTK.flatten(1), E).to(scores_BTE.dtype) * (E / (self.num_chosen * T))
         balance_loss = (f_BE * shares_BTE.mean(dim=1)).sum(dim=-1).mean()
-        return Routing(hits_BE.sum(dim=0), entropy, balance_loss)
+        return Routing(counts_E, entropy, balance_loss)
 
     @torch.no_grad()
     def update_bias_(self, counts_E: torch.Tensor, speed: float) -> None:
@@ -65,6 +65,12 @@ class Router(nn.Module):
         """
         direction_E = (counts_E.mean() - counts_E).sign()
         self.e_score_correction_bias += speed * (direction_E - direction_E.mean())
+
+
+def count_experts(chosen_BP: torch.Tensor, experts: int) -> torch.Tensor:
+    """How often each expert stands in each row, (B, E), in fp32: exact, and without asking the device for its size."""
+    counts_BE = torch.zeros(chosen_BP.shape[0], experts, device=chosen_BP.device)
+    return counts_BE.scatter_add_(1, chosen_BP, torch.ones_like(chosen_BP, dtype=torch.float32))
 
 
 class Experts(nn.Module):

@@ -31,7 +31,7 @@ class Rule:
 
 
 RULES = (
-    Rule(r"embed_tokens|lm_head|wte|wpe", "adamw"),
+    Rule(r"(^|[._])emb|wte|wpe|(^|[._])head\.", "adamw"),
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(r"\.gate\.weight$", "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
@@ -59,7 +59,7 @@ def muon_groups(
     for name, parameter in named_parameters:
         rule = find_rule(name)
         algorithm: Algorithm = router if rule.pattern == RULES[2].pattern else rule.algorithm
-        if parameter.dim() < 2:
+        if parameter.dim() not in (2, 3):  # no matrix, nor a stack of them
             algorithm = "adamw"
         blocks = {"whole": 1, "qkv": 3, "heads": num_heads}[rule.blocks] if algorithm == "muon" else 1
         groups.setdefault((algorithm, blocks), []).append(parameter)

@@ -143,7 +143,10 @@ class Muon(torch.optim.Optimizer):
         for (steps, dtype), members in by_recipe.items():
             directions = []
             for p, group in members:
-                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"]
                 assert p.grad is not None
                 directions.append(muon_direction(p.grad, buffer, group["momentum"], group["nesterov"]))
             updates = muon_updates(directions, [group["blocks"] for _, group in members], steps, dtype)

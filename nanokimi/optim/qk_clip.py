@@ -58,7 +58,8 @@ class MuonClip(Muon):
 
     Example::
 
-        optimizer = MuonClip(muon_groups(model), attentions=model.attentions(), lr=2e-3)
+        groups = muon_groups(model.named_parameters())
+        optimizer = MuonClip(groups, attentions=model.attentions(), lr=2e-3)
         output = model(ids, want_max_logits=True)
         loss(output).backward()
         optimizer.step(max_logits_LH=output.max_logits_LH)

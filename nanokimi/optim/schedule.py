@@ -15,14 +15,13 @@ def lr_scale(step: int, total_steps: float, optim: OptimConfig) -> float:
     the way, as in nanoGPT.
     """
     warmup = min(optim.warmup_steps, total_steps / 2)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
+    warming = min((step + 1) / (warmup + 1), 1.0)
     floor = optim.min_lr_ratio
     if optim.schedule == "constant":
-        return 1.0
+        return warming
     if optim.schedule == "wsd":
         decay_steps = optim.decay_fraction * total_steps
         progress = 1 - (total_steps - step) / decay_steps if decay_steps > 0 else 0.0
-        return 1 - (1 - floor) * min(max(progress, 0.0), 1.0)
-    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return min(warming, 1 - (1 - floor) * min(max(progress, 0.0), 1.0))
+    progress = min(max(step - warmup, 0) / max(total_steps - warmup, 1), 1.0)
+    return warming * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))

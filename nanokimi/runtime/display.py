@@ -83,7 +83,10 @@ class Display:
             if not self.console.is_terminal:
                 self.console.print(f"{name}: {self._line(arm)}", highlight=False, soft_wrap=True)
         elif record["kind"] == "sample":
-            arm.story = record["prompt"] + record["text"]
+            story = record["prompt"] + record["text"]
+            arm.story = "".join(
+                c if c.isprintable() else " " for c in story
+            )  # bytes may spell terminal commands
 
     def _line(self, arm: _Progress) -> str:
         parts = [f"step {arm.step:,}" + (f" of {arm.total:,.0f}" if arm.total else "")]
@@ -122,7 +125,7 @@ class Display:
         left = arm.seconds_left()
         if left is not None:
             table.add_row("time left", f"{_clock(left)} of training")
-        table.add_row("story", escape(arm.story[:240].replace("\n", " ")))
+        table.add_row("story", escape(arm.story[:240]))
         return table
 
 

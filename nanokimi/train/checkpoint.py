@@ -36,10 +36,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises UserError if the file is missing, damaged or of another model.
     """
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights {path}: {error}") from None
+    stored = read_tensors(path)
     expected = _untied(model)
     wrong = sorted(set(stored) ^ set(expected)) + [
         name for name in sorted(set(stored) & set(expected)) if stored[name].shape != expected[name].shape
@@ -49,6 +46,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} does not fit the model in config.yaml: '{wrong[0]}' is missing, extra or misshaped"
         )
     model.load_state_dict(stored, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError if it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -107,12 +112,13 @@ def load_newest_checkpoint(state: TrainState) -> bool:
     folder = found[-1]
     stored = read_json(folder / "state.json")
     load_weights(state.model, folder / "model.safetensors")
-    tensors = load_file(folder / "optimizer.safetensors")
+    tensors = read_tensors(folder / "optimizer.safetensors")
     state.optimizer.load_state_dict(_unflatten_optimizer(state.optimizer, tensors, stored["optimizer_state"]))
     state.scaler.load_state_dict(stored["scaler"])
     state.step, state.train_seconds = stored["step"], stored["train_seconds"]
     state.best_val_loss = float("inf") if stored["best_val_loss"] is None else stored["best_val_loss"]
     state.telemetry.load(stored["telemetry"], state.device)
+    state.resumed = True
     if metrics.exists():
         os.truncate(metrics, stored["metrics_bytes"])
     return True

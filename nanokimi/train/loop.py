@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,7 @@ class TrainState:
     best_val_loss: float = math.inf
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
+    resumed: bool = False  # what was due at this step was written before the checkpoint
     stop_requested: bool = False  # set from outside: finish the step, save, return
 
     @cached_property
@@ -119,14 +120,11 @@ def total_steps(state: TrainState) -> float:
 
 def train(state: TrainState) -> Iterator[Record]:
     """Train to the end of the budget, yielding each record after writing it to metrics.jsonl."""
-    every = state.config.train
+    save_every = state.config.train.save_every
     while True:
         last = state.step >= total_steps(state)  # n + 1 turns, so that the end shares this code
-        if last or state.step % every.eval_every == 0:
-            yield from write(state, evaluation_records(state))
-        if last or state.step % (every.sample_every or every.eval_every) == 0:
-            yield from write(state, sample_records(state))
-        if last or state.stop_requested or (state.step > 0 and state.step % every.save_every == 0):
+        yield from write(state, look(state, last))
+        if last or state.stop_requested or (state.step > 0 and state.step % save_every == 0):
             save_checkpoint(state)
         if last:
             save_weights(state.model, state.folder / "model.safetensors")
@@ -135,7 +133,23 @@ def train(state: TrainState) -> Iterator[Record]:
         yield from write(state, [train_step(state)])
 
 
-def write(state: TrainState, records: list[Record]) -> Iterator[Record]:
+def look(state: TrainState, last: bool) -> Iterator[Record]:
+    """Whatever is due at this step: validation, stories, telemetry."""
+    every, step = state.config.train, state.step
+    if state.resumed:  # all of it was written before the checkpoint
+        state.resumed = False
+        if last:
+            evaluate_now(state)
+        return
+    if last or step % every.eval_every == 0:
+        yield {"kind": "eval", **evaluate_now(state).record()}
+    if last or step % (every.sample_every or every.eval_every) == 0:
+        yield from sample_records(state)
+    if last or step % (every.telemetry_every or every.eval_every) == 0:
+        yield from telemetry_records(state)
+
+
+def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
     """Append records to metrics.jsonl, each with where the run stood, and pass them on."""
     for record in records:
         stamp = {"step": state.step, "tokens": state.tokens, "flops": state.flops}
@@ -196,7 +210,10 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     their logits.
     """
     train = state.config.train
-    want_max_logits = isinstance(state.optimizer, MuonClip) or (state.step + 1) % train.eval_every == 0
+    want_max_logits = (
+        isinstance(state.optimizer, MuonClip)
+        or (state.step + 1) % (train.telemetry_every or train.eval_every) == 0
+    )
     inputs, targets = sample_batch(
         state.data.train_ids,
         seed=state.config.seed,
@@ -239,15 +256,23 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def evaluation_records(state: TrainState) -> list[Record]:
-    """Validation scores, and the telemetry since the last validation."""
+def evaluate_now(state: TrainState) -> Evaluation:
+    """Score the model on the validation text and remember it."""
     train = state.config.train
     result = evaluate(state.model, state.data, train.context_length, train.eval_batch_size)
+    if not math.isfinite(result.val_loss):
+        raise TrainingError(
+            f"the validation loss after step {state.step} is not finite: lower the learning rate"
+        )
     state.last_evaluation = result
     state.best_val_loss = min(state.best_val_loss, result.val_loss)
+    return result
+
+
+def telemetry_records(state: TrainState) -> list[Record]:
+    """Expert load and attention logits since the last such records."""
     optim = state.config.arm.optim
-    tau = optim.qk_clip_tau if optim.name == "muonclip" else None
-    return [{"kind": "eval", **result.record()}, *state.telemetry.drain(state.model, tau)]
+    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.name == "muonclip" else None)
 
 
 def sample_records(state: TrainState) -> list[Record]:

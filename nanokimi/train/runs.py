@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import torch
 
 from nanokimi.config import DISPLAY_NAMES, RunConfig
 from nanokimi.config.files import load_config, save_config
-from nanokimi.config.rules import resolve
+from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
@@ -32,14 +33,15 @@ CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
 
 @contextmanager
 def fresh_folder(out: str | Path) -> Iterator[Path]:
-    """A new run folder that disappears again if setting it up fails on the user's input."""
-    existed = Path(out).exists()
-    folder = create_run_folder(out)
+    """A new run folder that disappears again, with the parents made for it, if setting it up fails."""
+    folder = Path(out)
+    made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
+    create_run_folder(out)
     try:
         yield folder
-    except UserError:
-        shutil.rmtree(folder)
-        if existed:
+    except BaseException:
+        shutil.rmtree(made if made is not None else folder)
+        if made is None:
             folder.mkdir()
         raise
 
@@ -48,7 +50,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     """Choose the machine's part, prepare the data into `folder` and save the resolved configuration there."""
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
-    if config.dataset.path is not None:
+    if config.dataset.path:
         path = str(Path(config.dataset.path).resolve())
         config = replace(config, dataset=replace(config.dataset, path=path))
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
@@ -148,6 +150,8 @@ def open_run(folder: Path, device: str | None = None) -> Run:
             f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume)"
         )
     config = load_config(str(folder / CONFIG_FILE))
+    if not is_resolved(config):
+        raise UserError(f"{folder / CONFIG_FILE} is not the file that the run wrote: values are missing")
     torch.set_num_threads(choose_threads(config.train.threads))
     data = open_prepared(find_data(folder))
     model = build_model(config.arm.model, config.seed)

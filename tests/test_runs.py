@@ -1,0 +1,279 @@
+"""Run folders: what a run leaves behind, that it repeats from it, and that nothing foreign is touched."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nanokimi.config import ModelName, RunConfig
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
+from nanokimi.measure.evaluate import evaluate
+from nanokimi.runtime.files import create_run_folder, default_run_folder, read_json, read_json_lines
+from nanokimi.train.alone import train_alone
+from nanokimi.train.runs import fresh_folder, open_run, runs_in, set_up
+
+Build = Callable[..., RunConfig]
+MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
+CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
+MEASURED = {
+    *("train_seconds", "tokens_per_second", "ms_per_step", "peak_memory_bytes", "idle_memory_bytes"),
+    *("prefill_ms", "decode_ms_per_token"),
+}
+RESULT_FIELDS = {
+    *("name", "folder", "params_total", "params_active", "flops_per_token", "forward_flops_per_token"),
+    *("optimizer_flops_per_step", "steps", "tokens", "train_seconds", "tokens_per_second", "ms_per_step"),
+    *("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "best_val_loss", "floor_gap"),
+    *("peak_memory_bytes", "idle_memory_bytes", "optimizer_state_bytes", "cache_bytes_per_token"),
+    *("prefill_ms", "decode_ms_per_token", "loss_by_position", "audit", "optimizer", "lr", "device"),
+    *("dtype", "threads"),
+}
+
+
+def timeless(folder: Path) -> list[dict[str, object]]:
+    records = read_json_lines(folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in CLOCKS} for record in records]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def numbers(value: object) -> list[float]:
+    """All numbers in a JSON value."""
+    if isinstance(value, dict | list):
+        items = value.values() if isinstance(value, dict) else value
+        return [number for item in items for number in numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+# ---- what a run leaves
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
+    name: ModelName, tiny_config: Build, tmp_path: Path
+) -> None:
+    out = tmp_path / "some" / "where" / "run"
+    result = train_alone(replace(tiny_config(), model=name), out)
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    step = "checkpoints/step-00000012"
+    assert names >= {
+        *("config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json"),
+        *("window_nats.npy", "data/data.json", "data/train.bin", "data/val.bin", "data/tokenizer.json"),
+        *(f"{step}/model.safetensors", f"{step}/optimizer.safetensors", f"{step}/state.json"),
+    }
+    assert not [path for path in names if "tmp" in path or path.startswith(".")]
+
+    stored = read_json(out / "result.json")
+    assert stored == json.loads(json.dumps(result))
+    assert set(stored) >= RESULT_FIELDS
+    assert set(stored["audit"]) >= {"causal", "max_leak"} and stored["audit"]["causal"] is True
+    assert all(math.isfinite(number) for number in numbers(stored))
+    for field in RESULT_FIELDS - {"folder", "floor_gap", "optimizer_flops_per_step", "audit"}:
+        assert stored[field], f"{field} is {stored[field]}"
+
+    assert stored["name"] == {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT"}[name]
+    assert (stored["steps"], stored["tokens"]) == (12, 12 * 8 * 16)
+    evaluations = [r["val_loss"] for r in read_json_lines(out / "metrics.jsonl") if r["kind"] == "eval"]
+    assert stored["val_loss"] == evaluations[-1] and stored["best_val_loss"] == min(evaluations)
+    assert stored["val_perplexity"] == pytest.approx(math.exp(stored["val_loss"]))
+    assert stored["tokens_per_second"] == pytest.approx(stored["tokens"] / stored["train_seconds"])
+    parameters = sum(p.numel() for p in open_run(out).model.parameters())
+    assert stored["params_total"] == parameters
+    windows = np.load(out / "window_nats.npy", allow_pickle=False)
+    facts = read_json(out / "data" / "data.json")
+    assert windows.sum() == pytest.approx(stored["val_loss"] * facts["val_tokens"])
+
+    environment = read_json(out / "environment.json")
+    assert (
+        environment["packages"]["torch"] == torch.__version__.split("+")[0]
+        or environment["packages"]["torch"]
+    )
+    assert {"time", "command", "python", "platform", "processor", "cores", "commit"} <= set(environment)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_saved_config_repeats_the_run_bit_for_bit(
+    name: ModelName, tiny_config: Build, tmp_path: Path
+) -> None:
+    config = replace(tiny_config(max_steps=5), model=name)
+    first = train_alone(config, tmp_path / "first")
+    again = train_alone(load_config(str(tmp_path / "first" / "config.yaml")), tmp_path / "second")
+    assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    assert timeless(tmp_path / "first") == timeless(tmp_path / "second")
+    assert {key for key in first if first[key] != again[key]} <= MEASURED | {"folder"}
+    texts = [(tmp_path / name / "config.yaml").read_text() for name in ("first", "second")]
+    assert texts[0] == texts[1]
+
+
+def test_the_saved_config_leaves_nothing_to_choose(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(max_steps=1, device="auto", dtype="auto", threads=None)
+    relative = Path(str(config.dataset.path))
+    (tmp_path / "run").mkdir()
+    returned, _ = set_up(config, tmp_path / "run")
+    saved = load_config(str(tmp_path / "run" / "config.yaml"))
+    assert saved == returned
+    assert "auto" not in (saved.train.device, saved.train.dtype) and saved.train.threads
+    assert saved.dataset.path == str(relative.resolve())
+    facts = read_json(tmp_path / "run" / "data" / "data.json")
+    assert saved == resolve(
+        saved,
+        vocab_size=facts["vocab_size"],
+        device=saved.train.device,
+        dtype=saved.train.dtype,  # type: ignore[arg-type]
+        threads=saved.train.threads,
+    )
+
+
+def test_an_opened_run_scores_as_its_result_says(tiny_config: Build, tmp_path: Path) -> None:
+    result = train_alone(tiny_config(max_steps=4), tmp_path / "run")
+    opened = open_run(tmp_path / "run")
+    scored = evaluate(opened.model, opened.data, 16, 64)
+    assert scored.val_loss == result["val_loss"]
+
+
+# ---- folders that are taken, or that fail
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(max_steps=1)
+    train_alone(config, tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(UserError, match="already holds files"):
+        train_alone(config, tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_folder_with_one_hidden_file_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(UserError, match="already holds files"):
+        create_run_folder(tmp_path)
+    assert snapshot(tmp_path) == {".hidden": b""}
+
+
+def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert create_run_folder(tmp_path / "empty") == tmp_path / "empty"
+    assert snapshot(tmp_path / "empty") == {}, "the write test is removed"
+
+
+@pytest.mark.parametrize("change", ["no text", "short text", "vocabulary", "device", "prompt"])
+def test_a_setup_that_fails_leaves_no_folder(change: str, tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config()
+    if change == "no text":
+        config = replace(config, dataset=replace(config.dataset, path=str(tmp_path / "none.txt")))
+    elif change == "short text":
+        Path(str(config.dataset.path)).write_text("too short")
+    elif change == "vocabulary":
+        small = replace(config.nanogpt, model=replace(config.nanogpt.model, vocab_size=5))
+        config = replace(config, nanogpt=small)
+    elif change == "device":
+        config = replace(config, train=replace(config.train, device="cuda:99"))
+    elif change == "prompt":
+        config = replace(config, sample=replace(config.sample, prompts=("half a pair: \ud800",)))
+    before = snapshot(tmp_path)
+    for out in (tmp_path / "run", tmp_path / "new" / "parents" / "run"):
+        with pytest.raises(UserError) as caught:
+            train_alone(config, out)
+        assert "\n" not in str(caught.value)
+        assert snapshot(tmp_path) == before, "nothing is left behind, new parent folders included"
+
+
+def test_a_setup_that_fails_keeps_an_empty_folder_that_was_there(tiny_config: Build, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    config = tiny_config(device="cuda:99")
+    with pytest.raises(UserError):
+        train_alone(config, tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir() and not any((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
+def test_a_setup_that_breaks_off_leaves_no_folder(error: type[BaseException], tmp_path: Path) -> None:
+    """Ctrl-C while a long text is being prepared, or a full disk: the same command can be given again."""
+    with pytest.raises(error), fresh_folder(tmp_path / "run") as folder:
+        (folder / "half").write_text("written")
+        raise error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for out in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError) as caught, fresh_folder(out):
+            pass
+        assert "--out" in str(caught.value) and "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_default_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_run_folder("compare", "smoke") == Path("runs/compare-smoke-1")
+    Path("runs/compare-smoke-1").mkdir(parents=True)
+    assert default_run_folder("compare", "smoke") == Path("runs/compare-smoke-2")
+    assert default_run_folder("compare", "other") == Path("runs/compare-other-1")
+
+
+# ---- opening what is not a finished run
+
+
+def test_a_foreign_or_unfinished_folder_cannot_be_opened(tiny_config: Build, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="no config.yaml"):
+        open_run(tmp_path / "foreign")
+    with pytest.raises(UserError, match="is no folder"):
+        runs_in(tmp_path / "nowhere")
+    train_alone(tiny_config(max_steps=1), tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has not finished"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "file", ["config.yaml", "model.safetensors", "data/data.json", "data/tokenizer.json", "data/val.bin"]
+)
+def test_a_damaged_run_is_a_user_error(file: str, tiny_config: Build, tmp_path: Path) -> None:
+    train_alone(tiny_config(max_steps=1), tmp_path / "run")
+    path = tmp_path / "run" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path / "run")
+    assert Path(file).name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_the_config_are_a_user_error(tiny_config: Build, tmp_path: Path) -> None:
+    train_alone(tiny_config(max_steps=1), tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    save_config(replace(load_config(str(path)), model="nanogpt"), path)
+    with pytest.raises(UserError, match="does not fit"):
+        open_run(tmp_path / "run")
+
+
+def test_a_comparisons_folder_means_its_arms(tmp_path: Path) -> None:
+    for name in ("nanogpt", "nanokimi", "data"):
+        (tmp_path / name).mkdir()
+    for name in ("nanogpt", "nanokimi"):
+        (tmp_path / name / "config.yaml").touch()
+    assert runs_in(tmp_path) == [tmp_path / "nanogpt", tmp_path / "nanokimi"]
+    assert runs_in(tmp_path / "nanogpt") == [tmp_path / "nanogpt"]
