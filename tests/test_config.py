@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+import nanokimi
 from nanokimi import cli
 from nanokimi.config import RunConfig, YarnConfig
 from nanokimi.config.files import all_keys, load_config, preset_names, save_config
@@ -53,7 +54,7 @@ def test_every_preset_loads_and_survives_a_round_trip(name: str, tmp_path: Path)
 
 
 def test_the_presets_are_the_yaml_files_of_the_package() -> None:
-    folder = Path(cli.__file__).parent / "presets"
+    folder = Path(nanokimi.__file__).parent / "presets"
     assert preset_names() == sorted(path.stem for path in folder.glob("*.yaml"))
     assert {"smoke", cli.DEFAULT_CONFIG} <= set(preset_names())
 

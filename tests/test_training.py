@@ -484,6 +484,18 @@ def test_fp16_resumes_with_its_loss_scale(tiny_config: Build, start: Start) -> N
     assert same_weights(whole, resumed)
 
 
+@pytest.mark.parametrize("best", [0.125, math.inf])
+def test_the_best_loss_so_far_survives_an_interruption(best: float, tiny_config: Build, start: Start) -> None:
+    """It may lie far back: the evaluations after the resumption need not reach it again."""
+    state = start(tiny_config())
+    train_step(state)
+    state.best_val_loss = best
+    save_checkpoint(state)
+    resumed = start(state.config, state.folder)
+    load_newest_checkpoint(resumed)
+    assert resumed.best_val_loss == best
+
+
 def test_resuming_a_finished_run_changes_nothing(tiny_config: Build, start: Start) -> None:
     config = tiny_config()
     state = start(config)

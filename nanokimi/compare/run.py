@@ -99,7 +99,7 @@ def train_in_turns(config: RunConfig, out: Path, display: Display, resume: bool)
             return results
     finally:
         for arm in arms:
-            arm.process.terminate()
+            arm.process.kill()
 
 
 def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:

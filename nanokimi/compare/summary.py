@@ -28,12 +28,14 @@ def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: i
     The windows are averaged over up to 50 stretches of the text and a t interval taken over those. It says how much
     the difference depends on which text was scored; it knows nothing of what another seed would give.
     """
-    difference = float((first_nats - second_nats).sum() / tokens)
-    blocks = np.array_split(first_nats - second_nats, min(BLOCKS, len(first_nats)))
+    differences = first_nats - second_nats
+    difference = float(differences.sum() / tokens)
+    blocks = np.array_split(differences, min(BLOCKS, len(differences)))
     if len(blocks) < 2:
         return PairedDifference(difference, float("-inf"), float("inf"))
-    sums = np.array([block.sum() for block in blocks])
-    spread = sums.std(ddof=1) * np.sqrt(len(blocks)) / tokens  # of the total, per token
+    # stretches differ by a window in length, so each is held against what its length alone would give
+    excess = np.array([block.sum() - differences.mean() * len(block) for block in blocks])
+    spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
     half = _t_quantile(len(blocks) - 1) * float(spread)
     return PairedDifference(difference, difference - half, difference + half)
 

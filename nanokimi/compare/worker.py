@@ -17,6 +17,8 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Arm:
     """The parent's end of a worker."""
@@ -29,12 +31,16 @@ class Arm:
         self.process = context.Process(
             target=work, args=(theirs, str(folder), resume), name=name, daemon=True
         )
+        set_blocked(
+            True
+        )  # a signal that comes while the worker starts waits until it knows what to do with it
         self.process.start()
+        set_blocked(False)
         theirs.close()
 
     def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
         """Let the arm take `steps` training steps; yields (record, total steps of its budget)."""
-        self.connection.send(("go", steps))
+        self._send("go", steps)
         while True:
             kind, *content = self._receive()
             if kind == "record":
@@ -46,25 +52,35 @@ class Arm:
     def stop(self) -> None:
         """Have the arm save a checkpoint after its last whole step."""
         if not self.finished:
-            self.connection.send(("stop", 0))
+            self._send("stop", 0)
             while self._receive()[0] == "record":
                 pass
 
     def finish(self) -> dict[str, Any]:
         """Have the arm measured and its result written; ends the process."""
-        self.connection.send(("finish", 0))
+        self._send("finish", 0)
         result = self._receive()[1]
         self.process.join()
         return result
 
+    def _send(self, request: str, steps: int) -> None:
+        try:
+            self.connection.send((request, steps))
+        except OSError:
+            raise self._death() from None
+
+    def _death(self) -> TrainingError:
+        """The error to raise when the worker is gone."""
+        self.process.join()
+        code = self.process.exitcode
+        hint = " (out of memory?)" if code == -9 else ""
+        return TrainingError(f"the process of {self.name} ended with exit code {code}{hint}")
+
     def _receive(self) -> Any:
         try:
             message = self.connection.recv()
-        except EOFError:
-            self.process.join()
-            code = self.process.exitcode
-            hint = " (out of memory?)" if code == -9 else ""
-            raise TrainingError(f"the process of {self.name} ended with exit code {code}{hint}") from None
+        except (EOFError, OSError):
+            raise self._death() from None
         if message[0] == "user error":
             raise UserError(f"{self.name}: {message[1]}")
         if message[0] == "training error":
@@ -72,19 +88,27 @@ class Arm:
         return message
 
 
+def set_blocked(blocked: bool) -> None:
+    """Hold back the signals that end a run, or let them through; a child process inherits the state."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, SIGNALS)
+
+
 def work(connection: Connection, folder: str, resume: bool) -> None:
     """The worker's whole life."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process; the parent decides what it means
+    for number in SIGNALS:  # they may reach every process; the parent decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    set_blocked(False)
     try:
         _serve(connection, Path(folder), resume)
     except UserError as error:
         connection.send(("user error", str(error)))
     except TrainingError as error:
         connection.send(("training error", str(error)))
-    except (BrokenPipeError, EOFError):
+    except (ConnectionError, EOFError):
         pass  # the parent is gone
+    except OSError as error:
+        connection.send(("training error", f"cannot write or read its files: {error}"))
     except Exception:
         connection.send(("training error", f"unexpected failure\n{traceback.format_exc()}"))
 

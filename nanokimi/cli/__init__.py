@@ -1,0 +1,64 @@
+"""The command line. Each verb imports what it needs when it runs, so that `--help` is instant.
+
+Exit status: 0 done, 1 a leak found or a run that could not go on, 2 bad input (one line says what), 130 / 143 stopped
+by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+from nanokimi.cli.options import DEFAULT_CONFIG, HELP, USAGE
+from nanokimi.errors import TrainingError, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a story may hold what a terminal's encoding lacks
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+            return 0 if arguments else 2
+        verb = arguments[0]
+        if verb == "--version":
+            from nanokimi import __version__
+
+            print(f"nanokimi {__version__}")
+            return 0
+        if verb not in USAGE:
+            from nanokimi.config.files import nearest
+
+            raise UserError(f"there is no verb '{verb}'{nearest(verb, list(USAGE))}")
+        if any(option in ("-h", "--help") for option in arguments[1:]):
+            print_verb_help(verb)
+            return 0
+        from nanokimi.cli import verbs
+
+        return int(getattr(verbs, f"run_{verb}")(arguments[1:]))
+    except UserError as error:
+        print(f"nanokimi: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"nanokimi: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("nanokimi: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        return 141
+
+
+def print_verb_help(verb: str) -> None:
+    """A verb's own options, and for `compare` and `train` every setting with its default."""
+    from nanokimi.config.files import preset_names, settings_help
+
+    text = USAGE[verb]
+    if verb in ("compare", "train"):
+        text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()), verb=verb)
+        text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
+    print(text, end="")

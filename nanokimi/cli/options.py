@@ -1,0 +1,133 @@
+"""What the command line takes: the help texts, and options taken out of the arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nanokimi.config import ARM_NAMES
+from nanokimi.errors import UserError
+
+HELP = """\
+nanokimi: train Kimi K2's ideas at nano scale beside NanoGPT, and measure honestly which is better.
+
+usage: nanokimi VERB [options]
+
+  compare    train NanoKimi and NanoGPT on the same text and write one report
+  train      train one of them
+  sample     continue a prompt with a trained model
+  evaluate   score a trained model on the whole validation text
+  audit      prove that a model does not read the answer (exit status 1 if it does)
+
+`nanokimi VERB --help` shows a verb's options. First steps: nanokimi compare --data path/to/text.txt
+"""
+
+RUN_OPTIONS = """\
+  --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
+  --data PATH             the text, UTF-8 (short for --dataset.path)
+  --out DIR               a new folder for the results (default: the next free runs/{verb}-...)
+  --seed N                initial weights, batches and samples follow from it
+  --resume                continue the interrupted run in --out
+"""
+
+DEFAULT_CONFIG = "shakespeare-char"
+
+USAGE = {
+    "compare": "usage: nanokimi compare --data PATH [options] [--any.setting VALUE ...]\n\n" + RUN_OPTIONS,
+    "train": "usage: nanokimi train --data PATH [options] [--any.setting VALUE ...]\n\n"
+    + RUN_OPTIONS
+    + "  --model NAME            nanokimi (default) or nanogpt\n",
+    "sample": """\
+usage: nanokimi sample RUN_FOLDER [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (both models answer)
+  --prompt TEXT           what to continue (default: the run's own prompts)
+  --max_new_tokens N      tokens to write
+  --temperature X         0: always the likeliest token
+  --top_k N, --top_p X    draw among the likeliest tokens only
+  --seed N                (default: the run's)
+  --device NAME           (default: the run's)
+""",
+    "evaluate": """\
+usage: nanokimi evaluate RUN_FOLDER [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (both models are scored)
+  --data PATH             score this text instead, all of it, with the run's tokenizer
+  --device NAME           (default: the run's)
+Prints one JSON object for each model.
+""",
+    "audit": """\
+usage: nanokimi audit RUN_FOLDER [options]
+       nanokimi audit FILE.py:NAME --vocab_size N --context N [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (both models are audited)
+  FILE.py:NAME            a function or class of yours that, called without arguments, returns an nn.Module which
+                          maps token ids to logits; the file is executed
+  --vocab_size N          number of token ids
+  --context N             sequence length to test (default for a run: its own)
+  --device NAME           (default for a run: its own)
+Exit status 1 if a model is LEAKING.
+""",
+}
+
+
+def take_options(
+    arguments: list[str], named: dict[str, Callable[[str], object]]
+) -> tuple[dict[str, object], list[str]]:
+    """Take the options of `named` (with their types) out of `arguments`; return their values and the rest."""
+    values: dict[str, object] = {}
+    rest = []
+    remaining = list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in named:
+            rest.append(word)
+            continue
+        if named[name] is bool:
+            values[name] = True
+            continue
+        if not equals:
+            if not remaining:
+                raise UserError(f"option {option} needs a value")
+            value = remaining.pop(0)
+        try:
+            values[name] = named[name](value)
+        except ValueError:
+            raise UserError(
+                f"{option} is {value}: expected {'a whole number' if named[name] is int else 'a number'}"
+            ) from None
+    return values, rest
+
+
+def one_target(rest: list[str], what: str) -> str:
+    """The single word that is not an option."""
+    unknown = [word for word in rest if word.startswith("--")]
+    if unknown:
+        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    if len(rest) != 1:
+        raise UserError(f"expected one {what}, got {len(rest)}; see --help")
+    return rest[0]
+
+
+def require_data(path: str) -> None:
+    """Refuse a missing text before anything is imported or written."""
+    if not path:
+        raise UserError("no text given: name one with --data path/to/text.txt")
+
+
+def resume_folder(verb: str, options: dict[str, object], rest: list[str]) -> Path:
+    """The folder to resume; nothing of the configuration may be changed."""
+    if "out" not in options:
+        raise UserError("--resume needs --out DIR, the folder of the interrupted run")
+    if rest or "config" in options:
+        raise UserError("--resume repeats the run's own configuration: leave out every other option")
+    folder = Path(str(options["out"]))
+    if verb == "train" and any((folder / name / "config.yaml").is_file() for name in ARM_NAMES):
+        raise UserError(
+            f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
+        )
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} holds no run to resume: it has no config.yaml")
+    return folder

@@ -1,0 +1,208 @@
+"""What each verb does, from its arguments to its exit status. Everything heavy is imported when a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanokimi.cli.options import DEFAULT_CONFIG, one_target, require_data, resume_folder, take_options
+from nanokimi.errors import UserError
+
+if TYPE_CHECKING:
+    from nanokimi.measure.audit import AuditResult
+
+
+def run_compare(arguments: list[str]) -> int:
+    """`nanokimi compare`."""
+    from nanokimi.config.files import load_config
+    from nanokimi.runtime.files import default_run_folder
+
+    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
+    name = str(options.get("config", DEFAULT_CONFIG))
+    out = resume_folder("compare", options, rest) if "resume" in options else None
+    config = load_config(name, rest)
+    out = out or Path(str(options.get("out") or default_run_folder("compare", Path(name).stem)))
+    if "resume" not in options:
+        require_data(config.dataset.path)
+
+    from nanokimi.compare.run import compare
+    from nanokimi.compare.summary import summary_table
+    from nanokimi.runtime.interrupts import Interrupted
+
+    try:
+        report = compare(config, out, resume="resume" in options)
+    except Interrupted as stop:
+        print(f"nanokimi: {stop}", file=sys.stderr)
+        return stop.exit_status
+    print(summary_table(report["runs"]))
+    print(report["verdict"]["sentence"])
+    print(f"{out / 'report.html'}")
+    return 1 if not report["verdict"]["ranked"] else 0
+
+
+def run_train(arguments: list[str]) -> int:
+    """`nanokimi train`."""
+    from nanokimi.config.files import load_config
+    from nanokimi.runtime.files import default_run_folder
+
+    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
+    name = str(options.get("config", DEFAULT_CONFIG))
+    resumed = resume_folder("train", options, rest) if "resume" in options else None
+    config = load_config(str(resumed / "config.yaml") if resumed else name, rest)
+    if not resumed:
+        require_data(config.dataset.path)
+    out = resumed or Path(str(options.get("out") or default_run_folder(config.model, Path(name).stem)))
+
+    from nanokimi.runtime.interrupts import Interrupted
+    from nanokimi.train.alone import train_alone
+
+    try:
+        result = train_alone(config, out, resume=resumed is not None)
+    except Interrupted as stop:
+        print(f"nanokimi: {stop}", file=sys.stderr)
+        return stop.exit_status
+    print(
+        f"{result['name']}: validation loss {result['val_loss']:.4f} nats per token, "
+        f"{result['val_bits_per_byte']:.4f} bits per byte; {out}"
+    )
+    if not result["audit"]["causal"]:
+        print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_sample(arguments: list[str]) -> int:
+    """`nanokimi sample`."""
+    types = {
+        "prompt": str,
+        "max_new_tokens": int,
+        "temperature": float,
+        "top_k": int,
+        "top_p": float,
+        "seed": int,
+    }
+    options, rest = take_options(arguments, {**types, "device": str})
+    folder = Path(one_target(rest, "run folder"))
+    from dataclasses import replace
+
+    from nanokimi.config import DISPLAY_NAMES
+    from nanokimi.config.rules import validate
+    from nanokimi.generation.story import stream_story
+    from nanokimi.train.runs import open_run, runs_in
+
+    device = options.pop("device", None)
+    prompt = options.pop("prompt", None)
+    for run_folder in runs_in(folder):
+        run = open_run(run_folder, str(device) if device else None)
+        sample = replace(run.config.sample, **{k: v for k, v in options.items() if k != "seed"})  # type: ignore[arg-type]
+        if prompt is not None:
+            sample = replace(sample, prompts=(str(prompt),))
+        config = validate(
+            replace(run.config, sample=sample, seed=int(str(options.get("seed", run.config.seed))))
+        )
+        for text in config.sample.prompts:
+            run.data.tokenizer.encode(text)  # refuses what cannot be encoded before anything is printed
+            print(f"--- {DISPLAY_NAMES[config.model]}\n{text}", end="", flush=True)
+            for piece in stream_story(run.model, run.data.tokenizer, text, config):
+                print(piece, end="", flush=True)
+            print()
+    return 0
+
+
+def run_evaluate(arguments: list[str]) -> int:
+    """`nanokimi evaluate`."""
+    import json
+
+    options, rest = take_options(arguments, {"data": str, "device": str})
+    folder = Path(one_target(rest, "run folder"))
+    from nanokimi.config import DISPLAY_NAMES
+    from nanokimi.data.store import as_validation_text
+    from nanokimi.measure.evaluate import evaluate
+    from nanokimi.train.runs import open_run, runs_in
+
+    for run_folder in runs_in(folder):
+        run = open_run(run_folder, str(options["device"]) if "device" in options else None)
+        data = as_validation_text(run.data, str(options["data"])) if "data" in options else run.data
+        train = run.config.train
+        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size).record()
+        tokens = {"val_tokens": len(data.val_ids)}
+        print(
+            json.dumps(
+                {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder), **tokens, **scores}
+            )
+        )
+    return 0
+
+
+def run_audit(arguments: list[str]) -> int:
+    """`nanokimi audit`."""
+    options, rest = take_options(arguments, {"vocab_size": int, "context": int, "device": str})
+    target = one_target(rest, "run folder or FILE.py:NAME")
+    results = audit_file(target, options) if ".py:" in target else audit_runs(Path(target), options)
+    for name, result in results.items():
+        evidence = (
+            f"max leak {result.max_leak:.3g} of logits, {result.cuts} cuts, context {result.context_length}"
+        )
+        print(
+            f"{name}: causal ({evidence})"
+            if result.causal
+            else f"{name}: LEAKING: {result.where} ({evidence})"
+        )
+    return 0 if all(result.causal for result in results.values()) else 1
+
+
+def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResult]:
+    """Audit the model of each run in `folder`."""
+    from nanokimi.config import DISPLAY_NAMES
+    from nanokimi.measure.audit import audit
+    from nanokimi.train.runs import open_run, runs_in
+
+    results = {}
+    for run_folder in runs_in(folder):
+        run = open_run(run_folder, str(options["device"]) if "device" in options else None)
+        vocab_size = int(str(options.get("vocab_size", run.config.arm.model.vocab_size)))
+        context = int(str(options.get("context", run.config.train.context_length)))
+        limits = (
+            (vocab_size, run.config.arm.model.vocab_size),
+            (context, run.config.arm.model.max_position_embeddings),
+        )
+        if any(limit is None or not 2 <= value <= limit for value, limit in limits):
+            raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
+        results[DISPLAY_NAMES[run.config.model]] = audit(run.model, vocab_size=vocab_size, context=context)
+    return results
+
+
+def audit_file(target: str, options: dict[str, object]) -> dict[str, AuditResult]:
+    """Audit a module that a file of the user's builds. Whatever goes wrong in that file is bad input."""
+    import torch
+
+    from nanokimi.measure.audit import audit
+    from nanokimi.runtime.device import choose_device
+
+    path, _, name = target.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}")
+    for option in ("vocab_size", "context"):
+        if int(str(options.get(option, 0))) < 2:
+            raise UserError(f"auditing a file needs --{option} of at least 2")
+    device = choose_device(str(options.get("device", "cpu")))
+    try:
+        module = build_module(path, name)
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"{name}() returned {type(module).__name__}: expected a torch.nn.Module")
+        vocab_size, context = int(str(options["vocab_size"])), int(str(options["context"]))
+        return {name: audit(module.to(device), vocab_size=vocab_size, context=context)}
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or "no message"
+        raise UserError(f"{target} cannot be audited: {type(error).__name__}: {reason}") from None
+
+
+def build_module(path: str, name: str) -> object:
+    """Run the file and call what it defines under `name`."""
+    import runpy
+
+    found = runpy.run_path(path).get(name)
+    if not callable(found):
+        raise NameError(f"{path} defines no function or class '{name}'")
+    return found()
