@@ -59,6 +59,6 @@ def print_verb_help(verb: str) -> None:
 
     text = USAGE[verb]
     if verb in ("compare", "train"):
-        text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()), verb=verb)
+        text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()))
         text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
     print(text, end="")

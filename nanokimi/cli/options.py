@@ -25,7 +25,7 @@ usage: nanokimi VERB [options]
 RUN_OPTIONS = """\
   --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
   --data PATH             the text, UTF-8 (short for --dataset.path)
-  --out DIR               a new folder for the results (default: the next free runs/{verb}-...)
+  --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
   --resume                continue the interrupted run in --out
 """
@@ -86,11 +86,15 @@ def take_options(
             rest.append(word)
             continue
         if named[name] is bool:
+            if equals:
+                raise UserError(f"option {option} takes no value")
             values[name] = True
             continue
         if not equals:
-            if not remaining:
-                raise UserError(f"option {option} needs a value")
+            if not remaining or remaining[0].startswith("--"):
+                raise UserError(
+                    f"option {option} needs a value (one that starts with dashes: {option}=--value)"
+                )
             value = remaining.pop(0)
         try:
             values[name] = named[name](value)

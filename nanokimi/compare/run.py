@@ -75,6 +75,7 @@ def train_in_turns(config: RunConfig, out: Path, display: Display, resume: bool)
     """Run the arms to their end, `turn_steps` at a time, and return their results."""
     arms: list[Arm] = []
     signals: list[int] = []
+    stopped = f"interrupted; continue with: nanokimi compare --resume --out {out}"
     try:
         for name in ARM_NAMES:
             arms.append(Arm(DISPLAY_NAMES[name], out / name, resume))
@@ -88,11 +89,11 @@ def train_in_turns(config: RunConfig, out: Path, display: Display, resume: bool)
                 if signals:
                     for arm in arms:
                         arm.stop()
-                    raise Interrupted(
-                        signals[0], f"interrupted; continue with: nanokimi compare --resume --out {out}"
-                    )
+                    raise Interrupted(signals[0], stopped)
             results = []
             for arm in arms:
+                if signals:
+                    raise Interrupted(signals[0], stopped)
                 display.say(arm.name, "being audited and measured")
                 results.append(arm.finish())
                 display.say(arm.name, "done")

@@ -42,8 +42,8 @@ def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: i
 
 def _t_quantile(degrees: int) -> float:
     """97.5% quantile of Student's t, by the expansion in 1 / degrees (Abramowitz and Stegun 26.7.5)."""
-    if degrees < 3:
-        return {1: 12.706, 2: 4.303}[degrees]
+    if degrees <= 3:
+        return {1: 12.706, 2: 4.303, 3: 3.182}[degrees]
     z, n = 1.959963984540054, degrees
     g1 = (z**3 + z) / 4
     g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96

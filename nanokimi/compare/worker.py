@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ class Arm:
         self.process = context.Process(
             target=work, args=(theirs, str(folder), resume), name=name, daemon=True
         )
-        set_blocked(
-            True
-        )  # a signal that comes while the worker starts waits until it knows what to do with it
+        resource_tracker.ensure_running()  # started inside start(), it would let the signals through
+        set_blocked(True)  # one that comes while the worker starts waits until it knows what to do
         self.process.start()
         set_blocked(False)
         theirs.close()
@@ -109,8 +109,10 @@ def work(connection: Connection, folder: str, resume: bool) -> None:
         pass  # the parent is gone
     except OSError as error:
         connection.send(("training error", f"cannot write or read its files: {error}"))
-    except Exception:
-        connection.send(("training error", f"unexpected failure\n{traceback.format_exc()}"))
+    except Exception as error:
+        log = Path(folder) / "error.txt"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        connection.send(("training error", f"unexpected {type(error).__name__}; its traceback is in {log}"))
 
 
 def _serve(connection: Connection, folder: Path, resume: bool) -> None:

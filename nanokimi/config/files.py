@@ -104,7 +104,10 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         values = parser.parse_args(arguments, namespace=values)
     except ArgumentError as error:
         raise UserError(_one_line(error)) from None
-    return validate(_build(parser, values))
+    try:
+        return validate(_build(parser, values))
+    except UserError as error:
+        raise UserError(f"{error} (settings: {name})") from None
 
 
 def _build(parser: ArgumentParser, values: Any) -> RunConfig:
@@ -160,7 +163,7 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         if not option.startswith("--"):
             raise UserError(f"'{option}' is not an option: settings are given as --key value")
         option, equals, value = option.partition("=")
-        option = SHORT_OPTIONS.get(option, option)
+        given, option = option, SHORT_OPTIONS.get(option, option)
         key = option.removeprefix("--")
         if key not in known:
             raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
@@ -169,8 +172,10 @@ def _expand(arguments: Sequence[str]) -> list[str]:
                 f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
             )
         if not equals:
-            if not remaining:
-                raise UserError(f"option {option} needs a value")
+            if not remaining or remaining[0].startswith("--"):
+                raise UserError(
+                    f"option {given} needs a value (one that starts with dashes: {given}=--value)"
+                )
             value = remaining.pop(0)
         result.append(f"{option}={value}")
     named = {option.partition("=")[0].removeprefix("--train.") for option in result}

@@ -180,6 +180,7 @@ def train_step(state: TrainState) -> Record:
 
     extra = {}
     if isinstance(state.optimizer, MuonClip):
+        state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
     state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
     state.scaler.update()
