@@ -1,0 +1,71 @@
+"""The presets are what their names say: sizes, K2's proportions, and a NanoGPT twin with as many active parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, preset_names
+from nanokimi.config.rules import resolve
+from nanokimi.measure.cost import model_cost
+from nanokimi.model.build import build_model
+
+VOCABULARY = {"char": 66, "byte": 256}
+K2_SIZES = {"0.25m": 0.25e6, "1m": 1e6, "5m": 5e6, "27m": 27e6, "100m": 1e8, "350m": 3.5e8, "1b": 1e9}
+
+
+def preset(name: str) -> RunConfig:
+    config = load_config(name)
+    size = VOCABULARY.get(config.dataset.tokenizer, config.dataset.vocab_size)
+    return resolve(config, vocab_size=size, device="cpu", dtype="fp32", threads=1)
+
+
+def test_every_size_of_the_ladder_is_there() -> None:
+    assert {name.removeprefix("k2-") for name in preset_names() if name.startswith("k2-")} == set(K2_SIZES)
+
+
+@pytest.mark.parametrize("size", K2_SIZES)
+def test_a_k2_preset_has_its_size_and_proportions(size: str) -> None:
+    model = preset(f"k2-{size}").nanokimi.model
+    total = model_cost(model, 64).params_total
+    assert abs(total / K2_SIZES[size] - 1) < 0.15, f"{total:,} parameters"
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build_model(model, seed=0).parameters()) == total
+    chosen = model.num_experts_per_tok + model.n_shared_experts
+    assert model.intermediate_size == chosen * model.moe_intermediate_size, (
+        "a dense layer costs what a sparse one does"
+    )
+    assert (model.n_shared_experts, model.first_k_dense_replace) == (1, 1)
+    assert model.qk_nope_head_dim == model.v_head_dim == 2 * model.qk_rope_head_dim
+    assert 2.2 < model.intermediate_size / model.hidden_size < 2.9
+    assert 0.9 < model.num_attention_heads * model.qk_nope_head_dim / model.hidden_size < 1.25
+
+
+@pytest.mark.parametrize("name", ["shakespeare-char", "stories", *(f"k2-{size}" for size in K2_SIZES)])
+def test_nanokimi_has_no_more_active_parameters_than_its_twin(name: str) -> None:
+    config = preset(name)
+    context = config.train.context_length
+    kimi, gpt = (model_cost(arm.model, context).params_active for arm in (config.nanokimi, config.nanogpt))
+    assert 1.0 <= gpt / kimi < 1.07
+
+
+def test_the_default_preset_is_nanogpts_cpu_recipe() -> None:
+    config = preset("shakespeare-char")
+    gpt, train, optim = config.nanogpt.model, config.train, config.nanogpt.optim
+    assert (gpt.num_hidden_layers, gpt.num_attention_heads, gpt.hidden_size) == (4, 4, 128)
+    assert (train.context_length, train.batch_size, train.max_steps) == (64, 12, 2000)
+    assert (optim.name, optim.lr, optim.betas, optim.weight_decay, optim.grad_clip) == (
+        "adamw",
+        1e-3,
+        (0.9, 0.99),
+        0.1,
+        1.0,
+    )
+    assert (optim.schedule, optim.warmup_steps, optim.min_lr_ratio, gpt.dropout, gpt.bias) == (
+        "cosine",
+        100,
+        0.1,
+        0.0,
+        False,
+    )
