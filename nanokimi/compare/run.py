@@ -151,7 +151,7 @@ def build_report(
         "segments": arm_segments(records, _tokens_per_step(config)),
         "paired": {
             "windows": len(nats[0]),
-            "note": "the interval pairs the same validation windows; it does not contain the noise of another seed",
+            "note": "The interval pairs the same validation windows; it does not contain the noise of another seed.",
         },
     }
 

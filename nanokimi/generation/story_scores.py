@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def distinct_ngrams(ids: Sequence[int], n: int) -> float:
-    """Share of the text's n-grams that differ from each other (arXiv 1510.03055); 1 means that none repeats."""
-    grams = list(zip(*(ids[i:] for i in range(n)), strict=False))
+def distinct_ngrams(words: Sequence[object], n: int) -> float:
+    """Share of a text's runs of n words that differ from each other (arXiv 1510.03055); 1 means that none repeats."""
+    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 
 

@@ -283,7 +283,7 @@ def sample_records(state: TrainState) -> list[Record]:
     for prompt in state.config.sample.prompts:
         ids = list(story_ids(state.model, tokenizer, prompt, state.config))
         text = tokenizer.decode(ids)
-        scores = {"distinct_2": distinct_ngrams(ids, 2), "repetition": repetition(text)}
+        scores = {"distinct_2": distinct_ngrams(text.split(), 2), "repetition": repetition(text)}
         copied = copied_share(text, state.training_text)
         records.append({"kind": "sample", "prompt": prompt, "text": text, **scores, "copied": copied})
     return records
