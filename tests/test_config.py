@@ -11,6 +11,7 @@ import pytest
 
 import nanokimi
 from nanokimi import cli
+from nanokimi.cli.verbs import run_compare
 from nanokimi.config import RunConfig, YarnConfig
 from nanokimi.config.files import all_keys, load_config, preset_names, save_config
 from nanokimi.config.rules import resolve, validate
@@ -320,7 +321,25 @@ def test_pieces_of_a_learnt_tokenizer_have_limits(smoke: RunConfig) -> None:
         for size in (299, 100_001):
             assert "dataset.vocab_size" in refusal(learnt, "dataset.vocab_size", size)
         validate(with_value(learnt, "dataset.vocab_size", 300))
-    validate(with_value(smoke, "dataset.vocab_size", 7))  # bytes do not use it: not judged
+
+
+def test_a_setting_that_would_be_ignored_is_refused(smoke: RunConfig) -> None:
+    for key, value in {
+        "dataset.vocab_size": 7,
+        "nanogpt.optim.momentum": 0.9,
+        "nanogpt.optim.qk_clip_tau": 50.0,
+        "nanogpt.optim.decay_fraction": 0.5,
+        "nanogpt.optim.router_bias_update_speed": 0.0,
+    }.items():
+        assert f"{key} has no effect" in refusal(smoke, key, value)
+    assert "leave out --model" in complaint_of_compare("--model", "nanogpt")
+
+
+def complaint_of_compare(*arguments: str) -> str:
+    """What `nanokimi compare` refuses."""
+    with pytest.raises(UserError) as caught:
+        run_compare(["--config", "smoke", "--data", "text.txt", *arguments])
+    return str(caught.value)
 
 
 def test_values_at_their_limits_are_allowed(smoke: RunConfig) -> None:
@@ -354,15 +373,15 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         "sample.top_k",
         "nanokimi.optim.adamw_lr",  # means: follows lr
         "nanogpt.optim.adamw_lr",
+        # these follow from other settings wherever they are used
+        *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
+        *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
     }
     assert {key for key, value in leaves(config).items() if value is None} == off_by_choice
     assert "auto" not in (config.train.device, config.train.dtype)
     assert (config.train.device, config.train.dtype, config.train.threads) == ("cpu", "fp32", 3)
-    assert config.train.micro_batch_size == config.train.batch_size == 16
-    assert config.train.sample_every == config.train.eval_every == 100
     assert config.nanokimi.model.vocab_size == config.nanogpt.model.vocab_size == 61
     assert config.nanokimi.model.max_position_embeddings == config.nanogpt.model.max_position_embeddings == 32
-    assert config.nanogpt.model.intermediate_size == 4 * 64
 
 
 def test_resolve_is_idempotent_and_keeps_what_the_user_chose(tmp_path: Path) -> None:

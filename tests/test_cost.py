@@ -11,7 +11,7 @@ from conftest import TINY_GPT, TINY_KIMI
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, TrainConfig
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache
@@ -197,5 +197,22 @@ def test_optimizer_flops_are_those_torch_counts(name: str, options: dict[str, An
     shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
     with FlopCounterMode(display=False) as counter:
         optimizer.step()
-    assert counter.get_total_flops() == optimizer_flops(shapes, optim, config.num_attention_heads) > 0
-    assert optimizer_flops(shapes, OptimConfig(name="adamw"), config.num_attention_heads) == 0
+    train = TrainConfig(context_length=8, batch_size=3)
+    assert counter.get_total_flops() == optimizer_flops(shapes, optim, config, train) > 0
+    assert optimizer_flops(shapes, OptimConfig(name="adamw"), config, train) == 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_muonclip_pays_for_the_logits_that_it_looks_at(name: str) -> None:
+    """QK-Clip computes every logit of the batch once more: 2 FLOPs for each product of a query and a key number."""
+    config, train = CONFIGS[name], TrainConfig(context_length=8, batch_size=3)
+    model = build_model(config, 0)
+    ids = torch.zeros(3, 8, dtype=torch.int64)
+    counts = []
+    for want in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            model(ids, want_max_logits=want)
+        counts.append(counter.get_total_flops())
+    shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
+    muon, clip = (optimizer_flops(shapes, OptimConfig(name=n), config, train) for n in ("muon", "muonclip"))
+    assert clip - muon == counts[1] - counts[0] > 0

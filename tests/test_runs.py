@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,14 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate
-from nanokimi.runtime.files import create_run_folder, default_run_folder, read_json, read_json_lines
+from nanokimi.runtime.device import peak_memory_bytes, reset_peak_memory
+from nanokimi.runtime.files import (
+    append_json_line,
+    create_run_folder,
+    default_run_folder,
+    read_json,
+    read_json_lines,
+)
 from nanokimi.train.alone import train_alone
 from nanokimi.train.runs import fresh_folder, open_run, runs_in, set_up
 
@@ -26,12 +35,27 @@ Build = Callable[..., RunConfig]
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
 CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
 MEASURED = {
-    *("train_seconds", "tokens_per_second", "ms_per_step", "peak_memory_bytes", "idle_memory_bytes"),
+    *(
+        "train_seconds",
+        "tokens_per_second",
+        "ms_per_step",
+        "first_step_ms",
+        "peak_memory_bytes",
+        "idle_memory_bytes",
+    ),
     *("prefill_ms", "decode_ms_per_token"),
 }
 RESULT_FIELDS = {
     *("name", "folder", "params_total", "params_active", "flops_per_token", "forward_flops_per_token"),
-    *("optimizer_flops_per_step", "steps", "tokens", "train_seconds", "tokens_per_second", "ms_per_step"),
+    *(
+        "optimizer_flops_per_step",
+        "steps",
+        "tokens",
+        "train_seconds",
+        "tokens_per_second",
+        "ms_per_step",
+        "first_step_ms",
+    ),
     *("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "best_val_loss", "floor_gap"),
     *("peak_memory_bytes", "idle_memory_bytes", "optimizer_state_bytes", "cache_bytes_per_token"),
     *("prefill_ms", "decode_ms_per_token", "loss_by_position", "audit", "optimizer", "lr", "device"),
@@ -91,7 +115,11 @@ def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
     evaluations = [r["val_loss"] for r in read_json_lines(out / "metrics.jsonl") if r["kind"] == "eval"]
     assert stored["val_loss"] == evaluations[-1] and stored["best_val_loss"] == min(evaluations)
     assert stored["val_perplexity"] == pytest.approx(math.exp(stored["val_loss"]))
-    assert stored["tokens_per_second"] == pytest.approx(stored["tokens"] / stored["train_seconds"])
+    steps = [r["step_ms"] for r in read_json_lines(out / "metrics.jsonl") if r["kind"] == "train"]
+    assert stored["first_step_ms"] == steps[0]
+    assert stored["tokens_per_second"] == pytest.approx(11 * 8 * 16 / sum(steps[1:]) * 1e3), (
+        "the first is warm-up"
+    )
     parameters = sum(p.numel() for p in open_run(out).model.parameters())
     assert stored["params_total"] == parameters
     windows = np.load(out / "window_nats.npy", allow_pickle=False)
@@ -277,3 +305,35 @@ def test_a_comparisons_folder_means_its_arms(tmp_path: Path) -> None:
         (tmp_path / name / "config.yaml").touch()
     assert runs_in(tmp_path) == [tmp_path / "nanogpt", tmp_path / "nanokimi"]
     assert runs_in(tmp_path / "nanogpt") == [tmp_path / "nanogpt"]
+
+
+def test_records_with_line_separators_of_unicode_are_one_record(tmp_path: Path) -> None:
+    """str.splitlines() cuts at U+2028 and U+0085, which JSON leaves in place: a run on such a text died at its end."""
+    record = {"kind": "sample", "text": "a\u2028b\u2029c\x85d\x0be"}
+    append_json_line(tmp_path / "metrics.jsonl", record)
+    append_json_line(tmp_path / "metrics.jsonl", {"kind": "eval"})
+    assert read_json_lines(tmp_path / "metrics.jsonl") == [record, {"kind": "eval"}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
+def test_the_peak_of_memory_is_the_process_s_own() -> None:
+    """getrusage's peak survives exec: a worker would inherit that of the comparison, and both arms look alike."""
+    code = (
+        "import subprocess, sys; block = bytearray(600_000_000); block[::4096] = b'x' * len(block[::4096])\n"
+        "child = 'import torch; from nanokimi.runtime.device import peak_memory_bytes as p;'\n"
+        "child += 'print(p(torch.device(\"cpu\")))'\n"
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 50e6 < int(found) < 500e6
+
+
+def test_the_peak_of_memory_starts_again_after_a_reset() -> None:
+    cpu = torch.device("cpu")
+    block = torch.ones(50_000_000)
+    before = peak_memory_bytes(cpu)
+    del block
+    reset_peak_memory(cpu)
+    if peak_memory_bytes(cpu) == before:
+        pytest.skip("this system cannot reset a process's peak")
+    assert peak_memory_bytes(cpu) < before - 150e6

@@ -172,16 +172,15 @@ def test_both_arms_see_the_same_batches_in_the_same_order(
     tiny_config: Build, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, list[np.ndarray]] = {}
-    original = loop.sample_batch
+    original = loop.forward_backward
     for name in MODELS:
         seen = drawn.setdefault(name, [])
 
-        def watched(*arguments: Any, into: list[np.ndarray] = seen, **options: Any) -> Any:
-            batch = original(*arguments, **options)
-            into.extend(part.copy() for part in batch)
-            return batch
+        def watched(state: Any, into: list[np.ndarray] = seen) -> Any:
+            into.extend(part.numpy().copy() for part in loop.training_batch(state))
+            return original(state)
 
-        monkeypatch.setattr(loop, "sample_batch", watched)
+        monkeypatch.setattr(loop, "forward_backward", watched)
         run(start(arm(tiny_config(max_steps=4), name)))
     assert len(drawn["nanokimi"]) == len(drawn["nanogpt"]) == 8
     for kimi, gpt in zip(drawn["nanokimi"], drawn["nanogpt"], strict=True):

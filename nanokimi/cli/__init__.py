@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2
-    except TrainingError as error:
-        print(f"nanokimi: {error}", file=sys.stderr)
+    except (TrainingError, MemoryError) as error:
+        print(f"nanokimi: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("nanokimi: interrupted", file=sys.stderr)
@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()
         return 141
+    except OSError as error:  # a full disk, a file that vanished
+        print(f"nanokimi: {error}", file=sys.stderr)
+        return 1
 
 
 def print_verb_help(verb: str) -> None:

@@ -21,6 +21,8 @@ def run_compare(arguments: list[str]) -> int:
     options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
     name = str(options.get("config", DEFAULT_CONFIG))
     out = resume_folder("compare", options, rest) if "resume" in options else None
+    if any(word.partition("=")[0] == "--model" for word in rest):
+        raise UserError("compare trains both models: leave out --model")
     config = load_config(name, rest)
     out = out or Path(str(options.get("out") or default_run_folder("compare", Path(name).stem)))
     if "resume" not in options:
@@ -202,6 +204,7 @@ def build_module(path: str, name: str) -> object:
     """Run the file and call what it defines under `name`."""
     import runpy
 
+    sys.path.insert(0, str(Path(path).resolve().parent))  # the file may import its neighbours
     found = runpy.run_path(path).get(name)
     if not callable(found):
         raise NameError(f"{path} defines no function or class '{name}'")

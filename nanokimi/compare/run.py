@@ -5,6 +5,7 @@ Turns of a few steps are passed between the arms, so that whatever else the mach
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
-from nanokimi.config import ARM_NAMES, DISPLAY_NAMES, RunConfig
+from nanokimi.config import ARM_NAMES, BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.data.store import PreparedData, open_prepared
 from nanokimi.errors import UserError
@@ -138,14 +139,14 @@ def build_report(
         "data": {**data.facts, "baselines": baselines},
         "machine": {**environment, "device": train.device},
         "command": environment["command"],
-        "repeat": f"nanokimi compare --config {out / CONFIG_FILE}",
+        "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
         "seed": config.seed,
         "settings": {
             "context_length": train.context_length,
             "batch_size": train.batch_size,
             "dtype": train.dtype,
             "threads": train.threads,
-            "steps": train.max_steps,
+            "budget": describe_budget(train),
             "turn_steps": config.compare.turn_steps,
         },
         "segments": arm_segments(records, _tokens_per_step(config)),
@@ -154,6 +155,12 @@ def build_report(
             "note": "The interval pairs the same validation windows; it does not contain the noise of another seed.",
         },
     }
+
+
+def describe_budget(train: TrainConfig) -> str:
+    """The budget in words."""
+    name = next(name for name in BUDGETS if getattr(train, name) is not None)
+    return f"{getattr(train, name):,} {name.removeprefix('max_')}"
 
 
 def _tokens_per_step(config: RunConfig) -> int:

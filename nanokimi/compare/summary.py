@@ -72,31 +72,37 @@ def verdict(
     distinguishable = paired.low > 0 or paired.high < 0
     if not distinguishable:
         sentence = (
-            f"{first['name']} and {second['name']} are not distinguishable on this text: "
+            f"{first['name']} and {second['name']} are not distinguishable with this text and seed: "
             f"{first['val_loss']:.4f} and {second['val_loss']:.4f}, a difference of {_interval(paired)}; "
             f"{first['name']} is trained {_cost(first, second)}"
         )
-        return {"sentence": sentence, "winner": None, **base}
+        return {"sentence": sentence + _warning(results, baselines), "winner": None, **base}
     better, worse = (first, second) if paired.difference < 0 else (second, first)
     shown = paired
     if better is first:  # said as a positive number: how much lower the better one is
         shown = PairedDifference(-paired.difference, -paired.high, -paired.low)
+    losses = f"{better['val_loss']:.4f} against {worse['val_loss']:.4f}"
+    bits = f"{better['val_bits_per_byte']:.3f} against {worse['val_bits_per_byte']:.3f} bits per byte"
     sentence = (
-        f"{better['name']} is better by {_interval(shown)}: {better['val_loss']:.4f} against {worse['val_loss']:.4f}, "
-        f"or {better['val_bits_per_byte']:.3f} against {worse['val_bits_per_byte']:.3f} bits per byte, "
+        f"With this text and seed {better['name']} is better by {_interval(shown)}: {losses}, or {bits}, "
         f"{_cost(better, worse)}"
     )
-    five_gram = baselines["5-gram"]["val_loss"]
-    if five_gram is not None and better["val_loss"] > five_gram:
-        sentence += " Neither has reached a 5-gram model yet: train longer before you conclude anything."
+    sentence += _warning(results, baselines)
     return {"sentence": sentence, "winner": better["name"], **base}
+
+
+def _warning(results: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> str:
+    five_gram = baselines["5-gram"]["val_loss"]
+    if five_gram is None or min(r["val_loss"] for r in results) <= five_gram:
+        return ""
+    return " Neither has reached a 5-gram model yet: train longer before you conclude anything."
 
 
 def _interval(paired: PairedDifference) -> str:
     if not np.isfinite(paired.low):
         return f"{paired.difference:.4f} nats per token (too little validation text for an interval)"
     interval = f"{paired.low:.4f} to {paired.high:.4f}"
-    return f"{paired.difference:.4f} nats per token (95% interval over the text {interval}; one seed)"
+    return f"{paired.difference:.4f} nats per token (95% interval over the text {interval})"
 
 
 def _cost(one: dict[str, Any], other: dict[str, Any]) -> str:

@@ -43,7 +43,18 @@ def validate(config: RunConfig) -> RunConfig:
     _validate_gpt(config.nanogpt.model, config.train)
     for name in ARM_NAMES:
         _validate_optim(getattr(config, name).optim, f"{name}.optim")
+    kimi_only = ("router", "router_bias_update_speed", "split_heads")
+    _require_effect(
+        config.nanogpt.optim, "nanogpt.optim", kimi_only, "NanoGPT, which has no router and no MLA"
+    )
     return config
+
+
+def _require_effect(group: object, path: str, names: tuple[str, ...], because: str) -> None:
+    """Refuse a changed setting that would be ignored."""
+    for name in names:
+        if getattr(group, name) != getattr(type(group)(), name):
+            raise UserError(f"{path}.{name} has no effect with {because}: leave it out")
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:
@@ -56,6 +67,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             300 <= dataset.vocab_size <= 100_000,
             f"dataset.vocab_size is {dataset.vocab_size}: it must be 300 to 100000",
         )
+    else:
+        _require_effect(dataset, "dataset", ("vocab_size",), f"dataset.tokenizer {dataset.tokenizer}")
 
 
 def _validate_train(train: TrainConfig) -> None:
@@ -171,12 +184,22 @@ def _validate_optim(optim: OptimConfig, path: str) -> None:
         )
     for value in (*optim.betas, optim.momentum):
         _require(0 <= value < 1, f"{path}.betas and momentum must be at least 0 and below 1, not {value}")
+    if optim.name == "adamw":
+        muon_only = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "split_heads")
+        _require_effect(optim, path, muon_only, f"{path}.name adamw")
+    if optim.name != "muonclip":
+        _require_effect(optim, path, ("qk_clip_tau",), f"{path}.name {optim.name}")
+    if optim.schedule != "wsd":
+        _require_effect(optim, path, ("decay_fraction",), f"{path}.schedule {optim.schedule}")
 
 
 def resolve(
     config: RunConfig, *, vocab_size: int, device: str, dtype: Literal["fp32", "bf16", "fp16"], threads: int
 ) -> RunConfig:
-    """Replace every "chosen for you" value by the value chosen, so that the saved file repeats the run exactly."""
+    """Fill in what the text and the machine decide, so that the saved file repeats the run exactly.
+
+    What follows from other settings stays None: whoever changes those in a saved file gets what follows from them.
+    """
     kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
     for path, model in (("nanokimi", kimi), ("nanogpt", gpt)):
         named = model.vocab_size
@@ -184,27 +207,21 @@ def resolve(
             raise UserError(
                 f"{path}.model.vocab_size {named} is below the tokenizer's {vocab_size}: leave it out, or raise it"
             )
-    scale = kimi.routed_scaling_factor or routed_scaling(kimi.n_routed_experts, kimi.num_experts_per_tok)
     kimi = replace(
         kimi,
         vocab_size=kimi.vocab_size or vocab_size,
         max_position_embeddings=kimi.max_position_embeddings or train.context_length,
-        routed_scaling_factor=scale,
     )
     gpt = replace(
         gpt,
         vocab_size=gpt.vocab_size or vocab_size,
         max_position_embeddings=gpt.max_position_embeddings or train.context_length,
-        intermediate_size=gpt.intermediate_size or 4 * gpt.hidden_size,
     )
     train = replace(
         train,
         device=device,
         dtype=dtype,
         threads=threads,
-        micro_batch_size=train.micro_batch_size or train.batch_size,
-        sample_every=train.sample_every or train.eval_every,
-        telemetry_every=train.telemetry_every or max(train.eval_every // 10, 1),
     )
     return validate(
         replace(
@@ -217,16 +234,10 @@ def resolve(
 
 
 def is_resolved(config: RunConfig) -> bool:
-    """Whether `resolve` has been over this configuration: nothing is left to be chosen."""
+    """Whether `resolve` has been over this configuration."""
     kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
-    chosen: tuple[float | None, ...] = (
-        kimi.vocab_size,
-        kimi.max_position_embeddings,
-        kimi.routed_scaling_factor,
-        gpt.vocab_size,
-    )
-    chosen += (gpt.max_position_embeddings, gpt.intermediate_size, train.threads, train.micro_batch_size)
-    return None not in chosen and "auto" not in (train.device, train.dtype)
+    chosen = (kimi.vocab_size, kimi.max_position_embeddings, gpt.vocab_size, gpt.max_position_embeddings)
+    return None not in (*chosen, train.threads) and "auto" not in (train.device, train.dtype)
 
 
 def routed_scaling(n_routed_experts: int, num_experts_per_tok: int) -> float:

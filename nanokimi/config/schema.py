@@ -200,8 +200,8 @@ class TrainConfig:
     """Recompute each block in the backward pass instead of keeping its activations."""
     eval_every: int = 250
     """Steps between validations (and after the last)."""
-    eval_batch_size: int = 64
-    """Windows per validation forward pass; does not change the result."""
+    eval_batch_size: int | None = None
+    """Windows per validation forward pass, which does not change the result; None: as many as hold 4,096 tokens."""
     telemetry_every: int | None = None
     """Steps between records of expert load and attention logits; None: a tenth of eval_every."""
     sample_every: int | None = None

@@ -116,7 +116,7 @@ def _worst_leak(
                 ids: torch.Tensor, copied: nn.Module = copied, kept: list[torch.Tensor] = buffers
             ) -> torch.Tensor:
                 torch.manual_seed(seed)
-                found = _find_logits(call(copied, ids.to(device)), ids).cpu().double()
+                found = _find_logits(call(copied, ids.to(device)), ids)
                 for buffer, value in zip(copied.buffers(), kept, strict=True):
                     buffer.copy_(value)  # running statistics of one call must not reach the next
                 return found

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
-from nanokimi.optim.groups import find_rule
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, TrainConfig
+from nanokimi.optim.groups import assign
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,36 @@ def _kimi_parameters(c: KimiConfig) -> tuple[int, int]:
 def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
     """(total, active) parameters of NanoGPT."""
     assert c.vocab_size is not None and c.max_position_embeddings is not None, "resolve() fills these in"
-    assert c.intermediate_size is not None, "resolve() fills these in"
-    d, hidden, layers = c.hidden_size, c.intermediate_size, c.num_hidden_layers
+    d, hidden, layers = c.hidden_size, c.intermediate_size or 4 * c.hidden_size, c.num_hidden_layers
     active = layers * (4 * d * d + 2 * d * hidden) + c.vocab_size * d
     norms = (2 * layers + 1) * d * (2 if c.bias else 1)
     biases = layers * (3 * d + d + hidden + d) if c.bias else 0
     return active + c.max_position_embeddings * d + norms + biases, active
 
 
-def optimizer_flops(shapes: dict[str, tuple[int, ...]], optim: OptimConfig, num_heads: int) -> float:
-    """FLOPs of one optimizer step spent in Newton-Schulz; what is done element by element is not counted.
+def optimizer_flops(
+    shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: KimiConfig | GPTConfig, train: TrainConfig
+) -> float:
+    """FLOPs that one optimizer step spends in matrix products; elementwise work is not counted.
 
-    `shapes` maps parameter names to shapes. One iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3.
+    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. QK-Clip: the attention logits once more,
+    all of them (T x T). `shapes` maps parameter names to shapes.
     """
     if optim.name == "adamw":
         return 0.0
+    heads = model.num_attention_heads
     total = 0.0
     for name, shape in shapes.items():
-        rule = find_rule(name)
-        if (
-            rule.algorithm != "muon"
-            or len(shape) not in (2, 3)
-            or (name.endswith(".gate.weight") and optim.router == "adamw")
-        ):
-            continue
-        blocks = {"whole": 1, "qkv": 3, "heads": num_heads if optim.split_heads else 1}[rule.blocks]
-        matrices = blocks * (shape[0] if len(shape) == 3 else 1)
-        m, n = sorted((shape[-2] // blocks, shape[-1]))
-        total += matrices * optim.ns_steps * (4 * m * m * n + 2 * m**3)
+        algorithm, blocks = assign(
+            name, shape, num_heads=heads if optim.split_heads else 1, router=optim.router
+        )
+        if algorithm == "muon":
+            matrices = blocks * (shape[0] if len(shape) == 3 else 1)
+            m, n = sorted((shape[-2] // blocks, shape[-1]))
+            total += matrices * optim.ns_steps * (4 * m * m * n + 2 * m**3)
+    if optim.name == "muonclip":
+        width = model.hidden_size
+        if isinstance(model, KimiConfig):
+            width = heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+        total += 2 * model.num_hidden_layers * width * train.batch_size * train.context_length**2
     return total

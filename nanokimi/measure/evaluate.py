@@ -14,6 +14,8 @@ from torch import nn
 from nanokimi.data.batches import iterate_validation
 from nanokimi.data.store import PreparedData
 
+TOKENS_AT_A_TIME = 4096
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -32,12 +34,15 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: PreparedData, context_length: int, batch_size: int) -> Evaluation:
+def evaluate(
+    model: nn.Module, data: PreparedData, context_length: int, batch_size: int | None = None
+) -> Evaluation:
     """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
-    depend on the tokenizer. `batch_size` changes speed only.
+    depend on the tokenizer. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
     """
+    batch_size = batch_size or max(TOKENS_AT_A_TIME // context_length, 1)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

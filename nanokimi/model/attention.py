@@ -151,9 +151,10 @@ def causal_max_logits(
     queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
     hidden_TS = ~visible_keys(queries, keys, q_BHTX.device)
     max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
-    for start in range(0, queries, chunk):
-        rows = slice(start, min(start + chunk, queries))
-        logits_BHTS = (q_BHTX[:, :, rows] @ k_BHSX.transpose(-2, -1)).float() * scale
-        logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
-        max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
+    with torch.autocast(q_BHTX.device.type, enabled=False):
+        for start in range(0, queries, chunk):
+            rows = slice(start, min(start + chunk, queries))
+            logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * scale
+            logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
+            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
     return max_H

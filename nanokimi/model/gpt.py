@@ -58,10 +58,16 @@ class CausalSelfAttention(nn.Module):
 
     @torch.no_grad()
     def _max_logits(self, q_BHTX: torch.Tensor, k_BHSX: torch.Tensor) -> torch.Tensor:
+        """In fp32, 256 queries at a time: all logits at once would dwarf what attention itself needs."""
         T, S = q_BHTX.shape[2], k_BHSX.shape[2]
         hidden_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTX.device).triu(diagonal=S - T + 1)
-        logits_BHTS = (q_BHTX @ k_BHSX.transpose(-2, -1)).float() * self.scale
-        return logits_BHTS.masked_fill_(hidden_TS, float("-inf")).amax(dim=(0, 2, 3))
+        max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
+        with torch.autocast(q_BHTX.device.type, enabled=False):
+            for rows in torch.arange(T).split(256):
+                logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * self.scale
+                logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
+                max_H = max_H.maximum(logits_BHTS.amax(dim=(0, 2, 3)))
+        return max_H
 
     @torch.no_grad()
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
@@ -77,9 +83,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        assert config.intermediate_size is not None, "resolve() fills this in"
-        self.c_fc = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
-        self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+        hidden = config.intermediate_size or 4 * config.hidden_size
+        self.c_fc = nn.Linear(config.hidden_size, hidden, bias=config.bias)
+        self.c_proj = nn.Linear(hidden, config.hidden_size, bias=config.bias)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -111,9 +117,8 @@ class GPTDecoder(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        assert config.vocab_size is not None and config.max_position_embeddings is not None, (
-            "resolve() fills these in"
-        )
+        if config.vocab_size is None or config.max_position_embeddings is None:
+            raise ValueError("to build NanoGPT, set GPTConfig.vocab_size and max_position_embeddings")
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.drop = nn.Dropout(config.dropout)

@@ -51,9 +51,8 @@ class KimiDecoder(nn.Module):
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
-        assert config.vocab_size is not None and config.max_position_embeddings is not None, (
-            "resolve() fills these in"
-        )
+        if config.vocab_size is None or config.max_position_embeddings is None:
+            raise ValueError("to build NanoKimi, set KimiConfig.vocab_size and max_position_embeddings")
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(KimiBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -12,7 +12,7 @@ from nanokimi.config import YarnConfig
 
 
 class RMSNorm(nn.Module):
-    """Scale each vector to root-mean-square 1, then by a learned gain (arXiv 1910.07467). Computed in fp32."""
+    """Scale each vector to root-mean-square 1, then by a learned gain (arXiv 1910.07467). In fp32 at least."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -21,7 +21,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise the last axis of `x`, any shape; the result has the dtype of `x`."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 
 
 class SwiGLU(nn.Module):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanokimi.config import KimiConfig
+from nanokimi.config.rules import routed_scaling
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
@@ -23,9 +24,11 @@ class Router(nn.Module):
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
-        assert config.routed_scaling_factor is not None, "resolve() fills this in"
         self.num_chosen = config.num_experts_per_tok
-        self.norm_topk_prob, self.scaling = config.norm_topk_prob, config.routed_scaling_factor
+        self.norm_topk_prob = config.norm_topk_prob
+        self.scaling = config.routed_scaling_factor or routed_scaling(
+            config.n_routed_experts, self.num_chosen
+        )
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
@@ -149,10 +152,10 @@ class MixtureOfExperts(nn.Module):
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
         x_MD, K = x_BTD.flatten(0, 1), chosen_MK.shape[1]
         order_P = chosen_MK.flatten().argsort(stable=True)  # token-expert pairs, grouped by expert
-        y_PD = self.experts(x_MD[order_P // K], routing.counts_E)
-        y_MKD = y_PD[order_P.argsort()].unflatten(
-            0, (-1, K)
-        )  # back in token order: no atomics, so deterministic
+        # there and back by permutations, which add nothing up: forward and backward are deterministic
+        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
+        y_PD = self.experts(x_PD, routing.counts_E)
+        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
         y_MD = (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
         y_BTD = y_MD.to(x_BTD.dtype).view_as(x_BTD)
         if self.shared_experts is not None:

@@ -30,10 +30,11 @@ class Rule:
     blocks: Literal["whole", "qkv", "heads"] = "whole"
 
 
+ROUTER = r"\.gate\.weight$"
 RULES = (
-    Rule(r"(^|[._])emb|wte|wpe|(^|[._])head\.", "adamw"),
+    Rule(r"(^|[._]|word)emb|unembed|wte|wpe|(^|[._])(head|output|classifier)\.", "adamw"),
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
-    Rule(r"\.gate\.weight$", "muon"),  # the router; OptimConfig.router may hand it to AdamW
+    Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
     Rule(r"\.(q|q_b|kv_b)_proj\.weight$", "muon", "heads"),  # cut into heads only if OptimConfig.split_heads
     Rule(r"", "muon"),
@@ -45,10 +46,26 @@ def find_rule(name: str) -> Rule:
     return next(rule for rule in RULES if re.search(rule.pattern, name))
 
 
+def assign(
+    name: str, shape: tuple[int, ...], *, num_heads: int = 1, router: Algorithm = "muon"
+) -> tuple[Algorithm, int]:
+    """How a parameter is updated under Muon: (algorithm, row blocks that are matrices of their own)."""
+    rule = find_rule(name)
+    algorithm = router if rule.pattern == ROUTER else rule.algorithm
+    if algorithm == "adamw" or len(shape) not in (2, 3):  # no matrix, nor a stack of them
+        return "adamw", 1
+    if rule.blocks == "qkv" and shape[-2] == 3 * shape[-1]:
+        return "muon", 3
+    return "muon", num_heads if rule.blocks == "heads" else 1
+
+
 def muon_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, num_heads: int = 1, router: Algorithm = "muon"
 ) -> list[dict[str, Any]]:
     """Parameter groups for Muon or MuonClip, each parameter in exactly one of them.
+
+    Embeddings and heads are known by their names (see RULES): look over the groups when the model is not ours.
+    Parameters with three axes are taken as stacks of matrices, as our experts are.
 
     Args:
         named_parameters: `model.named_parameters()`.
@@ -57,12 +74,8 @@ def muon_groups(
     """
     groups: dict[tuple[Algorithm, int], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
-        rule = find_rule(name)
-        algorithm: Algorithm = router if rule.pattern == RULES[2].pattern else rule.algorithm
-        if parameter.dim() not in (2, 3):  # no matrix, nor a stack of them
-            algorithm = "adamw"
-        blocks = {"whole": 1, "qkv": 3, "heads": num_heads}[rule.blocks] if algorithm == "muon" else 1
-        groups.setdefault((algorithm, blocks), []).append(parameter)
+        key = assign(name, tuple(parameter.shape), num_heads=num_heads, router=router)
+        groups.setdefault(key, []).append(parameter)
     return [{"params": members, "algorithm": a, "blocks": blocks} for (a, blocks), members in groups.items()]
 
 

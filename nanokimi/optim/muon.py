@@ -165,6 +165,8 @@ class Muon(torch.optim.Optimizer):
                     exp_avg=torch.zeros_like(p),
                     exp_avg_sq=torch.zeros_like(p),
                 )
+            elif self.state[p]["step"].device != p.device:  # loaded from a checkpoint
+                self.state[p]["step"] = self.state[p]["step"].to(p.device)
         states = [self.state[p] for p in params]
         adamw(
             params,

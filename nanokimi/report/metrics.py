@@ -97,6 +97,8 @@ TABLE: dict[str, tuple[Metric, ...]] = {
     "Setup": (
         Metric("optimizer", "Optimizer", str),
         Metric("lr", "Peak learning rate", units.rate),
+        Metric("schedule", "Schedule", str),
+        Metric("weight_decay", "Weight decay", units.rate),
         Metric("device", "Device", str),
         Metric("dtype", "Precision", str),
         Metric("threads", "CPU threads", units.count),

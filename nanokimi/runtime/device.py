@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -35,7 +36,9 @@ def choose_device(name: str) -> torch.device:
             f"train.device is '{name}', but this machine has {torch.cuda.device_count()} CUDA devices"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("train.device is 'mps', but this machine (or this torch) has no MPS device")
+        raise UserError(
+            "train.device is 'mps', but this machine (or this torch) has no MPS device: name another, such as cpu"
+        )
     return device
 
 
@@ -62,9 +65,12 @@ def cpu_has_fast_bf16() -> bool:
 
 
 def choose_threads(threads: int | None) -> int:
-    """`threads`, or one for each physical core that this process may use."""
+    """`threads`, or what OMP_NUM_THREADS says, or one for each physical core that this process may use."""
     if threads is not None:
         return threads
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
@@ -103,7 +109,23 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.mps.current_allocated_memory()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
+    status = Path("/proc/self/status")
+    if (
+        status.exists()
+    ):  # Linux: getrusage's number would include the peak of the process that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     import resource  # Unix only
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_bytes` start again from what is in use now; where the system cannot, nothing happens."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu" and sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass  # not allowed in this container: the peak is then the whole process's

@@ -89,7 +89,7 @@ class Display:
             )  # bytes may spell terminal commands
 
     def _line(self, arm: _Progress) -> str:
-        parts = [f"step {arm.step:,}" + (f" of {arm.total:,.0f}" if arm.total else "")]
+        parts = [f"step {arm.step:,}" + (f" of {arm.total:,.0f}" if arm.total and arm.total < 1e9 else "")]
         parts += [f"val loss {arm.val_loss:.4f}"] if arm.val_loss is not None else []
         if arm.losses:
             speed = arm.tokens_per_step / median(arm.step_ms) * 1e3

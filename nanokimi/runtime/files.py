@@ -86,7 +86,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All records of a `.jsonl` file, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def describe_environment() -> dict[str, Any]:

@@ -87,6 +87,7 @@ def save_checkpoint(state: TrainState) -> Path:
             "step": state.step,
             "train_seconds": state.train_seconds,
             "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
+            "peak_memory_bytes": state.peak_memory_bytes,
             "scaler": state.scaler.state_dict(),
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
             "telemetry": state.telemetry.state(),
@@ -117,6 +118,7 @@ def load_newest_checkpoint(state: TrainState) -> bool:
     state.scaler.load_state_dict(stored["scaler"])
     state.step, state.train_seconds = stored["step"], stored["train_seconds"]
     state.best_val_loss = float("inf") if stored["best_val_loss"] is None else stored["best_val_loss"]
+    state.peak_memory_bytes = stored["peak_memory_bytes"]
     state.telemetry.load(stored["telemetry"], state.device)
     state.resumed = True
     if metrics.exists():

@@ -30,14 +30,20 @@ from nanokimi.model.kimi import NanoKimi
 from nanokimi.optim.groups import build_optimizer
 from nanokimi.optim.qk_clip import MuonClip
 from nanokimi.optim.schedule import lr_scale
-from nanokimi.runtime.device import DTYPES, fenced_seconds, memory_bytes
-from nanokimi.runtime.files import append_json_line
+from nanokimi.runtime.device import (
+    DTYPES,
+    fenced_seconds,
+    memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from nanokimi.runtime.files import append_json_line, write_atomic
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
 from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
 
-COPY_SEARCH_TOKENS = 10_000_000
+COPY_SEARCH_TOKENS = 1_000_000  # of the training text, searched for what a story copied
 
 
 @dataclass
@@ -52,10 +58,11 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     flops_per_token: float
-    flops_per_step: float  # the optimizer's matrix products
+    flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
     step: int = 0
     train_seconds: float = 0.0
     best_val_loss: float = math.inf
+    peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
     resumed: bool = False  # what was due at this step was written before the checkpoint
@@ -63,7 +70,7 @@ class TrainState:
 
     @cached_property
     def training_text(self) -> str:
-        """The first tokens of the training text, enough to find what a story copied."""
+        """The beginning of the training text, in which to find what a story copied."""
         return self.data.tokenizer.decode(self.data.train_ids[:COPY_SEARCH_TOKENS])
 
     @property
@@ -95,7 +102,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         optimizer=build_optimizer(model, optim, heads),
         scaler=torch.amp.GradScaler(device.type, enabled=train.dtype == "fp16"),
         flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
-        flops_per_step=optimizer_flops(shapes, optim, heads),
+        flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
     )
 
 
@@ -136,6 +143,7 @@ def train(state: TrainState) -> Iterator[Record]:
 def look(state: TrainState, last: bool) -> Iterator[Record]:
     """Whatever is due at this step: validation, stories, telemetry."""
     every, step = state.config.train, state.step
+    telemetry_every = every.telemetry_every or max(every.eval_every // 10, 1)
     if state.resumed:  # all of it was written before the checkpoint
         state.resumed = False
         if last:
@@ -145,7 +153,7 @@ def look(state: TrainState, last: bool) -> Iterator[Record]:
         yield {"kind": "eval", **evaluate_now(state).record()}
     if last or step % (every.sample_every or every.eval_every) == 0:
         yield from sample_records(state)
-    if last or step % (every.telemetry_every or every.eval_every) == 0:
+    if last or step % telemetry_every == 0:
         yield from telemetry_records(state)
 
 
@@ -161,6 +169,7 @@ def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
 def train_step(state: TrainState) -> Record:
     """One optimizer step over all micro-batches: forward, backward, clip, update, QK-Clip, router balance."""
     optim = state.config.arm.optim
+    reset_peak_memory(state.device)
     start = fenced_seconds(state.device)
     torch.manual_seed(step_seed(state.config.seed, state.step))  # dropout is a function of (seed, step), too
     scale = lr_scale(state.step, total_steps(state), optim)
@@ -190,6 +199,7 @@ def train_step(state: TrainState) -> Record:
     seconds = fenced_seconds(state.device) - start
     state.step += 1
     state.train_seconds += seconds
+    state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(state.device))
     for output in outputs:
         state.telemetry.add_forward(output)
     state.telemetry.add_step(state.optimizer)
@@ -197,7 +207,7 @@ def train_step(state: TrainState) -> Record:
         "kind": "train",
         "loss": mean_nll,
         **({"aux_loss": mean_aux} if mean_aux else {}),
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": optim.lr * scale,
         "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
         "step_ms": seconds * 1e3,
         "memory_bytes": memory_bytes(state.device),
@@ -211,19 +221,8 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     their logits.
     """
     train = state.config.train
-    want_max_logits = (
-        isinstance(state.optimizer, MuonClip)
-        or (state.step + 1) % (train.telemetry_every or train.eval_every) == 0
-    )
-    inputs, targets = sample_batch(
-        state.data.train_ids,
-        seed=state.config.seed,
-        index=state.step,
-        batch_size=train.batch_size,
-        context_length=train.context_length,
-    )
-    inputs_BT = torch.from_numpy(inputs).to(state.device)
-    targets_BT = torch.from_numpy(targets).to(state.device)
+    want_max_logits = isinstance(state.optimizer, MuonClip)
+    inputs_BT, targets_BT = training_batch(state)
     micro = train.micro_batch_size or train.batch_size
     passes = train.batch_size // micro
     total_nll, total_aux, outputs = (
@@ -242,6 +241,20 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
             total_aux += output.aux_loss.detach()
         outputs.append(output._replace(logits_BTW=None, aux_loss=None))
     return float(total_nll) / passes, float(total_aux) / passes, outputs
+
+
+def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of this step, (B, T) each, on the device."""
+    train = state.config.train
+    batch = sample_batch(
+        state.data.train_ids,
+        seed=state.config.seed,
+        index=state.step,
+        batch_size=train.batch_size,
+        context_length=train.context_length,
+    )
+    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in batch)
+    return inputs_BT, targets_BT
 
 
 def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
@@ -271,19 +284,29 @@ def evaluate_now(state: TrainState) -> Evaluation:
 
 
 def telemetry_records(state: TrainState) -> list[Record]:
-    """Expert load and attention logits since the last such records."""
+    """Expert load and attention logits since the last such records.
+
+    Without QK-Clip nothing needs the logits during training, so they are looked up for one batch, off the clock.
+    """
     optim = state.config.arm.optim
+    if optim.name != "muonclip" and state.step > 0:
+        with torch.no_grad():
+            inputs_BT = training_batch(state)[0][: state.config.train.micro_batch_size]
+            state.telemetry.max_logits_LH = state.model(inputs_BT, want_max_logits=True).max_logits_LH
     return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.name == "muonclip" else None)
 
 
 def sample_records(state: TrainState) -> list[Record]:
     """A story from each prompt, with how much it repeats and copies."""
     tokenizer = state.data.tokenizer
-    records = []
+    records: list[Record] = []
     for prompt in state.config.sample.prompts:
         ids = list(story_ids(state.model, tokenizer, prompt, state.config))
         text = tokenizer.decode(ids)
         scores = {"distinct_2": distinct_ngrams(text.split(), 2), "repetition": repetition(text)}
         copied = copied_share(text, state.training_text)
         records.append({"kind": "sample", "prompt": prompt, "text": text, **scores, "copied": copied})
+    (state.folder / "samples").mkdir(exist_ok=True)
+    stories = "\n\n----\n\n".join(record["prompt"] + record["text"] for record in records)
+    write_atomic(state.folder / "samples" / f"step-{state.step:08d}.txt", stories + "\n")
     return records

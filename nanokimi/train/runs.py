@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.data.store import PreparedData, open_prepared, prepare
@@ -23,7 +23,7 @@ from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.speed import generation_latency
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, peak_memory_bytes
+from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import create_run_folder, read_json_lines, write_json
 from nanokimi.train.checkpoint import load_weights
 from nanokimi.train.loop import TrainState
@@ -71,8 +71,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
 
 def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
     """Audit and measure a trained model, and write the run's result.json."""
-    train, model_config = state.config.train, state.config.arm.model
-    peak = peak_memory_bytes(state.device)
+    train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
     assert model_config.vocab_size is not None
     np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
@@ -91,12 +90,13 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "steps": state.step,
         "tokens": state.tokens,
         "train_seconds": state.train_seconds,
-        "tokens_per_second": state.tokens / state.train_seconds if state.train_seconds else 0.0,
+        "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
+        "first_step_ms": step_ms[0] if step_ms else 0.0,
         **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
         "best_val_loss": state.best_val_loss,
         "floor_gap": None,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
@@ -104,14 +104,33 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "decode_ms_per_token": decode.median_ms,
         "loss_by_position": state.last_evaluation.loss_by_position,
         "audit": asdict(verdict),
-        "optimizer": state.config.arm.optim.name,
-        "lr": state.config.arm.optim.lr,
+        "optimizer": optim.name,
+        "lr": optim.lr,
+        "schedule": describe_schedule(optim),
+        "weight_decay": optim.weight_decay,
         "device": train.device,
         "dtype": train.dtype,
         "threads": train.threads,
     }
     write_json(state.folder / RESULT_FILE, result)
     return result
+
+
+def steady_speed(step_ms: list[float]) -> float:
+    """Steps per second after the first, which also loads kernels and allocates."""
+    steady = step_ms[1:] or step_ms
+    return len(steady) / sum(steady) * 1e3 if steady else 0.0
+
+
+def describe_schedule(optim: OptimConfig) -> str:
+    """The learning rate's course in words."""
+    warm_up = f"{optim.warmup_steps} steps of warm-up"
+    if optim.schedule == "constant":
+        return f"{warm_up}, then constant"
+    end = f"{optim.min_lr_ratio:g} of the peak"
+    if optim.schedule == "wsd":
+        return f"{warm_up}, stable, linear over the last {optim.decay_fraction:.0%} to {end}"
+    return f"{warm_up}, cosine to {end}"
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -86,7 +86,7 @@ def router_record(counts_LE: torch.Tensor, entropy_L: torch.Tensor, bias_LE: tor
 
     Maximum violation is the busiest expert's load over the mean load, minus 1 (arXiv 2408.15664, eq. 4).
     """
-    counts_LE = counts_LE.double().cpu()
+    counts_LE = counts_LE.cpu().double()  # in two steps: MPS has no float64
     mean_L1 = counts_LE.mean(dim=1, keepdim=True)
     return {
         "kind": "router",
