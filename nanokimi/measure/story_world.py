@@ -1,0 +1,156 @@
+"""Does a model trained on tales know its world? Stories it writes are judged, facts it should remember are asked for.
+
+Both use stories of a seed of their own, which no training set contains. Intervals are Wilson's for a proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.data import tales
+from nanokimi.data.tokenizers import Tokenizer
+
+QUESTION_SEED = 2**40  # dataset seeds are small numbers
+DISTANCES = {
+    "20": (15, 35),
+    "50": (35, 75),
+    "100": (75, 150),
+    "200": (150, 401),
+}  # words since the fact was told
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share of `total` trials, with its 95% interval."""
+
+    share: float
+    low: float
+    high: float
+    total: int
+
+
+def wilson(successes: int, total: int) -> Proportion:
+    """Wilson's interval for a proportion (1927): sensible for few trials and for shares near 0 and 1."""
+    if total == 0:
+        return Proportion(0.0, 0.0, 1.0, 0)
+    z, share = 1.959964, successes / total
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    return Proportion(share, max(middle - half, 0.0), min(middle + half, 1.0), total)
+
+
+def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, Any]:
+    """Judge what a model makes of the openings of unseen stories.
+
+    `write(opening, i)` returns the continuation up to end-of-text. The opening is a story's first sentence.
+    """
+    judged, examples = [], []
+    for i in range(stories):
+        opening = first_sentence(tales.tell(QUESTION_SEED, i).text)
+        text = opening + write(opening, i)
+        verdict = tales.judge(text)
+        judged.append((verdict, len(text)))
+        examples.append(
+            {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
+        )
+    counts = {
+        name: sum(bool(getattr(verdict, name)) for verdict, _ in judged)
+        for name in ("grammatical", "consistent", "complete")
+    }
+    counts["perfect"] = sum(v.grammatical and v.consistent and v.complete for v, _ in judged)
+    shares = {name: asdict(wilson(successes, stories)) for name, successes in counts.items()}
+    right = sum(min(v.characters_ok / max(length, 1), 1.0) for v, length in judged) / stories
+    return {**shares, "right_before_first_error": right, "examples": examples[:3]}
+
+
+def first_sentence(text: str) -> str:
+    """The text up to and with its first full stop."""
+    return text[: text.index(".") + 1]
+
+
+def recall(model: nn.Module, tokenizer: Tokenizer, context_length: int, questions: int) -> dict[str, Any]:
+    """Ask for facts told 20, 50, 100 and 200 words before: is the true word likelier than each wrong one?
+
+    Returns, for each distance, the share answered rightly with its interval, and what guessing would give.
+    """
+    results = {}
+    for distance, probes in collect_probes(questions).items():
+        right, chance = 0, 0.0
+        for probe in probes:
+            choices = [probe.answer, *probe.alternatives]
+            scores = continuation_nats(model, tokenizer, context_length, probe.prefix, choices)
+            right += scores.index(min(scores)) == 0
+            chance += 1 / len(choices)
+        results[distance] = {**asdict(wilson(right, len(probes))), "guessing": chance / max(len(probes), 1)}
+    return results
+
+
+def collect_probes(questions: int) -> dict[str, list[tales.Probe]]:
+    """`questions` probes for each distance; the kinds of facts take turns, so that names do not crowd out the rest."""
+    wanted: dict[str, dict[str, list[tales.Probe]]] = {distance: {} for distance in DISTANCES}
+    for index in range(20 * questions):
+        for probe in tales.probes(QUESTION_SEED + 1, index):
+            for distance, (low, high) in DISTANCES.items():
+                if low <= probe.distance_words < high:
+                    wanted[distance].setdefault(probe.kind, []).append(probe)
+        if all(sum(map(len, kinds.values())) >= 4 * questions for kinds in wanted.values()):
+            break
+    return {distance: list(take_turns(kinds, questions)) for distance, kinds in wanted.items()}
+
+
+def take_turns(kinds: dict[str, list[tales.Probe]], questions: int) -> Iterator[tales.Probe]:
+    """The first probe of each kind, then the second of each, and so on, up to `questions`."""
+    given = 0
+    for turn in count():
+        round_ = [probes[turn] for _, probes in sorted(kinds.items()) if turn < len(probes)]
+        if not round_:
+            return
+        for probe in round_:
+            if given == questions:
+                return
+            given += 1
+            yield probe
+
+
+@torch.inference_mode()
+def continuation_nats(
+    model: nn.Module, tokenizer: Tokenizer, context_length: int, prefix: str, choices: list[str]
+) -> list[float]:
+    """Negative log-likelihood of each choice after `prefix`, which loses its beginning if the context is short.
+
+    A tokenizer may join the end of the prefix with the choice, so all choices are scored from the first token on in
+    which any of them differs from the prefix.
+    """
+    device = next(model.parameters()).device
+    known = tokenizer.encode(prefix).tolist()
+    texts = [tokenizer.encode(prefix + choice).tolist() for choice in choices]
+    start = min(shared_length(known, ids) for ids in texts)
+    longest = max(len(ids) for ids in texts)
+    begin = max(0, longest - 1 - context_length)
+    was_training = model.training
+    model.eval()
+    rows = torch.zeros(len(texts), longest - begin, dtype=torch.long)
+    for row, ids in zip(rows, texts, strict=True):
+        row[: len(ids) - begin] = torch.tensor(ids[begin:])
+    logits_BTW = model(rows[:, :-1].to(device)).logits_BTW.float()
+    nats_BT = F.cross_entropy(logits_BTW.transpose(1, 2), rows[:, 1:].to(device), reduction="none").cpu()
+    model.train(was_training)
+    first = max(start - 1 - begin, 0)
+    return [float(nats_BT[i, first : len(ids) - 1 - begin].sum()) for i, ids in enumerate(texts)]
+
+
+def shared_length(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences have in common from the start."""
+    same = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        same += 1
+    return same
