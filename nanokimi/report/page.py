@@ -132,6 +132,26 @@ def make_attention(arm: Arm) -> Record | None:
     return {"arm": arm, "figures": figures, "clips": clips, "largest": largest, "tau": records[-1]["tau"]}
 
 
+WORLD_ROWS = (
+    ("grammatical", "Grammatical"),
+    ("consistent", "Consistent"),
+    ("complete", "Complete"),
+    ("perfect", "All three"),
+)
+
+
+def make_world(arms: Sequence[Arm]) -> Record | None:
+    """What the story world's judge and its questions say; None unless the arms were trained on tales."""
+    asked = [arm for arm in arms if arm.facts.get("tales")]
+    if not asked:
+        return None
+    judged = [(title, [arm.facts["tales"]["judged"][key] for arm in asked]) for key, title in WORLD_ROWS]
+    distances = list(asked[0].facts["tales"]["recall"])
+    recalled = [(words, [arm.facts["tales"]["recall"][words] for arm in asked]) for words in distances]
+    errors = [(arm, arm.facts["tales"]["judged"]["examples"]) for arm in asked]
+    return {"arms": asked, "judged": judged, "recalled": recalled, "errors": errors}
+
+
 def make_stories(arms: Sequence[Arm]) -> list[Record]:
     """Samples by step and prompt: what each arm wrote at the same moment of its training."""
     steps: dict[int, dict[str, list[Record]]] = {}
@@ -173,6 +193,7 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "routers": [router for arm in arms if (router := make_router(arm))],
         "attentions": [attention for arm in arms if (attention := make_attention(arm))],
         "stories": make_stories(arms),
+        "world": make_world(arms),
         "units": units,
         "colours": plots.PAPER.arms,
     }

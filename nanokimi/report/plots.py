@@ -139,6 +139,9 @@ def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselin
         axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.9, alpha=0.45)
         _arm_line(axes, validation_curve(arm, x_key), arm, paint)
     low, high = loss_limits(arms)
+    floor = (baselines.get("floor") or {}).get("val_loss")
+    if floor is not None:  # the best possible loss is always in sight
+        low = min(low, floor - 0.06 * (high - floor))
     axes.set_ylim(low, high)
     for name, baseline in baselines.items():
         value = baseline["val_loss"]
