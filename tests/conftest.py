@@ -65,6 +65,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepared data of a test stays out of the user's cache, and the network out of the test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NANOKIMI_CACHE", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
     """A small text."""

@@ -251,7 +251,7 @@ CASES: list[tuple[str, str, str]] = [
     ("{T} --data short.txt", "too short", "short.txt"),
     ("{T} --data latin.txt", "not UTF-8", "latin.txt"),
     ("{T} --data utf16.txt", "utf-16", "utf16.txt"),
-    ("{T} --data folder", "is a folder", "folder"),
+    ("{T} --data folder", "folder holds no text", "folder"),
     ("compare --config {S} --data empty.txt", "empty.txt is empty", "empty.txt"),
     ("compare --config {S} --data missing.txt --out a/b/c", "missing.txt", ""),
     # the folder for the results
