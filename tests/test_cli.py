@@ -145,7 +145,7 @@ def test_public_names_come_from_the_package_itself() -> None:
     assert printed[1:] == ["True True", "module 'nanokimi' has no attribute 'nothing'"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "train", "sample", "evaluate", "audit"])
+@pytest.mark.parametrize("verb", ["compare", "train", "sample", "evaluate", "prepare", "audit"])
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     printed = capsys.readouterr()
