@@ -22,6 +22,7 @@ from nanokimi.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".txt", ".jsonl", ".parquet")
+SEPARATOR_LINES = (END_OF_TEXT, END_OF_TEXT + "\n", END_OF_TEXT + "\r\n")
 BLOCK = 1 << 20
 
 
@@ -56,8 +57,8 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         elif path.name.lower().endswith(".zst"):
             zstandard = import_optional("zstandard", path)
             damaged += (zstandard.ZstdError,)
-            with open(path, "rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as file:
-                yield file
+            with open(path, "rb") as packed:
+                yield io.BufferedReader(_ZstdReader(packed, zstandard.ZstdDecompressor()), BLOCK)
         else:
             with open(path, "rb") as file:
                 yield file
@@ -103,15 +104,15 @@ def has_separators(path: Path) -> bool:
 def split_lines(lines: Iterator[str]) -> Iterator[str]:
     """Join lines (with their line ends) to documents at the separators; without any, all are one document."""
     current: list[str] = []
-    separated = False
+    line_end = ""
     for line in lines:
-        if line.rstrip("\r\n") == END_OF_TEXT:
-            yield _without_line_end("".join(current))
-            current, separated = [], True
+        if line in SEPARATOR_LINES:
+            line_end = "\r\n" if line.endswith("\r\n") else "\n"
+            yield "".join(current).removesuffix(line_end)
+            current = []
         else:
             current.append(line)
-    last = "".join(current)
-    yield _without_line_end(last) if separated else last
+    yield "".join(current).removesuffix(line_end)
 
 
 def read_documents(path: Path, column: str, kind: str | None = None) -> Iterator[str]:
@@ -159,6 +160,36 @@ def import_optional(name: str, wanted_by: object) -> Any:
             f"{wanted_by} needs the library {name}, which is not installed: pip install 'nanokimi[data]', or use "
             "--data tales, which needs nothing"
         ) from None
+
+
+class _ZstdReader(io.RawIOBase):
+    """A zstd file unpacked; the library's own reader takes a file that was cut off for one that ends there."""
+
+    def __init__(self, packed: IO[bytes], library: Any) -> None:
+        self.packed, self.library = packed, library
+        self.frame = library.decompressobj()
+        self.ready = memoryview(b"")
+        self.fresh = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            block = self.frame.unused_data if self.frame.eof else b""
+            block = block or self.packed.read(1 << 17)
+            if not block:
+                if not self.frame.eof and not self.fresh:
+                    raise EOFError("it ends too early")
+                return 0
+            if self.frame.eof:
+                self.frame = self.library.decompressobj()
+            self.ready = memoryview(self.frame.decompress(block))
+            self.fresh = False
+        size = min(len(buffer), len(self.ready))
+        buffer[:size] = self.ready[:size]
+        self.ready = self.ready[size:]
+        return size
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[str]:
@@ -211,10 +242,6 @@ def require_text(value: object, column: str, where: object) -> str:
             f"{where}: column '{column}' holds {type(value).__name__}, not text: name another column"
         )
     return value
-
-
-def _without_line_end(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _locate_bad_byte(path: Path) -> str:
