@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from nanokimi.config import (
     SampleConfig,
     TrainConfig,
 )
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
 
 TINY_KIMI = KimiConfig(
     vocab_size=61,
@@ -67,10 +70,9 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Prepared data of a test stays out of the user's cache, and the network out of the test."""
+    """Prepared data of a test stays out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("NANOKIMI_CACHE", str(folder))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
 
 

@@ -17,11 +17,8 @@ from nanokimi.errors import UserError
 @pytest.fixture(autouse=True)
 def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
-    import huggingface_hub
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 def write(folder: Path, **splits: list[str]) -> str:
