@@ -116,18 +116,13 @@ def main() -> None:
         rate = library_rate(store, path)
     finally:
         shutil.rmtree(folder)
-    print(
-        f"{size / 1e9:.2f} GB, {facts['documents']:,} documents, {facts['train_tokens'] + facts['val_tokens']:,} tokens"
-    )
-    print(
-        f"prepared in {seconds:.1f} s: {size / seconds / 1e6:.2f} MB/s with {memory.seen - 1} workers, peak {memory.peak / 1e6:.0f} MB"
-    )
-    print(
-        f"{options.tokenizer} library alone: {rate:.2f} MB/s per core; ratio {size / seconds / 1e6 / rate:.2f}"
-    )
-    print(
-        json.dumps({"bytes": size, "seconds": seconds, "peak_bytes": memory.peak, "library_mb_per_s": rate})
-    )
+    tokens, speed = facts["train_tokens"] + facts["val_tokens"], size / seconds / 1e6
+    processes = f"{memory.seen} processes, peak {memory.peak / 1e6:.0f} MB in all"
+    record = {"bytes": size, "seconds": seconds, "peak_bytes": memory.peak, "library_mb_per_s": rate}
+    print(f"{size / 1e9:.2f} GB, {facts['documents']:,} documents, {tokens:,} tokens")
+    print(f"prepared in {seconds:.1f} s: {speed:.2f} MB/s, {processes}")
+    print(f"{options.tokenizer} library alone: {rate:.2f} MB/s per core; ratio {speed / rate:.2f}")
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

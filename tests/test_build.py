@@ -343,6 +343,9 @@ def test_the_floor_of_tales_is_summed_over_the_validation_stories(
     assert data.val_doc_nats is not None and data.val_doc_nats.tolist() == [nats[text] for text in texts]
     assert data.facts["val_floor_nats"] == pytest.approx(sum(nats[text] for text in texts))
     assert data.facts["path"] == "tales:3"
+    (tmp_path / "other.txt").write_text("another text")
+    other = as_validation_text(data, str(tmp_path / "other.txt"))
+    assert "val_floor_nats" not in other.facts and other.val_doc_nats is None, "another text, no known floor"
 
 
 def test_records_are_checked_against_the_files(dataset: DatasetConfig, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from nanokimi.data.documents import file_sha256
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.foreign import is_foreign, read_foreign
 from nanokimi.data.plain_pickle import read_plain_pickle
+from nanokimi.data.sources import is_name
 from nanokimi.data.tokenizers import CharTokenizer, Tokenizer
 from nanokimi.errors import UserError
 
@@ -30,7 +31,7 @@ MAX_DECODED_TOKENS = 100_000_000
 
 def is_nanogpt_folder(path: str) -> bool:
     """Whether `path` is a folder with train.bin and val.bin."""
-    return bool(path) and all((Path(path) / name).is_file() for name in FILES)
+    return bool(path) and not is_name(path) and all((Path(path) / name).is_file() for name in FILES)
 
 
 def tokens_identity(folder: Path) -> dict[str, str]:

@@ -145,7 +145,7 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
     ids = [data.tokenizer.encode(text) for text in texts]
     if end is not None and not data.facts.get("contiguous", True):
         ids = [np.append(one, np.int32(end)) for one in ids]
-    facts = data.facts | {
+    facts = {name: fact for name, fact in data.facts.items() if name != "val_floor_nats"} | {
         "path": path,
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),

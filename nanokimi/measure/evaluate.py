@@ -36,7 +36,8 @@ def evaluate(model: nn.Module, data: PreparedData, context_length: int, batch_si
     """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
-    depend on the tokenizer. `batch_size` changes speed only.
+    depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
+    and it adds no bytes. `batch_size` changes speed only.
     """
     device = next(model.parameters()).device
     was_training = model.training
