@@ -192,6 +192,7 @@ def test_settings_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         ({"fraction": 0.5}, "dataset.fraction takes part of the documents"),
         ({"streaming": True}, "dataset.streaming is for Hub data sets"),
         ({"characters": 5}, "dataset.characters is for tales only"),
+        ({"text_column": "story"}, "has no columns"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(DatasetConfig(path=path, **setting))  # type: ignore[arg-type]

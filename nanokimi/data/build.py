@@ -93,9 +93,14 @@ def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
     return [dataset.tokenizer, dataset.vocab_size] if trained else [dataset.tokenizer]
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> None:
     """Fill the folder `target` with the store of `source`, in the folder `work`."""
-    workers = dataset.workers or len(os.sched_getaffinity(0))
+    workers = dataset.workers or available_cores()
     with byte_progress("reading", source.file_bytes) as report:
         corpus = read_source(source, dataset, work / CORPUS, report)
     counts = {} if corpus.contiguous else remove_overlap(corpus, work, workers)

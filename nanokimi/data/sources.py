@@ -102,6 +102,8 @@ def _local(path: Path, column: str) -> Source:
         files_kind = ".txt"  # a text file by any other name, as ever
     else:
         files_kind = "" if path.is_dir() else str(format_of(path))
+    if files_kind == ".txt":
+        _refuse_column(column, str(path))
     if files_kind == ".txt" and not has_separators(path):
         return Source({"text": digest, "name": path.suffix}, size, digest, text_file=path)
 
@@ -114,6 +116,7 @@ def _local(path: Path, column: str) -> Source:
 
 def _tales(dataset: DatasetConfig) -> Source:
     """The built-in story world: stories until there are enough characters."""
+    _refuse_column(dataset.text_column, dataset.path)
     seed_text = dataset.path.partition(":")[2] or "0"
     if not seed_text.isdecimal():
         raise UserError(f"dataset.path is {dataset.path}: expected tales or tales:SEED, a whole number")
@@ -133,6 +136,12 @@ def _tales(dataset: DatasetConfig) -> Source:
 
     fingerprint = {"tales": tales.VERSION, "seed": seed, "characters": wanted}
     return Source(fingerprint, documents=documents)
+
+
+def _refuse_column(column: str, path: str) -> None:
+    """Refuse a text column where there are none."""
+    if column != DatasetConfig.text_column:
+        raise UserError(f"dataset.text_column is {column}, and {path} has no columns: leave it out")
 
 
 def _require_readable(path: Path) -> None:

@@ -98,7 +98,8 @@ def draw_summary(data: PreparedData, path: Path) -> None:
     if len(lengths):
         edges = np.unique(np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40).astype(int))
         documents.hist(lengths, bins=edges if len(edges) > 1 else 1, color="#3b6ea8")
-        documents.set(title="length of documents", xlabel="tokens", ylabel="documents", xscale="log")
+        scale = "log" if lengths.max() > 20 * lengths.min() else "linear"
+        documents.set(title="length of documents", xlabel="tokens", ylabel="documents", xscale=scale)
     else:
         documents.text(0.5, 0.5, "one contiguous text", ha="center", va="center")
         documents.set(title="length of documents", xticks=[], yticks=[])
