@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from nanokimi.config import (
     SampleConfig,
     TrainConfig,
 )
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
 
 TINY_KIMI = KimiConfig(
     vocab_size=61,
@@ -63,6 +66,14 @@ def make_text(characters: int = 6000, seed: int = 0) -> str:
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and two test processes would fight for it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepared data of a test stays out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NANOKIMI_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

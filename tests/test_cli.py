@@ -145,7 +145,7 @@ def test_public_names_come_from_the_package_itself() -> None:
     assert printed[1:] == ["True True", "module 'nanokimi' has no attribute 'nothing'"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "train", "sample", "evaluate", "audit"])
+@pytest.mark.parametrize("verb", ["compare", "train", "sample", "evaluate", "prepare", "audit"])
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     printed = capsys.readouterr()
@@ -251,7 +251,7 @@ CASES: list[tuple[str, str, str]] = [
     ("{T} --data short.txt", "too short", "short.txt"),
     ("{T} --data latin.txt", "not UTF-8", "latin.txt"),
     ("{T} --data utf16.txt", "utf-16", "utf16.txt"),
-    ("{T} --data folder", "is a folder", "folder"),
+    ("{T} --data folder", "folder holds no text", "folder"),
     ("compare --config {S} --data empty.txt", "empty.txt is empty", "empty.txt"),
     ("compare --config {S} --data missing.txt --out a/b/c", "missing.txt", ""),
     # the folder for the results

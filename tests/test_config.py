@@ -371,6 +371,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         "nanokimi.model.q_lora_rank",
         "nanokimi.model.rope_scaling",
         "sample.top_k",
+        *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanokimi.optim.adamw_lr",  # means: follows lr
         "nanogpt.optim.adamw_lr",
         # these follow from other settings wherever they are used

@@ -80,7 +80,8 @@ STORY = story()
 
 
 def build(name: Name, text: str = STORY, vocab_size: int = 310) -> Tokenizer:
-    return build_tokenizer(DatasetConfig(tokenizer=name, vocab_size=vocab_size), text)
+    dataset = DatasetConfig(tokenizer=name, vocab_size=vocab_size)
+    return build_tokenizer(dataset, [text], len(text), documents=False)
 
 
 BUILT = {name: build(name) for name in NAMES}
@@ -239,9 +240,9 @@ def test_text_without_sentences_is_refused_quietly(name: Name, capfd: pytest.Cap
 
 def test_huge_text_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(f"line {i}" for i in range(1000))
-    assert len(list(tokenizers._training_sentences(text))) == 1000
+    assert len(list(tokenizers._training_sentences([text], len(text)))) == 1000
     monkeypatch.setattr(tokenizers, "MAX_TRAINING_CHARS", len(text) // 3)
-    kept = list(tokenizers._training_sentences(text))
+    kept = list(tokenizers._training_sentences([text], len(text)))
     assert kept[:2] == ["line 0", "line 4"] and kept[-1] == "line 996" and len(kept) == 250
 
 

@@ -64,4 +64,6 @@ def print_verb_help(verb: str) -> None:
     if verb in ("compare", "train"):
         text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()))
         text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
+    if verb == "prepare":
+        text = text.format(default=DEFAULT_CONFIG)
     print(text, end="")

@@ -17,6 +17,7 @@ usage: nanokimi VERB [options]
   train      train one of them
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole validation text
+  prepare    read, split and encode a text ahead, and show what is in it
   audit      prove that a model does not read the answer (exit status 1 if it does)
 
 `nanokimi VERB --help` shows a verb's options. First steps: nanokimi compare --data path/to/text.txt
@@ -24,7 +25,7 @@ usage: nanokimi VERB [options]
 
 RUN_OPTIONS = """\
   --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
-  --data PATH             the text, UTF-8 (short for --dataset.path)
+  --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
   --resume                continue the interrupted run in --out
@@ -55,6 +56,15 @@ usage: nanokimi evaluate RUN_FOLDER [options]
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --device NAME           (default: the run's)
 Prints one JSON object for each model.
+""",
+    "prepare": """\
+usage: nanokimi prepare --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+
+  --config NAME_OR_PATH   a preset or a YAML file, for its tokenizer and context (default: {default})
+  --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
+  --out DIR               a new folder for data.json, the tokenizer and summary.png (default: the next free
+                          runs/prepare-...)
+Prints a summary. Training with the same settings finds the tokens in the cache.
 """,
     "audit": """\
 usage: nanokimi audit RUN_FOLDER [options]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,28 @@ def run_evaluate(arguments: list[str]) -> int:
                 {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder), **tokens, **scores}
             )
         )
+    return 0
+
+
+def run_prepare(arguments: list[str]) -> int:
+    """`nanokimi prepare`."""
+    from nanokimi.config.files import load_config
+    from nanokimi.runtime.files import default_run_folder
+
+    options, rest = take_options(arguments, {"config": str, "out": str})
+    config = load_config(str(options.get("config", DEFAULT_CONFIG)), rest)
+    require_data(config.dataset.path)
+
+    from nanokimi.data.sources import with_absolute_paths
+    from nanokimi.data.store import prepare
+    from nanokimi.data.summary import draw_summary, summary_text
+
+    name = "-".join(re.findall(r"\w+", Path(config.dataset.path).stem)) or "data"
+    out = Path(str(options.get("out") or default_run_folder("prepare", name)))
+    data = prepare(with_absolute_paths(config.dataset), out, config.train.context_length)
+    draw_summary(data, out / "summary.png")
+    print(summary_text(data), end="")
+    print(out / "summary.png")
     return 0
 
 

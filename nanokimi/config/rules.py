@@ -19,6 +19,8 @@ from nanokimi.config.schema import (
 )
 from nanokimi.errors import UserError
 
+TOKENIZERS = ("char", "byte", "bpe", "unigram")
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -62,6 +64,11 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         0 < dataset.val_fraction < 1,
         f"dataset.val_fraction is {dataset.val_fraction}: it must lie between 0 and 1",
     )
+    _require(
+        dataset.tokenizer in TOKENIZERS or dataset.tokenizer.endswith((".json", ".model")),
+        f"dataset.tokenizer is {dataset.tokenizer}: expected one of {', '.join(TOKENIZERS)}, or a path that ends in "
+        ".json or .model",
+    )
     if dataset.tokenizer in ("bpe", "unigram"):
         _require(
             300 <= dataset.vocab_size <= 100_000,
@@ -69,6 +76,11 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         )
     else:
         _require_effect(dataset, "dataset", ("vocab_size",), f"dataset.tokenizer {dataset.tokenizer}")
+    _require(
+        0 < dataset.fraction <= 1, f"dataset.fraction is {dataset.fraction}: it must be above 0, at most 1"
+    )
+    _require(dataset.text_column != "", "dataset.text_column is empty: name the column that holds the text")
+    _require_positive(dataset, "dataset", ("characters", "workers"))
 
 
 def _validate_train(train: TrainConfig) -> None:

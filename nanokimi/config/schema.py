@@ -21,13 +21,27 @@ class DatasetConfig:
     """The text and how it is cut into tokens."""
 
     path: str = ""
-    """A UTF-8 text file (short option: --data); empty: none named yet."""
-    tokenizer: Literal["char", "byte", "bpe", "unigram"] = "char"
-    """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split."""
+    """The text (short option: --data). A name: tales, tales:SEED, tinystories, tinystories-v2, hf:owner/name[:split];
+    or a path: a .txt, .jsonl or .parquet file (also .gz, .zst), a folder of them, a nanoGPT folder. Empty: none yet."""
+    tokenizer: str = "char"
+    """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split; or a path
+    to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""
     vocab_size: int = 1024
     """Pieces of a bpe or unigram tokenizer (at least 300: 256 of them are the byte fallback)."""
     val_fraction: float = 0.1
-    """The last part of the text, by characters, that is kept for validation."""
+    """Kept for validation: this part of the documents, chosen by their content; of a single text the last part."""
+    text_column: str = "text"
+    """The column of a .jsonl, .parquet or Hub data set that holds the text."""
+    fraction: float = 1.0
+    """Use only this part of the documents, chosen by their content."""
+    streaming: bool = False
+    """Read a Hub data set over the network once, and keep no copy of it beside the tokens."""
+    characters: int | None = None
+    """How much of tales to write; None: 20 million characters."""
+    workers: int | None = None
+    """Processes that encode; None: one per core that this process may use."""
+    cache: str | None = None
+    """Folder of prepared data; None: $NANOKIMI_CACHE, or ~/.cache/nanokimi."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Text in: one local UTF-8 file, read exactly, and its split into a training and a validation part.
+"""Text in: what `dataset.path` may name, a whole file read exactly, and the split of one text into two parts.
 
 Nothing is cleaned or normalised: line ends, a byte-order mark and NUL characters are kept, so that the bytes
 of the text are the bytes of the file and a score per byte means what it says.
@@ -7,10 +7,155 @@ of the text are the bytes of the file and a score per byte means what it says.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from nanokimi.config import DatasetConfig
+from nanokimi.data.documents import (
+    Document,
+    file_sha256,
+    format_of,
+    has_separators,
+    read_blocks,
+    read_documents,
+    supported_files,
+)
+from nanokimi.data.hub import hub_set
 from nanokimi.errors import UserError
+
+NAMES = ("tales", "tinystories", "tinystories-v2")
+DEFAULT_CHARACTERS = 20_000_000
+"""Of tales: enough for the presets of a few minutes (not tuned)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text, or documents, that can be read as often as needed."""
+
+    fingerprint: dict[str, Any]
+    """Two sources with the same fingerprint hold the same text."""
+    file_bytes: int | None = None
+    """Size on disk; None where there is no file."""
+    sha256: str | None = None
+    """Of the file, or of the names and hashes of all files."""
+    text_file: Path | None = None
+    """The file of one contiguous text, cut in two by position; None: documents."""
+    documents: Callable[[], Iterator[Document]] | None = None
+    """The documents, to be split by content."""
+
+
+def is_name(path: str) -> bool:
+    """Whether a `dataset.path` is the name of a data set and not a file or folder."""
+    return path in NAMES or path.startswith(("tales:", "hf:"))
+
+
+def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
+    """The same data set, named so that it is found from any folder."""
+    if dataset.path and not is_name(dataset.path):
+        dataset = replace(dataset, path=str(Path(dataset.path).resolve()))
+    if dataset.tokenizer.endswith((".json", ".model")):
+        dataset = replace(dataset, tokenizer=str(Path(dataset.tokenizer).resolve()))
+    return dataset
+
+
+def open_source(dataset: DatasetConfig) -> Source:
+    """What `dataset.path` names. Raises UserError if there is no such thing, or a setting does not apply to it."""
+    path = dataset.path
+    if not path:
+        raise UserError("dataset.path is not set: name a text file with --data")
+    if dataset.characters is not None and path.partition(":")[0] != "tales":
+        raise UserError(f"dataset.characters is for tales only: leave it out with --data {path}")
+    if path.partition(":")[0] == "tales":
+        source = _tales(dataset)
+    elif found := hub_set(path, dataset.text_column, dataset.streaming):
+        return Source(found.fingerprint(), documents=found.documents)
+    else:
+        source = _local(Path(path), dataset.text_column)
+    if dataset.streaming:
+        raise UserError(f"dataset.streaming is for Hub data sets only: leave it out with --data {path}")
+    if source.text_file is not None and dataset.fraction < 1:
+        raise UserError(
+            f"dataset.fraction takes part of the documents, and {path} is a single one (it has no lines "
+            "'<|endoftext|>'): leave it out"
+        )
+    return source
+
+
+def _local(path: Path, column: str) -> Source:
+    """A file or a folder."""
+    _require_readable(path)
+    if path.is_dir():
+        files = supported_files(path)
+        hashes = [(str(file.relative_to(path)), file_sha256(file)) for file in files]
+        digest = hashlib.sha256(repr(hashes).encode()).hexdigest()
+    else:
+        files, digest = [path], file_sha256(path)
+    size = sum(file.stat().st_size for file in files)
+    if not size:
+        raise UserError(f"{path} is empty: name a file with text in it")
+    if not path.is_dir() and format_of(path) is None:
+        files_kind = ".txt"  # a text file by any other name, as ever
+    else:
+        files_kind = "" if path.is_dir() else str(format_of(path))
+    if files_kind == ".txt":
+        _refuse_column(column, str(path))
+    if files_kind == ".txt" and not has_separators(path):
+        return Source({"text": digest, "name": path.suffix}, size, digest, text_file=path)
+
+    def documents() -> Iterator[Document]:
+        for file in files:
+            yield from map(Document, read_documents(file, column, files_kind or None))
+
+    return Source({"documents": digest, "column": column}, size, digest, documents=documents)
+
+
+def _tales(dataset: DatasetConfig) -> Source:
+    """The built-in story world: stories until there are enough characters."""
+    _refuse_column(dataset.text_column, dataset.path)
+    seed_text = dataset.path.partition(":")[2] or "0"
+    if not seed_text.isdecimal():
+        raise UserError(f"dataset.path is {dataset.path}: expected tales or tales:SEED, a whole number")
+    seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
+    try:
+        tales = importlib.import_module("nanokimi.data.tales")
+    except ModuleNotFoundError:
+        raise UserError("this version of nanokimi has no tales: name a text file with --data") from None
+
+    def documents() -> Iterator[Document]:
+        written = 0
+        for story in tales.iterate_stories(seed, 0):
+            yield Document(story.text, nats=-float(story.log_probability))
+            written += len(story.text)
+            if written >= wanted:
+                return
+
+    fingerprint = {"tales": tales.VERSION, "seed": seed, "characters": wanted}
+    return Source(fingerprint, documents=documents)
+
+
+def _refuse_column(column: str, path: str) -> None:
+    """Refuse a text column where there are none."""
+    if column != DatasetConfig.text_column:
+        raise UserError(f"dataset.text_column is {column}, and {path} has no columns: leave it out")
+
+
+def _require_readable(path: Path) -> None:
+    """Refuse what is missing or cannot be opened."""
+    if path.is_dir():
+        return
+    try:
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: {_suggest(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): check the path and its permissions") from None
 
 
 def read_text(path: str | Path) -> str:
@@ -18,24 +163,11 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name one text file in it")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: {_suggest(path)}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({reason}): check the path and its permissions") from None
-    if not data:
+    _require_readable(path)
+    text = "".join(read_blocks(path))
+    if not text:
         raise UserError(f"{path} is empty: name a file with text in it")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise UserError(
-            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start} (line {line}) does "
-            f"not fit; convert it, for example with: iconv -f {encoding} -t utf-8"
-        ) from None
+    return text
 
 
 def split_text(text: str, val_fraction: float) -> tuple[str, str]:
@@ -44,13 +176,19 @@ def split_text(text: str, val_fraction: float) -> tuple[str, str]:
     The cut is nanoGPT's int(0.9 * n), but of the decimal number that the user wrote: in floating point
     10 * (1 - 0.9) is 0.9999999999999998, and int() of that would lose the training part.
     """
-    cut = int(len(text) * (1 - Fraction(str(val_fraction))))
-    if not 0 < cut < len(text):
+    cut = split_position(len(text), val_fraction)
+    return text[:cut], text[cut:]
+
+
+def split_position(characters: int, val_fraction: float) -> int:
+    """How many of so many characters are for training; raise UserError if a part would be empty."""
+    cut = int(characters * (1 - Fraction(str(val_fraction))))
+    if not 0 < cut < characters:
         raise UserError(
-            f"the text has {len(text)} characters, too few for a validation part of {val_fraction} "
+            f"the text has {characters} characters, too few for a validation part of {val_fraction} "
             "(dataset.val_fraction) beside a training part: use a longer text"
         )
-    return text[:cut], text[cut:]
+    return cut
 
 
 def _suggest(path: Path) -> str:

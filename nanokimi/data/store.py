@@ -1,29 +1,43 @@
 """Prepared data on disk: token ids of both parts, the tokenizer and the facts about the text, in one folder.
 
-The folder is written beside its final place and renamed when complete: it exists whole or not at all.
+The tokens live in the cache (see `build`); a run's own folder holds a copy of small ones, so that it can be moved, and
+refers to large ones. A folder is written beside its final place and renamed when complete: it exists whole or not at
+all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.sources import read_text, split_text
-from nanokimi.data.tokenizers import MODEL_FILE, TOKENIZER_FILE, Tokenizer, build_tokenizer, load_tokenizer
+from nanokimi.data.build import FACTS_FILE, prepare_store
+from nanokimi.data.encoding import id_dtype
+from nanokimi.data.foreign import FOREIGN
+from nanokimi.data.sources import open_source, read_text
+from nanokimi.data.tokenizers import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 
 SCHEMA_VERSION = 1
-FACTS_FILE, TRAIN_FILE, VAL_FILE = "data.json", "train.bin", "val.bin"
-OWN_FILES = {FACTS_FILE, TRAIN_FILE, VAL_FILE, TOKENIZER_FILE, MODEL_FILE}
+TRAIN_FILE, VAL_FILE = "train.bin", "val.bin"
+NATS_FILE = "val.nats"
+TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))
+TOKEN_FILES = (TRAIN_FILE, VAL_FILE, "train.idx", "val.idx", NATS_FILE)
+OWN_FILES = {FACTS_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
+COPY_BYTES = 64_000_000
+"""Smaller stores are copied into the run's folder."""
+
+
+def _no_offsets() -> np.ndarray:
+    return np.zeros(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -35,60 +49,59 @@ class PreparedData:
     val_ids: np.ndarray
     facts: dict[str, Any]
     """What `prepare` measured: sizes, the file's sha256, bytes per token (the content of data.json)."""
+    train_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
+    """Where each training document begins in `train_ids`, and the end of the last; empty: one contiguous text."""
+    val_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
+    """The same for `val_ids`."""
+    val_doc_nats: np.ndarray | None = None
+    """Each validation document's exact negative log-probability in nats, where its source knows it (tales)."""
 
 
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:
-    """Read, split and encode the text of `dataset` into `folder`, replacing what an earlier call wrote."""
-    if not dataset.path:
-        raise UserError("dataset.path is not set: name a text file with --data")
+    """Read, split and encode the text of `dataset` into `folder`, replacing what an earlier call wrote.
+
+    In sets of documents an end-of-text token follows each one; it is a target like every other, and its nats count,
+    while scores per byte and per character divide by the documents' own text.
+    """
     folder = Path(folder)
     _require_replaceable(folder)
-    text = read_text(dataset.path)
-    train_text, val_text = split_text(text, dataset.val_fraction)
-    tokenizer = build_tokenizer(dataset, train_text)
-    train_ids, val_ids = tokenizer.encode(train_text), tokenizer.encode(val_text)
-    assert len(val_ids) > 0, "split_text promises a validation text, and every text has a token"
-    if len(train_ids) < context_length + 2:
-        characters_per_token = len(train_text) / len(train_ids)
-        needed = math.ceil((context_length + 2) * characters_per_token / (1 - dataset.val_fraction))
+    store = prepare_store(dataset)
+    facts: dict[str, Any] = json.loads((store / FACTS_FILE).read_text(encoding="utf-8"))
+    if facts["train_tokens"] < context_length + 2:
+        advice = f"{context_length} needs {context_length + 2}; use a longer text, or a shorter context"
+        if facts["train_text_chars"]:
+            characters_per_token = facts["train_text_chars"] / facts["train_tokens"]
+            needed = math.ceil((context_length + 2) * characters_per_token / (1 - dataset.val_fraction))
+            advice = (
+                f"{context_length} needs {context_length + 2}; use a text of about {needed} characters, or a "
+                "shorter context"
+            )
         raise UserError(
-            f"{dataset.path} is too short: it has {len(train_ids)} training tokens, and "
-            f"train.context_length {context_length} needs {context_length + 2}; use a text of about {needed} "
-            "characters, or a shorter context"
+            f"{dataset.path} is too short: it has {facts['train_tokens']} training tokens, and "
+            f"train.context_length {advice}"
         )
-    file_bytes = text.encode("utf-8")
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "path": str(dataset.path),
-        "file_bytes": len(file_bytes),
-        "sha256": hashlib.sha256(file_bytes).hexdigest(),
-        "chars": len(text),
-        "train_text_bytes": len(train_text.encode("utf-8")),
-        "train_text_chars": len(train_text),
-        "val_text_bytes": len(val_text.encode("utf-8")),
-        "val_text_chars": len(val_text),
-        "tokenizer": tokenizer.name,
-        "vocab_size": tokenizer.vocab_size,
-        "train_tokens": len(train_ids),
-        "val_tokens": len(val_ids),
-        "bytes_per_token": len(val_text.encode("utf-8")) / len(val_ids),
-    }
-    _write_folder(folder, tokenizer, train_ids, val_ids, facts)
+    if "warning" in facts:
+        print(f"nanokimi: warning: {facts['warning']}", file=sys.stderr)
+    facts = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **facts, "store": str(store)}
+    _write_folder(folder, store, facts)
     return open_prepared(folder)
 
 
 def open_prepared(folder: Path) -> PreparedData:
     """Open what `prepare` wrote; raise UserError if it is missing or damaged."""
-    path = Path(folder) / FACTS_FILE
+    folder = Path(folder)
+    path = folder / FACTS_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {facts['schema_version']}, not {SCHEMA_VERSION}")
         vocab_size = int(facts["vocab_size"])
         train_tokens, val_tokens = int(facts["train_tokens"]), int(facts["val_tokens"])
+        documents = {part: int(facts.get(f"{part}_documents") or 0) for part in ("train", "val")}
+        tokens_folder = Path(facts["store"]) if facts.get("tokens_in_store") else folder
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): prepare the data again") from None
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != vocab_size:
@@ -96,37 +109,58 @@ def open_prepared(folder: Path) -> PreparedData:
             f"{folder} mixes two data sets: the tokenizer has {tokenizer.vocab_size} ids, {FACTS_FILE} says "
             f"{vocab_size}; prepare the data again"
         )
+    dtype = id_dtype(vocab_size)
+    offsets = {
+        part: _open_array(tokens_folder / f"{part}.idx", np.dtype("<u8"), count + 1)
+        if count
+        else _no_offsets()
+        for part, count in documents.items()
+    }
+    nats = "val_floor_nats" in facts
     return PreparedData(
         tokenizer=tokenizer,
-        train_ids=_open_ids(Path(folder) / TRAIN_FILE, vocab_size, train_tokens),
-        val_ids=_open_ids(Path(folder) / VAL_FILE, vocab_size, val_tokens),
+        train_ids=_open_array(tokens_folder / TRAIN_FILE, dtype, train_tokens),
+        val_ids=_open_array(tokens_folder / VAL_FILE, dtype, val_tokens),
         facts=facts,
+        train_doc_offsets=offsets["train"],
+        val_doc_offsets=offsets["val"],
+        val_doc_nats=_open_array(tokens_folder / NATS_FILE, np.dtype("<f8"), documents["val"])
+        if nats
+        else None,
     )
 
 
 def as_validation_text(data: PreparedData, path: str) -> PreparedData:
-    """Another text in the place of the validation part, all of it, in the tokens of `data`."""
-    text = read_text(path)
-    facts = data.facts | {
+    """Another text in the place of the validation part, all of it, in the tokens of `data`.
+
+    If `data` is made of documents, `path` may be whatever `dataset.path` may be, and each of its documents ends with
+    end-of-text; all tokens are held in memory.
+    """
+    end = data.tokenizer.end_of_text_id
+    source = None if data.facts.get("contiguous", True) else open_source(DatasetConfig(path=path))
+    if source is None or source.documents is None:
+        texts = [read_text(path)]
+    else:
+        texts = [document.text for document in source.documents() if document.text.strip()]
+    ids = [data.tokenizer.encode(text) for text in texts]
+    if end is not None and not data.facts.get("contiguous", True):
+        ids = [np.append(one, np.int32(end)) for one in ids]
+    facts = {name: fact for name, fact in data.facts.items() if name != "val_floor_nats"} | {
         "path": path,
-        "val_text_bytes": len(text.encode("utf-8")),
-        "val_text_chars": len(text),
+        "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
+        "val_text_chars": sum(len(text) for text in texts),
     }
-    return replace(data, val_ids=data.tokenizer.encode(text), facts=facts)
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.uint64)
+    return replace(data, val_ids=np.concatenate(ids), facts=facts, val_doc_offsets=offsets, val_doc_nats=None)
 
 
-def _id_dtype(vocab_size: int) -> np.dtype:
-    return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
-
-
-def _open_ids(path: Path, vocab_size: int, tokens: int) -> np.ndarray:
-    dtype = _id_dtype(vocab_size)
-    expected = tokens * dtype.itemsize
+def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    expected = count * dtype.itemsize
     try:
         size = path.stat().st_size
         if size != expected:
             raise UserError(f"{path} has {size} bytes, {FACTS_FILE} says {expected}: prepare the data again")
-        return np.memmap(path, dtype=dtype, mode="r", shape=(tokens,))
+        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
 
@@ -140,19 +174,19 @@ def _require_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} holds {foreign[0]}, which is no prepared data: name another folder")
 
 
-def _write_folder(
-    folder: Path, tokenizer: Tokenizer, train_ids: np.ndarray, val_ids: np.ndarray, facts: dict[str, Any]
-) -> None:
+def _write_folder(folder: Path, store: Path, facts: dict[str, Any]) -> None:
     """Write everything beside `folder`, then move it into place; a failure leaves `folder` as it was."""
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     replaced = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
-    dtype = _id_dtype(tokenizer.vocab_size)
+    tokens = [store / name for name in TOKEN_FILES if (store / name).exists()]
+    refer = sum(path.stat().st_size for path in tokens) >= COPY_BYTES
     try:
         partial.mkdir(parents=True)
-        tokenizer.save(partial)
-        train_ids.astype(dtype).tofile(partial / TRAIN_FILE)
-        val_ids.astype(dtype).tofile(partial / VAL_FILE)
-        (partial / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for path in [store / name for name in TOKENIZER_FILES] + ([] if refer else tokens):
+            if path.exists():
+                shutil.copyfile(path, partial / path.name)
+        content = json.dumps(facts | {"tokens_in_store": refer}, indent=2) + "\n"
+        (partial / FACTS_FILE).write_text(content, encoding="utf-8")
         if folder.exists():
             os.replace(folder, replaced)  # a folder cannot be renamed onto one that has files in it
         os.replace(partial, folder)

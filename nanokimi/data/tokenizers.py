@@ -1,5 +1,7 @@
 """Text to token ids and back: characters, bytes, or SentencePiece pieces (bpe, unigram), all without loss.
 
+Tokenizers made elsewhere are in `foreign`. Documents are separated by one more id, end-of-text.
+
 decode(encode(text)) is `text` for every Unicode string, also for characters that the training text never had,
 so that a score per byte or character counts the whole text. decode never fails: what a model may generate but
 no text encodes to (half a character, an id beyond the vocabulary) becomes U+FFFD.
@@ -11,13 +13,15 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from nanokimi.config import DatasetConfig
+from nanokimi.data.documents import END_OF_TEXT
+from nanokimi.data.foreign import FOREIGN, is_foreign, read_foreign
 from nanokimi.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -48,6 +52,8 @@ class Tokenizer(Protocol):
 
     name: str
     vocab_size: int
+    end_of_text_id: int | None
+    """The id between documents; None: the text is one."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, 1-D int32; raise UserError if it holds a lone surrogate."""
@@ -64,6 +70,7 @@ class ByteTokenizer:
 
     name = "byte"
     vocab_size = 256
+    end_of_text_id: int | None = None
 
     def encode(self, text: str) -> np.ndarray:
         """Return the UTF-8 bytes of `text`."""
@@ -88,6 +95,7 @@ class CharTokenizer:
     """
 
     name = "char"
+    end_of_text_id: int | None = None
 
     def __init__(self, training_text: str) -> None:
         if not training_text:
@@ -152,6 +160,8 @@ class SentencePieceTokenizer:
     SentencePiece is given what lies between SEPARATORS and never decodes: a table of bytes per id does.
     """
 
+    end_of_text_id: int | None = None
+
     def __init__(self, name: str, model: bytes) -> None:
         import sentencepiece
 
@@ -202,15 +212,50 @@ class SentencePieceTokenizer:
         (Path(folder) / MODEL_FILE).write_bytes(self.model)
 
 
-def train_sentencepiece(name: str, vocab_size: int, train_text: str) -> SentencePieceTokenizer:
-    """Train a "bpe" or "unigram" model of exactly `vocab_size` pieces, in one thread to be repeatable."""
+class WithEndOfText:
+    """Another tokenizer and one more id, written between documents and never by `encode`."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.end_of_text_id: int | None = inner.vocab_size
+        self.vocab_size = inner.vocab_size + 1
+
+    def encode(self, text: str) -> np.ndarray:
+        """As the inner tokenizer: `<|endoftext|>` within a text is text."""
+        return self.inner.encode(text)
+
+    def decode(self, ids: Ids) -> str:
+        """As the inner tokenizer, and `<|endoftext|>` for the separator."""
+        ids = np.asarray(ids, dtype=np.int64)
+        ends = np.flatnonzero(ids == self.end_of_text_id)
+        if not len(ends):
+            return self.inner.decode(ids)
+        return END_OF_TEXT.join(
+            self.inner.decode(ids[a:b]) for a, b in zip([0, *ends + 1], [*ends, len(ids)], strict=True)
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the inner tokenizer, marked."""
+        self.inner.save(folder)
+        path = Path(folder) / TOKENIZER_FILE
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**stored, "end_of_text": True}, indent=2) + "\n", encoding="utf-8")
+
+
+def train_sentencepiece(
+    name: str, vocab_size: int, texts: Iterable[str], characters: int
+) -> SentencePieceTokenizer:
+    """Train a "bpe" or "unigram" model of exactly `vocab_size` pieces, in one thread to be repeatable.
+
+    `texts` are units of `characters` characters together: every k-th sentence is used if they are very many.
+    """
     import sentencepiece
 
-    _to_bytes(train_text, "utf-8")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_sentences(train_text),
+            sentence_iterator=_training_sentences(texts, characters),
             model_writer=model,
             model_type=name,
             vocab_size=vocab_size,
@@ -230,11 +275,13 @@ def train_sentencepiece(name: str, vocab_size: int, train_text: str) -> Sentence
     return SentencePieceTokenizer(name, model.getvalue())
 
 
-def _training_sentences(text: str) -> Iterator[str]:
+def _training_sentences(texts: Iterable[str], characters: int) -> Iterator[str]:
     """The text between separators, cut to what SentencePiece accepts; of a huge text every k-th sentence."""
-    stride = 1 + len(text) // MAX_TRAINING_CHARS
+    stride = 1 + characters // MAX_TRAINING_CHARS
     sentences = (
         line[start : start + MAX_SENTENCE_CHARS]
+        for text in texts
+        if _to_bytes(text, "utf-8")
         for line in SEPARATORS.split(text)[0::2]
         for start in range(0, len(line), MAX_SENTENCE_CHARS)
     )
@@ -252,31 +299,50 @@ def _training_problem(name: str, vocab_size: int, error: str) -> str:
     return f"no {name} tokenizer can be trained on this text ({error.strip()}): use a longer text, or char"
 
 
-def build_tokenizer(dataset: DatasetConfig, train_text: str) -> Tokenizer:
-    """Build the tokenizer that `dataset` names; only `train_text` decides its vocabulary."""
+def build_tokenizer(
+    dataset: DatasetConfig, texts: Iterable[str], characters: int, documents: bool
+) -> Tokenizer:
+    """Build the tokenizer that `dataset` names; only the training `texts` decide its vocabulary.
+
+    `documents`: give it an id for the end of a text, if it has none.
+    """
+    tokenizer: Tokenizer
     if dataset.tokenizer == "byte":
-        return ByteTokenizer()
-    if dataset.tokenizer == "char":
-        return CharTokenizer(train_text)
-    return train_sentencepiece(dataset.tokenizer, dataset.vocab_size, train_text)
+        tokenizer = ByteTokenizer()
+    elif dataset.tokenizer == "char":
+        distinct: set[str] = set()
+        for text in texts:
+            distinct.update(text)  # units one by one: the text itself is never held
+        tokenizer = CharTokenizer("".join(distinct))
+    elif is_foreign(dataset.tokenizer):
+        tokenizer = read_foreign(Path(dataset.tokenizer))
+    else:
+        tokenizer = train_sentencepiece(dataset.tokenizer, dataset.vocab_size, texts, characters)
+    return WithEndOfText(tokenizer) if documents and tokenizer.end_of_text_id is None else tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load what `save` wrote into `folder`; raise UserError if it is missing or damaged."""
     folder = Path(folder)
     path = folder / TOKENIZER_FILE
+    tokenizer: Tokenizer
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {stored['schema_version']}, not {SCHEMA_VERSION}")
         if stored["type"] == "byte":
-            return ByteTokenizer()
-        if stored["type"] == "char":
-            return CharTokenizer(stored["characters"])
-        if stored["type"] in ("bpe", "unigram"):
+            tokenizer = ByteTokenizer()
+        elif stored["type"] == "char":
+            tokenizer = CharTokenizer(stored["characters"])
+        elif stored["type"] in ("bpe", "unigram"):
             path = folder / MODEL_FILE
-            return SentencePieceTokenizer(stored["type"], path.read_bytes())
-        raise ValueError(f"type is {stored['type']!r}")
+            tokenizer = SentencePieceTokenizer(stored["type"], path.read_bytes())
+        elif stored["type"] in FOREIGN:
+            path = folder / FOREIGN[stored["type"]].file
+            tokenizer = FOREIGN[stored["type"]](path.read_bytes())
+        else:
+            raise ValueError(f"type is {stored['type']!r}")
+        return WithEndOfText(tokenizer) if stored.get("end_of_text") else tokenizer
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -40,7 +40,8 @@ def evaluate(
     """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
-    depend on the tokenizer. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
+    depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
+    and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
     """
     batch_size = batch_size or max(TOKENS_AT_A_TIME // context_length, 1)
     device = next(model.parameters()).device

@@ -17,6 +17,7 @@ import torch
 from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
+from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
@@ -50,9 +51,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     """Choose the machine's part, prepare the data into `folder` and save the resolved configuration there."""
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
-    if config.dataset.path:
-        path = str(Path(config.dataset.path).resolve())
-        config = replace(config, dataset=replace(config.dataset, path=path))
+    config = replace(config, dataset=with_absolute_paths(config.dataset))
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
     config = resolve(
         config,

@@ -1,0 +1,223 @@
+"""A store from a source: read, remove what is on both sides, choose the tokenizer, encode, and move into place.
+
+Each stage leaves its result in the work folder, so a build that was killed goes on with the stage it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data import encoding
+from nanokimi.data.cache import cache_folder, locked, store_key
+from nanokimi.data.corpus import PARTS, Corpus, read_source
+from nanokimi.data.documents import file_sha256
+from nanokimi.data.foreign import FOREIGN, is_foreign
+from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, tokens_identity
+from nanokimi.data.sources import Source, open_source
+from nanokimi.data.tasks import CORPUS, SHARDS, TOKENIZER, build_table, run_tasks
+from nanokimi.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import write_json
+from nanokimi.runtime.progress import byte_progress
+
+BUILD_VERSION = 1
+"""Part of each store's key: raise it when the same text and settings give another store."""
+FACTS_FILE = "data.json"
+
+
+def prepare_store(dataset: DatasetConfig) -> Path:
+    """The folder in the cache that holds `dataset`, built if it is not there yet.
+
+    Raises UserError if the data cannot be read or the cache cannot be written.
+    """
+    tokens_only = is_nanogpt_folder(dataset.path)
+    source = None if tokens_only else open_source(dataset)
+    key = store_key(
+        {
+            "version": BUILD_VERSION,
+            "source": tokens_identity(Path(dataset.path)) if source is None else source.fingerprint,
+            "val_fraction": dataset.val_fraction,
+            "fraction": dataset.fraction,
+            "tokenizer": tokenizer_identity(dataset),
+        }
+    )
+    folder = cache_folder(dataset)
+    store, work = folder / key, folder / f"{key}.build"
+    with locked(folder / f"{key}.lock"):
+        if is_whole(store):
+            return store
+        try:
+            shutil.rmtree(store, ignore_errors=True)
+            work.mkdir(exist_ok=True)
+            partial = work / f"{key}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            if source is None:
+                build_from_tokens(dataset, partial)
+            else:
+                build(dataset, source, work, partial)
+            os.replace(partial, store)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{store} cannot be written ({reason}): check space and permissions") from None
+        shutil.rmtree(work, ignore_errors=True)
+    return store
+
+
+def is_whole(store: Path) -> bool:
+    """Whether a store's files have the sizes that its data.json says."""
+    try:
+        facts = json.loads((store / FACTS_FILE).read_text(encoding="utf-8"))
+        width = encoding.id_dtype(facts["vocab_size"]).itemsize
+        return all((store / f"{p}.bin").stat().st_size == facts[f"{p}_tokens"] * width for p in PARTS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
+    """What decides the tokenizer, beside the training text."""
+    if is_foreign(dataset.tokenizer):
+        path = Path(dataset.tokenizer)
+        if not path.is_file():
+            raise UserError(f"dataset.tokenizer {path} is no file: check the path")
+        return ["file", path.suffix, file_sha256(path)]
+    trained = dataset.tokenizer in ("bpe", "unigram")
+    return [dataset.tokenizer, dataset.vocab_size] if trained else [dataset.tokenizer]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> None:
+    """Fill the folder `target` with the store of `source`, in the folder `work`."""
+    workers = dataset.workers or available_cores()
+    with byte_progress("reading", source.file_bytes) as report:
+        corpus = read_source(source, dataset, work / CORPUS, report)
+    counts = {} if corpus.contiguous else remove_overlap(corpus, work, workers)
+    tokenizer = choose_tokenizer(corpus, dataset, work / TOKENIZER)
+    shards = [shard for part in PARTS for shard in encoding.plan_shards(corpus.offsets(part), part)]
+    records = encode(corpus, tokenizer, shards, work, workers)
+    encoding.join_shards(shards, work / SHARDS, target, documents=not corpus.contiguous)
+    facts = describe(source, corpus, tokenizer, records) | counts
+    if facts.get("changed_by_tokenizer"):
+        facts["warning"] = (
+            f"the tokenizer {dataset.tokenizer} does not give back {facts['changed_by_tokenizer']} of "
+            f"{facts['units_encoded']} texts as they were: a score per byte is that of its own version of them"
+        )
+    if (nats := work / CORPUS / "val.nats").exists():
+        shutil.copy(nats, target / "val.nats")
+        facts["val_floor_nats"] = float(np.fromfile(nats, dtype=np.float64).sum())
+    tokenizer.save(target)
+    (target / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
+    """Mark the training documents that are, or nearly are, validation documents; return how many of each."""
+    done = corpus.folder / "overlap.json"
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    exact = np.isin(corpus.hashes("train"), corpus.hashes("val"))
+    tasks = {
+        part: [
+            {
+                "kind": kind,
+                "facts": corpus.facts,
+                "part": part,
+                "start": s.start,
+                "stop": s.stop,
+                "bytes": s.bytes,
+            }
+            for s in encoding.plan_shards(corpus.offsets(part), part)
+        ]
+        for part, kind in (("val", "bands"), ("train", "overlap"))
+    }
+    with byte_progress("near duplicates", corpus.facts["val_text_bytes"]) as report:
+        run_tasks(work, tasks["val"], workers, report)
+    build_table(corpus.folder, [int(str(task["start"])) for task in tasks["val"]])
+    with byte_progress("near duplicates", corpus.facts["train_text_bytes"]) as report:
+        found = run_tasks(work, tasks["train"], workers, report)
+    near = np.zeros(len(exact), dtype=bool)
+    near[[number for numbers in found for number in numbers]] = True
+    keep = ~(exact | near)
+    if not keep.any():
+        raise UserError("every training document is also in the validation part: use more documents")
+    keep.tofile(corpus.folder / "train.keep")
+    counts = {
+        "exact_duplicates_across_split": int(exact.sum()),
+        "near_duplicates_across_split": int((near & ~exact).sum()),
+    }
+    write_json(done, counts)
+    return counts
+
+
+def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> Tokenizer:
+    """Build the tokenizer from the training text that is kept, or find it built already."""
+    if not folder.exists():
+        texts = (text for _, text in corpus.units("train"))
+        tokenizer = build_tokenizer(
+            dataset, texts, corpus.facts["train_text_chars"], documents=not corpus.contiguous
+        )
+        partial = folder.with_name(f"{folder.name}.partial-tokenizer")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        tokenizer.save(partial)
+        os.replace(partial, folder)
+    return load_tokenizer(folder)
+
+
+def encode(
+    corpus: Corpus, tokenizer: Tokenizer, shards: list[encoding.Shard], work: Path, workers: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Encode the shards that are not whole yet; return the records of all, by part."""
+    folder = work / SHARDS
+    folder.mkdir(exist_ok=True)
+    records = {shard.name: encoding.finished_record(shard, folder) for shard in shards}
+    missing = [shard for shard in shards if records[shard.name] is None]
+    tasks = [
+        {"kind": "encode", "facts": corpus.facts, "shard": asdict(shard), "bytes": shard.bytes}
+        for shard in missing
+    ]
+    with byte_progress("encoding", sum(shard.bytes for shard in missing)) as report:
+        results = run_tasks(work, tasks, workers, report)
+    records |= {shard.name: record for shard, record in zip(missing, results, strict=True)}
+    return {part: [r for s in shards if s.part == part and (r := records[s.name])] for part in PARTS}
+
+
+def describe(
+    source: Source, corpus: Corpus, tokenizer: Tokenizer, records: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """The content of data.json: sizes of the text that is used, the tokenizer, and what was counted on the way.
+
+    Bytes and characters are those of the text alone; tokens include one end-of-text after each document.
+    """
+    sums = {
+        p: {k: sum(r[k] for r in records[p]) for k in ("bytes", "chars", "tokens", "units")} for p in PARTS
+    }
+    facts = {
+        "file_bytes": source.file_bytes or corpus.facts["train_text_bytes"] + corpus.facts["val_text_bytes"],
+        "sha256": source.sha256 or store_key(source.fingerprint),
+        "chars": sums["train"]["chars"] + sums["val"]["chars"],
+        **{f"{p}_text_{unit}": sums[p][unit] for p in PARTS for unit in ("bytes", "chars")},
+        "tokenizer": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        **{f"{p}_tokens": sums[p]["tokens"] for p in PARTS},
+        "bytes_per_token": sums["val"]["bytes"] / sums["val"]["tokens"],
+        "end_of_text_id": None if corpus.contiguous else tokenizer.end_of_text_id,
+    }
+    facts |= {name: corpus.facts[name] for name in corpus.facts if name.startswith(("doc", "dup", "contig"))}
+    if not corpus.contiguous:
+        facts |= {f"{part}_documents": sums[part]["units"] for part in PARTS}
+    if tokenizer.name in FOREIGN:
+        facts["changed_by_tokenizer"] = sum(r["changed"] for part in PARTS for r in records[part])
+        facts["units_encoded"] = sum(r["units"] for part in PARTS for r in records[part])
+    return facts

@@ -1,0 +1,54 @@
+"""Where prepared data is kept, and how two processes that want the same data wait for each other."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config import DatasetConfig
+from nanokimi.errors import UserError
+
+
+def cache_folder(dataset: DatasetConfig) -> Path:
+    """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; made if need be."""
+    named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
+    folder = Path(named).expanduser() if named else Path.home() / ".cache" / "nanokimi"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be made ({error.strerror}): name another with --dataset.cache or "
+            "$NANOKIMI_CACHE"
+        ) from None
+    return folder.resolve()
+
+
+def store_key(identity: dict[str, Any]) -> str:
+    """A name for prepared data that follows from everything that decides its content."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; if another process does, say so and wait. The system frees it when a process dies."""
+    try:
+        file = open(path, "w")
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}): name another with "
+            "--dataset.cache or $NANOKIMI_CACHE"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("nanokimi: another process prepares the same data: waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

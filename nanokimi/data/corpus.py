@@ -1,0 +1,222 @@
+"""A source, read once: the text of both parts on disk, in units that can be encoded one by one and in any process.
+
+A unit is a document, or, of one contiguous text, a piece of it that ends where a line ends. Memory holds 16 bytes for
+each document and one block of text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data.documents import read_blocks
+from nanokimi.data.overlap import content_hash, is_chosen, repeated
+from nanokimi.data.sources import Source, split_position
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import write_json
+
+PARTS = ("train", "val")
+PIECE_CHARS = 1 << 18
+MAX_PIECE_CHARS = 1 << 22
+"""Where no line ends in so many characters, the text is cut between any two of them."""
+FACTS_FILE = "corpus.json"
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What `read_source` wrote."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether it is one text and not documents."""
+        return bool(self.facts["contiguous"])
+
+    def offsets(self, part: str) -> np.ndarray:
+        """Byte offsets of the units of a part, and its size as the last."""
+        return np.memmap(self.folder / f"{part}.offsets", dtype="<u8", mode="r")
+
+    def keep(self, part: str) -> np.ndarray:
+        """Which units are used: a bool for each."""
+        path = self.folder / f"{part}.keep"
+        return (
+            np.fromfile(path, dtype=bool)
+            if path.exists()
+            else np.ones(len(self.offsets(part)) - 1, dtype=bool)
+        )
+
+    def hashes(self, part: str) -> np.ndarray:
+        """Content hashes of the documents of a part."""
+        return np.fromfile(self.folder / f"{part}.hashes", dtype="<u8")
+
+    def units(self, part: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
+        """(number, text) of the units that are kept, from `start` to before `stop`."""
+        offsets, keep = self.offsets(part), self.keep(part)
+        with open(self.folder / f"{part}.txt", "rb") as file:
+            for number in range(start, len(keep) if stop is None else stop):
+                if keep[number]:
+                    file.seek(offsets[number])
+                    yield number, file.read(int(offsets[number + 1] - offsets[number])).decode("utf-8")
+
+    def text_of(self, part: str) -> Callable[[int], str]:
+        """A function from a unit's number to its text."""
+        offsets = self.offsets(part)
+        text = np.memmap(self.folder / f"{part}.txt", dtype=np.uint8, mode="r")
+        return lambda number: bytes(text[int(offsets[number]) : int(offsets[number + 1])]).decode("utf-8")
+
+
+@dataclass
+class _Part:
+    """The files of one part while they are written."""
+
+    text: IO[bytes]
+    ends: array[int] = field(default_factory=lambda: array("Q", [0]))
+    hashes: array[int] = field(default_factory=lambda: array("Q"))
+    nats: array[float] = field(default_factory=lambda: array("d"))
+    chars: int = 0
+
+    def add(self, data: bytes, chars: int) -> None:
+        self.text.write(data)
+        self.ends.append(self.ends[-1] + len(data))
+        self.chars += chars
+
+    def save(self, folder: Path, name: str) -> None:
+        for suffix, numbers in (("offsets", self.ends), ("hashes", self.hashes), ("nats", self.nats)):
+            if len(numbers):
+                with open(folder / f"{name}.{suffix}", "wb") as file:
+                    numbers.tofile(file)
+
+
+def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Report) -> Corpus:
+    """Read `source` into `folder`, or find it read already. `report` is told the bytes of text so far."""
+    path = folder / FACTS_FILE  # written last: without it, the folder is torn
+    if path.exists():
+        return Corpus(folder, json.loads(path.read_text(encoding="utf-8")))
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "train.txt", "wb") as train, open(folder / "val.txt", "wb") as val:
+        parts = {"train": _Part(train), "val": _Part(val)}
+        if source.text_file is not None:
+            facts = _read_text(source.text_file, dataset, parts, report)
+        else:
+            assert source.documents is not None, "a source is a text or documents"
+            facts = _read_documents(source, dataset, parts, report)
+    for name, part in parts.items():
+        part.save(folder, name)
+        facts |= {f"{name}_text_bytes": part.ends[-1], f"{name}_text_chars": part.chars}
+    write_json(path, facts)
+    return Corpus(folder, facts)
+
+
+def _read_text(path: Path, dataset: DatasetConfig, parts: dict[str, _Part], report: Report) -> dict[str, Any]:
+    """One text: nanoGPT's split by position, in pieces."""
+    train_chars = split_position(sum(len(block) for block in read_blocks(path)), dataset.val_fraction)
+    done = 0
+    for name, blocks in itertools.groupby(_blocks_by_part(path, train_chars), key=lambda block: block[0]):
+        for piece in cut_pieces(text for _, text in blocks):
+            data = piece.encode("utf-8")
+            parts[name].add(data, len(piece))
+            done += len(data)
+            report(done)
+    return {"contiguous": True, "documents": 1}
+
+
+def _blocks_by_part(path: Path, train_chars: int) -> Iterator[tuple[str, str]]:
+    """The blocks of a text with the part that each belongs to."""
+    for block in read_blocks(path):
+        if train_chars:
+            yield "train", block[:train_chars]
+        if rest := block[train_chars:]:
+            yield "val", rest
+        train_chars -= min(train_chars, len(block))
+
+
+def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces of about PIECE_CHARS.
+
+    A cut lies between a line end and a character that is no white space, where the tokenizers of today cut as well.
+    """
+    pending = ""
+    for block in blocks:
+        pending += block
+        start = 0
+        while len(pending) - start > PIECE_CHARS:
+            cut = _line_start(pending, start + PIECE_CHARS // 2, min(start + MAX_PIECE_CHARS, len(pending)))
+            if cut is None and len(pending) - start < MAX_PIECE_CHARS:
+                break
+            cut = start + MAX_PIECE_CHARS if cut is None else cut
+            yield pending[start:cut]
+            start = cut
+        pending = pending[start:]
+    if pending:
+        yield pending
+
+
+def _line_start(text: str, start: int, stop: int) -> int | None:
+    """The first place from `start` where a line begins with a character that is no white space."""
+    while (end := text.find("\n", start, stop - 1)) >= 0:
+        if not text[end + 1].isspace():
+            return end + 1
+        start = end + 1
+    return None
+
+
+def _read_documents(
+    source: Source, dataset: DatasetConfig, parts: dict[str, _Part], report: Report
+) -> dict[str, Any]:
+    """Documents: each to the side that its content, or its data set, says."""
+    assert source.documents is not None
+    counts = {"documents_read": 0, "documents_empty": 0, "documents_left_out": 0}
+    done = 0
+    for number, document in enumerate(source.documents(), start=1):
+        counts["documents_read"] = number
+        try:
+            data = document.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"document {number} of {dataset.path} holds half a character (lone surrogate "
+                f"{ord(document.text[error.start]):#06x}) at position {error.start}: remove it"
+            ) from None
+        if not document.text.strip():
+            counts["documents_empty"] += 1
+            continue
+        if not is_chosen(content_hash(data, b"fraction"), dataset.fraction):
+            counts["documents_left_out"] += 1
+            continue
+        content = content_hash(data)
+        side = document.part or ("val" if is_chosen(content, dataset.val_fraction) else "train")
+        parts[side].add(data, len(document.text))
+        parts[side].hashes.append(content)
+        if document.nats is not None:
+            parts[side].nats.append(document.nats)
+        done += len(data)
+        if number % 256 == 0:
+            report(done)
+    report(done)
+    for side, what in (("train", "train on"), ("val", "validate with")):
+        if not parts[side].hashes:
+            raise UserError(
+                f"{dataset.path} has no document to {what}: of {counts['documents_read']} documents, "
+                f"{counts['documents_empty']} are empty, {counts['documents_left_out']} are outside dataset.fraction "
+                f"{dataset.fraction} and the content of the others decides (dataset.val_fraction "
+                f"{dataset.val_fraction}); use more documents, or another fraction"
+            )
+    train, val = np.array(parts["train"].hashes), np.array(parts["val"].hashes)
+    return {
+        "contiguous": False,
+        "documents": len(train) + len(val),
+        **counts,
+        "duplicates_in_train": repeated(train),
+        "duplicates_in_val": repeated(val),
+    }

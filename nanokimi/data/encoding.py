@@ -1,0 +1,128 @@
+"""Text to token ids in shards: each is written whole or not at all, so a build that was killed goes on where it was.
+
+What belongs to which shard follows from the text alone and not from the number of processes, so any number of them
+writes the same bytes. A shard is three files; its record, with a hash of the other two, is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.data.corpus import PARTS, Corpus
+from nanokimi.data.foreign import FOREIGN
+from nanokimi.data.tokenizers import Tokenizer
+from nanokimi.runtime.files import write_json
+
+SHARD_BYTES = 8 << 20
+BATCH_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Units `start` to before `stop` of a part, and the bytes of text that they hold."""
+
+    part: str
+    number: int
+    start: int
+    stop: int
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """Of its files, without their suffixes."""
+        return f"{self.part}-{self.number:05d}"
+
+
+def plan_shards(offsets: np.ndarray, part: str) -> list[Shard]:
+    """Cut the units of a part into runs of about SHARD_BYTES of text."""
+    shards: list[Shard] = []
+    start = 0
+    while start < len(offsets) - 1:
+        stop = int(np.searchsorted(offsets, int(offsets[start]) + SHARD_BYTES, side="right")) - 1
+        stop = min(max(stop, start + 1), len(offsets) - 1)
+        shards.append(Shard(part, len(shards), start, stop, int(offsets[stop] - offsets[start])))
+        start = stop
+    return shards
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """The width of ids on disk."""
+    return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
+
+
+def encode_shard(corpus: Corpus, tokenizer: Tokenizer, shard: Shard, folder: Path) -> dict[str, Any]:
+    """Encode a shard's units, end-of-text after each document, and return its record."""
+    dtype, end = id_dtype(tokenizer.vocab_size), tokenizer.end_of_text_id
+    separator = np.array([] if corpus.contiguous or end is None else [end], dtype=dtype)
+    may_lose = tokenizer.name in FOREIGN
+    record: dict[str, Any] = {"tokens": 0, "chars": 0, "bytes": 0, "changed": 0}
+    lengths: list[int] = []
+    batch: list[np.ndarray] = []
+    size = 0
+    digest = hashlib.blake2b(digest_size=16)
+    partial = folder / f"{shard.name}.{os.getpid()}.partial"
+
+    with open(partial, "wb") as file:
+        for _, text in corpus.units(shard.part, shard.start, shard.stop):
+            ids = np.concatenate([tokenizer.encode(text).astype(dtype), separator])
+            record["chars"] += len(text)
+            record["bytes"] += len(text.encode("utf-8"))
+            record["changed"] += int(may_lose and tokenizer.decode(ids[: len(ids) - len(separator)]) != text)
+            lengths.append(len(ids))
+            batch.append(ids)
+            size += len(ids)
+            if size >= BATCH_TOKENS:
+                _write_batch(batch, file, digest)
+                batch, size = [], 0
+        _write_batch(batch, file, digest)
+    (folder / f"{shard.name}.lengths").write_bytes(np.array(lengths, dtype="<u8").tobytes())
+    digest.update(np.array(lengths, dtype="<u8").tobytes())
+    os.replace(partial, folder / f"{shard.name}.ids")
+    record |= {"tokens": sum(lengths), "units": len(lengths), "digest": digest.hexdigest()}
+    write_json(folder / f"{shard.name}.json", record)
+    return record
+
+
+def _write_batch(batch: list[np.ndarray], file: Any, digest: Any) -> None:
+    if batch:
+        data = np.concatenate(batch).tobytes()
+        file.write(data)
+        digest.update(data)
+
+
+def finished_record(shard: Shard, folder: Path) -> dict[str, Any] | None:
+    """The record of a shard that lies whole in `folder`; None if it is missing or torn."""
+    try:
+        record: dict[str, Any] = json.loads((folder / f"{shard.name}.json").read_text(encoding="utf-8"))
+        digest = hashlib.blake2b(digest_size=16)
+        for suffix in ("ids", "lengths"):
+            with open(folder / f"{shard.name}.{suffix}", "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return record if record["digest"] == digest.hexdigest() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def join_shards(shards: list[Shard], folder: Path, target: Path, documents: bool) -> None:
+    """Write the .bin of each part, and for documents its .idx: where each begins, and the end of the last."""
+    for part in PARTS:
+        position = 0
+        with open(target / f"{part}.bin", "wb") as ids, open(target / f"{part}.idx", "wb") as index:
+            index.write(np.zeros(1, dtype="<u8").tobytes())
+            for shard in (one for one in shards if one.part == part):
+                with open(folder / f"{shard.name}.ids", "rb") as file:
+                    while block := file.read(1 << 20):
+                        ids.write(block)
+                ends = position + np.cumsum(np.fromfile(folder / f"{shard.name}.lengths", dtype="<u8"))
+                index.write(ends.astype("<u8").tobytes())
+                position = int(ends[-1]) if len(ends) else position
+        if not documents:
+            (target / f"{part}.idx").unlink()

@@ -1,0 +1,146 @@
+"""Tokenizers made elsewhere: any tokenizer.json (of the library `tokenizers`) and any SentencePiece model.
+
+They are used as they are, so they need not give back the text that they were given: many normalise it. How often
+that happens in the data at hand is measured when it is encoded. decode never fails; an id that the tokenizer does not
+have becomes U+FFFD.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nanokimi.data.documents import END_OF_TEXT, import_optional
+from nanokimi.errors import UserError
+
+MIN_PIECES, MAX_PIECES = 256, 100_000
+
+
+class _Foreign:
+    """What both have in common: the file that they are, and decoding by runs of known ids."""
+
+    name: str
+    file: ClassVar[str]
+
+    def __init__(self, content: bytes, vocab_size: int, end_of_text_id: int | None) -> None:
+        self.content = content
+        self.vocab_size = vocab_size
+        self.end_of_text_id = end_of_text_id
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of any ids."""
+        known = itertools.groupby(np.asarray(ids, dtype=np.int64).tolist(), self._knows)
+        return "".join(self._decode(list(run)) if ok else "\ufffd" * len(list(run)) for ok, run in known)
+
+    def _knows(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size
+
+    def _decode(self, ids: list[int]) -> str:
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, which says what this is, and the file itself beside it."""
+        stored = json.dumps({"schema_version": 1, "type": self.name}, indent=2) + "\n"
+        (Path(folder) / "tokenizer.json").write_text(stored, encoding="utf-8")
+        (Path(folder) / self.file).write_bytes(self.content)
+
+
+class TokenizersTokenizer(_Foreign):
+    """A tokenizer.json. Special tokens are never read out of the text: there, they are text."""
+
+    name = "tokenizer.json"
+    file = "tokenizer.foreign.json"
+
+    def __init__(self, content: bytes) -> None:
+        library = import_optional("tokenizers", "a tokenizer.json")
+        try:
+            self.tokenizer = library.Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises Exception itself
+            raise ValueError(" ".join(str(error).split())) from None
+        self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
+        super().__init__(content, max(ids, default=-1) + 1, self.tokenizer.token_to_id(END_OF_TEXT))
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids, without the tokens that a template would add."""
+        _refuse_surrogates(text)
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+
+class SentencePieceModel(_Foreign):
+    """A SentencePiece model with whatever normalisation it was trained with."""
+
+    name = "sentencepiece"
+    file = "tokenizer.model"
+
+    def __init__(self, content: bytes) -> None:
+        import sentencepiece
+
+        if not content:
+            raise ValueError("it is empty")  # SentencePiece would accept it and only log complaints
+        self.processor: Any = sentencepiece.SentencePieceProcessor(model_proto=content)
+        super().__init__(content, self.processor.vocab_size(), None)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids, without begin and end of sentence."""
+        _refuse_surrogates(text)
+        return np.array(self.processor.encode(text, add_bos=False, add_eos=False), dtype=np.int32)
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.processor.decode(ids)
+        return text
+
+
+FOREIGN: dict[str, type[TokenizersTokenizer] | type[SentencePieceModel]] = {
+    TokenizersTokenizer.name: TokenizersTokenizer,
+    SentencePieceModel.name: SentencePieceModel,
+}
+
+
+def is_foreign(tokenizer: str) -> bool:
+    """Whether a `dataset.tokenizer` is a path to one of these."""
+    return tokenizer.endswith((".json", ".model"))
+
+
+def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
+    """Read a tokenizer from a file. Raises UserError if it is none, or of a size that makes no sense here."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"dataset.tokenizer {path} cannot be read ({error.strerror}): check the path"
+        ) from None
+    try:
+        kind = TokenizersTokenizer if path.name.endswith(".json") else SentencePieceModel
+        tokenizer = kind(content)
+    except (ValueError, RuntimeError) as error:
+        what = "tokenizer.json" if path.name.endswith(".json") else "SentencePiece model"
+        raise UserError(
+            f"dataset.tokenizer {path} is no {what} ({' '.join(str(error).split())[:200]})"
+        ) from None
+    if not MIN_PIECES <= tokenizer.vocab_size <= MAX_PIECES:
+        raise UserError(
+            f"dataset.tokenizer {path} has {tokenizer.vocab_size} pieces: expected {MIN_PIECES} to {MAX_PIECES}"
+        )
+    return tokenizer
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds half a character (lone surrogate {ord(text[error.start]):#06x}) at position "
+            f"{error.start}: remove it"
+        ) from None

@@ -1,0 +1,124 @@
+"""Folders that nanoGPT's data/*/prepare.py wrote: train.bin and val.bin of 16-bit ids, and perhaps meta.pkl.
+
+The ids are used as they are. A meta.pkl holds the sorted characters that they stand for, which makes our character
+tokenizer; without one, the ids are some other tokenizer's (GPT-2's, mostly), which the user has to name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data.documents import file_sha256
+from nanokimi.data.encoding import id_dtype
+from nanokimi.data.foreign import is_foreign, read_foreign
+from nanokimi.data.plain_pickle import read_plain_pickle
+from nanokimi.data.sources import is_name
+from nanokimi.data.tokenizers import CharTokenizer, Tokenizer
+from nanokimi.errors import UserError
+
+FILES = ("train.bin", "val.bin")
+META = "meta.pkl"
+BLOCK_TOKENS = 1 << 22
+MAX_DECODED_TOKENS = 100_000_000
+"""A training part with more is not decoded only to count its bytes and characters: both are null then."""
+
+
+def is_nanogpt_folder(path: str) -> bool:
+    """Whether `path` is a folder with train.bin and val.bin."""
+    return bool(path) and not is_name(path) and all((Path(path) / name).is_file() for name in FILES)
+
+
+def tokens_identity(folder: Path) -> dict[str, str]:
+    """Hashes of the files that are used."""
+    names = [*FILES, *([META] if (folder / META).is_file() else [])]
+    return {name: file_sha256(folder / name) for name in names}
+
+
+def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
+    """Fill `target` with a store of the folder's tokens. Raises UserError if they cannot be what they should."""
+    folder = Path(dataset.path)
+    if dataset.fraction < 1 or dataset.characters is not None or dataset.streaming:
+        raise UserError(
+            f"{folder} holds tokens, which are used whole: leave out dataset.fraction, characters and streaming"
+        )
+    tokenizer = _tokenizer(folder, dataset.tokenizer)
+    parts = {name: _read_ids(folder / name, tokenizer.vocab_size) for name in FILES}
+    for name, ids in parts.items():
+        with open(target / name, "wb") as file:
+            for block in _blocks(ids):
+                block.astype(id_dtype(tokenizer.vocab_size)).tofile(file)
+    tokenizer.save(target)
+    val_bytes, val_chars = _text_size(parts["val.bin"], tokenizer)
+    train_bytes, train_chars = None, None
+    if len(parts["train.bin"]) <= MAX_DECODED_TOKENS:
+        train_bytes, train_chars = _text_size(parts["train.bin"], tokenizer)
+    facts: dict[str, Any] = {
+        "file_bytes": sum((folder / name).stat().st_size for name in FILES),
+        "sha256": tokens_identity(folder)["train.bin"],
+        "chars": None if train_chars is None else train_chars + val_chars,
+        "train_text_bytes": train_bytes,
+        "train_text_chars": train_chars,
+        "val_text_bytes": val_bytes,
+        "val_text_chars": val_chars,
+        "tokenizer": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        "train_tokens": len(parts["train.bin"]),
+        "val_tokens": len(parts["val.bin"]),
+        "bytes_per_token": val_bytes / len(parts["val.bin"]),
+        "end_of_text_id": None,
+        "contiguous": True,
+        "documents": 1,
+    }
+    (target / "data.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer(folder: Path, named: str) -> Tokenizer:
+    path = folder / META
+    if is_foreign(named):
+        return read_foreign(Path(named))
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {META}: name the tokenizer of its ids with --dataset.tokenizer path/to/tokenizer.json"
+        )
+    try:
+        meta = read_plain_pickle(path.read_bytes())
+        pieces = [meta["itos"][number] for number in range(len(meta["itos"]))]
+        if not all(isinstance(piece, str) and len(piece) == 1 for piece in pieces):
+            raise ValueError("its itos holds more than single characters")
+        if pieces != sorted(set(pieces)):
+            raise ValueError("its characters are not sorted, as nanoGPT's are")
+        return CharTokenizer("".join(pieces))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be used ({error}): expected the meta.pkl of nanoGPT's characters"
+        ) from None
+
+
+def _read_ids(path: Path, vocab_size: int) -> np.ndarray:
+    size = path.stat().st_size
+    if not size or size % 2:
+        raise UserError(f"{path} has {size} bytes: expected 16-bit token ids, as nanoGPT writes them")
+    ids = np.memmap(path, dtype="<u2", mode="r")
+    largest = max(int(block.max()) for block in _blocks(ids))
+    if largest >= vocab_size:
+        raise UserError(
+            f"{path} holds the id {largest}, and the tokenizer has {vocab_size}: name the right one"
+        )
+    return ids
+
+
+def _text_size(ids: np.ndarray, tokenizer: Tokenizer) -> tuple[int, int]:
+    """UTF-8 bytes and characters that the ids stand for (to within a character for every 4 million tokens)."""
+    texts = (tokenizer.decode(block) for block in _blocks(ids))
+    sizes = [(len(text.encode("utf-8")), len(text)) for text in texts]
+    return sum(one for one, _ in sizes), sum(two for _, two in sizes)
+
+
+def _blocks(ids: np.ndarray) -> Iterator[np.ndarray]:
+    return (ids[start : start + BLOCK_TOKENS] for start in range(0, len(ids), BLOCK_TOKENS))

@@ -1,0 +1,118 @@
+"""What prepared data looks like, in a few lines of text and one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.data.store import PreparedData
+from nanokimi.data.tokenizers import Tokenizer
+
+BAR = 40
+BLOCK_TOKENS = 1 << 22
+
+
+def summary_text(data: PreparedData) -> str:
+    """Documents, duplicates, sizes and the lengths of documents, for a terminal."""
+    facts = data.facts
+    rows = [("data", facts["path"])]
+    if facts["contiguous"]:
+        rows += [("documents", "1 (a single text: its last part is for validation)")]
+    else:
+        rows += [("documents", f"{facts['train_documents']:,} train, {facts['val_documents']:,} validation")]
+        rows += [("removed", removed(facts))]
+        rows += [("duplicates kept", f"{facts['duplicates_in_train']:,} within the training part (exact)")]
+    for unit in ("bytes", "chars"):
+        sizes = [facts[f"{part}_text_{unit}"] for part in ("train", "val")]
+        train, val = (f"{size:,}" if size is not None else "not counted" for size in sizes)
+        rows += [(unit, f"{train} train, {val} validation")]
+    rows += [("tokens", f"{facts['train_tokens']:,} train, {facts['val_tokens']:,} validation")]
+    rows += [("vocabulary", f"{facts['vocab_size']:,} ({facts['tokenizer']})")]
+    rows += [("bytes per token", f"{facts['bytes_per_token']:.3f} (validation)")]
+    if "val_floor_nats" in facts:
+        floor = facts["val_floor_nats"] / facts["val_tokens"]
+        rows += [("floor", f"{floor:.4f} nats per validation token: no model can be expected to do better")]
+    if "changed_by_tokenizer" in facts:
+        changed, units = facts["changed_by_tokenizer"], facts["units_encoded"]
+        rows += [("not lossless", f"{changed:,} of {units:,} texts come back changed")]
+    text = "\n".join(f"{name:<16} {value}" for name, value in rows) + "\n"
+    lengths = document_lengths(data)
+    return text + ("\ntokens per document\n" + histogram(lengths) if len(lengths) else "")
+
+
+def removed(facts: dict[str, Any]) -> str:
+    """What was taken out of the training part, in words."""
+    exact, near = facts["exact_duplicates_across_split"], facts["near_duplicates_across_split"]
+    text = f"{exact:,} exact and {near:,} near duplicates of validation documents, from the training part"
+    text += f"; {facts['documents_empty']:,} empty"
+    return text + (f"; {facts['documents_left_out']:,} left out" if facts["documents_left_out"] else "")
+
+
+def document_lengths(data: PreparedData) -> np.ndarray:
+    """Tokens of every document, end-of-text included; empty for one contiguous text."""
+    offsets = (data.train_doc_offsets, data.val_doc_offsets)
+    return np.concatenate([np.diff(part.astype(np.int64)) for part in offsets])
+
+
+def histogram(lengths: np.ndarray) -> str:
+    """One line for each doubling of length, with a bar."""
+    bins = np.log2(np.maximum(lengths, 1)).astype(int)
+    counts = np.bincount(bins)
+    lines = []
+    for power in range(int(bins.min()), len(counts)):
+        bar = "#" * round(BAR * counts[power] / counts.max())
+        span = f"{2**power:,} to {2 ** (power + 1) - 1:,}"
+        lines.append(f"{span:>24}  {bar:<{BAR}} {counts[power]:,}")
+    return "\n".join(lines) + "\n"
+
+
+def token_counts(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often each id occurs, a block at a time."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(ids), BLOCK_TOKENS):
+        counts += np.bincount(ids[start : start + BLOCK_TOKENS], minlength=vocab_size)
+    return counts
+
+
+def bytes_of_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """UTF-8 bytes that each id stands for on its own; half a character counts as one byte, end-of-text as none."""
+    texts = [tokenizer.decode([number]) for number in range(tokenizer.vocab_size)]
+    sizes = np.array([1 if text == "\ufffd" else len(text.encode("utf-8")) for text in texts])
+    if tokenizer.end_of_text_id is not None:
+        sizes[tokenizer.end_of_text_id] = 0
+    return sizes
+
+
+def draw_summary(data: PreparedData, path: Path) -> None:
+    """Write the picture: lengths of documents, frequency of tokens by rank, bytes per token."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    documents, ranks, sizes = figure.subplots(1, 3)
+    counts = token_counts(data.train_ids, data.tokenizer.vocab_size)
+    lengths = document_lengths(data)
+    if len(lengths):
+        edges = np.unique(np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40).astype(int))
+        documents.hist(lengths, bins=edges if len(edges) > 1 else 1, color="#3b6ea8")
+        scale = "log" if lengths.max() > 20 * lengths.min() else "linear"
+        documents.set(title="length of documents", xlabel="tokens", ylabel="documents", xscale=scale)
+    else:
+        documents.text(0.5, 0.5, "one contiguous text", ha="center", va="center")
+        documents.set(title="length of documents", xticks=[], yticks=[])
+    found = np.sort(counts[counts > 0])[::-1]
+    ranks.loglog(np.arange(1, len(found) + 1), found / found.sum(), color="#3b6ea8")
+    unused = int((counts == 0).sum())
+    ranks.set(
+        title=f"tokens by rank ({unused:,} never occur)", xlabel="rank", ylabel="part of training tokens"
+    )
+    of_id = bytes_of_ids(data.tokenizer)
+    by_size = np.bincount(of_id, weights=counts)
+    mean = float((of_id * counts).sum() / counts.sum())
+    sizes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
+    sizes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
+    sizes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,160 @@
+"""The parts of a build that run in parallel: each task is a few numbers, and its result is small or lies on disk.
+
+Workers are processes of their own (`python -m nanokimi.data.worker`), which read a task from standard input and write
+its result to standard output: they need none of the caller's memory, and end when it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.data.corpus import Corpus
+from nanokimi.data.encoding import Shard, encode_shard
+from nanokimi.data.overlap import BANDS, BandTable, band_keys, near_duplicates, shingles
+from nanokimi.data.tokenizers import Tokenizer, load_tokenizer
+from nanokimi.errors import TrainingError, UserError
+
+CORPUS, TOKENIZER, SHARDS = "corpus", "tokenizer", "shards"
+BATCH_DOCUMENTS = 256
+
+Task = dict[str, Any]
+Idle = queue.Queue[subprocess.Popen[str]]
+
+
+def perform(work: Path, task: Task) -> Any:
+    """Do one task of the build in the folder `work`."""
+    corpus = Corpus(work / CORPUS, task["facts"])
+    if task["kind"] == "encode":
+        shard = Shard(**task["shard"])
+        return encode_shard(corpus, _tokenizer(work / TOKENIZER), shard, work / SHARDS)
+    numbered = corpus.units(task["part"], task["start"], task["stop"])
+    if task["kind"] == "bands":
+        with open(work / CORPUS / f"bands-{task['start']}", "wb") as file:
+            for batch in _batches(numbered):
+                file.write(band_keys([shingles(text) for _, text in batch]).tobytes())
+        return None
+    assert task["kind"] == "overlap"
+    table = open_table(work / CORPUS)
+    text_of = corpus.text_of("val")
+    return [number for batch in _batches(numbered) for number in near_duplicates(batch, table, text_of)]
+
+
+def build_table(folder: Path, starts: list[int]) -> None:
+    """Sort the bands that the "bands" tasks wrote, and remove what they wrote."""
+    parts = [np.fromfile(folder / f"bands-{start}", dtype=np.uint64) for start in starts]
+    table = BandTable.build(np.concatenate(parts).reshape(-1, BANDS))
+    table.keys.tofile(folder / "bands.keys")
+    table.documents.tofile(folder / "bands.documents")
+    for start in starts:
+        (folder / f"bands-{start}").unlink()
+
+
+def open_table(folder: Path) -> BandTable:
+    """What `build_table` wrote, mapped: all processes share its memory."""
+    keys = np.memmap(folder / "bands.keys", dtype=np.uint64, mode="r")
+    return BandTable(keys, np.memmap(folder / "bands.documents", dtype=np.uint32, mode="r"))
+
+
+def run_tasks(work: Path, tasks: list[Task], workers: int, report: Callable[[int], None]) -> list[Any]:
+    """The results of `tasks`, in their order; `report` is told how many of their bytes are done."""
+    done = 0
+    if min(workers, len(tasks)) <= 1:
+        results = []
+        for task in tasks:
+            results.append(perform(work, task))
+            report(done := done + task["bytes"])
+        return results
+    found: dict[int, Any] = {}
+    with _workers(work, min(workers, len(tasks))) as processes, ThreadPoolExecutor(len(processes)) as threads:
+        idle: Idle = queue.Queue()
+        for process in processes:
+            idle.put(process)
+        waiting = {threads.submit(_ask, idle, task): place for place, task in enumerate(tasks)}
+        try:
+            for future in as_completed(waiting):
+                found[waiting[future]] = future.result()
+                report(done := done + tasks[waiting[future]]["bytes"])
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
+            raise
+    return [found[place] for place in range(len(tasks))]
+
+
+@contextmanager
+def _workers(work: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start `count` workers; they are gone when the block is left."""
+    here = str(Path(__file__).parents[2])
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    command = [sys.executable, "-m", "nanokimi.data.worker", str(work)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _ask(idle: Idle, task: Task) -> Any:
+    """Have the next idle worker do a task."""
+    process = idle.get()
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(task) + "\n")
+        answer = process.stdout.readline()
+    except (OSError, ValueError):
+        answer = ""
+    finally:
+        idle.put(process)
+    if not answer:
+        code = process.wait()
+        hint = " (out of memory?)" if code == -9 else ""
+        raise TrainingError(
+            f"a process that prepares the data ended with exit code {code}{hint}: the same command goes on "
+            "from what is done"
+        )
+    reply = json.loads(answer)
+    if "error" in reply:
+        raise UserError(reply["error"])
+    return reply["result"]
+
+
+@cache
+def _tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+def _batches(numbered: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    batch: list[tuple[int, str]] = []
+    for one in numbered:
+        batch.append(one)
+        if len(batch) == BATCH_DOCUMENTS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

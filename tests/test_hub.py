@@ -1,0 +1,118 @@
+"""Hub data sets: loaded through `datasets` from local folders of the same form, and every failure in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data import hub
+from nanokimi.data.sources import open_source
+from nanokimi.data.store import prepare
+from nanokimi.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+def write(folder: Path, **splits: list[str]) -> str:
+    folder.mkdir(exist_ok=True)
+    for split, texts in splits.items():
+        lines = [json.dumps({"text": text, "n": 1}) for text in texts]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return f"hf:{folder}"
+
+
+def load(path: str, **settings: object) -> list[tuple[str, str | None]]:
+    source = open_source(DatasetConfig(path=path, **settings))  # type: ignore[arg-type]
+    assert source.documents is not None
+    return [(document.text, document.part) for document in source.documents()]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_validation_split_of_its_own_is_used(tmp_path: Path, streaming: bool) -> None:
+    path = write(tmp_path / "set", train=["a", "b"], validation=["c"])
+    assert load(path, streaming=streaming) == [("a", "train"), ("b", "train"), ("c", "val")]
+    assert load(f"{path}:validation", streaming=streaming) == [("c", None)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_without_one_the_content_decides(tmp_path: Path, streaming: bool) -> None:
+    assert load(write(tmp_path / "set", train=["a", "b"]), streaming=streaming) == [("a", None), ("b", None)]
+
+
+def test_changed_content_is_another_fingerprint(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", train=["a", "b"])
+    before = open_source(DatasetConfig(path=path)).fingerprint
+    assert open_source(DatasetConfig(path=path)).fingerprint == before
+    write(tmp_path / "set", train=["a", "other"])
+    assert open_source(DatasetConfig(path=path)).fingerprint != before
+
+
+def test_tinystories_v2_lines_become_stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for split, name in hub.V2_FILES.items():
+        (folder / name).write_text(
+            f"{split} one.\n\nIt went on.\n<|endoftext|>\n{split} two.\n<|endoftext|>\n"
+        )
+    monkeypatch.setattr(hub, "TINYSTORIES", str(folder))
+    expected = [
+        (text, part)
+        for split, part in (("train", "train"), ("validation", "val"))
+        for text in (f"{split} one.\n\nIt went on.", f"{split} two.", "")
+    ]
+    assert load("tinystories-v2") == expected
+    assert load("tinystories-v2", streaming=True) == expected
+
+
+def test_tinystories_is_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.TINYSTORIES == "roneneldan/TinyStories"
+    monkeypatch.setattr(hub, "TINYSTORIES", write(tmp_path / "set", train=["a"], validation=["b"])[3:])
+    assert load("tinystories") == [("a", "train"), ("b", "val")]
+
+
+def test_exact_and_near_duplicates_of_the_own_validation_split_are_removed(tmp_path: Path) -> None:
+    words = " ".join(f"word{i}" for i in range(60))
+    other = [" ".join(f"{name}{i}" for i in range(40)) for name in "pqrs"]
+    path = write(tmp_path / "set", train=[words, words + " more", *other], validation=[words])
+    data = prepare(DatasetConfig(path=path, tokenizer="byte"), tmp_path / "out", 8)
+    assert data.facts["exact_duplicates_across_split"] == 1
+    assert data.facts["near_duplicates_across_split"] == 1
+    assert data.facts["train_documents"] == 4 and data.facts["val_documents"] == 1
+    assert data.tokenizer.decode(data.train_ids) == "".join(text + "<|endoftext|>" for text in other)
+    assert data.tokenizer.decode(data.val_ids) == words + "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    "path", ["tinystories", "tinystories-v2", "hf:owner/nothing", "hf:owner/nothing:train"]
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_without_a_network_one_line_names_tales(path: str, streaming: bool) -> None:
+    with pytest.raises(UserError, match="cannot be loaded from the Hub.*--data tales") as caught:
+        load(path, streaming=streaming)
+    assert "\n" not in str(caught.value) and path in str(caught.value)
+
+
+def test_missing_splits_and_columns_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", train=["a"])
+    with pytest.raises(UserError, match="has no split 'test' .it has: train.*tales"):
+        load(f"{path}:test")
+    with pytest.raises(UserError, match="has no column 'story' .it has: text, n.*tales"):
+        load(path, text_column="story")
+    with pytest.raises(UserError, match="holds int, not text"):
+        load(path, text_column="n")
+    with pytest.raises(UserError, match="names no data set"):
+        load("hf:justaname")
+
+
+def test_without_the_library_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(UserError, match=r"library datasets.*pip install 'nanokimi\[data\]'.*--data tales"):
+        load("tinystories")

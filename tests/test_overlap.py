@@ -1,0 +1,165 @@
+"""Splits that never move, and near duplicates found as a naive comparison of all pairs finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data import overlap
+from nanokimi.data.corpus import Corpus, read_source
+from nanokimi.data.documents import Document
+from nanokimi.data.overlap import (
+    THRESHOLD,
+    BandTable,
+    band_keys,
+    content_hash,
+    is_chosen,
+    near_duplicates,
+    repeated,
+    shingles,
+    similarity,
+)
+from nanokimi.data.sources import Source
+from nanokimi.errors import UserError
+
+HASH_OF_NANOKIMI, FIRST_BAND = 11537591145596966607, 9895071679649054693
+
+
+def words(seed: int, count: int = 60) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return [f"w{number}" for number in generator.integers(0, 4000, count)]
+
+
+def naive_similarity(first: str, second: str) -> float:
+    """Jaccard over Python's own sets of word tuples."""
+    sets = []
+    for text in (first, second):
+        split = text.split()
+        sets.append({tuple(split[i : i + 5]) for i in range(max(len(split) - 4, 1))})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def read(texts: list[str], folder: Path, **settings: float) -> Corpus:
+    source = Source({}, documents=lambda: iter([Document(text) for text in texts]))
+    return read_source(source, DatasetConfig(path="some", **settings), folder, lambda done: None)  # type: ignore[arg-type]
+
+
+def sides(corpus: Corpus) -> dict[str, str]:
+    return {text: part for part in ("train", "val") for _, text in corpus.units(part)}
+
+
+TEXTS = [f"document number {i}" for i in range(200)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(TEXTS), st.integers(60, 200), st.sampled_from([0.1, 0.3]))
+def test_more_documents_never_move_one(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], count: int, fraction: float
+) -> None:
+    folder = tmp_path_factory.mktemp("corpus")
+    few = sides(read(texts[:count], folder / "few", val_fraction=fraction))
+    many = sides(read(texts, folder / "many", val_fraction=fraction))
+    assert len(few) == count and len(many) == len(texts)
+    assert few.items() <= many.items()
+
+
+def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: Path) -> None:
+    texts = [f"document {i}" for i in range(20_000)]
+    hashes = [content_hash(text.encode()) for text in texts]
+    assert abs(sum(is_chosen(h, 0.1) for h in hashes) - 2000) < 4 * 45
+    half = read(texts, tmp_path / "half", fraction=0.5)
+    assert abs(len(half.hashes("train")) - 9000) < 4 * 70 and abs(len(half.hashes("val")) - 1000) < 4 * 31
+    assert half.facts["documents_left_out"] == 20_000 - half.facts["documents"]
+    tenth = sides(read(texts, tmp_path / "tenth", fraction=0.1))
+    assert tenth.items() <= sides(half).items(), "a smaller fraction is part of a larger one"
+
+
+def test_copies_are_on_one_side_and_counted(tmp_path: Path) -> None:
+    corpus = read([*TEXTS, *TEXTS, TEXTS[0], "  \n", ""], tmp_path / "c")
+    assert sides(corpus) == sides(read(TEXTS, tmp_path / "d"))
+    assert corpus.facts["duplicates_in_train"] + corpus.facts["duplicates_in_val"] == 201
+    assert corpus.facts["documents_empty"] == 2
+    assert repeated(np.array([3, 3, 3, 1], dtype=np.uint64)) == 2
+
+
+def test_a_side_without_documents_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no document to validate with: of 1 documents"):
+        read(["only one"], tmp_path / "c", val_fraction=1e-9)
+    with pytest.raises(UserError, match="no document to train on: of 2 documents, 2 are empty"):
+        read(["", " "], tmp_path / "d")
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="document 2 of some .*surrogate 0xd800.* position 1"):
+        read(["fine", "a\ud800"], tmp_path / "c")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(1, 70))
+def test_similarity_is_that_of_python_sets(seed: int, changes: int, count: int) -> None:
+    first = words(seed, count)
+    second = list(first)
+    for place in np.random.default_rng(seed + 1).integers(0, count, changes):
+        second[place] = "other"
+    texts = " ".join(first), " \n".join(second)
+    assert similarity(shingles(texts[0]), shingles(texts[1])) == pytest.approx(naive_similarity(*texts))
+
+
+def test_near_duplicates_are_those_of_all_pairs() -> None:
+    """300 documents, each changed by 0 to 5 words: what is removed is what comparing every pair would remove."""
+    originals = [words(seed, 150) for seed in range(300)]
+    validation = [" ".join(one) for one in originals]
+    training = []
+    for number, one in enumerate(originals):
+        changed = list(one)
+        for place in np.random.default_rng(number).choice(150, number % 6, replace=False):
+            changed[place] = "changed"
+        training.append((number, " ".join(changed)))
+    training += [(1000 + seed, " ".join(words(5000 + seed, 150))) for seed in range(300)]
+    table = BandTable.build(band_keys([shingles(text) for text in validation]))
+    found = near_duplicates(training, table, validation.__getitem__)
+    expected = [n for n, t in training if n < 1000 and naive_similarity(t, validation[n]) >= THRESHOLD]
+    assert found == expected and 100 < len(found) < 290
+
+
+def test_a_proposal_at_the_threshold_is_nearly_certain() -> None:
+    """Of 400 pairs at a similarity of 0.8 to 0.82, the bands propose at least 98%; of unrelated ones hardly any."""
+    proposed = pairs = 0
+    for seed in range(400):
+        first = shingles(" ".join(words(seed, 220)))
+        shared = int(len(first) * 0.9)
+        second = np.sort(np.concatenate([first[:shared], first[shared:] ^ np.uint32(12345)]))
+        assert 0.79 < similarity(first, second) < 0.83
+        keys = band_keys([first, second])
+        proposed += bool((keys[0] == keys[1]).any())
+        pairs += 1
+    assert proposed >= 0.98 * pairs
+    strangers = band_keys([shingles(" ".join(words(seed))) for seed in range(200)])
+    assert len(np.unique(strangers)) == strangers.size
+
+
+def test_very_short_documents_are_compared_whole() -> None:
+    table = BandTable.build(band_keys([shingles("one two"), shingles("three")]))
+    texts = ["one two", "three"]
+    new = [(7, "one two"), (8, "two one"), (9, "three four"), (10, "three")]
+    assert near_duplicates(new, table, texts.__getitem__) == [7, 10]
+    assert near_duplicates([], table, texts.__getitem__) == []
+
+
+def test_boilerplate_is_checked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "MAX_CANDIDATES", 3)
+    same = shingles("the same few words again and again")
+    table = BandTable.build(band_keys([same] * 50))
+    ((row, candidates),) = table.candidates(band_keys([same]))
+    assert (row, candidates) == (0, [0, 1, 2])
+
+
+def test_hashes_are_the_same_everywhere() -> None:
+    """Frozen: another value would move documents of every cached data set to the other side."""
+    assert content_hash(b"nanokimi") == HASH_OF_NANOKIMI
+    assert int(band_keys([shingles("a b c d e f g")])[0, 0]) == FIRST_BAND
