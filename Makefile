@@ -35,8 +35,7 @@ smoke: setup
 	$(BIN)/nanokimi compare --config smoke --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 compare: setup
-	@test -n "$(DATA)" || { echo "name a text: make compare DATA=path/to/text.txt"; exit 2; }
-	$(BIN)/nanokimi compare --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+	$(BIN)/nanokimi compare $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -214,7 +214,7 @@ CASES: list[tuple[str, str, str]] = [
     # the verb and its options
     ("trian", "there is no verb 'trian'; the nearest is train", ""),
     ("train --config smoke", "--data", ""),
-    ("compare", "--data", ""),
+    ("compare --config smoke", "--data", ""),
     ("train {D} --config smoek", "nearest is smoke", ""),
     ("train {D} --config folder", "folder", "folder"),
     ("train {D} --config list.yaml", "list", "list.yaml"),
@@ -567,3 +567,17 @@ def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
     results = [read_json(folder / "result.json") for folder in (out, uninterrupted)]
     assert results[0]["val_loss"] == results[1]["val_loss"]
     assert results[0]["steps"] == 300
+
+
+def test_without_a_text_the_tales_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanokimi.cli.options import choose_config
+    from nanokimi.config.files import load_config
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_config({}, []) == "tales" and choose_config({}, ["--seed", "3"]) == "tales"
+    assert choose_config({}, ["--data", "x.txt"]) == choose_config({}, ["--data=x.txt"]) == "shakespeare-char"
+    assert choose_config({"config": "smoke"}, []) == "smoke"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_config({}, []) == "tales-gpu", "a bigger one on a GPU"
+    for name in ("tales", "tales-gpu"):
+        assert load_config(name).dataset.path == "tales"

@@ -24,18 +24,20 @@ usage: nanokimi VERB [options]
 """
 
 RUN_OPTIONS = """\
-  --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
+  --config NAME_OR_PATH   a preset or a YAML file (default: tales, or {default} with --data); presets: {presets}
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
   --resume                continue the interrupted run in --out
 """
 
-DEFAULT_CONFIG = "shakespeare-char"
+DEFAULT_CONFIG = "shakespeare-char"  # for a text of the user's
+TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without one
 
 USAGE = {
-    "compare": "usage: nanokimi compare --data PATH [options] [--any.setting VALUE ...]\n\n" + RUN_OPTIONS,
-    "train": "usage: nanokimi train --data PATH [options] [--any.setting VALUE ...]\n\n"
+    "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
+    + RUN_OPTIONS,
+    "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
     + "  --model NAME            nanokimi (default) or nanogpt\n",
     "sample": """\
@@ -125,10 +127,23 @@ def one_target(rest: list[str], what: str) -> str:
     return rest[0]
 
 
+def choose_config(options: dict[str, object], rest: list[str]) -> str:
+    """The configuration that `--config` names, or the default: the story world's without `--data`, bigger on a GPU."""
+    if "config" in options:
+        return str(options["config"])
+    data = [word for word in rest if word.partition("=")[0] in ("--data", "--dataset.path")]
+    if data:
+        return DEFAULT_CONFIG
+
+    import torch
+
+    return TALES_GPU_CONFIG if torch.cuda.is_available() else TALES_CONFIG
+
+
 def require_data(path: str) -> None:
-    """Refuse a missing text before anything is imported or written."""
+    """Refuse a configuration without a text before anything is written."""
     if not path:
-        raise UserError("no text given: name one with --data path/to/text.txt")
+        raise UserError("no text given: name one with --data path/to/text.txt, or use --data tales")
 
 
 def resume_folder(verb: str, options: dict[str, object], rest: list[str]) -> Path:

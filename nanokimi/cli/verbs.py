@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import DEFAULT_CONFIG, one_target, require_data, resume_folder, take_options
+from nanokimi.cli.options import choose_config, one_target, require_data, resume_folder, take_options
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def run_compare(arguments: list[str]) -> int:
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
-    name = str(options.get("config", DEFAULT_CONFIG))
+    name = choose_config(options, rest)
     out = resume_folder("compare", options, rest) if "resume" in options else None
     if any(word.partition("=")[0] == "--model" for word in rest):
         raise UserError("compare trains both models: leave out --model")
@@ -50,7 +50,7 @@ def run_train(arguments: list[str]) -> int:
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
-    name = str(options.get("config", DEFAULT_CONFIG))
+    name = choose_config(options, rest)
     resumed = resume_folder("train", options, rest) if "resume" in options else None
     config = load_config(str(resumed / "config.yaml") if resumed else name, rest)
     if not resumed:
@@ -144,7 +144,7 @@ def run_prepare(arguments: list[str]) -> int:
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"config": str, "out": str})
-    config = load_config(str(options.get("config", DEFAULT_CONFIG)), rest)
+    config = load_config(choose_config(options, rest), rest)
     require_data(config.dataset.path)
 
     from nanokimi.data.sources import with_absolute_paths

@@ -115,6 +115,10 @@ def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
         per_byte = nats / LN2 / facts["val_text_bytes"]
         scores[name] = {"val_loss": nats / facts["val_tokens"], "bits_per_byte": per_byte}
     text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.val_ids)]
+    if "val_floor_nats" in facts:
+        floor = facts["val_floor_nats"]
+        per_byte = floor / LN2 / facts["val_text_bytes"]
+        scores["floor"] = {"val_loss": floor / facts["val_tokens"], "bits_per_byte": per_byte}
     scores["gzip"] = {"val_loss": None, "bits_per_byte": gzip_bits(*text) / facts["val_text_bytes"]}
     return scores
 

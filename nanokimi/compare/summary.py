@@ -87,6 +87,8 @@ def verdict(
         f"With this text and seed {better['name']} is better by {_interval(shown)}: {losses}, or {bits}, "
         f"{_cost(better, worse)}"
     )
+    if better.get("floor_gap") is not None:
+        sentence += f" The floor is {better['floor_gap']:.4f} below the better and {worse['floor_gap']:.4f} below the other."
     sentence += _warning(results, baselines)
     return {"sentence": sentence, "winner": better["name"], **base}
 

@@ -107,7 +107,7 @@ def _validate_sample(sample: SampleConfig) -> None:
         all(sample.prompts),
         "sample.prompts holds an empty prompt: a story needs at least one character to go on",
     )
-    _require_positive(sample, "sample", ("max_new_tokens", "top_k"))
+    _require_positive(sample, "sample", ("max_new_tokens", "top_k", "judged_stories", "questions"))
     _require(
         math.isfinite(sample.temperature) and sample.temperature >= 0,
         f"sample.temperature is {sample.temperature}: it must be 0 or more",

@@ -242,6 +242,10 @@ class SampleConfig:
     """Draw among the k likeliest tokens."""
     top_p: float | None = 0.95
     """Draw among the fewest tokens that hold this much probability."""
+    judged_stories: int = 20
+    """Only with tales: openings that each trained model continues for the story world's parser to judge."""
+    questions: int = 50
+    """Only with tales: facts asked for at each distance (20, 50, 100, 200 words back)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nanokimi.config import DatasetConfig
 from nanokimi.errors import UserError
@@ -38,17 +39,19 @@ def store_key(identity: dict[str, Any]) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; if another process does, say so and wait. The system frees it when a process dies."""
+    lock = FileLock(path)
     try:
-        file = open(path, "w")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print("nanokimi: another process prepares the same data: waiting for it", file=sys.stderr)
+            lock.acquire()
     except OSError as error:
         raise UserError(
             f"the cache folder {path.parent} cannot be written ({error.strerror}): name another with "
             "--dataset.cache or $NANOKIMI_CACHE"
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("nanokimi: another process prepares the same data: waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()

@@ -23,8 +23,9 @@ def generate(
     seed: int = 0,
     use_cache: bool = True,
     context_length: int | None = None,
+    stop_id: int | None = None,
 ) -> Iterator[int]:
-    """Yield `max_new_tokens` ids that continue the prompt.
+    """Yield up to `max_new_tokens` ids that continue the prompt; `stop_id` (end-of-text) ends it and is not yielded.
 
     The model sees at most `context_length` tokens (None: its longest). When the window is full it is moved so that
     its newer half stays, and read anew: positions inside the window change, so nothing cached would be valid. The
@@ -57,6 +58,8 @@ def generate(
                 fresh = window[-1:]
             logits_W = model(torch.tensor([fresh], device=device), cache).logits_BTW[0, -1]
             token = sample_token(logits_W, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+            if token == stop_id:
+                return
             window.append(token)
             yield token
     finally:

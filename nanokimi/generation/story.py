@@ -22,6 +22,7 @@ def story_ids(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: R
         top_p=sample.top_p,
         seed=config.seed,
         context_length=config.train.context_length,
+        stop_id=tokenizer.end_of_text_id,
     )
 
 

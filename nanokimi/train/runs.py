@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import statistics
@@ -20,15 +21,19 @@ from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
+from nanokimi.generation.story import story_ids
 from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
+from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.speed import generation_latency
+from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import create_run_folder, read_json_lines, write_json
 from nanokimi.train.checkpoint import load_weights
 from nanokimi.train.loop import TrainState
 
+MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
 CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
 
 
@@ -94,7 +99,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "first_step_ms": step_ms[0] if step_ms else 0.0,
         **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
         "best_val_loss": state.best_val_loss,
-        "floor_gap": None,
+        **floor_gaps(state.data.facts, state.last_evaluation),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
@@ -111,8 +116,36 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "dtype": train.dtype,
         "threads": train.threads,
     }
+    if "val_floor_nats" in state.data.facts:
+        result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
+
+
+def floor_gaps(facts: dict[str, Any], scores: Evaluation) -> dict[str, float | None]:
+    """How far a model is from the best that any can do, in nats per token and bits per byte; None if unknown."""
+    if "val_floor_nats" not in facts:
+        return {"floor_gap": None, "floor_gap_bits_per_byte": None}
+    floor_bits = facts["val_floor_nats"] / math.log(2)
+    return {
+        "floor_gap": scores.val_loss - facts["val_floor_nats"] / facts["val_tokens"],
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - floor_bits / facts["val_text_bytes"],
+    }
+
+
+def know_the_world(state: TrainState) -> dict[str, Any]:
+    """What the story world's parser and its questions say of a model trained on tales."""
+    config, tokenizer = state.config, state.data.tokenizer
+
+    def write(opening: str, number: int) -> str:
+        told = replace(config, seed=config.seed + number)
+        told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
+        return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
+
+    return {
+        "judged": judge_stories(write, config.sample.judged_stories),
+        "recall": recall(state.model, tokenizer, config.train.context_length, config.sample.questions),
+    }
 
 
 def steady_speed(step_ms: list[float]) -> float:

@@ -1,0 +1,139 @@
+"""The story world as judge: proportions, openings, questions, and a run on tales from end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_GPT
+
+from nanokimi.config import DatasetConfig, RunConfig, SampleConfig
+from nanokimi.data import tales
+from nanokimi.data.tokenizers import ByteTokenizer, CharTokenizer
+from nanokimi.measure.story_world import (
+    QUESTION_SEED,
+    collect_probes,
+    continuation_nats,
+    first_sentence,
+    judge_stories,
+    recall,
+    wilson,
+)
+from nanokimi.model.build import build_model
+from nanokimi.model.output import Output
+from nanokimi.train.alone import train_alone
+
+
+def test_wilson_by_table() -> None:
+    """Values from Wilson's formula worked out by hand for 8 of 10 and 0 of 10."""
+    found = wilson(8, 10)
+    assert (found.share, found.low, found.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10).low == 0 and wilson(0, 10).high == pytest.approx(0.2775, abs=1e-4)
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0, 1)
+
+
+def test_the_world_s_own_stories_are_perfect_and_cut_ones_are_not() -> None:
+    def true_end(opening: str, i: int) -> str:
+        return tales.tell(QUESTION_SEED, i).text.removeprefix(opening)
+
+    found = judge_stories(true_end, stories=5)
+    assert found["perfect"]["share"] == 1.0 and found["right_before_first_error"] == 1.0
+    cut = judge_stories(lambda opening, i: true_end(opening, i)[:200], stories=5)
+    assert cut["grammatical"]["share"] == 1.0 and cut["complete"]["share"] == 0.0
+    noise = judge_stories(lambda opening, i: " qwert yuiop.\n", stories=5)
+    assert noise["grammatical"]["share"] == 0.0 and noise["right_before_first_error"] < 1.0
+    assert noise["examples"][0]["first_error"]
+
+
+def test_the_openings_are_the_first_sentences_of_unseen_stories() -> None:
+    text = tales.tell(QUESTION_SEED, 3).text
+    opening = first_sentence(text)
+    assert text.startswith(opening) and opening.endswith(".") and "." not in opening[:-1]
+
+
+def test_questions_are_spread_over_distances_and_kinds() -> None:
+    probes = collect_probes(12)
+    assert {distance: len(found) for distance, found in probes.items()} == dict.fromkeys(
+        ("20", "50", "100", "200"), 12
+    )
+    for distance, (low, high) in {
+        "20": (15, 35),
+        "50": (35, 75),
+        "100": (75, 150),
+        "200": (150, 401),
+    }.items():
+        assert all(low <= probe.distance_words < high for probe in probes[distance])
+        assert len({probe.kind for probe in probes[distance]}) > 4, "names must not crowd out the rest"
+
+
+class Oracle(torch.nn.Module):
+    """Gives probability nearly 1 to the next character of one text, wherever that stands in the batch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = torch.tensor(list(text.encode()))
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, ids_BT: torch.Tensor) -> Output:
+        logits = torch.zeros(*ids_BT.shape, 256)
+        begin = len(self.text) - self.longest
+        for t in range(ids_BT.shape[1]):
+            if begin + t + 1 < len(self.text):
+                logits[:, t, self.text[begin + t + 1]] = 20.0
+        return Output(logits)
+
+
+def test_a_model_that_knows_the_text_finds_the_answer_also_with_its_beginning_cut_off() -> None:
+    probe = collect_probes(4)["100"][0]
+    text = probe.prefix + probe.answer
+    oracle = Oracle(text)
+    choices = [
+        probe.answer,
+        *(a[: len(probe.answer)].ljust(len(probe.answer), "x") for a in probe.alternatives),
+    ]
+    for context in (32, 10_000):
+        oracle.longest = min(len(text.encode()), context + 1)
+        nats = continuation_nats(oracle, ByteTokenizer(), context, probe.prefix, choices)
+        assert min(nats) == nats[0] < 1.0 and min(nats[1:]) > 10.0
+
+
+def test_continuation_nats_are_those_of_the_whole_text() -> None:
+    """Against the plain way: score every token of prefix + choice, and subtract the prefix."""
+    tokenizer = CharTokenizer("the cat sat on a mat.")
+    model = build_model(replace(TINY_GPT, vocab_size=tokenizer.vocab_size), seed=0).eval()
+
+    def total(text: str) -> float:
+        ids = torch.tensor([tokenizer.encode(text).tolist()])
+        logits = model(ids[:, :-1]).logits_BTW.log_softmax(-1)
+        return -float(logits.gather(2, ids[:, 1:, None]).sum())
+
+    prefix, choices = "the cat", [" sat", " a", " mat on"]
+    found = continuation_nats(model, tokenizer, 32, prefix, choices)
+    assert found == pytest.approx([total(prefix + c) - total(prefix) for c in choices], rel=1e-4)
+
+
+def test_an_untrained_model_guesses() -> None:
+    tokenizer = ByteTokenizer()
+    model = build_model(replace(TINY_GPT, vocab_size=256, max_position_embeddings=64), seed=0)
+    for answers in recall(model, tokenizer, 64, questions=12).values():
+        assert answers["total"] == 12 and 0.1 < answers["guessing"] < 0.6
+        assert answers["low"] <= answers["guessing"] + 0.25, "no better than chance by a wide margin"
+
+
+def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = replace(
+        tiny_config(context_length=32, max_steps=4, eval_every=4),
+        dataset=DatasetConfig(path="tales", tokenizer="byte", characters=30_000, val_fraction=0.1, workers=1),
+        sample=SampleConfig(prompts=("There was",), max_new_tokens=5, judged_stories=2, questions=2),
+    )
+    result = train_alone(config, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
+    floor = facts["val_floor_nats"] / facts["val_tokens"]
+    assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["val_loss"] - floor)
+    assert 0 < result["floor_gap_bits_per_byte"] < result["val_bits_per_byte"]
+    assert result["tales"]["judged"]["perfect"]["total"] == 2
+    assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}
