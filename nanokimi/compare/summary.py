@@ -88,7 +88,8 @@ def verdict(
         f"{_cost(better, worse)}"
     )
     if better.get("floor_gap") is not None:
-        sentence += f" The floor is {better['floor_gap']:.4f} below the better and {worse['floor_gap']:.4f} below the other."
+        gaps = f"{better['floor_gap']:.4f} and {worse['floor_gap']:.4f}"
+        sentence += f" They stay {gaps} above the floor, the best that any model can do."
     sentence += _warning(results, baselines)
     return {"sentence": sentence, "winner": better["name"], **base}
 
