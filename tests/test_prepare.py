@@ -59,7 +59,7 @@ def test_what_was_prepared_is_not_read_again(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "no text given"),
+        (["--config", "smoke"], "no text given"),
         (["--data", "nowhere.txt"], "does not exist"),
         (["--data", "stories.txt", "--dataset.fraction", "0"], "dataset.fraction"),
         (["--data", "stories.txt", "--dataset.workers", "0"], "dataset.workers"),

@@ -108,7 +108,7 @@ def test_continuation_nats_are_those_of_the_whole_text() -> None:
 
     def total(text: str) -> float:
         ids = torch.tensor([tokenizer.encode(text).tolist()])
-        logits = model(ids[:, :-1]).logits_BTW.log_softmax(-1)
+        logits = model(ids[:, :-1]).logits_BTW.detach().log_softmax(-1)
         return -float(logits.gather(2, ids[:, 1:, None]).sum())
 
     prefix, choices = "the cat", [" sat", " a", " mat on"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanokimi.config import ARM_NAMES
+from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 
 HELP = """\
@@ -134,6 +135,7 @@ def choose_config(options: dict[str, object], rest: list[str]) -> str:
     data = [word for word in rest if word.partition("=")[0] in ("--data", "--dataset.path")]
     if data:
         return DEFAULT_CONFIG
+    load_config(TALES_CONFIG, rest)  # refuses mistakes before a second is spent on importing torch
 
     import torch
 
