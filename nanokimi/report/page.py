@@ -134,7 +134,7 @@ def make_attention(arm: Arm) -> Record | None:
 
 WORLD_ROWS = (
     ("grammatical", "Grammatical"),
-    ("consistent", "Consistent"),
+    ("consistent", "No wrong fact"),
     ("complete", "Complete"),
     ("perfect", "All three"),
 )
