@@ -98,7 +98,7 @@ def _warning(results: list[dict[str, Any]], baselines: dict[str, dict[str, float
     five_gram = baselines["5-gram"]["val_loss"]
     if five_gram is None or min(r["val_loss"] for r in results) <= five_gram:
         return ""
-    return " Neither has reached a 5-gram model yet: train longer before you conclude anything."
+    return " Neither beats a 5-gram model: too little training, or too little text, to conclude much."
 
 
 def _interval(paired: PairedDifference) -> str:
