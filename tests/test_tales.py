@@ -23,7 +23,7 @@ from nanokimi.data.tales.telling import lexicons
 
 SEED = 11
 MISPRINT = r"  | \n|\n |[^\n]\n[^\n]| [,.!?;:]|,,|(?<!\.)\.\.(?!\.)|[{}\[\]|<>~]|\"\.|,\.|\.,"
-SAMPLE_SHA256 = "67aa0a34dd75092d9b72ad02b7a40e6c6938c234dc8899877c772ad64514bc9f"
+SAMPLE_SHA256 = "b255f76606e7e1c4096d05a206181849bd9332edd8029fe76db0c2cf5f055dac"
 
 
 @pytest.fixture(scope="module")
