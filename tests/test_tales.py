@@ -23,7 +23,7 @@ from nanokimi.data.tales.telling import lexicons
 
 SEED = 11
 MISPRINT = r"  | \n|\n |[^\n]\n[^\n]| [,.!?;:]|,,|(?<!\.)\.\.(?!\.)|[{}\[\]|<>~]|\"\.|,\.|\.,"
-SAMPLE_SHA256 = "b255f76606e7e1c4096d05a206181849bd9332edd8029fe76db0c2cf5f055dac"
+SAMPLE_SHA256 = "d2b27546880f6235dca2030adc041dcf6a051699086dd4e6cda8afda9c7b5eec"
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ FRAME = """
   before {he} saw the chimney of {home.short}]. <thread_end> <moral>
 - That [evening|night] {he} told {his} {k} [all of it|the whole story|everything, from beginning to end].
   <thread_end> <moral>
-- "[Where have you been|What a long time you took|Well, and how was it]?" <asked> {his} {k}. {hero} [told {k.him}
+- "[Where have you been|What took you so long|Well, and how was it]?" <asked> {his} {k}. {hero} [told {k.him}
   all about it|began at the beginning and left nothing out]. <thread_end> <moral>
 
 == thread_end

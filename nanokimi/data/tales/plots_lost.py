@@ -76,7 +76,7 @@ LOST = """
   They asked <passer>, but no one had lost a thing. Only {ad=adult}, the {ad.job}, was [turning out {ad.his}
   pockets|crawling about under a bench|staring at the ground]. "Is anything wrong?" {hero} <asked>. "My purse!"
   <cried> {ad}. "All my wages were in it." {hero} held it behind {his} back. "What colour was it, and how many coins
-  were inside?"[ <beat>|3~]
+  were inside?"
 
   "{C}," <spoke> {ad} at once, "with {n} coins." {hero} put it into {ad.his} hand. The {ad.job} <ad_ponders>, and
   then gave {hero} and {f} a coin each. "And where was it?" "{P}," they said together. {ad} slapped {ad.his}
