@@ -26,6 +26,7 @@ from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.speed import generation_latency
+from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
@@ -99,6 +100,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "first_step_ms": step_ms[0] if step_ms else 0.0,
         **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
         "best_val_loss": state.best_val_loss,
+        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
         **floor_gaps(state.data.facts, state.last_evaluation),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
