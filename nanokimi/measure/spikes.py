@@ -1,7 +1,7 @@
 """Loss spikes: training steps whose loss stands far above what the steps before them suggest.
 
-The rule is a running outlier test with median and median absolute deviation (Hampel's identifier), which a few
-outliers among the steps before cannot move. Plain Python on plain floats; nothing is random, nothing is fitted.
+The rule is a running outlier test with median and median absolute deviation (Hampel's identifier), which a
+few outliers among the steps before cannot move. docs/report.md tells how often it is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECENT = 10
 MIN_DEVIATIONS = 8.0
 """Least height in standard deviations: from 50 steps it is itself only roughly known."""
 MIN_HEIGHT = 0.1
-"""Least height in nats per token, 10 % more perplexity: where the loss hardly scatters, less is nobody's concern."""
+"""Least height in nats per token, 10 % more perplexity: less is nobody's concern, however smooth the loss."""
 QUIET_STEPS = 5
 """Steps back below the threshold that end a spike; a shorter rest is part of it."""
 MAD_TO_DEVIATION = 1.4826
@@ -43,16 +43,14 @@ class Spike:
 def find_spikes(losses: Sequence[float]) -> list[Spike]:
     """The spikes among the training losses of consecutive steps (nats per token), in order.
 
-    A loss is high if it exceeds what is usual by more than MIN_DEVIATIONS standard deviations and by more than
-    MIN_HEIGHT; what is usual and how far losses scatter come from the WINDOW losses before it. High steps that fewer
-    than QUIET_STEPS lower ones part are one spike. A loss that stays high for WINDOW steps is the new usual level:
-    one spike, not one for each step. Losses that are not finite are passed over.
+    A loss is high if it exceeds what is usual by more than MIN_DEVIATIONS standard deviations and by more
+    than MIN_HEIGHT; what is usual and how far losses scatter come from the WINDOW losses before it. High
+    steps that fewer than QUIET_STEPS lower ones part are one spike. A loss that stays high for WINDOW steps
+    is the new usual level: one spike, not one for each step. Losses that are not finite are passed over.
     """
     finite = [(i, loss) for i, loss in enumerate(losses) if math.isfinite(loss)]
     values = [loss for _, loss in finite]
-    before: deque[float] = deque(
-        maxlen=WINDOW
-    )  # without the spikes, which must not make later ones look usual
+    before: deque[float] = deque(maxlen=WINDOW)  # without spikes: later ones must not look usual
     spikes, i = [], 0
     while i < len(values):
         if len(before) < WINDOW or values[i] <= (limit := _limit(list(before))):
@@ -69,12 +67,12 @@ def find_spikes(losses: Sequence[float]) -> list[Spike]:
 
 
 def _usual(before: Sequence[float]) -> float:
-    """The lower of two medians: a falling loss is held against its last steps, a rising one against older steps."""
+    """The lower of two medians: a falling loss is held against its last steps, a rising one against older."""
     return min(median(before), median(before[-RECENT:]))
 
 
 def _limit(before: Sequence[float]) -> float:
-    """The height above which a loss is high. The scatter is that of the changes, which know nothing of a trend."""
+    """The height above which a loss is high. The scatter is that of the changes: they know no trend."""
     changes = [after - loss for loss, after in pairwise(before)]
     middle = median(changes)
     deviation = MAD_TO_DEVIATION * median(abs(change - middle) for change in changes) / math.sqrt(2)
@@ -93,7 +91,7 @@ def _end(values: Sequence[float], start: int, limit: float) -> int:
 
 
 def spike_entries(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The spikes of a run's metrics.jsonl as result.json holds them: step, and loss and usual in nats per token."""
+    """The spikes in a run's metrics.jsonl, as result.json holds them; losses in nats per token."""
     trained = [r for r in records if r["kind"] == "train" and r.get("loss") is not None]
     spikes = find_spikes([record["loss"] for record in trained])
     return [{"step": trained[s.index]["step"], "loss": s.loss, "usual": s.usual} for s in spikes]

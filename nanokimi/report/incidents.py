@@ -1,4 +1,4 @@
-"""What went wrong in a run, in plain sentences: loss spikes, skipped batches, memory that ran out, interruptions.
+"""What went wrong in a run, in plain sentences: spikes, skipped batches, memory that ran out, interruptions.
 
 Spikes and counts come from the run's entry in report.json, the rest from the records of kind "event" in its
 metrics.jsonl. A run without incidents, or made before they were recorded, gives no sentence.
