@@ -26,6 +26,7 @@ from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.speed import generation_latency
+from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
@@ -165,6 +166,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
+        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
         **floor_gaps(state.data.facts, state.last_evaluation),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
