@@ -69,7 +69,7 @@ class PreparedData:
             tokens.update(f"{len(ids)} {ids.dtype.str} ".encode())
             for start in sorted({int(x) for x in np.linspace(0, max(len(ids) - HASHED_IDS, 0), 64)}):
                 tokens.update(np.ascontiguousarray(ids[start : start + HASHED_IDS]).tobytes())
-        return {"tokens": tokens.hexdigest(), "tokenizer": self.tokenizer_sha256}
+        return {"tokens_sha256": tokens.hexdigest(), "tokenizer_sha256": self.tokenizer_sha256}
 
 
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:

@@ -27,7 +27,7 @@ from nanokimi.config.files import settings
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
-from nanokimi.runtime.files import find_damage, read_json, seal, sync, write_json
+from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
 from nanokimi.train.state import TrainState, fresh_scaler, step_seed, total_steps
 
 SCHEMA_VERSION = 2
@@ -181,8 +181,12 @@ def load_newest_checkpoint(
             say(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
             continue
         stored = read_state(path)
-        if not allow_changes:
-            refuse_changes(stored, state)
+        changes = changes_since(stored, state)
+        if changes and not allow_changes:
+            raise UserError(
+                f"{state.folder} would go on with {changes[0]}: not the same run; change it back, or resume with "
+                "--allow-changes"
+            )
         if stored.get("torch") != torch.__version__:
             say(
                 f"saved with torch {stored.get('torch')}, now it is {torch.__version__}: last digits may differ from "
@@ -191,6 +195,11 @@ def load_newest_checkpoint(
         load_checkpoint(state, path, stored)
         if metrics.exists():
             os.truncate(metrics, stored["metrics_bytes"])
+        if changes:
+            detail = f"resumed after step {state.step} with {'; '.join(changes)}"
+            event = {"kind": "event", "step": state.step, "event": "resumed", "detail": detail}
+            append_json_line(metrics, event)
+            say(detail)
         return True
     metrics.unlink(missing_ok=True)
     return False
@@ -207,19 +216,12 @@ def read_state(path: Path) -> dict[str, Any]:
     return stored
 
 
-def refuse_changes(stored: dict[str, Any], state: TrainState) -> None:
-    """Raise UserError naming the first thing that is not as it was when the checkpoint was saved."""
-    then = {**stored.get("config", {}), **{f"data: {k}": v for k, v in stored.get("data", {}).items()}}
-    now = {
-        **settings(state.config),
-        **{f"data: {k}": v for k, v in state.data.fingerprint.items()},
-    }
-    for key in now:
-        if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]:
-            raise UserError(
-                f"{state.folder} was saved with {key} = {then.get(key)}, now it is {now[key]}: the resumed run would "
-                "not be the same run; change it back, or resume with --allow-changes"
-            )
+def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
+    """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last."""
+    then = {**stored.get("config", {}), **stored.get("data", {})}
+    now = {**settings(state.config), **state.data.fingerprint}
+    changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
+    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
 
 
 def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, clocks: bool = True) -> None:
