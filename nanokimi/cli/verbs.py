@@ -11,6 +11,7 @@ from nanokimi.cli.options import choose_config, one_target, require_data, resume
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
+    from nanokimi.config import RunConfig
     from nanokimi.measure.audit import AuditResult
 
 
@@ -49,7 +50,9 @@ def run_train(arguments: list[str]) -> int:
     from nanokimi.config.files import load_config
     from nanokimi.runtime.files import default_run_folder
 
-    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
+    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool, "dry_run": bool})
+    if "dry_run" in options and "resume" in options:
+        raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     name = choose_config(options, rest)
     resumed = resume_folder("train", options, rest) if "resume" in options else None
     config = load_config(str(resumed / "config.yaml") if resumed else name, rest)
@@ -61,6 +64,8 @@ def run_train(arguments: list[str]) -> int:
     from nanokimi.train.alone import train_alone
 
     try:
+        if "dry_run" in options:
+            return run_dry(config, out)
         result = train_alone(config, out, resume=resumed is not None)
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
@@ -72,6 +77,15 @@ def run_train(arguments: list[str]) -> int:
     if not result["audit"]["causal"]:
         print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
         return 1
+    return 0
+
+
+def run_dry(config: RunConfig, out: Path) -> int:
+    """`nanokimi train --dry-run`."""
+    from nanokimi.cli.forecast_table import forecast_text
+    from nanokimi.train.forecast import forecast
+
+    print(forecast_text(forecast(config, out)), end="")
     return 0
 
 
