@@ -33,7 +33,7 @@ from nanokimi.runtime.device import choose_device, choose_dtype
 from nanokimi.runtime.files import describe_environment, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
-from nanokimi.train.loop import build_state, telemetry_records, write
+from nanokimi.train.loop import TrainState, build_state, telemetry_records, write
 from nanokimi.train.runs import optimizer_bytes, set_up
 from nanokimi.train.trials import (
     audit_seconds,
@@ -105,9 +105,7 @@ def forecast(config: RunConfig, out: Path) -> Forecast:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and a run never overwrites another: choose another --out")
     config = replace(config, dataset=with_absolute_paths(config.dataset))
-    prepare_store(
-        config.dataset
-    )  # here, so that the process which is measured finds the tokens, as the run will
+    prepare_store(config.dataset)  # the process that is measured finds the tokens, as the run will
 
     def stop(number: int) -> None:
         raise Interrupted(number, "interrupted; the dry run kept nothing but prepared data")
@@ -205,20 +203,28 @@ def work(connection: Connection, folder: str) -> None:
         connection.send(("error", f"{stage[0]}: {error}"))
 
 
-def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Forecast:
-    """Do a little of everything that a run does, in a run's order, and time it. `say` is told what comes next."""
+def build(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[TrainState, str]:
+    """Set a run up in `folder`, as training does; returns it and what it is in words.
+
+    Raises MemoryError before the machine swaps, or the system kills something else.
+    """
     say("preparing")
     config, data = set_up(config, folder / "run")
     write_json(folder / "environment.json", describe_environment())
-    train, model_config = config.train, config.arm.model
-    assert model_config.vocab_size is not None, "resolve() fills this in"
-    cost = model_cost(model_config, train.context_length)
-    what = f"{DISPLAY_NAMES[config.model]} of {cost.params_total:,} parameters on {train.device}"
+    cost = model_cost(config.arm.model, config.train.context_length)
+    what = f"{DISPLAY_NAMES[config.model]} of {cost.params_total:,} parameters on {config.train.device}"
     say(f"weights, gradients and optimizer state of {what}")
-    if train.device == "cpu" and 12 * cost.params_total > psutil.virtual_memory().available:
-        raise MemoryError  # before the machine swaps, or the system kills something else
-    state = build_state(config, data, folder / "run")
+    if config.train.device == "cpu" and 12 * cost.params_total > psutil.virtual_memory().available:
+        raise MemoryError
+    return build_state(config, data, folder / "run"), what
+
+
+def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Forecast:
+    """Do a little of everything that a run does, in a run's order, and time it. `say` is told what comes next."""
+    state, what = build(config, folder, say)
     starting = time.time() - psutil.Process().create_time()
+    config, train, data = state.config, state.config.train, state.data
+    cost = model_cost(config.arm.model, train.context_length)
 
     say(f"a validation of {what}, windows of {train.context_length} tokens")
     validation = try_validation(state)
@@ -235,7 +241,9 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
     times = how_often(config, steps.total)
     later = mapped_later(state, steps.total) if train.device == "cpu" else 0
     checkpoint_bytes = folder_bytes(state.folder / "checkpoints")
-    held = min(times["checkpoints"], train.keep_checkpoints + 1)  # an old one goes after a new one is whole
+    more = (
+        min(times["checkpoints"], train.keep_checkpoints + 1) - 1
+    )  # an old one goes once a new one is whole
     lines = times["validations"] * validation.line_bytes + steps.total * steps.line_bytes
     return Forecast(
         name=DISPLAY_NAMES[config.model],
@@ -252,11 +260,11 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
         step_ms=steps.each * 1e3,
         steps_measured=steps.measured,
         weights_bytes=tensor_bytes([*state.model.parameters(), *state.model.buffers()]),
-        gradient_bytes=tensor_bytes(p for p in state.model.parameters() if p.requires_grad),
+        gradient_bytes=tensor_bytes(state.model.parameters()),
         optimizer_bytes=optimizer_bytes(state.optimizer),
         peak_memory_bytes=state.peak_memory_bytes + later,
         validation_memory_bytes=validation.memory_bytes,
-        disk_bytes=folder_bytes(state.folder) + (held - 1) * checkpoint_bytes + lines,
+        disk_bytes=folder_bytes(state.folder) + more * checkpoint_bytes + lines,
         checkpoint_bytes=checkpoint_bytes,
         phases={
             "starting": Phase(1, starting),

@@ -56,6 +56,8 @@ def timed(state: TrainState, call: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class ValidationTrial:
+    """What validations take."""
+
     seconds: float  # of the whole validation text
     memory_bytes: int
     line_bytes: int  # in metrics.jsonl
@@ -83,27 +85,35 @@ def try_validation(state: TrainState) -> ValidationTrial:
 
 @dataclass(frozen=True)
 class StoryTrial:
+    """What stories take."""
+
     reading: float  # seconds to decode the text in which copies are looked for, once
     seconds: float  # one story of a trained model
     token: float  # seconds for one more token
 
 
 def try_story(state: TrainState) -> StoryTrial:
-    """Write the beginning of a story, and look for copies in a piece of validation text as long as a story."""
+    """Write the beginning of a story, and look for copies in a piece of validation text instead of it.
+
+    That is how a good model writes; in an untrained one's gibberish, what is not copied is found out sooner.
+    """
     reading = timed(state, lambda: state.training_text)
     length = story_tokens(state, state.config.sample.max_new_tokens)
+    first, token = begin_story(state)
+    piece = state.data.val_ids[: min(int(length) + 1, 100)]
+    text = state.data.tokenizer.decode(piece)
+    searching = timed(state, lambda: copied_share(text, state.training_text)) * length / len(piece)
+    return StoryTrial(reading, first + (length - 1) * token + searching, token)
+
+
+def begin_story(state: TrainState) -> tuple[float, float]:
+    """Seconds of a story's first token, prompt included, and of one more."""
     ids = story_ids(state.model, state.data.tokenizer, state.config.sample.prompts[0], state.config)
     first = timed(state, lambda: next(ids, None))
     start, written = fenced_seconds(state.device), 0
     while fenced_seconds(state.device) - start < PART_SECONDS and next(ids, None) is not None:
         written += 1
-    token = (fenced_seconds(state.device) - start) / written if written else first
-    piece = state.data.val_ids[
-        : min(length, 100)
-    ]  # what a good model writes: gibberish is found missing sooner
-    text = state.data.tokenizer.decode(piece)
-    searching = timed(state, lambda: copied_share(text, state.training_text)) * length / len(piece)
-    return StoryTrial(reading, first + (length - 1) * token + searching, token)
+    return first, (fenced_seconds(state.device) - start) / written if written else first
 
 
 def story_tokens(state: TrainState, limit: int) -> float:
@@ -114,6 +124,8 @@ def story_tokens(state: TrainState, limit: int) -> float:
 
 @dataclass(frozen=True)
 class StepsTrial:
+    """What training takes, and how many steps it has."""
+
     total: int  # of the budget
     measured: int
     each: float  # seconds of one after the warm-up
