@@ -106,13 +106,13 @@ def test_memory_and_disk_are_near_those_of_the_run(pair: Pair) -> None:
 
 
 def test_a_dry_run_leaves_only_prepared_data_which_the_run_finds(pair: Pair) -> None:
-    outside = [path for path in pair.left if not path.startswith("cache")]
+    torch_s_own = "torchinductor_"  # an empty folder that torch makes in $TMPDIR when imported
+    outside = [path for path in pair.left if not path.startswith(("cache", torch_s_own))]
     assert outside == ["text.txt", "tiny.yaml"]
     assert not [path for path in pair.left if "dry-run" in path]
-    stores = [path for path in (pair.folder / "cache").iterdir() if path.is_dir()]
-    assert [path.name for path in stores] == [p for p in pair.left if p.count("/") == 1 and "." not in p][
-        0
-    ].split("/")[1:], "the run prepared nothing anew"
+    assert [path for path in paths(pair.folder) if path.startswith("cache")] == [
+        path for path in pair.left if path.startswith("cache")
+    ], "the run prepared nothing anew"
 
 
 def test_the_table_says_all_of_it(pair: Pair) -> None:
@@ -152,7 +152,7 @@ def test_bad_input_is_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text_file: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "short.txt").write_text("too short to train on")
+    (tmp_path / "short.txt").write_text("short")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
