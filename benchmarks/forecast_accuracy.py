@@ -21,7 +21,7 @@ from nanokimi.train.forecast import forecast
 
 WIDE = "--nanokimi.model.hidden_size 256 --nanokimi.model.num_hidden_layers 6 --nanokimi.model.intermediate_size 672"
 WIDE += " --nanokimi.model.moe_intermediate_size 224 --nanokimi.model.num_attention_heads 8"
-WIDE += " --train.batch_size 16 --train.context_length 256"
+WIDE += " --train.batch_size 16 --train.context_length 256 --dataset.val_fraction 0.02"
 CONFIGS = {
     "smoke": ("smoke, NanoKimi", "--config smoke"),
     "smoke-gpt": ("smoke, NanoGPT", "--config smoke --model nanogpt"),

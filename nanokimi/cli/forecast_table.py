@@ -21,7 +21,7 @@ def forecast_text(found: Forecast) -> str:
         ("parameters", f"{count(found.params_total)}, {count(found.params_active)} active"),
         ("text", f"{count(found.train_tokens)} tokens, and {count(found.val_tokens)} for validation"),
         ("budget", f"{count(found.steps)} steps, {count(found.tokens)} tokens{expected}"),
-        ("step", f"{milliseconds(found.step_ms)} (median of {found.steps_measured} after warm-up)"),
+        ("step", f"{milliseconds(found.step_ms)} (mean of {found.steps_measured} after warm-up)"),
         ("", ""),
         ("weights", size(found.weights_bytes)),
         ("gradients", size(found.gradient_bytes)),

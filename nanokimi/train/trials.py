@@ -145,7 +145,7 @@ def try_steps(state: TrainState) -> StepsTrial:
     wall = fenced_seconds(state.device) - start
     warm_up = min(WARM_UP_STEPS, len(seconds) - 1)
     steady = seconds[warm_up:]
-    each = statistics.median(steady)
+    each = statistics.fmean(steady)  # what disturbs a step now and then is part of the whole
     limit = state.config.train.max_seconds
     total = int(total_steps(state))
     if limit is not None:
