@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: setup test test-slow test-gpu lint smoke compare clean
+.PHONY: setup test test-slow test-gpu soak lint smoke compare clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ test-slow: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+soak: setup
+	$(BIN)/python tests/soak.py --kills 100 $(ARGS)
+	$(BIN)/python tests/soak.py --kills 20 --verb compare $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
