@@ -9,6 +9,7 @@ import torch
 from nanokimi.generation.sampling import sample_token
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
+from nanokimi.model.folded import decode_step
 
 
 @torch.inference_mode()
@@ -48,15 +49,15 @@ def generate(
     model.eval()
     try:
         window, cache = list(prompt_ids)[-limit:], None
+        decode = decode_step(model)
         for _ in range(max_new_tokens):
             if len(window) > limit:
                 window, cache = window[-max(limit // 2, 1) :], None
-            if cache is None:
-                cache = Cache(layers, limit) if use_cache else None
-                fresh = window
+            if cache is not None:
+                logits_W = decode(window[-1], cache)
             else:
-                fresh = window[-1:]
-            logits_W = model(torch.tensor([fresh], device=device), cache).logits_BTW[0, -1]
+                cache = Cache(layers, limit) if use_cache else None
+                logits_W = model(torch.tensor([window], device=device), cache).logits_BTW[0, -1]
             token = sample_token(logits_W, generator, temperature=temperature, top_k=top_k, top_p=top_p)
             if token == stop_id:
                 return

@@ -10,6 +10,7 @@ import torch
 
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
+from nanokimi.model.folded import decode_step
 from nanokimi.runtime.device import fenced_seconds
 
 
@@ -47,15 +48,15 @@ def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timin
     prompt_length = max(context_length // 2, 1)
     prompt_1T = torch.zeros(1, prompt_length, dtype=torch.long, device=device)
     prefill = time_calls(lambda: model(prompt_1T, Cache(layers, context_length)), device)
-    token_11 = prompt_1T[:, :1]
+    decode = decode_step(model)
     cache = Cache(layers, context_length)
     model(prompt_1T, cache)
 
     def decode_one() -> None:
         for layer in cache.layers:  # always the same position, so that every call does the same work
             layer.length = min(prompt_length, context_length - 1)
-        model(token_11, cache)
+        decode(0, cache)
 
-    decode = time_calls(decode_one, device, repeats=50)
+    decoded = time_calls(decode_one, device, repeats=50)
     model.train(was_training)
-    return prefill, decode
+    return prefill, decoded

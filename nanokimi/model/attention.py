@@ -66,9 +66,10 @@ class MultiHeadLatentAttention(nn.Module):
         c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
         c_BSC, k_rope_BSR = self.kv_a_layernorm(c_BTC), rotate(k_rope_BTR, *angles)
         if cache is not None:  # the point of MLA: C + R numbers per token are all that is kept
-            c_BSC, k_rope_BSR = cache.append(c_BSC, k_rope_BSR)
+            (latents_BSL,) = cache.append(torch.cat((c_BSC, k_rope_BSR), dim=-1))
             if x_BTD.shape[1] == 1 and not want_max_logits:
-                return self._decode(q_nope_BTHN, q_rope_BTHR, c_BSC, k_rope_BSR), None
+                return self._decode(q_nope_BTHN, q_rope_BTHR, latents_BSL), None
+            c_BSC, k_rope_BSR = latents_BSL.split([self.latent_dim, self.rope_dim], dim=-1)
 
         kv_BSHX = self.kv_b_proj(c_BSC).unflatten(-1, (self.num_heads, -1))
         k_nope_BSHN, v_BSHV = kv_BSHX.split([self.nope_dim, self.value_dim], dim=-1)
@@ -83,18 +84,18 @@ class MultiHeadLatentAttention(nn.Module):
         self,
         q_nope_B1HN: torch.Tensor,
         q_rope_B1HR: torch.Tensor,
-        c_BSC: torch.Tensor,
-        k_rope_BSR: torch.Tensor,
+        latents_BSL: torch.Tensor,
     ) -> torch.Tensor:
-        """Attend from one new token without expanding the cache ("absorption").
+        """Attend from one new token without expanding the cache ("absorption"); L = C + R.
 
         q . (U_k c) = (U_k^T q) . c, and the values' expansion is moved behind the weighted sum alike: the same
         function as the expanded form, for H * (2C + R) products per cached token instead of H * C * (N + V).
         """
+        c_BSC = latents_BSL[..., : self.latent_dim]
         w_HXC = self.kv_b_proj.weight.to(c_BSC.dtype).view(self.num_heads, -1, self.latent_dim)
         k_up_HNC, v_up_HVC = w_HXC.split([self.nope_dim, self.value_dim], dim=1)
         q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_B1HN[:, 0], k_up_HNC)
-        logits_BHS = q_latent_BHC @ c_BSC.transpose(1, 2) + q_rope_B1HR[:, 0] @ k_rope_BSR.transpose(1, 2)
+        logits_BHS = torch.cat((q_latent_BHC, q_rope_B1HR[:, 0]), dim=-1) @ latents_BSL.transpose(1, 2)
         at_least_fp32 = torch.promote_types(logits_BHS.dtype, torch.float32)
         weights_BHS = (logits_BHS.to(at_least_fp32) * self.scale).softmax(dim=-1).to(c_BSC.dtype)
         out_BHV = torch.einsum("bhc,hvc->bhv", weights_BHS @ c_BSC, v_up_HVC)

@@ -28,6 +28,13 @@ class LayerCache:
         self.length = end
         return tuple(buffer[:, :end] for buffer in self.buffers)
 
+    def extend(self) -> torch.Tensor:
+        """Room for one more token of one sequence: its only tensor so far, (S, ...), the last row not yet written."""
+        (buffer,) = self.buffers
+        assert self.length < self.capacity, f"cache of {self.capacity} tokens cannot hold more"
+        self.length += 1
+        return buffer[0, : self.length]
+
     @property
     def bytes_per_token(self) -> int:
         """Bytes stored for each token of one sequence."""

@@ -1,0 +1,170 @@
+"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: the fast form of the plain model's decoding.
+
+For one token a small model does little arithmetic and spends its time starting operations. So what is linear is
+multiplied together once, beforehand: norm gains and the softmax scale into the projections, the keys' up-projection
+into the queries', the values' into the output's (MLA's "absorption"), router and shared expert into one matrix. The
+result is the plain model's up to rounding; tests hold it against that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.model.attention import MultiHeadLatentAttention
+from nanokimi.model.cache import Cache, LayerCache
+from nanokimi.model.kimi import KimiBlock, NanoKimi
+from nanokimi.model.moe import MixtureOfExperts
+
+LARGEST_FOLDED = (
+    30_000_000  # parameters; beyond, reading weights takes the time, and folding makes more of them
+)
+
+DecodeStep = Callable[[int, Cache], torch.Tensor]
+
+
+def decode_step(model: nn.Module) -> DecodeStep:
+    """A function (token id, cache that holds everything before it) -> logits (W,) of what comes next.
+
+    The fastest one for this model and device; it keeps folded copies of the weights as they are now.
+    """
+    weight = next(model.parameters())
+    small = sum(p.numel() for p in model.parameters()) <= LARGEST_FOLDED
+    if (
+        isinstance(model, NanoKimi)
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and small
+    ):
+        return FoldedKimi(model)
+
+    def plain(token: int, cache: Cache) -> torch.Tensor:
+        return cast(
+            torch.Tensor, model(torch.tensor([[token]], device=weight.device), cache).logits_BTW[0, -1]
+        )
+
+    return plain
+
+
+class FoldedKimi:
+    """Weights of a NanoKimi folded for decoding; `model` itself is not changed."""
+
+    @torch.inference_mode()
+    def __init__(self, model: NanoKimi) -> None:
+        decoder = model.model
+        self.embedding_WD = decoder.embed_tokens.weight
+        cos_SR, sin_SR = decoder.rotary.cos_SR, decoder.rotary.sin_SR
+        self.turns_SR = torch.complex(cos_SR, sin_SR)
+        self.eps = model.config.rms_norm_eps
+        blocks = [cast(KimiBlock, block) for block in decoder.layers]
+        self.layers = [(FoldedAttention(b), folded_feed_forward(b)) for b in blocks]
+        self.head_WD = model.lm_head.weight * decoder.norm.weight
+
+    @torch.inference_mode()
+    def __call__(self, token: int, cache: Cache) -> torch.Tensor:
+        """Append one token to the cache; return the logits (W,) of the next."""
+        x_D = self.embedding_WD[token].clone()
+        turn_R = self.turns_SR[cache.length]
+        for (attend, feed_forward), layer_cache in zip(self.layers, cache.layers, strict=True):
+            attend(x_D, turn_R, layer_cache)
+            feed_forward(x_D)
+        return self.head_WD.mv(normed(x_D, self.eps))
+
+
+def normed(x_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm without its gain, which is folded into what follows."""
+    return F.rms_norm(x_D, x_D.shape, None, eps)
+
+
+class FoldedAttention:
+    """x += attention(norm(x)) for one vector, attending in the latent space."""
+
+    def __init__(self, block: KimiBlock) -> None:
+        a: MultiHeadLatentAttention = block.self_attn
+        H, N, R, C = a.num_heads, a.nope_dim, a.rope_dim, a.latent_dim
+        self.sizes = (H * C, (H + 1) * R, C)
+        self.heads, self.latent_dim, self.eps = H, C, block.input_layernorm.eps
+        q_HXQ = a.q_up_proj.weight.view(H, N + R, -1) * a.scale
+        k_up_HNC, v_up_HVC = a.kv_b_proj.weight.view(H, -1, C).split([N, a.value_dim], dim=1)
+        q_latent_HCQ = k_up_HNC.mT @ q_HXQ[:, :N]
+        gain_D = block.input_layernorm.weight
+        c_CD, k_rope_RD = (a.kv_a_proj_with_mqa.weight * gain_D).split([C, R])
+        queries = [q_latent_HCQ.flatten(0, 1), q_HXQ[:, N:].flatten(0, 1)]
+        self.q_low: tuple[torch.Tensor, torch.Tensor] | None = None
+        if hasattr(a, "q_proj"):
+            self.in_XD = torch.cat([queries[0] * gain_D, queries[1] * gain_D, k_rope_RD, c_CD])
+        else:  # the queries come from a normed low-rank vector of their own
+            gain_Q = a.q_a_layernorm.weight
+            self.q_low = (a.q_a_proj.weight * gain_D, torch.cat(queries) * gain_Q)
+            self.in_XD = torch.cat([k_rope_RD, c_CD])
+        self.latent_gain_C, self.latent_eps = a.kv_a_layernorm.weight, a.kv_a_layernorm.eps
+        o_DHV = a.o_proj.weight.view(-1, H, a.value_dim)
+        self.out_DX = torch.einsum("dhv,hvc->dhc", o_DHV, v_up_HVC).flatten(1).contiguous()
+
+    def __call__(self, x_D: torch.Tensor, turn_R: torch.Tensor, cache: LayerCache) -> None:
+        h_D = normed(x_D, self.eps)
+        projected = self.in_XD.mv(h_D)
+        if self.q_low is not None:
+            low_Q = self.q_low[0].mv(h_D)
+            projected = torch.cat([self.q_low[1].mv(normed(low_Q, self.latent_eps)), projected])
+        q_latent, rotary, c_C = projected.split(self.sizes)
+        pairs = torch.view_as_complex(rotary.view(self.heads + 1, -1, 2))
+        turned_HR = torch.view_as_real(pairs * turn_R).flatten(1)  # every head's query, then the shared key
+        q_HL = torch.cat([q_latent.view(self.heads, -1), turned_HR[:-1]], dim=1)
+        latents_SL = cache.extend()
+        latents_SL[-1, : self.latent_dim] = F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps)
+        latents_SL[-1, self.latent_dim :] = turned_HR[-1]
+        weights_HS = (q_HL @ latents_SL.t()).softmax(dim=-1)
+        out_HC = weights_HS @ latents_SL[:, : self.latent_dim]
+        x_D.addmv_(self.out_DX, out_HC.view(-1))
+
+
+def folded_feed_forward(block: KimiBlock) -> Callable[[torch.Tensor], None]:
+    """x += feed_forward(norm(x)) for one vector."""
+    gain_D, eps = block.post_attention_layernorm.weight, block.post_attention_layernorm.eps
+    if isinstance(block.mlp, MixtureOfExperts):
+        return FoldedExperts(block.mlp, gain_D, eps)
+    gate_up_GD = torch.cat([block.mlp.gate_proj.weight, block.mlp.up_proj.weight]) * gain_D
+    down_DF = block.mlp.down_proj.weight
+
+    def dense(x_D: torch.Tensor) -> None:
+        gate_F, up_F = gate_up_GD.mv(normed(x_D, eps)).chunk(2)
+        x_D.addmv_(down_DF, F.silu(gate_F) * up_F)
+
+    return dense
+
+
+class FoldedExperts:
+    """x += experts(norm(x)) for one vector: the K chosen experts one after another, read where they lie."""
+
+    def __init__(self, moe: MixtureOfExperts, gain_D: torch.Tensor, eps: float) -> None:
+        router, experts, self.eps = moe.gate, moe.experts, eps
+        self.num_chosen, self.scaling = router.num_chosen, router.scaling
+        self.norm_topk_prob, self.bias_E = router.norm_topk_prob, router.e_score_correction_bias
+        self.gate_up = list((torch.cat([experts.gate_proj, experts.up_proj], dim=1) * gain_D).unbind(0))
+        self.down = list(experts.down_proj.unbind(0))
+        first = [router.weight * gain_D]
+        self.shared_down_DF: torch.Tensor | None = None
+        if moe.shared_experts is not None:
+            shared = moe.shared_experts
+            first += [shared.gate_proj.weight * gain_D, shared.up_proj.weight * gain_D]
+            self.shared_down_DF = shared.down_proj.weight
+        self.sizes = [len(matrix) for matrix in first]
+        self.first_XD = torch.cat(first)
+
+    def __call__(self, x_D: torch.Tensor) -> None:
+        h_D = normed(x_D, self.eps)
+        logits_E, *shared = self.first_XD.mv(h_D).split(self.sizes)
+        scores_E = logits_E.sigmoid()
+        chosen = (scores_E + self.bias_E).topk(self.num_chosen, sorted=False).indices.tolist()
+        scores = scores_E.tolist()
+        total = sum(scores[e] for e in chosen) + 1e-20 if self.norm_topk_prob else 1.0
+        if self.shared_down_DF is not None:
+            x_D.addmv_(self.shared_down_DF, F.silu(shared[0]) * shared[1])
+        for e in chosen:
+            gate_F, up_F = self.gate_up[e].mv(h_D).chunk(2)
+            x_D.addmv_(self.down[e], F.silu(gate_F) * up_F, alpha=scores[e] / total * self.scaling)
