@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,6 +19,8 @@ from typing import Any
 
 from nanokimi.errors import UserError
 
+MAX_FILE_BYTES = 1 << 28
+"""Larger files of JSON, or tokenizers, are no such files."""
 RECORDED_PACKAGES = ("nanokimi", "torch", "numpy", "sentencepiece", "safetensors")
 
 
@@ -32,8 +37,8 @@ def create_run_folder(out: str | Path) -> Path:
         if not taken:
             probe.touch()
             probe.unlink()
-    except (OSError, NotADirectoryError) as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot write the run folder {folder}: {reason}; choose another with --out"
         ) from None
@@ -68,10 +73,38 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The content of a file of at most `limit` bytes. Raises OSError for anything else (a device, a pipe) as well."""
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a NUL, or half a character, in the name
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {limit} are expected")
+    return path.read_bytes()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON as `write_json` writes it: no NaN, no infinity. Raises ValueError for anything else."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {number[:40]}")
+    return value
+
+
 def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError if the file is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -85,8 +118,19 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a `.jsonl` file, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    """All records of a `.jsonl` file, in order. Raises UserError if it is missing, or a line is no record."""
+    records: list[dict[str, Any]] = []
+    try:
+        for number, line in enumerate(read_bytes(path, 1 << 31).split(b"\n"), start=1):
+            if line:
+                records.append(parse_json(line))
+                if not isinstance(records[-1], dict):
+                    raise ValueError("it is no record")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} line {number} is damaged ({error})") from None
+    return records
 
 
 def describe_environment() -> dict[str, Any]:
