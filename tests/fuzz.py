@@ -83,7 +83,9 @@ def run_case(name: str, case: Case, root: Path) -> bool:
         if not (message.isprintable() and 10 <= len(message) <= MAX_MESSAGE):
             raise AssertionError(f"the message is not one short line: {message[:300]!r}") from error
     canary = root / "canary"
-    assert os.listdir(canary) == ["file"] and (canary / "file").read_bytes() == SECRET, "written outside the folder"
+    assert os.listdir(canary) == ["file"] and (canary / "file").read_bytes() == SECRET, (
+        "written outside the folder"
+    )
     assert not os.path.exists("PWNED"), "code was run"
     return accepted
 
@@ -92,7 +94,11 @@ def signature(error: BaseException) -> str:
     """The type of an error and the innermost place in the package (or in the fuzzer) that it came through."""
     innermost = error.__cause__ if isinstance(error.__cause__, UserError) else error
     frames = traceback.extract_tb(innermost.__traceback__)
-    ours = [f for f in frames if "/nanokimi/" in f.filename] or [f for f in frames if "fuzz" in f.filename] or frames
+    ours = (
+        [f for f in frames if "/nanokimi/" in f.filename]
+        or [f for f in frames if "fuzz" in f.filename]
+        or frames
+    )
     place = ours[-1]
     words = f": {str(error)[:40]}" if isinstance(error, AssertionError) else ""
     return f"{type(error).__name__}{words} at {place.filename.partition('/nanokimi/')[2] or place.name}:{place.lineno}"
@@ -105,7 +111,9 @@ class Child:
         self.name, self.folder, self.stop, self.limit, self.known = name, folder, stop, limit, known
         self.root = folder / "root"
         self.counts = os.open(folder / "counts", os.O_RDWR | os.O_CREAT)
-        self.cases, self.accepted, self.slowest = COUNTS.unpack(os.pread(self.counts, COUNTS.size, 0) or bytes(COUNTS.size))
+        self.cases, self.accepted, self.slowest = COUNTS.unpack(
+            os.pread(self.counts, COUNTS.size, 0) or bytes(COUNTS.size)
+        )
         self.smallest: dict[str, int] = {}
         self.first_seen = 0.0
         self.peak = peak_megabytes()
@@ -157,10 +165,14 @@ class Child:
         faulthandler.enable(self.trace)
         prepare_root(self.root)
         os.chdir(self.root / "home")
-        os.environ.update(HOME=str(self.root / "home"), NANOKIMI_CACHE=str(self.root / "cache"), HF_HUB_OFFLINE="1")
+        os.environ.update(
+            HOME=str(self.root / "home"), NANOKIMI_CACHE=str(self.root / "cache"), HF_HUB_OFFLINE="1"
+        )
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         database = DirectoryBasedExampleDatabase(str(self.folder / "database"))
-        kind: dict[str, Any] = dict(database=None, derandomize=True) if derandomize else dict(database=database)
+        kind: dict[str, Any] = (
+            dict(database=None, derandomize=True) if derandomize else dict(database=database)
+        )
         settled = settings(
             max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
             phases=[Phase.generate, Phase.shrink], **kind
@@ -187,7 +199,9 @@ def save_example(folder: Path, name: str, case: Case, trace: str) -> None:
     """Write a case and what became of it."""
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:120]
     case.write(folder / safe / "case")
-    (folder / safe / "what.txt").write_text(f"{name}\n\noptions: {case.options!r}\n\n{trace}", errors="replace")
+    (folder / safe / "what.txt").write_text(
+        f"{name}\n\noptions: {case.options!r}\n\n{trace}", errors="replace"
+    )
 
 
 def fuzz(name: str, seconds: float, out: Path, limit: int = 1 << 60, derandomize: bool = False) -> Report:
@@ -253,7 +267,13 @@ def wait(pid: int, until: float) -> int:
 def note_death(folder: Path, status: int, deaths: dict[str, str]) -> None:
     """Keep the case during which a child died; one for each place."""
     trace = (folder / "trace").read_text() if (folder / "trace").exists() else ""
-    how = "hang" if "Timeout" in trace else signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    how = (
+        "hang"
+        if "Timeout" in trace
+        else signal.Signals(-status).name
+        if status < 0
+        else f"exit status {status}"
+    )
     lines = [line.strip() for line in trace.splitlines() if "/nanokimi/" in line or "fuzz_loaders" in line]
     place = lines[0].rpartition("/nanokimi/")[2].replace('"', "") if lines else "unknown"
     name = f"{how} at {place}"
@@ -275,7 +295,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--cases", type=int, default=1 << 60)
     parser.add_argument("--derandomize", action="store_true", help="the same cases every time")
-    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="folder for the examples of findings")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/fuzz"), help="folder for the examples of findings"
+    )
     given_options = parser.parse_args()
     failed = False
     for name in LOADERS if given_options.loader == "all" else [given_options.loader]:

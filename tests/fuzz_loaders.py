@@ -39,7 +39,14 @@ from hypothesis import strategies as st
 from nanokimi.errors import UserError
 
 CONTEXT = 4
-SAMPLES = ("the small boy found a red ball.\n", "", " ", "caf\u00e9 \U0001f600\r\n\0\u2581x<|endoftext|>", "a" * 300, "zq" * 40)
+SAMPLES = (
+    "the small boy found a red ball.\n",
+    "",
+    " ",
+    "caf\u00e9 \U0001f600\r\n\0\u2581x<|endoftext|>",
+    "a" * 300,
+    "zq" * 40,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class Case:
     @property
     def size(self) -> int:
         """For the smallest example."""
-        return sum(len(f.target if isinstance(f, Link) else f) for f in self.files.values()) + len(repr(self.options))
+        return sum(len(f.target if isinstance(f, Link) else f) for f in self.files.values()) + len(
+            repr(self.options)
+        )
 
     def write(self, folder: Path) -> None:
         """Put the files into `folder`, which is emptied first."""
@@ -117,7 +126,11 @@ def change_one(
         elif kind == "exchange":
             result[name] = files[draw(st.sampled_from(sorted(files)))]
         else:
-            result[draw(st.sampled_from(["x", ".hidden", "tokenizer.model", "new\nline.txt", "..txt", "..jsonl"]))] = b"x"
+            result[
+                draw(
+                    st.sampled_from(["x", ".hidden", "tokenizer.model", "new\nline.txt", "..txt", "..jsonl"])
+                )
+            ] = b"x"
     return result
 
 
@@ -168,8 +181,8 @@ def config_cases(draw: st.DrawFn) -> Case:
 @cache
 def one_parser() -> Any:
     """One parser for all cases."""
-    from nanokimi.config.files import jsonargparse_parser
     from nanokimi.config import RunConfig
+    from nanokimi.config.files import jsonargparse_parser
 
     parser = jsonargparse_parser()
     parser.add_class_arguments(RunConfig, None)
@@ -183,7 +196,9 @@ def load_a_config(root: Path, case: Case) -> None:
     from nanokimi.data.sources import with_absolute_paths
 
     files.config_parser = one_parser  # building one is most of the time that a case takes
-    config = load_config(case.options.get("name", str(root / "case" / "config.yaml")), case.options.get("overrides", []))
+    config = load_config(
+        case.options.get("name", str(root / "case" / "config.yaml")), case.options.get("overrides", [])
+    )
     (root / "out").mkdir(exist_ok=True)
     save_config(config, root / "out" / "config.yaml")
     assert load_config(str(root / "out" / "config.yaml")) == config, "another configuration came back"
@@ -215,9 +230,13 @@ def foreign_files() -> dict[str, bytes]:
     piece.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[("[CLS]", 1)]
     )
-    piece.train_from_iterator(lines, library.trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]"], **settings))
+    piece.train_from_iterator(
+        lines, library.trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]"], **settings)
+    )
     unigram = library.Tokenizer(library.models.Unigram())
-    unigram.normalizer = library.normalizers.Sequence([library.normalizers.NFKC(), library.normalizers.Replace("x", "y")])
+    unigram.normalizer = library.normalizers.Sequence(
+        [library.normalizers.NFKC(), library.normalizers.Replace("x", "y")]
+    )
     unigram.pre_tokenizer = library.pre_tokenizers.Metaspace()
     unigram.decoder = library.decoders.Metaspace()
     unigram.train_from_iterator(lines, library.trainers.UnigramTrainer(unk_token="<unk>", **settings))
@@ -229,7 +248,10 @@ def foreign_files() -> dict[str, bytes]:
     found["wordlevel.json"] = json.dumps(small).encode()
     text = make_text(20_000) + "".join(map(chr, range(0x4E00, 0x4F00)))
     for kind in ("bpe", "unigram"):
-        for name, extra in (("nfkc", {}), ("bytes", {"byte_fallback": True, "normalization_rule_name": "identity"})):
+        for name, extra in (
+            ("nfkc", {}),
+            ("bytes", {"byte_fallback": True, "normalization_rule_name": "identity"}),
+        ):
             out = io.BytesIO()
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(text.splitlines()), model_writer=out, vocab_size=620, model_type=kind,
@@ -251,7 +273,9 @@ def json_with_everything(model: bytes) -> bytes:
     letters = {letter: 256 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz \u2581")}
     merges = [("t", "h"), ("th", "e")]
     vocab = bytes_256 | letters | {"th": 290, "the": 291, "<unk>": 292}
-    whole = library.Tokenizer(library.models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    whole = library.Tokenizer(
+        library.models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
     whole.normalizer = n.Sequence(
         [n.Precompiled(charsmap), n.NFD(), n.StripAccents(), n.Strip(), n.Lowercase(), n.Prepend("\u2581")]
         + [n.Replace(library.Regex(" {2,}"), " "), n.Nmt(), n.NFC()]
@@ -261,7 +285,9 @@ def json_with_everything(model: bytes) -> bytes:
         [p.Split(library.Regex(gpt4), "isolated"), p.Digits(True), p.Punctuation(), p.CharDelimiterSplit("|")]
         + [p.UnicodeScripts()]
     )
-    whole.decoder = d.Sequence([d.Replace("\u2581", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0), d.CTC("<pad>")])
+    whole.decoder = d.Sequence(
+        [d.Replace("\u2581", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0), d.CTC("<pad>")]
+    )
     whole.post_processor = library.processors.ByteLevel(trim_offsets=True)
     whole.add_special_tokens(["<pad>", library.AddedToken("<|endoftext|>", lstrip=True, normalized=False)])
     whole.add_tokens([library.AddedToken("boy", single_word=True)])
@@ -302,7 +328,9 @@ def damage_tokenizer_file(name: str, content: bytes) -> st.SearchStrategy[bytes]
 def tokenizer_cases(draw: st.DrawFn) -> Case:
     """A damaged file, read as dataset.tokenizer or as what a run saved."""
     texts = [draw(st.sampled_from(SAMPLES) | st.text(max_size=30)) for _ in range(2)]
-    ids = draw(st.lists(st.integers(-2, 400) | st.sampled_from([-(2**31), 2**31, 2**62, 100_000]), max_size=12))
+    ids = draw(
+        st.lists(st.integers(-2, 400) | st.sampled_from([-(2**31), 2**31, 2**62, 100_000]), max_size=12)
+    )
     options = {"texts": texts, "ids": ids}
     if draw(st.booleans()):
         name = draw(st.sampled_from(sorted(foreign_files())))
@@ -335,7 +363,9 @@ def use_tokenizer(tokenizer: Any, texts: list[str], ids: list[int]) -> None:
     for text in texts:
         encoded = tokenizer.encode(text)
         assert encoded.dtype == np.int32 and encoded.ndim == 1
-        assert not len(encoded) or 0 <= encoded.min() <= encoded.max() < tokenizer.vocab_size, "an id of no piece"
+        assert not len(encoded) or 0 <= encoded.min() <= encoded.max() < tokenizer.vocab_size, (
+            "an id of no piece"
+        )
         tokenizer.decode(encoded).encode("utf-8")
     tokenizer.decode(ids).encode("utf-8")
     tokenizer.decode(np.array([0, tokenizer.vocab_size - 1, tokenizer.vocab_size])).encode("utf-8")
@@ -359,7 +389,13 @@ def store_folders() -> list[dict[str, bytes]]:
         (folder / "t.model").write_bytes(foreign_files()["unigram-bytes.model"])
         common: dict[str, Any] = {"cache": str(folder / "cache"), "workers": 1}
         for number, (path, tokenizer) in enumerate(
-            [("one.txt", "char"), ("many.txt", "char"), ("many.txt", "byte"), ("one.txt", "bpe"), ("tales", "char")]
+            [
+                ("one.txt", "char"),
+                ("many.txt", "char"),
+                ("many.txt", "byte"),
+                ("one.txt", "bpe"),
+                ("tales", "char"),
+            ]
             + [("many.txt", str(folder / "t.json")), ("one.txt", str(folder / "t.model"))]
         ):
             extra: dict[str, Any] = {"characters": 30_000} if path == "tales" else {}
@@ -399,12 +435,16 @@ def load_a_store(root: Path, case: Case) -> None:
         data.tokenizer.decode(ids[:200]).encode("utf-8")
     if len(data.train_ids) > CONTEXT:
         sample_batch(data.train_ids, seed=1, index=0, batch_size=2, context_length=CONTEXT)
-    assert sum(y.size for _, y in iterate_validation(data.train_ids, data.val_ids, 64, 8)) == len(data.val_ids)
+    assert sum(y.size for _, y in iterate_validation(data.train_ids, data.val_ids, 64, 8)) == len(
+        data.val_ids
+    )
     facts = data.facts
     for name in ("val_text_bytes", "val_text_chars", "val_tokens"):
         assert 1.5 / facts[name] > 0, name
     if data.val_doc_nats is not None:
-        assert np.isfinite(data.val_doc_nats).all() and float(facts["val_floor_nats"]) / facts["val_tokens"] >= 0
+        assert (
+            np.isfinite(data.val_doc_nats).all() and float(facts["val_floor_nats"]) / facts["val_tokens"] >= 0
+        )
     summary_text(data)
     assert len(bytes_of_ids(data.tokenizer)) == vocab_size
     json.dumps(facts, allow_nan=False)
@@ -434,11 +474,29 @@ def parquet_bases() -> list[bytes]:
     bad_utf8 = pa.Array.from_buffers(pa.string(), count, raw.buffers())
     huge = pa.array([2**62] * count)
     columns = [
-        *(pa.array(range(count)), pa.array([0.5] * count), pa.array([True] * count), pa.nulls(count), raw, bad_utf8),
-        *(huge.cast(pa.timestamp("us")), huge.cast(pa.timestamp("ns")), pa.array([2**30] * count, pa.date32())),
+        *(
+            pa.array(range(count)),
+            pa.array([0.5] * count),
+            pa.array([True] * count),
+            pa.nulls(count),
+            raw,
+            bad_utf8,
+        ),
+        *(
+            huge.cast(pa.timestamp("us")),
+            huge.cast(pa.timestamp("ns")),
+            pa.array([2**30] * count, pa.date32()),
+        ),
         *(huge.cast(pa.duration("s")), pa.array([["a"]] * count)),
-        *(pa.array([{"a": "b"}] * count), pa.array(texts).dictionary_encode(), pa.array(texts, pa.large_string())),
-        *(pa.array([[("k", "v")]] * count, pa.map_(pa.string(), pa.string())), pa.array([[1.0, 2.0]] * count)),
+        *(
+            pa.array([{"a": "b"}] * count),
+            pa.array(texts).dictionary_encode(),
+            pa.array(texts, pa.large_string()),
+        ),
+        *(
+            pa.array([[("k", "v")]] * count, pa.map_(pa.string(), pa.string())),
+            pa.array([[1.0, 2.0]] * count),
+        ),
     ]
     found = [parquet_file(good), parquet_file(good, compression="zstd"), parquet_file(good, row_group_size=7)]
     found += [parquet_file(good, compression="none", use_dictionary=False), parquet_file(good.slice(0, 0))]
@@ -454,8 +512,16 @@ def nanogpt_files() -> dict[str, bytes]:
     text = make_text()
     characters = sorted(set(text))
     ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
-    meta = {"vocab_size": len(characters), "itos": dict(enumerate(characters)), "stoi": {c: i for i, c in enumerate(characters)}}
-    return {"d/train.bin": ids[:2700].tobytes(), "d/val.bin": ids[2700:].tobytes(), "d/meta.pkl": pickle.dumps(meta, 4)}
+    meta = {
+        "vocab_size": len(characters),
+        "itos": dict(enumerate(characters)),
+        "stoi": {c: i for i, c in enumerate(characters)},
+    }
+    return {
+        "d/train.bin": ids[:2700].tobytes(),
+        "d/val.bin": ids[2700:].tobytes(),
+        "d/meta.pkl": pickle.dumps(meta, 4),
+    }
 
 
 def jsonl(column: str = "text") -> bytes:
@@ -469,14 +535,31 @@ def damaged_jsonl(draw: st.DrawFn) -> bytes:
     lines = jsonl().splitlines()
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(lines) - 1))
-        lines[at] = draw(any_json(lines[at]) | st.sampled_from([b"", b"[]", b"1", b'"x"', b"null", b"\0", b"{}"]))
+        lines[at] = draw(
+            any_json(lines[at]) | st.sampled_from([b"", b"[]", b"1", b'"x"', b"null", b"\0", b"{}"])
+        )
     return draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(lines)
 
 
 @st.composite
 def format_cases(draw: st.DrawFn) -> Case:
     """A file or folder of one of the formats, and settings that fit it, mostly."""
-    kind = draw(st.sampled_from(["txt", "stories", "jsonl", "parquet", "parquet", "packed", "folder", "nanogpt", "nanogpt", "path"]))
+    kind = draw(
+        st.sampled_from(
+            [
+                "txt",
+                "stories",
+                "jsonl",
+                "parquet",
+                "parquet",
+                "packed",
+                "folder",
+                "nanogpt",
+                "nanogpt",
+                "path",
+            ]
+        )
+    )
     options: dict[str, Any] = {}
     files: dict[str, bytes | Link] = {}
     path = f"data.{kind}"
@@ -489,25 +572,50 @@ def format_cases(draw: st.DrawFn) -> Case:
         base = draw(st.sampled_from(parquet_bases()))
         files[path] = draw(st.just(base) | damaged(base) | damaged(base))
     elif kind == "packed":
-        name, plain = draw(st.sampled_from([("txt", many), ("jsonl", jsonl()), ("txt", make_text().encode()), ("parquet", b"PAR1")]))
+        name, plain = draw(
+            st.sampled_from(
+                [("txt", many), ("jsonl", jsonl()), ("txt", make_text().encode()), ("parquet", b"PAR1")]
+            )
+        )
         suffix = draw(st.sampled_from([".gz", ".zst"]))
         files[path := f"data.{name}{suffix}"] = draw(packed(plain, suffix))
     elif kind == "folder":
         base_files = {"d/a.txt": many, "d/sub/b.jsonl": jsonl(), "d/c.parquet": parquet_bases()[0]}
         files, path = draw(change_one(base_files, lambda _, data: any_bytes(data))), "d"
         for _ in range(draw(st.integers(0, 2))):
-            odd = st.sampled_from(["..txt", "...jsonl", "a\nb.txt", "x.txt.gz", "\udcff.txt", ".hidden.txt", "loop.txt", "sub2"])
+            odd = st.sampled_from(
+                ["..txt", "...jsonl", "a\nb.txt", "x.txt.gz", "\udcff.txt", ".hidden.txt", "loop.txt", "sub2"]
+            )
             files["d/" + draw(odd)] = draw(st.just(many) | st.sampled_from(LINKS).map(Link))
     elif kind == "nanogpt":
-        files = draw(change_one(nanogpt_files(), lambda n, data: damaged_pickle(data) if n.endswith("pkl") else any_bytes(data)))
+        files = draw(
+            change_one(
+                nanogpt_files(),
+                lambda n, data: damaged_pickle(data) if n.endswith("pkl") else any_bytes(data),
+            )
+        )
         path = "d"
     else:
         files["data.txt"] = many
-        names = [*STRINGS, "tales:" + "9" * 5000, "tales:x", "tales:-1", "hf:", "hf:x", "hf:../..", "/dev/zero", "/dev/null", "case"]
+        names = [
+            *STRINGS,
+            "tales:" + "9" * 5000,
+            "tales:x",
+            "tales:-1",
+            "hf:",
+            "hf:x",
+            "hf:../..",
+            "/dev/zero",
+            "/dev/null",
+            "case",
+        ]
         options["path"] = draw(st.sampled_from(names))
     settings: dict[str, Any] = {}
     for key, values in (
-        ("tokenizer", ["byte", "bpe", "x.json", "\0.model", "/dev/zero", "x" * 5000 + ".json", "tokenizer.json"]),
+        (
+            "tokenizer",
+            ["byte", "bpe", "x.json", "\0.model", "/dev/zero", "x" * 5000 + ".json", "tokenizer.json"],
+        ),
         ("text_column", ["text", "id", "", "a.b", "te\nxt", "\0", "\ud800"]),
         ("fraction", [0.5, 1e-300]),
         ("val_fraction", [0.5, 1e-300, 1 - 1e-16]),
@@ -578,7 +686,9 @@ def checkpoint_files() -> tuple[Any, dict[str, bytes]]:
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="nanokimi-fuzz-"))
     (folder / "text.txt").write_text(make_text())
-    data = prepare(DatasetConfig(path=str(folder / "text.txt"), cache=str(folder / "cache")), folder / "data", 8)
+    data = prepare(
+        DatasetConfig(path=str(folder / "text.txt"), cache=str(folder / "cache")), folder / "data", 8
+    )
     state = fresh_state(data, folder / "run")
     for _ in train(state):
         pass
@@ -594,9 +704,15 @@ def fresh_state(data: Any, folder: Path) -> Any:
     from nanokimi.train.loop import build_state
 
     optim = OptimConfig(name="muonclip", lr=1e-2, warmup_steps=1)
-    train = TrainConfig(context_length=8, batch_size=2, max_steps=3, eval_every=3, save_every=3, keep_checkpoints=1)
-    kimi = KimiArm(model=replace(TINY_KIMI, vocab_size=None, hidden_size=16, num_hidden_layers=2), optim=optim)
-    config = RunConfig(seed=3, train=train, nanokimi=kimi, sample=SampleConfig(prompts=("a",), max_new_tokens=2))
+    train = TrainConfig(
+        context_length=8, batch_size=2, max_steps=3, eval_every=3, save_every=3, keep_checkpoints=1
+    )
+    kimi = KimiArm(
+        model=replace(TINY_KIMI, vocab_size=None, hidden_size=16, num_hidden_layers=2), optim=optim
+    )
+    config = RunConfig(
+        seed=3, train=train, nanokimi=kimi, sample=SampleConfig(prompts=("a",), max_new_tokens=2)
+    )
     config = resolve(config, vocab_size=data.tokenizer.vocab_size, device="cpu", dtype="fp32", threads=1)
     folder.mkdir(exist_ok=True)
     return build_state(config, data, folder)
@@ -613,9 +729,13 @@ def damage_checkpoint_file(name: str, content: bytes) -> st.SearchStrategy[bytes
 def checkpoint_cases(draw: st.DrawFn) -> Case:
     """A run folder with one file of its checkpoint, or its final weights, damaged."""
     files = {name: data for name, data in checkpoint_files()[1].items() if not name.startswith("samples")}
-    changed = draw(change_one({n: d for n, d in files.items() if n != "metrics.jsonl"}, damage_checkpoint_file))
+    changed = draw(
+        change_one({n: d for n, d in files.items() if n != "metrics.jsonl"}, damage_checkpoint_file)
+    )
     if draw(st.integers(0, 20)) == 0:
-        changed["checkpoints/" + draw(st.sampled_from(["step-99999999", "step-", "step-x", "step-00000004"]))] = b""
+        changed[
+            "checkpoints/" + draw(st.sampled_from(["step-99999999", "step-", "step-x", "step-00000004"]))
+        ] = b""
     return Case({"metrics.jsonl": files["metrics.jsonl"], **changed})
 
 

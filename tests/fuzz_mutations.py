@@ -13,15 +13,78 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-NUMBERS = (0, 1, -1, 2, 127, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63))
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    255,
+    256,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    -(2**63),
+)
 STRINGS = (
-    *("", " ", "a", "\0", "\ufeff", "\ud800", "\udfff\ud800", "\u202e", "\x1b[2J", "line\nbreak", "\r", "\u2028"),
-    *("../../canary/file", "/etc/passwd", "..", ".", "~nobody-here/x", "x" * 5000, "\U0010ffff", "<0xZZ>", "<0xFF>"),
-    *("NaN", "1e5", "true", "null", "[UNK]", "<unk>", "<|endoftext|>", "\u2581", "((a+)+)+$", "(a+)+b", "(", "[a-", "\\"),
+    *(
+        "",
+        " ",
+        "a",
+        "\0",
+        "\ufeff",
+        "\ud800",
+        "\udfff\ud800",
+        "\u202e",
+        "\x1b[2J",
+        "line\nbreak",
+        "\r",
+        "\u2028",
+    ),
+    *(
+        "../../canary/file",
+        "/etc/passwd",
+        "..",
+        ".",
+        "~nobody-here/x",
+        "x" * 5000,
+        "\U0010ffff",
+        "<0xZZ>",
+        "<0xFF>",
+    ),
+    *(
+        "NaN",
+        "1e5",
+        "true",
+        "null",
+        "[UNK]",
+        "<unk>",
+        "<|endoftext|>",
+        "\u2581",
+        "((a+)+)+$",
+        "(a+)+b",
+        "(",
+        "[a-",
+        "\\",
+    ),
 )
 BYTES = (
     *(b"", b"\0", b"\0" * 64, b"\xff" * 16, b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\r", b"\n", b"\n\n\n"),
-    *(b"\xed\xa0\x80", b"\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xe2\x80\xa8", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"),
+    *(
+        b"\xed\xa0\x80",
+        b"\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xc0\xaf",
+        b"\xe2\x80\xa8",
+        b"\x1f\x8b",
+        b"\x28\xb5\x2f\xfd",
+    ),
     *(struct.pack("<q", n) for n in (0, -1, 1, 2**31, 2**62)),
     *(struct.pack("<i", n) for n in (-1, 2**31 - 1)),
     *(b"<|endoftext|>", b"\n<|endoftext|>\n", b"[" * 3000, b"{" * 3000, b"9" * 5000, b"PAR1", b"x" * 70000),
@@ -43,7 +106,24 @@ class Pairs(list[tuple[str, Any]]):
 
 
 RAW = tuple(
-    map(Raw, ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "01", "0x10", "'a'", "", "nul", "1.", "-"))
+    map(
+        Raw,
+        (
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1e999",
+            "-1e999",
+            "9" * 5000,
+            "01",
+            "0x10",
+            "'a'",
+            "",
+            "nul",
+            "1.",
+            "-",
+        ),
+    )
 ) + (Raw("[" * 900 + "]" * 900), Raw("[" * 200_000), Raw('{"a":' * 5000 + "1" + "}" * 5000), Raw('"\\ud800"'))
 
 scalars = (
@@ -76,7 +156,9 @@ def _injure(draw: st.DrawFn, data: bytes) -> bytes:
     size = len(data)
     ends = st.integers(0, min(64, size)) | st.integers(max(size - 64, 0), size)
     at = draw(st.integers(0, size) | ends)
-    kind = draw(st.sampled_from("flip flip byte byte cut cut insert write remove repeat swap line_ends add".split()))
+    kind = draw(
+        st.sampled_from("flip flip byte byte cut cut insert write remove repeat swap line_ends add".split())
+    )
     if kind == "flip" and at < size:
         return data[:at] + bytes([data[at] ^ 1 << draw(st.integers(0, 7))]) + data[at + 1 :]
     if kind == "byte" and at < size:
@@ -181,7 +263,9 @@ def _change(draw: st.DrawFn, tree: list[Any]) -> None:
     kind = draw(st.sampled_from("replace replace replace remove repeat rename add wrap near".split()))
     fresh = draw(hostile_values)
     if kind == "near" and isinstance(value, int | float):
-        fresh = draw(st.sampled_from([value + 1, value - 1, -value, value * 2, value + 0.5, str(value), [value]]))
+        fresh = draw(
+            st.sampled_from([value + 1, value - 1, -value, value * 2, value + 0.5, str(value), [value]])
+        )
     elif kind == "wrap":
         fresh = [value]
     elif kind == "remove":
@@ -205,20 +289,131 @@ def any_json(base: str | bytes) -> st.SearchStrategy[bytes]:
 # ---- YAML
 
 YAML_VALUES = (
-    *("!!python/object/apply:os.system ['touch PWNED']", "!!python/name:os.system", "!!python/tuple [1, 2]", "!evil x"),
-    *("!!binary x", "!!binary YWJj", "!!timestamp x", "2001-99-99", "2001-12-14t21:59:43.10-99:00", "0001-01-01"),
-    *("2001-12-14 21:59:43 +23:59", "9999-12-31t23:59:59-14:00", "0001-01-01t00:00:00+14:00", "0x", "0b", "0b2", "0o9"),
-    *("1:99:99", "1:" * 500 + "1", "9:" * 2000 + "1.5", "!!int ''", "!!int x", "!!int 1_", "!!float x", "!!float ''"),
-    *("!!bool x", "!!bool yes", "!!null x", "!!set {a}", "!!omap [a]", "!!omap [{a: 1}]", "!!pairs [[a]]", "!!map [1]"),
-    *("!!seq {a: 1}", "!!str [1]", "!!merge x", "&a [*a]", "&a {a: *a}", "*nosuch", "{<<: 1}", "{<<: [1]}", "="),
+    *(
+        "!!python/object/apply:os.system ['touch PWNED']",
+        "!!python/name:os.system",
+        "!!python/tuple [1, 2]",
+        "!evil x",
+    ),
+    *(
+        "!!binary x",
+        "!!binary YWJj",
+        "!!timestamp x",
+        "2001-99-99",
+        "2001-12-14t21:59:43.10-99:00",
+        "0001-01-01",
+    ),
+    *(
+        "2001-12-14 21:59:43 +23:59",
+        "9999-12-31t23:59:59-14:00",
+        "0001-01-01t00:00:00+14:00",
+        "0x",
+        "0b",
+        "0b2",
+        "0o9",
+    ),
+    *(
+        "1:99:99",
+        "1:" * 500 + "1",
+        "9:" * 2000 + "1.5",
+        "!!int ''",
+        "!!int x",
+        "!!int 1_",
+        "!!float x",
+        "!!float ''",
+    ),
+    *(
+        "!!bool x",
+        "!!bool yes",
+        "!!null x",
+        "!!set {a}",
+        "!!omap [a]",
+        "!!omap [{a: 1}]",
+        "!!pairs [[a]]",
+        "!!map [1]",
+    ),
+    *(
+        "!!seq {a: 1}",
+        "!!str [1]",
+        "!!merge x",
+        "&a [*a]",
+        "&a {a: *a}",
+        "*nosuch",
+        "{<<: 1}",
+        "{<<: [1]}",
+        "=",
+    ),
     *("[" * 2000, "[" * 90 + "]" * 90, "[" * 900 + "]" * 900, "{a: " * 900 + "1" + "}" * 900, "- " * 900),
-    *("9" * 5000, "0x" + "f" * 5000, "1e999", "1e-999", "1e400", "9" * 400, ".nan", ".inf", "-.inf", "1e3", "1E-3"),
-    *("1_000", "-0", "+1", "1.", "true", "no", "~", "null", "''", '""', '"\\0"', '"\\ud800"', '"\\x1b[2J"', "|", ">-"),
-    *("'", '"', "%YAML 9.9", "---", "...", "--- a\n--- b", "@", "`", "\t", "? [a]\n: b", "{[a]: b}", "{{a: 1}: 2}"),
-    *("[1, 2]", "[0.9]", "[0.9, 0.95, 0.99]", "[]", "{}", "{a: 1}", "['']", "['a', 1]", "char", "auto", "cuda:99999999"),
-    *("cuda:99999999999999999999", "adamw", "wsd", "nanogpt", "../../canary/x.json", "~nobody-here", "x" * 5000 + ".json"),
+    *(
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "1e999",
+        "1e-999",
+        "1e400",
+        "9" * 400,
+        ".nan",
+        ".inf",
+        "-.inf",
+        "1e3",
+        "1E-3",
+    ),
+    *(
+        "1_000",
+        "-0",
+        "+1",
+        "1.",
+        "true",
+        "no",
+        "~",
+        "null",
+        "''",
+        '""',
+        '"\\0"',
+        '"\\ud800"',
+        '"\\x1b[2J"',
+        "|",
+        ">-",
+    ),
+    *(
+        "'",
+        '"',
+        "%YAML 9.9",
+        "---",
+        "...",
+        "--- a\n--- b",
+        "@",
+        "`",
+        "\t",
+        "? [a]\n: b",
+        "{[a]: b}",
+        "{{a: 1}: 2}",
+    ),
+    *(
+        "[1, 2]",
+        "[0.9]",
+        "[0.9, 0.95, 0.99]",
+        "[]",
+        "{}",
+        "{a: 1}",
+        "['']",
+        "['a', 1]",
+        "char",
+        "auto",
+        "cuda:99999999",
+    ),
+    *(
+        "cuda:99999999999999999999",
+        "adamw",
+        "wsd",
+        "nanogpt",
+        "../../canary/x.json",
+        "~nobody-here",
+        "x" * 5000 + ".json",
+    ),
 )
-LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(
+    f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)
+)
 LAUGHS_INSIDE = "[&a0 [x, x], " + ", ".join(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)) + "]"
 
 
@@ -230,7 +425,9 @@ def damaged_yaml(draw: st.DrawFn, base: str, keys: list[str]) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(lines) - 1))
         line = lines[at]
-        kind = draw(st.sampled_from("value value value value remove repeat indent key nest add laugh".split()))
+        kind = draw(
+            st.sampled_from("value value value value remove repeat indent key nest add laugh".split())
+        )
         name, colon, _ = line.partition(":")
         if kind == "value" and colon:
             lines[at] = f"{name}: {draw(values)}"
@@ -239,9 +436,13 @@ def damaged_yaml(draw: st.DrawFn, base: str, keys: list[str]) -> bytes:
         elif kind == "repeat":
             lines.insert(draw(st.integers(0, len(lines))), line)
         elif kind == "indent":
-            lines[at] = draw(st.sampled_from([" ", "  ", "\t", "- ", "? ", "!!str ", "&a ", "*a ", ""])) + line
+            lines[at] = (
+                draw(st.sampled_from([" ", "  ", "\t", "- ", "? ", "!!str ", "&a ", "*a ", ""])) + line
+            )
         elif kind == "key" and colon:
-            lines[at] = line.replace(name.strip(), draw(st.sampled_from([*keys, *STRINGS[:8], "<<", "1", "null"])), 1)
+            lines[at] = line.replace(
+                name.strip(), draw(st.sampled_from([*keys, *STRINGS[:8], "<<", "1", "null"])), 1
+            )
         elif kind == "nest":
             path = draw(st.sampled_from(keys)).split(".")
             text = "".join("  " * i + key + ":\n" for i, key in enumerate(path))[:-1]
@@ -275,7 +476,9 @@ def damaged_safetensors(draw: st.DrawFn, base: bytes) -> bytes:
         data = draw(damaged(data))
     length = len(header)
     if kind == "length":
-        length = draw(st.sampled_from([0, 1, length - 1, length + 1, length + 8, 2**31, 2**63, 2**64 - 1, 10**8]))
+        length = draw(
+            st.sampled_from([0, 1, length - 1, length + 1, length + 8, 2**31, 2**63, 2**64 - 1, 10**8])
+        )
     return struct.pack("<Q", length) + header + data
 
 
@@ -285,7 +488,18 @@ def _change_tensor(draw: st.DrawFn, header: dict[str, Any], data: bytes) -> tupl
     entry = header[name]
     start, stop = entry["data_offsets"]
     kind = draw(st.sampled_from(["dtype", "shape", "reshape", "values", "name", "drop_metadata"]))
-    widths = {"F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "F64": 8, "I64": 8, "U8": 1, "BOOL": 1}
+    widths = {
+        "F32": 4,
+        "I32": 4,
+        "U32": 4,
+        "F16": 2,
+        "BF16": 2,
+        "I16": 2,
+        "F64": 8,
+        "I64": 8,
+        "U8": 1,
+        "BOOL": 1,
+    }
     if kind == "dtype":
         new = draw(st.sampled_from(sorted(widths)))
         count = (stop - start) // widths.get(entry["dtype"], 4)
@@ -302,7 +516,9 @@ def _change_tensor(draw: st.DrawFn, header: dict[str, Any], data: bytes) -> tupl
         if entry["dtype"] == "F32":
             data = data[:start] + struct.pack("<f", value) * ((stop - start) // 4) + data[stop:]
     elif kind == "name":
-        header[draw(st.sampled_from(["x", "0.", ".", "0", "-1.x", "9.momentum", "a.b.c", f"{name}.x"]))] = header.pop(name)
+        header[draw(st.sampled_from(["x", "0.", ".", "0", "-1.x", "9.momentum", "a.b.c", f"{name}.x"]))] = (
+            header.pop(name)
+        )
     else:
         header.pop("__metadata__", None)
     return json.dumps(header).encode(), data
@@ -348,7 +564,9 @@ def read_fields(data: bytes, messages: tuple[int, ...] = (1, 2, 3, 4, 5)) -> lis
         size = {1: 8, 5: 4}.get(kind) or number()
         content: Any = data[at : at + size]
         at += size
-        fields.append((tag >> 3, kind, read_fields(content, ()) if kind == 2 and tag >> 3 in messages else content))
+        fields.append(
+            (tag >> 3, kind, read_fields(content, ()) if kind == 2 and tag >> 3 in messages else content)
+        )
     return fields
 
 
@@ -382,7 +600,9 @@ def damaged_protobuf(draw: st.DrawFn, base: bytes) -> bytes:
         if action == "value" and kind == 0:
             value = draw(st.sampled_from(NUMBERS) | st.integers(0, 8))
         elif action == "value" and kind == 2 and isinstance(value, bytes):
-            value = draw(any_bytes(value) | st.sampled_from(STRINGS).map(lambda s: s.encode("utf-8", "surrogatepass")))
+            value = draw(
+                any_bytes(value) | st.sampled_from(STRINGS).map(lambda s: s.encode("utf-8", "surrogatepass"))
+            )
         elif action == "value" and isinstance(value, bytes):
             special = struct.pack("<f", draw(st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e38])))
             value = (special * 2)[: len(value)]
@@ -403,14 +623,94 @@ def damaged_protobuf(draw: st.DrawFn, base: bytes) -> bytes:
 # ---- pickles
 
 OPCODES = (
-    *(b"cos\nsystem\n", b"(S'touch PWNED'\ntR", b"\x93", b"R", b"b", b"o", b"i\x6fs\nsystem\n", b"\x81", b"\x92", b"P0\n"),
-    *(b"Q", b"\x82\x01", b"\x83\x01\0", b"\x84\x01\0\0\0", b"0", b"2", b"1", b"(", b")", b"]", b"}", b"t", b"l", b"d"),
-    *(b"a", b"e", b"s", b"u", b"\x85", b"\x86", b"\x87", b"\x94", b"h\0", b"h\xff", b"j\xff\xff\xff\xff", b"q\0", b"g0\n"),
-    *(b"N", b"\x88", b"\x89", b"K\x01", b"M\0\1", b"J\xff\xff\xff\xff", b"I1\n", b"I01\n", b"I" + b"9" * 5000 + b"\n"),
-    *(b"L5L\n", b"Lx\n", b"\x8a\x02\xff\x7f", b"\x8a\xff", b"\x8b\xff\xff\xff\x7f", b"F1.5\n", b"G\0\0\0\0\0\0\0\0"),
-    *(b"\x8c\x01a", b"\x8c\xffa", b"X\xff\xff\xff\xffa", b"\x8d" + b"\xff" * 8, b"\x8e" + b"\xff" * 7 + b"\x7f", b"C\x01a"),
-    *(b"Va\n", b"V\\ud800\n", b"S'a'\n", b"\x80\x04", b"\x80\xff", b"\x95" + b"\xff" * 8, b".", b"\x90", b"\x91", b"\x8f"),
-    *(b"\x85\x94" * 2000, b"h\0h\0\x86\x94" * 60, b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60))),
+    *(
+        b"cos\nsystem\n",
+        b"(S'touch PWNED'\ntR",
+        b"\x93",
+        b"R",
+        b"b",
+        b"o",
+        b"i\x6fs\nsystem\n",
+        b"\x81",
+        b"\x92",
+        b"P0\n",
+    ),
+    *(
+        b"Q",
+        b"\x82\x01",
+        b"\x83\x01\0",
+        b"\x84\x01\0\0\0",
+        b"0",
+        b"2",
+        b"1",
+        b"(",
+        b")",
+        b"]",
+        b"}",
+        b"t",
+        b"l",
+        b"d",
+    ),
+    *(
+        b"a",
+        b"e",
+        b"s",
+        b"u",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"\x94",
+        b"h\0",
+        b"h\xff",
+        b"j\xff\xff\xff\xff",
+        b"q\0",
+        b"g0\n",
+    ),
+    *(
+        b"N",
+        b"\x88",
+        b"\x89",
+        b"K\x01",
+        b"M\0\1",
+        b"J\xff\xff\xff\xff",
+        b"I1\n",
+        b"I01\n",
+        b"I" + b"9" * 5000 + b"\n",
+    ),
+    *(
+        b"L5L\n",
+        b"Lx\n",
+        b"\x8a\x02\xff\x7f",
+        b"\x8a\xff",
+        b"\x8b\xff\xff\xff\x7f",
+        b"F1.5\n",
+        b"G\0\0\0\0\0\0\0\0",
+    ),
+    *(
+        b"\x8c\x01a",
+        b"\x8c\xffa",
+        b"X\xff\xff\xff\xffa",
+        b"\x8d" + b"\xff" * 8,
+        b"\x8e" + b"\xff" * 7 + b"\x7f",
+        b"C\x01a",
+    ),
+    *(
+        b"Va\n",
+        b"V\\ud800\n",
+        b"S'a'\n",
+        b"\x80\x04",
+        b"\x80\xff",
+        b"\x95" + b"\xff" * 8,
+        b".",
+        b"\x90",
+        b"\x91",
+        b"\x8f",
+    ),
+    *(
+        b"\x85\x94" * 2000,
+        b"h\0h\0\x86\x94" * 60,
+        b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60)),
+    ),
 )
 
 

@@ -210,7 +210,9 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
         value = getattr(model, name)
         _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
-    widths = model.num_attention_heads * (model.qk_nope_head_dim + model.qk_rope_head_dim + 2 * model.v_head_dim)
+    widths = model.num_attention_heads * (
+        model.qk_nope_head_dim + model.qk_rope_head_dim + 2 * model.v_head_dim
+    )
     widths += 3 * (model.n_routed_experts + model.n_shared_experts) * model.moe_intermediate_size
     _require_possible(path, model.num_hidden_layers * widths + 2 * (model.vocab_size or 0), model.hidden_size)
     _validate_positions(model.max_position_embeddings, path, train)

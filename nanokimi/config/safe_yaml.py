@@ -55,7 +55,9 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if key.value in names:
-                raise ValueError(f"'{key.value}' stands twice, the second time in line {key.start_mark.line + 1}")
+                raise ValueError(
+                    f"'{key.value}' stands twice, the second time in line {key.start_mark.line + 1}"
+                )
             names.add(key.value)
 
 

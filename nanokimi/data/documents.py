@@ -253,7 +253,12 @@ def _is_text(arrow: Any, kind: Any) -> bool:
     """Whether values of an Arrow type are text, or null."""
     if arrow.types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (arrow.types.is_string, arrow.types.is_large_string, arrow.types.is_string_view, arrow.types.is_null)
+    tests = (
+        arrow.types.is_string,
+        arrow.types.is_large_string,
+        arrow.types.is_string_view,
+        arrow.types.is_null,
+    )
     return any(test(kind) for test in tests)
 
 

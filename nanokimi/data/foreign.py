@@ -46,7 +46,9 @@ class _Foreign:
         """Ids as an array. Raises UserError if the tokenizer made one that it does not have."""
         array = np.array(ids, dtype=np.int64)
         if len(array) and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
-            raise UserError(f"the {self.name} tokenizer gives ids beyond its {self.vocab_size} pieces: use another")
+            raise UserError(
+                f"the {self.name} tokenizer gives ids beyond its {self.vocab_size} pieces: use another"
+            )
         return array.astype(np.int32)
 
     def _decode(self, ids: list[int]) -> str:

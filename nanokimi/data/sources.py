@@ -128,7 +128,9 @@ def _tales(dataset: DatasetConfig) -> Source:
     _refuse_column(dataset.text_column, dataset.path)
     seed_text = dataset.path.partition(":")[2] or "0"
     if not seed_text.isdecimal() or len(seed_text) > 18:
-        raise UserError(f"dataset.path is {dataset.path}: expected tales or tales:SEED, a number of up to 18 digits")
+        raise UserError(
+            f"dataset.path is {dataset.path}: expected tales or tales:SEED, a number of up to 18 digits"
+        )
     seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
     try:
         tales = importlib.import_module("nanokimi.data.tales")

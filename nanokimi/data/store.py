@@ -107,7 +107,9 @@ def open_prepared(folder: Path) -> PreparedData:
     if "val_floor_nats" in facts:
         nats = _open_array(tokens_folder / NATS_FILE, np.dtype("<f8"), facts["val_documents"])
         if not np.isfinite(nats).all():
-            raise UserError(f"{tokens_folder / NATS_FILE} is damaged (a number is not finite): prepare the data again")
+            raise UserError(
+                f"{tokens_folder / NATS_FILE} is damaged (a number is not finite): prepare the data again"
+            )
     return PreparedData(
         tokenizer=tokenizer,
         train_ids=_open_ids(tokens_folder / TRAIN_FILE, facts["vocab_size"], facts["train_tokens"]),
