@@ -1,11 +1,12 @@
-# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS.
+# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS, MINUTES.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+MINUTES ?= 10
 
-.PHONY: setup test test-slow test-gpu lint smoke compare clean
+.PHONY: setup fuzz test test-slow test-gpu lint smoke compare clean
 
 setup: $(STAMP)
 
@@ -24,6 +25,10 @@ test-slow: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+# Every reader of untrusted files, MINUTES each; findings are kept in runs/fuzz.
+fuzz: setup
+	$(BIN)/python tests/fuzz.py all --minutes $(MINUTES) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

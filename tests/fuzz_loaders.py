@@ -701,11 +701,11 @@ def fresh_state(data: Any, folder: Path) -> Any:
 
     from nanokimi.config import KimiArm, OptimConfig, RunConfig, SampleConfig, TrainConfig
     from nanokimi.config.rules import resolve
-    from nanokimi.train.loop import build_state
+    from nanokimi.train.state import build_state
 
     optim = OptimConfig(name="muonclip", lr=1e-2, warmup_steps=1)
     train = TrainConfig(
-        context_length=8, batch_size=2, max_steps=3, eval_every=3, save_every=3, keep_checkpoints=1
+        context_length=8, batch_size=2, max_steps=3, eval_every=3, save_every=2, keep_checkpoints=2
     )
     kimi = KimiArm(
         model=replace(TINY_KIMI, vocab_size=None, hidden_size=16, num_hidden_layers=2), optim=optim
@@ -736,38 +736,45 @@ def checkpoint_cases(draw: st.DrawFn) -> Case:
         changed[
             "checkpoints/" + draw(st.sampled_from(["step-99999999", "step-", "step-x", "step-00000004"]))
         ] = b""
-    return Case({"metrics.jsonl": files["metrics.jsonl"], **changed})
+    options = {"sealed": draw(st.integers(0, 3)) > 0, "allow_changes": draw(st.booleans())}
+    return Case({"metrics.jsonl": files["metrics.jsonl"], **changed}, options)
 
 
 def load_a_checkpoint(root: Path, case: Case) -> None:
-    """Resume from it and train one step; read its final weights. (The one place that knows today's functions.)"""
-    import torch
-
+    """Resume from it and train one step; read its final weights. (The one place that knows how a run is resumed.)"""
     from nanokimi.errors import TrainingError
-    from nanokimi.train.checkpoint import load_newest_checkpoint, load_weights
-    from nanokimi.train.loop import train_step
+    from nanokimi.runtime.files import read_json_lines, refuse_links, seal
+    from nanokimi.train.checkpoint import load_newest_checkpoint, load_weights, roll_back
+    from nanokimi.train.step import NotFinite, train_step
 
-    state = fresh_state(checkpoint_files()[0], root / "case")
-    refused = None
-    try:
-        load_weights(state.model, root / "case" / "model.safetensors")
-    except UserError as error:
-        refused = error
-    state = fresh_state(checkpoint_files()[0], root / "case")
-    if load_newest_checkpoint(state):
-        assert (root / "case" / "metrics.jsonl").stat().st_size <= 1 << 20, "metrics.jsonl grew"
-        assert isinstance(state.step, int) and 0 <= state.step <= 10**9, "step"
-        assert state.tokens >= 0 and state.train_seconds + 1 >= 1 and state.best_val_loss + 1 > 0
-        assert isinstance(state.peak_memory_bytes, int) and state.peak_memory_bytes >= 0
-        torch.manual_seed(0)
-        state.step = min(state.step, 2)
+    folder, data = root / "case", checkpoint_files()[0]
+    refuse_links(folder)
+    if case.options["sealed"]:  # whoever changes a file on purpose changes its checksum, too
+        for path in folder.glob("checkpoints/step-*"):
+            with contextlib.suppress(OSError):
+                (path / "checksums.json").unlink(missing_ok=True)
+                seal(path)
+    state = fresh_state(data, folder)
+    with contextlib.suppress(UserError):
+        load_weights(state.model, folder / "model.safetensors")
+    with contextlib.suppress(UserError):
+        roll_back(fresh_state(data, folder))
+    state = fresh_state(data, folder)
+    if load_newest_checkpoint(state, allow_changes=case.options["allow_changes"]):
+        metrics = folder / "metrics.jsonl"
+        assert not metrics.exists() or metrics.stat().st_size <= 1 << 20, "metrics.jsonl grew"
+        assert 0 <= state.step <= 10**9 and 0 <= state.best_step <= 10**9, "step"
+        assert state.train_seconds + 1 >= 1 and state.best_val_loss + 1 > 0, "seconds or best loss"
+        assert 0 <= state.peak_memory_bytes <= 1 << 60, "peak_memory_bytes"
+        assert 0 < state.micro_batch_size <= 2, "micro_batch_size"
+        assert 0 <= state.skipped_in_a_row <= state.batches_skipped, "batches_skipped"
         try:
             train_step(state)
-        except TrainingError:
+        except (TrainingError, NotFinite):
             pass
         state.telemetry.drain(state.model, 100.0)
-    if refused:
-        raise refused
+        if metrics.exists():
+            read_json_lines(metrics)
 
 
 LOADERS = {

@@ -1,4 +1,4 @@
-"""Ways to damage a file, as hypothesis strategies: bytes, JSON, YAML, safetensors, protobuf (SentencePiece) and pickles.
+"""Ways to damage a file, as hypothesis strategies: bytes, JSON, YAML, safetensors, protobuf and pickles.
 
 Most of what they make is nearly right, because what is all wrong is refused by the first line of every reader.
 """

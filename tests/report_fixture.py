@@ -1,6 +1,6 @@
 """A comparison folder with made-up numbers of a realistic shape, for the tests of the report and for looking at it.
 
-`python tests/report_fixture.py FOLDER [STEPS]` writes one and its report.
+`python tests/report_fixture.py FOLDER [STEPS] [incidents]` writes one and its report.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nanokimi.measure.spikes import spike_entries
+
 LAYERS, HEADS, EXPERTS, CONTEXT, BATCH = (1, 2, 3), 4, 8, 64, 12
 PROMPT = "Once, there was a small boy named Charlie. Charlie loved stories more than anything else."
 STORY = (
@@ -21,6 +23,15 @@ STORY = (
 )
 SPEED = {"NanoKimi": 41.3, "NanoGPT": 24.6}
 FLOOR = {"NanoKimi": 1.31, "NanoGPT": 1.36}
+SPIKES = {"NanoKimi": {0.55: 0.7, 0.7: 2.4, 0.8: 1.1, 0.95: 0.9}, "NanoGPT": {0.6: 1.3}}
+"""Heights in nats of the spikes, by share of the run."""
+EVENTS = (
+    (0.05, "out_of_memory", "12 windows at once did not fit; going on with 6"),
+    (0.3, "nonfinite_skipped", "the gradient was not finite"),
+    (0.31, "nonfinite_skipped", "the gradient was not finite"),
+    (0.32, "nonfinite_rolled_back", "weights and optimizer as after step 30"),
+    (0.5, "resumed", "from the checkpoint of step 60"),
+)
 
 
 def loss_at(name: str, step: int) -> float:
@@ -165,6 +176,20 @@ def make_verdict(runs: list[dict[str, Any]], leaking: tuple[str, ...]) -> dict[s
     } | {"ci95_nats": [gap - 0.011, gap + 0.011]}
 
 
+def add_incidents(name: str, records: list[dict[str, Any]], run: dict[str, Any], steps: int) -> None:
+    """Let a run spike; the first arm also skips batches, runs out of memory and is resumed."""
+    heights = {round(share * steps): height for share, height in SPIKES.get(name, {}).items()}
+    for record in records:
+        if record["kind"] == "train":
+            record["loss"] += heights.get(record["step"], 0.0)
+    run["spikes"] = spike_entries(records)
+    if name == "NanoKimi":
+        run |= {"batches_skipped": 2, "micro_batch_size": 6}
+        for share, event, detail in EVENTS:
+            step = round(share * steps)
+            records.append({"kind": "event", "step": step, "event": event, "detail": detail})
+
+
 def make_segments(records: dict[str, list[dict[str, Any]]], steps: int, length: int) -> list[dict[str, Any]]:
     """The table by segment of steps."""
     segments = []
@@ -239,11 +264,14 @@ def write_comparison(
     leaking: tuple[str, ...] = (),
     prompt: str = PROMPT,
     story: str = STORY,
-    kinds: tuple[str, ...] = ("train", "eval", "router", "attention", "sample"),
+    kinds: tuple[str, ...] = ("train", "eval", "router", "attention", "sample", "event"),
+    incidents: bool = False,
 ) -> dict[str, Any]:
     """Write report.json and each arm's metrics.jsonl, with only these kinds of record; return the report."""
     made = {name: make_records(name, steps, eval_every, prompt, story) for name in names}
     runs = [make_run(name, made[name], name in leaking) for name in names]
+    for run in runs if incidents else []:
+        add_incidents(run["name"], made[run["name"]], run, steps)
     report = {
         "schema_version": 1,
         "verdict": make_verdict(runs, leaking),
@@ -269,5 +297,5 @@ if __name__ == "__main__":
     from nanokimi.report import write_report
 
     target, length = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2000
-    write_comparison(target, steps=length, eval_every=max(1, length // 8))
+    write_comparison(target, steps=length, eval_every=max(1, length // 8), incidents="incidents" in sys.argv)
     write_report(target)

@@ -200,6 +200,7 @@ def foreign(folder: Path) -> None:
 PREPARE: dict[str, Callable[[Path], object]] = {
     "empty.txt": lambda path: path.write_bytes(b""),
     "short.txt": lambda path: path.write_text("too short"),
+    "other.txt": lambda path: path.write_text("some other text " * 100),
     "latin.txt": lambda path: path.write_bytes(b"caf\xe9 " * 500),
     "utf16.txt": lambda path: path.write_bytes("text ".encode("utf-16") * 500),
     "folder": lambda path: path.mkdir(),
@@ -263,16 +264,18 @@ CASES: list[tuple[str, str, str]] = [
     ("train --resume", "--resume needs --out", ""),
     ("train --resume --out missing", "no run to resume", ""),
     ("train --resume --out taken", "no run to resume", "taken"),
-    ("train --resume --out {R} --seed 3", "leave out every other option", ""),
-    ("train --resume --out {R} --config smoke", "leave out every other option", ""),
+    ("train --resume --out {R} --seed 3", "has seed 7, not 3: leave it out", ""),
+    ("train --resume --out {R} --config smoke", "leave it out, or resume with --allow-changes", ""),
+    ("train --resume --out {R} --train.threads 2", "train.threads 1, not 2", ""),
+    ("train --resume --out {R} --data other.txt", "dataset.path", "other.txt"),
+    ("train --resume --out {R} --nanokimi.optim.lr nan", "nanokimi.optim.lr is nan", ""),
+    ("train --resume --out {X} --model nanogpt --allow-changes", "does not fit", "copy"),
+    ("train --resume --out {X}", "is a link", "link"),
+    ("{T} {D} --allow-changes", "--allow-changes belongs to --resume", ""),
+    ("{T} {D} --on-nonfinite explode", "one of stop, skip, rollback", ""),
+    ("{T} {D} --train.memory_limit_gb 0.001", "takes", ""),
     ("compare --resume --out missing", "no run to resume", ""),
-    ("compare --resume --out {R}", "no comparison to resume", ""),
-    ("train --resume --out {X}", "state.json", "cut checkpoints/step-00000012/state.json"),
-    (
-        "train --resume --out {X}",
-        "optimizer.safetensors",
-        "cut checkpoints/step-00000012/optimizer.safetensors",
-    ),
+    ("compare --resume --out {R}", "is a single run", ""),
     ("train --resume --out {X}", "data.json", "cut data/data.json"),
     # sampling
     ("sample", "expected one run folder, got 0", ""),
@@ -292,6 +295,9 @@ CASES: list[tuple[str, str, str]] = [
     ("sample {R} --seed -1", "seed is -1", ""),
     ("sample {R} --seed", "--seed needs a value", ""),
     ("sample {R} --device tpu", "device", ""),
+    ("sample {R} --checkpoint 7", "keeps no checkpoint '7'", ""),
+    ("evaluate {R} --checkpoint newest", "there are final, best, last", ""),
+    ("sample {X} --checkpoint last", "damaged", "cut checkpoints/step-00000012/model.safetensors"),
     ("sample {X}", "model.safetensors", "cut model.safetensors"),
     ("sample {X}", "budget", "cut config.yaml"),
     ("sample {X}", "tokenizer.json", "cut data/tokenizer.json"),
@@ -355,6 +361,10 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
         monkeypatch.setattr(device, "cpu_has_fast_bf16", lambda: False)
     elif prepare.startswith("cut "):
         run_without(trained, tmp_path, cut(prepare.removeprefix("cut ")))
+    elif prepare == "copy":
+        run_without(trained, tmp_path, lambda run: None)
+    elif prepare == "link":
+        run_without(trained, tmp_path, lambda run: (run / "samples" / "more").symlink_to(tmp_path))
     elif prepare:
         PREPARE[prepare](tmp_path / prepare)
     words = {"{T}": ["train", "--config", str(trained.settings)], "{D}": ["--data", str(trained.text)]}

@@ -287,12 +287,6 @@ def test_what_goes_wrong_in_a_worker_is_said_in_one_line(arm: Arm) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_comparison_to_resume_must_be_one(tmp_path: Path, finished: Finished) -> None:
-    for folder in (tmp_path, finished.out / "nanokimi"):
-        with pytest.raises(UserError, match="no comparison to resume"):
-            comparison.reopen(folder)
-
-
 # ---- paired difference
 
 

@@ -55,8 +55,9 @@ def test_a_run_resumes_on_the_gpu(tiny_config: Callable[..., RunConfig], tmp_pat
     """AdamW's step counts come back from the checkpoint on the CPU and must follow their parameters."""
     from nanokimi.data.store import open_prepared
     from nanokimi.train.checkpoint import load_newest_checkpoint
-    from nanokimi.train.loop import build_state, train
+    from nanokimi.train.loop import train
     from nanokimi.train.runs import find_data
+    from nanokimi.train.state import build_state
 
     config = tiny_config(device="cuda", max_steps=6, save_every=3)
     train_alone(config, tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 import sys
@@ -15,8 +16,9 @@ from report_fixture import write_comparison, write_report_json
 
 from nanokimi.errors import UserError
 from nanokimi.report import records, units, write_report
+from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TRAIN_TIME, VAL_LOSS, winner_of
-from nanokimi.report.records import Arm
+from nanokimi.report.records import Arm, Record
 from nanokimi.runtime.files import read_json
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -225,6 +227,102 @@ def test_prompt_is_not_told_twice(tmp_path: Path) -> None:
     page, _ = report_of(tmp_path, names=("NanoKimi",), prompt="Once upon", story="Once upon a time", steps=40)
     assert page.texts.count("Once upon") == 2
     assert not [text for text in page.texts if text.startswith("Once upon a")]
+
+
+def incidents_of(page: Page) -> str:
+    """The block of that name, up to the table after it."""
+    return page.text.partition("Incidents ")[2].partition("At equal budgets")[0]
+
+
+def test_incidents_are_told_with_their_steps_and_losses(tmp_path: Path) -> None:
+    report = write_comparison(tmp_path, steps=400, eval_every=50, incidents=True)
+    page, _ = render(tmp_path)
+    kimi, _, gpt = incidents_of(page).partition("NanoGPT")
+    spikes = sorted(report["runs"][0]["spikes"], key=lambda s: s["usual"] - s["loss"])
+    assert [spike["step"] for spike in spikes] == [280, 320, 380, 220]
+    named = [f"step {s['step']} ({s['loss']:.2f} against a usual {s['usual']:.2f})" for s in spikes]
+    assert f"4 loss spikes, the highest at {named[0]}, {named[1]} and {named[2]}." in kimi
+    assert named[3] not in kimi
+    assert "2 batches skipped, at steps 120 and 124, because" in kimi
+    assert "Rolled back to an earlier state once, at step 128," in kimi
+    assert "Ran out of memory once, at step 20, and went on with micro-batches of 6 (12 windows" in kimi
+    assert "Interrupted and resumed once, at step 200." in kimi
+    assert "1 loss spike, at step 240 (" in gpt and "resumed" not in gpt and "skipped" not in gpt
+    assert "Hollow marks on the upper edge: loss spikes." in page.text
+    assert (
+        "in the same order (seed 1337), but for the batches that were skipped (see Incidents)." in page.text
+    )
+
+
+def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
+    """An old report, which has none of the fields, and a new one where all are empty are the same page."""
+    report = write_comparison(tmp_path)
+    old, png = render(tmp_path)[1], (tmp_path / "comparison.png").read_bytes()
+    assert "Incidents" not in old and "spike" not in old and "skipped" not in old
+    for run in report["runs"]:
+        run |= {"spikes": [], "batches_skipped": 0, "micro_batch_size": 4}
+    write_report_json(tmp_path, report)
+    assert render(tmp_path)[1] == old
+    assert (tmp_path / "comparison.png").read_bytes() == png
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"batches_skipped": 1}, "1 batch skipped, because"),
+        ({"batches_skipped": 1200}, "1,200 batches skipped, because"),
+        (
+            {"spikes": [{"step": 9000, "loss": 3.0, "usual": 1.5}]},
+            "1 loss spike, at step 9,000 (3.00 against",
+        ),
+    ],
+)
+def test_one_sort_of_incident_alone(facts: Record, told: str, tmp_path: Path) -> None:
+    """Counts without events, and a spike whose record is not there to be marked."""
+    report = write_comparison(tmp_path)
+    report["runs"][1] |= facts
+    write_report_json(tmp_path, report)
+    told_of = incidents_of(render(tmp_path)[0])
+    assert told in told_of and "NanoGPT" in told_of and "NanoKimi" not in told_of
+
+
+def test_many_incidents_stay_short(tmp_path: Path) -> None:
+    many = [
+        {"kind": "event", "step": i, "event": "nonfinite_skipped", "detail": "x" * 999} for i in range(90)
+    ]
+    many += [{"kind": "event", "step": 7, "event": "out_of_memory", "detail": "<b>\n" + "y" * 999}]
+    spikes = [{"step": i + 1, "loss": 2.0 + i, "usual": 1.0} for i in range(80)]
+    arm = Arm(name="a", slot=0, facts={"spikes": spikes}, records=many)
+    assert len(" ".join(incident_lines(arm))) < 700
+    assert (
+        "80 loss spikes, of which the 25 highest are marked, the highest at step 80" in incident_lines(arm)[0]
+    )
+    assert "90 batches skipped, at steps 0, 1, 2 and 87 more," in incident_lines(arm)[1]
+    assert "\n" not in incident_lines(arm)[2]
+
+
+def test_words_of_an_event_are_text_and_not_markup(tmp_path: Path) -> None:
+    write_comparison(tmp_path)
+    event = {"kind": "event", "step": 3, "event": "out_of_memory", "detail": "<script>alert(1)</script>"}
+    with (tmp_path / "nanokimi" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    page, html = render(tmp_path)
+    assert "<script" not in html and "<script>alert(1)</script>" in page.text
+
+
+def test_spikes_are_marked_where_they_happened(tmp_path: Path) -> None:
+    """In each of the four panels, the highest of them even in a run that has more than can be marked."""
+    write_comparison(tmp_path, steps=400, eval_every=50, incidents=True)
+    _, arms = records.read_comparison(tmp_path)
+    assert records.spike_places(arms[0], "step") == [280, 320, 380, 220]
+    seconds = records.spike_places(arms[0], "train_seconds")
+    assert seconds == pytest.approx([step * 0.0413 for step in (280, 320, 380, 220)])
+    spikes = [{"step": i + 1, "loss": 2.0 + i, "usual": 1.0} for i in range(80)]
+    busy = Arm(name="a", slot=0, facts={"spikes": spikes}, records=arms[0].records)
+    assert records.spike_places(busy, "step") == list(range(80, 80 - records.MAX_SPIKES, -1))
+    marked = render(tmp_path)[1]
+    write_comparison(tmp_path, steps=400, eval_every=50)
+    assert marked.count("<use") - render(tmp_path)[1].count("<use") == 4 * (4 + 1)
 
 
 def test_long_run_stays_small(tmp_path: Path) -> None:

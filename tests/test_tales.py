@@ -23,7 +23,7 @@ from nanokimi.data.tales.telling import lexicons
 
 SEED = 11
 MISPRINT = r"  | \n|\n |[^\n]\n[^\n]| [,.!?;:]|,,|(?<!\.)\.\.(?!\.)|[{}\[\]|<>~]|\"\.|,\.|\.,"
-SAMPLE_SHA256 = "67aa0a34dd75092d9b72ad02b7a40e6c6938c234dc8899877c772ad64514bc9f"
+SAMPLE_SHA256 = "d2b27546880f6235dca2030adc041dcf6a051699086dd4e6cda8afda9c7b5eec"
 
 
 @pytest.fixture(scope="module")

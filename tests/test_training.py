@@ -18,11 +18,14 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.files import read_json_lines
-from nanokimi.train import loop
+from nanokimi.runtime.files import find_damage, read_json_lines
+from nanokimi.train import looks, loop
+from nanokimi.train import step as one_step
 from nanokimi.train.checkpoint import load_newest_checkpoint, load_weights, save_checkpoint, save_weights
-from nanokimi.train.loop import Record, TrainState, build_state, total_steps, train, train_step
+from nanokimi.train.loop import train
 from nanokimi.train.runs import set_up
+from nanokimi.train.state import Record, TrainState, build_state, total_steps
+from nanokimi.train.step import train_step
 
 Build = Callable[..., RunConfig]
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
@@ -158,9 +161,9 @@ def test_clocks_stop_while_a_run_looks_at_itself(
     """train_seconds is the sum of the steps, however slow evaluation, sampling and saving are."""
     import time
 
-    for slow in ("evaluate_now", "sample_records", "save_checkpoint"):
-        original = getattr(loop, slow)
-        monkeypatch.setattr(loop, slow, lambda *given, f=original: (time.sleep(0.1), f(*given))[1])
+    for module, slow in ((looks, "evaluate_now"), (looks, "sample_records"), (loop, "save_checkpoint")):
+        original = getattr(module, slow)
+        monkeypatch.setattr(module, slow, lambda *given, f=original: (time.sleep(0.1), f(*given))[1])
     state = start(tiny_config(max_steps=3, eval_every=1, save_every=1))
     records = run(state)
     summed = sum(r["step_ms"] for r in records if r["kind"] == "train") / 1e3
@@ -172,15 +175,15 @@ def test_both_arms_see_the_same_batches_in_the_same_order(
     tiny_config: Build, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, list[np.ndarray]] = {}
-    original = loop.forward_backward
+    original = one_step.forward_backward
     for name in MODELS:
         seen = drawn.setdefault(name, [])
 
         def watched(state: Any, into: list[np.ndarray] = seen) -> Any:
-            into.extend(part.numpy().copy() for part in loop.training_batch(state))
+            into.extend(part.numpy().copy() for part in one_step.training_batch(state))
             return original(state)
 
-        monkeypatch.setattr(loop, "forward_backward", watched)
+        monkeypatch.setattr(one_step, "forward_backward", watched)
         run(start(arm(tiny_config(max_steps=4), name)))
     assert len(drawn["nanokimi"]) == len(drawn["nanogpt"]) == 8
     for kimi, gpt in zip(drawn["nanokimi"], drawn["nanogpt"], strict=True):
@@ -550,14 +553,28 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "noise"])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_a_user_error(file: str, how: str, tiny_config: Build, start: Start) -> None:
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    file: str, how: str, tiny_config: Build, start: Start
+) -> None:
     state = start(tiny_config())
     train_step(state)
-    damage(save_checkpoint(state) / file, how)
-    with pytest.raises(UserError, match=file) as caught:
-        load_newest_checkpoint(start(state.config, state.folder))
-    assert "\n" not in str(caught.value)
+    save_checkpoint(state)
+    weights = {key: value.clone() for key, value in state.model.state_dict().items()}
+    train_step(state)
+    folder = save_checkpoint(state)
+    damage(folder / file, how)
+    said: list[str] = []
+    resumed = start(state.config, state.folder)
+    assert load_newest_checkpoint(resumed, say=said.append) and resumed.step == 1
+    assert all(torch.equal(value, weights[key]) for key, value in resumed.model.state_dict().items())
+    (line,) = said
+    assert "step-00000002 is damaged" in line and file in line and "\n" not in line
+    assert (folder.parent / "damaged-step-00000002").is_dir(), "it may still be of use to somebody"
+    train_step(resumed)
+    assert save_checkpoint(resumed) == folder and find_damage(folder) is None, "its name is free again"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from nanokimi.config import ARM_NAMES
 from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 
@@ -29,7 +27,11 @@ RUN_OPTIONS = """\
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
-  --resume                continue the interrupted run in --out
+  --resume                continue the run in --out from its newest whole checkpoint, bit for bit; nothing else need
+                          be said, and what is said must be what the run was started with; without a run there, and
+                          with its whole configuration said, one is started
+  --allow-changes         with --resume: continue although configuration, data or tokenizer changed
+  --on-nonfinite WHAT     stop (default), skip or rollback, when a loss or gradient is not finite
 """
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a text of the user's
@@ -50,6 +52,7 @@ usage: nanokimi sample RUN_FOLDER [options]
   --temperature X         0: always the likeliest token
   --top_k N, --top_p X    draw among the likeliest tokens only
   --seed N                (default: the run's)
+  --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """,
     "evaluate": """\
@@ -57,6 +60,7 @@ usage: nanokimi evaluate RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (both models are scored)
   --data PATH             score this text instead, all of it, with the run's tokenizer
+  --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 Prints one JSON object for each model.
 """,
@@ -146,19 +150,3 @@ def require_data(path: str) -> None:
     """Refuse a configuration without a text before anything is written."""
     if not path:
         raise UserError("no text given: name one with --data path/to/text.txt, or use --data tales")
-
-
-def resume_folder(verb: str, options: dict[str, object], rest: list[str]) -> Path:
-    """The folder to resume; nothing of the configuration may be changed."""
-    if "out" not in options:
-        raise UserError("--resume needs --out DIR, the folder of the interrupted run")
-    if rest or "config" in options:
-        raise UserError("--resume repeats the run's own configuration: leave out every other option")
-    folder = Path(str(options["out"]))
-    if verb == "train" and any((folder / name / "config.yaml").is_file() for name in ARM_NAMES):
-        raise UserError(
-            f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
-        )
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} holds no run to resume: it has no config.yaml")
-    return folder

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import choose_config, one_target, require_data, resume_folder, take_options
+from nanokimi.cli.options import choose_config, one_target, require_data, take_options
+from nanokimi.cli.resuming import plan_run
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
     from nanokimi.measure.audit import AuditResult
 
 
+RUN_OPTIONS: dict[str, Callable[[str], object]] = {
+    "config": str,
+    "out": str,
+    "resume": bool,
+    "allow_changes": bool,
+}
+
+
 def run_compare(arguments: list[str]) -> int:
     """`nanokimi compare`."""
-    from nanokimi.config.files import load_config
     from nanokimi.runtime.files import default_run_folder
 
-    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
-    name = choose_config(options, rest)
-    out = resume_folder("compare", options, rest) if "resume" in options else None
+    options, rest = take_options(arguments, RUN_OPTIONS)
     if any(word.partition("=")[0] == "--model" for word in rest):
         raise UserError("compare trains both models: leave out --model")
-    config = load_config(name, rest)
-    out = out or Path(str(options.get("out") or default_run_folder("compare", Path(name).stem)))
-    if "resume" not in options:
-        require_data(config.dataset.path)
+    config, out, resume = plan_run("compare", options, rest)
+    require_data(config.dataset.path)
+    out = out or default_run_folder("compare", config_stem(options, rest))
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
     from nanokimi.runtime.interrupts import Interrupted
 
     try:
-        report = compare(config, out, resume="resume" in options)
+        report = compare(config, out, resume=resume, allow_changes="allow_changes" in options)
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
@@ -44,24 +50,25 @@ def run_compare(arguments: list[str]) -> int:
     return 1 if not report["verdict"]["ranked"] else 0
 
 
+def config_stem(options: dict[str, object], rest: list[str]) -> str:
+    """What a run folder is called after."""
+    return Path(choose_config(options, rest)).stem
+
+
 def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
-    from nanokimi.config.files import load_config
     from nanokimi.runtime.files import default_run_folder
 
-    options, rest = take_options(arguments, {"config": str, "out": str, "resume": bool})
-    name = choose_config(options, rest)
-    resumed = resume_folder("train", options, rest) if "resume" in options else None
-    config = load_config(str(resumed / "config.yaml") if resumed else name, rest)
-    if not resumed:
-        require_data(config.dataset.path)
-    out = resumed or Path(str(options.get("out") or default_run_folder(config.model, Path(name).stem)))
+    options, rest = take_options(arguments, RUN_OPTIONS)
+    config, out, resume = plan_run("train", options, rest)
+    require_data(config.dataset.path)
+    out = out or default_run_folder(config.model, config_stem(options, rest))
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.alone import train_alone
 
     try:
-        result = train_alone(config, out, resume=resumed is not None)
+        result = train_alone(config, out, resume=resume, allow_changes="allow_changes" in options)
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
@@ -85,7 +92,7 @@ def run_sample(arguments: list[str]) -> int:
         "top_p": float,
         "seed": int,
     }
-    options, rest = take_options(arguments, {**types, "device": str})
+    options, rest = take_options(arguments, {**types, "checkpoint": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
     from dataclasses import replace
 
@@ -94,10 +101,10 @@ def run_sample(arguments: list[str]) -> int:
     from nanokimi.generation.story import stream_story
     from nanokimi.train.runs import open_run, runs_in
 
-    device = options.pop("device", None)
+    device, checkpoint = options.pop("device", None), str(options.pop("checkpoint", "final"))
     prompt = options.pop("prompt", None)
     for run_folder in runs_in(folder):
-        run = open_run(run_folder, str(device) if device else None)
+        run = open_run(run_folder, str(device) if device else None, checkpoint)
         sample = replace(run.config.sample, **{k: v for k, v in options.items() if k != "seed"})  # type: ignore[arg-type]
         if prompt is not None:
             sample = replace(sample, prompts=(str(prompt),))
@@ -117,15 +124,16 @@ def run_evaluate(arguments: list[str]) -> int:
     """`nanokimi evaluate`."""
     import json
 
-    options, rest = take_options(arguments, {"data": str, "device": str})
+    options, rest = take_options(arguments, {"data": str, "checkpoint": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
     from nanokimi.config import DISPLAY_NAMES
     from nanokimi.data.store import as_validation_text
     from nanokimi.measure.evaluate import evaluate
     from nanokimi.train.runs import open_run, runs_in
 
+    checkpoint = str(options.get("checkpoint", "final"))
     for run_folder in runs_in(folder):
-        run = open_run(run_folder, str(options["device"]) if "device" in options else None)
+        run = open_run(run_folder, str(options["device"]) if "device" in options else None, checkpoint)
         data = as_validation_text(run.data, str(options["data"])) if "data" in options else run.data
         train = run.config.train
         scores = evaluate(run.model, data, train.context_length, train.eval_batch_size).record()

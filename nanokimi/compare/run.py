@@ -6,6 +6,7 @@ Turns of a few steps are passed between the arms, so that whatever else the mach
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,30 @@ import numpy as np
 from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
 from nanokimi.config import ARM_NAMES, BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
-from nanokimi.config.files import load_config, save_config
-from nanokimi.data.store import PreparedData, open_prepared
-from nanokimi.errors import UserError
+from nanokimi.config.files import save_config
+from nanokimi.data.store import PreparedData
+from nanokimi.errors import TrainingError
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.runtime.device import check_memory_limit, choose_device
 from nanokimi.runtime.display import Display
-from nanokimi.runtime.files import describe_environment, read_json, read_json_lines, write_json
+from nanokimi.runtime.files import (
+    describe_environment,
+    read_json,
+    read_json_lines,
+    refuse_links,
+    write_json,
+)
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
-from nanokimi.train.runs import CONFIG_FILE, DATA_FOLDER, fresh_folder, set_up
+from nanokimi.runtime.locks import only_process
+from nanokimi.train.runs import CONFIG_FILE, fresh_folder, restored_if_refused, set_up, take_up
 
 SCHEMA_VERSION = 1
 LN2 = float(np.log(2))
 
 
-def compare(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, Any]:
+def compare(
+    config: RunConfig, out: Path, *, resume: bool = False, allow_changes: bool = False
+) -> dict[str, Any]:
     """Train every arm of `config`, measure and audit them, write the report; return report.json's content.
 
     Raises:
@@ -36,13 +47,45 @@ def compare(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, 
         TrainingError: an arm failed.
         Interrupted: a signal came; the arms were saved and `resume` continues them.
     """
-    if resume:
-        config, data = reopen(out)
-    else:
-        config, data = start(config, out)
+    check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    if not resume:
+        with fresh_folder(out) as folder:
+            config, data = set_up(config, folder)
+            make_arms(config, folder)
+    with only_process(out), restored_if_refused(out, allow_changes):
+        if resume:
+            refuse_links(out)
+            config, data = take_up(config, out)
+            make_arms(config, out)
+        try:
+            return train_and_report(config, data, out, resume, allow_changes)
+        except OSError as error:
+            where = f"{error.filename or out}: {error.strerror or error}"
+            raise TrainingError(f"cannot write {where}; what was saved is whole: {again(out)}") from None
+
+
+def make_arms(config: RunConfig, folder: Path) -> None:
+    """One run folder for each arm, with its configuration; whatever is there already is kept."""
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", describe_environment())
+    for name in ARM_NAMES:
+        (folder / name).mkdir(exist_ok=True)
+        save_config(replace(config, model=name), folder / name / CONFIG_FILE)
+        shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
+
+
+def again(out: Path) -> str:
+    """How to go on."""
+    return f"continue with: nanokimi compare --resume --out {out}"
+
+
+def train_and_report(
+    config: RunConfig, data: PreparedData, out: Path, resume: bool, allow_changes: bool
+) -> dict[str, Any]:
+    """Everything that happens once folders, configuration and data are there."""
     baselines = score_baselines(data)
     with Display([DISPLAY_NAMES[name] for name in ARM_NAMES], _tokens_per_step(config)) as display:
-        results = train_in_turns(config, out, display, resume)
+        results = train_in_turns(config, out, display, resume, allow_changes)
     report = build_report(config, data, baselines, results, out)
     write_json(out / "report.json", report)
 
@@ -52,56 +95,52 @@ def compare(config: RunConfig, out: Path, *, resume: bool = False) -> dict[str, 
     return report
 
 
-def start(config: RunConfig, out: Path) -> tuple[RunConfig, PreparedData]:
-    """Make the comparison's folder and one run folder for each arm."""
-    with fresh_folder(out) as folder:
-        config, data = set_up(config, folder)
-        environment = describe_environment()
-        write_json(folder / "environment.json", environment)
-        for name in ARM_NAMES:
-            (folder / name).mkdir()
-            save_config(replace(config, model=name), folder / name / CONFIG_FILE)
-            write_json(folder / name / "environment.json", environment)
-    return config, data
-
-
-def reopen(out: Path) -> tuple[RunConfig, PreparedData]:
-    """The configuration and data of an interrupted comparison."""
-    if not all((out / name / CONFIG_FILE).is_file() for name in ARM_NAMES):
-        raise UserError(f"{out} holds no comparison to resume: leave out --resume to start one")
-    return load_config(str(out / CONFIG_FILE)), open_prepared(out / DATA_FOLDER)
-
-
-def train_in_turns(config: RunConfig, out: Path, display: Display, resume: bool) -> list[dict[str, Any]]:
+def train_in_turns(
+    config: RunConfig, out: Path, display: Display, resume: bool, allow_changes: bool
+) -> list[dict[str, Any]]:
     """Run the arms to their end, `turn_steps` at a time, and return their results."""
     arms: list[Arm] = []
     signals: list[int] = []
-    stopped = f"interrupted; continue with: nanokimi compare --resume --out {out}"
+    stopped = f"interrupted; {again(out)}"
+
+    def ask_to_stop(number: int) -> None:
+        signals.append(number)
+        for arm in arms:
+            arm.tell_to_stop()
+
+    def stop_now(number: int) -> None:
+        raise Interrupted(number, stopped)
+
     try:
         for name in ARM_NAMES:
-            arms.append(Arm(DISPLAY_NAMES[name], out / name, resume))
-        with on_first_signal(signals.append):
-            while not all(arm.finished for arm in arms):
+            arms.append(Arm(DISPLAY_NAMES[name], out / name, resume, allow_changes))
+        with on_first_signal(ask_to_stop):
+            while not all(arm.finished for arm in arms) and not signals:
                 for arm in arms:
                     if not arm.finished and not signals:
                         for record, total in arm.take_turn(config.compare.turn_steps):
                             display.show(arm.name, record, total)
                         display.say(arm.name, "trained" if arm.finished else "waiting")
-                if signals:
-                    for arm in arms:
-                        arm.stop()
-                    raise Interrupted(signals[0], stopped)
-            results = []
             for arm in arms:
                 if signals:
-                    raise Interrupted(signals[0], stopped)
-                display.say(arm.name, "being audited and measured")
-                results.append(arm.finish())
-                display.say(arm.name, "done")
-            return results
+                    arm.stop()
+        if signals:
+            raise Interrupted(signals[0], stopped)
+        with on_first_signal(stop_now):  # all is saved: what is left can be done again
+            return [measure(arm, display) for arm in arms]
+    except TrainingError as error:
+        raise TrainingError(f"{error}; {again(out)}") from None
     finally:
         for arm in arms:
             arm.process.kill()
+
+
+def measure(arm: Arm, display: Display) -> dict[str, Any]:
+    """The result of an arm that is trained."""
+    display.say(arm.name, "being audited and measured")
+    result = arm.finish()
+    display.say(arm.name, "done")
+    return result
 
 
 def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:

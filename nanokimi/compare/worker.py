@@ -18,19 +18,20 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 
+ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Arm:
     """The parent's end of a worker."""
 
-    def __init__(self, name: str, folder: Path, resume: bool) -> None:
+    def __init__(self, name: str, folder: Path, resume: bool, allow_changes: bool = False) -> None:
         self.name, self.folder = name, folder
-        self.finished = False
+        self.finished = self.told_to_stop = False
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=work, args=(theirs, str(folder), resume), name=name, daemon=True
+            target=work, args=(theirs, str(folder), resume, allow_changes), name=name, daemon=True
         )
         resource_tracker.ensure_running()  # started inside start(), it would let the signals through
         set_blocked(True)  # one that comes while the worker starts waits until it knows what to do
@@ -49,10 +50,16 @@ class Arm:
                 self.finished = content[0]
                 return
 
-    def stop(self) -> None:
-        """Have the arm save a checkpoint after its last whole step."""
-        if not self.finished:
+    def tell_to_stop(self) -> None:
+        """Ask the arm to end its step or look and its turn; safe to call from a signal handler."""
+        if not self.finished and not self.told_to_stop:
+            self.told_to_stop = True
             self._send("stop", 0)
+
+    def stop(self) -> None:
+        """Have the arm save a checkpoint after its last whole step, and wait until it has."""
+        if not self.finished:
+            self.tell_to_stop()
             while self._receive()[0] == "record":
                 pass
 
@@ -94,13 +101,13 @@ def set_blocked(blocked: bool) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, SIGNALS)
 
 
-def work(connection: Connection, folder: str, resume: bool) -> None:
+def work(connection: Connection, folder: str, resume: bool, allow_changes: bool) -> None:
     """The worker's whole life."""
     for number in SIGNALS:  # they may reach every process; the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
     set_blocked(False)
     try:
-        _serve(connection, Path(folder), resume)
+        _serve(connection, Path(folder), resume, allow_changes)
     except UserError as error:
         connection.send(("user error", str(error)))
     except TrainingError as error:
@@ -108,40 +115,51 @@ def work(connection: Connection, folder: str, resume: bool) -> None:
     except (ConnectionError, EOFError):
         pass  # the parent is gone
     except OSError as error:
-        connection.send(("training error", f"cannot write or read its files: {error}"))
+        where = f"{error.filename or folder}: {error.strerror or error}"
+        connection.send(("training error", f"cannot write {where}; what was saved is whole: make room"))
     except Exception as error:
         log = Path(folder) / "error.txt"
         log.write_text(traceback.format_exc(), encoding="utf-8")
         connection.send(("training error", f"unexpected {type(error).__name__}; its traceback is in {log}"))
 
 
-def _serve(connection: Connection, folder: Path, resume: bool) -> None:
+def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bool) -> None:
     from nanokimi.data.store import open_prepared
-    from nanokimi.runtime.device import choose_device, memory_bytes
+    from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
+    from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
-    from nanokimi.train.loop import build_state, total_steps, train
+    from nanokimi.train.loop import train
     from nanokimi.train.runs import find_data, finish
+    from nanokimi.train.state import build_state, total_steps
 
-    config = load_config(str(folder / "config.yaml"))
-    idle_memory_bytes = memory_bytes(choose_device(config.train.device))
-    state = build_state(config, open_prepared(find_data(folder)), folder)
-    if resume:
-        load_newest_checkpoint(state)
-    records = train(state)
-    while True:
-        request, steps = connection.recv()
-        if request == "finish":
-            connection.send(("result", finish(state, idle_memory_bytes)))
-            return
-        if request == "stop":
-            state.stop_requested = True
-        finished = False
-        taken = 0
-        while taken < steps or request == "stop":
-            record = next(records, None)
-            if record is None:
-                finished = request != "stop"
-                break
+    with only_process(folder, ORPHAN_SECONDS):
+        config = load_config(str(folder / "config.yaml"))
+        device = choose_device(config.train.device)
+        limit_memory(config.train.memory_limit_gb, device)
+        idle_memory_bytes = memory_bytes(device)
+        state = build_state(config, open_prepared(find_data(folder)), folder)
+        state.stop_waiting = connection.poll  # during a turn nothing but "stop" is ever sent
+
+        def note(line: str) -> None:
+            record = {"kind": "event", "step": state.step, "detail": line}
             connection.send(("record", record, total_steps(state)))
-            taken += record["kind"] == "train"
-        connection.send(("turn over", finished))
+
+        if resume:
+            found = load_newest_checkpoint(state, allow_changes=allow_changes, say=note)
+            note(f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh")
+        records = train(state)
+        while True:
+            request, steps = connection.recv()
+            if request == "finish":
+                connection.send(("result", finish(state, idle_memory_bytes)))
+                return
+            if request == "stop":
+                state.stop_requested = True
+            taken = 0
+            while (taken < steps and not connection.poll()) or request == "stop":
+                record = next(records, None)
+                if record is None:
+                    break
+                connection.send(("record", record, total_steps(state)))
+                taken += record["kind"] == "train"
+            connection.send(("turn over", state.finished))

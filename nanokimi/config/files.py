@@ -23,7 +23,7 @@ from nanokimi.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-SHORT_OPTIONS = {"--data": "--dataset.path"}
+SHORT_OPTIONS = {"--data": "--dataset.path", "--on_nonfinite": "--train.on_nonfinite"}
 
 
 def preset_names() -> list[str]:
@@ -120,6 +120,21 @@ def save_config(config: RunConfig, path: Path) -> None:
     write_atomic(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
 
 
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its dotted key, as JSON holds it."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = _plain(value)
+
+    add("", asdict(config))
+    return flat
+
+
 def _plain(value: Any) -> Any:
     """Tuples as lists: YAML has no other sequence."""
     if isinstance(value, dict):
@@ -159,7 +174,8 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         if not option.startswith("--"):
             raise UserError(f"'{option}' is not an option: settings are given as --key value")
         option, equals, value = option.partition("=")
-        given, option = option, SHORT_OPTIONS.get(option, option)
+        given, option = option, f"--{option.removeprefix('--').replace('-', '_')}"
+        option = SHORT_OPTIONS.get(option, option)
         key = option.removeprefix("--")
         if key not in known:
             raise UserError(f"there is no option {option}{nearest(key, known, '--')}")

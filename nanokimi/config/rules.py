@@ -128,7 +128,9 @@ def _validate_train(train: TrainConfig) -> None:
     _require_positive(
         train,
         "train",
-        counts + ("telemetry_every", "sample_every", "save_every", "keep_checkpoints") + BUDGETS,
+        counts
+        + ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
+        + BUDGETS,
     )
     named = [name for name in BUDGETS if getattr(train, name) is not None]
     if len(named) != 1:

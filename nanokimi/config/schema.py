@@ -220,10 +220,16 @@ class TrainConfig:
     """Steps between records of expert load and attention logits; None: a tenth of eval_every."""
     sample_every: int | None = None
     """Steps between sample stories; None: as eval_every."""
-    save_every: int = 1000
-    """Steps between checkpoints (and after the last)."""
+    save_every: int | None = None
+    """Steps between checkpoints (and after the last, and at each new best validation); None: so often that at most 5%
+    of the run or a minute is lost, whichever is less."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the one with the best validation loss."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """A loss or gradient that is not finite: stop with everything saved; leave the update out; or go back to the
+    weights of the newest checkpoint and on with the next batch. Counted and reported. Short option: --on-nonfinite."""
+    memory_limit_gb: float | None = None
+    """CPU under Linux: memory this process may take, in 10^9 bytes; beyond it the micro-batch is halved. None: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,3 +312,13 @@ class RunConfig:
 
 
 BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")
+
+FREE_WHEN_RESUMED = {
+    "train.on_nonfinite",
+    "train.memory_limit_gb",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "dataset.cache",
+    "dataset.workers",
+}
+"""May differ when a run is resumed: they change no number that it has computed, nor any while all goes well."""

@@ -7,12 +7,14 @@ all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.v
 TOKEN_FILES = (TRAIN_FILE, VAL_FILE, "train.idx", "val.idx", NATS_FILE)
 OWN_FILES = {FACTS_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
 BLOCK_TOKENS = 1 << 20
+HASHED_IDS = 500_000
 COPY_BYTES = 64_000_000
 """Smaller stores are copied into the run's folder."""
 
@@ -57,6 +60,18 @@ class PreparedData:
     """The same for `val_ids`."""
     val_doc_nats: np.ndarray | None = None
     """Each validation document's exact negative log-probability in nats, where its source knows it (tales)."""
+    tokenizer_sha256: str = ""
+    """Of the tokenizer's files."""
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes by which a resumed run knows its data again; of more than 64 MB, 64 pieces are hashed."""
+        tokens = hashlib.sha256()
+        for ids in (self.train_ids, self.val_ids):
+            tokens.update(f"{len(ids)} {ids.dtype.str} ".encode())
+            for start in sorted({int(x) for x in np.linspace(0, max(len(ids) - HASHED_IDS, 0), 64)}):
+                tokens.update(np.ascontiguousarray(ids[start : start + HASHED_IDS]).tobytes())
+        return {"tokens_sha256": tokens.hexdigest(), "tokenizer_sha256": self.tokenizer_sha256}
 
 
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:
@@ -118,7 +133,16 @@ def open_prepared(folder: Path) -> PreparedData:
         train_doc_offsets=offsets["train"],
         val_doc_offsets=offsets["val"],
         val_doc_nats=nats,
+        tokenizer_sha256=_tokenizer_sha256(folder),
     )
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            digest.update(name.encode() + (folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def as_validation_text(data: PreparedData, path: str) -> PreparedData:
@@ -214,4 +238,6 @@ def _write_folder(folder: Path, store: Path, facts: dict[str, Any]) -> None:
         if replaced.exists() and not folder.exists():
             os.replace(replaced, folder)
         shutil.rmtree(partial, ignore_errors=True)
+        if replaced.is_symlink():
+            replaced.unlink()  # what it leads to is not ours
         shutil.rmtree(replaced, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,31 +34,51 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if name != "window_nats"}
 
 
+class Cancelled(Exception):
+    """Somebody asked for the evaluation to stop before its end."""
+
+
+def windows_at_a_time(context_length: int) -> int:
+    """Windows per forward pass, where none are configured."""
+    return max(TOKENS_AT_A_TIME // context_length, 1)
+
+
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, data: PreparedData, context_length: int, batch_size: int | None = None
+    model: nn.Module,
+    data: PreparedData,
+    context_length: int,
+    batch_size: int | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
     and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
+
+    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes.
     """
-    batch_size = batch_size or max(TOKENS_AT_A_TIME // context_length, 1)
+    batch_size = batch_size or windows_at_a_time(context_length)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     sums_T = np.zeros(context_length)
     counts_T = np.zeros(context_length, dtype=np.int64)
     window_nats = []
-    for inputs, targets in iterate_validation(data.train_ids, data.val_ids, context_length, batch_size):
-        inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
-        nats_BT = token_nats(model, inputs_BT, targets_BT).cpu().double().numpy()
-        width = nats_BT.shape[1]
-        sums_T[:width] += nats_BT.sum(axis=0)
-        counts_T[:width] += nats_BT.shape[0]
-        window_nats.append(nats_BT.sum(axis=1))
-    model.train(was_training)
+    try:
+        for inputs, targets in iterate_validation(data.train_ids, data.val_ids, context_length, batch_size):
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            nats_BT = token_nats(model, inputs_BT, targets_BT).cpu().double().numpy()
+            width = nats_BT.shape[1]
+            sums_T[:width] += nats_BT.sum(axis=0)
+            counts_T[:width] += nats_BT.shape[0]
+            window_nats.append(nats_BT.sum(axis=1))
+    finally:
+        model.train(was_training)
     total_nats, tokens = float(sums_T.sum()), int(counts_T.sum())
     assert tokens == len(data.val_ids), "every validation token is a target exactly once"
     loss = total_nats / tokens

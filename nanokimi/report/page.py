@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report import plots, units
+from nanokimi.report.incidents import incident_lines, skipped_batches
 from nanokimi.report.metrics import COSTS, PICTURE_COSTS, make_costs, make_table, make_tiles
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
@@ -182,6 +183,9 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "baselines": baselines,
         "score_bars": make_score_bars(arms, baselines),
         "loss_figures": make_loss_figures(arms, baselines),
+        "incidents": [(arm, lines) for arm in arms if (lines := incident_lines(arm))],
+        "spiking": any(arm.spikes for arm in arms),
+        "skipping": any(skipped_batches(arm) for arm in arms),
         "equal_budgets": equal_budgets(arms),
         "position": make_position(arms),
         "cost_bars": make_cost_bars(arms),

@@ -77,6 +77,10 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
             Line2D([], [], color=PAPER.arms[s], linestyle=LINES[s], marker=MARKERS[s], label=label)
             for s, label in ((arm.slot, arm.label) for arm in arms)
         ]
+        for arm in [arm for arm in arms if arm.spikes][:1]:
+            key = Line2D([], [], color=PAPER.muted, linestyle="none", marker=MARKERS[arm.slot])
+            key.set(markerfacecolor="none", label="hollow, upper edge: loss spike")
+            keys.append(key)
         figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=11)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, facecolor="white")

@@ -25,6 +25,7 @@ from nanokimi.report.records import (
     loss_limits,
     peaks,
     series,
+    spike_places,
     training_curve,
     validation_curve,
 )
@@ -131,13 +132,17 @@ def _arm_line(axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool
 
 
 def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Record) -> None:
-    """Validation loss (markers) over smoothed training loss (thin), with the baselines that fit the axis."""
+    """Validation loss (markers) over smoothed training loss (thin), with the baselines that fit the axis.
+
+    Loss spikes, which the smoothing hides and the axis may leave out, are hollow marks on the upper edge.
+    """
     dress(axes, paint, BUDGETS[x_key], "Loss (nats per token)")
     _short_ticks(axes)
     for arm in arms:
         xs, ys = training_curve(arm, x_key)
         axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.9, alpha=0.45)
         _arm_line(axes, validation_curve(arm, x_key), arm, paint)
+        _mark_spikes(axes, spike_places(arm, x_key), arm, paint)
     low, high = loss_limits(arms)
     floor = (baselines.get("floor") or {}).get("val_loss")
     if floor is not None:  # the best possible loss is always in sight
@@ -147,6 +152,23 @@ def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselin
         value = baseline["val_loss"]
         if value is not None and low < value < high:
             _level(axes, value, name, paint.muted, right=value > low + (high - low) / 3)
+
+
+def _mark_spikes(axes: Axes, places: Sequence[float], arm: Arm, paint: Paint) -> None:
+    if not places:
+        return
+    axes.plot(
+        places,
+        [1.0] * len(places),
+        transform=axes.get_xaxis_transform(),
+        color=paint.arms[arm.slot],
+        linestyle="none",
+        marker=MARKERS[arm.slot],
+        markersize=5,
+        markerfacecolor="none",
+        markeredgewidth=0.9,
+        clip_on=False,
+    )
 
 
 def _level(axes: Axes, value: float, name: str, colour: str, *, right: bool = False) -> None:

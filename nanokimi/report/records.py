@@ -16,6 +16,7 @@ from nanokimi.runtime.files import read_json, read_json_lines
 SCHEMA_VERSION = 1
 MAX_POINTS = 400
 MAX_COLUMNS = 120
+MAX_SPIKES = 25
 SMOOTHED_FRACTION = 0.02
 IGNORED_FRACTION = 0.05
 
@@ -56,6 +57,11 @@ class Arm:
     def kind(self, kind: str) -> list[Record]:
         """Its records of one kind, in order."""
         return [record for record in self.records if record["kind"] == kind]
+
+    @property
+    def spikes(self) -> list[Record]:
+        """Its loss spikes (step; loss and usual in nats per token), the highest above the usual first."""
+        return sorted(self.facts.get("spikes") or [], key=lambda s: s["usual"] - s["loss"])
 
     @property
     def smoothing(self) -> int:
@@ -115,6 +121,13 @@ def training_curve(arm: Arm, x_key: str, y_key: str = "loss") -> Series:
 def validation_curve(arm: Arm, x_key: str) -> Series:
     """The validation loss at each evaluation, at most MAX_POINTS points."""
     return thin(series(arm.kind("eval"), x_key, "val_loss"))
+
+
+def spike_places(arm: Arm, x_key: str) -> list[float]:
+    """Where the arm's MAX_SPIKES highest spikes lie on the axis of a budget."""
+    at = {record["step"]: record.get(x_key) for record in arm.kind("train")}
+    places = [at.get(spike["step"]) for spike in arm.spikes[:MAX_SPIKES]]
+    return [place for place in places if place is not None]
 
 
 def peaks(points: Series, limit: int = MAX_POINTS) -> Series:

@@ -120,6 +120,63 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: CUDA's, MPS's, or the CPU's (also under a limit)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    signs = (
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "cannot allocate memory",
+    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what the allocator keeps for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def check_memory_limit(gigabytes: float | None, device: torch.device) -> None:
+    """Raise UserError if memory cannot be limited here, or is taken already."""
+    if gigabytes is None:
+        return
+    if device.type != "cpu" or sys.platform != "linux":
+        raise UserError("train.memory_limit_gb limits training on the CPU under Linux: leave it out here")
+    held = memory_bytes(device)
+    if gigabytes * 1e9 <= held:
+        raise UserError(
+            f"train.memory_limit_gb is {gigabytes:g}, but the process takes {held / 1e9:.2f} before it starts: allow "
+            "more"
+        )
+
+
+def limit_memory(gigabytes: float | None, device: torch.device) -> None:
+    """Let allocations fail, rather than the machine swap or kill, once this process holds `gigabytes` (10^9 bytes).
+
+    The system's limit on data counts mappings, so what is resident now is allowed for.
+    Raises UserError as `check_memory_limit` does.
+    """
+    if gigabytes is None:
+        return
+    check_memory_limit(gigabytes, device)
+    import resource
+
+    status = Path("/proc/self/status").read_text().splitlines()
+    mapped = int(next(line for line in status if line.startswith("VmData")).split()[1]) * 1024
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = mapped + int(gigabytes * 1e9) - memory_bytes(device)
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+    )
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_bytes` start again from what is in use now; where the system cannot, nothing happens."""
     if device.type == "cuda":

@@ -69,6 +69,10 @@ class Display:
         if not self.console.is_terminal and state not in ("training", "waiting"):
             self.console.print(f"{name}: {state}", highlight=False)
 
+    def note(self, name: str, line: str) -> None:
+        """Something that must be read, such as a checkpoint found damaged."""
+        self.console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+
     def show(self, name: str, record: dict[str, Any], total_steps: float | None) -> None:
         """Take in one record of an arm."""
         arm = self.arms[name]
@@ -82,6 +86,8 @@ class Display:
             arm.val_loss = record["val_loss"]
             if not self.console.is_terminal:
                 self.console.print(f"{name}: {self._line(arm)}", highlight=False, soft_wrap=True)
+        elif record["kind"] == "event":
+            self.note(name, record["detail"])
         elif record["kind"] == "sample":
             story = record["prompt"] + record["text"]
             arm.story = "".join(

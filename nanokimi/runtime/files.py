@@ -19,33 +19,28 @@ from typing import Any
 
 from nanokimi.errors import UserError
 
+CHECKSUMS_FILE = "checksums.json"
 MAX_FILE_BYTES = 1 << 28
 """Larger files of JSON, or tokenizers, are no such files."""
 RECORDED_PACKAGES = ("nanokimi", "torch", "numpy", "sentencepiece", "safetensors")
 
 
 def create_run_folder(out: str | Path) -> Path:
-    """Make a new, empty run folder; a folder that already holds something is never written into.
+    """Make a folder for a run, if need be, and see that it can be written.
 
-    Raises UserError if `out` is taken or cannot be made.
+    Raises UserError if it cannot.
     """
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-        probe = folder / ".nanokimi-write-test"
-        if not taken:
-            probe.touch()
-            probe.unlink()
+        probe = folder / f".nanokimi-write-test.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot write the run folder {folder}: {reason}; choose another with --out"
         ) from None
-    if taken:
-        raise UserError(
-            f"{folder} already holds files and a run never overwrites another: choose another --out"
-        )
     return folder
 
 
@@ -61,11 +56,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -86,10 +85,10 @@ def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     return path.read_bytes()
 
 
-def parse_json(text: str | bytes) -> Any:
-    """JSON as `write_json` writes it: no NaN, no infinity. Raises ValueError for anything else."""
+def parse_json(data: bytes) -> Any:
+    """JSON as `write_json` writes it: UTF-8, no NaN, no infinity. Raises ValueError for anything else."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -112,24 +111,92 @@ def read_json(path: Path) -> Any:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one record to a `.jsonl` file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
+    """Add one record to a `.jsonl` file; where the disk is full, nothing of it stays behind."""
+    line = (json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        written = 0
+        try:
+            written = file.write(line)
+            if written < len(line):  # the rest goes in a second call, which says what is wrong
+                written += file.write(line[written:])
+        finally:
+            if written < len(line):
+                file.truncate(before)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk itself."""
+    if path.is_dir() and sys.platform == "win32":
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(folder: Path) -> None:
+    """Write the SHA-256 of every file of a folder into its checksums.json, and put all of it on the disk."""
+    sums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    for name in sums:
+        sync(folder / name)
+    write_json(folder / CHECKSUMS_FILE, {"schema_version": 1, "sha256": sums})
+    sync(folder)
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder: a file that is missing, extra or changed; None if nothing is."""
+    try:
+        sums = dict(read_json(folder / CHECKSUMS_FILE)["sha256"])
+        present = {path.name for path in folder.iterdir()} - {CHECKSUMS_FILE}
+        for name in sorted(present ^ set(sums)):
+            return f"{name} is {'extra' if name in present else 'missing'}"
+        for name, expected in sums.items():
+            if file_sha256(folder / name) != expected:
+                return f"{name} does not match its checksum"
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return f"{CHECKSUMS_FILE} is missing or damaged"
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder with links in it: what is written into it must not land elsewhere. Pipes and devices as well.
+
+    Raises UserError naming the first link.
+    """
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(root, name)):
+                raise UserError(
+                    f"{os.path.join(root, name)} is a link: a run folder to be continued must hold none, "
+                    "lest another file be overwritten; put the file itself there"
+                )
+        for name in files:
+            if not os.path.isfile(os.path.join(root, name)):
+                raise UserError(f"{os.path.join(root, name)} is no file but a device or a pipe: remove it")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All records of a `.jsonl` file, in order. Raises UserError if it is missing, or a line is no record."""
     records: list[dict[str, Any]] = []
     try:
-        for number, line in enumerate(read_bytes(path, 1 << 31).split(b"\n"), start=1):
+        for line in read_bytes(path, 1 << 31).split(b"\n"):
             if line:
-                records.append(parse_json(line))
-                if not isinstance(records[-1], dict):
-                    raise ValueError("it is no record")
+                record = parse_json(line)
+                if not isinstance(record, dict):
+                    raise ValueError("the next is no record")
+                records.append(record)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path} line {number} is damaged ({error})") from None
+        raise UserError(f"{path} is damaged after {len(records)} records ({error})") from None
     return records
 
 

@@ -1,34 +1,58 @@
 """Weights and checkpoints on disk: safetensors for tensors, JSON for the rest, nothing that runs code when read.
 
-A checkpoint is a folder `checkpoints/step-00002000`, written under another name and renamed when whole. Batches,
-dropout and samples are functions of (seed, step), so weights, optimizer and clocks are all there is to store.
+A checkpoint is a folder `checkpoints/step-00002000`, written under another name, checksummed, synced and renamed when
+whole. Batches, dropout and samples are functions of (seed, step), so the seed and the step are the whole random state
+and data position.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nanokimi.config import FREE_WHEN_RESUMED
+from nanokimi.config.files import settings
 from nanokimi.errors import UserError
-from nanokimi.runtime.files import read_json, write_json
+from nanokimi.model.build import build_model
+from nanokimi.optim.schedule import lr_scale
+from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
+from nanokimi.train.state import TrainState, fresh_scaler, step_seed, total_steps
 
-if TYPE_CHECKING:
-    from nanokimi.train.loop import TrainState
+SCHEMA_VERSION = 2
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's parameters and buffers; a head tied to the embedding is stored once, as the embedding."""
+    save_tensors(_untied(model), path)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file so that it exists whole or not at all. Raises OSError if the disk does not take it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(_untied(model), temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        sync(temporary)
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -68,62 +92,198 @@ def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(state: TrainState) -> Path:
-    """Write the whole state; then remove checkpoints beyond the newest `keep_checkpoints`."""
+    """Write the whole state; then remove all checkpoints but the newest `keep_checkpoints` and the best one.
+
+    Raises OSError if the disk is full or cannot be written; what was saved before stays as it was.
+    """
     folder = state.folder / "checkpoints"
     final = folder / f"step-{state.step:08d}"
+    state.saved_step, state.saved_at = state.step, time.monotonic()
     if final.exists():
         return final  # the end of a run that was also due for saving
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(state.model, temporary / "model.safetensors")
-    tensors, rest = _flatten_optimizer(state.optimizer.state_dict())
-    save_file(tensors, temporary / "optimizer.safetensors")
     metrics = state.folder / "metrics.jsonl"
-    write_json(
-        temporary / "state.json",
-        {
-            "schema_version": 1,
-            "step": state.step,
-            "train_seconds": state.train_seconds,
-            "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
-            "peak_memory_bytes": state.peak_memory_bytes,
-            "scaler": state.scaler.state_dict(),
-            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
-            "telemetry": state.telemetry.state(),
-            "optimizer_state": rest,
-        },
-    )
-    os.replace(temporary, final)
-    for old in sorted(folder.glob("step-*"))[: -state.config.train.keep_checkpoints]:
-        shutil.rmtree(old)
+    if metrics.exists():
+        sync(metrics)
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    remove_unfinished(folder)
+    try:
+        temporary.mkdir(parents=True)
+        save_weights(state.model, temporary / "model.safetensors")
+        tensors, rest = _flatten_optimizer(state.optimizer.state_dict())
+        save_tensors(tensors, temporary / "optimizer.safetensors")
+        size = metrics.stat().st_size if metrics.exists() else 0
+        content = describe_state(state) | {"metrics_bytes": size, "optimizer_state": rest}
+        write_json(temporary / "state.json", content)
+        seal(temporary)
+        os.replace(temporary, final)
+        sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    newest = sorted(folder.glob("step-*"))[-state.config.train.keep_checkpoints :]
+    for old in folder.glob("step-*"):
+        if old not in newest and old.name != f"step-{state.best_step:08d}":
+            shutil.rmtree(old)
     return final
 
 
-def load_newest_checkpoint(state: TrainState) -> bool:
-    """Put `state` where the newest checkpoint of its folder left off; False if there is none.
+def describe_state(state: TrainState) -> dict[str, Any]:
+    """Everything of a run that is no tensor."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "step": state.step,
+        "looked": state.looked,
+        "train_seconds": state.train_seconds,
+        "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
+        "best_step": state.best_step,
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "micro_batch_size": state.micro_batch_size,
+        "activation_checkpointing": state.model.activation_checkpointing,
+        "batches_skipped": state.batches_skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+        "lr_scale_next": lr_scale(state.step, total_steps(state), state.config.arm.optim),
+        "random": {"seed": state.config.seed, "next_step_seed": step_seed(state.config.seed, state.step)},
+        "next_batch": state.step,
+        "scaler": state.scaler.state_dict(),
+        "telemetry": state.telemetry.state(),
+        "config": settings(state.config),
+        "data": state.data.fingerprint,
+        "torch": torch.__version__,
+    }
 
-    Records written after that checkpoint are cut off metrics.jsonl: the resumed run writes them again.
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while saving left behind."""
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_newest_checkpoint(
+    state: TrainState, *, allow_changes: bool = False, say: Callable[[str], None] = lambda line: None
+) -> bool:
+    """Put `state` where the newest whole checkpoint of its folder left off; False if there is none.
+
+    A damaged checkpoint is set aside and the one before it used; `say` is told so in one line. Records written after
+    the checkpoint are cut off metrics.jsonl: the resumed run writes them again.
+
+    Raises:
+        UserError: the checkpoint is whole but not of this configuration, data or tokenizer (unless `allow_changes`),
+            or no checkpoint of ours.
     """
-    found = sorted((state.folder / "checkpoints").glob("step-*"))
-    metrics = state.folder / "metrics.jsonl"
-    if not found:
-        metrics.unlink(missing_ok=True)
-        return False
-    folder = found[-1]
-    stored = read_json(folder / "state.json")
-    load_weights(state.model, folder / "model.safetensors")
-    tensors = read_tensors(folder / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_unflatten_optimizer(state.optimizer, tensors, stored["optimizer_state"]))
-    state.scaler.load_state_dict(stored["scaler"])
-    state.step, state.train_seconds = stored["step"], stored["train_seconds"]
-    state.best_val_loss = float("inf") if stored["best_val_loss"] is None else stored["best_val_loss"]
-    state.peak_memory_bytes = stored["peak_memory_bytes"]
-    state.telemetry.load(stored["telemetry"], state.device)
-    state.resumed = True
-    if metrics.exists():
-        os.truncate(metrics, stored["metrics_bytes"])
-    return True
+    folder, metrics = state.folder / "checkpoints", state.folder / "metrics.jsonl"
+    remove_unfinished(folder)
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        damage = find_damage(path)
+        if damage is not None:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            say(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
+            continue
+        stored = read_state(path)
+        changes = changes_since(stored, state)
+        if changes and not allow_changes:
+            raise UserError(
+                f"{state.folder} would go on with {changes[0]}: not the same run; change it back, or resume with "
+                "--allow-changes"
+            )
+        if stored.get("torch") != torch.__version__:
+            say(
+                f"saved with torch {stored.get('torch')}, now it is {torch.__version__}: last digits may differ from "
+                "those of an uninterrupted run"
+            )
+        load_checkpoint(state, path, stored)
+        if metrics.exists():
+            os.truncate(metrics, stored["metrics_bytes"])
+        if changes:
+            detail = f"resumed after step {state.step} with {'; '.join(changes)}"
+            event = {"kind": "event", "step": state.step, "event": "resumed", "detail": detail}
+            append_json_line(metrics, event)
+            say(detail)
+        return True
+    metrics.unlink(missing_ok=True)
+    return False
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint. Raises UserError if it is not one that this program writes."""
+    stored = read_json(path / "state.json")
+    if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path / 'state.json'} is not of schema_version {SCHEMA_VERSION}: it was written by another version of "
+            "nanokimi; start the run again with another --out"
+        )
+    return stored
+
+
+def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
+    """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last."""
+    then = {**stored.get("config", {}), **stored.get("data", {})}
+    now = {**settings(state.config), **state.data.fingerprint}
+    changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
+    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
+
+
+def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, clocks: bool = True) -> None:
+    """Take up the tensors of a checkpoint and, with `clocks`, everything else."""
+    load_weights(state.model, path / "model.safetensors")
+    tensors = read_tensors(path / "optimizer.safetensors")
+    try:
+        content = _unflatten_optimizer(state.optimizer, tensors, stored["optimizer_state"])
+        state.optimizer.load_state_dict(content)
+        state.scaler.load_state_dict(stored["scaler"])
+        state.telemetry.load(stored["telemetry"], state.device)
+        if not clocks:
+            return
+        state.step, state.train_seconds = int(stored["step"]), float(stored["train_seconds"])
+        best = stored["best_val_loss"]
+        state.best_val_loss = float("inf") if best is None else float(best)
+        state.best_step, state.looked = int(stored["best_step"]), bool(stored["looked"])
+        state.peak_memory_bytes = int(stored["peak_memory_bytes"])
+        state.micro_batch_size = int(stored["micro_batch_size"])
+        state.model.activation_checkpointing = bool(stored["activation_checkpointing"])
+        state.batches_skipped = int(stored["batches_skipped"])
+        state.skipped_in_a_row = int(stored["skipped_in_a_row"])
+        int(stored["metrics_bytes"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from None
+    state.saved_step, state.saved_at = state.step, time.monotonic()
+    state.finished = state.updating = False
+
+
+def restart(state: TrainState) -> None:
+    """Back to the newest checkpoint, or to the run's beginning, keeping the room that was made for memory."""
+    room = (state.micro_batch_size, state.model.activation_checkpointing)
+    state.optimizer.state.clear()
+    if not load_newest_checkpoint(state):
+        set_to_beginning(state)
+        state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
+        state.best_val_loss, state.best_step, state.looked = float("inf"), 0, False
+        state.batches_skipped = state.skipped_in_a_row = 0
+    state.micro_batch_size, state.model.activation_checkpointing = room
+    state.updating = False
+
+
+def roll_back(state: TrainState) -> int:
+    """Weights and optimizer of the newest whole checkpoint, or of the beginning; clocks go on. Returns its step."""
+    state.optimizer.state.clear()
+    for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
+        if find_damage(path) is None:
+            stored = read_state(path)
+            load_checkpoint(state, path, stored, clocks=False)
+            return int(stored["step"])
+    set_to_beginning(state)
+    return 0
+
+
+def set_to_beginning(state: TrainState) -> None:
+    """The weights and the empty optimizer that the run began with."""
+    fresh = build_model(state.config.arm.model, state.config.seed)
+    state.model.load_state_dict(fresh.state_dict())
+    state.optimizer.state.clear()
+    state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())
+    state.telemetry.clear()
 
 
 def _flatten_optimizer(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -142,8 +302,13 @@ def _unflatten_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> dict[str, Any]:
     """A state dictionary with the optimizer's own groups (they follow from the configuration) and the stored state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     by_index: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest}.items():
         index, name = key.split(".", 1)
+        if not 0 <= int(index) < len(parameters):
+            raise ValueError(f"the optimizer has no parameter {index}")
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[int(index)].shape:
+            raise ValueError(f"optimizer state {key} has another shape than its parameter")
         by_index.setdefault(int(index), {})[name] = value
     return {"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -26,12 +26,14 @@ from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.speed import generation_latency
+from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
-from nanokimi.runtime.files import create_run_folder, read_json_lines, write_json
-from nanokimi.train.checkpoint import load_weights
-from nanokimi.train.loop import TrainState
+from nanokimi.runtime.files import create_run_folder, find_damage, read_json_lines, write_json
+from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.state import TrainState
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
 CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
@@ -39,17 +41,31 @@ CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
 
 @contextmanager
 def fresh_folder(out: str | Path) -> Iterator[Path]:
-    """A new run folder that disappears again, with the parents made for it, if setting it up fails."""
+    """A new run folder, locked; it disappears again, with the parents made for it, if setting it up fails."""
     folder = Path(out)
     made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
-    create_run_folder(out)
+    create_run_folder(folder)
+    refuse_taken(folder)
+    ours = False
     try:
-        yield folder
+        with only_process(folder):
+            refuse_taken(folder)  # another process may just have had it
+            ours = True
+            yield folder
     except BaseException:
-        shutil.rmtree(made if made is not None else folder)
-        if made is None:
-            folder.mkdir()
+        if ours:
+            shutil.rmtree(made if made is not None else folder)
+            if made is None:
+                folder.mkdir()
         raise
+
+
+def refuse_taken(folder: Path) -> None:
+    """A folder that already holds something is never written into. Raises UserError."""
+    if {entry.name for entry in folder.iterdir()} - {LOCK_FILE}:
+        raise UserError(
+            f"{folder} already holds files and a run never overwrites another: choose another --out"
+        )
 
 
 def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
@@ -57,6 +73,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
+    save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
     config = resolve(
         config,
@@ -71,6 +88,53 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         )  # a prompt that cannot be encoded is refused now, not after the first epoch
     save_config(config, folder / CONFIG_FILE)
     return config, data
+
+
+def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+    """The configuration and data of the interrupted run in `folder`, with whatever `config` changes of them saved.
+
+    The caller has made sure that changes are wanted. A run that died while it prepared its data prepares it now.
+    """
+    saved = load_config(str(folder / CONFIG_FILE))
+    if config != saved:
+        number = len(list(folder.glob("config-before-*.yaml"))) + 1
+        shutil.copyfile(folder / CONFIG_FILE, folder / f"config-before-{number}.yaml")
+    own = find_data(folder) == folder / DATA_FOLDER
+    if not is_resolved(config) or config.dataset != saved.dataset:
+        if not own and (folder.resolve().parent / CONFIG_FILE).is_file():
+            raise UserError(f"{folder} shares the data of its comparison: resume that one instead")
+        return set_up(config, folder)
+    if config != saved:
+        save_config(config, folder / CONFIG_FILE)
+    return config, open_prepared(find_data(folder))
+
+
+@contextmanager
+def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
+    """Put configuration and data back as they were, if the run refuses to go on with the changed ones."""
+    if not changing:
+        yield
+        return
+    backup = folder / ".before"
+    shutil.rmtree(backup, ignore_errors=True)
+    backup.mkdir()
+    names = [CONFIG_FILE, DATA_FOLDER]
+    shutil.copy2(folder / CONFIG_FILE, backup / CONFIG_FILE)
+    if (folder / DATA_FOLDER).is_dir():
+        shutil.copytree(folder / DATA_FOLDER, backup / DATA_FOLDER)
+    kept = set(folder.glob("config-before-*.yaml"))
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
+        for name in names:
+            if (backup / name).exists():
+                os.replace(backup / name, folder / name)
+        for path in set(folder.glob("config-before-*.yaml")) - kept:
+            path.unlink()
+        raise
+    finally:
+        shutil.rmtree(backup, ignore_errors=True)
 
 
 def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
@@ -99,6 +163,10 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "first_step_ms": step_ms[0] if step_ms else 0.0,
         **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
         "best_val_loss": state.best_val_loss,
+        "best_step": state.best_step,
+        "batches_skipped": state.batches_skipped,
+        "micro_batch_size": state.micro_batch_size,
+        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
         **floor_gaps(state.data.facts, state.last_evaluation),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
@@ -189,24 +257,50 @@ def find_data(folder: Path) -> Path:
     return own if own.exists() else folder.resolve().parent / DATA_FOLDER
 
 
-def open_run(folder: Path, device: str | None = None) -> Run:
-    """Load a run's configuration, final weights and data.
+def weights_of(folder: Path, checkpoint: str) -> Path:
+    """The weights that "final", "best", "last" or a step number means.
 
-    Raises UserError if the folder holds no finished run.
+    Raises UserError if there are none, or they are damaged.
+    """
+    if checkpoint == "final":
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(
+                f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume, or use "
+                "--checkpoint last)"
+            )
+        return folder / "model.safetensors"
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    steps = [int(path.name.removeprefix("step-")) for path in found]
+    if checkpoint == "best" and found:
+        checkpoint = str(read_state(found[-1])["best_step"])
+    elif checkpoint == "last" and found:
+        checkpoint = str(steps[-1])
+    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
+        raise UserError(
+            f"{folder} keeps no checkpoint '{checkpoint}': there are final, best, last"
+            + "".join(f", {step}" for step in steps)
+        )
+    path = found[steps.index(int(checkpoint))]
+    if (damage := find_damage(path)) is not None:
+        raise UserError(f"{path} is damaged ({damage}): use another --checkpoint")
+    return path / "model.safetensors"
+
+
+def open_run(folder: Path, device: str | None = None, checkpoint: str = "final") -> Run:
+    """Load a run's configuration, data, and the weights that `checkpoint` means (see `weights_of`).
+
+    Raises UserError if the folder does not hold them.
     """
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume)"
-        )
+    weights = weights_of(folder, checkpoint)
     config = load_config(str(folder / CONFIG_FILE))
     if not is_resolved(config):
         raise UserError(f"{folder / CONFIG_FILE} is not the file that the run wrote: values are missing")
     torch.set_num_threads(choose_threads(config.train.threads))
     data = open_prepared(find_data(folder))
     model = build_model(config.arm.model, config.seed)
-    load_weights(model, folder / "model.safetensors")
+    load_weights(model, weights)
     return Run(folder, config, model.to(choose_device(device or config.train.device)), data)
 
 

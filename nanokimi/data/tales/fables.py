@@ -11,9 +11,9 @@ FABLES = """
   sat there, <sad>.
 
   "What are you waiting for?" <asked> {f=petname}, an owl. "For a star," {he} <said>. "I have dug for {n} nights."
-  The owl was silent, for she had meant to eat {him}. "They are behind the clouds," <spoke> {f} then. "I have seen
-  them from up there. I shall tell you about them until they come." And the owl told, and the mole listened, and
-  toward morning the sky [tore open|cleared|was swept clean].
+  The owl was silent, for {f.he} had meant to eat {him}. "They are behind the clouds," <spoke> {f} then. "I have
+  seen them from up there. I shall tell you about them until they come." And the owl told, and the mole listened,
+  and toward morning the sky [tore open|cleared|was swept clean].
 
   "Oh," <spoke> {hero}[ <how>|3~]. That was all. When {he} was home again, {his} {k} asked what it had been like.
   {!theme:patient}"Go up past the {c} boot," {he} <said>, "and wait." <moral>
@@ -36,11 +36,12 @@ FABLES = """
 
   Then came the snow. {hero} woke up hungry, and could not think of it. Was it by the wall? Was it in the moss? {He}
   dug [here and there|in the wrong places|until {his} paws were sore]. "I know where they are," <spoke> {f} from
-  above. "It costs you half." "Half is too much," <said> {hero}[ <how>|3~]. "Then look for them," <spoke> the jay.
+  above. "It costs you half." "Half is too much," <spoke> {hero}[ <how>|3~]. "Then look for them," <spoke> the jay.
 
-  {He} looked until evening. The wind [whistled|bit|blew right through {him}]. "Half," {he} said then. "{P}," <said>
-  {f}[ <how>|3~], and flew ahead. They dug out {n} nuts and ate them together, and it turned out that two keep each
-  other [warm|company], too. {!theme:share}"Next year," <spoke> the jay, "tell me at once." <moral>
+  {He} looked until evening. The wind [whistled|bit|blew right through {him}]. "Half," {he} said then. "{P},"
+  <spoke> {f}[ <how>|3~], and flew ahead. They dug out {n} nuts and ate them together, and it turned out that two
+  keep each other [warm|company], too. {!theme:share}{!food:yes}"Next year," <spoke> the jay, "tell me at once."
+  <moral>
 
 - "I shall be at the pond on {d=day}, before the dew is dry," <spoke> the frog {hero=petname} to the old heron
   {f=petname}, who had let {him} go. "Only let me say goodbye to my {k=kin} first." It had been a foolish thing to
@@ -63,9 +64,9 @@ FABLES = """
   jewels|tiny bells] in the grass, and {f.he} heard somebody calling from a ditch. At full speed {f.he} had always
   run past.
 
-  "Thank you," <spoke> {hero}[ <how>|3~], right side up again. "I have seen the sky for an hour. I never look at
-  it." "And I have counted the beetles," <said> {f}[ <how>|3~]. They reached the {fl} at dusk, after {n} fields, and
-  neither could say who had come first. {!theme:friend}<moral>
+  "Thank you," <spoke> {hero}, right side up again. "I have seen the sky for an hour. I never look at it." "And I
+  have counted the beetles," <spoke> {f}[ <how>|3~]. They reached the {fl} at dusk, after {n} fields, and neither
+  could say who had come first. {!theme:friend}<moral>
 
 - There once was an owl who was afraid of the dark. {hero=petname} was the name of that owl, and {he} slept at night
   and hunted by day, and all the others laughed. "Only {n=number} steps," <spoke> {his} {k=kin} every evening, "as
@@ -77,7 +78,7 @@ FABLES = """
 
   {He} spread {his} wings and hooted, so that the {c} snake [shot into the nettles|forgot where it was going|turned
   to stone with fright]. "You will not eat us?" <asked> {f}. "Not tonight," <said> {hero}.
-  {!theme:brave}"Tonight I am busy being surprised." <moral>
+  {!theme:brave}{!dark:yes}"Tonight I am busy being surprised." <moral>
 
 - Of all the geese, {hero=petname} was the one who always asked. "Why do we fly south?" {he} asked {his} {k=kin}.
   "We always have," was the answer. "Why in a wedge?" "One does." So that year {hero} flew alone, {n=number}
@@ -88,7 +89,7 @@ FABLES = """
   see your wing," <spoke> the crow. "Nothing is broken. You have been flying without a front goose, that is all.
   Each of them makes a little [hole|road] in the air for the next."
 
-  "Nobody told me," <spoke> {hero}[ <how>|3~]. "Somebody should have," <said> {f}[ <how>|3~]. Three days later the
+  "Nobody told me," <spoke> {hero}[ <how>|3~]. "Somebody should have," <spoke> {f}[ <how>|3~]. Three days later the
   next wedge passed over, and {hero} joined it at the end. When a young one asked why, {he} told it all: the {n}
   wing-beats, and the {c} barn. {!theme:together}<moral>
 
@@ -97,7 +98,7 @@ FABLES = """
   {n=number} hairs plaited together. <nature>
 
   Then the cat {f=petname} came to live in the church. The mice held council. "Somebody must hang a bell on the
-  cat," they said, as mice always say. "We have no bell," <said> {hero}[ <how>|3~]. "But has anyone asked the cat
+  cat," they said, as mice always say. "We have no bell," <spoke> {hero}[ <how>|3~]. "But has anyone asked the cat
   what it wants?" They [laughed until they had to hold on to the pews|thought {he} had gone mad]. {hero} went out on
   the altar step alone, with {his} bead shining.
 
@@ -115,18 +116,18 @@ FABLES = """
   answer.
 
   On {d} {he} reached the stone of {f}, and gave {f.him} the letter. "But that is today," {f} <said>, "and it is {n}
-  gardens away! Get on my back." And the beetle opened its wings, and they flew over all the gardens and past
+  gardens away! Get on my back." And the beetle opened {f.his} wings, and they flew over all the gardens and past
   something {c}, which stared. {!theme:patient}They were there before the soup. <moral>
 
-- Once a bear could not fall asleep for the winter, and that bear was {hero=petname}. <nature> {He} lay on the left
-  side, and {he} lay on the right. {He} counted {n=number} salmon. Outside it was already snowing. So {he} got up
-  and knocked at the house of {f=petname}, the hare. "What do you do when you cannot sleep?"
+- Once a bear could not fall asleep for the winter, and that bear was {hero=petname}. <nature> {hero} lay on the
+  left side, and {he} lay on the right. {He} counted {n=number} salmon. Outside it was already snowing. So {he} got
+  up and knocked at the house of {f=petname}, the hare. "What do you do when you cannot sleep?"
 
   "I think of what I have forgotten to do," <spoke> {f}[ <how>|3~], "and then I do it." {hero} scratched {his} ear.
   There had been something. It had to do with {d=day}. It had to do with something {c=colour}. "I borrowed {c.a}
-  blanket from you," {he} <said> slowly, "and I promised to bring it back on {d}."
+  blanket from you," {he} said slowly, "and I promised to bring it back on {d}."
 
-  "I know," <spoke> {f}[ <how>|3~], who was [trembling with cold|wearing three scarves|blue around the nose]. The
+  "I know," <spoke> {f}, who was [trembling with cold|wearing three scarves|blue around the nose]. The
   bear went and fetched it the same hour, through {n} snowdrifts, and tucked the hare in. Then {he} lay down.
   {!theme:promise}Before {he} could count one single salmon, {hero} was [snoring|asleep]. <moral>
 """

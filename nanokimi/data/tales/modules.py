@@ -26,8 +26,8 @@ MODULES = """
   it was true.
 - A swarm of [gnats|bees|starlings] hung over the path like smoke. {G} waited for it to lift. Nothing was to be
   heard but that [humming|whirring], and the grass, and far away a [saw|hammer|train].
-- Half way there {g.he} met a [pedlar|soldier|tinker] with a tray of [ribbons|combs|tin whistles]. "What will you
-  buy?" the [man asked|fellow asked]. "Nothing today," <said> {hero}, "but I like your [songs|boots|beard]." The
+- A little further on {g.he} met a [pedlar|soldier|tinker] with a tray of [ribbons|combs|tin whistles]. "What will
+  you buy?" the [man asked|fellow asked]. "Nothing today," <said> {hero}, "but I like your [songs|boots|beard]." The
   [pedlar|man] laughed and pointed out a short cut.
 - There was mist in the hollow, and for a little while {g.he} could see nothing but [white|{g.his} own feet|grey
   shapes]. One of them [turned out to be|was] a cow, which was just as surprised.

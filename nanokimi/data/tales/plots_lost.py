@@ -14,8 +14,9 @@ LOST = """
 
   It was {his} left hand that noticed first, for it was [blue with cold|as cold as a fish|freezing]. At the corner
   stood {f=child} with a [sledge|shovel|broom]. "Have you seen a mitten?" {hero} <asked>. "That depends. What
-  colour?" {f} <asked>. "{C}, like this one," <spoke> {hero}[ <how>|3~], and {f} <f_squirms>. "Then I know who has
-  it. {B.a=beast} dragged it away [just now|before my eyes|an hour ago]."
+  colour?" {f} <asked>. "{C}, like this one," <spoke> {hero}[ <how>|3~], and {f} [nodded|thought for a moment|pushed
+  back {f.his} hood|blew on {f.his} fingers]. "Then I know who has it. {B.a=sleeper} dragged it away [just
+  now|before my eyes|an hour ago]."
 
   They followed the marks in the snow. And there, {b.home}, the {b} lay curled up in the {c} mitten, [snoring
   softly|with only its nose showing|fast asleep]. {f} put out a hand, but {hero} held {f.him} back. "It needs it
@@ -29,11 +30,11 @@ LOST = """
   some papers]. "Lock up at six," {ad.he} <said>, "and give it to nobody." {hero} felt very
   [important|tall|grown-up] and tied {c.a=colour} ribbon to the key.{!g=hero}{!where:out}
 
-  All morning {he} sat on the step with the key in {his} lap. Then {f=child} came by, <busy>. "Let me hold it, only
-  while you [have your lunch|run home for a minute|have a rest]!" begged {f}, and would not stop begging. In the end
-  {hero} [gave in|said yes|sighed and agreed].{!key@=f} So now it was {key@} who had the key.
+  All morning {he} sat on the step with the key in {his} lap. Then {f=child} came by, <passing>. "Let me hold it,
+  only while you [have your lunch|run home for a minute|have a rest]!" begged {f}, and would not stop begging. In
+  the end {hero} [gave in|said yes|sighed and agreed].{!key@=f} So now it was {key@} who had the key.
 
-  At a quarter to six {hero} stood before the door, and {his} pockets were empty. Who had it? Then {he} remembered:
+  At a quarter to six {hero} stood before the door, and {he} did not have the key. Who had it? Then {he} remembered:
   {key@} had it! {He} ran <hurry> and found {f.him} <busy>. "It is six o'clock!" panted {hero}. "The key!" {f} felt
   in every pocket and turned [white|red|pale]. There was a hole in one of them.
 
@@ -46,19 +47,19 @@ LOST = """
   may have it again on {d=day}," {ad.he} <spoke>, "because [you told me|now you will be careful]." <moral>
 
 - {pet=dog} was the kind of dog who is [always hungry|friends with everybody|never where you left {pet.him}], and
-  {hero} would not have changed {pet.him} for a pony. You knew {pet.him} at once by {pet.his} {mk=mark}. But on
+  {hero} would not have given {pet.him} away for a pony. You knew {pet.him} at once by {pet.his} {mk=mark}. But on
   {d=day} the gate stood open, and {pet} was gone.{!g=hero}{!where:out}[ <thread>|]
 
-  {hero} <went> from door to door. "Have you seen a dog?" {he} <asked>. "I see [twenty|a dozen|nothing but] dogs a
-  day," grumbled the {j=trade}. "What does yours look like?" {hero} told {j.him} about the {mk}. The {j} [thought it
-  over|scratched one ear|sneezed]. "A dog like that followed the cart of {ad=adult} this morning. There were
-  sausages on it."[~~<way>|]
+  {hero} <hastened> from door to door. "Have you seen a dog?" {he} <asked>. "I see [twenty dogs a day|a dozen dogs a
+  day|nothing but dogs all day]," grumbled the {j=trade}. "What does yours look like?" {hero} told {j.him} about the
+  {mk}. The {j} [thought it over|scratched one ear|sneezed]. "A dog like that followed the cart of {ad=adult} this
+  morning. There were sausages on it."[~~<way>|]
 
-  The cart stood {p=spot}, and {ad} sat on it and <ad_ponders>. "Your dog, is it? {pet.He} has eaten {n=number}
-  sausages!" Under the cart lay {pet}, as round as a barrel, and {pet.his} {mk} [drooped|was full of mustard|was all
-  that moved]. {hero} <hero_squirms>.[ <beat>|3~]
+  The cart stood {p=site}, and {ad} sat on it, [eating bread and mustard|counting {ad.his} money|swinging {ad.his}
+  legs]. "Your dog, is it? {pet.He} has eaten {n=number} sausages!" Under the cart lay {pet}, as round as a barrel,
+  and {pet.his} {mk} [drooped|was full of mustard|was all that moved]. {hero} <hero_squirms>.[ <beat>|3~]
 
-  "I have no money," {he} <said>, "but I can work." {!theme:honest}So for {n} sausages {hero} [scrubbed the
+  "I have no money," {he} <said>, "but I can work." {!theme:fair}So for {n} sausages {hero} [scrubbed the
   cart|carried baskets|led the horse to water] {n} times, once for each, and {pet} had to watch. When it was done,
   {ad} [shook {his} hand|gave {him} a sausage for {himself}|tipped {ad.his} hat to {him}].
 
@@ -75,11 +76,11 @@ LOST = """
   They asked <passer>, but no one had lost a thing. Only {ad=adult}, the {ad.job}, was [turning out {ad.his}
   pockets|crawling about under a bench|staring at the ground]. "Is anything wrong?" {hero} <asked>. "My purse!"
   <cried> {ad}. "All my wages were in it." {hero} held it behind {his} back. "What colour was it, and how many coins
-  were inside?"[ <beat>|3~]
+  were inside?"
 
   "{C}," <spoke> {ad} at once, "with {n} coins." {hero} put it into {ad.his} hand. The {ad.job} <ad_ponders>, and
   then gave {hero} and {f} a coin each. "And where was it?" "{P}," they said together. {ad} slapped {ad.his}
-  forehead. "Of course. I [ate my lunch|took off my jacket|fed the sparrows] there!" {!theme:honest}"Finders keepers
+  forehead. "Of course. I [ate my lunch|took off my jacket|fed the sparrows] there!" {!theme:fair}"Finders keepers
   is a silly rule," <said> {f} on the way back.
 
   <close>
@@ -97,7 +98,7 @@ LOST = """
   "When I cannot find a thing," said {k.he}, "I go back in my head. Where did you stand? What could you see?" {hero}
   shut {his} eyes. {He} had been [out of breath|in {his} socks|eating a plum]. It had been [raining|late|very
   quiet]. {He} had put out {his} hand, so, and then... "I know!" <cried> {hero}. And there it was, {p}, in its {c}
-  paper, with a little dust on top. {!theme:careful}[ <beat>|3~]
+  paper, with a little dust on top. {!theme:careful}{!hidden:yes}[ <beat>|3~]
 
   "You made this?" <asked> {his} {k}. "It took me {t} evenings," {he} <said>, "and one whole morning more." <moral>
 
@@ -105,7 +106,7 @@ LOST = """
   one of it, and {ad=adult} had lent it to {hero} first. "After you comes {f=child}," {ad.he} <said>, and wrote it
   down. "Bring it back on {d=day}."{!g=hero}{!where:out}
 
-  {hero} took it along to read {p=spot}. The story was so good that {he} forgot [the time|{his} lunch|the whole
+  {hero} took it along to read {p=open}. The story was so good that {he} forgot [the time|{his} lunch|the whole
   world]. When {his} {k} called, {he} jumped up and ran, and the book stayed behind. In the night it
   [rained|poured|hailed]. {He} heard it drumming on the roof, and sat up in bed. The book! It was still
   {p}.[ <hush>|2~]
@@ -123,14 +124,14 @@ LOST = """
   took it off [to knead dough|to wash up|to plant onions]," {ad.he} <said>, "and when I looked again, it was not
   there." Some people said that {f=child} had been seen near the window. {f} <f_squirms>.{!g=hero}{!where:out}
 
-  "{f} never took it," <said> {hero}[ <how>|3~]. "{f.He} gives back even [borrowed string|pencil stubs|lost pins]."
+  "{f} never took it," <spoke> {hero}[ <how>|3~]. "{f.He} gives back even [borrowed string|pencil stubs|lost pins]."
   So {he} sat down across the lane to watch, with <snack>. {He} put a silver button on the same sill and waited. The
   sun moved. {His} foot went to sleep.[~~<rest>|]
 
   <later> there was a flutter of black and white, and a magpie sat on the sill. It cocked its head, took the button
-  and flew to the top of the {t=tree}. {hero} <went> after it and climbed. The branches [swayed|creaked|grew thinner
-  and thinner], but {he} [did not look down|held on tight|counted them to keep calm]. In the nest lay [a teaspoon|a
-  bottle top|a thimble], {his} button, and something with {c.a} stone.{!theme:friend}[ <beat>|3~]
+  and flew to the top of the {t=tree}. {hero} <hastened> after it and climbed. The branches [swayed|creaked|grew
+  thinner and thinner], but {he} [did not look down|held on tight|counted them to keep calm]. In the nest lay [a
+  teaspoon|a bottle top|a thimble], {his} button, and something with {c.a} stone.{!theme:friend}[ <beat>|3~]
 
   {ad} put on the ring and did not know what to say. "You can say sorry," <spoke> {hero}[ <how>|3~], "but not to
   me." So the {ad.job} went to {f}'s house, [with {ad.his} hat in {ad.his} hand|with a basket of eggs|slowly], and
@@ -139,27 +140,27 @@ LOST = """
 
 - The letter was for somebody else. It had [fallen|slipped|been pushed] through the wrong door, {c.a=colour}
   envelope with {n=number} stamps from far away, and the name on it was {ad=adult}.{!g=hero}{!where:out} "Leave it
-  on the shelf for the postman," <said> {his} {k}[ <how>|3~]. But {hero} said, "What if somebody is waiting for
+  on the shelf for the postman," <spoke> {his} {k}[ <how>|3~]. But {hero} said, "What if somebody is waiting for
   it?"[ <thread>|]
 
   Nobody knew the house. {hero} asked <passer>, who sent {him} [up the hill|over the tracks|round the pond], and
   then {he} asked at the inn, where they sent {him} back again.
 
-  {He} was about to give up when {he} saw a tiny house {p=spot}, with its shutters closed. {He} knocked. "No
+  {He} was about to give up when {he} saw a tiny house {p=site}, with its shutters closed. {He} knocked. "No
   visitors," called a voice. "I am not a visitor," {hero} called back. "I am the post." Slowly the door opened.
   There stood {ad}, who had once been the {ad.job} and was now very old. {ad.He} looked at the {c} envelope, and at
   all the {n} stamps, and {ad.his} hands [shook|trembled so much that {hero} had to open it].
 
-  "It is from my [son|daughter|brother]," <spoke> {ad}[ <how>|3~]. "{y=number} years I have waited for it. Will you
+  "It is from my [son|daughter|brother]," <spoke> {ad}[ <how>|3~]. "{Y=number} years I have waited for it. Will you
   read it to me? My eyes are no good." So {hero} sat down on the step and read. It said, [I am coming home|forgive
-  me|you have a grandchild]. And the shutters were opened, every one.{!theme:kind} "{y} years," {hero} thought, "and
+  me|you have a grandchild]. And the shutters were opened, every one.{!theme:kind} "{Y} years," {hero} thought, "and
   it nearly stayed on our shelf."
 
   <close>
 
 - The sheep of {ad=adult} were so tame that a child could mind them, and there were {n=number} of them. That day the
-  child was {hero}. "In the evening you count them," {ad.he} <said>. "If there are {n}, you whistle and bring them
-  down. If there are not, you look." And {ad.he} gave {him} <snack> and went to market.{!g=hero}{!where:out}
+  child was {hero}. "In the evening you count them," {ad} <said>. "If there are {n}, you whistle and bring them
+  down. If there are not, you look." And {ad} gave {him} <snack> and went to market.{!g=hero}{!where:out}
 
   It was a [hot|long|still] day, and the grass smelled of [thyme|clover|mint]. {hero} [cut a pipe from an elder
   twig|made a chain of {fl=flower}|learned the whole sky by heart|built a castle of pebbles]. The shadows grew. Then
@@ -171,14 +172,14 @@ LOST = """
   [hauled|dragged|heaved] until the lamb was free. {!theme:brave} Then {he} whistled.[ <beat>|3~]
 
   "All {n}?" <asked> {ad} at the gate. "All {n}," <spoke> {hero}[ <how>|3~]. "And why does one of them wear {c.a}
-  jersey?" "Because [it was cold|it lost its own on the thorns|it was so frightened]," {he} <said>, and {ad}
+  jersey?" "[It was cold|It had lost its own on the thorns|It was so frightened]," {he} <said>, and {ad}
   [laughed until the sheep ran off|counted the coins into {his} hand, and added one|said no more, but in winter
   there came a parcel of wool]. <moral>
 
 - Inside the {tr=tree} behind the school, rolled up in a bottle, {hero} found a map. It was drawn in {c=colour} ink.
   There was a [skull|mermaid|compass rose] in one corner, and in the other stood: {n=number} steps north, and
   dig.{!g=hero}{!where:out} "North of what?" <asked> {f=child}, who could [read maps|smell secrets|dig like a
-  badger]. "There is a cross," {hero} <said>. "Look: {p=spot}."{!g=hero+f}
+  badger]. "There is a cross," {hero} <said>. "Look: {p=site}."{!g=hero+f}
 
   {P}, they put their heels together and walked. {hero} took {n} steps north and stood in [a puddle|nettles|a heap
   of leaves]. {f} took {n} steps north and stood somewhere else altogether, for {f.his} legs were [longer|shorter].
@@ -187,11 +188,11 @@ LOST = """
 
   At last there was a [clink|thud|scraping noise]. It was a tin, tied with {c} string, and in the tin were [three
   marbles and a whistle|a tooth and two feathers|a lead knight and a candle end], and a note: Whoever finds this is
-  my friend. Your {ad=adult}, {a=age} years old. {hero} and {f} stared. That was the {ad.job}, and the {ad.job} had
-  white hair!
+  my friend. The name below was that of {ad=adult}, and next to the name stood: {a=age} years old. {hero} and {f}
+  stared. {ad} was the {ad.job} now, and the {ad.job} had white hair!
 
   They carried the tin to {ad.him}. "I waited [all summer|a whole year|until it snowed] for somebody to come," said
   {ad} [quietly|with a smile|and blew {ad.his} nose]. "I was {a}, and we had just moved here, and I knew nobody."
-  "Well," <said> {f}[ <how>|3~], "now we have come." {!theme:friend}And they had tea with the {ad.job} every {d=day}
-  after that. <moral>
+  "Well," <spoke> {f}[ <how>|3~], "now we have come." {!theme:friend}And they had tea with the {ad.job} every
+  {d=day} after that. <moral>
 """

@@ -2,16 +2,17 @@
 
 MADE = """
 == plot
-- Into the old well you could throw a coin and wish, and {hero} had saved a coin for it. {He} knew exactly what {he}
-  wanted: {w=wish}. {!g=hero}{!where:out}[ <thread>|]
+- Into the old well you could throw a coin and wish, and {hero} had saved a coin for it. [?trait:wish {He} still
+  wanted what {he} had wished for at breakfast: {wish}.{!w=wish}{!trait:done}|?trait:food/cat/riddle/- {He} knew
+  exactly what {he} wanted: {w=wish}.]{!g=hero}{!where:out}
 
-  The well stood {p=spot}, and somebody was there before {him}. It was {f=child}, who leaned over the edge and
+  The well stood {p=site}, and somebody was there before {him}. It was {f=child}, who leaned over the edge and
   [wept|stared down|sighed]. "I want to wish that my {sib=elder} gets well," {f} <said>, "and I have no coin."
   {hero} closed {his} hand tightly. It was the only coin {he} had. {He} thought of {w.ing}, and {he} thought of
-  {f}'s {sib}.[~~<rest>|2~]
+  {f}'s {sib}.
 
-  It went plop. The coin had been {hero}'s, but it was {f} who [closed both eyes|whispered|held {f.his} breath] and
-  wished. "And you?" {f} asked. "I shall save up again," <said> {hero}[ <how>|3~], "and it is a very old well. It
+  Plop, went the coin. It had been {hero}'s, but it was {f} who [closed both eyes|whispered|held {f.his} breath] and
+  wished. "And you?" {f} asked. "I shall save up again," <spoke> {hero}[ <how>|3~], "and it is a very old well. It
   can wait."[ <beat>|3~]
 
   In {m=number} weeks the {sib} was well. Somebody must have talked, for on {d=day} there was a note in {hero}'s
@@ -25,13 +26,13 @@ MADE = """
   stories], and picked off the snails by hand, {n=number} of them.
 
   On the other side of the fence grew the {cr} of {f=child}. It was bigger. Every day it was a little bigger, and
-  {hero} could not [sleep|eat]. One night {he} took {his} {k}'s garden shears and climbed over the fence. The {cr}
-  lay there [in the moonlight|shining|under its leaves], so large and so quiet. One snip would be enough. {hero}
-  stood for a long time. {He} thought of the seed, and the {n} snails, and what the ribbon would look like
+  {hero} could not [sleep|eat]. One night {he} took {his} {k}'s garden shears and climbed over the fence. There it
+  was [in the moonlight|in its bed|among its leaves], so large and so quiet. One snip would be enough. {hero} stood
+  for a long time. {He} thought of the seed, and the {n} snails, and what the ribbon would look like
   then.[ <hush>|2~]
 
   {He} climbed back, and in the dark {he} [trod on a rake|fell into the beans|stepped on the cat]. A window opened.
-  "Who is there?" called {f}. "It is me," <said> {hero}[ <how>|3~]. "I wanted to spoil yours. I did not do it."
+  "Who is there?" called {f}. "It is me," <spoke> {hero}[ <how>|3~]. "I wanted to spoil yours. I did not do it."
   Nobody spoke for a while. "I thought of it, too," <spoke> {f}[ <how>|3~].[ <beat>|3~]
 
   On the day of the fair the {c} ribbon went to [{ad=adult}|a man from the next village|the twins from the mill].
@@ -53,10 +54,10 @@ MADE = """
   door|hollow log].[ <beat>|3~]
 
   {!theme:try}{He} carried it across the street in a cloth. "Is it your first?" <asked> {ad}, with {ad.his} mouth
-  full. "My third," <said> {hero}[ <how>|3~]. "And that is nothing. Some people," and {he} looked round for {his}
+  full. "My third," <spoke> {hero}[ <how>|3~]. "And that is nothing. Some people," and {he} looked round for {his}
   {k}, "need {m}." <moral>
 
-- Everyone in class could whistle but {hero}. {f=child} could do it on {n=number} fingers, so that dogs
+- Everyone in class could whistle but {hero}. {f=child} could do it on {n=fingers} fingers, so that dogs
   came.{!g=hero} "It is easy," {f} <said>. "You only have to blow." {hero} blew, and out came [air|spit|a sort of
   hiss]. The others [giggled|held their sides|were kind about it, which was worse].
 
@@ -82,8 +83,8 @@ MADE = """
   [turned round twice|groaned|leaned to one side], and then it came apart. {hero} swam. {f} swam. {e} held on to a
   barrel and [yelled for help|spouted like a whale|lost both boots].[ <air>|2~]
 
-  They sat on the bank and dripped. "The knots were bad," <spoke> {hero}[ <how>|3~]. "They were my knots," <said>
-  {f}[ <how>|3~]. "The barrels were at the wrong end," <spoke> {f}[ <how>|3~]. "I put them there," <said>
+  They sat on the bank and dripped. "The knots were bad," <spoke> {hero}[ <how>|3~]. "They were my knots," <spoke>
+  {f}[ <how>|3~]. "The barrels were at the wrong end," <spoke> {f}[ <how>|3~]. "I put them there," <spoke>
   {hero}[ <how>|3~]. "And I did nothing at all," <spoke> {e}[ <how>|3~], and that was what made them
   laugh.[ <beat>|3~]
 
@@ -102,21 +103,22 @@ MADE = """
   had nothing to say. "Then look at me," {f} whispered back, "and not at them."[ <hush>|2~]
 
   The {c} curtain rose. Somebody [coughed|laughed|blew a trumpet]. It was {his} turn. {hero} walked to the front,
-  and {his} head was as empty as a bucket. In the third row sat {his} {k}, and {k.his} lips were moving. {He} looked
-  at {f}. {f} [winked|nodded|rolled {f.his} eyes]. And up it came, from {his} stomach to {his} mouth: "{line}"
+  and {his} head was as empty as a bucket. In the third row sat {his} {k}, and {k.his} lips were moving. {hero}
+  looked at {f}. {f} [winked|nodded|rolled {f.his} eyes]. And up it came, from {his} stomach to {his} mouth:
+  "{line}"
 
   How they clapped! {hero} bowed, [stepped on {his} own cloak|lost {his} crown|bumped into the king], and they
-  clapped even more. {!theme:friend}"You were wonderful," <said> {f}[ <how>|3~]. "And you," <spoke>
+  clapped even more. {!theme:friend}"You were wonderful," <spoke> {f}[ <how>|3~]. "And you," <spoke>
   {hero}[ <how>|3~], "had the harder part." <moral>
 
 - The seed was as small as a [flea|full stop|crumb], and {ad=adult}, the {ad.job}, had counted {n=number} of them
   into {hero}'s hand. "They need dark," {ad.he} <said>, "and water, and time. Mostly they need time." {hero} planted
   them in {c.a=colour} pot.{!g=hero}
 
-  Next morning {he} looked. There was earth in the pot. The morning after, there was earth. On {d=day} {he} [dug one
-  up to see whether it was alive|scolded the pot|put a lamp over it], which did no good. {f=child} came, looked in,
-  and said, "You planted [pepper|dirt|nothing]." {hero} pushed the pot {p=nook} and would not speak of
-  it.[ <hush>|2~]
+  Next morning {he} looked. There was earth in the pot. The morning after, there was earth. On {d=day} {he} [scolded
+  the pot|put a lamp over it|sang to it] and dug one up to see whether it was alive, which did no good. {f=child}
+  came, looked in, and said, "You planted [pepper|dirt|nothing]." {hero} pushed the pot {p=nook} and would not speak
+  of it.[ <hush>|2~]
 
   And there it was forgotten. It was [the end of winter|the day of the spring cleaning|weeks later] when {his} {k}
   called, "{hero}! What is growing here?" For something [thin and pale|green|long and white] was stretching out its
@@ -125,13 +127,13 @@ MADE = """
 
   {He} stood the {c} pot in the sun and gave it water, and this time {he} did not dig. By June there were
   {fl=flower}, so many that {f} [had to sneeze|took back what {f.he} had said|asked for seeds]. "{N} seeds, and one
-  I dug up," {hero} <said>. {!theme:patient}"That one I am sorry for." <moral>
+  I dug up," {hero} <said>. {!theme:patient}{!living:yes}"That one I am sorry for." <moral>
 
 - At the concert {hero} was to play the {i=instrument}, and {f=child} was to sing. For {n=number} weeks they had
   practised the same song, and every time, at the same spot, {hero} played [too fast|a wrong note|three notes too
   many].{!g=hero} "Never mind," <spoke> {f}[ <how>|3~]. But {f.he} did mind. {hero} could see it.
 
-  "Play me only that spot," <spoke> {his} {k}[ <how>|3~], who was [shelling peas|darning socks|shaving]. {hero}
+  "Play me only that spot," <spoke> {his} {k}, who was [shelling peas|darning socks|peeling potatoes]. {hero}
   played it. "Slower." {He} played it so slowly that [you could have taken a nap between two notes|the dog howled|a
   snail could have danced to it]. "Once more." {He} played it {m=number} times before supper, and {m} times after
   supper, and in {his} dreams {his} fingers went on.[ <hush>|2~]

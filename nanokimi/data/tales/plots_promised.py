@@ -3,7 +3,7 @@
 PROMISED = """
 == plot
 - "Promise me one thing," <spoke> {his} {k} with one foot on the cart. "While I am away, you must {p=promise}, every
-  evening, until {d=day}." "I promise," <said> {hero}[ <how>|3~], and waved until the dust had settled.{!g=hero}
+  evening, until {d=day}." "I promise," <spoke> {hero}[ <how>|3~], and waved until the dust had settled.{!g=hero}
 
   On the first evening {he} did it at once, and on the second [a little later|with a yawn|in the dusk]. On the third
   {f=child} came and called, "There is a <sight> on the square!" They ran all the way. There was {c.a=colour} tent,
@@ -16,7 +16,7 @@ PROMISED = """
   {p.did}.[ <beat>|3~]
 
   {!theme:promise}When {d} came, the cart rolled into the yard. "Well?" <asked> {his} {k}, and got down stiffly.
-  "Every evening," <spoke> {hero}[ <how>|3~]. "But once it was very late. There was {c.a} tent." {K.he}
+  "Every evening," <spoke> {hero}[ <how>|3~]. "But once it was very late. There was {c.a} tent." {His} {k}
   [laughed|kissed {him}|held {him} close] and asked for no more. <moral>
 
 - It had to stay a secret. On {d=day} there would be a feast for {ad=adult}, the {ad.job}, with {n=number} candles
@@ -37,7 +37,7 @@ PROMISED = """
   spit it out now." <moral>
 
 - They had agreed on it: {f=child} would come with the [rope|tent|telescope|apples], and {hero} would wait {p=spot},
-  whatever happened.{!g=hero}{!where:out} "Whatever happens," <spoke> {f}[ <how>|3~]. "Whatever happens," <said>
+  whatever happened.{!g=hero}{!where:out} "Whatever happens," <spoke> {f}[ <how>|3~]. "Whatever happens," <spoke>
   {hero}[ <how>|3~].[ <thread>|]
 
   {He} was there first. {He} walked up and down, and {he} sat, and {he} stood. {ad=adult} came by and said, "[It
@@ -50,7 +50,7 @@ PROMISED = """
 
   Meanwhile, [on the other side of the hill|in the next valley|beyond the wood], {f} had [twisted a foot|lost the
   way|met a bull] and was limping along in the dusk, and had only one thought: {hero} is waiting {p}. So {f.he} did
-  not sit down, and {f.he} did not cry. And when {f.he} saw {c.a} cap, a small spot of colour in the grey, {f.he}
+  not sit down, and {f.he} did not cry. And when {f.he} saw {c.a} cap, very small and far away, {f.he}
   began to run on one leg. "You are late," <spoke> {hero}[ <how>|3~]. "You are here," <spoke> {f}.
   {!theme:friend}
 
@@ -71,17 +71,17 @@ PROMISED = """
 
   "Did you bring it?" called the {sib} before {he} was through the door. "What did I promise?" said {hero}. "You
   said, {x}!" And out of the hat {he} took {x}, with the sand still on it. {!theme:promise}"And what is left for
-  you?" <asked> {his} {k}. {hero} thought of {c.a} stone with a white ring. "I built a harbour," {he} <spoke>, "with
-  {n} piers." <moral>
+  you?" <asked> {his} {k}. {hero} thought of the {c} stone with the white ring. "I built a harbour," {he} <spoke>,
+  "with {n} piers." <moral>
 
 - Under the {tr=tree}, after the storm, lay a young {b=bird} with its beak wide open. It weighed no more than a
   [letter|walnut|slice of bread].{!g=hero} "It will not live," <spoke> {f=child}. "It will if I look after it,"
-  <said> {hero}[ <how>|3~], and carried it home in {his} {c=colour} cap.
+  <spoke> {hero}[ <how>|3~], and carried it home in {his} {c=colour} cap.
 
-  A young {b} must be fed every half hour. {hero} [dug for worms|caught flies|mashed an egg] and fed it, and dug
-  again. {He} named it {nm=petname}. {He} had no time for [football|the river|the swing], and {f} [grumbled|played
-  alone|sulked]. At night it slept in the {c} cap next to {his} pillow. After {n=number} days it [hopped onto {his}
-  finger|ate by itself|sat on the clock and scolded].[ <hush>|2~]
+  A young {b} must be fed every half hour. {hero} [dug for worms|caught flies|mashed an egg] and fed it, and off
+  {he} went for more. {He} named it {nm=petname}. {He} had no time for [football|the river|the swing], and {f}
+  [grumbled|played alone|sulked]. At night it slept in the {c} cap next to {his} pillow. After {n=number} days it
+  [hopped onto {his} finger|ate by itself|sat on the clock and scolded].[ <hush>|2~]
 
   "One day it must fly," <spoke> {his} {k}[ <how>|3~], "and then it will go." {hero} did not want to hear that. All
   the same {he} stood on a chair every evening and let it flutter down [to the carpet|into the washing|onto the
@@ -90,29 +90,29 @@ PROMISED = """
 
   The {c} cap lay by the pillow, and {hero} could not look at it. But in spring there was a
   [tapping|fluttering|whistling] at the glass. On the sill of the same window sat a {b}, and it was not shy at all.
-  {!theme:patient}"{nm}!" whispered {hero}. "It was {n} days I fed you, and you still know me." <moral>
+  {!theme:patient}{!living:yes}"{nm}!" whispered {hero}. "For {n} days I fed you, and you still know me." <moral>
 
 - From one day to the next {f=child} was ill and had to lie in the dark [with bandaged eyes|with a fever|and keep
-  still] for {n=number} weeks.{!g=hero} "I shall be your eyes," <said> {hero}[ <how>|3~]. "Every day I shall come
+  still] for {n=number} weeks.{!g=hero} "I shall be your eyes," <spoke> {hero}[ <how>|3~]. "Every day I shall come
   and tell you what I have seen. I promise."
 
   And {he} came. {He} told {f} of the [snow|blossom|flood], and of the goat that [ate the minister's hat|got into
   church|fell asleep on the tram tracks]. On {d=day} {he} told {f.him} about a ship with {c=colour} sails. "Say that
-  again," <spoke> {f}[ <how>|3~], who had never seen the sea. "What colour?" "{C}, all of them," {hero} <said>, "and
-  a [mermaid|lion|star] on the bow."[ <hush>|2~]
+  again," <spoke> {f}[ <how>|3~], who had never been to the harbour. "What colour?" "{C}, all of them," {hero}
+  <said>, "and a [mermaid|lion|star] on the bow."[ <hush>|2~]
 
   To have something to tell, {he} began to look. {He} [walked home by a new street every day|got up to see the sun
   rise|climbed on walls]. {He} saw that the {j=trade} [talked to pigeons|had odd socks|wore a wig], and that the
-  moon was there in the daytime. "I never knew how much there is," {he} said to {his} {k}.[ <beat>|3~]
+  moon was there in the daytime. "I never knew how much goes on here," {he} said to {his} {k}.[ <beat>|3~]
 
   After {n} weeks {f} was allowed to get up. The two of them went down to the harbour very slowly. There lay a ship,
   and its sails were {c}. {f} [stood still|held on to the rail|laughed]. "It is just as I saw it," {f.he} <spoke>.
   {!theme:friend}"I saw it lying in bed, through you." <moral>
 
 - Three nights in a row something had come to the hens of {ad=adult}, and now there were only {n=number}. "I need
-  somebody with young ears," <spoke> the {ad.job}[ <how>|3~], "to sleep in the straw and wake me." Nobody [wanted
-  to|was in a hurry to]. "I will," <said> {hero}[ <how>|3~], before {he} had thought about it.{!g=hero}{!where:out}
-  {His} {k} gave {him} {lk=keepsake} to hold on to.
+  somebody with young ears," <spoke> the {ad.job}[ <how>|3~], "to sleep in the straw and wake me." Nobody [spoke
+  up|was in a hurry]. "I will," <spoke> {hero}[ <how>|3~], before {he} had thought about it.{!g=hero}{!where:out}
+  {His} {k} gave {him} {lk=hard} to hold on to.
 
   The night was [black as a boot|full of small noises|without a moon]. The straw pricked. Something <noise>. {hero}
   counted the hens in the dark, by their breathing. {He} squeezed {lk.the} until it was [warm|wet|hot] in {his}
@@ -124,8 +124,8 @@ PROMISED = """
   and {ad} came running with a [rake|ladle|lantern] and one sock on.
 
   They found a hole under the door, and a tuft of red hair. They stopped it up with {c=colour} bricks. In the
-  morning {hero} counted. All {n} were there. "Were you not afraid?" <asked> {ad}. {!theme:brave}{hero} opened {his}
-  hand, and there was still the mark of {lk.the} in it. <moral>
+  morning {hero} counted. All {n} were there. "Were you not afraid?" <asked> {ad}. {!theme:brave}{!dark:yes}{hero}
+  opened {his} hand, and there was still the mark of {lk.the} in it. <moral>
 
 - The town clock had stopped, and {ad=adult}, the {ad.job}, who looked after it, shook {ad.his} head. "Someone must
   sit up there and strike the bell by hand," {ad.he} <said>, "until the new wheel comes on

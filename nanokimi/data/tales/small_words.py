@@ -12,12 +12,12 @@ SMALL_WORDS = """
 - nodded three times
 - scratched {ad.his} head
 - breathed in, and out again
-- looked out of the window
+- looked into the distance
 - put {ad.his} head on one side
 - blew {ad.his} nose
 - counted something on {ad.his} fingers
 - hummed a bar of a song
-- turned to the wall for a moment
+- turned away for a moment
 
 == f_squirms
 - went red
@@ -31,7 +31,6 @@ SMALL_WORDS = """
 - blinked
 - grew very small
 - twisted a button
-- watched a beetle
 - opened {f.his} mouth and shut it again
 - breathed hard
 
@@ -65,28 +64,32 @@ SMALL_WORDS = """
 - beat the pillow flat
 - said the months backward
 
-== busy
+== passing
 - rolling a hoop
 - eating a pear
-- catching newts
-- whittling a stick
-- playing marbles
 - walking on stilts
+- whittling a stick
+- juggling with potatoes
+- carrying a bucket of tadpoles
+- jumping over puddles
+- leading a calf on a string
+- balancing a broom on one finger
+- humming a march
+- counting paving stones aloud
+
+== busy
+- catching newts
+- playing marbles
 - picking mushrooms
 - tying knots
 - plaiting a whip
-- juggling with potatoes
-- singing to keep warm
 - fishing without a hook
 - drawing in the dust
 - throwing stones at a tin
-- carrying a bucket of tadpoles
 - training a flea
 - building a dam
 - cleaning a bicycle
 - blowing soap bubbles
-- jumping over puddles
-- chasing a hat
 - looking for four-leaved clover
 
 == snack
@@ -181,22 +184,22 @@ SMALL_WORDS = """
 - by way of the allotments
 
 == how
-- softly
-- quietly
+- simply
 - slowly
 - quickly
-- simply
 - gravely
 - carefully
 - thoughtfully
+- firmly
+- calmly
+- earnestly
+- solemnly
 - after a pause
-- in a low voice
+- after some thought
 - in one breath
 - without looking up
 - with a little cough
-- half aloud
-- as if to the cat
-- firmly
+- with a nod
 
 == air
 - 2~[Somewhere|Far away|Next door|Not far off|Behind the houses|Down by the water] {snd=sound}.
@@ -242,8 +245,8 @@ SMALL_WORDS = """
 - {His} friends were called {fx=child}, {fy=child} and {fz=child}, and [none of them could sit still|all of them
   talked at the same time|they had a password].{!own:friends}
 - In winter and summer {he} wore one {ca=colour} sock and one {cb=colour} one.{!own:socks}
-- {He} was saving up for {dream.a=instrument}, and [had three coins|owned the strap already|hummed its
-  part].{!own:dream}
+- {He} was saving up for {dream.a=instrument}, and [hummed tunes for it|practised on a broomstick|owned the sheet
+  music already].{!own:dream}
 - Over {his} bed hung a picture of {pic=picture}.{!own:picture}
 - {He} owned {tt.a=toy}, the best in the street, and had painted it {cc=colour} {himself}.{!own:toy}
 """

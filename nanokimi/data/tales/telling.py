@@ -14,7 +14,7 @@ from nanokimi.data.tales.thesaurus import THESAURUS
 from nanokimi.data.tales.words import LEXICONS
 from nanokimi.data.tales.world import Bind, Choice, Entity, Fact, Lexicon, Option, Text, World
 
-VERSION = 1
+VERSION = 2
 """Rises whenever any story changes."""
 END_OF_TEXT = "<|endoftext|>"
 """Stands on a line of its own between stories."""

@@ -2,7 +2,7 @@
 
 LEXICONS = """
 = girl : name; sex=f
-Amina | Anna | Bea | Clara | Daisy | Edith | Ella | Freya | Greta | Hana | Ines | Ivy | Josie | June | Kezia
+Amina | Anna | Bea | Clara | Daisy | Edith | Ella | Freya | Greta | Hana | Ines | Ivy | Josie | Jana | Kezia
 Leila | Lotte | Lucy | Marta | Mira | Nina | Nora | Olive | Orla | Petra | Poppy | Priya | Rosa | Ruby | Sana
 Tamsin | Thea | Tilda | Una | Vera | Wanda | Yuki | Zoe | Agnes | Alma | Astrid | Blanche | Carmen | Celia | Cora
 Delia | Elsa | Esme | Fatima | Flora | Gerda | Gwen | Heidi | Ingrid | Iris | Jasmine | Kaya | Lena | Luna | Mabel
@@ -45,7 +45,7 @@ Biscuit; sex=m | Bramble; sex=f | Button; sex=m | Clover; sex=f | Dumpling; sex=
 Pepper; sex=f | Scamp; sex=m | Tansy; sex=f | Toffee; sex=f | Waffle; sex=m
 
 = age : number
-four; next=five | five; next=six | six; next=seven | seven; next=eight | eight; next=nine | nine; next=ten
+six | seven | eight | nine | ten | eleven
 
 = number : number
 three | four | five | six | seven | eight | nine | ten | eleven | twelve | thirteen
@@ -84,15 +84,20 @@ inside the tall clock | under the coal scuttle | behind the loose brick | in the
 beneath the piano lid | in the umbrella stand | behind the mirror in the hall | under the pile of newspapers
 inside the accordion case | in the flour bin
 
-= spot : place
-under the stone bridge | by the duck pond | beside the old well | behind the broken windmill | in the hollow oak
-at the edge of the wheat field | near the beehives | on the bench outside the bakery | among the blackberry bushes
-below the church tower | next to the ferry landing | on the steps of the library | by the gate of the churchyard
-under the willow tree | in the ditch along the lane | behind the hay barn | at the foot of the quarry
-behind the old brewery | by the second milestone | under the railway arch | on the jetty
-beside the chestnut stall | in the ruined chapel | among the birches | near the horse trough
-at the bend of the stream | behind the signal box | in the empty greenhouse | on the village green
-by the charcoal kiln
+= site : place
+by the duck pond | behind the broken windmill | at the edge of the wheat field | near the beehives
+below the church tower | next to the ferry landing | by the gate of the churchyard | under the willow tree
+behind the hay barn | at the foot of the quarry | behind the old brewery | by the second milestone
+among the birches | at the bend of the stream | behind the signal box | by the charcoal kiln
+
+= open : place + site
+beside the old well | on the bench outside the bakery | among the blackberry bushes
+on the steps of the library | in the ditch along the lane | on the jetty | beside the chestnut stall
+near the horse trough | on the village green
+
+= spot : place + open
+under the stone bridge | in the hollow oak | under the railway arch | in the ruined chapel
+in the empty greenhouse
 
 = toy : object
 kite; broke=its tail had torn off; fix=sewed the tail back on
@@ -111,12 +116,12 @@ spinning top; broke=its point had chipped; fix=filed the point until it was shar
 accordion; broke=there was a tear in the bellows; fix=patched the tear with leather
 
 = promise : promise
-water the beans; did=watered the beans | feed the hens; did=fed the hens | post a letter; did=posted the letter
-sweep the yard; did=swept the yard | close the garden gate; did=closed the garden gate
-bring in the washing; did=brought in the washing | wind the tall clock; did=wound the tall clock
-return a library book; did=returned the library book | pick a bowl of peas; did=picked a bowl of peas
-polish the brass bell; did=polished the brass bell | fill the log basket; did=filled the log basket
-fetch a bucket of sand; did=fetched a bucket of sand
+water the beans; did=watered the beans | feed the hens; did=fed the hens
+light the porch lamp; did=lit the porch lamp | sweep the yard; did=swept the yard
+close the garden gate; did=closed the garden gate | bring in the washing; did=brought in the washing
+wind the tall clock; did=wound the tall clock | milk the goat; did=milked the goat
+fill the bird bath; did=filled the bird bath | polish the brass bell; did=polished the brass bell
+fill the log basket; did=filled the log basket | lock the rabbit hutch; did=locked the rabbit hutch
 
 = wish : wish
 to see the sea; ing=seeing the sea | to ride on a train; ing=riding on a train
@@ -131,12 +136,14 @@ six brown eggs | a loaf of rye bread | a jar of honey | a bunch of parsley | two
 a packet of pins | a bag of flour | a stick of chalk | a bottle of ink | a string of onions | a pound of plums
 a wedge of cheese | a tin of peppermints
 
-= keepsake : object
+= hard : object
 a smooth pebble; the=the smooth pebble | a brass button; the=the brass button | an acorn; the=the acorn
-a glass bead; the=the glass bead | a tin soldier; the=the tin soldier | a jay's feather; the=the jay's feather
+a glass bead; the=the glass bead | a tin soldier; the=the tin soldier
 a horseshoe nail; the=the horseshoe nail | a walnut shell; the=the walnut shell
 a bent sixpence; the=the bent sixpence | a wooden star; the=the wooden star | a tiny bell; the=the tiny bell
-a cork with a face on it; the=the cork with a face on it
+
+= keepsake : object + hard
+a cork with a face on it; the=the cork with a face on it | a jay's feather; the=the jay's feather
 
 = hour : time
 the church bell rings five; past=the church bell rang five
@@ -145,7 +152,7 @@ the moon is up; past=the moon was up | the last train whistles; past=the last tr
 the bread is out of the oven; past=the bread was out of the oven
 supper is on the table; past=supper was on the table
 the ferry makes its last trip; past=the ferry made its last trip | the shops close; past=the shops closed
-the bats begin to fly; past=the bats began to fly
+it is quite dark; past=it was quite dark
 
 = riddle : answer
 What runs down the hill all day and never gets tired?; answer=the brook
@@ -167,6 +174,14 @@ toad; home=under the rain barrel | blackbird; home=in the ivy | mouse; home=behi
 hare; home=in the long grass | magpie; home=in the poplar | badger; home=below the bank
 otter; home=along the stream
 
+= sleeper : animal
+hedgehog; home=under the hedge | dormouse; home=in the ivy | squirrel; home=in the walnut tree
+mouse; home=behind the woodpile | vole; home=below the bank | shrew; home=beside the carrot bed
+weasel; home=under the rain barrel | hamster; home=in the long grass
+
+= climber : animal
+squirrel | marten | mouse | dormouse | jackdaw | magpie | weasel | starling | young owl
+
 = bird : animal
 robin | wren | sparrow | starling | swallow | goldfinch | thrush | jackdaw | lark | blue tit
 
@@ -180,7 +195,7 @@ oak | apple tree | chestnut | pear tree | beech | birch | lime tree | maple | ch
 pumpkin | sunflower | cabbage | marrow | turnip | melon | leek | cauliflower
 
 = instrument : object
-violin | flute | trumpet | cello | drum | harp | clarinet | banjo | mandolin | recorder
+violin | flute | trumpet | cello | oboe | harp | clarinet | banjo | mandolin | recorder
 
 = day : time
 Monday | Tuesday | Wednesday | Thursday | Friday | Saturday | Sunday
@@ -231,12 +246,21 @@ waffles | lentils | beetroot | custard | walnut bread | leek tart | corn on the 
 kippers | semolina | elderflower syrup | ginger snaps
 
 = pocket : object
-a piece of string | two marbles | a stub of pencil | a rusty key | a snail shell | a rubber band | half a comb
-a chestnut | a paper clip | a train ticket | a magnet | a brass bolt | a lump of wax | a clothes peg | a fish hook
-a feather | a bottle top | a thimble | a dried bean | a sea-green bead | a whistle | a wooden spool | a folded map
-an old stamp | a blunt penknife | a rabbit's tooth | a pine cone | a candle end | a lead soldier | a conker
-a bit of chalk | a broken watch | a peppermint | a playing card | a dog biscuit | a torch | a tin lid
-a safety pin | a handkerchief with a knot
+a piece of string; the=the piece of string | two marbles; the=the two marbles
+a stub of pencil; the=the stub of pencil | a rusty key; the=the rusty key
+a snail shell; the=the snail shell | a rubber band; the=the rubber band | half a comb; the=the half comb
+a chestnut; the=the chestnut | a paper clip; the=the paper clip | a train ticket; the=the train ticket
+a magnet; the=the magnet | a brass bolt; the=the brass bolt | a lump of wax; the=the lump of wax
+a clothes peg; the=the clothes peg | a fish hook; the=the fish hook | a feather; the=the feather
+a bottle top; the=the bottle top | a thimble; the=the thimble | a dried bean; the=the dried bean
+a sea-green bead; the=the sea-green bead | a whistle; the=the whistle | a wooden spool; the=the wooden spool
+a folded map; the=the folded map | an old stamp; the=the old stamp
+a blunt penknife; the=the blunt penknife | a rabbit's tooth; the=the rabbit's tooth
+a pine cone; the=the pine cone | a candle end; the=the candle end | a lead soldier; the=the lead soldier
+a conker; the=the conker | a bit of chalk; the=the bit of chalk | a broken watch; the=the broken watch
+a peppermint; the=the peppermint | a playing card; the=the playing card | a dog biscuit; the=the dog biscuit
+a torch; the=the torch | a tin lid; the=the tin lid | a safety pin; the=the safety pin
+a handkerchief with a knot; the=the handkerchief with a knot
 
 = town : place
 Applecross | Barrow Hill | Birchley | Blackwater | Brackenford | Bramley Green | Cobbleton | Coldbrook
@@ -259,13 +283,18 @@ a child laughed | a hammer rang | a donkey complained | a choir was practising |
 a woodpecker knocked
 
 = smell : smell
-smoke | soap | apples | tar | hay | wet wool | iron | pancakes | moss | fish | cinnamon | new bread | chalk
-lilac | horses | paint | oranges | candle wax | coffee | rain | old books | sawdust | onions | thyme
+smoke | soap | apples | tar | leather | wet wool | iron | pancakes | moss | fish | cinnamon | new bread | chalk
+ginger | horses | paint | oranges | candle wax | coffee | rain | old books | sawdust | onions | thyme
 
 = picture : object
-a ship in a storm | three grey horses | a queen with a cold | the map of an island | a bowl of lemons
-a sleeping lion | a stern great-uncle | a waterfall | an elephant on a ball | two boxers | a steam engine
-the man in the moon | a bridge in winter | a mermaid with glasses | a fat bishop | the battle of the geese
+a ship in a storm; the=the ship in the storm | three grey horses; the=the three grey horses
+a queen with a cold; the=the queen with a cold | the map of an island; the=the map of the island
+a bowl of lemons; the=the bowl of lemons | a sleeping lion; the=the sleeping lion
+a stern great-uncle; the=the stern great-uncle | a waterfall; the=the waterfall
+an elephant on a ball; the=the elephant on a ball | two boxers; the=the two boxers
+a steam engine; the=the steam engine | the man in the moon; the=the man in the moon
+a bridge in winter; the=the bridge in winter | a mermaid with glasses; the=the mermaid with glasses
+a fat bishop; the=the fat bishop | the battle of the geese; the=the battle of the geese
 
 = idea : thought
 a goat on a bicycle | the smell of the first snow | an old moustache cup | the price of elephants
@@ -278,5 +307,8 @@ whether snails have friends | the taste of stamps | a hat with stairs in it | wh
 an orchestra of frogs | the colour of thunder | a giant looking for his glasses
 
 = many : number
-thirty | forty | fifty | sixty | seventy | eighty | ninety | a hundred
+twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety
+
+= fingers : number
+three | four | six | eight
 """

@@ -1,0 +1,96 @@
+"""What is looked at between training steps: validation, stories, telemetry. No clock runs meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from nanokimi.errors import TrainingError
+from nanokimi.generation.story import story_ids
+from nanokimi.generation.story_scores import copied_share, distinct_ngrams, repetition
+from nanokimi.measure.evaluate import Cancelled, Evaluation, evaluate, windows_at_a_time
+from nanokimi.runtime.device import is_out_of_memory, release_memory
+from nanokimi.runtime.files import write_atomic
+from nanokimi.train.state import Record, TrainState, step_seed
+from nanokimi.train.step import training_batch
+
+
+def look(state: TrainState, last: bool) -> Iterator[Record]:
+    """Whatever is due at this step: validation, stories, telemetry."""
+    every, step = state.config.train, state.step
+    telemetry_every = every.telemetry_every or max(every.eval_every // 10, 1)
+    if state.looked:  # before the checkpoint that this run was resumed from
+        if last:
+            evaluate_now(state)
+        return
+    if last or step % every.eval_every == 0:
+        yield {"kind": "eval", **evaluate_now(state).record()}
+    if last or step % (every.sample_every or every.eval_every) == 0:
+        yield from sample_records(state)
+    if last or step % telemetry_every == 0:
+        yield from telemetry_records(state)
+
+
+def evaluate_now(state: TrainState) -> Evaluation:
+    """Score the model on the validation text and remember it."""
+    result = evaluate_in_memory(state)
+    if not math.isfinite(result.val_loss):
+        raise TrainingError(
+            f"the validation loss after step {state.step} is not finite: lower the learning rate"
+        )
+    state.last_evaluation = result
+    if result.val_loss < state.best_val_loss:
+        state.best_val_loss, state.best_step = result.val_loss, state.step
+    return result
+
+
+def evaluate_in_memory(state: TrainState) -> Evaluation:
+    """Evaluate, with fewer windows at a time if memory runs out: the score does not depend on it."""
+    train = state.config.train
+    windows = train.eval_batch_size or windows_at_a_time(train.context_length)
+    while True:
+        try:
+            return evaluate(
+                state.model, state.data, train.context_length, windows, cancelled=lambda: state.should_stop
+            )
+        except (RuntimeError, MemoryError) as error:
+            if windows == 1 or not is_out_of_memory(error):
+                raise
+        windows //= 2
+        release_memory(state.device)
+
+
+def telemetry_records(state: TrainState) -> list[Record]:
+    """Expert load and attention logits since the last such records.
+
+    Without QK-Clip nothing needs the logits during training, so they are looked up for one batch, off the clock.
+    """
+    optim = state.config.arm.optim
+    if optim.name != "muonclip" and state.step > 0:
+        torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout
+        with torch.no_grad():
+            inputs_BT = training_batch(state)[0][: state.micro_batch_size]
+            state.telemetry.max_logits_LH = state.model(inputs_BT, want_max_logits=True).max_logits_LH
+    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.name == "muonclip" else None)
+
+
+def sample_records(state: TrainState) -> list[Record]:
+    """A story from each prompt, with how much it repeats and copies."""
+    tokenizer = state.data.tokenizer
+    records: list[Record] = []
+    for prompt in state.config.sample.prompts:
+        ids = []
+        for token in story_ids(state.model, tokenizer, prompt, state.config):
+            if state.should_stop:
+                raise Cancelled
+            ids.append(token)
+        text = tokenizer.decode(ids)
+        scores = {"distinct_2": distinct_ngrams(text.split(), 2), "repetition": repetition(text)}
+        copied = copied_share(text, state.training_text)
+        records.append({"kind": "sample", "prompt": prompt, "text": text, **scores, "copied": copied})
+    (state.folder / "samples").mkdir(exist_ok=True)
+    stories = "\n\n----\n\n".join(record["prompt"] + record["text"] for record in records)
+    write_atomic(state.folder / "samples" / f"step-{state.step:08d}.txt", stories + "\n")
+    return records

@@ -1,0 +1,135 @@
+"""The state of a run: what it is made of, everything that changes, and how far its budget goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanokimi.config import RunConfig
+from nanokimi.data.store import PreparedData
+from nanokimi.measure.cost import model_cost, optimizer_flops
+from nanokimi.measure.evaluate import Evaluation
+from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.optim.groups import build_optimizer
+from nanokimi.train.telemetry import Telemetry
+
+Record = dict[str, Any]
+
+COPY_SEARCH_TOKENS = 1_000_000  # of the training text, searched for what a story copied
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class TrainState:
+    """Everything that changes during a run, and what it is made of."""
+
+    config: RunConfig
+    data: PreparedData
+    folder: Path
+    device: torch.device
+    model: LanguageModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    flops_per_token: float
+    flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
+    step: int = 0
+    train_seconds: float = 0.0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    micro_batch_size: int = 0  # sequences per forward pass; smaller than configured once memory ran out
+    batches_skipped: int = 0  # whose update was left out or taken back, because numbers were not finite
+    skipped_in_a_row: int = 0
+    peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    last_evaluation: Evaluation | None = None
+    looked: bool = False  # what was due at this step is in metrics.jsonl
+    updating: bool = False  # an exception now would leave the parameters half updated
+    finished: bool = False  # the budget is spent and the last look taken
+    stop_requested: bool = False  # set from outside: finish the step, save, return
+    stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples
+    saved_step: int = -1
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def training_text(self) -> str:
+        """The beginning of the training text, in which to find what a story copied."""
+        return self.data.tokenizer.decode(self.data.train_ids[:COPY_SEARCH_TOKENS])
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen so far."""
+        return self.step * self.config.train.batch_size * self.config.train.context_length
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs spent so far, the optimizer's included."""
+        return self.tokens * self.flops_per_token + self.step * self.flops_per_step
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether somebody asked the run to save and end."""
+        self.stop_requested = self.stop_requested or self.stop_waiting()
+        return self.stop_requested
+
+
+def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainState:
+    """A fresh run of a resolved configuration."""
+    train, optim = config.train, config.arm.optim
+    torch.set_num_threads(train.threads or 1)
+    device = torch.device(train.device)
+    model = build_model(config.arm.model, config.seed).to(device)
+    model.activation_checkpointing = train.activation_checkpointing
+    heads = config.arm.model.num_attention_heads
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return TrainState(
+        config=config,
+        micro_batch_size=train.micro_batch_size or train.batch_size,
+        data=data,
+        folder=folder,
+        device=device,
+        model=model,
+        optimizer=build_optimizer(model, optim, heads),
+        scaler=fresh_scaler(train.dtype, device),
+        flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
+        flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
+    )
+
+
+def fresh_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
+    """The loss scaler that fp16 needs; for other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
+
+
+def total_steps(state: TrainState) -> float:
+    """Steps that the budget allows. A budget in seconds is turned into steps at the speed so far."""
+    train = state.config.train
+    tokens_per_step = train.batch_size * train.context_length
+    if train.max_steps is not None:
+        return train.max_steps
+    if train.max_epochs is not None:
+        return math.ceil(train.max_epochs * len(state.data.train_ids) / tokens_per_step)
+    if train.max_tokens is not None:
+        return math.ceil(train.max_tokens / tokens_per_step)
+    if train.max_flops is not None:
+        return math.ceil(train.max_flops / (tokens_per_step * state.flops_per_token + state.flops_per_step))
+    assert train.max_seconds is not None, "validate() demands a budget"
+    if state.step == 0:
+        return 1e9  # speed unknown; the first step is warm-up anyway
+    left = max(train.max_seconds - state.train_seconds, 0.0)
+    return state.step + math.ceil(left / (state.train_seconds / state.step))
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for each step, so that a resumed run needs no stored random state."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,148 @@
+"""ONE TRAINING STEP, in order and in view: batch, forward, backward, clip, update, QK-Clip, router balance.
+
+Clocks run only in here. Batches and dropout are functions of (seed, step), so that a resumed run repeats them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from nanokimi.data.batches import sample_batch
+from nanokimi.errors import TrainingError
+from nanokimi.model.build import LanguageModel
+from nanokimi.model.kimi import NanoKimi
+from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.optim.schedule import lr_scale
+from nanokimi.runtime.device import (
+    DTYPES,
+    fenced_seconds,
+    memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from nanokimi.train.state import Record, TrainState, step_seed, total_steps
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient is infinite or not a number; nothing has been updated by it."""
+
+
+def train_step(state: TrainState) -> Record:
+    """One optimizer step over all micro-batches: forward, backward, clip, update, QK-Clip, router balance.
+
+    Raises NotFinite before anything is updated, if the loss or the gradient is not a number to go on with.
+    """
+    optim = state.config.arm.optim
+    reset_peak_memory(state.device)
+    start = fenced_seconds(state.device)
+    torch.manual_seed(step_seed(state.config.seed, state.step))  # dropout is a function of (seed, step), too
+    scale = lr_scale(state.step, total_steps(state), optim)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * scale
+
+    mean_nll, mean_aux, outputs = forward_backward(state)
+    if not math.isfinite(mean_nll + mean_aux):
+        raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
+    state.scaler.unscale_(state.optimizer)
+    limit = optim.grad_clip if optim.grad_clip is not None else math.inf
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
+        raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
+
+    state.updating = True
+    extra = {}
+    if isinstance(state.optimizer, MuonClip):
+        state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
+        extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
+    state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    balance_experts_(state.model, outputs, optim.router_bias_update_speed)
+    state.updating = False
+
+    seconds = fenced_seconds(state.device) - start
+    state.step += 1
+    state.looked = False
+    state.skipped_in_a_row = 0
+    state.train_seconds += seconds
+    state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(state.device))
+    for output in outputs:
+        state.telemetry.add_forward(output)
+    state.telemetry.add_step(state.optimizer)
+    return {
+        "kind": "train",
+        "loss": mean_nll,
+        **({"aux_loss": mean_aux} if mean_aux else {}),
+        "lr": optim.lr * scale,
+        "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+        "step_ms": seconds * 1e3,
+        "memory_bytes": memory_bytes(state.device),
+    }
+
+
+def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
+    """Accumulate gradients over the step's micro-batches.
+
+    Returns the mean negative log-likelihood and the mean auxiliary loss, both in nats, and the outputs without
+    their logits.
+    """
+    train = state.config.train
+    want_max_logits = isinstance(state.optimizer, MuonClip)
+    inputs_BT, targets_BT = training_batch(state)
+    micro = state.micro_batch_size
+    passes = train.batch_size // micro
+    total_nll, total_aux, outputs = (
+        torch.zeros((), device=state.device),
+        torch.zeros((), device=state.device),
+        [],
+    )
+    for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
+        with autocast(state):
+            output = state.model(x_BT, want_max_logits=want_max_logits)
+        nll = F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+        loss = nll if output.aux_loss is None else nll + output.aux_loss
+        state.scaler.scale(loss / passes).backward()
+        total_nll += nll.detach()
+        if output.aux_loss is not None:
+            total_aux += output.aux_loss.detach()
+        outputs.append(output._replace(logits_BTW=None, aux_loss=None))
+    return float(total_nll) / passes, float(total_aux) / passes, outputs
+
+
+def autocast(state: TrainState) -> torch.autocast:
+    """The configured precision of matrix products."""
+    dtype = state.config.train.dtype
+    return torch.autocast(state.device.type, dtype=DTYPES[dtype], enabled=dtype != "fp32")
+
+
+def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
+    """The training loss of some sequences alone, as a backward pass needs it."""
+    with autocast(state):
+        output = state.model(x_BT, want_max_logits=isinstance(state.optimizer, MuonClip))
+    return F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+
+
+def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of this step, (B, T) each, on the device."""
+    train = state.config.train
+    batch = sample_batch(
+        state.data.train_ids,
+        seed=state.config.seed,
+        index=state.step,
+        batch_size=train.batch_size,
+        context_length=train.context_length,
+    )
+    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in batch)
+    return inputs_BT, targets_BT
+
+
+def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
+    """Nudge each router's bias by the whole step's load (all micro-batches together)."""
+    if speed == 0 or not isinstance(model, NanoKimi):
+        return
+    for layer, router in enumerate(model.routers()):
+        router.update_bias_(torch.stack([o.routing[layer].counts_E for o in outputs]).sum(dim=0), speed)

@@ -1,0 +1,144 @@
+"""Kill a real training process again and again, resume it each time, and compare its end with an uninterrupted run's.
+
+    python tests/soak.py --kills 100 [--seed 0] [--folder DIR]
+
+SIGKILL comes at random moments of three sorts, in turn: from the start of the process on (imports, loading), while it
+trains, and while a checkpoint is being written. Final weights, optimizer, and every record but its clocks must be
+equal bit for bit; prints one JSON object and exits 1 if they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off"
+CLOCKS = ("step_ms", "memory_bytes", "train_seconds")
+SETTINGS = """\
+dataset: {{path: {text}, cache: {cache}}}
+train: {{context_length: 32, batch_size: 16, max_steps: {steps}, eval_every: 150, save_every: 10, micro_batch_size: 8,
+  device: cpu, threads: 1}}
+sample: {{prompts: [the small boy], max_new_tokens: 20}}
+nanokimi:
+  model: {{hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, intermediate_size: 96,
+    moe_intermediate_size: 32, n_routed_experts: 4}}
+"""
+
+
+def command(folder: Path, out: Path) -> list[str]:
+    """The same command starts and resumes the run, as a job scheduler would repeat it."""
+    words = ["train", "--config", str(folder / "settings.yaml"), "--resume", "--out", str(out)]
+    return [sys.executable, "-m", "nanokimi", *words]
+
+
+def saving(out: Path) -> bool:
+    """Whether a checkpoint is half written."""
+    return any((out / "checkpoints").glob(".step-*.tmp"))
+
+
+def wait_for(process: subprocess.Popen[Any], condition: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def live_and_die(folder: Path, out: Path, sort: str, chance: random.Random) -> str | None:
+    """One life of the process: what it was killed in, or None if it came to its end first."""
+    metrics = out / "metrics.jsonl"
+    process = subprocess.Popen(command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if sort == "starting":
+        time.sleep(chance.uniform(0.0, 4.0))
+    else:
+        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        wait_for(process, lambda: metrics.exists() and metrics.stat().st_mtime_ns != before)
+        time.sleep(chance.uniform(0.0, 0.8))
+        if sort == "saving":
+            wait_for(process, lambda: saving(out), 20.0)
+            time.sleep(chance.uniform(0.0, 0.01))
+    try:
+        child = psutil.Process(process.pid)
+        child.send_signal(signal.SIGSTOP)
+        found = "saving" if saving(out) else sort
+        child.kill()
+    except psutil.NoSuchProcess:
+        found = "ended"
+    errors = process.communicate()[1].decode()
+    if process.returncode == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"the run ended with status {process.returncode}: {errors}")
+    return found
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without clocks."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
+
+
+def final_files(out: Path) -> dict[str, bytes]:
+    """The weights, and the optimizer of the last checkpoint."""
+    last = sorted((out / "checkpoints").glob("step-*"))[-1]
+    return {
+        path.name: path.read_bytes() for path in (out / "model.safetensors", last / "optimizer.safetensors")
+    }
+
+
+def soak(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
+    """Run it all in `folder`; the result says how often it was killed in what, and whether the ends are equal."""
+    text, chance = folder / "text.txt", random.Random(seed)
+    words = WORDS.split()
+    text.write_text("\n".join(" ".join(chance.choice(words) for _ in range(9)) + "." for _ in range(400)))
+    settings = SETTINGS.format(text=text, cache=folder / "cache", steps=steps)
+    (folder / "settings.yaml").write_text(settings)
+    whole, broken = folder / "whole", folder / "broken"
+    started = time.monotonic()
+    subprocess.run(command(folder, whole), check=True, capture_output=True)
+    counts = {"starting": 0, "training": 0, "saving": 0}
+    while sum(counts.values()) < kills:
+        sort = ("starting", "training", "saving")[sum(counts.values()) % 3]
+        found = live_and_die(folder, broken, sort, chance)
+        if found is None:
+            break
+        counts[found] += 1
+        print(f"kill {sum(counts.values())}: {found}", file=sys.stderr, flush=True)
+    subprocess.run(command(folder, broken), check=True, capture_output=True)
+    return {
+        "kills": sum(counts.values()),
+        "killed_while": counts,
+        "steps": steps,
+        "files_equal": final_files(whole) == final_files(broken),
+        "records_equal": records(whole) == records(broken),
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=None, help="default: 60 for each kill")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="kept afterwards (default: a temporary one)"
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nanokimi-soak-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = soak(folder, options.kills, options.steps or 60 * options.kills, options.seed)
+    print(json.dumps(result))
+    return 0 if result["files_equal"] and result["records_equal"] and result["kills"] == options.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

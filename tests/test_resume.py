@@ -1,0 +1,341 @@
+"""A resumed run is the same run: every optimizer and precision, refused changes, retention, signals and SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from nanokimi import cli
+from nanokimi.config import ModelName, RunConfig
+from nanokimi.config.files import load_config, save_config
+from nanokimi.data.store import open_prepared
+from nanokimi.errors import UserError
+from nanokimi.runtime.device import cpu_has_fast_bf16
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.train import loop
+from nanokimi.train.alone import train_alone
+from nanokimi.train.checkpoint import load_newest_checkpoint
+from nanokimi.train.loop import train
+from nanokimi.train.runs import find_data, set_up
+from nanokimi.train.state import TrainState, build_state
+
+Build = Callable[..., RunConfig]
+CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
+
+
+def begin(config: RunConfig, folder: Path) -> TrainState:
+    folder.mkdir()
+    return build_state(*set_up(config, folder), folder)
+
+
+def reopen(folder: Path) -> TrainState:
+    return build_state(load_config(str(folder / "config.yaml")), open_prepared(find_data(folder)), folder)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = read_json_lines(folder / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def tensors(state: TrainState) -> dict[str, torch.Tensor]:
+    optimizer = state.optimizer.state_dict()["state"]
+    kept = {f"{i}.{k}": v for i, values in optimizer.items() for k, v in values.items() if torch.is_tensor(v)}
+    return {**state.model.state_dict(), **kept}
+
+
+def equal(one: TrainState, other: TrainState) -> bool:
+    a, b = tensors(one), tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def stopped_after(state: TrainState, step: int) -> None:
+    for record in train(state):
+        if record["kind"] == "train" and record["step"] == step:
+            state.stop_requested = True
+
+
+# ---- bit for bit
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "muonclip"])
+@pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])
+def test_every_optimizer_and_precision_resumes_bit_for_bit(
+    name: ModelName, optimizer: str, dtype: str, tiny_config: Build, tmp_path: Path
+) -> None:
+    """With accumulation, interrupted at four of ten steps."""
+    if dtype == "bf16" and not cpu_has_fast_bf16():
+        pytest.skip("this CPU has no bf16 matrix products, and a run in bf16 is refused")
+    config = replace(
+        tiny_config(max_steps=10, eval_every=4, save_every=3, micro_batch_size=4, dtype=dtype), model=name
+    )
+    part = replace(config.arm, optim=replace(config.arm.optim, name=optimizer))  # type: ignore[arg-type]
+    config = replace(config, **{name: part})  # type: ignore[arg-type]
+    whole = begin(config, tmp_path / "whole")
+    list(train(whole))
+    folder = tmp_path / "broken"
+    state = begin(config, folder)
+    for stop in (1, 4, 5, 9):
+        stopped_after(state, stop)
+        state = reopen(folder)
+        assert load_newest_checkpoint(state) and state.step == stop
+    list(train(state))
+    assert equal(whole, state)
+    assert records(folder) == records(tmp_path / "whole")
+
+
+def test_a_look_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path: Path) -> None:
+    """A signal need not wait for the end of a validation; at each chance that there is to stop one."""
+    config = tiny_config(max_steps=6, eval_every=3, eval_batch_size=2)
+    whole = begin(config, tmp_path / "whole")
+    list(train(whole))
+    for chance in (1, 3, 30, 60):
+        folder = tmp_path / f"broken-{chance}"
+        state = begin(config, folder)
+        asked = iter(range(1, 1000))
+        state.stop_waiting = lambda asked=asked, chance=chance: next(asked) == chance  # type: ignore[misc]
+        list(train(state))
+        assert not state.finished
+        resumed = reopen(folder)
+        assert load_newest_checkpoint(resumed)
+        list(train(resumed))
+        assert equal(whole, resumed), chance
+        assert records(folder) == records(tmp_path / "whole"), chance
+
+
+# ---- what is kept
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanokimi.train import looks
+
+    scores = iter([3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0])
+    original = looks.evaluate
+    monkeypatch.setattr(looks, "evaluate", lambda *a, **k: replace(original(*a, **k), val_loss=next(scores)))
+    state = begin(tiny_config(eval_every=2, save_every=3, keep_checkpoints=1), tmp_path / "run")
+    list(train(state))
+    found = sorted(path.name for path in (state.folder / "checkpoints").iterdir())
+    assert found == ["step-00000004", "step-00000012"] and state.best_step == 4
+
+
+def test_by_default_little_can_be_lost(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most 5% of the run between saves; and, where steps are slow, at most a minute of the clock."""
+    for seconds_per_step, allowed in ((0.001, 5), (25.0, 2), (70.0, 1)):
+        state = begin(
+            tiny_config(max_steps=100, eval_every=1000, save_every=None), tmp_path / f"{seconds_per_step}"
+        )
+        clock = [0.0]
+        monkeypatch.setattr(loop.time, "monotonic", lambda clock=clock: clock[0])
+        state.saved_at = 0.0
+        saved = [0]
+        for step in range(1, 101):
+            state.step = step
+            clock[0] += seconds_per_step
+            if loop.due_for_saving(state):
+                saved.append(step)
+                state.saved_step, state.saved_at = step, clock[0]
+        gaps = [b - a for a, b in zip(saved, saved[1:], strict=False)]
+        assert set(gaps) == {allowed}, seconds_per_step
+        monkeypatch.undo()
+
+
+# ---- changes
+
+
+def test_what_changed_is_named_and_refused_unless_allowed(tiny_config: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    state = begin(tiny_config(), folder)
+    stopped_after(state, 3)
+    config = state.config
+    optim = replace(config.nanokimi.optim, lr=1e-4)
+    changes = {
+        "nanokimi.optim.lr": replace(config, nanokimi=replace(config.nanokimi, optim=optim)),
+        "train.threads": replace(config, train=replace(config.train, threads=2)),
+        "train.max_steps": replace(config, train=replace(config.train, max_steps=20)),
+        "seed": replace(config, seed=8),
+    }
+    for key, changed in changes.items():
+        save_config(changed, folder / "config.yaml")  # as if edited by hand
+        with pytest.raises(UserError, match=key) as caught:
+            load_newest_checkpoint(reopen(folder))
+        assert "--allow-changes" in str(caught.value) and "\n" not in str(caught.value)
+        again = reopen(folder)
+        said: list[str] = []
+        assert load_newest_checkpoint(again, allow_changes=True, say=said.append) and again.step == 3
+        assert key in said[-1]
+        event = records(folder)[-1]
+        assert event["event"] == "resumed" and key in event["detail"]
+    torch.set_num_threads(1)
+    free = replace(config, train=replace(config.train, on_nonfinite="skip", save_every=1, keep_checkpoints=9))
+    save_config(free, folder / "config.yaml")
+    assert load_newest_checkpoint(reopen(folder)), "these change no number"
+
+
+@pytest.mark.parametrize("what", ["tokens", "tokenizer"])
+def test_other_data_or_another_tokenizer_is_noticed(what: str, tiny_config: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stopped_after(begin(tiny_config(), folder), 3)
+    path = folder / "data" / {"tokens": "train.bin", "tokenizer": "tokenizer.json"}[what]
+    data = bytearray(path.read_bytes())
+    if what == "tokens":
+        data[5000] ^= 1
+    else:  # another character for one of the ids
+        letter = data.rindex(b"w")  # the vocabulary is one string
+        data[letter] = ord("W")
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=f"{what}_sha256"):
+        load_newest_checkpoint(reopen(folder))
+
+
+def test_longer_training_on_request(tiny_config: Build, tmp_path: Path) -> None:
+    """The commonest change: go on for longer than planned. Refused first, then done, with the old settings kept."""
+    folder = tmp_path / "run"
+    train_alone(tiny_config(max_steps=4), folder)
+    longer = ["train", "--resume", "--out", str(folder), "--train.max_steps", "8"]
+    assert cli.main(longer) == 2
+    assert cli.main([*longer, "--allow-changes"]) == 0
+    assert read_json(folder / "result.json")["steps"] == 8
+    assert load_config(str(folder / "config-before-1.yaml")).train.max_steps == 4
+    assert load_config(str(folder / "config.yaml")).train.max_steps == 8
+    assert [r["step"] for r in records(folder) if r["kind"] == "train"] == list(range(1, 9))
+
+
+def test_a_changed_text_that_does_not_fit_changes_nothing(
+    tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    train_alone(tiny_config(max_steps=4), folder)
+    other = tmp_path / "other.txt"
+    other.write_text(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ and every other letter there may be: !?()[]{} 0123456789\n" * 99
+    )
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = ["train", "--resume", "--out", str(folder), "--data", str(other), "--allow-changes"]
+    assert cli.main(command) == 2
+    assert "vocab_size" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_one_command_starts_resumes_and_repeats(tiny_config: Build, tmp_path: Path) -> None:
+    """As a job scheduler would: the same words each time, whatever has happened before."""
+    settings = tmp_path / "settings.yaml"
+    save_config(tiny_config(max_steps=4), settings)
+    command = ["train", "--config", str(settings), "--resume", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    first = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert cli.main(command) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == first
+
+
+def test_a_run_that_died_while_preparing_its_data_is_resumed(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanokimi.train import runs
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(runs, "prepare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        set_up(tiny_config(max_steps=4), folder)
+    assert cli.main(["train", "--resume", "--out", str(folder)]) == 0
+    assert read_json(folder / "result.json")["steps"] == 4
+
+
+# ---- who else is in the folder
+
+
+def test_a_second_process_is_refused_and_a_killed_ones_lock_is_not_in_the_way(
+    tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    train_alone(tiny_config(max_steps=2), folder)
+    command = ["train", "--resume", "--out", str(folder)]
+    with FileLock(folder / ".lock"):
+        capsys.readouterr()
+        assert cli.main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "another process is training in" in line
+    holder = (
+        "import sys, time, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held'); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", holder, str(folder / ".lock")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    assert cli.main(command) == 2
+    process.kill()
+    process.wait()
+    assert cli.main(command) == 0
+
+
+# ---- signals and SIGKILL, on real processes
+
+
+@pytest.fixture
+def long_run(tiny_config: Build, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that trains, at its first steps."""
+    settings, out = tmp_path / "settings.yaml", tmp_path / "run"
+    save_config(replace(tiny_config(max_steps=20000, eval_every=10000), model="nanogpt"), settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if (out / "metrics.jsonl").exists() and '"kind": "train"' in (out / "metrics.jsonl").read_text():
+            break
+        time.sleep(0.01)
+    yield process, out
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_second_signal_stops_at_once(
+    number: signal.Signals, long_run: tuple[subprocess.Popen[str], Path]
+) -> None:
+    """Also where the first is not attended to: the process is held while both arrive."""
+    process, out = long_run
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.001)
+    process.send_signal(number)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode in (128 + number, -number), errors  # -15: the shell shows 143
+    assert "Traceback" not in errors
+    state = reopen(out)
+    if load_newest_checkpoint(state):
+        assert state.step > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is a Unix signal")
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """The short form of `make soak`."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("soak.py")), "--kills", "4", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["kills"] == 4 and result["files_equal"] and result["records_equal"]
