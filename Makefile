@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 MINUTES ?= 10
 
-.PHONY: setup fuzz test test-slow test-gpu lint smoke compare clean
+.PHONY: setup test test-slow test-gpu soak fuzz lint smoke compare clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ test-slow: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+soak: setup
+	$(BIN)/python tests/soak.py --kills 100 $(ARGS)
+	$(BIN)/python tests/soak.py --kills 20 --verb compare $(ARGS)
 
 # Every reader of untrusted files, MINUTES each; findings are kept in runs/fuzz.
 fuzz: setup

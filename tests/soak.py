@@ -1,10 +1,11 @@
 """Kill a real training process again and again, resume it each time, and compare its end with an uninterrupted run's.
 
-    python tests/soak.py --kills 100 [--seed 0] [--folder DIR]
+    python tests/soak.py --kills 100 [--verb compare] [--seed 0] [--folder DIR]
 
 SIGKILL comes at random moments of three sorts, in turn: from the start of the process on (imports, loading), while it
 trains, and while a checkpoint is being written. Final weights, optimizer, and every record but its clocks must be
-equal bit for bit; prints one JSON object and exits 1 if they are not.
+equal bit for bit; prints one JSON object and exits 1 if they are not. Of a comparison the parent is killed: its two
+workers are orphans, that may still be writing while the next process starts.
 """
 
 from __future__ import annotations
@@ -35,15 +36,25 @@ nanokimi:
 """
 
 
-def command(folder: Path, out: Path) -> list[str]:
+def command(verb: str, folder: Path, out: Path) -> list[str]:
     """The same command starts and resumes the run, as a job scheduler would repeat it."""
-    words = ["train", "--config", str(folder / "settings.yaml"), "--resume", "--out", str(out)]
+    words = [verb, "--config", str(folder / "settings.yaml"), "--resume", "--out", str(out)]
     return [sys.executable, "-m", "nanokimi", *words]
 
 
-def saving(out: Path) -> bool:
+def run_folders(verb: str, out: Path) -> list[Path]:
+    """The run itself, or a comparison's arms."""
+    return [out] if verb == "train" else [out / "nanokimi", out / "nanogpt"]
+
+
+def saving(runs: list[Path]) -> bool:
     """Whether a checkpoint is half written."""
-    return any((out / "checkpoints").glob(".step-*.tmp"))
+    return any(path for run in runs for path in (run / "checkpoints").glob(".step-*.tmp"))
+
+
+def written(runs: list[Path]) -> list[int]:
+    """When records were last written."""
+    return [path.stat().st_mtime_ns for run in runs if (path := run / "metrics.jsonl").exists()]
 
 
 def wait_for(process: subprocess.Popen[Any], condition: Any, seconds: float = 120.0) -> None:
@@ -52,31 +63,32 @@ def wait_for(process: subprocess.Popen[Any], condition: Any, seconds: float = 12
         time.sleep(0.001)
 
 
-def live_and_die(folder: Path, out: Path, sort: str, chance: random.Random) -> str | None:
+def live_and_die(words: list[str], runs: list[Path], sort: str, chance: random.Random) -> str | None:
     """One life of the process: what it was killed in, or None if it came to its end first."""
-    metrics = out / "metrics.jsonl"
-    process = subprocess.Popen(command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = tempfile.TemporaryFile()  # an orphan would keep a pipe open
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log)
     if sort == "starting":
         time.sleep(chance.uniform(0.0, 4.0))
     else:
-        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        wait_for(process, lambda: metrics.exists() and metrics.stat().st_mtime_ns != before)
+        before = written(runs)
+        wait_for(process, lambda: written(runs) != before)
         time.sleep(chance.uniform(0.0, 0.8))
         if sort == "saving":
-            wait_for(process, lambda: saving(out), 20.0)
+            wait_for(process, lambda: saving(runs), 20.0)
             time.sleep(chance.uniform(0.0, 0.01))
     try:
         child = psutil.Process(process.pid)
         child.send_signal(signal.SIGSTOP)
-        found = "saving" if saving(out) else sort
+        found = "saving" if saving(runs) else sort
         child.kill()
     except psutil.NoSuchProcess:
         found = "ended"
-    errors = process.communicate()[1].decode()
+    process.wait()
     if process.returncode == 0:
         return None
     if process.returncode != -signal.SIGKILL:
-        raise SystemExit(f"the run ended with status {process.returncode}: {errors}")
+        log.seek(0)
+        raise SystemExit(f"the run ended with status {process.returncode}: {log.read().decode()}")
     return found
 
 
@@ -94,7 +106,7 @@ def final_files(out: Path) -> dict[str, bytes]:
     }
 
 
-def soak(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
+def soak(verb: str, folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     """Run it all in `folder`; the result says how often it was killed in what, and whether the ends are equal."""
     text, chance = folder / "text.txt", random.Random(seed)
     words = WORDS.split()
@@ -102,29 +114,33 @@ def soak(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     settings = SETTINGS.format(text=text, cache=folder / "cache", steps=steps)
     (folder / "settings.yaml").write_text(settings)
     whole, broken = folder / "whole", folder / "broken"
+    runs = run_folders(verb, broken)
+    pairs = list(zip(run_folders(verb, whole), runs, strict=True))
     started = time.monotonic()
-    subprocess.run(command(folder, whole), check=True, capture_output=True)
+    subprocess.run(command(verb, folder, whole), check=True, capture_output=True)
     counts = {"starting": 0, "training": 0, "saving": 0}
     while sum(counts.values()) < kills:
         sort = ("starting", "training", "saving")[sum(counts.values()) % 3]
-        found = live_and_die(folder, broken, sort, chance)
+        found = live_and_die(command(verb, folder, broken), runs, sort, chance)
         if found is None:
             break
         counts[found] += 1
         print(f"kill {sum(counts.values())}: {found}", file=sys.stderr, flush=True)
-    subprocess.run(command(folder, broken), check=True, capture_output=True)
+    subprocess.run(command(verb, folder, broken), check=True, capture_output=True)
     return {
+        "verb": verb,
         "kills": sum(counts.values()),
         "killed_while": counts,
         "steps": steps,
-        "files_equal": final_files(whole) == final_files(broken),
-        "records_equal": records(whole) == records(broken),
+        "files_equal": all(final_files(one) == final_files(other) for one, other in pairs),
+        "records_equal": all(records(one) == records(other) for one, other in pairs),
         "seconds": round(time.monotonic() - started),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--verb", choices=("train", "compare"), default="train")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=None, help="default: 60 for each kill")
     parser.add_argument("--seed", type=int, default=0)
@@ -135,7 +151,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nanokimi-soak-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        result = soak(folder, options.kills, options.steps or 60 * options.kills, options.seed)
+        result = soak(options.verb, folder, options.kills, options.steps or 60 * options.kills, options.seed)
     print(json.dumps(result))
     return 0 if result["files_equal"] and result["records_equal"] and result["kills"] == options.kills else 1
 

@@ -171,7 +171,7 @@ def test_cache_keeps_the_latent_and_one_rotary_key_per_token() -> None:
     x, cache = random_inputs(config, 2, 6), LayerCache(10)
     attention(x[:, :5], rotary(0, 5), cache)
     attention(x[:, 5:], rotary(5, 1), cache)
-    assert [tuple(buffer.shape) for buffer in cache.buffers] == [(2, 10, 16), (2, 10, 8)]
+    assert [tuple(buffer.shape) for buffer in cache.buffers] == [(2, 10, 16 + 8)]
     assert cache.length == 6
     assert cache.bytes_per_token == 8 * (config.kv_lora_rank + config.qk_rope_head_dim)
     down = x @ attention.kv_a_proj_with_mqa.weight.T

@@ -379,6 +379,12 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
     )
     assert part in printed.err, printed.err
     assert printed.out == ""
+    if "BAD_INPUT_TABLE" in os.environ:  # see docs/reliability.md
+        row = f"| `{command}` | {prepare} | {printed.err.removeprefix('nanokimi: ').strip()} |\n"
+        row = row.encode("ascii", "backslashreplace").decode().replace(str(trained.out), "RUN")
+        row = row.replace(str(trained.out.parent), "FOLDER").replace(str(tmp_path), "FOLDER")
+        with open(os.environ["BAD_INPUT_TABLE"], "a", encoding="utf-8") as table:
+            table.write(row)
     assert [snapshot(tmp_path), snapshot(trained.out)] == before, "something was left on disk"
 
 

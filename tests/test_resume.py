@@ -271,9 +271,8 @@ def test_a_second_process_is_refused_and_a_killed_ones_lock_is_not_in_the_way(
         assert cli.main(command) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "another process is training in" in line
-    holder = (
-        "import sys, time, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held'); time.sleep(60)"
-    )
+    holder = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); "
+    holder += "lock.acquire(); print('held'); time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", holder, str(folder / ".lock")], stdout=subprocess.PIPE, text=True
     )

@@ -194,7 +194,7 @@ def test_numbers_that_would_only_fill_the_memory_are_refused(option: str) -> Non
 def test_a_model_that_no_machine_holds_is_refused() -> None:
     kimi = ["--nanokimi.model.moe_intermediate_size=1000000", "--nanokimi.model.hidden_size=100000"]
     assert "nanokimi.model would have about" in complaint(load_config, "smoke", kimi)
-    gpt = ["--nanogpt.model.hidden_size=200000", "--nanogpt.model.num_attention_heads=2"]
+    gpt = ["--nanogpt.model.hidden_size=500000", "--nanogpt.model.num_attention_heads=2"]
     assert "nanogpt.model would have about" in complaint(load_config, "smoke", gpt)
     load_config("k2-1b")
 

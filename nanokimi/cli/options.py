@@ -42,7 +42,8 @@ USAGE = {
     + RUN_OPTIONS,
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
-    + "  --model NAME            nanokimi (default) or nanogpt\n",
+    + "  --model NAME            nanokimi (default) or nanogpt\n"
+    + "  --dry-run               train nothing: say what memory, time and disk the run will need\n",
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]
 

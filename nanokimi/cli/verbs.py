@@ -13,6 +13,7 @@ from nanokimi.cli.resuming import plan_run
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
+    from nanokimi.config import RunConfig
     from nanokimi.measure.audit import AuditResult
 
 
@@ -59,7 +60,9 @@ def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
     from nanokimi.runtime.files import default_run_folder
 
-    options, rest = take_options(arguments, RUN_OPTIONS)
+    options, rest = take_options(arguments, {**RUN_OPTIONS, "dry_run": bool})
+    if "dry_run" in options and "resume" in options:
+        raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest)
     require_data(config.dataset.path)
     out = out or default_run_folder(config.model, config_stem(options, rest))
@@ -68,6 +71,8 @@ def run_train(arguments: list[str]) -> int:
     from nanokimi.train.alone import train_alone
 
     try:
+        if "dry_run" in options:
+            return run_dry(config, out)
         result = train_alone(config, out, resume=resume, allow_changes="allow_changes" in options)
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
@@ -79,6 +84,15 @@ def run_train(arguments: list[str]) -> int:
     if not result["audit"]["causal"]:
         print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
         return 1
+    return 0
+
+
+def run_dry(config: RunConfig, out: Path) -> int:
+    """`nanokimi train --dry-run`."""
+    from nanokimi.cli.forecast_table import forecast_text
+    from nanokimi.train.forecast import forecast
+
+    print(forecast_text(forecast(config, out)), end="")
     return 0
 
 

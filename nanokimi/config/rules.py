@@ -41,7 +41,7 @@ LARGEST_WIDTH = 1 << 20
 """The same for every other size of a model."""
 LARGEST_NUMBER = 10**30
 """The same for everything else."""
-LARGEST_MODEL = 10**11
+LARGEST_MODEL = 10**12
 """Parameters, roughly."""
 
 
@@ -216,6 +216,7 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
         model.qk_nope_head_dim + model.qk_rope_head_dim + 2 * model.v_head_dim
     )
     widths += 3 * (model.n_routed_experts + model.n_shared_experts) * model.moe_intermediate_size
+    widths += 3 * model.intermediate_size
     _require_possible(path, model.num_hidden_layers * widths + 2 * (model.vocab_size or 0), model.hidden_size)
     _validate_positions(model.max_position_embeddings, path, train)
     if model.rope_scaling is not None:

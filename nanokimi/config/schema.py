@@ -229,7 +229,8 @@ class TrainConfig:
     """A loss or gradient that is not finite: stop with everything saved; leave the update out; or go back to the
     weights of the newest checkpoint and on with the next batch. Counted and reported. Short option: --on-nonfinite."""
     memory_limit_gb: float | None = None
-    """CPU under Linux: memory this process may take, in 10^9 bytes; beyond it the micro-batch is halved. None: none."""
+    """CPU under Linux: memory this process may take, in 10^9 bytes, code loaded meanwhile not counted; beyond it the
+    micro-batch is halved. None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
