@@ -30,13 +30,16 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from fuzz_loaders import LOADERS, Case  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: E402
+from hypothesis.errors import Flaky, FlakyFailure  # noqa: E402
 
+import nanokimi  # noqa: E402
 from nanokimi.errors import UserError  # noqa: E402
 
 SLOW_SECONDS, HANG_SECONDS = 10.0, 40
 CASE_MEGABYTES, ADDRESS_GIGABYTES = 600, 8
 SHRINK_SECONDS = 20.0
 MAX_MESSAGE = 2000
+PACKAGE = f"{Path(nanokimi.__file__).parent}{os.sep}"
 SECRET = b"untouched\n"
 COUNTS = struct.Struct("<qqd")
 
@@ -94,14 +97,11 @@ def signature(error: BaseException) -> str:
     """The type of an error and the innermost place in the package (or in the fuzzer) that it came through."""
     innermost = error.__cause__ if isinstance(error.__cause__, UserError) else error
     frames = traceback.extract_tb(innermost.__traceback__)
-    ours = (
-        [f for f in frames if "/nanokimi/" in f.filename]
-        or [f for f in frames if "fuzz" in f.filename]
-        or frames
-    )
-    place = ours[-1]
+    ours = [f for f in frames if f.filename.startswith(PACKAGE)]
+    place = (ours or [f for f in frames if "fuzz" in f.filename] or frames)[-1]
+    where = place.filename.removeprefix(PACKAGE) if ours else place.name
     words = f": {str(error)[:40]}" if isinstance(error, AssertionError) else ""
-    return f"{type(error).__name__}{words} at {place.filename.partition('/nanokimi/')[2] or place.name}:{place.lineno}"
+    return f"{type(error).__name__}{words} at {where}:{place.lineno}"
 
 
 class Child:
@@ -182,8 +182,12 @@ class Child:
                 one_round = given(LOADERS[self.name].cases())(lambda case: self.try_case(case))
                 one_round = settled(one_round if derandomize else seed(random.getrandbits(64))(one_round))
                 self.first_seen, before = 0.0, self.cases
-                with contextlib.suppress(Exception), contextlib.redirect_stdout(None):
+                try:
                     one_round()
+                except (Finding, Flaky, FlakyFailure):  # flaky: shrinking took too long and was given up
+                    pass
+                except Exception as error:
+                    self.keep(f"the fuzzer itself: {type(error).__name__}", Case({}), error)
                 self.known |= set(self.smallest)
                 (self.folder / "known.json").write_text(json.dumps(sorted(self.known)))
                 if self.cases == before:
@@ -236,9 +240,8 @@ def fuzz(name: str, seconds: float, out: Path, limit: int = 1 << 60, derandomize
             if derandomize:
                 break
         cases, accepted, slowest = COUNTS.unpack((folder / "counts").read_bytes()[: COUNTS.size])
-        shutil.copytree(folder / "findings", out / "findings", symlinks=True, dirs_exist_ok=True) if (
-            folder / "findings"
-        ).exists() else None
+        if (folder / "findings").exists():
+            shutil.copytree(folder / "findings", out / "findings", symlinks=True, dirs_exist_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = {(p / "what.txt").read_text().split("\n")[0]: p for p in sorted((out / "findings").iterdir())}
@@ -247,10 +250,8 @@ def fuzz(name: str, seconds: float, out: Path, limit: int = 1 << 60, derandomize
 
 def warm_up(name: str) -> None:
     """Make the valid files once, before children are forked."""
-    import warnings
-
-    warnings.simplefilter("ignore")  # hypothesis: .example() is meant for trying things out, which this is
-    LOADERS[name].cases().example()
+    for make in LOADERS[name].bases:
+        make()
 
 
 def wait(pid: int, until: float) -> int:
@@ -267,16 +268,10 @@ def wait(pid: int, until: float) -> int:
 def note_death(folder: Path, status: int, deaths: dict[str, str]) -> None:
     """Keep the case during which a child died; one for each place."""
     trace = (folder / "trace").read_text() if (folder / "trace").exists() else ""
-    how = (
-        "hang"
-        if "Timeout" in trace
-        else signal.Signals(-status).name
-        if status < 0
-        else f"exit status {status}"
-    )
-    lines = [line.strip() for line in trace.splitlines() if "/nanokimi/" in line or "fuzz_loaders" in line]
-    place = lines[0].rpartition("/nanokimi/")[2].replace('"', "") if lines else "unknown"
-    name = f"{how} at {place}"
+    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    how = "hang" if "Timeout" in trace else how
+    lines = [line.strip() for line in trace.splitlines() if PACKAGE in line or "fuzz_loaders" in line]
+    name = f"{how} at {lines[0].replace(PACKAGE, '') if lines else 'an unknown place'}"
     if name in deaths:
         return
     deaths[name] = trace

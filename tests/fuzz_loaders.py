@@ -39,6 +39,8 @@ from hypothesis import strategies as st
 from nanokimi.errors import UserError
 
 CONTEXT = 4
+KEPT = tempfile.TemporaryDirectory(prefix="nanokimi-fuzz-")
+"""For what is mapped while cases run; goes when the process ends."""
 SAMPLES = (
     "the small boy found a red ball.\n",
     "",
@@ -80,6 +82,8 @@ class Case:
 class Loader:
     """One of the five."""
 
+    bases: tuple[Callable[[], Any], ...]
+    """What makes the valid files; they are kept."""
     cases: Callable[[], st.SearchStrategy[Case]]
     load: Callable[[Path, Case], None]
     """Called with a folder that holds the case's files as `case/`; may write into `out/` there."""
@@ -635,7 +639,7 @@ def other_data() -> list[Any]:
     """Data of a text and of documents, in whose tokens other texts are scored."""
     from nanokimi.data.store import open_prepared
 
-    folder = Path(tempfile.mkdtemp(prefix="nanokimi-fuzz-"))
+    folder = Path(KEPT.name)
     for number in (0, 1):
         Case(dict(store_folders()[number])).write(folder / str(number))
     return [open_prepared(folder / str(number)) for number in (0, 1)]
@@ -684,7 +688,7 @@ def checkpoint_files() -> tuple[Any, dict[str, bytes]]:
     from nanokimi.train.loop import train
 
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="nanokimi-fuzz-"))
+    folder = Path(KEPT.name)
     (folder / "text.txt").write_text(make_text())
     data = prepare(
         DatasetConfig(path=str(folder / "text.txt"), cache=str(folder / "cache")), folder / "data", 8
@@ -729,6 +733,8 @@ def damage_checkpoint_file(name: str, content: bytes) -> st.SearchStrategy[bytes
 def checkpoint_cases(draw: st.DrawFn) -> Case:
     """A run folder with one file of its checkpoint, or its final weights, damaged."""
     files = {name: data for name, data in checkpoint_files()[1].items() if not name.startswith("samples")}
+    if draw(st.integers(0, 2)):  # else there is an older checkpoint to fall back on
+        files = {name: data for name, data in files.items() if "step-00000002" not in name}
     changed = draw(
         change_one({n: d for n, d in files.items() if n != "metrics.jsonl"}, damage_checkpoint_file)
     )
@@ -778,9 +784,9 @@ def load_a_checkpoint(root: Path, case: Case) -> None:
 
 
 LOADERS = {
-    "config": Loader(config_cases, load_a_config),
-    "checkpoint": Loader(checkpoint_cases, load_a_checkpoint),
-    "store": Loader(store_cases, load_a_store),
-    "formats": Loader(format_cases, load_a_format),
-    "tokenizers": Loader(tokenizer_cases, load_a_tokenizer),
+    "config": Loader((config_bases, one_parser), config_cases, load_a_config),
+    "checkpoint": Loader((checkpoint_files,), checkpoint_cases, load_a_checkpoint),
+    "store": Loader((store_folders,), store_cases, load_a_store),
+    "formats": Loader((parquet_bases, nanogpt_files, other_data), format_cases, load_a_format),
+    "tokenizers": Loader((foreign_files, tokenizer_folders), tokenizer_cases, load_a_tokenizer),
 }
