@@ -1,11 +1,12 @@
-# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS.
+# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS, MINUTES.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+MINUTES ?= 10
 
-.PHONY: setup test test-slow test-gpu soak lint smoke compare clean
+.PHONY: setup test test-slow test-gpu soak fuzz lint smoke compare clean
 
 setup: $(STAMP)
 
@@ -28,6 +29,10 @@ test-gpu: setup
 soak: setup
 	$(BIN)/python tests/soak.py --kills 100 $(ARGS)
 	$(BIN)/python tests/soak.py --kills 20 --verb compare $(ARGS)
+
+# Every reader of untrusted files, MINUTES each; findings are kept in runs/fuzz.
+fuzz: setup
+	$(BIN)/python tests/fuzz.py all --minutes $(MINUTES) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

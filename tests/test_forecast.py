@@ -175,7 +175,7 @@ def test_a_model_too_large_for_the_machine_is_one_line(
     tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
-    huge = ["--nanokimi.model.hidden_size", str(2**33)]
+    huge = ["--nanokimi.model.hidden_size", str(2**20), "--nanokimi.model.intermediate_size", str(2**16)]
     arguments = ["train", "--config", str(tmp_path / "tiny.yaml"), "--data", str(text_file), *huge]
     assert cli.main([*arguments, "--dry-run"]) == 1
     printed = capsys.readouterr().err

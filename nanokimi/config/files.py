@@ -79,16 +79,12 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises UserError with one line that says what is wrong.
     """
-    import yaml
     from jsonargparse import ArgumentError
 
+    from nanokimi.config.safe_yaml import read_yaml
+
     path = find_config(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if content is not None and not isinstance(content, dict):
         raise UserError(
             f"{path} holds {type(content).__name__}, not settings: expected lines such as 'seed: 1'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Literal
 
 from nanokimi.config.schema import (
@@ -20,6 +20,29 @@ from nanokimi.config.schema import (
 from nanokimi.errors import UserError
 
 TOKENIZERS = ("char", "byte", "bpe", "unigram")
+LARGEST = {
+    "num_hidden_layers": 1000,
+    "first_k_dense_replace": 1000,
+    "num_attention_heads": 1024,
+    "n_routed_experts": 4096,
+    "n_shared_experts": 64,
+    "vocab_size": 1 << 21,
+    "context_length": 1 << 24,
+    "max_position_embeddings": 1 << 24,
+    "original_max_position_embeddings": 1 << 24,
+    "batch_size": 1 << 20,
+    "micro_batch_size": 1 << 20,
+    "ns_steps": 100,
+    "threads": 1024,
+    "workers": 1024,
+}
+"""What no run of this package needs more of; asking for more would only fill the memory, or never end."""
+LARGEST_WIDTH = 1 << 20
+"""The same for every other size of a model."""
+LARGEST_NUMBER = 10**30
+"""The same for everything else."""
+LARGEST_MODEL = 10**12
+"""Parameters, roughly."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -31,11 +54,28 @@ def _require_positive(group: object, path: str, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(group, name)
         if value is not None:
-            _require(math.isfinite(value) and value > 0, f"{path}.{name} is {value}: it must be above 0")
+            _require(_is_finite(value) and value > 0, f"{path}.{name} is {value}: it must be above 0")
+
+
+def _is_finite(value: float) -> bool:
+    """Also for an integer beyond what a float can hold."""
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _refuse_huge(group: object, path: str, largest: int) -> None:
+    """Refuse whole numbers that would only fill the memory; those of groups within are looked at as well."""
+    for field in fields(group):  # type: ignore[arg-type]
+        value, name = getattr(group, field.name), f"{path}{field.name}"
+        if is_dataclass(value):
+            _refuse_huge(value, f"{name}.", LARGEST_WIDTH if field.name == "model" else largest)
+        elif isinstance(value, int) and abs(value) > (limit := LARGEST.get(field.name, largest)):
+            shown = value if abs(value) <= LARGEST_NUMBER else "a number of more than 30 digits"
+            raise UserError(f"{name} is {shown}: it must be at most {limit}")
 
 
 def validate(config: RunConfig) -> RunConfig:
     """Return `config` if its values are possible and fit together; raise UserError naming the first that is not."""
+    _refuse_huge(config, "", LARGEST_NUMBER)
     _require(0 <= config.seed < 2**63, f"seed is {config.seed}: it must be at least 0 and below 2^63")
     _validate_dataset(config.dataset)
     _validate_train(config.train)
@@ -127,6 +167,15 @@ def _validate_positions(positions: int | None, path: str, train: TrainConfig) ->
     )
 
 
+def _require_possible(path: str, rows: int, width: int) -> None:
+    """Refuse a model that no machine holds: `rows` of `width` are most of its parameters."""
+    _require(
+        rows * width <= LARGEST_MODEL,
+        f"{path} would have about {rows * width / 1e9:.0f} billion parameters: it must be {LARGEST_MODEL / 1e9:.0f} "
+        "billion at most",
+    )
+
+
 def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     path = "nanokimi.model"
     sizes: tuple[str, ...] = (
@@ -162,7 +211,13 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     )
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
         value = getattr(model, name)
-        _require(math.isfinite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+        _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+    widths = model.num_attention_heads * (
+        model.qk_nope_head_dim + model.qk_rope_head_dim + 2 * model.v_head_dim
+    )
+    widths += 3 * (model.n_routed_experts + model.n_shared_experts) * model.moe_intermediate_size
+    widths += 3 * model.intermediate_size
+    _require_possible(path, model.num_hidden_layers * widths + 2 * (model.vocab_size or 0), model.hidden_size)
     _validate_positions(model.max_position_embeddings, path, train)
     if model.rope_scaling is not None:
         yarn = model.rope_scaling
@@ -183,6 +238,8 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
         model.hidden_size % heads == 0,
         f"{path}.hidden_size {model.hidden_size} does not divide into num_attention_heads {heads}",
     )
+    widths = 4 * model.hidden_size + 2 * (model.intermediate_size or 4 * model.hidden_size)
+    _require_possible(path, model.num_hidden_layers * widths + (model.vocab_size or 0), model.hidden_size)
     _require(0 <= model.dropout < 1, f"{path}.dropout is {model.dropout}: it must be at least 0 and below 1")
     _validate_positions(model.max_position_embeddings, path, train)
 
@@ -191,7 +248,7 @@ def _validate_optim(optim: OptimConfig, path: str) -> None:
     _require_positive(optim, path, ("lr", "adamw_lr", "eps", "ns_steps", "qk_clip_tau", "grad_clip"))
     for name in ("weight_decay", "router_bias_update_speed", "warmup_steps"):
         value = getattr(optim, name)
-        _require(math.isfinite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+        _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
     for name in ("decay_fraction", "min_lr_ratio"):
         _require(
             0 <= getattr(optim, name) <= 1, f"{path}.{name} is {getattr(optim, name)}: it must lie in 0 to 1"

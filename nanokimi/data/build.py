@@ -86,7 +86,7 @@ def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
     """What decides the tokenizer, beside the training text."""
     if is_foreign(dataset.tokenizer):
         path = Path(dataset.tokenizer)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, no error where the name cannot be one of a file
             raise UserError(f"dataset.tokenizer {path} is no file: check the path")
         return ["file", path.suffix, file_sha256(path)]
     trained = dataset.tokenizer in ("bpe", "unigram")
@@ -203,6 +203,9 @@ def describe(
     sums = {
         p: {k: sum(r[k] for r in records[p]) for k in ("bytes", "chars", "tokens", "units")} for p in PARTS
     }
+    for part in PARTS:
+        if not sums[part]["tokens"] or not sums[part]["bytes"]:
+            raise UserError(f"the tokenizer {tokenizer.name} makes no tokens of the {part} text: use another")
     facts = {
         "file_bytes": source.file_bytes or corpus.facts["train_text_bytes"] + corpus.facts["val_text_bytes"],
         "sha256": source.sha256 or store_key(source.fingerprint),

@@ -20,15 +20,16 @@ from nanokimi.errors import UserError
 def cache_folder(dataset: DatasetConfig) -> Path:
     """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; made if need be."""
     named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
-    folder = Path(named).expanduser() if named else Path.home() / ".cache" / "nanokimi"
     try:
+        folder = Path(named).expanduser() if named else Path.home() / ".cache" / "nanokimi"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        return folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # nobody of that name; a NUL in it
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"the cache folder {folder} cannot be made ({error.strerror}): name another with --dataset.cache or "
+            f"the cache folder {named} cannot be made ({reason}): name another with --dataset.cache or "
             "$NANOKIMI_CACHE"
         ) from None
-    return folder.resolve()
 
 
 def store_key(identity: dict[str, Any]) -> str:

@@ -24,6 +24,10 @@ COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".txt", ".jsonl", ".parquet")
 SEPARATOR_LINES = (END_OF_TEXT, END_OF_TEXT + "\n", END_OF_TEXT + "\r\n")
 BLOCK = 1 << 20
+PACKED_BLOCK = 1 << 12
+"""Bytes of a .zst unpacked at a time: in the worst case they stand for 128 MB."""
+MAX_DOCUMENT = 1 << 28
+"""Characters of one document, which is held in memory."""
 
 
 class Document(NamedTuple):
@@ -101,17 +105,32 @@ def has_separators(path: Path) -> bool:
         return rest[1:].removesuffix(b"\r") == END_OF_TEXT.encode()
 
 
+def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
+    """The lines of a file. Raises UserError for one that is longer than any document."""
+    while line := file.readline(MAX_DOCUMENT):
+        if len(line) == MAX_DOCUMENT:
+            raise UserError(f"{path} has a line of more than {MAX_DOCUMENT} characters: break it up")
+        yield line
+
+
 def split_lines(lines: Iterator[str]) -> Iterator[str]:
     """Join lines (with their line ends) to documents at the separators; without any, all are one document."""
     current: list[str] = []
     line_end = ""
+    size = 0
     for line in lines:
         if line in SEPARATOR_LINES:
             line_end = "\r\n" if line.endswith("\r\n") else "\n"
             yield "".join(current).removesuffix(line_end)
-            current = []
+            current, size = [], 0
         else:
             current.append(line)
+            size += len(line)
+            if size > MAX_DOCUMENT:
+                raise UserError(
+                    f"the data holds a document of more than {MAX_DOCUMENT} characters: separate documents by lines "
+                    f"'{END_OF_TEXT}', or name the file on its own"
+                )
     yield "".join(current).removesuffix(line_end)
 
 
@@ -120,7 +139,7 @@ def read_documents(path: Path, column: str, kind: str | None = None) -> Iterator
     kind = kind or format_of(path)
     if kind == ".txt":
         with open_text(path) as file:
-            yield from split_lines(iter(file))
+            yield from split_lines(_lines(file, path))
     elif kind == ".jsonl":
         yield from _read_jsonl(path, column)
     elif kind == ".parquet":
@@ -177,7 +196,7 @@ class _ZstdReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
             block = self.frame.unused_data if self.frame.eof else b""
-            block = block or self.packed.read(1 << 17)
+            block = block or self.packed.read(PACKED_BLOCK)
             if not block:
                 if not self.frame.eof and not self.fresh:
                     raise EOFError("it ends too early")
@@ -194,12 +213,12 @@ class _ZstdReader(io.RawIOBase):
 
 def _read_jsonl(path: Path, column: str) -> Iterator[str]:
     with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file, path), start=1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path} line {number} is not JSON ({error}): repair or remove it") from None
             if not isinstance(record, dict) or column not in record:
                 names = ", ".join(record) if isinstance(record, dict) else "none"
@@ -216,12 +235,31 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     try:
         with parquet.ParquetFile(path) as file:
             require_column(column, file.schema_arrow.names, path)
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            kind = file.schema_arrow.types[file.schema_arrow.names.index(column)]
+            if not _is_text(arrow, kind):
+                raise UserError(f"{path}: column '{column}' holds {kind}, not text: name another column")
+            # Few rows at a time: a small file may hold the same long text very many times.
+            for batch in file.iter_batches(batch_size=16, columns=[column]):
                 for text in batch.column(0).to_pylist():
                     yield require_text(text, column, path)
-    except (OSError, arrow.ArrowException) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, arrow.ArrowException) as error:  # ValueError: text that is not UTF-8
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no parquet file, or damaged ({reason}): make it again") from None
+
+
+def _is_text(arrow: Any, kind: Any) -> bool:
+    """Whether values of an Arrow type are text, or null."""
+    if arrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (
+        arrow.types.is_string,
+        arrow.types.is_large_string,
+        arrow.types.is_string_view,
+        arrow.types.is_null,
+    )
+    return any(test(kind) for test in tests)
 
 
 def require_column(column: str, names: list[str], source: object) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from nanokimi.data.documents import END_OF_TEXT, import_optional
 from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_bytes
 
 MIN_PIECES, MAX_PIECES = 256, 100_000
 
@@ -40,6 +42,15 @@ class _Foreign:
     def _knows(self, token: int) -> bool:
         return 0 <= token < self.vocab_size
 
+    def _checked(self, ids: list[int]) -> np.ndarray:
+        """Ids as an array. Raises UserError if the tokenizer made one that it does not have."""
+        array = np.array(ids, dtype=np.int64)
+        if len(array) and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
+            raise UserError(
+                f"the {self.name} tokenizer gives ids beyond its {self.vocab_size} pieces: use another"
+            )
+        return array.astype(np.int32)
+
     def _decode(self, ids: list[int]) -> str:
         raise NotImplementedError
 
@@ -58,10 +69,8 @@ class TokenizersTokenizer(_Foreign):
 
     def __init__(self, content: bytes) -> None:
         library = import_optional("tokenizers", "a tokenizer.json")
-        try:
+        with _failures_as(ValueError, "it is none"):
             self.tokenizer = library.Tokenizer.from_str(content.decode("utf-8"))
-        except Exception as error:  # the library raises Exception itself
-            raise ValueError(" ".join(str(error).split())) from None
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
@@ -71,10 +80,13 @@ class TokenizersTokenizer(_Foreign):
     def encode(self, text: str) -> np.ndarray:
         """Return the ids, without the tokens that a template would add."""
         _refuse_surrogates(text)
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        with _failures_as(UserError, "the tokenizer.json cannot encode the text"):
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self._checked(ids)
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        with _failures_as(UserError, "the tokenizer.json cannot decode its own ids"):
+            text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
 
@@ -95,10 +107,13 @@ class SentencePieceModel(_Foreign):
     def encode(self, text: str) -> np.ndarray:
         """Return the ids, without begin and end of sentence."""
         _refuse_surrogates(text)
-        return np.array(self.processor.encode(text, add_bos=False, add_eos=False), dtype=np.int32)
+        with _failures_as(UserError, "the SentencePiece model cannot encode the text"):
+            ids = self.processor.encode(text, add_bos=False, add_eos=False)
+        return self._checked(ids)
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.processor.decode(ids)
+        with _failures_as(UserError, "the SentencePiece model cannot decode its own ids"):
+            text: str = self.processor.decode(ids)
         return text
 
 
@@ -116,7 +131,7 @@ def is_foreign(tokenizer: str) -> bool:
 def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
     """Read a tokenizer from a file. Raises UserError if it is none, or of a size that makes no sense here."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise UserError(
             f"dataset.tokenizer {path} cannot be read ({error.strerror}): check the path"
@@ -129,11 +144,28 @@ def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
         raise UserError(
             f"dataset.tokenizer {path} is no {what} ({' '.join(str(error).split())[:200]})"
         ) from None
-    if not MIN_PIECES <= tokenizer.vocab_size <= MAX_PIECES:
-        raise UserError(
-            f"dataset.tokenizer {path} has {tokenizer.vocab_size} pieces: expected {MIN_PIECES} to {MAX_PIECES}"
-        )
+    try:
+        require_size(tokenizer)
+    except ValueError as error:
+        raise UserError(f"dataset.tokenizer {path} {error}") from None
     return tokenizer
+
+
+def require_size(tokenizer: TokenizersTokenizer | SentencePieceModel) -> None:
+    """Raise ValueError for a number of pieces that makes no sense here."""
+    if not MIN_PIECES <= tokenizer.vocab_size <= MAX_PIECES:
+        raise ValueError(f"has {tokenizer.vocab_size} pieces: expected {MIN_PIECES} to {MAX_PIECES}")
+
+
+@contextmanager
+def _failures_as(kind: type[ValueError], what: str) -> Iterator[None]:
+    """Turns whatever a library raises into one line: `tokenizers` raises Exception itself, and Rust's panics."""
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{what} ({' '.join(str(error).split())[:200]})") from None
 
 
 def _refuse_surrogates(text: str) -> None:

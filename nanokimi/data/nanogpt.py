@@ -7,6 +7,7 @@ tokenizer; without one, the ids are some other tokenizer's (GPT-2's, mostly), wh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import is_name
 from nanokimi.data.tokenizers import CharTokenizer, Tokenizer
 from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_bytes
 
 FILES = ("train.bin", "val.bin")
 META = "meta.pkl"
@@ -31,7 +33,7 @@ MAX_DECODED_TOKENS = 100_000_000
 
 def is_nanogpt_folder(path: str) -> bool:
     """Whether `path` is a folder with train.bin and val.bin."""
-    return bool(path) and not is_name(path) and all((Path(path) / name).is_file() for name in FILES)
+    return bool(path) and not is_name(path) and all(os.path.isfile(Path(path) / name) for name in FILES)
 
 
 def tokens_identity(folder: Path) -> dict[str, str]:
@@ -87,7 +89,7 @@ def _tokenizer(folder: Path, named: str) -> Tokenizer:
             f"{folder} has no {META}: name the tokenizer of its ids with --dataset.tokenizer path/to/tokenizer.json"
         )
     try:
-        meta = read_plain_pickle(path.read_bytes())
+        meta = read_plain_pickle(read_bytes(path))
         pieces = [meta["itos"][number] for number in range(len(meta["itos"]))]
         if not all(isinstance(piece, str) and len(piece) == 1 for piece in pieces):
             raise ValueError("its itos holds more than single characters")

@@ -54,7 +54,9 @@ def _step(name: str, argument: Any, stack: list[Any]) -> None:
         stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
     elif name in ("TUPLE", "LIST", "DICT"):
         items = _pop_to_mark(stack)
-        pairs = dict(zip(items[0::2], items[1::2], strict=True)) if name == "DICT" else {}
+        pairs: dict[Any, Any] = {}
+        if name == "DICT":
+            _add(pairs, items, True)
         stack.append({"TUPLE": tuple(items), "LIST": items, "DICT": pairs}[name])
     elif name in ("APPEND", "SETITEM"):
         items = [stack.pop() for _ in range(1 + (name == "SETITEM"))][::-1]
@@ -68,6 +70,9 @@ def _step(name: str, argument: Any, stack: list[Any]) -> None:
 
 def _add(container: Any, items: list[Any], pairs: bool) -> None:
     if pairs and isinstance(container, dict):
+        # Tuples of tuples could take forever to hash, or more stack than there is.
+        if not all(isinstance(key, str | bytes | int | None) for key in items[0::2]):
+            raise ValueError("its keys are no plain names and numbers")
         container.update(zip(items[0::2], items[1::2], strict=True))
     elif not pairs and isinstance(container, list):
         container.extend(items)

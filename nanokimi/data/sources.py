@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -57,10 +59,17 @@ def is_name(path: str) -> bool:
 def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
     """The same data set, named so that it is found from any folder."""
     if dataset.path and not is_name(dataset.path):
-        dataset = replace(dataset, path=str(Path(dataset.path).resolve()))
+        dataset = replace(dataset, path=_absolute(dataset.path))
     if dataset.tokenizer.endswith((".json", ".model")):
-        dataset = replace(dataset, tokenizer=str(Path(dataset.tokenizer).resolve()))
+        dataset = replace(dataset, tokenizer=_absolute(dataset.tokenizer))
     return dataset
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links that go in a circle; a NUL in the name
+        raise UserError(f"{path} cannot be a path ({error}): check it") from None
 
 
 def open_source(dataset: DatasetConfig) -> Source:
@@ -118,8 +127,10 @@ def _tales(dataset: DatasetConfig) -> Source:
     """The built-in story world: stories until there are enough characters."""
     _refuse_column(dataset.text_column, dataset.path)
     seed_text = dataset.path.partition(":")[2] or "0"
-    if not seed_text.isdecimal():
-        raise UserError(f"dataset.path is {dataset.path}: expected tales or tales:SEED, a whole number")
+    if not seed_text.isdecimal() or len(seed_text) > 18:
+        raise UserError(
+            f"dataset.path is {dataset.path}: expected tales or tales:SEED, a number of up to 18 digits"
+        )
     seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
     try:
         tales = importlib.import_module("nanokimi.data.tales")
@@ -146,11 +157,14 @@ def _refuse_column(column: str, path: str) -> None:
 
 def _require_readable(path: Path) -> None:
     """Refuse what is missing or cannot be opened."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} is no file but a device or a pipe: write what it gives to a file")
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {_suggest(path)}") from None
     except (OSError, ValueError) as error:
@@ -158,10 +172,15 @@ def _require_readable(path: Path) -> None:
         raise UserError(f"{path} cannot be read ({reason}): check the path and its permissions") from None
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    """For a pipe: opening it would last until somebody writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_text(path: str | Path) -> str:
     """Return the whole text of the UTF-8 file `path`, unchanged; raise UserError if it is not such a file."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder: name one text file in it")
     _require_readable(path)
     text = "".join(read_blocks(path))
@@ -195,7 +214,7 @@ def _suggest(path: Path) -> str:
     """What to do about a missing file."""
     try:
         neighbours = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
+    except (OSError, ValueError):
         return f"there is no folder {path.parent} either, check the path"
     close = difflib.get_close_matches(path.name, neighbours, n=3)
     return f"did you mean {' or '.join(close)}?" if close else "check the path"

@@ -22,18 +22,20 @@ import numpy as np
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.build import FACTS_FILE, prepare_store
+from nanokimi.data.corpus import PARTS
 from nanokimi.data.encoding import id_dtype
+from nanokimi.data.facts import SCHEMA_VERSION, read_facts
 from nanokimi.data.foreign import FOREIGN
 from nanokimi.data.sources import open_source, read_text
 from nanokimi.data.tokenizers import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 
-SCHEMA_VERSION = 1
 TRAIN_FILE, VAL_FILE = "train.bin", "val.bin"
 NATS_FILE = "val.nats"
 TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))
 TOKEN_FILES = (TRAIN_FILE, VAL_FILE, "train.idx", "val.idx", NATS_FILE)
 OWN_FILES = {FACTS_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
+BLOCK_TOKENS = 1 << 20
 HASHED_IDS = 500_000
 COPY_BYTES = 64_000_000
 """Smaller stores are copied into the run's folder."""
@@ -105,43 +107,32 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
 def open_prepared(folder: Path) -> PreparedData:
     """Open what `prepare` wrote; raise UserError if it is missing or damaged."""
     folder = Path(folder)
-    path = folder / FACTS_FILE
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {facts['schema_version']}, not {SCHEMA_VERSION}")
-        vocab_size = int(facts["vocab_size"])
-        train_tokens, val_tokens = int(facts["train_tokens"]), int(facts["val_tokens"])
-        documents = {part: int(facts.get(f"{part}_documents") or 0) for part in ("train", "val")}
-        tokens_folder = Path(facts["store"]) if facts.get("tokens_in_store") else folder
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): prepare the data again") from None
+    facts = read_facts(folder / FACTS_FILE)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != vocab_size:
+    if tokenizer.vocab_size != facts["vocab_size"]:
         raise UserError(
             f"{folder} mixes two data sets: the tokenizer has {tokenizer.vocab_size} ids, {FACTS_FILE} says "
-            f"{vocab_size}; prepare the data again"
+            f"{facts['vocab_size']}; prepare the data again"
         )
-    dtype = id_dtype(vocab_size)
-    offsets = {
-        part: _open_array(tokens_folder / f"{part}.idx", np.dtype("<u8"), count + 1)
-        if count
-        else _no_offsets()
-        for part, count in documents.items()
-    }
-    nats = "val_floor_nats" in facts
+    tokens_folder = Path(facts["store"]) if facts["tokens_in_store"] else folder
+    offsets = {part: _no_offsets() for part in PARTS}
+    nats = None
+    if not facts["contiguous"]:
+        offsets = {part: _open_offsets(tokens_folder, part, facts) for part in PARTS}
+    if "val_floor_nats" in facts:
+        nats = _open_array(tokens_folder / NATS_FILE, np.dtype("<f8"), facts["val_documents"])
+        if not np.isfinite(nats).all():
+            raise UserError(
+                f"{tokens_folder / NATS_FILE} is damaged (a number is not finite): prepare the data again"
+            )
     return PreparedData(
         tokenizer=tokenizer,
-        train_ids=_open_array(tokens_folder / TRAIN_FILE, dtype, train_tokens),
-        val_ids=_open_array(tokens_folder / VAL_FILE, dtype, val_tokens),
+        train_ids=_open_ids(tokens_folder / TRAIN_FILE, facts["vocab_size"], facts["train_tokens"]),
+        val_ids=_open_ids(tokens_folder / VAL_FILE, facts["vocab_size"], facts["val_tokens"]),
         facts=facts,
         train_doc_offsets=offsets["train"],
         val_doc_offsets=offsets["val"],
-        val_doc_nats=_open_array(tokens_folder / NATS_FILE, np.dtype("<f8"), documents["val"])
-        if nats
-        else None,
+        val_doc_nats=nats,
         tokenizer_sha256=_tokenizer_sha256(folder),
     )
 
@@ -167,6 +158,8 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
     else:
         texts = [document.text for document in source.documents() if document.text.strip()]
     ids = [data.tokenizer.encode(text) for text in texts]
+    if not any(map(len, ids)):
+        raise UserError(f"{path} has no text to score: name a file with text in it")
     if end is not None and not data.facts.get("contiguous", True):
         ids = [np.append(one, np.int32(end)) for one in ids]
     facts = {name: fact for name, fact in data.facts.items() if name != "val_floor_nats"} | {
@@ -185,8 +178,32 @@ def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
         if size != expected:
             raise UserError(f"{path} has {size} bytes, {FACTS_FILE} says {expected}: prepare the data again")
         return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name of the store
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): prepare the data again") from None
+
+
+def _open_ids(path: Path, vocab_size: int, count: int) -> np.ndarray:
+    """Token ids. Raises UserError if one is beyond the vocabulary: a model would fail on it, somewhere, some time."""
+    dtype = id_dtype(vocab_size)
+    ids = _open_array(path, dtype, count)
+    with open(path, "rb") as file:  # read, not mapped: mapped pages would count as this process's memory
+        while len(block := np.fromfile(file, dtype=dtype, count=BLOCK_TOKENS)):
+            if (largest := int(block.max())) >= vocab_size:
+                raise UserError(f"{path} is damaged (it holds the id {largest}): prepare the data again")
+    return ids
+
+
+def _open_offsets(folder: Path, part: str, facts: dict[str, Any]) -> np.ndarray:
+    """Where the documents of a part begin. Raises UserError if they do not follow one another to its end."""
+    path = folder / f"{part}.idx"
+    offsets = _open_array(path, np.dtype("<u8"), facts[f"{part}_documents"] + 1)
+    ends = (int(offsets[0]), int(offsets[-1]))
+    if ends != (0, facts[f"{part}_tokens"]) or (offsets[1:] < offsets[:-1]).any():
+        raise UserError(f"{path} is damaged (its offsets are out of order): prepare the data again")
+    return offsets
 
 
 def _require_replaceable(folder: Path) -> None:
@@ -221,4 +238,6 @@ def _write_folder(folder: Path, store: Path, facts: dict[str, Any]) -> None:
         if replaced.exists() and not folder.exists():
             os.replace(replaced, folder)
         shutil.rmtree(partial, ignore_errors=True)
+        if replaced.is_symlink():
+            replaced.unlink()  # what it leads to is not ours
         shutil.rmtree(replaced, ignore_errors=True)

@@ -21,8 +21,9 @@ import numpy as np
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import END_OF_TEXT
-from nanokimi.data.foreign import FOREIGN, is_foreign, read_foreign
+from nanokimi.data.foreign import FOREIGN, is_foreign, read_foreign, require_size
 from nanokimi.errors import UserError
+from nanokimi.runtime.files import parse_json, read_bytes
 
 SCHEMA_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,6 +42,8 @@ MAX_SENTENCE_CHARS = 1000
 """SentencePiece drops training sentences above 4192 bytes without a word; longer lines are cut to this."""
 MAX_TRAINING_CHARS = 20_000_000
 """A SentencePiece model is trained on about this much text, spread evenly over the whole (not tuned)."""
+MAX_CHARS_AT_ONCE = 1 << 20
+"""Characters that the character tokenizer encodes at a time: unknown ones need a hundred bytes each on the way."""
 SENTENCES_PER_BATCH = 10_000
 """Sentences encoded at a time, so that Python's integer objects never hold the whole text (not tuned)."""
 
@@ -110,6 +113,9 @@ class CharTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return one id per known character, 1 + escape_digits ids per unknown one."""
+        if len(text) > MAX_CHARS_AT_ONCE:
+            starts = range(0, len(text), MAX_CHARS_AT_ONCE)
+            return np.concatenate([self.encode(text[start : start + MAX_CHARS_AT_ONCE]) for start in starts])
         points = _code_points(text)
         ids: np.ndarray = self.id_of_code_point[points]
         unknown = np.flatnonzero(ids == self.escape_id)
@@ -327,19 +333,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / TOKENIZER_FILE
     tokenizer: Tokenizer
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(read_bytes(path))
         if stored["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {stored['schema_version']}, not {SCHEMA_VERSION}")
         if stored["type"] == "byte":
             tokenizer = ByteTokenizer()
         elif stored["type"] == "char":
+            if not isinstance(stored["characters"], str):
+                raise TypeError("characters is no text")
             tokenizer = CharTokenizer(stored["characters"])
         elif stored["type"] in ("bpe", "unigram"):
             path = folder / MODEL_FILE
-            tokenizer = SentencePieceTokenizer(stored["type"], path.read_bytes())
+            tokenizer = SentencePieceTokenizer(stored["type"], read_bytes(path))
         elif stored["type"] in FOREIGN:
             path = folder / FOREIGN[stored["type"]].file
-            tokenizer = FOREIGN[stored["type"]](path.read_bytes())
+            tokenizer = foreign = FOREIGN[stored["type"]](read_bytes(path))
+            require_size(foreign)
         else:
             raise ValueError(f"type is {stored['type']!r}")
         return WithEndOfText(tokenizer) if stored.get("end_of_text") else tokenizer

@@ -7,11 +7,20 @@ import torch
 from nanokimi.config import GPTConfig, KimiConfig
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
+from nanokimi.runtime.device import is_out_of_memory
 
 LanguageModel = NanoKimi | NanoGPT
 
 
 def build_model(config: KimiConfig | GPTConfig, seed: int) -> LanguageModel:
-    """The model of a resolved configuration, with initial weights that follow from the seed alone."""
+    """The model of a resolved configuration, with initial weights that follow from the seed alone.
+
+    Raises MemoryError if it does not fit into the machine's memory.
+    """
     torch.manual_seed(seed)
-    return NanoKimi(config) if isinstance(config, KimiConfig) else NanoGPT(config)
+    try:
+        return NanoKimi(config) if isinstance(config, KimiConfig) else NanoGPT(config)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError("the model's weights do not fit into memory: make it smaller") from None
+        raise

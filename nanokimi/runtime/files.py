@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,6 +20,8 @@ from typing import Any
 from nanokimi.errors import UserError
 
 CHECKSUMS_FILE = "checksums.json"
+MAX_FILE_BYTES = 1 << 28
+"""Larger files of JSON, or tokenizers, are no such files."""
 RECORDED_PACKAGES = ("nanokimi", "torch", "numpy", "sentencepiece", "safetensors")
 
 
@@ -31,8 +36,8 @@ def create_run_folder(out: str | Path) -> Path:
         probe = folder / f".nanokimi-write-test.{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except (OSError, NotADirectoryError) as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot write the run folder {folder}: {reason}; choose another with --out"
         ) from None
@@ -67,10 +72,38 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The content of a file of at most `limit` bytes. Raises OSError for anything else (a device, a pipe) as well."""
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a NUL, or half a character, in the name
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {limit} are expected")
+    return path.read_bytes()
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON as `write_json` writes it: UTF-8, no NaN, no infinity. Raises ValueError for anything else."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {number[:40]}")
+    return value
+
+
 def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError if the file is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -134,7 +167,7 @@ def file_sha256(path: Path) -> str:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with links in it: what is written into it must not land elsewhere.
+    """Refuse a folder with links in it: what is written into it must not land elsewhere. Pipes and devices as well.
 
     Raises UserError naming the first link.
     """
@@ -145,11 +178,26 @@ def refuse_links(folder: Path) -> None:
                     f"{os.path.join(root, name)} is a link: a run folder to be continued must hold none, "
                     "lest another file be overwritten; put the file itself there"
                 )
+        for name in files:
+            if not os.path.isfile(os.path.join(root, name)):
+                raise UserError(f"{os.path.join(root, name)} is no file but a device or a pipe: remove it")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a `.jsonl` file, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    """All records of a `.jsonl` file, in order. Raises UserError if it is missing, or a line is no record."""
+    records: list[dict[str, Any]] = []
+    try:
+        for line in read_bytes(path, 1 << 31).split(b"\n"):
+            if line:
+                record = parse_json(line)
+                if not isinstance(record, dict):
+                    raise ValueError("the next is no record")
+                records.append(record)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged after {len(records)} records ({error})") from None
+    return records
 
 
 def describe_environment() -> dict[str, Any]:
