@@ -17,7 +17,14 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 )
 
 from nanokimi.config import GPTConfig, KimiConfig, YarnConfig
-from nanokimi.model.attention import MultiHeadLatentAttention, causal_attention, causal_max_logits
+from nanokimi.model.attend import (
+    attend,
+    can_write_out,
+    causal_attention,
+    causal_max_logits,
+    written_out_attention,
+)
+from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import Rotary, rotary_frequencies, rotate, yarn_temperature
@@ -175,7 +182,7 @@ def test_cache_keeps_the_latent_and_one_rotary_key_per_token() -> None:
     assert cache.length == 6
     assert cache.bytes_per_token == 8 * (config.kv_lora_rank + config.qk_rope_head_dim)
     down = x @ attention.kv_a_proj_with_mqa.weight.T
-    latents, keys = cache.buffers
+    latents, keys = cache.buffers[0].split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
     assert torch.allclose(latents[:, :6], attention.kv_a_layernorm(down[..., :16]), atol=1e-6)
     assert torch.allclose(keys[:, :6], rotate(down[..., 16:], *rotary(0, 6)), atol=1e-12)
 
@@ -354,3 +361,41 @@ def test_sequences_of_a_batch_do_not_see_each_other(name: str) -> None:
     together = model(ids).logits_BTW
     alone = torch.cat([model(row[None]).logits_BTW for row in ids])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_written_out_attention_is_the_fused_one(length: int) -> None:
+    """In float64 to 1e-12, gradients too; in bf16 no farther from float64 than twice what the fused kernel is."""
+    torch.manual_seed(0)
+    shapes = [(3, 2, length, 24), (3, 2, length, 24), (3, 2, length, 16)]
+    wide = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    direction = torch.randn(3, 2, length, 16, dtype=torch.float64)
+
+    def run(dtype: torch.dtype, written_out: bool) -> list[torch.Tensor]:
+        inputs = [x.detach().to(dtype).requires_grad_() for x in wide]
+        function = written_out_attention if written_out else lambda *a: (causal_attention(*a), None)
+        out, _ = function(*inputs, 0.3)
+        out.backward(direction.to(dtype))
+        return [out.detach().double(), *(x.grad.double() for x in inputs if x.grad is not None)]
+
+    exact = run(torch.float64, False)
+    for a, b in zip(run(torch.float64, True), exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    for ours, fused, true in zip(run(torch.bfloat16, True), run(torch.bfloat16, False), exact, strict=True):
+        assert (ours - true).norm() <= 2 * (fused - true).norm() + 1e-3 * true.norm()
+
+
+def test_written_out_attention_is_causal_and_knows_its_largest_logits() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 9, 16, dtype=torch.bfloat16) for _ in range(3))
+    assert (
+        can_write_out(q, k, 0.0)
+        and not can_write_out(q, k, 0.1)
+        and not can_write_out(q.float(), k.float(), 0)
+    )
+    out, largest = attend(q, k, v, 0.7, want_max_logits=True)
+    assert largest is not None
+    torch.testing.assert_close(largest, causal_max_logits(q, k, 0.7), rtol=2**-7, atol=0.0)
+    k2, v2 = k.clone(), v.clone()
+    k2[:, :, 5:], v2[:, :, 5:] = 100.0, -100.0
+    assert torch.equal(attend(q, k2, v2, 0.7)[0][:, :, :5], out[:, :, :5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,8 +20,10 @@ from nanokimi.model.moe import (
     MixtureOfExperts,
     Router,
     can_group,
+    expert_kernel,
     grouped_swiglu,
     looped_swiglu,
+    padded_swiglu,
 )
 
 SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scaling_factor=1.7)
@@ -42,10 +45,11 @@ def random_x(batch: int, length: int, width: int = 32, seed: int = 1) -> torch.T
     )
 
 
+@pytest.mark.parametrize("fast", [grouped_swiglu, padded_swiglu])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("counts", [(4, 3, 7, 2), (0, 9, 0, 7), (0, 0, 0, 16), (16, 0, 0, 0)])
-def test_grouped_experts_equal_looped_ones(
-    counts: tuple[int, ...], dtype: torch.dtype, tolerance: float
+def test_fast_experts_equal_looped_ones(
+    counts: tuple[int, ...], dtype: torch.dtype, tolerance: float, fast: Callable[..., torch.Tensor]
 ) -> None:
     """Outputs and all gradients, experts without tokens included: theirs are zero."""
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +58,7 @@ def test_grouped_experts_equal_looped_ones(
     weight = torch.randn(16, 32, generator=generator).to(dtype)  # of the outputs in the loss
     assert can_group(values[0], values[1])
     results = []
-    for run in (grouped_swiglu, looped_swiglu):
+    for run in (fast, looped_swiglu):
         x, gate, up, down = (v.clone().requires_grad_() for v in values)
         y = run(x, torch.tensor(counts, dtype=torch.float32), gate, up, down)
         (y * weight).sum().backward()
@@ -63,6 +67,15 @@ def test_grouped_experts_equal_looped_ones(
         assert relative_error(grouped, looped) <= tolerance
     for gradient in results[0][2:]:
         assert all(bool(gradient[e].any()) == (count > 0) for e, count in enumerate(counts))
+
+
+def test_experts_are_padded_in_bf16_on_a_cpu_unless_one_is_far_too_busy() -> None:
+    x_PD, gate_EFD = torch.zeros(1024, 32).bfloat16(), torch.zeros(8, 16, 32)
+    even, skewed = torch.full((8,), 128.0), torch.tensor([1017.0, *[1.0] * 7])
+    assert expert_kernel(x_PD, even, gate_EFD) is padded_swiglu
+    assert expert_kernel(x_PD, skewed, gate_EFD) is grouped_swiglu
+    assert expert_kernel(x_PD.float(), even, gate_EFD) is grouped_swiglu
+    assert expert_kernel(x_PD.double(), even, gate_EFD) is looped_swiglu
 
 
 def test_grouping_is_only_chosen_where_it_works() -> None:

@@ -8,10 +8,10 @@ part without position (N dimensions, from the latent) and a rotary part (R dimen
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nanokimi.config import KimiConfig
+from nanokimi.model.attend import attend
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
 
@@ -76,8 +76,9 @@ class MultiHeadLatentAttention(nn.Module):
         k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         q_BHTX = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1).transpose(1, 2)
         k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
-        max_logits_H = causal_max_logits(q_BHTX, k_BHSX, self.scale) if want_max_logits else None
-        out_BHTV = causal_attention(q_BHTX, k_BHSX, v_BSHV.transpose(1, 2), self.scale)
+        out_BHTV, max_logits_H = attend(
+            q_BHTX, k_BHSX, v_BSHV.transpose(1, 2), self.scale, want_max_logits=want_max_logits
+        )
         return self.o_proj(out_BHTV.transpose(1, 2).flatten(-2)), max_logits_H
 
     def _decode(
@@ -114,48 +115,3 @@ class MultiHeadLatentAttention(nn.Module):
         q_HXQ[:, self.nope_dim :] *= gamma_H11
         kv_HXC = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))
         kv_HXC[:, : self.nope_dim] *= root_H11
-
-
-def causal_attention(
-    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, v_BHSV: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """softmax(scale * q k^T) v over the keys at or before each query, the last query standing at the last key.
-
-    Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that writes out the
-    whole T x S matrix.
-    """
-    width, value_dim = q_BHTX.shape[-1], v_BHSV.shape[-1]
-    if value_dim < width:
-        v_BHSV = F.pad(v_BHSV, (0, width - value_dim))
-    mask_TS = None
-    if q_BHTX.shape[2] != k_BHSX.shape[2]:  # more keys than queries: a prefill that continues a cache
-        mask_TS = visible_keys(q_BHTX.shape[2], k_BHSX.shape[2], q_BHTX.device)
-    out = F.scaled_dot_product_attention(
-        q_BHTX, k_BHSX, v_BHSV, attn_mask=mask_TS, is_causal=mask_TS is None, scale=scale
-    )
-    return out[..., :value_dim]
-
-
-def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """(T, S) booleans: True where the key stands at or before the query; the last query is the last key."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
-
-
-@torch.no_grad()
-def causal_max_logits(
-    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 256
-) -> torch.Tensor:
-    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,).
-
-    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time.
-    """
-    queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
-    hidden_TS = ~visible_keys(queries, keys, q_BHTX.device)
-    max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
-    with torch.autocast(q_BHTX.device.type, enabled=False):
-        for start in range(0, queries, chunk):
-            rows = slice(start, min(start + chunk, queries))
-            logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * scale
-            logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
-            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
-    return max_H

@@ -1,4 +1,4 @@
-"""NanoGPT: the baseline, GPT-2 as nanoGPT builds it, whole in this file and sharing nothing with Kimi's.
+"""NanoGPT: the baseline, GPT-2 as nanoGPT builds it, whole in this file but for the softmax attention itself.
 
 Learned positions, pre-norm blocks with LayerNorm, multi-head attention, exact GELU, head tied to the embedding.
 Module names are GPT-2's (`transformer.h.0.attn.c_attn`), so that weights carry over; config words are today's.
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import GPTConfig
+from nanokimi.model.attend import attend
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.output import Output
 
@@ -41,33 +42,11 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k_BSHX, v_BSHX = cache.append(k_BSHX, v_BSHX)
         q_BHTX, k_BHSX, v_BHSX = (x.transpose(1, 2) for x in (q_BTHX, k_BSHX, v_BSHX))
-        T, S = q_BHTX.shape[2], k_BHSX.shape[2]
-        visible_TS = None
-        if 1 < T < S:  # several new tokens on top of a cache
-            visible_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(diagonal=S - T)
-        out_BHTX = F.scaled_dot_product_attention(
-            q_BHTX,
-            k_BHSX,
-            v_BHSX,
-            attn_mask=visible_TS,
-            is_causal=T == S and T > 1,
-            dropout_p=self.dropout if self.training else 0.0,
+        dropout = self.dropout if self.training else 0.0
+        out_BHTX, max_logits_H = attend(
+            q_BHTX, k_BHSX, v_BHSX, self.scale, dropout=dropout, want_max_logits=want_max_logits
         )
-        max_logits_H = self._max_logits(q_BHTX, k_BHSX) if want_max_logits else None
         return self.c_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H
-
-    @torch.no_grad()
-    def _max_logits(self, q_BHTX: torch.Tensor, k_BHSX: torch.Tensor) -> torch.Tensor:
-        """In fp32, 256 queries at a time: all logits at once would dwarf what attention itself needs."""
-        T, S = q_BHTX.shape[2], k_BHSX.shape[2]
-        hidden_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTX.device).triu(diagonal=S - T + 1)
-        max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
-        with torch.autocast(q_BHTX.device.type, enabled=False):
-            for rows in torch.arange(T).split(256):
-                logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * self.scale
-                logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
-                max_H = max_H.maximum(logits_BHTS.amax(dim=(0, 2, 3)))
-        return max_H
 
     @torch.no_grad()
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:

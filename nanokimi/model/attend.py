@@ -1,0 +1,104 @@
+"""Causal softmax attention over heads, for every model: torch's fused kernel, or written out where that is faster.
+
+On CPUs the fused kernel's backward pass is slow in bf16 (docs/performance.md), so there short sequences take the plain
+products, whose logits QK-Clip gets for nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+LONGEST_WRITTEN_OUT = 1024  # beyond, a T x T matrix for each head is too much memory
+
+
+def attend(
+    q_BHTX: torch.Tensor,
+    k_BHSX: torch.Tensor,
+    v_BHSV: torch.Tensor,
+    scale: float,
+    *,
+    dropout: float = 0.0,
+    want_max_logits: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """softmax(scale * q k^T) v over the keys at or before each query, the last query standing at the last key.
+
+    Returns (B, H, T, V) and, if wanted, each head's largest scaled logit of a visible key (H,).
+    """
+    if can_write_out(q_BHTX, k_BHSX, dropout):
+        return written_out_attention(q_BHTX, k_BHSX, v_BHSV, scale)
+    max_logits_H = causal_max_logits(q_BHTX, k_BHSX, scale) if want_max_logits else None
+    return causal_attention(q_BHTX, k_BHSX, v_BHSV, scale, dropout), max_logits_H
+
+
+def can_write_out(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) -> bool:
+    """Whether the written-out form is the faster one: bf16 on a CPU, a short sequence, nothing cached."""
+    T, S = q_BHTX.shape[2], k_BHSX.shape[2]
+    return (
+        q_BHTX.device.type == "cpu"
+        and q_BHTX.dtype == torch.bfloat16
+        and T == S <= LONGEST_WRITTEN_OUT
+        and dropout == 0.0
+    )
+
+
+def written_out_attention(
+    q_BHTX: torch.Tensor, k_BHTX: torch.Tensor, v_BHTV: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, softmax and weighted sum as three batched steps; also each head's largest logit, (H,) in fp32.
+
+    Logits are rounded to the dtype of the queries (bf16: by up to 0.4%), which the fused kernel avoids.
+    """
+    B, H, T, X = q_BHTX.shape
+    unseen_TT = torch.full((T, T), float("-inf"), dtype=q_BHTX.dtype, device=q_BHTX.device).triu_(1)
+    with torch.autocast(q_BHTX.device.type, enabled=False):
+        q_PTX, k_PTX = q_BHTX.reshape(B * H, T, X), k_BHTX.reshape(B * H, T, X)
+        logits_PTT = torch.baddbmm(unseen_TT, q_PTX, k_PTX.mT, alpha=scale)
+        out_PTV = logits_PTT.softmax(dim=-1) @ v_BHTV.reshape(B * H, T, -1).to(q_BHTX.dtype)
+        max_logits_H = logits_PTT.detach().amax(dim=(1, 2)).view(B, H).amax(dim=0).float()
+    return out_PTV.view(B, H, T, -1), max_logits_H
+
+
+def causal_attention(
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, v_BHSV: torch.Tensor, scale: float, dropout: float = 0.0
+) -> torch.Tensor:
+    """The same by torch's fused kernel.
+
+    Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that writes out the
+    whole T x S matrix.
+    """
+    width, value_dim = q_BHTX.shape[-1], v_BHSV.shape[-1]
+    if value_dim < width:
+        v_BHSV = F.pad(v_BHSV, (0, width - value_dim))
+    T, S = q_BHTX.shape[2], k_BHSX.shape[2]
+    # more keys than queries: a prefill that continues a cache; a single query sees every key
+    mask_TS = visible_keys(T, S, q_BHTX.device) if 1 < T < S else None
+    out = F.scaled_dot_product_attention(
+        q_BHTX, k_BHSX, v_BHSV, attn_mask=mask_TS, is_causal=T == S and T > 1, scale=scale, dropout_p=dropout
+    )
+    return out[..., :value_dim]
+
+
+def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """(T, S) booleans: True where the key stands at or before the query; the last query is the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
+
+
+@torch.no_grad()
+def causal_max_logits(
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 256
+) -> torch.Tensor:
+    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,).
+
+    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time.
+    """
+    queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
+    hidden_TS = ~visible_keys(queries, keys, q_BHTX.device)
+    max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
+    with torch.autocast(q_BHTX.device.type, enabled=False):
+        for start in range(0, queries, chunk):
+            rows = slice(start, min(start + chunk, queries))
+            logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * scale
+            logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
+            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
+    return max_H
