@@ -13,13 +13,18 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from nanokimi.measure.story_world import wilson
+
 COLUMNS = (
     ("val_loss", "validation loss (nats/token)", "{:.4f}", 1.0),
+    ("floor_gap", "above the floor (nats/token)", "{:.4f}", 1.0),
     ("val_bits_per_byte", "bits per byte", "{:.4f}", 1.0),
+    ("floor_gap_bits_per_byte", "above the floor (bits per byte)", "{:.4f}", 1.0),
     ("params_active", "active parameters", "{:,.0f}", 1.0),
     ("params_total", "total parameters", "{:,.0f}", 1.0),
     ("ms_per_step", "ms per step (median)", "{:.1f}", 1.0),
@@ -27,7 +32,7 @@ COLUMNS = (
     ("peak_memory_bytes", "peak memory (MB)", "{:.0f}", 1e-6),
     ("decode_ms_per_token", "decode ms per token", "{:.2f}", 1.0),
 )
-KEPT = [column[0] for column in COLUMNS] + [
+KEPT = [column[0] for column in COLUMNS if "floor" not in column[0]] + [
     "name",
     "steps",
     "tokens",
@@ -56,12 +61,39 @@ def table(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(row["name"] for row in rows))
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for key, title, form, unit in COLUMNS:
+        if key not in rows[0]:
+            continue  # the floor is known of tales only
         cells = []
         for name in names:
             values = [row[key] * unit for row in rows if row["name"] == name]
             spread = stdev(values) if len(values) > 1 else 0.0
             cells.append(form.format(mean(values)) + (" +- " + form.format(spread) if spread else ""))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tales_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what the story world's parser and its questions said, the trials of all seeds together."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+
+    def pooled(find: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+        cells = []
+        for name in names:
+            parts = [find(row["tales"]) for row in rows if row["name"] == name]
+            total = sum(part["total"] for part in parts)
+            p = wilson(round(sum(part["share"] * part["total"] for part in parts)), total)
+            cells.append(f"{p.share:.0%} ({p.low:.0%} to {p.high:.0%}) of {total}")
+        return " | ".join(cells)
+
+    lines = []
+    for key in ("grammatical", "consistent", "complete", "perfect"):
+        lines.append(f"| {key} | " + pooled(lambda tales, key=key: tales["judged"][key]) + " |")  # type: ignore[misc]
+    for distance in rows[0]["tales"]["recall"]:
+        lines.append(
+            f"| recall after {distance} words | "
+            + pooled(lambda tales, d=distance: tales["recall"][d])  # type: ignore[misc]
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -83,9 +115,13 @@ def main() -> None:
             rows.append(
                 {"seed": seed, "commit": report["machine"]["commit"], **{key: run[key] for key in KEPT}}
             )
+            rows[-1] |= {key: run[key] for key in ("floor_gap", "floor_gap_bits_per_byte") if run.get(key)}
+            rows[-1] |= {key: run[key] for key in ("tales",) if key in run}
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (known.out / "rows.jsonl").write_text(content, encoding="utf-8")
     print(table(rows))
+    if "tales" in rows[0]:
+        print(tales_table(rows))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
         settings = dict(
             context_length=16, batch_size=8, max_steps=12, eval_every=6, save_every=6, device="cpu", threads=1
         )
+        settings["dtype"] = "fp32"  # the same numbers on every machine
         optim = OptimConfig(name="muonclip", lr=1e-2, schedule="wsd", min_lr_ratio=0.0, warmup_steps=2)
         return RunConfig(
             seed=7,

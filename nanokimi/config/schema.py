@@ -205,7 +205,7 @@ class TrainConfig:
     max_seconds: float | None = None
     """Budget in seconds of training (evaluation, sampling and saving not counted)."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of matrix products (weights stay fp32); auto: bf16 on a GPU that has it, else fp32."""
+    """Precision of matrix products (weights stay fp32); auto: bf16 on a GPU or CPU that multiplies in it, else fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None

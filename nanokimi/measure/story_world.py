@@ -60,9 +60,10 @@ def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, A
         examples.append(
             {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
         )
-    counts = {
-        name: sum(bool(getattr(verdict, name)) for verdict, _ in judged)
-        for name in ("grammatical", "consistent", "complete")
+    counts = {  # where the grammar fails first, nothing is known of the facts
+        "grammatical": sum(v.grammatical for v, _ in judged),
+        "consistent": sum(v.grammatical and v.consistent for v, _ in judged),
+        "complete": sum(v.complete for v, _ in judged),
     }
     counts["perfect"] = sum(v.grammatical and v.consistent and v.complete for v, _ in judged)
     shares = {name: asdict(wilson(successes, stories)) for name, successes in counts.items()}

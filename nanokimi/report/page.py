@@ -135,7 +135,7 @@ def make_attention(arm: Arm) -> Record | None:
 
 WORLD_ROWS = (
     ("grammatical", "Grammatical"),
-    ("consistent", "No wrong fact"),
+    ("consistent", "Grammatical, and no wrong fact"),
     ("complete", "Complete"),
     ("perfect", "All three"),
 )

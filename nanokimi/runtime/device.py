@@ -43,10 +43,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> DtypeName:
-    """Precision of matrix products; "auto" is bf16 on a GPU with native bf16, else fp32."""
+    """Precision of matrix products; "auto" is bf16 where the hardware multiplies in it, else fp32."""
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "bf16" if native else "fp32"
+        return "bf16" if native or (device.type == "cpu" and cpu_has_fast_bf16()) else "fp32"
     if name not in ("fp32", "bf16", "fp16"):
         raise UserError(f"train.dtype is '{name}': it must be auto, fp32, bf16 or fp16")
     if name == "bf16" and device.type == "cpu" and not cpu_has_fast_bf16():
