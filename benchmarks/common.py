@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -156,9 +157,9 @@ def finish(options: argparse.Namespace, record: dict[str, Any]) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """The same with every float to five significant digits."""
+    """The same with every float to five significant digits; JSON has no infinity."""
     if isinstance(value, float):
-        return float(f"{value:.5g}")
+        return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -46,7 +46,7 @@ def timed(call: object, repeats: int) -> float:
 
 
 def race(
-    count: int, m: int, n: int, steps: int, rounds: int, repeats: int
+    count: int, rows: int, columns: int, steps: int, rounds: int, repeats: int
 ) -> tuple[list[float], list[float]]:
     """(newton_schulz, floor) in milliseconds for each round."""
     matrices, (m, n) = torch.randn(count, rows, columns), sorted((rows, columns))
