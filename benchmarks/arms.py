@@ -13,7 +13,6 @@ import pickle
 import runpy
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +28,9 @@ from nanokimi.config.files import load_config
 from nanokimi.config.rules import routed_scaling
 from nanokimi.data.batches import sample_batch
 from nanokimi.measure.machine import MachineRates
-from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.model.build import LanguageModel
 from nanokimi.runtime.device import DTYPES
-from nanokimi.train.bench import step_floor, synthetic_config, synthetic_state
+from nanokimi.train.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
 from nanokimi.train.step import train_step
 
 # nanoGPT's README, "I only have a macbook", word for word but for how often it evaluates and prints
@@ -54,9 +53,9 @@ def bench_config(name: str, overrides: list[str], threads: int) -> RunConfig:
 
 def ours(turns: Turns, config: RunConfig) -> None:
     """Our `train_step`, all of it: batch, forward, backward, clip, update, QK-Clip, balance, telemetry."""
-    start = time.perf_counter()
+    turns.start()
     state = synthetic_state(config)
-    turns.ready(setup_seconds=time.perf_counter() - start)
+    turns.ready()
     while True:
         train_step(state)
         turns.step_done()
@@ -74,14 +73,14 @@ def nanogpt(
 
     `at_end` is called with its model when no more steps are wanted.
     """
-    start = time.perf_counter()
+    turns.start()
 
     def say(*words: object, **ignored: object) -> None:
         line = " ".join(map(str, words))
         if line.startswith("step 0:"):  # its one validation is over, the first iteration begins
             model = sys._getframe(1).f_globals["raw_model"]  # train.py's own
             turns.at_end = lambda: at_end(model)
-            turns.ready(setup_seconds=time.perf_counter() - start)
+            turns.ready()
         elif line.startswith("iter "):  # printed after reading the loss, at the end of each iteration
             turns.step_done()
 
@@ -103,14 +102,17 @@ def nanogpt(
 
 def transformers(turns: Turns, config: RunConfig) -> None:
     """DeepseekV3ForCausalLM with its default experts and fused AdamW: the same batches, loss, clip and weight count."""
-    start = time.perf_counter()
+    from transformers import DeepseekV3ForCausalLM
+
+    peer_config = hf_parity().deepseek_config(config.nanokimi.model)
+    turns.start()
     train, optim = config.train, config.arm.optim
-    model = deepseek(build_model(config.arm.model, config.seed)).train()
+    model = DeepseekV3ForCausalLM(peer_config).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
-    ids = synthetic_state(config).data.train_ids
-    turns.ready(setup_seconds=time.perf_counter() - start)
+    ids = synthetic_ids(peer_config.vocab_size)
+    turns.ready()
     index = 0
     while True:
         arrays = sample_batch(
@@ -128,14 +130,20 @@ def transformers(turns: Turns, config: RunConfig) -> None:
 
 
 def deepseek(model: LanguageModel) -> Any:
-    """transformers' DeepseekV3ForCausalLM with our weights (tests/hf_parity.py) and its default experts."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from hf_parity import deepseek_config, deepseek_twin
+    """transformers' DeepseekV3ForCausalLM with our weights and its default experts."""
     from transformers import DeepseekV3ForCausalLM
 
-    twin = DeepseekV3ForCausalLM(deepseek_config(model.config))
-    twin.load_state_dict(deepseek_twin(model).state_dict())
+    twin = DeepseekV3ForCausalLM(hf_parity().deepseek_config(model.config))
+    twin.load_state_dict(hf_parity().deepseek_twin(model).state_dict())
     return twin
+
+
+def hf_parity() -> Any:
+    """tests/hf_parity.py: our configurations and weights under transformers' names."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    import hf_parity
+
+    return hf_parity
 
 
 def floor_ms(config: RunConfig, rates: MachineRates, peer: bool = False) -> float:

@@ -36,6 +36,7 @@ ROUNDING = 1e-3  # logits this close may be ranked either way
 
 def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
     """One step is one story of ours."""
+    turns.start()
     model = build_model(config.arm.model, config.seed).eval()
     ids: list[int] = []
     turns.at_end = lambda: {"ids": ids}
@@ -47,6 +48,7 @@ def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
 
 def theirs(turns: Turns, config: RunConfig, new_tokens: int) -> None:
     """One step is one story of transformers'."""
+    turns.start()
     model = arms.deepseek(build_model(config.arm.model, config.seed)).eval()
     prompt_1T = torch.tensor([PROMPT])
     mask_1T = torch.ones_like(prompt_1T)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,13 +45,13 @@ TURNS = 20
 
 def ours(turns: Turns, config: RunConfig, data: Path) -> None:
     """Train an arm of ours; in the end its loss."""
-    start = time.perf_counter()
+    turns.start()
     state = build_state(config, open_prepared(data), data)
     turns.at_end = lambda: {
         "val_loss": evaluate(state.model, state.data, config.train.context_length).val_loss,
         "tokens": state.tokens,
     }
-    turns.ready(setup_seconds=time.perf_counter() - start)
+    turns.ready()
     while True:
         train_step(state)
         turns.step_done()

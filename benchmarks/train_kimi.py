@@ -3,11 +3,10 @@
     pip install transformers
     python benchmarks/train_kimi.py [--train.batch_size 32] [--any.setting VALUE ...]
 
-The same architecture and number of weights (transformers gets ours to begin with), the same batches and loss: the
-config's model (128 wide, 4 layers, 8 experts, 2 of them chosen, and a shared one), 32 sequences of 64 tokens. Ours is
-the real `train_step` with Newton-Schulz, QK-Clip, router balancing and telemetry; theirs is forward, backward,
-clipping and AdamW, with the experts implementation that it chooses itself. Each in fp32 and in bf16 (autocast): the
-ratio is that of the faster of ours over the faster of theirs, by round.
+The same architecture, batches and loss: the config's model (128 wide, 4 layers, 8 experts, 2 of them chosen, and a
+shared one), 32 sequences of 64 tokens. Ours is the real `train_step` with Newton-Schulz, QK-Clip, router balancing and
+telemetry; theirs is forward, backward, clipping and AdamW, with the experts implementation that it chooses itself. Each
+in fp32 and in bf16 (autocast): the ratio is that of the faster of ours over the faster of theirs, by round.
 """
 
 from __future__ import annotations

@@ -17,21 +17,33 @@ from typing import Any
 
 import torch
 
+from nanokimi.runtime.device import memory_bytes, peak_memory_bytes, reset_peak_memory
+
+CPU = torch.device("cpu")
+
 
 class Finished(BaseException):
     """The parent wants no more steps; passes through a peer's own loop."""
 
 
 class Turns:
-    """A worker's end: call `ready` once, then `step_done` after each step; in between it may have to wait."""
+    """A worker's end: `start`, build, `ready`, then `step_done` after each step, within which it may have to wait."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.at_end: Callable[[], dict[str, Any]] = dict  # asked when the parent wants no more steps
 
-    def ready(self, **facts: Any) -> None:
+    def start(self) -> None:
+        """Everything is imported, also what torch imports when it is first used; the set-up begins."""
+        p = torch.nn.Parameter(torch.zeros(64, 64))
+        with torch.autocast("cpu"):
+            (p @ p).sum().backward()
+        torch.optim.AdamW([p], fused=True).step()
+        self.began = time.perf_counter()
+
+    def ready(self) -> None:
         """Say that everything is built, and wait for the first turn."""
-        self.connection.send(("ready", facts))
+        self.connection.send(("ready", time.perf_counter() - self.began))
         self._wait()
 
     def step_done(self) -> None:
@@ -48,10 +60,37 @@ class Turns:
         self.started = time.perf_counter()
 
 
-def work(connection: Connection, body: Callable[..., Any], threads: int, arguments: dict[str, Any]) -> None:
+class Watched(Turns):
+    """Turns that also watch the memory of the process: in the end, what it was when idle and the most it came to."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.at_end = lambda: {"idle_bytes": self.idle, "peak_bytes": self.peak}
+
+    def start(self) -> None:
+        """Everything is imported and nothing built: this is the idle process."""
+        super().start()
+        self.peak = 0
+        reset_peak_memory(CPU)
+        self.idle = memory_bytes(CPU)
+
+    def ready(self) -> None:
+        """Also what building took counts."""
+        self.peak = peak_memory_bytes(CPU)
+        super().ready()
+
+    def step_done(self) -> None:
+        """`train_step` starts its own count anew, so this asks after each step."""
+        self.peak = max(self.peak, peak_memory_bytes(CPU))
+        super().step_done()
+
+
+def work(
+    connection: Connection, body: Callable[..., Any], threads: int, watched: bool, arguments: dict[str, Any]
+) -> None:
     """The life of a worker: `body(turns, **arguments)` steps until Finished, then what it found out is sent."""
     torch.set_num_threads(threads)
-    turns = Turns(connection)
+    turns = Watched(connection) if watched else Turns(connection)
     try:
         try:
             body(turns, **arguments)
@@ -65,18 +104,23 @@ def work(connection: Connection, body: Callable[..., Any], threads: int, argumen
 
 
 class Worker:
-    """The parent's end of one arm. `body` is a function of a module, called as body(turns, **arguments)."""
+    """The parent's end of one arm. `body` is a function of a module, called as body(turns, **arguments).
 
-    def __init__(self, name: str, body: Callable[..., Any], threads: int, **arguments: Any) -> None:
+    With `watched`, `finish` returns the memory of the process, too: idle_bytes and peak_bytes.
+    """
+
+    def __init__(
+        self, name: str, body: Callable[..., Any], threads: int, watched: bool = False, **arguments: Any
+    ) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, body, threads, arguments), daemon=True)
-        start = time.perf_counter()
+        self.process = context.Process(
+            target=work, args=(theirs, body, threads, watched, arguments), daemon=True
+        )
         self.process.start()
         theirs.close()
-        self.facts = self._receive("ready")
-        self.setup_seconds = self.facts.pop("setup_seconds", time.perf_counter() - start)
+        self.setup_seconds = float(self._receive("ready"))
         self.first_step_seconds = self.turn(1)
 
     def turn(self, steps: int) -> float:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 
 from nanokimi.config import ARM_NAMES, DISPLAY_NAMES, RunConfig
 from nanokimi.config.rules import resolve
+from nanokimi.data.encoding import id_dtype
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers import ByteTokenizer
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.machine import MachineRates, measure_machine
-from nanokimi.measure.speed import Timing, generation_latency
+from nanokimi.measure.speed import Timing, generation_latency, time_calls
 from nanokimi.optim import muon, qk_clip
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, fenced_seconds
 from nanokimi.train import step as step_module
@@ -34,6 +36,7 @@ from nanokimi.train.step import train_step
 VOCABULARIES = {"char": 65, "byte": 256}  # 65: tinyshakespeare's
 SYNTHETIC_TOKENS = 1_000_000
 WARM_UP_STEPS = 3
+SECONDS, QUICK_SECONDS = 12.0, 2.0  # of training, for each model
 PARTS = ("data", "forward", "backward", "clip", "optimizer", "newton_schulz", "qk_clip", "rest")
 ADAM_TRAFFIC, MUON_TRAFFIC = 7, 5  # numbers read and written for each parameter: weight, gradient, moments
 
@@ -58,6 +61,7 @@ class ModelBench:
     params_active: int
     tokens_per_step: int
     parts: StepParts
+    qk_logits_ms: float  # part of the forward: the logits once more, for QK-Clip
     floor_ms: dict[str, float]  # of the step
     prefill: Timing
     decode: Timing
@@ -80,7 +84,7 @@ def run_bench(config: RunConfig, quick: bool = False) -> Bench:
     torch.set_num_threads(config.train.threads or 1)
     device = torch.device(config.train.device)
     rates = measure_machine(device, 0.1 if quick else 0.5)
-    seconds = 2.0 if quick else 12.0
+    seconds = QUICK_SECONDS if quick else SECONDS
     models = [bench_model(replace(config, model=name), rates, seconds) for name in ARM_NAMES]
     return Bench(str(device), config.train.dtype, config.train.threads or 1, rates, models)
 
@@ -99,6 +103,7 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
         params_active=cost.params_active,
         tokens_per_step=train.batch_size * train.context_length,
         parts=parts,
+        qk_logits_ms=qk_logits_ms(state),
         floor_ms=step_floor(state, rates),
         prefill=prefill,
         decode=decode,
@@ -122,9 +127,15 @@ def synthetic_state(config: RunConfig) -> TrainState:
     """A fresh run of a resolved configuration on random tokens; it has no folder and writes nothing."""
     vocab_size = config.arm.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
-    ids = np.random.default_rng(0).integers(0, vocab_size, SYNTHETIC_TOKENS, dtype=np.uint32)
+    ids = synthetic_ids(vocab_size)
     data = PreparedData(ByteTokenizer(), ids, ids[: SYNTHETIC_TOKENS // 10], facts={})
     return build_state(config, data, Path("no-folder"))
+
+
+def synthetic_ids(vocab_size: int) -> np.ndarray:
+    """Random tokens, always the same ones."""
+    dtype = id_dtype(vocab_size)
+    return np.random.default_rng(0).integers(0, vocab_size, SYNTHETIC_TOKENS).astype(dtype)
 
 
 class Laps:
@@ -167,18 +178,17 @@ class Laps:
 def marks(state: TrainState) -> Iterator[Laps]:
     """Set the marks of `PARTS` around what `train_step` calls, and take them away again."""
     laps = Laps(state.device)
-    handles = [
-        state.optimizer.register_step_pre_hook(lambda *_: laps.mark("clip")),
-        state.optimizer.register_step_post_hook(lambda *_: laps.mark("optimizer")),
-    ]
     with ExitStack() as stack:
+        for handle in (
+            state.optimizer.register_step_pre_hook(lambda *_: laps.mark("clip")),
+            state.optimizer.register_step_post_hook(lambda *_: laps.mark("optimizer")),
+        ):
+            stack.callback(handle.remove)
         stack.enter_context(laps.around(step_module, "training_batch", "rest", "data"))
         stack.enter_context(laps.around(torch.autograd, "backward", "forward", "backward"))
         stack.enter_context(laps.around(muon, "newton_schulz", "optimizer", "newton_schulz"))
         stack.enter_context(laps.around(qk_clip, "qk_clip_", "optimizer", "qk_clip"))
         yield laps
-    for handle in handles:
-        handle.remove()
 
 
 def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepParts:
@@ -198,6 +208,23 @@ def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepPart
     kept = steady[quarter : len(steady) - quarter]
     means = {name: statistics.fmean(parts.get(name, 0.0) for parts in kept) * 1e3 for name in PARTS}
     return StepParts(sum(means.values()), means, len(steady), first * 1e3)
+
+
+@torch.no_grad()
+def qk_logits_ms(state: TrainState) -> float:
+    """How much longer a forward pass takes that also finds each head's largest logit."""
+    if not isinstance(state.optimizer, qk_clip.MuonClip):
+        return 0.0
+    inputs_BT, _ = step_module.training_batch(state)
+    x_BT = inputs_BT[: state.micro_batch_size]
+
+    def forward(want_max_logits: bool) -> float:
+        with step_module.autocast(state):
+            call = partial(state.model, x_BT, want_max_logits=want_max_logits)
+            return time_calls(call, state.device, repeats=5, warm_up=1).median_ms
+
+    with_logits, without = zip(*((forward(True), forward(False)) for _ in range(3)), strict=True)
+    return max(statistics.median(with_logits) - statistics.median(without), 0.0)
 
 
 def step_floor(state: TrainState, rates: MachineRates) -> dict[str, float]:
