@@ -33,10 +33,10 @@ from nanokimi.runtime.device import DTYPES
 from nanokimi.train.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
 from nanokimi.train.step import train_step
 
-# nanoGPT's README, "I only have a macbook", word for word but for how often it evaluates and prints
+# nanoGPT's README, "I only have a macbook", but for when it evaluates and where it ends
 NANOGPT_CPU_RECIPE = (
     "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=1 --log_interval=1 --block_size=64 "
-    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters={steps} --lr_decay_iters=2000 --dropout=0.0 "
+    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=1000000000 --lr_decay_iters=2000 --dropout=0.0 "
     "--eval_interval=1000000000 --dtype=float32"
 )
 
@@ -66,7 +66,6 @@ def nanogpt(
     checkout: str,
     ids: tuple[np.ndarray, np.ndarray],
     vocab_size: int,
-    steps: int = 10**9,
     at_end: Callable[[torch.nn.Module], dict[str, Any]] = lambda model: {},
 ) -> None:
     """nanoGPT's own train.py with its CPU recipe (fp32), on these training and validation tokens.
@@ -95,7 +94,7 @@ def nanogpt(
             (Path(folder) / name).symlink_to(source / name)
         os.chdir(folder)
         sys.path.insert(0, str(source))
-        sys.argv = ["train.py", *NANOGPT_CPU_RECIPE.format(steps=steps).split()]
+        sys.argv = ["train.py", *NANOGPT_CPU_RECIPE.split()]
         with contextlib.redirect_stdout(sys.stderr):  # model.py prints, too
             runpy.run_path(str(source / "train.py"), init_globals={"print": say})
 

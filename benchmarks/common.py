@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -143,11 +144,18 @@ def shown(values: dict[str, float], form: str = ".2f") -> str:
     return f"{values['median']:{form}} ({values['min']:{form}} .. {values['max']:{form}})"
 
 
+def commit_of(checkout: str) -> str | None:
+    """Which commit of a peer ran; None if the folder is no checkout."""
+    command = ["git", "-C", checkout, "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def finish(options: argparse.Namespace, record: dict[str, Any]) -> None:
     """Print the record as one JSON line, with machine and versions, and append it to --out."""
     environment = describe_environment()
     kept = ("time", "processor", "cores", "commit", "diff_sha256")
-    facts = {name: environment[name] for name in kept} | {"torch": torch.__version__}
+    facts = {name: environment[name] for name in kept} | {"torch": torch.__version__, "command": sys.argv}
     settings = {name: str(value) for name, value in vars(options).items() if name != "out"}
     line = json.dumps(rounded({**record, "options": settings, **facts}))
     print(line)

@@ -26,7 +26,7 @@ from typing import Any
 
 import arms
 import torch
-from common import OtherLoad, finish, options_parser, shown, spread, table, warn
+from common import OtherLoad, commit_of, finish, options_parser, shown, spread, table, warn
 from turns import Turns, Worker
 
 from nanokimi.config import ModelName, RunConfig
@@ -184,7 +184,7 @@ def report(options: Any, runs: list[dict[str, Any]], other_cores: float) -> None
         print(f"NanoGPT with Muon over NanoKimi: time {shown(ratios['time_muon'])}")
     print(f"{missed} of {len(runs)} seeds missed {options.target}")
     record = {"benchmark": "time_to_loss", "ratios": ratios, "missed": missed, "runs": runs}
-    finish(options, {**record, "other_cores": other_cores})
+    finish(options, {**record, "nanogpt": commit_of(options.nanogpt), "other_cores": other_cores})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 from common import (
     CPU,
     OtherLoad,
+    commit_of,
     fastest,
     finish,
     options_parser,
@@ -58,7 +59,7 @@ def main() -> None:
     finish(
         options,
         {"benchmark": "train_gpt", "ratio": record[best]["ratio"], "best": best, "arms": record}
-        | {"rates": rates_record(machine), "other_cores": load.cores},
+        | {"nanogpt": commit_of(options.nanogpt), "rates": rates_record(machine), "other_cores": load.cores},
     )
 
 

@@ -62,6 +62,49 @@ def test_the_parts_add_up_to_the_step_that_train_step_itself_times(model: str, t
             assert all((parts.get(name, 0) > 0) == (model == "nanokimi") for name in with_muon)
 
 
+def test_each_part_is_what_its_name_says(tiny_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only moves within one function at a time, by another amount in each."""
+    state = synthetic_state(synthetic_config(tiny_config(micro_batch_size=4)))  # two passes
+    clock, calls = [0.0], [0]
+    monkeypatch.setattr(bench, "fenced_seconds", lambda device: clock[0])
+
+    def slow(owner: object, name: str, seconds: float, counted: bool = False) -> None:
+        original = getattr(owner, name)
+
+        def slower(*args: object, **kwargs: object) -> object:
+            clock[0] += seconds
+            calls[0] += counted
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slower)
+
+    slow(step_module, "training_batch", 1)
+    slow(step_module.F, "cross_entropy", 2)
+    slow(torch.autograd, "backward", 30)
+    slow(torch.nn.utils, "clip_grad_norm_", 400)
+    slow(muon, "newton_schulz", 5000, counted=True)
+    slow(muon, "muon_direction", 60_000, counted=True)
+    slow(qk_clip, "qk_clip_", 700_000)
+    slow(step_module, "balance_experts_", 8_000_000)
+    with marks(state) as laps:
+        laps.restart()
+        train_step(state)
+        laps.mark("rest")
+    matrices = sum(len(g["params"]) for g in state.optimizer.param_groups if g["algorithm"] == "muon")
+    assert dict(laps.seconds) == {
+        **{
+            "data": 1,
+            "forward": 2 * 2,
+            "backward": 2 * 30,
+            "clip": 400,
+            "qk_clip": 700_000,
+            "rest": 8_000_000,
+        },
+        "newton_schulz": 5000 * (calls[0] - matrices),
+        "optimizer": 60_000 * matrices,
+    }
+
+
 def test_marks_change_nothing_and_are_taken_away(tiny_config: Build) -> None:
     config = synthetic_config(tiny_config())
     functions = step_module.training_batch, torch.autograd.backward, muon.newton_schulz, qk_clip.qk_clip_
