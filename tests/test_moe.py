@@ -19,11 +19,11 @@ from nanokimi.model.moe import (
     Experts,
     MixtureOfExperts,
     Router,
+    blocked_swiglu,
     can_group,
     expert_kernel,
     grouped_swiglu,
     looped_swiglu,
-    padded_swiglu,
 )
 
 SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scaling_factor=1.7)
@@ -45,7 +45,7 @@ def random_x(batch: int, length: int, width: int = 32, seed: int = 1) -> torch.T
     )
 
 
-@pytest.mark.parametrize("fast", [grouped_swiglu, padded_swiglu])
+@pytest.mark.parametrize("fast", [grouped_swiglu, blocked_swiglu])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("counts", [(4, 3, 7, 2), (0, 9, 0, 7), (0, 0, 0, 16), (16, 0, 0, 0)])
 def test_fast_experts_equal_looped_ones(
@@ -69,13 +69,21 @@ def test_fast_experts_equal_looped_ones(
         assert all(bool(gradient[e].any()) == (count > 0) for e, count in enumerate(counts))
 
 
-def test_experts_are_padded_in_bf16_on_a_cpu_unless_one_is_far_too_busy() -> None:
-    x_PD, gate_EFD = torch.zeros(1024, 32).bfloat16(), torch.zeros(8, 16, 32)
-    even, skewed = torch.full((8,), 128.0), torch.tensor([1017.0, *[1.0] * 7])
-    assert expert_kernel(x_PD, even, gate_EFD) is padded_swiglu
-    assert expert_kernel(x_PD, skewed, gate_EFD) is grouped_swiglu
-    assert expert_kernel(x_PD.float(), even, gate_EFD) is grouped_swiglu
-    assert expert_kernel(x_PD.double(), even, gate_EFD) is looped_swiglu
+def test_each_dtype_has_its_kernel() -> None:
+    x_PD, gate_EFD = torch.zeros(64, 32), torch.zeros(8, 16, 32)
+    assert expert_kernel(x_PD.bfloat16(), gate_EFD) is blocked_swiglu
+    assert expert_kernel(x_PD, gate_EFD) is grouped_swiglu
+    assert expert_kernel(x_PD.double(), gate_EFD) is looped_swiglu
+
+
+def test_blocks_hold_any_counts() -> None:
+    """One row, none for most, more than a block for one; every row comes back to its place."""
+    torch.manual_seed(0)
+    for counts in ((1, 0, 0), (0, 200, 1), (64, 64, 64), (65, 0, 63)):
+        x = torch.randn(sum(counts), 16, dtype=torch.float64)
+        weights = [torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 16), (3, 8, 16), (3, 16, 8))]
+        given = (x, torch.tensor(counts, dtype=torch.float32), *weights)
+        torch.testing.assert_close(blocked_swiglu(*given), looped_swiglu(*given), rtol=1e-12, atol=1e-12)
 
 
 def test_grouping_is_only_chosen_where_it_works() -> None:

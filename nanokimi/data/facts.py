@@ -56,6 +56,10 @@ def _check(facts: dict[str, Any]) -> None:
             raise ValueError(f"{name} is missing")
         if facts.get(name) is not None:
             _require_count(facts, name, 0)
+    if facts.get("changed_by_tokenizer") is not None:
+        _require_count(facts, "units_encoded", 1)
+    elif "changed_by_tokenizer" in facts:
+        raise ValueError("changed_by_tokenizer is null")
     if facts["vocab_size"] > MAX_VOCAB_SIZE:
         raise ValueError(f"vocab_size is {facts['vocab_size']}, above {MAX_VOCAB_SIZE}")
     for name in ("bytes_per_token", *(["val_floor_nats"] if "val_floor_nats" in facts else [])):

@@ -18,8 +18,7 @@ from nanokimi.config.rules import routed_scaling
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
-ROW_STEP = 64  # of padded rows
-MOST_PADDING = 3  # times the rows that there are; beyond, an expert so busy is better served alone
+BLOCK = 64  # rows
 
 
 class Router(nn.Module):
@@ -100,17 +99,13 @@ class Experts(nn.Module):
         )
         x_PD = x_PD.to(dtype)
         matrices = [p.to(dtype) for p in (self.gate_proj, self.up_proj, self.down_proj)]
-        return expert_kernel(x_PD, counts_E, self.gate_proj)(x_PD, counts_E, *matrices)
+        return expert_kernel(x_PD, self.gate_proj)(x_PD, counts_E, *matrices)
 
 
-def expert_kernel(
-    x_PD: torch.Tensor, counts_E: torch.Tensor, gate_EFD: torch.Tensor
-) -> Callable[..., torch.Tensor]:
+def expert_kernel(x_PD: torch.Tensor, gate_EFD: torch.Tensor) -> Callable[..., torch.Tensor]:
     """The fastest of the three functions below for these rows; they compute the same."""
     if x_PD.device.type == "cpu" and x_PD.dtype == torch.bfloat16:
-        busiest = int(counts_E.max())
-        if padded_rows(busiest) * len(counts_E) <= MOST_PADDING * len(x_PD):
-            return padded_swiglu
+        return blocked_swiglu
     return grouped_swiglu if can_group(x_PD, gate_EFD) else looped_swiglu
 
 
@@ -134,32 +129,34 @@ def grouped_swiglu(
     return F.grouped_mm(F.silu(gate_PF) * up_PF, down_EDF.transpose(-2, -1), offs=ends_E)
 
 
-def padded_rows(busiest: int) -> int:
-    """Rows to give each expert, so that few different sizes occur in a run."""
-    return -(-max(busiest, 1) // ROW_STEP) * ROW_STEP
-
-
-def padded_swiglu(
+def blocked_swiglu(
     x_PD: torch.Tensor,
     counts_E: torch.Tensor,
     gate_EFD: torch.Tensor,
     up_EFD: torch.Tensor,
     down_EDF: torch.Tensor,
 ) -> torch.Tensor:
-    """All experts in three batched products, each expert's rows filled up with zeros to one common number.
+    """All experts in three batched products over blocks of rows, each block beside a copy of its expert's matrices.
 
-    Every new size of a bf16 product costs oneDNN a third of a millisecond to prepare, and counts change with every
-    step: sizes rounded up are met again (docs/performance.md).
+    An expert's rows are filled up with zeros to whole blocks, so sizes never change, whatever the counts: every new
+    size of a bf16 product costs oneDNN a third of a millisecond to prepare (docs/performance.md).
     """
-    experts, rows = len(counts_E), padded_rows(int(counts_E.max()))
+    (P, D), E = x_PD.shape, len(counts_E)
+    blocks = P // BLOCK + E  # enough for any counts
     counts = counts_E.long()
-    shift_E = torch.arange(experts) * rows - (counts.cumsum(0) - counts)
-    row_P = torch.arange(len(x_PD)) + shift_E.repeat_interleave(counts, output_size=len(x_PD))
-    x_ERD = (
-        x_PD.new_zeros(experts * rows, x_PD.shape[1]).index_copy(0, row_P, x_PD).unflatten(0, (experts, rows))
+    blocks_E = (counts + BLOCK - 1) // BLOCK
+    shift_E = (blocks_E.cumsum(0) - blocks_E) * BLOCK - (counts.cumsum(0) - counts)
+    row_P = torch.arange(P) + shift_E.repeat_interleave(counts, output_size=P)
+    x_LRD = x_PD.new_zeros(blocks * BLOCK, D).index_copy(0, row_P, x_PD).unflatten(0, (blocks, BLOCK))
+    owner_L = torch.searchsorted(blocks_E.cumsum(0), torch.arange(blocks), right=True).clamp(max=E - 1)
+    owner_LE = F.one_hot(owner_L, E).to(
+        x_PD.dtype
+    )  # a product copies, and adds gradients up in a fixed order
+    gate_LFD, up_LFD, down_LDF = (
+        (owner_LE @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in (gate_EFD, up_EFD, down_EDF)
     )
-    hidden_ERF = F.silu(x_ERD @ gate_EFD.mT) * (x_ERD @ up_EFD.mT)
-    return (hidden_ERF @ down_EDF.mT).flatten(0, 1).index_select(0, row_P)
+    hidden_LRF = F.silu(x_LRD @ gate_LFD.mT) * (x_LRD @ up_LFD.mT)
+    return (hidden_LRF @ down_LDF.mT).flatten(0, 1).index_select(0, row_P)
 
 
 def looped_swiglu(

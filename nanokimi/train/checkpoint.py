@@ -31,6 +31,15 @@ from nanokimi.runtime.files import append_json_line, find_damage, read_json, sea
 from nanokimi.train.state import TrainState, fresh_scaler, step_seed, total_steps
 
 SCHEMA_VERSION = 2
+CLOCKS: tuple[str, ...] = (
+    "step",
+    "looked",
+    "train_seconds",
+    "best_val_loss",
+    "best_step",
+    "peak_memory_bytes",
+)
+CLOCKS += ("micro_batch_size", "batches_skipped", "skipped_in_a_row")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -180,7 +189,11 @@ def load_newest_checkpoint(
             os.replace(path, aside)
             say(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
             continue
-        stored = read_state(path)
+        stored = read_state(path, state.config.train.batch_size)
+        if metrics.exists() and metrics.stat().st_size < stored["metrics_bytes"]:
+            raise UserError(
+                f"{metrics} is shorter than it was at {path.name}: put it back as it was, or start the run again"
+            )
         changes = changes_since(stored, state)
         if changes and not allow_changes:
             raise UserError(
@@ -205,7 +218,7 @@ def load_newest_checkpoint(
     return False
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, batch_size: int) -> dict[str, Any]:
     """The state.json of a checkpoint. Raises UserError if it is not one that this program writes."""
     stored = read_json(path / "state.json")
     if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
@@ -213,12 +226,48 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path / 'state.json'} is not of schema_version {SCHEMA_VERSION}: it was written by another version of "
             "nanokimi; start the run again with another --out"
         )
+    for name, right in STATE_RULES.items():
+        try:
+            fine = right(stored[name], stored)
+        except (KeyError, TypeError, ValueError):
+            fine = False
+        if not fine:
+            raise UserError(f"{path / 'state.json'} is no state of a run: '{name}' cannot be what it says")
+    if batch_size % stored["micro_batch_size"]:
+        raise UserError(f"{path / 'state.json'} does not fit this run: its micro-batch is of another batch")
+    if stored["step"] != int(path.name.removeprefix("step-")):
+        raise UserError(f"{path / 'state.json'} is of step {stored['step']}, not of its folder's")
     return stored
+
+
+def _count(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is(kind: type) -> Callable[[Any, dict[str, Any]], bool]:
+    return lambda value, _: type(value) is kind
+
+
+# name: whether a value, beside the others, is possible
+STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    "step": lambda x, _: _count(x, 0, 10**12),
+    "looked": _is(bool),
+    "train_seconds": lambda x, _: type(x) in (int, float) and 0 <= x < 10**12,
+    "best_val_loss": lambda x, _: x is None or (type(x) in (int, float) and 0 <= x < 10**12),
+    "best_step": lambda x, stored: _count(x, 0, stored["step"]),
+    "peak_memory_bytes": lambda x, _: _count(x, 0, 2**60),
+    "micro_batch_size": lambda x, _: _count(x, 1, 10**12),
+    "activation_checkpointing": _is(bool),
+    "batches_skipped": lambda x, stored: _count(x, 0, stored["step"]),
+    "skipped_in_a_row": lambda x, stored: _count(x, 0, stored["batches_skipped"]),
+    "metrics_bytes": lambda x, _: _count(x, 0, 2**60),
+    **{name: _is(dict) for name in ("scaler", "telemetry", "config", "data", "optimizer_state")},
+}
 
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
     """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last."""
-    then = {**stored.get("config", {}), **stored.get("data", {})}
+    then = {**stored["config"], **stored["data"]}
     now = {**settings(state.config), **state.data.fingerprint}
     changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
     return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
@@ -232,22 +281,17 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, cl
         content = _unflatten_optimizer(state.optimizer, tensors, stored["optimizer_state"])
         state.optimizer.load_state_dict(content)
         state.scaler.load_state_dict(stored["scaler"])
-        state.telemetry.load(stored["telemetry"], state.device)
-        if not clocks:
-            return
-        state.step, state.train_seconds = int(stored["step"]), float(stored["train_seconds"])
-        best = stored["best_val_loss"]
-        state.best_val_loss = float("inf") if best is None else float(best)
-        state.best_step, state.looked = int(stored["best_step"]), bool(stored["looked"])
-        state.peak_memory_bytes = int(stored["peak_memory_bytes"])
-        state.micro_batch_size = int(stored["micro_batch_size"])
-        state.model.activation_checkpointing = bool(stored["activation_checkpointing"])
-        state.batches_skipped = int(stored["batches_skipped"])
-        state.skipped_in_a_row = int(stored["skipped_in_a_row"])
-        int(stored["metrics_bytes"])
+        state.telemetry.load(stored["telemetry"], state.model)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from None
+    if not clocks:
+        return
+    for name in CLOCKS:
+        setattr(state, name, stored[name])
+    if stored["best_val_loss"] is None:
+        state.best_val_loss = float("inf")
+    state.model.activation_checkpointing = stored["activation_checkpointing"]
     state.saved_step, state.saved_at = state.step, time.monotonic()
     state.finished = state.updating = False
 
@@ -270,7 +314,7 @@ def roll_back(state: TrainState) -> int:
     state.optimizer.state.clear()
     for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
-            stored = read_state(path)
+            stored = read_state(path, state.config.train.batch_size)
             load_checkpoint(state, path, stored, clocks=False)
             return int(stored["step"])
     set_to_beginning(state)
@@ -302,13 +346,27 @@ def _unflatten_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> dict[str, Any]:
     """A state dictionary with the optimizer's own groups (they follow from the configuration) and the stored state."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     by_index: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest}.items():
         index, name = key.split(".", 1)
-        if not 0 <= int(index) < len(parameters):
-            raise ValueError(f"the optimizer has no parameter {index}")
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[int(index)].shape:
-            raise ValueError(f"optimizer state {key} has another shape than its parameter")
         by_index.setdefault(int(index), {})[name] = value
+    number = 0
+    for group in optimizer.param_groups:
+        names = {"step", "exp_avg", "exp_avg_sq"}
+        if group.get("algorithm") == "muon":
+            names = {"momentum_buffer"}
+        for parameter in group["params"]:
+            kept = by_index.get(number, dict.fromkeys(names, parameter) if not by_index else {})
+            if set(kept) != names:
+                raise ValueError(
+                    f"parameter {number} has the optimizer state {', '.join(sorted(kept)) or 'of none'}"
+                )
+            for name, value in kept.items():
+                if name != "step" and value.shape != parameter.shape:
+                    raise ValueError(f"optimizer state {number}.{name} has another shape than its parameter")
+                if name == "step" and by_index and value.dim() != 0:
+                    raise ValueError(f"optimizer state {number}.step is no number")
+            number += 1
+    if any(index >= number for index in by_index):
+        raise ValueError(f"the optimizer has only {number} parameters")
     return {"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -48,7 +48,7 @@ def look_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
     except Cancelled:
         if metrics.exists():
             os.truncate(metrics, size)
-        state.telemetry.load(telemetry, state.device)
+        state.telemetry.load(telemetry, state.model)
         state.best_val_loss, state.best_step = best
 
 

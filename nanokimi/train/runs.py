@@ -272,7 +272,9 @@ def weights_of(folder: Path, checkpoint: str) -> Path:
     found = sorted((folder / "checkpoints").glob("step-*"))
     steps = [int(path.name.removeprefix("step-")) for path in found]
     if checkpoint == "best" and found:
-        checkpoint = str(read_state(found[-1])["best_step"])
+        checkpoint = str(
+            read_state(found[-1], load_config(str(folder / CONFIG_FILE)).train.batch_size)["best_step"]
+        )
     elif checkpoint == "last" and found:
         checkpoint = str(steps[-1])
     if not checkpoint.isdecimal() or int(checkpoint) not in steps:

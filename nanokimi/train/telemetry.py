@@ -37,13 +37,37 @@ class Telemetry:
         sums = {name: None if x is None else x.tolist() for name, x in tensors.items()}
         return {"passes": self.passes, **sums}
 
-    def load(self, stored: dict[str, Any], device: torch.device) -> None:
-        """Take up the sums of `state`."""
-        self.passes = stored["passes"]
+    def load(self, stored: dict[str, Any], model: torch.nn.Module) -> None:
+        """Take up the sums of `state`. Raises ValueError if they are not those of such a model."""
+        config: Any = model.config
+        routers = len(model.routers()) if hasattr(model, "routers") else 0  # type: ignore[operator]
+        experts = getattr(config, "n_routed_experts", 0)
+        shapes: dict[str, tuple[int, ...]] = {
+            "counts_LE": (routers, experts),
+            "entropy_L": (routers,),
+            "max_logits_LH": (config.num_hidden_layers, config.num_attention_heads),
+            "heads_clipped": (),
+        }
+        if type(stored["passes"]) is not int or stored["passes"] < 0:
+            raise ValueError("telemetry of an impossible number of passes")
+        device = next(model.parameters()).device
+        loaded: dict[str, torch.Tensor | None] = {}
         for name, dtype in self._TENSORS.items():
             value = stored[name]
             where = "cpu" if name == "heads_clipped" else device
-            setattr(self, name, None if value is None else torch.tensor(value, dtype=dtype, device=where))
+            loaded[name] = None if value is None else torch.tensor(value, dtype=dtype, device=where)
+            tensor = loaded[name]
+            if (tensor is None and name == "heads_clipped") or (
+                tensor is not None and tensor.shape != shapes[name]
+            ):
+                raise ValueError(f"telemetry '{name}' is of another model")
+        if (loaded["counts_LE"] is None) != (loaded["entropy_L"] is None) or (
+            loaded["counts_LE"] is not None and stored["passes"] == 0
+        ):
+            raise ValueError("telemetry that does not fit together")
+        self.passes = stored["passes"]
+        for name, tensor in loaded.items():
+            setattr(self, name, tensor)
 
     def add_forward(self, output: Output) -> None:
         """Count one forward pass."""
