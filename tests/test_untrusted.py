@@ -247,6 +247,8 @@ def test_facts_that_are_used_later_are_checked(store: Path, name: str, value: An
         {"store": 3},
         {"path": None},
         {"end_of_text_id": -1},
+        {"changed_by_tokenizer": None, "units_encoded": 3},
+        {"changed_by_tokenizer": 3},
     ],
 )
 def test_other_facts_are_checked(store: Path, changes: dict[str, Any]) -> None:
