@@ -454,3 +454,26 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
                 continue  # a group of settings: each of them is shown, not the group
             text = re.sub(r"\s+", " ", text).replace("- ", "-")
             assert text in shown, f"--help does not show the docstring of {where}"
+
+
+@pytest.mark.parametrize(
+    ("option", "part"),
+    [
+        ("--model=!!timestamp x", "looks like a date or a number"),
+        ("--model=" + "9:" * 300 + "9", ""),
+        ("--seed=null", "seed is None: expected a whole number"),
+        ("--nanokimi.model.hidden_size=null", "nanokimi.model.hidden_size is None"),
+        ("--nanogpt.optim.min_lr_ratio=null", "nanogpt.optim.min_lr_ratio is None: expected a number"),
+    ],
+)
+def test_what_the_fuzzer_found_is_refused_in_one_line(option: str, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("smoke", [option])
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_thousands_of_brackets_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "brackets.yaml"
+    path.write_text("{" * 3000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_config(str(path))

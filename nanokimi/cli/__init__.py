@@ -61,8 +61,9 @@ def print_verb_help(verb: str) -> None:
     from nanokimi.config.files import preset_names, settings_help
 
     text = USAGE[verb]
-    if verb in ("compare", "train"):
+    if verb in ("compare", "train", "bench"):
         text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()))
+    if verb in ("compare", "train"):
         text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
     if verb == "prepare":
         text = text.format(default=DEFAULT_CONFIG)

@@ -18,6 +18,7 @@ usage: nanokimi VERB [options]
   evaluate   score a trained model on the whole validation text
   prepare    read, split and encode a text ahead, and show what is in it
   audit      prove that a model does not read the answer (exit status 1 if it does)
+  bench      say where the milliseconds of a training step go on this machine, in under a minute
 
 `nanokimi VERB --help` shows a verb's options. First steps: nanokimi compare --data path/to/text.txt
 """
@@ -85,6 +86,15 @@ usage: nanokimi audit RUN_FOLDER [options]
   --context N             sequence length to test (default for a run: its own)
   --device NAME           (default for a run: its own)
 Exit status 1 if a model is LEAKING.
+""",
+    "bench": """\
+usage: nanokimi bench [options] [--any.setting VALUE ...]
+
+  --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
+  --quick                 a few seconds, less exact
+  --json                  print one JSON object instead of the table
+Measures the machine's rates of matrix products and memory; then, for both models on random tokens, a training step
+with the parts of it, the floor that those rates set, and reading and writing one token. Needs no text.
 """,
 }
 

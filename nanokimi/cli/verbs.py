@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import choose_config, one_target, require_data, take_options
+from nanokimi.cli.options import DEFAULT_CONFIG, choose_config, one_target, require_data, take_options
 from nanokimi.cli.resuming import plan_run
 from nanokimi.errors import UserError
 
@@ -254,3 +254,21 @@ def build_module(path: str, name: str) -> object:
     if not callable(found):
         raise NameError(f"{path} defines no function or class '{name}'")
     return found()
+
+
+def run_bench(arguments: list[str]) -> int:
+    """`nanokimi bench`."""
+    from nanokimi.config.files import load_config
+
+    options, rest = take_options(arguments, {"config": str, "quick": bool, "json": bool})
+    config = load_config(str(options.get("config", DEFAULT_CONFIG)), rest)
+
+    import json
+    from dataclasses import asdict
+
+    from nanokimi.cli.bench_table import bench_text
+    from nanokimi.train.bench import run_bench as measure
+
+    found = measure(config, quick="quick" in options)
+    print(json.dumps(asdict(found)) + "\n" if "json" in options else bench_text(found), end="")
+    return 0

@@ -92,13 +92,23 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     _check_keys(content or {}, str(path))
     arguments = _expand(overrides)
     parser = config_parser()
+    # its YAML resolver raises half of Python's exceptions for values that only look like dates or numbers
+    refused = (
+        ArgumentError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    )
     try:
         values = parser.parse_object(content or {}, defaults=True)
-    except ArgumentError as error:
+    except refused as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
     try:
         values = parser.parse_args(arguments, namespace=values)
-    except ArgumentError as error:
+    except refused as error:
         raise UserError(_one_line(error)) from None
     try:
         return validate(_build(parser, values))
@@ -108,7 +118,12 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _build(parser: ArgumentParser, values: Any) -> RunConfig:
     parts = parser.instantiate(values)
-    return RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
+    config = RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
+    for key, value in settings(config).items():
+        kind = _type_of(key)
+        if value is None and NoneType not in get_args(kind):
+            raise UserError(f"{key} is null: expected {_describe(kind)}")
+    return config
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -208,6 +223,8 @@ def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
 def _one_line(error: Exception) -> str:
     """jsonargparse's message as one line: the key, what it takes, what it was given."""
     text = " ".join(str(error).split())
+    if type(error).__name__ != "ArgumentError":
+        return f"a value looks like a date or a number and is none ({type(error).__name__}: {text})"
     key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
     given = re.search(r"(?:Got value|Given value): (.*)$", text)
     if key is None or given is None:

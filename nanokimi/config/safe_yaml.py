@@ -7,6 +7,7 @@ billions of values.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nanokimi.errors import UserError
 MAX_BYTES = 100_000
 MAX_VALUES, MAX_DEPTH = 5000, 20
 MAX_BITS = 128
+MAX_OPEN_BRACKETS = 200  # also those within quotes
 IN_PROGRESS = 0
 
 
@@ -78,6 +80,9 @@ def parse_yaml(text: str) -> Any:
     """The one document in `text` as plain values. Raises ValueError, in words, whatever is wrong with it."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} characters")
+    depth = accumulate((c in "[{") - (c in "]}") for c in text)
+    if max(depth, default=0) > MAX_OPEN_BRACKETS:  # PyYAML's time grows with the square of their number
+        raise ValueError("it is nested too deeply")
     try:
         loader = _Loader(text)
         try:

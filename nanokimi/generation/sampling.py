@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from nanokimi.errors import TrainingError
+
 
 def truncate_logits(logits_W: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:
     """Set all but the likeliest tokens to minus infinity: the `top_k` best, then the fewest that hold `top_p`.
@@ -34,8 +36,12 @@ def sample_token(
     """Draw one token id from the logits of one position; temperature 0 takes the likeliest.
 
     Computed on the CPU in float64, so that a seed gives the same token on every device.
+
+    Raises TrainingError if the logits are not finite: the model is broken.
     """
     logits_W = logits_W.detach().cpu().double()  # in two steps: MPS has no float64
+    if not logits_W.isfinite().all():
+        raise TrainingError("the model's logits are not finite, so it cannot write: lower the learning rate")
     if temperature == 0:
         return int(logits_W.argmax())
     probabilities = truncate_logits(logits_W / temperature, top_k, top_p).softmax(dim=-1)

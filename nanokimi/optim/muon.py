@@ -68,14 +68,16 @@ def muon_updates(
     """
     by_size: dict[tuple[int, int], list[int]] = {}
     stacks = [d.reshape(-1, d.shape[-2] // n, d.shape[-1]) for d, n in zip(directions, blocks, strict=True)]
-    for index, stack in enumerate(stacks):
+    tall = [stack.shape[-2] > stack.shape[-1] for stack in stacks]
+    wide = [stack.mT if is_tall else stack for stack, is_tall in zip(stacks, tall, strict=True)]
+    for index, stack in enumerate(wide):  # a matrix and a transposed one of its size go together
         by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
     updates = list(directions)
     for (rows, columns), indices in by_size.items():
-        orthogonal = newton_schulz(torch.cat([stacks[i] for i in indices]), steps, dtype)
-        orthogonal *= update_scale(rows, columns)
-        for i, update in zip(indices, orthogonal.split([len(stacks[i]) for i in indices]), strict=True):
-            updates[i] = update.reshape(directions[i].shape)
+        together = torch.cat([wide[i] for i in indices])
+        orthogonal = newton_schulz(together, steps, dtype) * update_scale(rows, columns)
+        for i, update in zip(indices, orthogonal.split([len(wide[i]) for i in indices]), strict=True):
+            updates[i] = (update.mT if tall[i] else update).reshape(directions[i].shape)
     return updates
 
 
@@ -146,8 +148,8 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"]
                 assert p.grad is not None
+                buffer = state["momentum_buffer"]
                 directions.append(muon_direction(p.grad, buffer, group["momentum"], group["nesterov"]))
             updates = muon_updates(directions, [group["blocks"] for _, group in members], steps, dtype)
             for (p, group), update in zip(members, updates, strict=True):

@@ -40,7 +40,11 @@ def qk_clip_(
     Returns:
         The number of heads clipped, a tensor, so that nothing waits for the device.
     """
+    if len(attentions) != len(max_logits_LH):
+        raise ValueError(f"{len(attentions)} attention layers, but logits of {len(max_logits_LH)}")
     clipped = [torch.as_tensor(max_logits_H > tau).sum() for max_logits_H in max_logits_LH]
+    if clipped[0].device.type == "cpu" and not any(clipped):  # elsewhere, asking would wait for the device
+        return torch.stack(clipped).sum()
     for attention, max_logits_H in zip(attentions, max_logits_LH, strict=True):
         # a head whose logits are all negative is far below tau: its gamma is 1
         attention.rescale_heads_(torch.where(max_logits_H > tau, tau / max_logits_H, 1.0))

@@ -1,0 +1,151 @@
+"""How tokens per second and memory grow with experts, context and width of NanoKimi. Real training steps, MuonClip.
+
+    python benchmarks/scaling.py --plot scaling.png [--sweeps experts context width] [--any.setting VALUE ...]
+
+Every point is a fresh process that takes the real `train_step` on random tokens, --tokens of them in each step, so that
+only the swept size changes; experts go 4 to 64 with 2 chosen, so that the active parameters stay the same. Points are
+visited once in each round, there and back. Memory is the peak above the idle process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import arms
+from common import OtherLoad, finish, options_parser, spread, table
+from turns import Worker
+
+from nanokimi.config import RunConfig
+from nanokimi.measure.cost import model_cost
+
+SWEEPS = {
+    "experts": (4, 8, 16, 32, 64),
+    "context": (64, 128, 256, 512, 1024, 2048, 4096),
+    "width": (64, 128, 256, 512, 768),
+}
+
+
+def resized(config: RunConfig, sweep: str, value: int, tokens: int) -> RunConfig:
+    """The configuration at one point: experts, context, or all widths in proportion with heads of the same size."""
+    model, train = config.nanokimi.model, config.train
+    if sweep == "experts":
+        model = replace(model, n_routed_experts=value)
+    elif sweep == "context":
+        model = replace(model, max_position_embeddings=value)
+        train = replace(train, context_length=value)
+    else:
+        scale = value / model.hidden_size
+        names = (
+            "hidden_size",
+            "num_attention_heads",
+            "kv_lora_rank",
+            "intermediate_size",
+            "moe_intermediate_size",
+        )
+        sizes = {name: max(int(getattr(model, name) * scale), 1) for name in names}
+        model = replace(model, **sizes)  # type: ignore[arg-type]
+    train = replace(train, batch_size=max(tokens // train.context_length, 1))
+    return replace(config, train=train, nanokimi=replace(config.nanokimi, model=model))
+
+
+def measure(config: RunConfig, threads: int, steps: int) -> dict[str, float]:
+    """One point, once."""
+    worker = Worker("point", arms.ours, threads, watched=True, config=config)
+    worker.turn(1)
+    times = [worker.turn(1) for _ in range(steps)]
+    memory = worker.finish()
+    return {"step_seconds": median(times), "above_bytes": memory["peak_bytes"] - memory["idle_bytes"]}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Two rows of plots: speed and memory against each swept size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sweeps = list(dict.fromkeys(row["sweep"] for row in rows))
+    figure, axes = plt.subplots(2, len(sweeps), figsize=(4 * len(sweeps), 6), squeeze=False)
+    for column, sweep in enumerate(sweeps):
+        points = [row for row in rows if row["sweep"] == sweep]
+        sizes = [row["value"] for row in points]
+        for axis, key, title in (
+            (axes[0][column], "tokens_per_second", "tokens/s"),
+            (axes[1][column], "above_mb", "peak above idle (MB)"),
+        ):
+            axis.plot(sizes, [row[key] for row in points], marker="o")
+            axis.set(xscale="log", xlabel=sweep, ylabel=title, ylim=(0, None))
+            axis.set_xticks(sizes, [str(size) for size in sizes])
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Visit every point, print the table, draw the curves."""
+    parser = options_parser(__doc__, rounds=2, steps=4)
+    parser.add_argument("--config", default="shakespeare-char")
+    parser.add_argument("--tokens", type=int, default=4096, help="in a step")
+    parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=list(SWEEPS))
+    parser.add_argument("--plot", type=Path, default=None, help="a PNG to write")
+    options, overrides = parser.parse_known_args()
+    sweeps = SWEEPS
+    if options.smoke:
+        options.rounds, options.steps, options.tokens, sweeps = (
+            1,
+            1,
+            64,
+            {name: SWEEPS[name][:1] for name in SWEEPS},
+        )
+    config = arms.bench_config(options.config, overrides, options.threads)
+    points = [(sweep, value) for sweep in options.sweeps for value in sweeps[sweep]]
+    found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
+    with OtherLoad() as load:
+        for number in range(options.rounds):
+            for sweep, value in points if number % 2 == 0 else reversed(points):
+                one = measure(resized(config, sweep, value, options.tokens), options.threads, options.steps)
+                found[sweep, value].append(one)
+    rows = []
+    for (sweep, value), each in found.items():
+        there = resized(config, sweep, value, options.tokens)
+        cost = model_cost(there.nanokimi.model, there.train.context_length)
+        speeds = spread(
+            [there.train.batch_size * there.train.context_length / one["step_seconds"] for one in each]
+        )
+        rows.append(
+            {"sweep": sweep, "value": value, "tokens_per_second": speeds["median"], "speeds": speeds}
+            | {
+                "above_mb": median(one["above_bytes"] for one in each) / 1e6,
+                "params_total": cost.params_total,
+            }
+            | {"params_active": cost.params_active, "train_flops_per_token": cost.train_flops_per_token}
+        )
+    cells = [
+        [row["sweep"], f"{row['value']:,}", f"{row['tokens_per_second']:,.0f}", f"{row['above_mb']:,.0f}"]
+        + [
+            f"{row['params_total']:,}",
+            f"{row['params_active']:,}",
+            f"{row['train_flops_per_token'] / 1e6:.1f}",
+        ]
+        for row in rows
+    ]
+    print(
+        table(
+            ["sweep", "size", "tokens/s", "MB above idle", "parameters", "active", "MFLOP per token"], cells
+        )
+    )
+    speeds_by_experts = [row["tokens_per_second"] for row in rows if row["sweep"] == "experts"]
+    flat = min(speeds_by_experts) / max(speeds_by_experts) if speeds_by_experts else None
+    if flat is not None:
+        print(f"experts: the slowest has {flat:.2f} of the fastest's tokens per second")
+    if options.plot is not None:
+        draw(rows, options.plot)
+    finish(options, {"benchmark": "scaling", "experts_flat": flat, "rows": rows, "other_cores": load.cores})
+
+
+if __name__ == "__main__":
+    main()

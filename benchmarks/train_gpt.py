@@ -1,0 +1,67 @@
+"""NanoGPT's training tokens per second over those of nanoGPT's own train.py, with its CPU recipe.
+
+    git clone https://github.com/karpathy/nanoGPT
+    python benchmarks/train_gpt.py --nanogpt nanoGPT [--dtype best] [--any.setting VALUE ...]
+
+4 layers, 4 heads, 128 wide, context 64, batch 12, vocabulary 65, no dropout, AdamW, gradients clipped at 1. nanoGPT
+trains in fp32, as it always does on a CPU. Ours takes the real `train_step`, in fp32, in bf16 or in both (`best`: the
+ratio is that of the faster). Both sample a batch in every step, from the same random tokens.
+"""
+
+from __future__ import annotations
+
+import arms
+import numpy as np
+from common import (
+    CPU,
+    OtherLoad,
+    commit_of,
+    fastest,
+    finish,
+    options_parser,
+    rates,
+    rates_record,
+    training_report,
+)
+from turns import Worker, interleave
+
+from nanokimi.measure.machine import native_dtypes
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = options_parser(__doc__, rounds=7, steps=60)
+    parser.add_argument("--nanogpt", required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--config", default="shakespeare-char")
+    parser.add_argument("--dtype", default="best", choices=("best", "fp32", "bf16"))
+    options, overrides = parser.parse_known_args()
+    if options.smoke:
+        options.rounds, options.steps = 2, 2
+    config = arms.bench_config(options.config, ["--model", "nanogpt", *overrides], options.threads)
+    assert (config.train.batch_size, config.train.context_length) == (12, 64), "nanoGPT's CPU recipe"
+    machine = rates(options.threads, options.smoke)
+    ids = np.random.default_rng(0).integers(0, 65, 1_000_000)
+    source = {"checkout": options.nanogpt, "ids": (ids, ids[:100_000]), "vocab_size": 65}
+    floors = {"nanogpt": arms.floor_ms(arms.with_dtype(config, "fp32"), machine)}
+    workers = []
+    with OtherLoad() as load:
+        for dtype in native_dtypes(CPU) if options.dtype == "best" else [options.dtype]:
+            mine = arms.with_dtype(config, dtype)
+            floors[f"ours-{dtype}"] = arms.floor_ms(mine, machine)
+            workers.append(Worker(f"ours-{dtype}", arms.ours, options.threads, config=mine))
+        workers.append(Worker("nanogpt", arms.nanogpt, options.threads, **source))
+        seconds = interleave(workers, options.rounds, options.steps)
+        text, record = training_report(workers, seconds, 12 * 64, floors, "nanogpt")
+        for worker in workers:
+            worker.finish()
+    best = fastest(seconds, "ours")
+    print(text)
+    finish(
+        options,
+        {"benchmark": "train_gpt", "ratio": record[best]["ratio"], "best": best, "arms": record}
+        | {"nanogpt": commit_of(options.nanogpt), "rates": rates_record(machine), "other_cores": load.cores},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""NanoKimi's training tokens per second, MuonClip included, over those of transformers' DeepseekV3 with fused AdamW.
+
+    pip install transformers
+    python benchmarks/train_kimi.py [--train.batch_size 32] [--any.setting VALUE ...]
+
+The same architecture, batches and loss: the config's model (128 wide, 4 layers, 8 experts, 2 of them chosen, and a
+shared one), 32 sequences of 64 tokens. Ours is the real `train_step` with Newton-Schulz, QK-Clip, router balancing and
+telemetry; theirs is forward, backward, clipping and AdamW, with the experts implementation that it chooses itself. Each
+in fp32 and in bf16 (autocast): the ratio is that of the faster of ours over the faster of theirs, by round.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+import arms
+from common import (
+    CPU,
+    OtherLoad,
+    fastest,
+    finish,
+    options_parser,
+    rates,
+    rates_record,
+    training_report,
+)
+from turns import Worker, interleave
+
+from nanokimi.measure.machine import native_dtypes
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = options_parser(__doc__, rounds=7, steps=15)
+    parser.add_argument("--config", default="shakespeare-char")
+    options, overrides = parser.parse_known_args()
+    if options.smoke:
+        options.rounds, options.steps, overrides = 2, 1, [*overrides, "--train.batch_size", "4"]
+    elif not any(word.startswith("--train.batch_size") for word in overrides):
+        overrides += ["--train.batch_size", "32"]
+    version = metadata.version("transformers")
+    print(f"transformers {version}", file=sys.stderr)
+    config = arms.bench_config(options.config, ["--model", "nanokimi", *overrides], options.threads)
+    machine = rates(options.threads, options.smoke)
+    workers, floors = [], {}
+    with OtherLoad() as load:
+        for dtype in native_dtypes(CPU):
+            mine = arms.with_dtype(config, dtype)
+            for name, body in (("ours", arms.ours), ("transformers", arms.transformers)):
+                workers.append(Worker(f"{name}-{dtype}", body, options.threads, config=mine))
+                floors[f"{name}-{dtype}"] = arms.floor_ms(mine, machine, peer=name != "ours")
+        seconds = interleave(workers, options.rounds, options.steps)
+        best, peer = fastest(seconds, "ours"), fastest(seconds, "transformers")
+        tokens = config.train.batch_size * config.train.context_length
+        text, record = training_report(workers, seconds, tokens, floors, peer)
+        for worker in workers:
+            worker.finish()
+    print(text)
+    finish(
+        options,
+        {
+            "benchmark": "train_kimi",
+            "ratio": record[best]["ratio"],
+            "best": best,
+            "peer": peer,
+            "arms": record,
+        }
+        | {"transformers": version, "rates": rates_record(machine), "other_cores": load.cores},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What `nanokimi bench` measured, as a short table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanokimi.report.units import count, milliseconds, percent, plain
+
+if TYPE_CHECKING:
+    from nanokimi.train.bench import Bench, ModelBench
+
+PART_NAMES = {
+    "data": "batch",
+    "forward": "forward and loss",
+    "backward": "backward",
+    "clip": "gradient norm and clip",
+    "newton_schulz": "optimizer: Newton-Schulz",
+    "optimizer": "optimizer: the rest",
+    "qk_clip": "QK-Clip",
+    "rest": "rest",
+}
+
+
+def bench_text(found: Bench) -> str:
+    """The machine's rates, each model's step with the parts of it, and one decoded token."""
+    products = ", ".join(
+        f"{plain(rate / 1e9)} in {name}" for name, rate in found.rates.flops_per_second.items()
+    )
+    memory = plain(found.rates.read_bytes_per_second / 1e9)
+    head = (
+        f"{found.device}, {found.threads} CPU threads: {products} GFLOP/s of large products, {memory} GB/s read\n"
+        f"training in {found.dtype}, random tokens; the mean over the steps nearest the median\n\n"
+    )
+    columns = [rows_of(model) for model in found.models]
+    lines = [["", *(model.name for model in found.models)]]
+    lines += [[name, *(column[name] for column in columns)] for name in columns[0]]
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
+    text = ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return head + "\n".join(line.rstrip() for line in text) + "\n"
+
+
+def rows_of(model: ModelBench) -> dict[str, str]:
+    """One model's column."""
+    step = model.parts.step_ms
+    floor = sum(model.floor_ms.values())
+    return {
+        "optimizer": model.optimizer,
+        "parameters": f"{count(model.params_total)}, {count(model.params_active)} active",
+        "tokens per step": count(model.tokens_per_step),
+        "tokens per second": count(model.tokens_per_step / step * 1e3),
+        "step": f"{milliseconds(step)} (first {milliseconds(model.parts.first_step_ms)}; {model.parts.steps} timed)",
+        **{
+            f"  {name}": f"{milliseconds(model.parts.parts_ms[part])}, {percent(model.parts.parts_ms[part] / step)}"
+            for part, name in PART_NAMES.items()
+        },
+        "of the forward: QK-Clip's logits": milliseconds(model.qk_logits_ms),
+        "floor of a step": f"{milliseconds(floor)}, 1/{plain(step / floor)} of it",
+        "prefill": milliseconds(model.prefill.median_ms),
+        "decode, per token": milliseconds(model.decode.median_ms),
+    }
