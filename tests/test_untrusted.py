@@ -191,6 +191,10 @@ def test_numbers_that_would_only_fill_the_memory_are_refused(option: str) -> Non
     assert option.partition("=")[0].removeprefix("--") in message or "more than" in message
 
 
+def test_an_option_of_no_kind_at_all_is_refused_in_words() -> None:
+    assert "no kind that settings have ('x')" in complaint(load_config, "smoke", ["--model=!!bool x"])
+
+
 def test_a_model_that_no_machine_holds_is_refused() -> None:
     kimi = ["--nanokimi.model.moe_intermediate_size=1000000", "--nanokimi.model.hidden_size=100000"]
     assert "nanokimi.model would have about" in complaint(load_config, "smoke", kimi)
@@ -247,6 +251,8 @@ def test_facts_that_are_used_later_are_checked(store: Path, name: str, value: An
         {"store": 3},
         {"path": None},
         {"end_of_text_id": -1},
+        {"changed_by_tokenizer": None, "units_encoded": 3},
+        {"changed_by_tokenizer": 3},
     ],
 )
 def test_other_facts_are_checked(store: Path, changes: dict[str, Any]) -> None:

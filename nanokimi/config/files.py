@@ -228,7 +228,7 @@ def _one_line(error: Exception) -> str:
     key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
     given = re.search(r"(?:Got value|Given value): (.*)$", text)
     if key is None or given is None:
-        return text
+        return text if " " in text else f"a value is of no kind that settings have ({text})"
     return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
 
 

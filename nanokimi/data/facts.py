@@ -13,14 +13,15 @@ SCHEMA_VERSION = 1
 MAX_VOCAB_SIZE = 0x110000 + 2
 """Every character, the escape and end-of-text."""
 COUNTS = ("vocab_size", "train_tokens", "val_tokens", "val_text_bytes", "val_text_chars")
-MAYBE_COUNTS = ("file_bytes", "chars", "train_text_bytes", "train_text_chars", "documents")
+MAYBE_COUNTS = ("file_bytes", "chars", "train_text_bytes", "train_text_chars", "documents", "end_of_text_id")
 """Null where nothing was counted."""
 DOCUMENT_COUNTS = ("train_documents", "val_documents")
 REMOVED_COUNTS = (
     *("exact_duplicates_across_split", "near_duplicates_across_split"),
     *("documents_empty", "documents_left_out", "duplicates_in_train", "duplicates_in_val"),
 )
-OPTIONAL_COUNTS = ("changed_by_tokenizer", "units_encoded", "end_of_text_id")
+CHANGED_COUNTS = ("changed_by_tokenizer", "units_encoded")
+"""Both, where the tokenizer was made elsewhere."""
 TEXTS = ("path", "sha256", "tokenizer", "store")
 
 
@@ -51,15 +52,13 @@ def _check(facts: dict[str, Any]) -> None:
         _require_count(facts, name, 1)
     for name in () if facts["contiguous"] else REMOVED_COUNTS:
         _require_count(facts, name, 0)
-    for name in MAYBE_COUNTS + OPTIONAL_COUNTS:
-        if name not in facts and name in MAYBE_COUNTS:
+    for name in MAYBE_COUNTS:
+        if name not in facts:
             raise ValueError(f"{name} is missing")
-        if facts.get(name) is not None:
+        if facts[name] is not None:
             _require_count(facts, name, 0)
-    if facts.get("changed_by_tokenizer") is not None:
-        _require_count(facts, "units_encoded", 1)
-    elif "changed_by_tokenizer" in facts:
-        raise ValueError("changed_by_tokenizer is null")
+    for name in CHANGED_COUNTS if any(name in facts for name in CHANGED_COUNTS) else ():
+        _require_count(facts, name, 0)
     if facts["vocab_size"] > MAX_VOCAB_SIZE:
         raise ValueError(f"vocab_size is {facts['vocab_size']}, above {MAX_VOCAB_SIZE}")
     for name in ("bytes_per_token", *(["val_floor_nats"] if "val_floor_nats" in facts else [])):
