@@ -343,6 +343,17 @@ def test_rollback_takes_the_weights_of_the_newest_checkpoint_and_the_next_batch(
     assert [r["step"] for r in records if r["kind"] == "train"] == list(range(6, 13))
 
 
+def test_rolling_back_again_and_again_counts_each_batch_once(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(on_nonfinite="rollback", save_every=3, eval_every=12)
+    state = begin(config, tmp_path / "run")
+    break_step(state, {5, 6, 8}, state.model.lm_head)
+    list(train(state))
+    # weights of step 3, with the batches of 7, then rolled back from 8 to the checkpoint of step 6
+    assert state.batches_skipped == 8 - 3 and state.step == 12
+    resumed = reopen(tmp_path / "run")
+    assert load_newest_checkpoint(resumed) and resumed.batches_skipped == state.batches_skipped
+
+
 def test_rollback_without_a_checkpoint_goes_back_to_the_beginning(tiny_config: Build, tmp_path: Path) -> None:
     state = begin(tiny_config(on_nonfinite="rollback", save_every=100, eval_every=100), tmp_path / "run")
     fresh = begin(tiny_config(), tmp_path / "fresh")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -18,6 +19,7 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 
+SECONDS_BETWEEN_MESSAGES = 0.25
 ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,11 +45,11 @@ class Arm:
         """Let the arm take `steps` training steps; yields (record, total steps of its budget)."""
         self._send("go", steps)
         while True:
-            kind, *content = self._receive()
-            if kind == "record":
-                yield content[0], content[1]
+            kind, content = self._receive()
+            if kind == "records":
+                yield from content
             else:
-                self.finished = content[0]
+                self.finished = content
                 return
 
     def tell_to_stop(self) -> None:
@@ -60,7 +62,7 @@ class Arm:
         """Have the arm save a checkpoint after its last whole step, and wait until it has."""
         if not self.finished:
             self.tell_to_stop()
-            while self._receive()[0] == "record":
+            while self._receive()[0] == "records":
                 pass
 
     def finish(self) -> dict[str, Any]:
@@ -140,9 +142,25 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         state = build_state(config, open_prepared(find_data(folder)), folder)
         state.stop_waiting = connection.poll  # during a turn nothing but "stop" is ever sent
 
+        unsent: list[tuple[dict[str, Any], float]] = []
+        sent = time.monotonic()
+
+        def tell(record: dict[str, Any], at_once: bool = False) -> None:
+            """Send records, several at a time: each message wakes the parent, who takes a core from us."""
+            nonlocal sent
+            unsent.append((record, total_steps(state)))
+            if at_once or time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:
+                flush()
+
+        def flush() -> None:
+            nonlocal sent
+            if unsent:
+                connection.send(("records", list(unsent)))
+                unsent.clear()
+            sent = time.monotonic()
+
         def note(line: str) -> None:
-            record = {"kind": "event", "step": state.step, "detail": line}
-            connection.send(("record", record, total_steps(state)))
+            tell({"kind": "event", "step": state.step, "detail": line}, at_once=True)
 
         if resume:
             found = load_newest_checkpoint(state, allow_changes=allow_changes, say=note)
@@ -160,6 +178,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
                 record = next(records, None)
                 if record is None:
                     break
-                connection.send(("record", record, total_steps(state)))
+                tell(record)
                 taken += record["kind"] == "train"
+            flush()
             connection.send(("turn over", state.finished))

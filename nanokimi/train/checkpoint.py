@@ -300,7 +300,7 @@ def restart(state: TrainState) -> None:
     """Back to the newest checkpoint, or to the run's beginning, keeping the room that was made for memory."""
     room = (state.micro_batch_size, state.model.activation_checkpointing)
     state.optimizer.state.clear()
-    if not load_newest_checkpoint(state):
+    if not load_newest_checkpoint(state, allow_changes=True):  # it was decided when the run began
         set_to_beginning(state)
         state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
         state.best_val_loss, state.best_step, state.looked = float("inf"), 0, False
@@ -309,16 +309,19 @@ def restart(state: TrainState) -> None:
     state.updating = False
 
 
-def roll_back(state: TrainState) -> int:
-    """Weights and optimizer of the newest whole checkpoint, or of the beginning; clocks go on. Returns its step."""
+def roll_back(state: TrainState) -> tuple[int, int]:
+    """Weights and optimizer of the newest whole checkpoint, or of the beginning; clocks go on.
+
+    Returns its step, and how many updates are in its weights.
+    """
     state.optimizer.state.clear()
     for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
             stored = read_state(path, state.config.train.batch_size)
             load_checkpoint(state, path, stored, clocks=False)
-            return int(stored["step"])
+            return stored["step"], stored["step"] - stored["batches_skipped"]
     set_to_beginning(state)
-    return 0
+    return 0, 0
 
 
 def set_to_beginning(state: TrainState) -> None:

@@ -101,12 +101,12 @@ def survive_numbers(state: TrainState, reason: str) -> Record:
             f"{reason}{after}; first not finite: {culprit}; the run is saved and the batch is in {folder}: lower the "
             "learning rate, or continue with --resume --on-nonfinite skip (or rollback)"
         )
-    failed, start = state.step, state.step
+    start, updates = state.step, state.step - state.batches_skipped
     if policy == "rollback":
-        start = roll_back(state)
-    state.step = failed + 1
+        start, updates = roll_back(state)
+    state.step += 1
     state.looked = False
-    state.batches_skipped += state.step - start
+    state.batches_skipped = state.step - updates
     state.skipped_in_a_row += 1
     if policy == "skip":
         detail = f"{reason}; first not finite: {culprit}; this update is left out"
