@@ -320,7 +320,7 @@ CASES: list[tuple[str, str, str]] = [
     ("evaluate {R} --checkpoint newest", "there are final, best, last", ""),
     ("sample {X} --checkpoint last", "damaged", "cut checkpoints/step-00000012/model.safetensors"),
     ("sample {X}", "model.safetensors", "cut model.safetensors"),
-    ("sample {X}", "budget", "cut config.yaml"),
+    ("sample {X}", "dataset.path is null", "cut config.yaml"),
     ("sample {X}", "tokenizer.json", "cut data/tokenizer.json"),
     ("sample {X}", "train.bin", "cut data/train.bin"),
     # evaluating
