@@ -44,13 +44,13 @@ class RMSNormByHand(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of x and of the gain."""
         x, weight_D, scale = ctx.saved_tensors
-        wide, D = x.to(scale.dtype).reshape(-1, x.shape[-1]), x.shape[-1]
-        grad_MD, scale_M1 = grad.to(scale.dtype).reshape(-1, D), scale.view(-1, 1)
-        products_MD = grad_MD * wide
-        weight_grad_D = scale_M1[:, 0] @ products_MD
-        # d rms(x) / dx: what is left of the gradient after its part along x is taken out
-        along_M1 = (products_MD @ weight_D)[:, None] * scale_M1.pow(3).div_(-D)
-        x_grad_MD = (grad_MD * weight_D).mul_(scale_M1).addcmul_(wide, along_M1)
+        D, wide = x.shape[-1], scale.dtype
+        grad_MD, x_MD, scale_M1 = grad.to(wide).reshape(-1, D), x.to(wide).reshape(-1, D), scale.view(-1, 1)
+        # torch's fused pass for LayerNorm, told that the mean is 0; it takes the gradient's mean out, which is put back
+        x_grad_MD, weight_grad_D, _ = torch.ops.aten.native_layer_norm_backward(
+            grad_MD, x_MD, [D], torch.zeros_like(scale_M1), scale_M1, weight_D, None, [True, True, False]
+        )
+        x_grad_MD.add_(((grad_MD @ weight_D).div_(D)[:, None]).mul_(scale_M1))
         return x_grad_MD.view_as(x).to(x.dtype), weight_grad_D, None, None
 
 

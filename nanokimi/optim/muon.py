@@ -7,7 +7,7 @@ Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from nanokimi.runtime.device import cpu_has_fast_bf16
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SMALLEST_BF16 = 32  # rows or columns
+LARGEST_BATCH = (
+    1 << 21
+)  # numbers in a batched call: more do not stay in a CPU's cache from product to product
 UPDATE_RMS = 0.2  # what AdamW's updates typically have (Moonlight, section 2.2)
 
 
@@ -62,7 +65,7 @@ def update_scale(rows: int, columns: int) -> float:
 def orthogonalised(
     directions: list[torch.Tensor], blocks: list[int], steps: int, dtype: torch.dtype | None
 ) -> list[torch.Tensor]:
-    """Newton-Schulz of matrices (..., m, n), those of one size together in one batched call, in the call's dtype.
+    """Newton-Schulz of matrices (..., m, n), those of one size together in batched calls, in the call's dtype.
 
     `blocks[i]` cuts matrix i by rows into that many matrices (the q, k and v of a fused projection, or heads).
     """
@@ -73,8 +76,8 @@ def orthogonalised(
     for index, stack in enumerate(wide):  # a matrix and a transposed one of its size go together
         by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
     results = list(directions)
-    for size, indices in by_size.items():
-        counts = [len(wide[i]) for i in indices]
+    for indices in (piece for same in by_size.values() for piece in cache_sized(same, stacks)):
+        counts, size = [len(wide[i]) for i in indices], wide[indices[0]].shape[1:]
         chosen = dtype or fastest_dtype(wide[indices[0]])
         together = wide[indices[0]].new_empty(sum(counts), *size, dtype=chosen)
         for i, part in zip(indices, together.split(counts), strict=True):
@@ -83,6 +86,17 @@ def orthogonalised(
         for i, part in zip(indices, orthogonal.split(counts), strict=True):
             results[i] = (part.mT if tall[i] else part).reshape(directions[i].shape)
     return results
+
+
+def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list[int]]:
+    """The indices in pieces of at most LARGEST_BATCH numbers, and of at least one stack."""
+    piece: list[int] = []
+    for i in indices:
+        if piece and sum(stacks[j].numel() for j in [*piece, i]) > LARGEST_BATCH:
+            yield piece
+            piece = []
+        piece.append(i)
+    yield piece
 
 
 class Muon(torch.optim.Optimizer):
@@ -149,9 +163,12 @@ class Muon(torch.optim.Optimizer):
             members = [(p, group) for group in alike for p in group["params"] if p.grad is not None]
             directions = [d for group in alike for d in self._directions(group)]
             updates = orthogonalised(directions, [group["blocks"] for _, group in members], steps, dtype)
+            for group in alike:
+                params = [p for p in group["params"] if p.grad is not None]
+                if params:
+                    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for (p, group), update in zip(members, updates, strict=True):
                 scale = update_scale(p.shape[-2] // group["blocks"], p.shape[-1])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * scale)
 
     def _directions(self, group: dict[str, Any]) -> list[torch.Tensor]:
