@@ -79,7 +79,7 @@ def test_each_part_is_what_its_name_says(tiny_config: Build, monkeypatch: pytest
         monkeypatch.setattr(owner, name, slower)
 
     slow(step_module, "training_batch", 1)
-    slow(step_module.F, "cross_entropy", 2)
+    slow(step_module, "next_token_loss", 2)
     slow(torch.autograd, "backward", 30)
     slow(torch.nn.utils, "get_total_norm", 400)
     slow(muon, "newton_schulz", 5000, counted=True)

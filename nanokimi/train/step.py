@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
@@ -24,6 +23,7 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.train.loss import next_token_loss
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
 
@@ -113,13 +113,14 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
             output = state.model(x_BT, want_max_logits=want_max_logits)
-        nll = F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+        nll = next_token_loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
+        output = output._replace(logits_BTW=None)  # not needed any more, and large
         state.scaler.scale(loss / passes).backward()
         total_nll += nll.detach()
         if output.aux_loss is not None:
             total_aux += output.aux_loss.detach()
-        outputs.append(output._replace(logits_BTW=None, aux_loss=None))
+        outputs.append(output._replace(aux_loss=None))
     return float(total_nll) / passes, float(total_aux) / passes, outputs
 
 
@@ -133,7 +134,7 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
         output = state.model(x_BT, want_max_logits=isinstance(state.optimizer, MuonClip))
-    return F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+    return next_token_loss(output.logits_BTW, y_BT)
 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
