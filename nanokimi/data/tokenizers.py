@@ -22,6 +22,7 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.foreign import FOREIGN, is_foreign, read_foreign, require_size
+from nanokimi.data.words import SPACE_MARK, WordMemo, words_are_independent
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import parse_json, read_bytes
 
@@ -34,10 +35,10 @@ LAST_CODE_POINT = 0x10FFFF
 BROKEN_BYTE = 0xFF
 """A byte that no UTF-8 text has: stands for an id beyond the vocabulary and decodes to U+FFFD."""
 
-SPACE_MARK = "\u2581"
-"""What SentencePiece writes for a space; a real one in the text would come back as a space."""
-SEPARATORS = re.compile(f"([\n\0{SPACE_MARK}])")
-"""Kept away from SentencePiece and written as bytes: its own mark, and the ends of lines and C strings."""
+SEPARATING = f"\n\0{SPACE_MARK}"
+"""Kept away from SentencePiece and written as bytes: the ends of lines and C strings, and its own mark, which would come
+back as a space."""
+SEPARATORS = re.compile(f"([{SEPARATING}])")
 MAX_SENTENCE_CHARS = 1000
 """SentencePiece drops training sentences above 4192 bytes without a word; longer lines are cut to this."""
 MAX_TRAINING_CHARS = 20_000_000
@@ -181,6 +182,11 @@ class SentencePieceTokenizer:
         self.byte_ids = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         if not all(map(self.processor.is_byte, self.byte_ids)):
             raise ValueError("it has no byte pieces")
+        self.memo: WordMemo | None = None
+        pieces = [self.processor.id_to_piece(i) for i in range(self.vocab_size)]
+        if name == "bpe" and words_are_independent(pieces):
+            separators = [character.encode() for character in SEPARATING]
+            self.memo = WordMemo(self.processor, {s: [self.byte_ids[b] for b in s] for s in separators})
 
     def _bytes_of(self, piece_id: int) -> bytes:
         piece = self.processor.id_to_piece(piece_id)
@@ -192,7 +198,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`; every line end is one byte piece."""
-        _to_bytes(text, "utf-8")
+        data = _to_bytes(text, "utf-8")
+        return self.encode_sentences(text) if self.memo is None else self.memo.encode([data])[0]
+
+    def encode_sentences(self, text: str) -> np.ndarray:
+        """The same by SentencePiece alone: what the memory of words has to equal."""
         parts = SEPARATORS.split(text)
         sentences, separators = parts[0::2], [*parts[1::2], ""]
         chunks = []
@@ -247,6 +257,15 @@ class WithEndOfText:
         path = Path(folder) / TOKENIZER_FILE
         stored = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**stored, "end_of_text": True}, indent=2) + "\n", encoding="utf-8")
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of UTF-8 `texts` in a row, without end-of-text, and how many of them each text has."""
+    inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
+    if isinstance(inner, SentencePieceTokenizer) and inner.memo is not None:
+        return inner.memo.encode(texts)
+    ids = [inner.encode(text.decode("utf-8")) for text in texts]
+    return np.concatenate(ids), np.array([len(one) for one in ids])
 
 
 def train_sentencepiece(
