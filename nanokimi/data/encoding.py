@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from nanokimi.data.corpus import PARTS, Corpus
 from nanokimi.data.foreign import FOREIGN
-from nanokimi.data.tokenizers import Tokenizer, encode_texts
+from nanokimi.data.tokenizers import SentencePieceTokenizer, Tokenizer, WithEndOfText
 from nanokimi.runtime.files import write_json
 
 SHARD_BYTES = 8 << 20
@@ -54,6 +55,15 @@ def plan_shards(offsets: np.ndarray, part: str) -> list[Shard]:
 def id_dtype(vocab_size: int) -> np.dtype:
     """The width of ids on disk."""
     return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of UTF-8 `texts` in a row, without end-of-text, and how many of them each text has."""
+    inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
+    if isinstance(inner, SentencePieceTokenizer) and inner.memo is not None:
+        return inner.memo.encode(texts)
+    ids = [inner.encode(text.decode("utf-8")) for text in texts]
+    return np.concatenate(ids), np.array([len(one) for one in ids])
 
 
 def encode_shard(corpus: Corpus, tokenizer: Tokenizer, shard: Shard, folder: Path) -> dict[str, Any]:

@@ -259,15 +259,6 @@ class WithEndOfText:
         path.write_text(json.dumps({**stored, "end_of_text": True}, indent=2) + "\n", encoding="utf-8")
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of UTF-8 `texts` in a row, without end-of-text, and how many of them each text has."""
-    inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
-    if isinstance(inner, SentencePieceTokenizer) and inner.memo is not None:
-        return inner.memo.encode(texts)
-    ids = [inner.encode(text.decode("utf-8")) for text in texts]
-    return np.concatenate(ids), np.array([len(one) for one in ids])
-
-
 def train_sentencepiece(
     name: str, vocab_size: int, texts: Iterable[str], characters: int
 ) -> SentencePieceTokenizer:
@@ -303,14 +294,25 @@ def train_sentencepiece(
 def _training_sentences(texts: Iterable[str], characters: int) -> Iterator[str]:
     """The text between separators, cut to what SentencePiece accepts; of a huge text every k-th sentence."""
     stride = 1 + characters // MAX_TRAINING_CHARS
-    sentences = (
+    skip = 0
+    for text in texts:
+        _to_bytes(text, "utf-8")
+        sentences = _sentences(text)
+        yield from sentences[skip::stride]
+        skip = (skip - len(sentences)) % stride
+
+
+def _sentences(text: str) -> list[str]:
+    """What lies between the separators of a text, in strings of 1 to MAX_SENTENCE_CHARS characters."""
+    rare = "\0" in text or SPACE_MARK in text
+    lines = list(filter(None, SEPARATORS.split(text)[0::2] if rare else text.split("\n")))
+    if max(map(len, lines), default=0) <= MAX_SENTENCE_CHARS:
+        return lines
+    return [
         line[start : start + MAX_SENTENCE_CHARS]
-        for text in texts
-        if _to_bytes(text, "utf-8")
-        for line in SEPARATORS.split(text)[0::2]
+        for line in lines
         for start in range(0, len(line), MAX_SENTENCE_CHARS)
-    )
-    return itertools.islice(sentences, 0, None, stride)
+    ]
 
 
 def _training_problem(name: str, vocab_size: int, error: str) -> str:
