@@ -40,6 +40,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         self.peak, self.seen, self.running = 0, 0, True
+        self.before = psutil.Process().memory_full_info().pss
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         return self
@@ -186,13 +187,27 @@ def main() -> None:
     print(f"prepared in {preparing:.1f} s, and a tokenizer trained in {training:.1f} s")
     parts = ", ".join(f"{name} {value * workers / size * 1e9:.0f}" for name, value in stages.items())
     print(f"nanoseconds of a core for a byte: {parts}")
-    print(f"{memory.seen} processes, peak {memory.peak / 1e6:.0f} MB in all")
-    print(f"{speed:.2f} MB/s per core ({workers}); {options.tokenizer} alone {library}: {speed / best:.0%} of it")
+    print(
+        f"{memory.seen} processes, peak {memory.peak / 1e6:.0f} MB in all, {memory.before / 1e6:.0f} before"
+    )
+    print(
+        f"{speed:.2f} MB/s per core ({workers}); {options.tokenizer} alone {library}: {speed / best:.0%} of it"
+    )
     record = {
         "benchmark": "prepare_throughput",
-        **{"share": speed / best, "mb_per_s_per_core": speed, "library_mb_per_s": library, "workers": workers},
+        **{
+            "share": speed / best,
+            "mb_per_s_per_core": speed,
+            "library_mb_per_s": library,
+            "workers": workers,
+        },
         **{"bytes": size, "documents": facts["documents"], "tokens": tokens, "seconds": preparing},
-        **{"stage_seconds": stages, "peak_bytes": memory.peak, "other_cores": load.cores},
+        **{
+            "stage_seconds": stages,
+            "peak_bytes": memory.peak,
+            "bytes_before": memory.before,
+            "other_cores": load.cores,
+        },
     }
     finish(options, record)
 

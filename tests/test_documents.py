@@ -160,7 +160,19 @@ def test_separated_documents_come_back(stories: list[str], last: bool) -> None:
     assert list(split_lines(iter(lines_of(text)))) == expected
 
 
-PARTS = (END, f"\n{END}\n", f"\r\n{END}\r\n", f"\n{END}\r\n", "\n", "\r", "\r\n", "<|", "a", END[:-1], "\u2028")
+PARTS = (
+    END,
+    f"\n{END}\n",
+    f"\r\n{END}\r\n",
+    f"\n{END}\r\n",
+    "\n",
+    "\r",
+    "\r\n",
+    "<|",
+    "a",
+    END[:-1],
+    "\u2028",
+)
 
 
 @settings(max_examples=500, deadline=None)

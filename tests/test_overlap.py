@@ -113,7 +113,11 @@ def test_similarity_is_that_of_python_sets(seed: int, changes: int, count: int) 
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(alphabet="ab \n\u00e9\u2003", max_size=40) | st.just("a b c d e f a b c d e f"), min_size=1))
+@given(
+    st.lists(
+        st.text(alphabet="ab \n\u00e9\u2003", max_size=40) | st.just("a b c d e f a b c d e f"), min_size=1
+    )
+)
 def test_many_texts_at_once_have_the_shingles_of_each(texts: list[str]) -> None:
     found = shingle_sets([text.encode() for text in texts])
     for one, text in zip(found.each(), texts, strict=True):

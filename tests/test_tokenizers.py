@@ -291,7 +291,7 @@ def test_every_character_is_remembered_as_sentencepiece_says() -> None:
 
 
 def test_pieces_across_words_are_not_remembered() -> None:
-    """A model with a piece such as "of_the" merges across words; unigram rounds along the line. Both ask the library."""
+    """A model with a piece such as "of_the" merges across words; unigram rounds along the line: neither is cut."""
     assert words.words_are_independent(["a", "\u2581", "\u2581the", "<0x0A>"])
     assert not words.words_are_independent(["a", "of\u2581the"])
     assert not words.words_are_independent(["\u2581\u2581"])
