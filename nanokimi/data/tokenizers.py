@@ -36,8 +36,8 @@ BROKEN_BYTE = 0xFF
 """A byte that no UTF-8 text has: stands for an id beyond the vocabulary and decodes to U+FFFD."""
 
 SEPARATING = f"\n\0{SPACE_MARK}"
-"""Kept away from SentencePiece and written as bytes: the ends of lines and C strings, and its own mark, which would come
-back as a space."""
+"""Kept away from SentencePiece and written as bytes: the ends of lines and C strings, and its own mark, which would
+come back as a space."""
 SEPARATORS = re.compile(f"([{SEPARATING}])")
 MAX_SENTENCE_CHARS = 1000
 """SentencePiece drops training sentences above 4192 bytes without a word; longer lines are cut to this."""

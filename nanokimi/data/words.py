@@ -1,4 +1,4 @@
-"""SentencePiece's bpe at the speed of a dictionary: what a word becomes follows from the word alone, so it is asked once.
+"""SentencePiece's bpe at the speed of a dictionary: what a word becomes follows from the word alone.
 
 A bpe model merges neighbouring pieces, the best pair first, and of equal ones the leftmost. If no piece holds the mark
 of a space behind its first character, no merge reaches across the beginning of a word, and the merges within one word
