@@ -2,12 +2,13 @@
 
     python benchmarks/prepare_throughput.py TEXT [--gb 2 [--documents]] [--workers N] [--tokenizer bpe] [--folder DIR]
 
-TEXT is taken as it is. With --gb it is repeated to that size, every fifth word with a number so that no two
-copies are equal; --documents then puts `<|endoftext|>` lines between its paragraphs, about one for every kilobyte. The
-rate is that of everything from the file to the finished store but the training of the tokenizer, which is shown apart:
-bytes over seconds times workers. The library's is that of `SentencePieceProcessor.encode` on the first 20 MB of the same
-text in one thread, lists of 10,000 lines, or of whole documents, whichever is faster, ids thrown away. Memory is that of this process and all its workers, sampled every 200 ms: the sum
-of the proportional set sizes, in which shared pages count once.
+TEXT is taken as it is. With --gb it is repeated to that size, every fifth word with a number so that no two copies are
+equal; --documents then puts `<|endoftext|>` lines between its paragraphs, about one for every kilobyte. The rate is
+that of everything from the file to the finished store but the training of the tokenizer, which is shown apart: bytes
+over seconds times workers. The library's is that of `SentencePieceProcessor.encode` on the first 20 MB of the same text
+in one thread, lists of 10,000 lines, or of whole documents, whichever is faster, ids thrown away. Memory is that of
+this process and all its workers, sampled every 200 ms: the sum of the proportional set sizes, in which shared pages
+count once.
 """
 
 from __future__ import annotations

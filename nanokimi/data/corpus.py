@@ -27,7 +27,7 @@ PARTS = ("train", "val")
 PIECE_CHARS = 1 << 18
 MAX_PIECE_CHARS = 1 << 22
 """Where no line ends in so many characters, the text is cut between any two of them."""
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 18
 """Of text that is read, and worked on, at a time."""
 FACTS_FILE = "corpus.json"
 

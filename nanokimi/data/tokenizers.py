@@ -209,7 +209,7 @@ class SentencePieceTokenizer:
         for start in range(0, len(sentences), SENTENCES_PER_BATCH):
             batch = slice(start, start + SENTENCES_PER_BATCH)
             ids: list[int] = []
-            encoded = self.processor.encode(sentences[batch], num_threads=1)
+            encoded = map(self.processor.encode, sentences[batch])  # given a list, it starts a thread
             for sentence_ids, separator in zip(encoded, separators[batch], strict=True):
                 ids += sentence_ids
                 ids += [self.byte_ids[byte] for byte in separator.encode("utf-8")]
