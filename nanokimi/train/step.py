@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
@@ -24,6 +23,7 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.train.loss import next_token_loss
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
 
@@ -48,8 +48,7 @@ def train_step(state: TrainState) -> Record:
     if not math.isfinite(mean_nll + mean_aux):
         raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
     state.scaler.unscale_(state.optimizer)
-    limit = optim.grad_clip if optim.grad_clip is not None else math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    grad_norm = clip_gradients(state.model, optim.grad_clip)
     if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
         raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
 
@@ -84,6 +83,17 @@ def train_step(state: TrainState) -> Record:
     }
 
 
+def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
+    """Scale the gradient down to a norm of at most `limit`; returns its norm before."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if (
+        limit is not None and float(norm) > limit
+    ):  # most steps need no scaling, and so no pass over the gradients
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
 def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     """Accumulate gradients over the step's micro-batches.
 
@@ -103,13 +113,14 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
             output = state.model(x_BT, want_max_logits=want_max_logits)
-        nll = F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+        nll = next_token_loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
+        output = output._replace(logits_BTW=None)  # not needed any more, and large
         state.scaler.scale(loss / passes).backward()
         total_nll += nll.detach()
         if output.aux_loss is not None:
             total_aux += output.aux_loss.detach()
-        outputs.append(output._replace(logits_BTW=None, aux_loss=None))
+        outputs.append(output._replace(aux_loss=None))
     return float(total_nll) / passes, float(total_aux) / passes, outputs
 
 
@@ -123,7 +134,7 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
         output = state.model(x_BT, want_max_logits=isinstance(state.optimizer, MuonClip))
-    return F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+    return next_token_loss(output.logits_BTW, y_BT)
 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
