@@ -29,6 +29,7 @@ from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import create_run_folder, find_damage, read_json_lines, write_json
 from nanokimi.runtime.locks import LOCK_FILE, only_process
@@ -73,6 +74,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
+    require_optimizer(config.arm.optim)
     save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
     config = resolve(
@@ -235,10 +237,16 @@ def describe_schedule(optim: OptimConfig) -> str:
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of all tensors that the optimizer keeps between steps."""
-    states = optimizer.state.values()
-    return sum(
-        x.numel() * x.element_size() for s in states for x in s.values() if isinstance(x, torch.Tensor)
-    )
+    return sum(x.numel() * x.element_size() for x in tensors_in(dict(optimizer.state)))
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of a state: some optimizers keep lists of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)
 
 
 @dataclass(frozen=True)
