@@ -188,7 +188,10 @@ def test_a_wrong_option_is_named_in_one_line(overrides: list[str], parts: list[s
         ("1: 2", ["'1'"]),
         ("train: {batch_size: many}", ["train.batch_size", "many", "whole number"]),
         ("train: 3", ["train"]),
-        ("nanokimi: {optim: {name: lion}}", ["nanokimi.optim.name", "lion", "muonclip"]),
+        (
+            "{train: {max_steps: 1}, nanokimi: {optim: {name: lionn}}}",
+            ["nanokimi.optim.name is lionn", "muonclip", "nearest is lion"],
+        ),
         ("sample: {prompts: {a: b}}", ["sample.prompts"]),
         ("- seed\n- train", ["list", "seed: 1"]),
         ("just words", ["str", "seed: 1"]),
@@ -374,6 +377,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanokimi.optim.adamw_lr",  # means: follows lr
         "nanogpt.optim.adamw_lr",
+        *("nanokimi.optim.handover_steps", "nanogpt.optim.handover_steps"),
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),

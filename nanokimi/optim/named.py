@@ -43,6 +43,12 @@ def build_foreign(
     Raises UserError if there is no such class, if a setting does not fit it, or if it cannot train a model here.
     """
     cls = find_class(optim.name, plugged)
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optim.name {optim.name} asks for the loss again and again within a step (a closure); here a step "
+            "computes it once"
+        )
     arguments = class_arguments(cls, optim)
 
     def make(members: Groups) -> torch.optim.Optimizer:
@@ -50,12 +56,6 @@ def build_foreign(
             members = [{key: group[key] for key in group if key != "weight_decay"} for group in members]
         return cls(members, **arguments)
 
-    closure = inspect.signature(cls.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise UserError(
-            f"optim.name {optim.name} asks for the loss again and again within a step (a closure); here a step "
-            "computes it once"
-        )
     try_out(make, optim)
     return make(groups)
 

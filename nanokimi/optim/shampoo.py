@@ -19,7 +19,7 @@ import torch
 from nanokimi.optim.adamw import MatrixOptimizer, factor_shapes, stacked
 from nanokimi.optim.muon import update_scale
 
-ROOT_ITERATIONS = 22  # enough for eigenvalues down to RIDGE of the norm (tests/test_shampoo.py)
+ROOT_ITERATIONS = 20  # enough for eigenvalues down to RIDGE of the norm (tests/test_shampoo.py)
 RIDGE = 1e-6  # below it, fp32 knows nothing of an eigenvalue
 
 
@@ -63,7 +63,7 @@ class Shampoo(MatrixOptimizer):
         precondition_every: steps between new roots, the first at the first step.
         handover_steps: None: each matrix's update has the length of Adam's ("grafting"). A number: the update passes
             linearly over that many steps from Adam's own to 0.2 sqrt(max(m, n)) L^-1/4 M R^-1/4, whose length is its
-            own (with Muon's scale). It depends on the count of steps alone.
+            own (with Muon's scale, and Muon's length at most). It depends on the count of steps alone.
     """
 
     def __init__(
@@ -106,13 +106,26 @@ class Shampoo(MatrixOptimizer):
         momentum = stacked(state["exp_avg"], group["blocks"]) / (1 - group["betas"][0] ** step)
         preconditioned = state["left_root"] @ momentum @ state["right_root"]
         if group["handover_steps"] is None:
-            lengths = torch.linalg.matrix_norm(stacked(adam, group["blocks"]), keepdim=True)
-            own_lengths = torch.linalg.matrix_norm(preconditioned, keepdim=True)
-            preconditioned *= lengths / own_lengths.clamp_min(torch.finfo(own_lengths.dtype).tiny)
+            preconditioned *= frobenius(stacked(adam, group["blocks"])) / frobenius(preconditioned)
             return preconditioned.reshape(grad.shape).to(grad.dtype)
-        preconditioned *= update_scale(*preconditioned.shape[-2:])
+        preconditioned *= muon_size(preconditioned)
         share = min((step - 1) / group["handover_steps"], 1.0)
         return adam.lerp(preconditioned.reshape(grad.shape).to(grad.dtype), share)
+
+
+def frobenius(matrices: torch.Tensor) -> torch.Tensor:
+    """The length of each matrix, (S, 1, 1), to divide by: never 0."""
+    lengths = torch.linalg.matrix_norm(matrices, keepdim=True)
+    return lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+
+
+def muon_size(matrices: torch.Tensor) -> torch.Tensor:
+    """Factors (S, 1, 1) that give matrices with singular values of 1 AdamW's size, and no matrix a greater one.
+
+    Roots are some steps old: along a direction that no gradient had taken before, they would multiply by 1,000.
+    """
+    rows, columns = matrices.shape[-2:]
+    return update_scale(rows, columns) * (min(rows, columns) ** 0.5 / frobenius(matrices)).clamp_max(1.0)
 
 
 def adam_direction(

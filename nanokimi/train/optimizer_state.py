@@ -59,13 +59,11 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
 
 def expected_state(optimizer: torch.optim.Optimizer, p: torch.Tensor, group: dict[str, Any]) -> Shapes:
     """What one of this package's optimizers keeps for a parameter that it has updated."""
-    if group.get("algorithm") == "muon":
-        return {"momentum_buffer": p.shape}
-    if isinstance(optimizer, Lion) or (
-        isinstance(optimizer, MatrixOptimizer) and group["algorithm"] != "adamw"
-    ):
+    if isinstance(optimizer, Lion | MatrixOptimizer) and group.get("algorithm") != "adamw":
         like = torch.empty_like(p, device="meta")
         return {name: tensor.shape for name, tensor in optimizer.new_state(like, group).items()}
+    if group.get("algorithm") == "muon":
+        return {"momentum_buffer": p.shape}
     return {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}
 
 
