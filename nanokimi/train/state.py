@@ -19,6 +19,7 @@ from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.groups import build_optimizer
+from nanokimi.runtime.device import keep_freed_memory
 from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
@@ -88,6 +89,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     train, optim = config.train, config.arm.optim
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
+    keep_freed_memory(device)
     model = build_model(config.arm.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}

@@ -48,8 +48,7 @@ def train_step(state: TrainState) -> Record:
     if not math.isfinite(mean_nll + mean_aux):
         raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
     state.scaler.unscale_(state.optimizer)
-    limit = optim.grad_clip if optim.grad_clip is not None else math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    grad_norm = clip_gradients(state.model, optim.grad_clip)
     if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
         raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
 
@@ -83,6 +82,17 @@ def train_step(state: TrainState) -> Record:
         "step_ms": seconds * 1e3,
         "memory_bytes": memory_bytes(state.device),
     }
+
+
+def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
+    """Scale the gradient down to a norm of at most `limit`; returns its norm before."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if (
+        limit is not None and float(norm) > limit
+    ):  # most steps need no scaling, and so no pass over the gradients
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
 
 
 def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
