@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_GPT, TINY_KIMI
+from conftest import TINY_GPT, TINY_KIMI, TINY_VARIANT
 from torch import nn
 
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
@@ -171,6 +171,14 @@ def test_settings_reach_the_optimizer() -> None:
         for group in optimizer.param_groups:
             assert {key: group[key] for key in settings} == settings
             assert group["ns_dtype"] == dtype
+
+
+def test_learned_latents_are_a_table_not_a_map() -> None:
+    model = build_model(replace(TINY_VARIANT, attention="latent"), 0)
+    groups = names_of(model, muon_groups(model.named_parameters()))
+    adamw = set().union(*(names for group, names in groups if group["algorithm"] == "adamw"))
+    assert "model.layers.0.self_attn.latents" in adamw
+    assert "model.layers.0.self_attn.q_proj.weight" not in adamw
 
 
 def test_foreign_parameters_that_are_no_matrices_go_to_adamw() -> None:

@@ -18,11 +18,12 @@ from nanokimi.optim import named
 from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.optim.groups import build_optimizer
 from nanokimi.optim.named import class_arguments, find_class, require_optimizer
+from nanokimi.runtime.plugs import load_plug
 
 
-def complaint(optim: OptimConfig, plugged: Any = None) -> str:
+def complaint(optim: OptimConfig) -> str:
     with pytest.raises(UserError) as caught:
-        require_optimizer(optim, plugged)
+        require_optimizer(optim)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -41,7 +42,7 @@ def complaint(optim: OptimConfig, plugged: Any = None) -> str:
         ("torch:LBFGS", ["closure"]),
         ("torch:SparseAdam", ["does not support dense gradients"]),
         ("torch:Muon", ["only supports 2D parameters"]),
-        ("mine.py:Mine", ["--plug mine.py:Mine"]),
+        ("mine.py:Mine", ["--plug path/to/mine.py:Mine"]),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(name: str, parts: list[str]) -> None:
@@ -167,6 +168,16 @@ def test_decay_is_decoupled_wherever_the_class_can() -> None:
 # ---- a class of one's own
 
 
+@pytest.fixture(autouse=True)
+def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this file's classes had been named with --plug my.py:NAME."""
+
+    def load(name: str) -> type:
+        return globals()[name.rpartition(":")[2]] if name.startswith("my.py:") else load_plug(name)
+
+    monkeypatch.setattr(named, "load_plug", load)
+
+
 class Mine(torch.optim.Optimizer):
     """Plain descent."""
 
@@ -209,11 +220,11 @@ class Broken(Mine):
 def test_a_plugged_class_is_built_with_its_options() -> None:
     optim = OptimConfig(name="my.py:Mine", lr=0.5, weight_decay=0.0, options={"scale": 2.0})
     p = nn.Parameter(torch.ones(2, 2))
-    optimizer = named.build_foreign([{"params": [p], "weight_decay": 0.0}], optim, Mine)
+    optimizer = named.build_foreign([{"params": [p], "weight_decay": 0.0}], optim)
     p.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(p, torch.zeros(2, 2))
-    built = build_optimizer(build_model(TINY_GPT, 0), optim, 2, Mine)
+    built = build_optimizer(build_model(TINY_GPT, 0), optim, 2)
     assert isinstance(built, Mine) and {g["peak_lr"] for g in built.param_groups} == {0.5}
 
 
@@ -226,7 +237,11 @@ def test_a_plugged_class_is_built_with_its_options() -> None:
     ],
 )
 def test_a_plugged_class_that_is_no_optimizer_is_found_out(cls: type, part: str) -> None:
-    assert part in complaint(OptimConfig(name=f"my.py:{cls.__name__}", weight_decay=0.0), cls)
+    assert part in complaint(OptimConfig(name=f"my.py:{cls.__name__}", weight_decay=0.0))
+
+
+def test_a_class_that_is_no_optimizer_is_refused() -> None:
+    assert "no torch.optim.Optimizer" in complaint(OptimConfig(name="my.py:OptimConfig"))
 
 
 def test_the_trial_leaves_the_random_numbers_alone() -> None:
@@ -303,7 +318,7 @@ def test_any_plain_state_survives_json() -> None:
     assert state["turned"].stride() == (1, 4) and state["list"][1:] == [None, ()]
     go_on(resumed, other, range(4, 9))
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
-    require_optimizer(OptimConfig(name="my.py:Hoarder", weight_decay=0.0), Hoarder)
+    require_optimizer(OptimConfig(name="my.py:Hoarder", weight_decay=0.0))
 
 
 def test_resumed_groups_keep_what_is_configured_now() -> None:

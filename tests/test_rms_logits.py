@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY_GPT, TINY_KIMI
+from conftest import TINY_GPT, TINY_KIMI, TINY_VARIANT
 from torch import nn
 
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
+from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.model.layers import RMSNorm
 from nanokimi.optim.groups import build_optimizer
@@ -116,6 +117,14 @@ def test_muonclip_clips_by_the_estimate_and_needs_no_logits() -> None:
     optimizer.step()
     assert not optimizer.needs_logits and optimizer.heads_clipped == int((estimates > tau).sum()) > 0
     torch.testing.assert_close(rms_logits(model), estimates.clamp_max(tau))
+
+
+def test_latent_attention_is_refused_by_name_of_the_setting() -> None:
+    """Its queries are learned, so the estimate says nothing of them."""
+    model = build_model(replace(TINY_VARIANT, attention="latent"), 0)
+    assert not can_estimate(model)
+    with pytest.raises(UserError, match="qk_clip_logits rms"):
+        build_optimizer(model, OptimConfig(name="muonclip", qk_clip_logits="rms"), 2)
 
 
 def test_unknown_attentions_are_not_guessed() -> None:

@@ -41,7 +41,7 @@ class Rule:
 
 ROUTER = r"\.gate\.weight$"
 RULES = (
-    Rule(r"(^|[._]|word)emb|unembed|wte|wpe|(^|[._])(head|output|classifier)\.", "adamw"),
+    Rule(r"(^|[._]|word)emb|unembed|wte|wpe|latents$|(^|[._])(head|output|classifier)\.", "adamw"),
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
@@ -100,16 +100,11 @@ def adamw_groups(
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-def build_optimizer(
-    model: nn.Module,
-    optim: OptimConfig,
-    num_heads: int,
-    plugged: type[torch.optim.Optimizer] | None = None,
-) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> torch.optim.Optimizer:
     """The optimizer that `optim` describes. Every group keeps its peak rate as `peak_lr` for the schedule.
 
-    `plugged` is the class that a name FILE.py:NAME stands for. Raises UserError if an optimizer that is not this
-    package's own does not exist, does not take a setting, or cannot train a model here.
+    Raises UserError if an optimizer that is not this package's own does not exist, does not take a setting, or cannot
+    train a model here.
     """
     if optim.name in MATRIX_OPTIMIZERS:
         optimizer = build_matrix_optimizer(model, optim, num_heads)
@@ -124,7 +119,7 @@ def build_optimizer(
         else:
             del groups[0]["weight_decay"]  # the class may have none
             groups = [group for group in groups if group["params"]]
-            optimizer = build_foreign(groups, optim, plugged)
+            optimizer = build_foreign(groups, optim)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer

@@ -18,6 +18,7 @@ from torch import nn
 from nanokimi.config import GPTArm, KimiArm, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.foreign_state import pack, unpack_
+from nanokimi.runtime.plugs import load_plug
 
 COUPLED = (
     "SGD",
@@ -35,14 +36,12 @@ Optimizer = type[torch.optim.Optimizer]
 Groups = list[dict[str, Any]]
 
 
-def build_foreign(
-    groups: Groups, optim: OptimConfig, plugged: Optimizer | None = None
-) -> torch.optim.Optimizer:
+def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer that `optim` names, tried out. A group without `weight_decay` gets what `optim` says.
 
     Raises UserError if there is no such class, if a setting does not fit it, or if it cannot train a model here.
     """
-    cls = find_class(optim.name, plugged)
+    cls = find_class(optim.name)
     closure = inspect.signature(cls.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise UserError(
@@ -60,21 +59,20 @@ def build_foreign(
     return make(groups)
 
 
-def require_optimizer(optim: OptimConfig, plugged: Optimizer | None = None) -> None:
+def require_optimizer(optim: OptimConfig) -> None:
     """Refuse a library's or plugged optimizer that `build_foreign` would refuse, before anything else is done."""
     if optim.foreign:
-        build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim, plugged)
+        build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
 
 
-def find_class(name: str, plugged: Optimizer | None = None) -> Optimizer:
+def find_class(name: str) -> Optimizer:
     """The class that a name such as torch:NAdam means. Raises UserError naming the nearest one."""
     library, _, wanted = name.rpartition(":")
     if library.endswith(".py"):
-        if plugged is None:
-            raise UserError(
-                f"optim.name {name} is a file of yours, which runs only if named: add --plug {name}"
-            )
-        return plugged
+        found = load_plug(name)
+        if not _is_optimizer(found):
+            raise UserError(f"optim.name {name}: the class is no torch.optim.Optimizer")
+        return found
     known = {n: c for n, c in vars(library_module(library)).items() if _is_optimizer(c)}
     if wanted not in known:
         lower = {n.lower(): n for n in known}

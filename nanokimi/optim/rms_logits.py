@@ -50,7 +50,7 @@ def head_estimates(attention: Any, norm: Any) -> torch.Tensor:
         return _mla_estimates(attention, norm)
     if hasattr(attention, "c_attn"):
         q, k, _ = (lengths_of(attention.c_attn, norm, rows) for rows in _thirds(attention.c_attn))
-    elif hasattr(attention, "q_proj") and hasattr(attention, "k_proj"):
+    elif hasattr(attention, "q_proj") and hasattr(attention, "k_proj") and not hasattr(attention, "latents"):
         q, k = lengths_of(attention.q_proj, norm), lengths_of(attention.k_proj, norm)
     else:
         raise ValueError(
