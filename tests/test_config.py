@@ -435,14 +435,14 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
     import ast
     import inspect
 
-    from nanokimi.config import schema
+    from nanokimi.config import schema, schema_optim
 
     assert cli.main(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # argparse breaks lines at hyphens
     for key in all_keys():
         assert f"--{key}" in shown, f"--help does not show {key}"
-    tree = ast.parse(inspect.getsource(schema))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    nodes = [node for module in (schema, schema_optim) for node in ast.parse(inspect.getsource(module)).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     for group in groups():
         body = classes[group.__name__].body
         for number, node in enumerate(body):

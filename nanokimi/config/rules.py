@@ -21,11 +21,11 @@ from nanokimi.config.schema import (
     DatasetConfig,
     GPTConfig,
     KimiConfig,
-    OptimConfig,
     RunConfig,
     SampleConfig,
     TrainConfig,
 )
+from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.errors import UserError
 
 TOKENIZERS = ("char", "byte", "bpe", "unigram")
