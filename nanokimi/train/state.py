@@ -92,7 +92,6 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     keep_freed_memory(device)
     model = build_model(config.arm.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
-    heads = config.arm.model.num_attention_heads
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     return TrainState(
         config=config,
@@ -101,11 +100,16 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         folder=folder,
         device=device,
         model=model,
-        optimizer=build_optimizer(model, optim, heads),
+        optimizer=fresh_optimizer(config, model),
         scaler=fresh_scaler(train.dtype, device),
         flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
     )
+
+
+def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
+    """The optimizer of a run that has not begun."""
+    return build_optimizer(model, config.arm.optim, config.arm.model.num_attention_heads)
 
 
 def fresh_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:

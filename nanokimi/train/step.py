@@ -56,6 +56,7 @@ def train_step(state: TrainState) -> Record:
     extra = {}
     if isinstance(state.optimizer, MuonClip):
         state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
+    if needs_logits(state.optimizer):
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
     state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
     state.scaler.update()
@@ -101,7 +102,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     their logits.
     """
     train = state.config.train
-    want_max_logits = isinstance(state.optimizer, MuonClip)
+    want_max_logits = needs_logits(state.optimizer)
     inputs_BT, targets_BT = training_batch(state)
     micro = state.micro_batch_size
     passes = train.batch_size // micro
@@ -124,6 +125,11 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     return float(total_nll) / passes, float(total_aux) / passes, outputs
 
 
+def needs_logits(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the update depends on the largest attention logits of the forward pass."""
+    return isinstance(optimizer, MuonClip) and optimizer.needs_logits
+
+
 def autocast(state: TrainState) -> torch.autocast:
     """The configured precision of matrix products."""
     dtype = state.config.train.dtype
@@ -133,7 +139,7 @@ def autocast(state: TrainState) -> torch.autocast:
 def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
-        output = state.model(x_BT, want_max_logits=isinstance(state.optimizer, MuonClip))
+        output = state.model(x_BT, want_max_logits=needs_logits(state.optimizer))
     return next_token_loss(output.logits_BTW, y_BT)
 
 
