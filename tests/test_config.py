@@ -377,6 +377,8 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
+        *("variant.model.routed_scaling_factor", "variant.model.intermediate_size"),
+        *("variant.model.num_key_value_heads", "variant.model.q_lora_rank", "variant.optim.adamw_lr"),
     }
     assert {key for key, value in leaves(config).items() if value is None} == off_by_choice
     assert "auto" not in (config.train.device, config.train.dtype)

@@ -12,8 +12,8 @@ nanokimi: train Kimi K2's ideas at nano scale beside NanoGPT, and measure honest
 
 usage: nanokimi VERB [options]
 
-  compare    train NanoKimi and NanoGPT on the same text and write one report
-  train      train one of them
+  compare    train NanoKimi and NanoGPT (or other arms) on the same text and write one report
+  train      train one of them, or a variant composed at will
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole validation text
   prepare    read, split and encode a text ahead, and show what is in it
@@ -43,7 +43,7 @@ USAGE = {
     + RUN_OPTIONS,
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
-    + "  --model NAME            nanokimi (default) or nanogpt\n"
+    + "  --model NAME            nanokimi (default), nanogpt or variant\n"
     + "  --dry-run               train nothing: say what memory, time and disk the run will need\n",
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]

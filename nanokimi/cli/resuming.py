@@ -36,7 +36,7 @@ def plan_run(verb: str, options: dict[str, object], rest: list[str]) -> tuple[Ru
 
 def resumed_config(verb: str, folder: Path, options: dict[str, object], rest: list[str]) -> RunConfig:
     """The configuration to continue the run in `folder` with."""
-    is_comparison = all((folder / name).is_dir() for name in ARM_NAMES)
+    is_comparison = sum((folder / name).is_dir() for name in ARM_NAMES) >= 2
     if verb == "train" and is_comparison:
         raise UserError(
             f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"

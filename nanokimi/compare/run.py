@@ -15,7 +15,7 @@ import numpy as np
 
 from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
-from nanokimi.config import ARM_NAMES, BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
+from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
@@ -40,7 +40,7 @@ LN2 = float(np.log(2))
 def compare(
     config: RunConfig, out: Path, *, resume: bool = False, allow_changes: bool = False
 ) -> dict[str, Any]:
-    """Train every arm of `config`, measure and audit them, write the report; return report.json's content.
+    """Train the two arms that `config` names, measure and audit them, write the report; return report.json's content.
 
     Raises:
         UserError: the input or the configuration cannot be used.
@@ -68,7 +68,7 @@ def make_arms(config: RunConfig, folder: Path) -> None:
     """One run folder for each arm, with its configuration; whatever is there already is kept."""
     if not (folder / "environment.json").exists():
         write_json(folder / "environment.json", describe_environment())
-    for name in ARM_NAMES:
+    for name in config.compare.arms:
         (folder / name).mkdir(exist_ok=True)
         save_config(replace(config, model=name), folder / name / CONFIG_FILE)
         shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
@@ -84,7 +84,7 @@ def train_and_report(
 ) -> dict[str, Any]:
     """Everything that happens once folders, configuration and data are there."""
     baselines = score_baselines(data)
-    with Display([DISPLAY_NAMES[name] for name in ARM_NAMES], _tokens_per_step(config)) as display:
+    with Display([DISPLAY_NAMES[name] for name in config.compare.arms], _tokens_per_step(config)) as display:
         results = train_in_turns(config, out, display, resume, allow_changes)
     report = build_report(config, data, baselines, results, out)
     write_json(out / "report.json", report)
@@ -112,7 +112,7 @@ def train_in_turns(
         raise Interrupted(number, stopped)
 
     try:
-        for name in ARM_NAMES:
+        for name in config.compare.arms:
             arms.append(Arm(DISPLAY_NAMES[name], out / name, resume, allow_changes))
         with on_first_signal(ask_to_stop):
             while not all(arm.finished for arm in arms) and not signals:

@@ -6,9 +6,17 @@ import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Literal
 
+from nanokimi.config.checks import is_finite as _is_finite
+from nanokimi.config.checks import require as _require
+from nanokimi.config.checks import require_effect as _require_effect
+from nanokimi.config.checks import require_positive as _require_positive
+from nanokimi.config.checks import require_possible as _require_possible
+from nanokimi.config.checks import validate_positions as _validate_positions
+from nanokimi.config.rules_variant import validate_variant
 from nanokimi.config.schema import (
     ARM_NAMES,
     BUDGETS,
+    AnyArm,
     DatasetConfig,
     GPTConfig,
     KimiConfig,
@@ -41,25 +49,6 @@ LARGEST_WIDTH = 1 << 20
 """The same for every other size of a model."""
 LARGEST_NUMBER = 10**30
 """The same for everything else."""
-LARGEST_MODEL = 10**12
-"""Parameters, roughly."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
-def _require_positive(group: object, path: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(group, name)
-        if value is not None:
-            _require(_is_finite(value) and value > 0, f"{path}.{name} is {value}: it must be above 0")
-
-
-def _is_finite(value: float) -> bool:
-    """Also for an integer beyond what a float can hold."""
-    return isinstance(value, int) or math.isfinite(value)
 
 
 def _refuse_huge(group: object, path: str, largest: int) -> None:
@@ -81,22 +70,20 @@ def validate(config: RunConfig) -> RunConfig:
     _validate_train(config.train)
     _validate_sample(config.sample)
     _require_positive(config.compare, "compare", ("turn_steps",))
+    _require(
+        len(set(config.compare.arms)) == 2,
+        f"compare.arms names {config.compare.arms[0]} twice: name two different arms of {', '.join(ARM_NAMES)}",
+    )
     _validate_kimi(config.nanokimi.model, config.train)
     _validate_gpt(config.nanogpt.model, config.train)
-    for name in ARM_NAMES:
-        _validate_optim(getattr(config, name).optim, f"{name}.optim")
+    validate_variant(config.variant, config.train)
+    for name, arm in config.arms.items():
+        _validate_optim(arm.optim, f"{name}.optim")
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
     _require_effect(
         config.nanogpt.optim, "nanogpt.optim", kimi_only, "NanoGPT, which has no router and no MLA"
     )
     return config
-
-
-def _require_effect(group: object, path: str, names: tuple[str, ...], because: str) -> None:
-    """Refuse a changed setting that would be ignored."""
-    for name in names:
-        if getattr(group, name) != getattr(type(group)(), name):
-            raise UserError(f"{path}.{name} has no effect with {because}: leave it out")
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:
@@ -157,22 +144,6 @@ def _validate_sample(sample: SampleConfig) -> None:
     _require(
         sample.top_p is None or 0 < sample.top_p <= 1,
         f"sample.top_p is {sample.top_p}: it must be above 0, at most 1",
-    )
-
-
-def _validate_positions(positions: int | None, path: str, train: TrainConfig) -> None:
-    _require(
-        positions is None or positions >= train.context_length,
-        f"{path}.max_position_embeddings {positions} is below train.context_length {train.context_length}",
-    )
-
-
-def _require_possible(path: str, rows: int, width: int) -> None:
-    """Refuse a model that no machine holds: `rows` of `width` are most of its parameters."""
-    _require(
-        rows * width <= LARGEST_MODEL,
-        f"{path} would have about {rows * width / 1e9:.0f} billion parameters: it must be {LARGEST_MODEL / 1e9:.0f} "
-        "billion at most",
     )
 
 
@@ -271,43 +242,36 @@ def resolve(
 
     What follows from other settings stays None: whoever changes those in a saved file gets what follows from them.
     """
-    kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
-    for path, model in (("nanokimi", kimi), ("nanogpt", gpt)):
-        named = model.vocab_size
-        if named is not None and named < vocab_size:
-            raise UserError(
-                f"{path}.model.vocab_size {named} is below the tokenizer's {vocab_size}: leave it out, or raise it"
-            )
-    kimi = replace(
-        kimi,
-        vocab_size=kimi.vocab_size or vocab_size,
-        max_position_embeddings=kimi.max_position_embeddings or train.context_length,
-    )
-    gpt = replace(
-        gpt,
-        vocab_size=gpt.vocab_size or vocab_size,
-        max_position_embeddings=gpt.max_position_embeddings or train.context_length,
-    )
-    train = replace(
-        train,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-    )
-    return validate(
-        replace(
-            config,
-            train=train,
-            nanokimi=replace(config.nanokimi, model=kimi),
-            nanogpt=replace(config.nanogpt, model=gpt),
+    train = replace(config.train, device=device, dtype=dtype, threads=threads)
+    arms = {
+        name: _resolve_sizes(name, arm, vocab_size, train.context_length) for name, arm in config.arms.items()
+    }
+    return validate(replace(config, train=train, **arms))  # type: ignore[arg-type]  # each arm keeps its type
+
+
+def _resolve_sizes(name: str, arm: AnyArm, vocab_size: int, context_length: int) -> AnyArm:
+    """The arm with its vocabulary and longest sequence filled in."""
+    model = arm.model
+    if model.vocab_size is not None and model.vocab_size < vocab_size:
+        raise UserError(
+            f"{name}.model.vocab_size {model.vocab_size} is below the tokenizer's {vocab_size}: leave it out, or "
+            "raise it"
         )
-    )
+    sizes = {
+        "vocab_size": model.vocab_size or vocab_size,
+        "max_position_embeddings": model.max_position_embeddings or context_length,
+    }
+    return replace(arm, model=replace(model, **sizes))  # type: ignore[type-var, arg-type]
 
 
 def is_resolved(config: RunConfig) -> bool:
-    """Whether `resolve` has been over this configuration."""
-    kimi, gpt, train = config.nanokimi.model, config.nanogpt.model, config.train
-    chosen = (kimi.vocab_size, kimi.max_position_embeddings, gpt.vocab_size, gpt.max_position_embeddings)
+    """Whether `resolve` has been over this configuration.
+
+    Only the arms that are trained count: a run saved before another arm was invented is resolved all the same.
+    """
+    train = config.train
+    models = [config.arms[name].model for name in (config.model, *config.compare.arms)]
+    chosen = [size for model in models for size in (model.vocab_size, model.max_position_embeddings)]
     return None not in (*chosen, train.threads) and "auto" not in (train.device, train.dtype)
 
 

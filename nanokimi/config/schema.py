@@ -1,9 +1,10 @@
 """Every knob of a run: its type, default and meaning, in this one place (its limits are in `rules`).
 
-A configuration describes both arms of a comparison (NanoKimi and NanoGPT) and everything that they share: the text,
-the batches, the budget. `compare` trains both, `train` trains the one that `model` names. Words are those of Hugging
-Face's DeepSeek-V3 and Llama configurations, for both models. `None` means "off" or, where the text says so, "chosen
-for you"; `rules.resolve` replaces the chosen ones by values, so that the file saved with a run repeats it.
+A configuration describes the arms of a comparison (NanoKimi, NanoGPT and a variant composed at will) and everything
+that they share: the text, the batches, the budget. `compare` trains two of them, `train` the one that `model` names.
+Words are those of Hugging Face's DeepSeek-V3 and Llama configurations, for all models. `None` means "off" or, where
+the text says so, "chosen for you"; `rules.resolve` replaces the chosen ones by values, so that the file saved with a
+run repeats it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-ModelName = Literal["nanokimi", "nanogpt"]
-ARM_NAMES: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
-DISPLAY_NAMES: dict[str, str] = {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT"}
+ModelName = Literal["nanokimi", "nanogpt", "variant"]
+ARM_NAMES: tuple[ModelName, ...] = ("nanokimi", "nanogpt", "variant")
+DISPLAY_NAMES: dict[str, str] = {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT", "variant": "Variant"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,87 @@ class GPTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantConfig:
+    """A decoder composed at will; as it stands NanoGPT, and with every part of Kimi K2's chosen NanoKimi.
+
+    A setting that the chosen parts do not read is refused when it is changed.
+    """
+
+    vocab_size: int | None = None
+    """None: the tokenizer's."""
+    hidden_size: int = 128
+    """Width of the residual stream (D)."""
+    num_hidden_layers: int = 4
+    """Blocks."""
+    num_attention_heads: int = 4
+    """Attention heads (H)."""
+    max_position_embeddings: int | None = None
+    """Longest sequence; None: train.context_length."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """The norm before each attention, each feed-forward layer and the head."""
+    norm_eps: float = 1e-5
+    """Epsilon of every norm."""
+    bias: bool = False
+    """Biases in LayerNorms, in the projections of mha, gqa and latent, and in dense gelu, relu and relu2 layers."""
+    dropout: float = 0.0
+    """Dropout after the embedding, on both residual branches, and on the attention weights of mha and gqa."""
+    positions: Literal["learned", "rope"] = "learned"
+    """learned: a vector for each position is added to the embedding; rope: queries and keys turn (mha, gqa, mla)."""
+    rope_theta: float = 50000.0
+    """rope: base of the rotary frequencies."""
+    attention: str = "mha"
+    """mha; gqa: heads share keys and values; mla: Kimi K2's; latent: learned queries pool the past into num_latents
+    vectors, which is all that a token reads; or FILE.py:NAME, a class of yours named with --plug."""
+    num_key_value_heads: int | None = None
+    """gqa: heads of keys and values; None: half of num_attention_heads, at least 1."""
+    q_lora_rank: int | None = None
+    """mla: width of the compressed query (Q); None: queries come straight from the residual stream."""
+    kv_lora_rank: int = 64
+    """mla: width of the compressed keys and values (C)."""
+    qk_nope_head_dim: int = 32
+    """mla: query and key dimensions per head without position (N)."""
+    qk_rope_head_dim: int = 16
+    """mla: query and key dimensions with rotary position; the key's are shared by all heads (R)."""
+    v_head_dim: int = 32
+    """mla: value dimensions per head (V)."""
+    num_latents: int = 16
+    """latent: vectors that the past is pooled into; what decoding keeps does not grow beyond them."""
+    feed_forward: Literal["gelu", "relu", "relu2", "swiglu"] = "gelu"
+    """The form of dense layers and of each expert: two matrices around exact GELU, ReLU or its square, or SwiGLU."""
+    intermediate_size: int | None = None
+    """Width of dense layers; None: four times hidden_size, for swiglu 8/3 of it, rounded up to a multiple of 8."""
+    experts: str = "none"
+    """none; soft: every expert, weighted by a softmax; topk: the K best of a softmax; sigmoid-bias: Kimi K2's;
+    expert_choice: experts choose tokens, also by later ones: LEAKS, to show that the audit says so; or FILE.py:NAME."""
+    moe_intermediate_size: int = 128
+    """Width of one expert (F)."""
+    n_routed_experts: int = 8
+    """Experts to choose from (E)."""
+    n_shared_experts: int = 0
+    """Experts that see every token, built as one layer of that many widths."""
+    num_experts_per_tok: int = 2
+    """topk, sigmoid-bias: experts chosen for each token (K)."""
+    first_k_dense_replace: int = 0
+    """Leading layers with a dense feed-forward instead of experts."""
+    norm_topk_prob: bool = True
+    """topk, sigmoid-bias: divide the chosen gates by their sum."""
+    routed_scaling_factor: float | None = None
+    """Multiplies the gates; None: for sigmoid-bias chosen from E and K so that the routed output has a dense layer's
+    size, else 1."""
+    aux_loss_alpha: float = 0.0
+    """Weight of the balance loss; sigmoid-bias: DeepSeek-V3's over each sequence; topk: Switch's over the batch
+    (arXiv 2101.03961); 0: off."""
+    capacity_factor: float = 2.0
+    """expert_choice: experts that a token gets on average."""
+    tie_word_embeddings: bool = True
+    """Whether the head's matrix is the embedding's."""
+    initialization: Literal["gpt2", "flat"] = "gpt2"
+    """gpt2: residual outputs get the standard deviation divided by sqrt(2 * layers); flat: one for every matrix."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """One arm's optimizer and learning-rate schedule."""
 
@@ -259,6 +341,8 @@ class SampleConfig:
 class CompareConfig:
     """How `compare` runs its arms."""
 
+    arms: tuple[ModelName, ModelName] = ("nanokimi", "nanogpt")
+    """The two arms that compare trains."""
     turn_steps: int = 10
     """Steps one arm takes before the other's turn."""
 
@@ -286,6 +370,20 @@ class GPTArm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantArm:
+    """A variant and how it is optimised."""
+
+    model: VariantConfig = field(default_factory=VariantConfig)
+    """Architecture."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer."""
+
+
+ModelConfig = KimiConfig | GPTConfig | VariantConfig
+AnyArm = KimiArm | GPTArm | VariantArm
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides what a run computes."""
 
@@ -305,11 +403,18 @@ class RunConfig:
     """The NanoKimi arm."""
     nanogpt: GPTArm = field(default_factory=GPTArm)
     """The NanoGPT arm."""
+    variant: VariantArm = field(default_factory=VariantArm)
+    """The arm composed at will."""
 
     @property
-    def arm(self) -> KimiArm | GPTArm:
+    def arm(self) -> AnyArm:
         """The arm that `model` names."""
-        return self.nanokimi if self.model == "nanokimi" else self.nanogpt
+        return self.arms[self.model]
+
+    @property
+    def arms(self) -> dict[ModelName, AnyArm]:
+        """Every arm by its name."""
+        return {"nanokimi": self.nanokimi, "nanogpt": self.nanogpt, "variant": self.variant}
 
 
 BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import ARM_NAMES, DISPLAY_NAMES, RunConfig
+from nanokimi.config import DISPLAY_NAMES, RunConfig
 from nanokimi.config.rules import resolve
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.store import PreparedData
@@ -85,7 +85,7 @@ def run_bench(config: RunConfig, quick: bool = False) -> Bench:
     device = torch.device(config.train.device)
     rates = measure_machine(device, 0.1 if quick else 0.5)
     seconds = QUICK_SECONDS if quick else SECONDS
-    models = [bench_model(replace(config, model=name), rates, seconds) for name in ARM_NAMES]
+    models = [bench_model(replace(config, model=name), rates, seconds) for name in config.compare.arms]
     return Bench(str(device), config.train.dtype, config.train.threads or 1, rates, models)
 
 

@@ -1,0 +1,134 @@
+"""Classes of the user's own, from a file: `--plug FILE.py:NAME`.
+
+Loading one runs its file, so only a file that this command named is ever run: a run folder keeps the name
+(FILE.py:NAME, without the folder) and the file's SHA-256, and whoever opens the run has to name the same content
+again. What was named is remembered for the life of the process, and handed on to the processes that it starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanokimi.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plug:
+    """A class that the user named, and the file it came from."""
+
+    name: str  # FILE.py:NAME as configurations keep it, without the folder
+    path: Path
+    sha256: str
+    cls: type
+
+
+_named: dict[str, Plug] = {}
+
+
+def name_plug(spec: str) -> Plug:
+    """Run the file of FILE.py:NAME and remember the class. Raises UserError, whatever goes wrong in the file."""
+    path_text, _, class_name = spec.rpartition(":")
+    path = Path(path_text)
+    if not path_text.endswith(".py") or not class_name.isidentifier():
+        raise UserError(f"--plug {spec}: expected FILE.py:NAME")
+    if not path.is_file():
+        raise UserError(f"--plug {spec}: there is no file {path}")
+    content = path.read_bytes()
+    plug = Plug(f"{path.name}:{class_name}", path.absolute(), hashlib.sha256(content).hexdigest(), type(None))
+    known = _named.get(plug.name)
+    if known is not None and (known.path, known.sha256) == (plug.path, plug.sha256):
+        return known
+    if any(other.path.name == path.name and other.sha256 != plug.sha256 for other in _named.values()):
+        raise UserError(f"--plug {spec}: another file named {path.name} is plugged in already")
+    found = getattr(_run_file(path, spec), class_name, None)
+    if not isinstance(found, type):
+        raise UserError(f"--plug {spec}: {path} defines no class '{class_name}'")
+    _named[plug.name] = Plug(plug.name, plug.path, plug.sha256, found)
+    return _named[plug.name]
+
+
+def _run_file(path: Path, spec: str) -> object:
+    name = f"nanokimi_plug_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None and module_spec.loader is not None, "the path ends in .py"
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or "no message"
+        raise UserError(f"--plug {spec} cannot be run: {type(error).__name__}: {reason}") from None
+    return module
+
+
+def load_plug(name: str) -> type:
+    """The class that a configuration's FILE.py:NAME means. Raises UserError if this command did not name it."""
+    key = _key(name)
+    if key not in _named:
+        raise UserError(
+            f"{name} is code that this command did not name, and only named code is run: add --plug path/to/{key}"
+        )
+    return _named[key].cls
+
+
+def place_of(cls: type) -> str:
+    """Where a class plugs in: "optimizer", "attention" or "feed_forward". Raises UserError if nowhere."""
+    import torch
+
+    if issubclass(cls, torch.optim.Optimizer):
+        return "optimizer"
+    place = getattr(cls, "plugs_into", None)
+    if not issubclass(cls, torch.nn.Module) or place not in ("attention", "feed_forward"):
+        raise UserError(
+            f"--plug {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, or an nn.Module with plugs_into = "
+            '"attention" or "feed_forward"'
+        )
+    return place
+
+
+def plug_setting(plug: Plug) -> str:
+    """The setting, as on the command line, that puts a plug into the variant arm."""
+    keys = {
+        "optimizer": "variant.optim.name",
+        "attention": "variant.model.attention",
+        "feed_forward": "variant.model.experts",
+    }
+    return f"--{keys[place_of(plug.cls)]}={plug.name}"
+
+
+def named_plugs() -> list[str]:
+    """FILE.py:NAME of everything named so far, with the file's whole path: for a process to be started."""
+    return [f"{plug.path}:{plug.name.rpartition(':')[2]}" for plug in _named.values()]
+
+
+def plug_hashes(names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the files of these plugs, to be kept with a run."""
+    for name in names:
+        load_plug(name)
+    return {_key(name): _named[_key(name)].sha256 for name in names}
+
+
+def require_same_plugs(kept: dict[str, Any], where: Path) -> None:
+    """Refuse a run whose plugs are not named, or whose files have changed since it was started."""
+    for name, sha256 in kept.items():
+        load_plug(name)
+        if _named[_key(name)].sha256 != sha256:
+            raise UserError(
+                f"{where} was made with another {name.rpartition(':')[0]} (SHA-256 {str(sha256)[:12]}): name that file"
+            )
+
+
+def forget_plugs() -> None:
+    """As if nothing had been named; for tests."""
+    _named.clear()
+
+
+def _key(name: str) -> str:
+    path, _, class_name = name.rpartition(":")
+    return f"{Path(path).name}:{class_name}"
