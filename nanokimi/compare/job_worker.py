@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.worker import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 
@@ -24,19 +25,21 @@ def work(connection: Connection, jobs_folder: str) -> None:
     set_blocked(False)
     try:
         while True:
-            kind, key, audited = connection.recv()
+            kind, key, audited, config = connection.recv()
             if kind == "job":
-                connection.send(run_job(connection, Path(jobs_folder) / key, audited))
+                connection.send(run_job(connection, Path(jobs_folder) / key, audited, config))
             else:
                 connection.send(("stopped", None))
     except (EOFError, OSError):
         pass  # the parent is gone
 
 
-def run_job(connection: Connection, folder: Path, audited: bool) -> tuple[str, Any]:
-    """("done", its numbers), ("stopped", None) or ("failed", why)."""
+def run_job(
+    connection: Connection, folder: Path, audited: bool, config: RunConfig | None
+) -> tuple[str, Any]:
+    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read."""
     try:
-        return train_job(connection, folder, audited)
+        return train_job(connection, folder, audited, config or load_config(str(folder / "config.yaml")))
     except TrainingError as error:
         if DIVERGED in str(error):
             return "done", {"val_loss": None, "diverged": True, "why": str(error)[:200]}
@@ -52,7 +55,9 @@ def run_job(connection: Connection, folder: Path, audited: bool) -> tuple[str, A
         return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
 
 
-def train_job(connection: Connection, folder: Path, audited: bool) -> tuple[str, Any]:
+def train_job(
+    connection: Connection, folder: Path, audited: bool, config: RunConfig
+) -> tuple[str, Any]:
     """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
     from nanokimi.data.store import open_prepared
     from nanokimi.runtime.locks import only_process
@@ -62,7 +67,6 @@ def train_job(connection: Connection, folder: Path, audited: bool) -> tuple[str,
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
-        config = load_config(str(folder / "config.yaml"))
         state = build_state(config, open_prepared(find_data(folder)), folder)
         state.only_final_score = True
         state.stop_waiting = connection.poll

@@ -41,11 +41,11 @@ class Rung:
 
 
 RUNGS = (
-    Rung("RMSNorm, no bias", "architecture", model=("norm", "norm_eps", "bias")),
+    Rung("RMSNorm", "architecture", model=("norm", "norm_eps", "bias")),  # and no biases, if there were any
     Rung("RoPE", "architecture", model=("positions", "rope_theta")),
     Rung("SwiGLU", "architecture", model=("feed_forward",)),
     Rung("untied head", "architecture", model=("tie_word_embeddings",)),
-    Rung("one initial std", "architecture", model=("initialization", "initializer_range")),
+    Rung("flat init", "architecture", model=("initialization", "initializer_range")),
     Rung(
         "MLA",
         "architecture",

@@ -86,27 +86,35 @@ def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> 
     meets; then the dense layers' width alone closes what gap it can.
     """
     mixture = is_mixture(model)
+    dense = not mixture or model.first_k_dense_replace > 0
+    met = experts_met(model) if mixture else 1
 
     def sized(width: int) -> Any:
         if not mixture:
             return replace(model, intermediate_size=width)
-        met = model.num_experts_per_tok + model.n_shared_experts
-        return replace(model, moe_intermediate_size=width, intermediate_size=width * met)
+        beside = {"intermediate_size": width * met} if dense else {}
+        return replace(model, moe_intermediate_size=width, **beside)
 
     best = sized(nearest(lambda width: quantity(sized(width)), target))
-    dense = min(getattr(model, "first_k_dense_replace", 0), model.num_hidden_layers)
     if mixture and dense:
-        half = best.intermediate_size
+        even = best.intermediate_size
 
         def tuned(width: int) -> Any:
             return replace(best, intermediate_size=width)
 
         width = nearest(lambda width: quantity(tuned(width)), target)
-        if abs(width - half) <= FREE_WIDTH * half:
+        if abs(width - even) <= FREE_WIDTH * even:
             best = tuned(width)
-    names = ("intermediate_size", "moe_intermediate_size") if mixture else ("intermediate_size",)
+    names = ["moe_intermediate_size"] if mixture else []
+    names += ["intermediate_size"] if dense else []
     value = quantity(best)
     return Solved(best, {name: getattr(best, name) for name in names}, value, value / target - 1)
+
+
+def experts_met(model: Any) -> int:
+    """Experts that compute for one token."""
+    routed = {"soft": model.n_routed_experts, "expert_choice": round(getattr(model, "capacity_factor", 0))}
+    return int(routed.get(getattr(model, "experts", ""), model.num_experts_per_tok) + model.n_shared_experts)
 
 
 def is_mixture(model: Any) -> bool:

@@ -76,10 +76,11 @@ class Worker:
         """Hand over a job; its folder is made if need be."""
         folder = self.jobs_folder / key
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG_FILE).exists():  # else it is being resumed
+        fresh = not (folder / CONFIG_FILE).exists()  # else it is resumed, with the very configuration it has
+        if fresh:
             save_config(job.config, folder / CONFIG_FILE)
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
-        self.connection.send(("job", key, job.audited))
+        self.connection.send(("job", key, job.audited, job.config if fresh else None))
 
     def death(self) -> str:
         """Why the process is gone."""
@@ -154,7 +155,7 @@ class Pool:
         """Have every running job save itself and end."""
         for worker in self.workers:
             if worker.job is not None:
-                worker.connection.send(("stop", "", False))
+                worker.connection.send(("stop", "", False, None))
         for worker in self.workers:
             while worker.job is not None:
                 self.receive(worker, 0, 0)
