@@ -144,3 +144,33 @@ def _validate_optim(optim: OptimConfig, model: VariantConfig, path: str) -> None
         require_effect(optim, path, ("router_bias_update_speed",), f"variant.model.experts {model.experts}")
     if not is_plug(model.attention) and model.attention != "mla":
         require_effect(optim, path, ("split_heads",), f"variant.model.attention {model.attention}")
+
+
+def key_value_heads(model: VariantConfig) -> int:
+    """Heads of keys and values of mha and gqa."""
+    if model.attention != "gqa":
+        return model.num_attention_heads
+    return model.num_key_value_heads or max(model.num_attention_heads // 2, 1)
+
+
+def rotary_width(model: VariantConfig) -> int:
+    """Dimensions of a head that RoPE turns."""
+    return (
+        model.qk_rope_head_dim if model.attention == "mla" else model.hidden_size // model.num_attention_heads
+    )
+
+
+def dense_width(model: VariantConfig) -> int:
+    """Hidden units of a dense layer."""
+    if model.intermediate_size is not None:
+        return model.intermediate_size
+    if (
+        model.feed_forward == "swiglu"
+    ):  # three matrices of this width are as large as two of four times the width
+        return -(-model.hidden_size // 3) * 8
+    return 4 * model.hidden_size
+
+
+def has_experts(model: VariantConfig, layer: int) -> bool:
+    """Whether a block has experts instead of a dense layer."""
+    return model.experts != "none" and layer >= model.first_k_dense_replace

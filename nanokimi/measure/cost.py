@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, TrainConfig
+from nanokimi.config import GPTConfig, KimiConfig, ModelConfig, OptimConfig, TrainConfig, VariantConfig
+from nanokimi.measure.cost_variant import variant_parts
 from nanokimi.optim.groups import assign
 
 
@@ -24,14 +25,21 @@ class Cost:
     forward_flops_per_token: float
     train_flops_per_token: float
     cache_numbers_per_token: int
+    cache_numbers_fixed: int = 0  # kept besides, however long the text
 
 
-def model_cost(config: KimiConfig | GPTConfig, context_length: int, *, causal: bool = True) -> Cost:
+def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True) -> Cost:
     """Costs of a resolved configuration, averaged over the positions of a sequence of `context_length`.
 
     `causal` counts only the keys that a query sees, (T + 1) / 2 on average; without it all T, as papers often do and
     as a dense attention kernel computes.
     """
+    if isinstance(config, VariantConfig):
+        parts = variant_parts(config, context_length, causal)
+        total, active, flops, cache, fixed = (sum(numbers) for numbers in zip(*parts, strict=True))
+        return Cost(
+            int(total), int(active), 2 * active + flops, 3 * (2 * active + flops), int(cache), int(fixed)
+        )
     if isinstance(config, KimiConfig):
         total, active = _kimi_parameters(config)
         qk_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
@@ -77,7 +85,7 @@ def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
 
 
 def optimizer_flops(
-    shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: KimiConfig | GPTConfig, train: TrainConfig
+    shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: ModelConfig, train: TrainConfig
 ) -> float:
     """FLOPs that one optimizer step spends in matrix products; elementwise work is not counted.
 
@@ -98,7 +106,9 @@ def optimizer_flops(
             total += matrices * optim.ns_steps * (4 * m * m * n + 2 * m**3)
     if optim.name == "muonclip":
         width = model.hidden_size
-        if isinstance(model, KimiConfig):
+        if isinstance(model, VariantConfig) and model.attention == "latent":
+            width = 0  # its logits are at hand
+        elif isinstance(model, KimiConfig) or (isinstance(model, VariantConfig) and model.attention == "mla"):
             width = heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
         total += 2 * model.num_hidden_layers * width * train.batch_size * train.context_length**2
     return total

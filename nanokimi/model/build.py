@@ -1,25 +1,28 @@
-"""One place that knows both models."""
+"""One place that knows all models."""
 
 from __future__ import annotations
 
 import torch
 
-from nanokimi.config import GPTConfig, KimiConfig
+from nanokimi.config import GPTConfig, KimiConfig, ModelConfig
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
+from nanokimi.model.variants.variant import Variant
 from nanokimi.runtime.device import is_out_of_memory
 
-LanguageModel = NanoKimi | NanoGPT
+LanguageModel = NanoKimi | NanoGPT | Variant
 
 
-def build_model(config: KimiConfig | GPTConfig, seed: int) -> LanguageModel:
+def build_model(config: ModelConfig, seed: int) -> LanguageModel:
     """The model of a resolved configuration, with initial weights that follow from the seed alone.
 
     Raises MemoryError if it does not fit into the machine's memory.
     """
     torch.manual_seed(seed)
     try:
-        return NanoKimi(config) if isinstance(config, KimiConfig) else NanoGPT(config)
+        if isinstance(config, KimiConfig):
+            return NanoKimi(config)
+        return NanoGPT(config) if isinstance(config, GPTConfig) else Variant(config)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError("the model's weights do not fit into memory: make it smaller") from None

@@ -1,7 +1,8 @@
 """The memory of generation: what attention keeps of the tokens it has seen, behind one append().
 
 What is kept is the attention's own choice: NanoGPT keeps keys and values of every head, NanoKimi only the latent and
-the shared rotary key. The cache does not know the difference: it stores whatever tensors it is given along axis 1.
+the shared rotary key. The cache does not know the difference: it stores whatever tensors it is given along axis 1, or
+carries a state that does not grow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class LayerCache:
         self.capacity = capacity
         self.length = 0
         self.buffers: tuple[torch.Tensor, ...] = ()
+        self.state: tuple[torch.Tensor, ...] = ()
 
     def append(self, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Store the new tokens' tensors, each (B, T, ...), and return all stored so far, each (B, S, ...)."""
@@ -34,6 +36,12 @@ class LayerCache:
         assert self.length < self.capacity, f"cache of {self.capacity} tokens cannot hold more"
         self.length += 1
         return buffer[0, : self.length]
+
+    def carry(self, tokens: int, *state: torch.Tensor) -> None:
+        """Keep, instead of so many new tokens, a state of fixed size that has taken them in (see `state`)."""
+        self.state = state
+        self.length += tokens
+        assert self.length <= self.capacity, f"cache of {self.capacity} tokens cannot hold {self.length}"
 
     @property
     def bytes_per_token(self) -> int:

@@ -1,0 +1,142 @@
+"""Mixtures of experts beside Kimi K2's: all of them weighted (soft), the K best of a softmax (topk), and the experts
+choosing the tokens (expert_choice), which reads the future and is here to be caught.
+
+Each layer returns its output and a Routing, and keeps its router as `gate`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.config import VariantConfig
+from nanokimi.model.layers import SwiGLU
+from nanokimi.model.moe import MixtureOfExperts, Router, count_experts
+from nanokimi.model.output import Routing
+from nanokimi.model.variants.attention import as_kimi
+from nanokimi.model.variants.feed_forward import MLP, expert_stack, hidden_units, shared_experts
+
+
+class SoftmaxRouter(nn.Module):
+    """A share of every expert for every token. Always in fp32 at least."""
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        self.num_chosen, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
+        self.scaling = config.routed_scaling_factor or 1.0
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+
+    def shares(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """Softmax over the experts (M, E)."""
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            x_MD = x_BTD.flatten(0, 1).to(torch.promote_types(x_BTD.dtype, torch.float32))
+            return F.linear(x_MD, self.weight.to(x_MD.dtype)).softmax(dim=-1)
+
+    def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Routing]:
+        """The K best experts (M, K), their gates (M, K), and the routing with Switch's balance loss.
+
+        arXiv 2101.03961, eq. 4: E * sum of f * P; f is an expert's part of the choices, without gradient, P its mean
+        share, both over the whole batch.
+        """
+        shares_ME = self.shares(x_BTD)
+        gates_MK, chosen_MK = shares_ME.topk(self.num_chosen, dim=-1, sorted=False)
+        counts_E = count_experts(chosen_MK.view(1, -1), shares_ME.shape[1])[0]
+        balance_loss = shares_ME.shape[1] * (counts_E / chosen_MK.numel() * shares_ME.mean(dim=0)).sum()
+        if self.norm_topk_prob:
+            gates_MK = gates_MK / gates_MK.sum(dim=-1, keepdim=True)
+        return chosen_MK, gates_MK * self.scaling, Routing(counts_E, mean_entropy(shares_ME), balance_loss)
+
+
+def mean_entropy(shares_ME: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens of the entropy of the shares, in nats."""
+    return -(shares_ME * shares_ME.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
+
+
+class ExpertLayer(nn.Module):
+    """Router, experts and shared experts; how they are brought together is the subclass's."""
+
+    gate: Router | SoftmaxRouter
+    shared_experts: MLP | SwiGLU | None
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        sigmoid = config.experts == "sigmoid-bias"
+        self.gate = Router(as_kimi(config)) if sigmoid else SoftmaxRouter(config)
+        self.experts = expert_stack(config)
+        self.shared_experts = shared_experts(config)
+
+    def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """(B, T, D) -> (B, T, D) and the routing."""
+        y_MD, routing = self.routed(x_BTD)
+        y_BTD = y_MD.to(x_BTD.dtype).view_as(x_BTD)
+        return y_BTD if self.shared_experts is None else y_BTD + self.shared_experts(x_BTD), routing
+
+    def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """What the routed experts say (M, D)."""
+        raise NotImplementedError
+
+
+class ChosenExperts(ExpertLayer):
+    """Each token goes to the K experts that its router chose; nothing is dropped."""
+
+    def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """As in nanokimi.model.moe, with any router and any form of expert."""
+        chosen_MK, gates_MK, routing = self.gate(x_BTD)
+        K = chosen_MK.shape[1]
+        order_P = chosen_MK.flatten().argsort(stable=True)  # token-expert pairs, grouped by expert
+        # there and back by permutations, which add nothing up: forward and backward are deterministic
+        x_PD = x_BTD.flatten(0, 1).repeat_interleave(K, dim=0).index_select(0, order_P)
+        y_PD = self.experts(x_PD, routing.counts_E)
+        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
+        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1), routing
+
+
+class SoftExperts(ExpertLayer):
+    """Every expert sees every token, weighted by a softmax: no sparsity, all of the cost."""
+
+    gate: SoftmaxRouter
+
+    def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """The routing's counts are sums of shares."""
+        shares_ME = self.gate.shares(x_BTD)
+        gates_EM1 = (shares_ME * self.gate.scaling).t().unsqueeze(-1)
+        hidden_EMF = hidden_units(self.experts, x_BTD.flatten(0, 1)) * gates_EM1
+        y_MD = torch.einsum("emf,edf->md", hidden_EMF.to(x_BTD.dtype), self.experts.down_proj)
+        return y_MD, Routing(shares_ME.detach().sum(dim=0), mean_entropy(shares_ME), shares_ME.new_zeros(()))
+
+
+class ExpertChoice(ExpertLayer):
+    """Each expert takes the tokens that want it most, of the whole batch (arXiv 2202.09368). IT LEAKS.
+
+    Whether a token is taken depends on all the others, later ones and those of other rows too, so the loss in
+    training is void for a language model, and writing token by token is another function. The load is perfectly
+    even, which is why one of the earlier systems used it. Kept as an example of what the audit finds.
+    """
+
+    gate: SoftmaxRouter
+    needs_whole_text = True
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__(config)
+        self.capacity_factor = config.capacity_factor
+
+    def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """Every expert takes at least one token, however few there are."""
+        x_MD, shares_ME = x_BTD.flatten(0, 1), self.gate.shares(x_BTD)
+        M, E = shares_ME.shape
+        capacity = min(max(int(self.capacity_factor * M / E), 1), M)
+        gates_EC, taken_EC = shares_ME.t().topk(capacity, dim=-1)
+        y_ECD = hidden_units(self.experts, x_MD[taken_EC]) @ self.experts.down_proj.mT
+        y_ECD = y_ECD.to(gates_EC.dtype) * (gates_EC * self.gate.scaling).unsqueeze(-1)
+        y_MD = torch.zeros_like(x_MD, dtype=y_ECD.dtype).index_add(0, taken_EC.flatten(), y_ECD.flatten(0, 1))
+        counts_E = torch.full((E,), float(capacity), device=x_MD.device)
+        return y_MD, Routing(counts_E, mean_entropy(shares_ME), shares_ME.new_zeros(()))
+
+
+def expert_layer(config: VariantConfig) -> ExpertLayer | MixtureOfExperts:
+    """The mixture of experts that the configuration names."""
+    if config.experts == "sigmoid-bias" and config.feed_forward == "swiglu":
+        return MixtureOfExperts(as_kimi(config))  # Kimi K2's own
+    layers: dict[str, type[ExpertLayer]] = {"soft": SoftExperts, "expert_choice": ExpertChoice}
+    return layers.get(config.experts, ChosenExperts)(config)

@@ -1,0 +1,96 @@
+"""Feed-forward layers: two matrices around GELU, ReLU or its square, or SwiGLU; dense, or a stack of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanokimi.config import VariantConfig
+from nanokimi.config.rules_variant import dense_width
+from nanokimi.model.layers import SwiGLU
+from nanokimi.model.moe import Experts, can_group
+from nanokimi.model.variants.attention import as_kimi
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """The square of ReLU (Primer, arXiv 2109.08668)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu, "relu2": squared_relu}
+
+
+class MLP(nn.Module):
+    """down(act(up x))."""
+
+    def __init__(self, form: str, hidden_size: int, intermediate_size: int, bias: bool) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[form]
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down_proj(self.activation(self.up_proj(x_BTD)))
+
+
+def dense_layer(config: VariantConfig) -> MLP | SwiGLU:
+    """The feed-forward layer of a block without experts."""
+    if config.feed_forward == "swiglu":
+        return SwiGLU(config.hidden_size, dense_width(config))
+    return MLP(config.feed_forward, config.hidden_size, dense_width(config), config.bias)
+
+
+def shared_experts(config: VariantConfig) -> MLP | SwiGLU | None:
+    """The experts that see every token, as one layer."""
+    width = config.n_shared_experts * config.moe_intermediate_size
+    if width == 0:
+        return None
+    if config.feed_forward == "swiglu":
+        return SwiGLU(config.hidden_size, width)
+    return MLP(config.feed_forward, config.hidden_size, width, bias=False)
+
+
+class StackedMLP(nn.Module):
+    """E experts down(act(up x)), their matrices stacked on the first axis."""
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        E, F_, D = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        self.activation = ACTIVATIONS[config.feed_forward]
+        self.up_proj = nn.Parameter(torch.empty(E, F_, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, F_))
+
+    def forward(self, x_PD: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+        """Apply expert e to its rows; the rows of `x_PD` are sorted by expert, counts_E[e] of them for expert e."""
+        device = x_PD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_PD.dtype
+        x_PD, up_EFD, down_EDF = x_PD.to(dtype), self.up_proj.to(dtype), self.down_proj.to(dtype)
+        if can_group(x_PD, up_EFD):
+            ends_E = counts_E.cumsum(0).to(torch.int32)
+            hidden_PF = self.activation(F.grouped_mm(x_PD, up_EFD.mT, offs=ends_E))
+            return F.grouped_mm(hidden_PF, down_EDF.mT, offs=ends_E)
+        rows = x_PD.split([int(n) for n in counts_E.tolist()])
+        experts = zip(rows, up_EFD.unbind(0), down_EDF.unbind(0), strict=True)
+        return torch.cat([F.linear(self.activation(F.linear(x, up)), down) for x, up, down in experts])
+
+
+Stack = Experts | StackedMLP
+
+
+def expert_stack(config: VariantConfig) -> Stack:
+    """E experts of the configured form."""
+    return Experts(as_kimi(config)) if config.feed_forward == "swiglu" else StackedMLP(config)
+
+
+def hidden_units(stack: Stack, x_EMD: torch.Tensor) -> torch.Tensor:
+    """Each expert's hidden units for rows of its own (E, M, D), or the same for all (M, D): (E, M, F)."""
+    up_EMF = x_EMD @ stack.up_proj.mT
+    if isinstance(stack, Experts):
+        return F.silu(x_EMD @ stack.gate_proj.mT) * up_EMF
+    return stack.activation(up_EMF)

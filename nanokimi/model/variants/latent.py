@@ -1,0 +1,124 @@
+"""Latent attention, causal: learned queries pool the past into a few vectors, and tokens read only those.
+
+Each of J latents (per head) is a learned query. At position t it holds the average of the values of positions up to t,
+weighted by a softmax over their logits: a prefix-cumulative softmax, different at every t. Token t then attends to the
+J vectors of its own prefix. Decoding keeps J vectors per head and layer, however long the text: the price is that what
+is kept of a token was decided without knowing who would ask for it. The idea is the Perceiver's (arXiv 2103.03206);
+two of the earlier systems used one average over the whole text for every position, which reads the future.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from nanokimi.config import VariantConfig
+from nanokimi.model.attention import Angles
+from nanokimi.model.cache import LayerCache
+
+CHUNK = 32  # positions pooled at a time, by a product whose work grows with the chunk
+
+
+class Pool(NamedTuple):
+    """What each latent holds of the positions so far: a softmax that can go on, whatever its logits' size."""
+
+    log_weight_BHJ: torch.Tensor  # log of the sum of exp(logit); minus infinity: nothing yet
+    mean_BHJX: torch.Tensor  # of the values, with softmax weights
+
+
+def pool_chunk(pool: Pool, logits_BHJT: torch.Tensor, v_BHTX: torch.Tensor) -> tuple[Pool, torch.Tensor]:
+    """Let the latents take in the next positions; return what they hold afterwards and after each (B, H, J, T, X).
+
+    The past takes part in the softmax as one more position, whose logit is its log weight and whose value its mean.
+    Only differences of logits are ever exponentiated, none above 0.
+    """
+    T = logits_BHJT.shape[-1]
+    past_BHJT1 = pool.log_weight_BHJ[..., None, None].expand(-1, -1, -1, T, 1)
+    unseen_TT = torch.ones(T, T, dtype=torch.bool, device=v_BHTX.device).triu(1)
+    new_BHJTT = logits_BHJT.unsqueeze(-2).masked_fill(unseen_TT, float("-inf"))
+    weights_BHJTS = torch.cat((past_BHJT1, new_BHJTT), dim=-1).softmax(dim=-1)
+    past_BHJTX = weights_BHJTS[..., :1] * pool.mean_BHJX.unsqueeze(-2)
+    new_BHPX = weights_BHJTS[..., 1:].flatten(2, 3) @ v_BHTX  # P = J * T
+    pooled_BHJTX = past_BHJTX + new_BHPX.unflatten(2, (-1, T))
+    log_weight_BHJ = torch.cat((pool.log_weight_BHJ.unsqueeze(-1), logits_BHJT), dim=-1).logsumexp(dim=-1)
+    return Pool(log_weight_BHJ, pooled_BHJTX[..., -1, :]), pooled_BHJTX
+
+
+class LatentAttention(nn.Module):
+    """Causal attention over (B, T, D) through J pooled vectors for each head."""
+
+    uses_cache = True
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        width, bias = config.hidden_size, config.bias
+        self.num_heads, self.num_latents = config.num_attention_heads, config.num_latents
+        self.head_dim = width // self.num_heads
+        self.scale = self.head_dim**-0.5
+        self.latents = nn.Parameter(torch.empty(self.num_latents, width))
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.o_proj = nn.Linear(width, width, bias=bias)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Latents of a query's usual size: nearly equal ones would pool the same average for a long time."""
+        nn.init.normal_(self.latents)
+
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        angles: Angles | None = None,
+        cache: LayerCache | None = None,
+        want_max_logits: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, T, D) -> (B, T, D) and, if wanted, each head's largest scaled logit, pooling or reading (H,)."""
+        assert angles is None, "a learned query stands at no position"
+        q_BHTX, k_BHTX, v_BHTX = (
+            proj(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            dtype = torch.promote_types(x_BTD.dtype, torch.float32)
+            latents_HJX = self.latents.to(dtype).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
+            logits_BHJT = latents_HJX @ k_BHTX.to(dtype).mT * self.scale
+            pool = self._take_up(cache, logits_BHJT)
+            outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))]
+            for q, logits, v in zip(
+                q_BHTX.to(dtype).split(CHUNK, dim=2),
+                logits_BHJT.split(CHUNK, dim=3),
+                v_BHTX.to(dtype).split(CHUNK, dim=2),
+                strict=True,
+            ):
+                pool, pooled_BHJTX = pool_chunk(pool, logits, v)
+                read_BHJT = torch.einsum("bhtx,bhjtx->bhjt", q, pooled_BHJTX) * self.scale
+                outs.append(torch.einsum("bhjt,bhjtx->bhtx", read_BHJT.softmax(dim=2), pooled_BHJTX))
+                if want_max_logits:
+                    tops.append(read_BHJT.detach().amax(dim=(0, 2, 3)))
+            if cache is not None:
+                cache.carry(x_BTD.shape[1], *pool)
+            out_BHTX = torch.cat(outs, dim=2).to(q_BHTX.dtype)
+        max_logits_H = torch.stack(tops).amax(dim=0).float() if want_max_logits else None
+        return self.o_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H
+
+    def _take_up(self, cache: LayerCache | None, logits_BHJT: torch.Tensor) -> Pool:
+        """What the latents hold of the tokens before these."""
+        if cache is not None and cache.state:
+            return Pool(*cache.state)
+        B, H, J, _ = logits_BHJT.shape
+        return Pool(
+            logits_BHJT.new_full((B, H, J), float("-inf")), logits_BHJT.new_zeros(B, H, J, self.head_dim)
+        )
+
+    @torch.no_grad()
+    def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
+        """Multiply each head's pooling logits by its gamma, on the latents, and its reading queries alike.
+
+        Reading logits follow only nearly: what is read has been pooled with other weights.
+        """
+        for parameter in (self.latents.t(), *self.q_proj.parameters()):
+            rows_HX = parameter.unflatten(0, (self.num_heads, -1))
+            rows_HX *= gamma_H.view(-1, *[1] * (rows_HX.dim() - 1))

@@ -1,0 +1,208 @@
+"""Variant: a decoder whose norm, positions, attention, feed-forward and experts are chosen by VariantConfig.
+
+As VariantConfig stands it is NanoGPT, with all of Kimi K2's parts it is NanoKimi, logit for logit; between them are
+the steps of the ladder and the earlier systems. Parameters have Kimi's (Hugging Face's) names throughout.
+
+A part of the user's own (see `nanokimi.runtime.plugs`) is an nn.Module built by NAME(config: VariantConfig) with
+
+    plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
+        angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
+        cache: None, or with `uses_cache = True` on the class, a LayerCache in generation; without it, writing reads
+        the whole window again for each token. max_logits_H, and a method rescale_heads_(gamma_H), are for muonclip.
+    plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It stands in
+        every block but the first_k_dense_replace leading ones.
+
+Its nn.Linear layers are initialised as all others; parameters of its own it initialises itself. A method
+attention_flops(context_length) -> float, if there is one, adds to its forward FLOPs per token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from nanokimi.config import VariantConfig
+from nanokimi.config.rules_variant import has_experts, is_plug, rotary_width
+from nanokimi.errors import UserError
+from nanokimi.model.attention import Angles, MultiHeadLatentAttention
+from nanokimi.model.cache import Cache, LayerCache
+from nanokimi.model.layers import RMSNorm, Rotary
+from nanokimi.model.moe import Experts, Router
+from nanokimi.model.output import Output, Routing
+from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
+from nanokimi.model.variants.experts import SoftmaxRouter, expert_layer
+from nanokimi.model.variants.feed_forward import StackedMLP, dense_layer
+from nanokimi.model.variants.latent import LatentAttention
+from nanokimi.runtime.plugs import load_plug
+
+RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
+
+
+def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
+    """The configured norm over the width of the residual stream."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.hidden_size, config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
+
+
+def make_attention(config: VariantConfig) -> Any:
+    """The configured attention."""
+    if is_plug(config.attention):
+        return build_plug(config.attention, config)
+    if config.attention == "mla":
+        return MultiHeadLatentAttention(as_kimi(config))
+    return LatentAttention(config) if config.attention == "latent" else GroupedQueryAttention(config)
+
+
+def make_feed_forward(config: VariantConfig, layer: int) -> Any:
+    """The configured feed-forward layer or mixture of experts of a block."""
+    if not has_experts(config, layer):
+        return dense_layer(config)
+    return build_plug(config.experts, config) if is_plug(config.experts) else expert_layer(config)
+
+
+def build_plug(name: str, config: VariantConfig) -> nn.Module:
+    """An instance of a class of the user's. Raises UserError if its constructor does not take the configuration."""
+    try:
+        return cast(nn.Module, load_plug(name)(config))
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{name} cannot be built from a VariantConfig: {type(error).__name__}: {reason}"
+        ) from None
+
+
+class VariantBlock(nn.Module):
+    """x += attention(norm(x)); x += feed_forward(norm(x)), with dropout on both branches."""
+
+    def __init__(self, config: VariantConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = make_norm(config)
+        self.self_attn = make_attention(config)
+        self.post_attention_layernorm = make_norm(config)
+        self.mlp = make_feed_forward(config, layer)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x_BTD: torch.Tensor, angles: Angles | None, cache: LayerCache | None, want_max_logits: bool
+    ) -> tuple[torch.Tensor, Routing | None, torch.Tensor | None]:
+        """Return the new residual stream, the routing (None without experts) and the largest logits (H,)."""
+        attended_BTD, max_logits_H = self.self_attn(
+            self.input_layernorm(x_BTD), angles, cache, want_max_logits
+        )
+        x_BTD = x_BTD + self.dropout(attended_BTD)
+        fed = self.mlp(self.post_attention_layernorm(x_BTD))
+        y_BTD, routing = fed if isinstance(fed, tuple) else (fed, None)
+        return x_BTD + self.dropout(y_BTD), routing, max_logits_H
+
+
+class VariantDecoder(nn.Module):
+    """Embeddings, blocks and final norm, named as Hugging Face's `model.` part."""
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        if config.vocab_size is None or config.max_position_embeddings is None:
+            raise ValueError("to build a variant, set VariantConfig.vocab_size and max_position_embeddings")
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions: nn.Embedding | None = None
+        self.rotary: Rotary | None = None
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        else:
+            self.rotary = Rotary(
+                rotary_width(config), config.rope_theta, config.max_position_embeddings, None
+            )
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(VariantBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = make_norm(config)
+
+
+class Variant(nn.Module):
+    """Token ids (B, T) to logits (B, T, W)."""
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        self.model = VariantDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, self.model.embed_tokens.num_embeddings, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Norm gains 1, biases 0, matrices normal; with "gpt2" residual outputs smaller by their number's root."""
+        std, small = self.config.initializer_range, self.config.initializer_range
+        if self.config.initialization == "gpt2":
+            small /= math.sqrt(2 * self.config.num_hidden_layers)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.LayerNorm | RMSNorm):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=small if name.endswith(RESIDUAL_OUTPUTS) else std)
+            elif isinstance(module, Experts | StackedMLP | Router | SoftmaxRouter):
+                for key, parameter in module.named_parameters():
+                    nn.init.normal_(parameter, std=small if key in RESIDUAL_OUTPUTS else std)
+            elif isinstance(module, LatentAttention):
+                module.init_weights()
+            if isinstance(module, nn.LayerNorm | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @property
+    def can_cache(self) -> bool:
+        """Whether one token at a time, with a cache, gives what the whole text gives."""
+        blocks = [cast(VariantBlock, block) for block in self.model.layers]
+        keeps = all(
+            isinstance(b.self_attn, MultiHeadLatentAttention) or getattr(b.self_attn, "uses_cache", False)
+            for b in blocks
+        )
+        return keeps and not any(getattr(b.mlp, "needs_whole_text", False) for b in blocks)
+
+    def forward(
+        self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
+    ) -> Output:
+        """Logits of the next token at each position; with a cache, `ids_BT` continue what it holds."""
+        start, T = cache.length if cache is not None else 0, ids_BT.shape[1]
+        x_BTD = self.model.embed_tokens(ids_BT)
+        if self.model.embed_positions is not None:
+            x_BTD = x_BTD + self.model.embed_positions(torch.arange(start, start + T, device=ids_BT.device))
+        x_BTD = self.model.dropout(x_BTD)
+        angles = self.model.rotary(start, T) if self.model.rotary is not None else None
+        routings, max_logits = [], []
+        for layer, block in enumerate(self.model.layers):
+            layer_cache = cache.layers[layer] if cache is not None else None
+            arguments = (x_BTD, angles, layer_cache, want_max_logits)
+            if self.activation_checkpointing and self.training:
+                x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x_BTD, routing, max_logits_H = block(*arguments)
+            routings.append(routing)
+            max_logits.append(max_logits_H)
+        logits_BTW = self.lm_head(self.model.norm(x_BTD))
+        routed = tuple(routing for routing in routings if routing is not None)
+        aux_loss = None
+        if routed and self.config.aux_loss_alpha > 0:
+            aux_loss = self.config.aux_loss_alpha * torch.stack([r.balance_loss for r in routed]).sum()
+        return Output(logits_BTW, aux_loss, routed, self._stacked(max_logits) if want_max_logits else None)
+
+    def _stacked(self, max_logits: list[torch.Tensor | None]) -> torch.Tensor:
+        found = [max_logits_H for max_logits_H in max_logits if max_logits_H is not None]
+        if len(found) < len(max_logits):
+            raise UserError(
+                f"{self.config.attention} gives no largest logits, which muonclip needs: use muon"
+            )
+        return torch.stack(found)
+
+    def routers(self) -> list[Any]:
+        """The routers, in the order of `Output.routing`."""
+        blocks = [cast(VariantBlock, block) for block in self.model.layers]
+        return [block.mlp.gate for block in blocks if hasattr(block.mlp, "gate")]
+
+    def attentions(self) -> list[Any]:
+        """The attention of each layer, in the order of `Output.max_logits_LH`."""
+        return [cast(VariantBlock, block).self_attn for block in self.model.layers]
