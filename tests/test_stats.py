@@ -56,7 +56,9 @@ def test_a_paired_interval_by_hand() -> None:
 def test_intervals_cover_the_truth_and_null_comparisons_have_no_winner(seeds: int) -> None:
     """Issue E, 4: 95% intervals cover 93-97% over 2,000 experiments; a false winner in at most 7% of nulls."""
     generator = np.random.default_rng(11)
-    shared = generator.normal(0, 0.05, (EXPERIMENTS, seeds))  # what a seed does to both arms: pairing removes it
+    shared = generator.normal(
+        0, 0.05, (EXPERIMENTS, seeds)
+    )  # what a seed does to both arms: pairing removes it
     covered = winners = 0
     for truth in (-0.02, 0.0):
         first = shared + truth + generator.normal(0, 0.01, shared.shape)
@@ -69,7 +71,7 @@ def test_intervals_cover_the_truth_and_null_comparisons_have_no_winner(seeds: in
 
 
 def test_holm_keeps_false_winners_among_many_rungs_rare() -> None:
-    """Twelve rungs, none of which does anything, each against the one before: uncorrected, nearly half have a winner."""
+    """Twelve rungs that do nothing, each against the one before: uncorrected, nearly half have a winner."""
     generator = np.random.default_rng(5)
     losses = generator.normal(2, 0.01, (EXPERIMENTS, 13, 5))
     families = {"uncorrected": 0, "holm": 0}
@@ -84,7 +86,7 @@ def test_holm_keeps_false_winners_among_many_rungs_rare() -> None:
 
 
 def test_the_bootstrap_covers_when_there_are_seeds_enough() -> None:
-    """Over seeds and text at once; a percentile bootstrap is too narrow for few seeds, which is why it only is shown."""
+    """Over seeds and text at once; for few seeds a percentile bootstrap is too narrow: it is only shown."""
     generator = np.random.default_rng(3)
     tokens_G = generator.integers(50, 150, 60)
     experiments, coverage = 300, {}

@@ -15,16 +15,24 @@ if TYPE_CHECKING:
     from nanokimi.compare.ladder_run import LadderOptions
     from nanokimi.config import RunConfig
 
-SHARED: dict[str, Callable[[str], object]] = {"config": str, "out": str, "workers": int, "keep": bool}
-GRID: dict[str, Callable[[str], object]] = {"points": int, "factor": float, "rounds": int, "seeds": int}
-TUNING: dict[str, Callable[[str], object]] = {**GRID, "tuned": str, "no_tune": bool, "quick": bool}
+Types = dict[str, Callable[[str], object]]
+
+SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
+GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
+TUNING: Types = {**GRID, "tuned": str, "no_tune": bool, "quick": bool}
 QUICK_SHARE = 4
-LIMITS = {"workers": (1, 1024), "points": (2, 100), "rounds": (0, 20), "seeds": (1, 1000), "optuna": (1, 10_000)}
+LIMITS = {
+    "workers": (1, 1024),
+    "points": (2, 100),
+    "rounds": (0, 20),
+    "seeds": (1, 1000),
+    "optuna": (1, 10_000),
+}
 
 
 def run_sweep(arguments: list[str]) -> int:
     """`nanokimi sweep`."""
-    types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
+    types: Types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
     options, rest = take_options(arguments, types)
     config, out = start("sweep", options, rest)
     known = config.compare.arms
@@ -63,7 +71,7 @@ def as_number(value: object) -> object:
 def run_ladder(arguments: list[str]) -> int:
     """`nanokimi ladder`."""
     also, arguments = take_repeated("--also", arguments)
-    types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
+    types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
 
@@ -80,7 +88,9 @@ def run_ladder(arguments: list[str]) -> int:
         ladder_options(options),
         directions=directions.get(direction, (direction,)),
         rungs=tuple(choose(NAMES, str(options["rungs"]), "--rungs") if "rungs" in options else NAMES),
-        readings=tuple(choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")),
+        readings=tuple(
+            choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
+        ),
         also=tuple(also),
     )
     return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
@@ -88,7 +98,7 @@ def run_ladder(arguments: list[str]) -> int:
 
 def run_scale(arguments: list[str]) -> int:
     """`nanokimi scale`."""
-    types = {**SHARED, **TUNING, "sizes": str, "families": str, "equal_steps": bool}
+    types: Types = {**SHARED, **TUNING, "sizes": str, "families": str, "equal_steps": bool}
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
 
@@ -102,7 +112,9 @@ def run_scale(arguments: list[str]) -> int:
     try:
         sizes = [int(word) for word in str(options["sizes"]).split(",")] if "sizes" in options else usual
     except ValueError:
-        raise UserError(f"--sizes is {options['sizes']}: expected whole numbers such as 32,48,64,96") from None
+        raise UserError(
+            f"--sizes is {options['sizes']}: expected whole numbers such as 32,48,64,96"
+        ) from None
     if min(sizes) < 1:
         raise UserError(f"--sizes is {options['sizes']}: they must be above 0")
     wanted = ScaleOptions(
@@ -111,7 +123,9 @@ def run_scale(arguments: list[str]) -> int:
         ladder=ladder_options(options),
     )
     if "families" in options:
-        wanted = replace(wanted, families=tuple(choose(tuple(FAMILIES), str(options["families"]), "--families")))
+        wanted = replace(
+            wanted, families=tuple(choose(tuple(FAMILIES), str(options["families"]), "--families"))
+        )
     return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
 
 
@@ -150,7 +164,9 @@ def ladder_options(options: dict[str, object]) -> LadderOptions:
     """What ladder and scale share."""
     from nanokimi.compare.ladder_run import LadderOptions
 
-    picked: dict[str, Any] = {k: options[k] for k in ("points", "factor", "rounds", "seeds", "workers") if k in options}
+    picked: dict[str, Any] = {
+        k: options[k] for k in ("points", "factor", "rounds", "seeds", "workers") if k in options
+    }
     if "quick" in options:
         picked = {"seeds": 2, "rounds": 0, **picked}
     tuned = Path(str(options["tuned"])) if "tuned" in options else None

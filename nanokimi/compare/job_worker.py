@@ -34,9 +34,7 @@ def work(connection: Connection, jobs_folder: str) -> None:
         pass  # the parent is gone
 
 
-def run_job(
-    connection: Connection, folder: Path, audited: bool, config: RunConfig | None
-) -> tuple[str, Any]:
+def run_job(connection: Connection, folder: Path, audited: bool, config: RunConfig | None) -> tuple[str, Any]:
     """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read."""
     try:
         return train_job(connection, folder, audited, config or load_config(str(folder / "config.yaml")))
@@ -55,9 +53,7 @@ def run_job(
         return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
 
 
-def train_job(
-    connection: Connection, folder: Path, audited: bool, config: RunConfig
-) -> tuple[str, Any]:
+def train_job(connection: Connection, folder: Path, audited: bool, config: RunConfig) -> tuple[str, Any]:
     """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
     from nanokimi.data.store import open_prepared
     from nanokimi.runtime.locks import only_process
@@ -121,8 +117,6 @@ def measured(state: Any, audited: bool) -> dict[str, Any]:
         "stretch_nats": nats,
     }
     if audited:
-        verdict = audit(
-            state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length
-        )
+        verdict = audit(state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length)
         line["audit"] = {"causal": verdict.causal, "where": verdict.where}
     return line

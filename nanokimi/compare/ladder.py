@@ -49,7 +49,14 @@ RUNGS = (
     Rung(
         "MLA",
         "architecture",
-        model=("attention", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+        model=(
+            "attention",
+            "q_lora_rank",
+            "kv_lora_rank",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+        ),
         needs=("RoPE",),
     ),
     Rung(
@@ -77,7 +84,17 @@ RUNGS = (
     Rung(
         "Muon",
         "optimizer",
-        optim=("adamw_lr", "weight_decay", "betas", "eps", "momentum", "nesterov", "ns_steps", "ns_dtype", "grad_clip"),
+        optim=(
+            "adamw_lr",
+            "weight_decay",
+            "betas",
+            "eps",
+            "momentum",
+            "nesterov",
+            "ns_steps",
+            "ns_dtype",
+            "grad_clip",
+        ),
         instead={"name": "muon"},
     ),
     Rung("QK-Clip", "optimizer", optim=("name", "qk_clip_tau", "qk_clip_logits"), needs=("Muon",)),
@@ -127,8 +144,8 @@ def check_ends(config: RunConfig) -> None:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
         if getattr(gpt, name) != getattr(kimi, name):
             raise UserError(
-                f"nanokimi.model.{name} {getattr(kimi, name)} and nanogpt.model.{name} {getattr(gpt, name)} differ: the "
-                "ladder needs them equal, it matches sizes by the feed-forward layers' width"
+                f"nanokimi.model.{name} {getattr(kimi, name)} and nanogpt.model.{name} {getattr(gpt, name)} differ: "
+                "the ladder needs them equal, it matches sizes by the feed-forward layers' width"
             )
     if gpt.dropout or kimi.rope_scaling is not None:
         raise UserError("the ladder needs nanogpt.model.dropout 0 and nanokimi.model.rope_scaling null")
@@ -148,7 +165,8 @@ def composed(config: RunConfig, rungs: frozenset[str]) -> VariantArm:
     assert closed(rungs) == rungs
     start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
     first, last = config.nanogpt.optim, config.nanokimi.optim
-    model, optim = {}, {"lr": last.lr if "Muon" in rungs else first.lr}
+    model: dict[str, Any] = {}
+    optim: dict[str, Any] = {"lr": last.lr if "Muon" in rungs else first.lr}
     known = {f.name for f in fields(OptimConfig)}
     for rung in RUNGS:
         if rung.name in rungs:
@@ -160,7 +178,7 @@ def composed(config: RunConfig, rungs: frozenset[str]) -> VariantArm:
     if "MoE" not in rungs:
         optim.pop("router_bias_update_speed", None)
         model.pop("aux_loss_alpha", None)
-    return VariantArm(model=replace(start, **model), optim=replace(first, **optim))  # type: ignore[arg-type]
+    return VariantArm(model=replace(start, **model), optim=replace(first, **optim))
 
 
 def ladder_arm(config: RunConfig, name: str, rungs: frozenset[str], about: str = "") -> StudyArm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
                     for arm in race
                 ]
             )
-            plan = write_plan(
-                study, "ladder", ladder_plan(study, pool, arms, comparisons, steps, options)
-            )
+            plan = write_plan(study, "ladder", ladder_plan(study, pool, arms, comparisons, steps, options))
             report = report_of(plan, pool.results)
         write_outputs(out, report)
         return report
@@ -118,9 +116,7 @@ def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
     return StudyArm(name.strip(), whole, {**changes, "from": base.name}, about)
 
 
-def tuned_arms(
-    study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions
-) -> list[StudyArm]:
+def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:
     """The arms with their tuned learning rates: from a file, or found here; leaking ones stay as they are."""
     if options.tuned is not None:
         known = read_json(options.tuned).get("arms", {})
@@ -135,9 +131,7 @@ def tuned_arms(
     grids = {
         arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in sound
     }
-    curves = tune(
-        pool, makers, grids, study.tuning_seeds(), factor=options.factor, max_rounds=options.rounds
-    )
+    curves = tune(pool, makers, grids, study.tuning_seeds(), factor=options.factor, max_rounds=options.rounds)
     write_tuned(study, {name: {**curve, "knob": KNOB} for name, curve in curves.items()})
     return [arm if arm.leaking else arm.tuned(KNOB, curves[arm.name]) for arm in arms]
 

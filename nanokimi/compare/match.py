@@ -143,9 +143,7 @@ def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> S
     if abs(found.gap) <= TOLERANCE and abs(moved - width) <= FREE_WIDTH * width:
         return found
     unit = 2 * model.num_attention_heads
-    candidates = [
-        with_hidden_size(model, hidden) for hidden in range(unit, 16 * model.hidden_size, unit)
-    ]
+    candidates = [with_hidden_size(model, hidden) for hidden in range(unit, 16 * model.hidden_size, unit)]
     best = min(candidates, key=lambda one: abs(quantity(one) - target))
     found = solve_width(best, quantity, target)
     return replace(found, changes={"hidden_size": best.hidden_size, **found.changes})

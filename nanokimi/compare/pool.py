@@ -129,12 +129,12 @@ class Pool:
             TrainingError: some jobs failed; all others are done.
         """
         wanted = {self.key(job): job for job in reversed(jobs)}
-        waiting = [(key, wanted[key]) for key in dict.fromkeys(map(self.key, jobs)) if key not in self.results]
+        waiting = [
+            (key, wanted[key]) for key in dict.fromkeys(map(self.key, jobs)) if key not in self.results
+        ]
         total, self.failures = len(waiting), []
         while len(self.workers) < min(len(self.slots), total):
-            self.workers.append(
-                Worker(self.study / JOBS_FOLDER, self.slots[len(self.workers)])
-            )
+            self.workers.append(Worker(self.study / JOBS_FOLDER, self.slots[len(self.workers)]))
         with on_first_signal(self.signals.append):
             while waiting or any(worker.job for worker in self.workers):
                 for worker in self.workers:

@@ -122,7 +122,10 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
                 "arms": [planned_arm(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],
                 "comparisons": [
                     compared(
-                        "families", f"{END} - {other}, {hidden} wide", f"{END}, {hidden} wide", f"{other}, {hidden} wide"
+                        "families",
+                        f"{END} - {other}, {hidden} wide",
+                        f"{END}, {hidden} wide",
+                        f"{other}, {hidden} wide",
                     )
                     for other in base
                     for hidden in options.sizes
@@ -150,7 +153,9 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
                 axis: describe_fit([row[axis] for row in rows], losses_SN, floor)
                 for axis in ("flops", "train_seconds")
             }
-            points = [{key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows]
+            points = [
+                {key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows
+            ]
             curves.append({"family": family, "laws": laws, "points": points})
     savings = [
         saving(curves, base["family"], axis, floor)
@@ -187,10 +192,12 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
         elif one["ratio"] < 1:
             sentence += " Below one: it needs more."
     else:
-        one = max(found, key=lambda one: one["bound"][1]) if found[0]["bound"][0] == "more than" else found[-1]
+        one = (
+            max(found, key=lambda one: one["bound"][1]) if found[0]["bound"][0] == "more than" else found[-1]
+        )
         side, factor = one["bound"]
         sentence = (
-            f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose curve "
-            "does not reach it within twice (or half) of what was measured: no number is given beyond."
+            f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
+            "curve does not reach it within twice (or half) of what was measured: no number is given beyond."
         )
     return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}

@@ -82,8 +82,8 @@ def hierarchical_bootstrap(
 ) -> tuple[float, float]:
     """Percentile 95% interval of the mean difference per token, over seeds (S) and then stretches of text (G).
 
-    `differences_SG` is the first arm's total nats minus the second's. Every seed is scored on the same text, so one draw
-    of stretches serves all the seeds that are drawn. Tokens within a stretch depend on each other and stay together.
+    `differences_SG` is the first arm's total nats minus the second's. All seeds are scored on the same text, so one
+    draw of stretches serves all the seeds that are drawn. Tokens within a stretch depend on each other and stay together.
     """
     generator = np.random.default_rng(seed)
     seeds, stretches = differences_SG.shape

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, as_job_config, model_key, stretch_tokens
+from nanokimi.compare.jobs import (
+    JOBS_FOLDER,
+    RESULTS_FILE,
+    Job,
+    Line,
+    as_job_config,
+    model_key,
+    stretch_tokens,
+)
 from nanokimi.compare.match import agreement, describe_agreement, steps_of
 from nanokimi.compare.pool import Pool
 from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t
@@ -89,7 +97,7 @@ def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
         (out / JOBS_FOLDER).mkdir(exist_ok=True)
         config, data = set_up(config, out / JOBS_FOLDER)
         steps = steps_of(config, len(data.train_ids))
-        train = replace(config.train, **{name: None for name in ("max_epochs", "max_tokens")}, max_steps=steps)  # type: ignore[arg-type]
+        train = replace(config.train, max_epochs=None, max_tokens=None, max_steps=steps)
         yield Study(out, replace(config, train=train), data, steps)
 
 
@@ -296,7 +304,11 @@ def labels(plan: dict[str, Any]) -> list[str]:
         counts = " or ".join(map(str, sorted(trials)))
         edges = [arm["name"] for arm in plan["arms"] if arm["tuning"] and not arm["tuning"]["interior"]]
         rate = f"Each arm's learning rate is tuned with {counts} trials on a seed of its own"
-        rate += f"; at the edge of its grid still: {', '.join(edges)}." if edges else "; every optimum is interior."
+        rate += (
+            f"; at the edge of its grid still: {', '.join(edges)}."
+            if edges
+            else "; every optimum is interior."
+        )
     return [
         sizes,
         rate,

@@ -43,7 +43,11 @@ def arm_cells(row: dict[str, Any]) -> list[str]:
     if row["leaking"]:
         return [row["name"], f"LEAKING: {row['leaking']}", "", "", "", "", "", ""]
     tuning = row["tuning"]
-    trials = "not tuned" if tuning is None else f"{tuning['trials']}{'' if tuning['interior'] else ', at the edge'}"
+    trials = (
+        "not tuned"
+        if tuning is None
+        else f"{tuning['trials']}{'' if tuning['interior'] else ', at the edge'}"
+    )
     lr = f"{row['lr']:g} ({trials})"
     if row["val_loss"] is None:
         return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", "", "", "", "", "", lr]
@@ -86,7 +90,9 @@ def as_text(report: dict[str, Any]) -> str:
         widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines += [title]
         for row in table:
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            lines.append(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
         lines.append("")
     lines += report.get("sentences", [])
     return "\n".join(lines).rstrip() + "\n"
@@ -107,7 +113,18 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def as_csv(report: dict[str, Any]) -> str:
     """One row for each comparison, numbers unrounded."""
-    fields = ("family", "reading", "name", "mean", "low", "high", "p", "holm_p", "boot_low", "boot_high")
+    fields: tuple[str, ...] = (
+        "family",
+        "reading",
+        "name",
+        "mean",
+        "low",
+        "high",
+        "p",
+        "holm_p",
+        "boot_low",
+        "boot_high",
+    )
     fields += ("seeds", "words", "match", "labels")
     text = io.StringIO()
     writer = csv.DictWriter(text, fields)

@@ -56,7 +56,12 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
             raise UserError(f"{leaking[0]} is LEAKING: {arms[0].leaking}; its loss would be void")
         with study.pool(options.workers, options.keep) as pool:
             found = curves(study, pool, arms, options)
-        content = {"schema_version": 1, "knob": options.knob, "seeds": study.tuning_seeds(options.seeds), "arms": found}
+        content = {
+            "schema_version": 1,
+            "knob": options.knob,
+            "seeds": study.tuning_seeds(options.seeds),
+            "arms": found,
+        }
         write_json(out / "sweep.json", content)
         write_tuned(study, {name: {**curve, "knob": options.knob} for name, curve in found.items()})
         return content
@@ -76,13 +81,13 @@ def curves(
     grids = {arm.name: grid_of(arm, options) for arm in arms}
     if options.optuna is not None:
         ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
-        return {name: optuna_curve(pool, makers[name], ranges[name], seeds, options.optuna) for name in makers}
+        return {
+            name: optuna_curve(pool, makers[name], ranges[name], seeds, options.optuna) for name in makers
+        }
     numbers = all(type(value) in (int, float) and value > 0 for grid in grids.values() for value in grid)
     whole = any(type(value) is int for grid in grids.values() for value in grid)
     rounds = options.rounds if numbers and not whole else 0
-    return tune(
-        pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds, extend=numbers
-    )
+    return tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds, extend=numbers)
 
 
 def grid_of(arm: StudyArm, options: SweepOptions) -> list[Any]:
@@ -93,7 +98,9 @@ def grid_of(arm: StudyArm, options: SweepOptions) -> list[Any]:
     if centre is None:
         value = settings(arm.config)[full_key(arm.config.model, options.knob)]
         if type(value) not in (int, float) or value <= 0:
-            raise UserError(f"--vary {options.knob} is {value}: name values with --grid, or a number with --around")
+            raise UserError(
+                f"--vary {options.knob} is {value}: name values with --grid, or a number with --around"
+            )
         centre = float(value)
     return list(geometric_grid(centre, options.factor, options.points))
 
@@ -113,7 +120,7 @@ def optuna_curve(
     seeds: Sequence[int],
     trials: int,
 ) -> dict[str, Any]:
-    """Optuna's TPE over the range of the grid, on a logarithmic scale, as many trials at a time as there are workers."""
+    """Optuna's TPE over the range of the grid, logarithmic, as many trials at a time as there are workers."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

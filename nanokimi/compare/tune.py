@@ -7,7 +7,7 @@ others between their best value and the better of its neighbours. So nobody is t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nanokimi.compare.jobs import Job
@@ -15,7 +15,6 @@ from nanokimi.compare.pool import Pool
 from nanokimi.errors import UserError
 
 Points = dict[float, float | None]
-MaxRounds = int
 DIGITS = 4
 """Significant digits of a value that was tried, so that a file shows what was run."""
 
@@ -64,7 +63,7 @@ def next_value(points: Points, factor: float) -> float:
 def tune(
     pool: Pool,
     makers: dict[str, Callable[[Any, int], Job]],
-    grids: dict[str, Sequence[Any]],
+    grids: Mapping[str, Sequence[Any]],
     seeds: Sequence[int],
     *,
     factor: float = 2.0,

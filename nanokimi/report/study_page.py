@@ -40,7 +40,9 @@ def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
         if rows:
             inches = (EFFECT_WIDTH, study_plots.effects_height(len(rows)))
             figure = svg(f"{title}: differences in loss", inches, study_plots.draw_effects, rows)
-            groups.append({"id": family.replace(" ", "-"), "title": title, "lead": lead, "rows": rows, "svg": figure})
+            groups.append(
+                {"id": family.replace(" ", "-"), "title": title, "lead": lead, "rows": rows, "svg": figure}
+            )
     return groups
 
 
@@ -86,7 +88,9 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
 def headline(report: dict[str, Any]) -> list[str]:
     """The sentence on top: which rungs help upwards, which hurt, and how many cannot be told from nothing."""
     rungs = [one for one in report["effects"] if one["family"] == "upwards" and one["mean"] is not None]
-    rungs = rungs or [one for one in report["effects"] if one["family"] == "downwards" and one["mean"] is not None]
+    rungs = rungs or [
+        one for one in report["effects"] if one["family"] == "downwards" and one["mean"] is not None
+    ]
     if not rungs:
         return [f"{one['name']}: {one['words']}." for one in report["effects"][:2]]
     sure = [one for one in rungs if not one["words"].startswith("not distinguishable")]

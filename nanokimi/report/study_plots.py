@@ -24,7 +24,7 @@ def effects_height(rows: int) -> float:
 
 
 def draw_effects(axes: Axes, paint: Paint, effects: Sequence[Effect]) -> None:
-    """Each difference as a point with its t interval (thick) and the bootstrap's (thin); hollow: not distinguishable."""
+    """Each difference with its t interval (line) and the bootstrap's (band); hollow: not distinguishable."""
     dress(axes, paint, "Difference in loss (nats per token)", "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
@@ -35,7 +35,9 @@ def draw_effects(axes: Axes, paint: Paint, effects: Sequence[Effect]) -> None:
         sure = not one["words"].startswith("not distinguishable")
         colour = paint.arms[BETTER if one["mean"] < 0 else WORSE] if sure else paint.muted
         if one["ci95"] is not None:
-            axes.plot(one["bootstrap95"], [place] * 2, color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt")
+            axes.plot(
+                one["bootstrap95"], [place] * 2, color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt"
+            )
             axes.plot(one["ci95"], [place] * 2, color=colour, linewidth=1.8)
         face = colour if sure else "none"
         axes.plot([one["mean"]], [place], marker="o", markersize=5.5, color=colour, markerfacecolor=face)
@@ -58,14 +60,18 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
         best = arm["tuning"]["loss"]
         muon = arm["optimizer"] != "adamw"
         xs, ys = [x / arm["tuning"]["best"] for x, _ in curve], [y - best for _, y in curve]
-        axes.plot(xs, ys, color=paint.arms[0 if muon else 1], marker="o", markersize=2.5, linewidth=0.9, alpha=0.6)
+        axes.plot(
+            xs, ys, color=paint.arms[0 if muon else 1], marker="o", markersize=2.5, linewidth=0.9, alpha=0.6
+        )
     axes.set_ylim(bottom=-0.005)
     for slot, name in ((0, "Muon"), (1, "AdamW")):
         axes.plot([], [], color=paint.arms[slot], marker="o", markersize=2.5, label=name)
     axes.legend(labelcolor=paint.muted)
 
 
-def draw_curves(axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis: str, floor: float | None) -> None:
+def draw_curves(
+    axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis: str, floor: float | None
+) -> None:
     """Every run, the means, and each family's law, drawn to twice what was measured and not beyond."""
     from matplotlib.ticker import FuncFormatter
 
@@ -77,7 +83,9 @@ def draw_curves(axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis
         xs = [point[axis] for point in one["points"]]
         for point in one["points"]:
             losses = point["losses"]
-            axes.plot([point[axis]] * len(losses), losses, ".", color=paint.arms[slot], markersize=3, alpha=0.5)
+            axes.plot(
+                [point[axis]] * len(losses), losses, ".", color=paint.arms[slot], markersize=3, alpha=0.5
+            )
         means = [point["val_loss"] for point in one["points"]]
         axes.plot(xs, means, MARKERS[slot], color=paint.arms[slot], markersize=5, label=one["family"])
         law, ends = one["laws"][axis], (min(xs), max(xs) * 2)
@@ -91,7 +99,9 @@ def draw_curves(axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis
         )
     if floor is not None:
         axes.axhline(floor, color=paint.muted, linewidth=0.9, linestyle=LINES[2])
-        axes.annotate("entropy of the text", (0.99, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.annotate(
+            "entropy of the text", (0.99, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
     axes.legend(labelcolor=paint.muted)
 
 
