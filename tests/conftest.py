@@ -20,6 +20,7 @@ from nanokimi.config import (
     RunConfig,
     SampleConfig,
     TrainConfig,
+    VariantConfig,
 )
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
@@ -48,6 +49,41 @@ TINY_GPT = GPTConfig(
     intermediate_size=128,
     max_position_embeddings=32,
 )
+TINY_VARIANT = VariantConfig(
+    vocab_size=61,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_latents=3,
+    kv_lora_rank=16,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=8,
+    v_head_dim=16,
+    moe_intermediate_size=16,
+    n_routed_experts=4,
+    max_position_embeddings=48,
+)
+"""Sizes for every part; not valid as a run's settings, which may name only what its parts read."""
+AS_KIMI = replace(
+    TINY_VARIANT,
+    num_attention_heads=2,
+    max_position_embeddings=32,
+    norm="rmsnorm",
+    norm_eps=1e-6,
+    positions="rope",
+    attention="mla",
+    feed_forward="swiglu",
+    intermediate_size=48,
+    experts="sigmoid-bias",
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+    routed_scaling_factor=1.4,
+    aux_loss_alpha=1e-4,
+    tie_word_embeddings=False,
+    initialization="flat",
+    initializer_range=0.05,
+)
+"""What makes a variant TINY_KIMI."""
 
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
 

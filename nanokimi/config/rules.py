@@ -261,7 +261,7 @@ def _resolve_sizes(name: str, arm: AnyArm, vocab_size: int, context_length: int)
         "vocab_size": model.vocab_size or vocab_size,
         "max_position_embeddings": model.max_position_embeddings or context_length,
     }
-    return replace(arm, model=replace(model, **sizes))  # type: ignore[type-var, arg-type]
+    return replace(arm, model=replace(model, **sizes))  # type: ignore[arg-type]
 
 
 def is_resolved(config: RunConfig) -> bool:

@@ -50,6 +50,7 @@ def generate(
     try:
         window, cache = list(prompt_ids)[-limit:], None
         decode = decode_step(model)
+        use_cache = use_cache and getattr(model, "can_cache", True)
         for _ in range(max_new_tokens):
             if len(window) > limit:
                 window, cache = window[-max(limit // 2, 1) :], None
