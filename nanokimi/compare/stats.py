@@ -112,6 +112,8 @@ def in_words(difference: SeedDifference, adjusted_p: float | None = None) -> str
     """ "lower by 0.0123", "higher by ..." or "not distinguishable": a winner needs both the interval and Holm's p."""
     if difference.seeds < 2:
         return f"{NOT_DISTINGUISHABLE} (one seed)"
+    if difference.low == difference.high == 0:
+        return f"{NOT_DISTINGUISHABLE}: every run ended the same"
     if not difference.distinguishable:
         return NOT_DISTINGUISHABLE
     if adjusted_p is not None and adjusted_p >= LEVEL:
