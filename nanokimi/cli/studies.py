@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import choose_config, require_data, take_options
 from nanokimi.errors import UserError
+from nanokimi.runtime.plugs import name_plug, plug_setting
 
 if TYPE_CHECKING:
     from nanokimi.compare.ladder_run import LadderOptions
@@ -33,7 +34,10 @@ LIMITS = {
 def run_sweep(arguments: list[str]) -> int:
     """`nanokimi sweep`."""
     types: Types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
+    plugs, arguments = take_repeated("--plug", arguments)
     options, rest = take_options(arguments, types)
+    for spec in plugs:
+        rest = [plug_setting(name_plug(spec)), *rest]
     config, out = start("sweep", options, rest)
     known = config.compare.arms
     if "model" in options and options["model"] not in ("nanokimi", "nanogpt", "variant"):
@@ -71,6 +75,7 @@ def as_number(value: object) -> object:
 def run_ladder(arguments: list[str]) -> int:
     """`nanokimi ladder`."""
     also, arguments = take_repeated("--also", arguments)
+    plugs, arguments = take_repeated("--plug", arguments)
     types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
@@ -92,6 +97,7 @@ def run_ladder(arguments: list[str]) -> int:
             choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
         ),
         also=tuple(also),
+        plugs=tuple(plugs),
     )
     return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
 

@@ -30,6 +30,7 @@ usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
     + _SHARED
     + """\
   --model NAME            sweep one arm only (default: both that compare would train)
+  --plug FILE.py:NAME     your attention, expert layer or optimizer for the variant arm; the file is executed
   --vary SETTING          of the arm, such as optim.lr (default) or model.num_experts_per_tok; or train.batch_size
   --grid A,B,C            values to start with
   --around X              or so many values around X (default: around the configured one)
@@ -53,6 +54,7 @@ usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--an
                           balancing, Muon, QK-Clip, WSD
   --readings A,B          of tokens, flops, seconds (default: all): the ends compared at equal budgets of each
   --also "NAME: K=V ..."  one more arm: NanoKimi (or from=ARM) with model.K=V or optim.K=V changed; may be repeated
+  --plug FILE.py:NAME     one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
 Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate.
 Writes study.html, .md, .csv, .json and pictures; results.jsonl has a line for every run, and all tables follow from it.
 """,

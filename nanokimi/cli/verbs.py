@@ -49,6 +49,7 @@ def run_compare(arguments: list[str]) -> int:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
     print(summary_table(report["runs"]))
+    print(report["match"]["sentence"])
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
     return 1 if not report["verdict"]["ranked"] else 0

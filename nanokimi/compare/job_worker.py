@@ -13,16 +13,19 @@ from nanokimi.compare.worker import ORPHAN_SECONDS, SIGNALS, set_blocked
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.plugs import name_plug
 
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
 
 
-def work(connection: Connection, jobs_folder: str) -> None:
-    """The worker's whole life: it ends when the parent does."""
+def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
+    """The worker's whole life: it ends when the parent does. `plugs` are the files that the command named."""
     for number in SIGNALS:  # they may reach every process; the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
     set_blocked(False)
+    for plug in plugs:
+        name_plug(plug)
     try:
         while True:
             kind, key, audited, config = connection.recv()

@@ -18,8 +18,10 @@ import numpy as np
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.files import settings
+from nanokimi.config.rules_variant import is_plug
 from nanokimi.data.store import PreparedData
 from nanokimi.runtime.files import read_json_lines
+from nanokimi.runtime.plugs import plug_hashes
 
 JOBS_FOLDER, RESULTS_FILE = "jobs", "results.jsonl"
 NO_EFFECT = FREE_WHEN_RESUMED | {
@@ -79,7 +81,10 @@ def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
         for key, value in settings(config).items()
         if key.startswith(groups) and key not in NO_EFFECT and value != defaults.get(key)
     }
-    content = {"model": config.model, "seed": config.seed, "settings": kept, "data": fingerprint}
+    content: dict[str, Any] = {"model": config.model, "seed": config.seed, "settings": kept, "data": fingerprint}
+    plugged = [value for value in kept.values() if isinstance(value, str) and is_plug(value)]
+    if plugged:
+        content["plugs"] = plug_hashes(plugged)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanokimi.compare.jobs import RESULTS_FILE, Job
 from nanokimi.compare.ladder import END, MUON_START, START, plan_ladder
-from nanokimi.compare.match import fewer_steps
+from nanokimi.compare.match import fewer_steps, parameters, solve_width
 from nanokimi.compare.pool import Pool
 from nanokimi.compare.study import (
     Study,
@@ -30,7 +30,9 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json, read_json_lines, write_json
+from nanokimi.runtime.plugs import name_plug, plug_setting
 
 TUNED_FILE = "tuned.json"
 KNOB = "optim.lr"
@@ -53,6 +55,7 @@ class LadderOptions:
     tuned: Path | None = None
     readings: tuple[str, ...] = ("tokens", "flops", "seconds")
     also: tuple[str, ...] = ()
+    plugs: tuple[str, ...] = ()
     workers: int | None = None
     keep: bool = False
 
@@ -63,6 +66,10 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         arms, comparisons = plan_ladder(study.config, options.directions, options.rungs)
         for text in options.also:
             arm = also_arm(arms, text)
+            comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
+            arms.append(arm)
+        for spec in options.plugs:
+            arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
         arms = with_leaks_found(arms)
@@ -111,9 +118,31 @@ def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
         if not equals or full not in all_keys():
             raise UserError(f"--also: there is no setting '{full}'{nearest(full, all_keys())}")
         changes[full] = yaml.safe_load(value)
-    whole = validate(with_changes(base.config, changes))
     about = f"{base.name} with {' '.join(word for word in words if not word.startswith('from='))}"
-    return StudyArm(name.strip(), whole, {**changes, "from": base.name}, about)
+    return resized(name.strip(), with_changes(base.config, changes), {**changes, "from": base.name}, about)
+
+
+def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
+    """An arm with NanoGPT's active parameters again."""
+    context = config.train.context_length
+    target = model_cost(config.nanogpt.model, context).params_active
+    model = config.variant.model
+    if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
+        gap = model_cost(model, context).params_active / target - 1
+        return StudyArm(name, validate(config), changes, about, gap)
+    solved = solve_width(model, parameters("active_params", context), target)
+    whole = replace(config, variant=replace(config.variant, model=solved.model))
+    return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
+
+
+def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
+    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plug FILE.py:NAME."""
+    base = next((arm for arm in arms if arm.name == END), arms[0])
+    plug = name_plug(spec)
+    key, _, value = plug_setting(plug).removeprefix("--").partition("=")
+    changes = {key: value, "from": base.name}
+    name = f"{base.name} with {spec.rpartition(':')[2]}"
+    return resized(name, with_changes(base.config, {key: value}), changes, f"{base.name} with {value}")
 
 
 def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:

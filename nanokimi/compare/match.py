@@ -88,6 +88,8 @@ def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> 
     mixture = is_mixture(model)
     dense = not mixture or model.first_k_dense_replace > 0
     met = experts_met(model) if mixture else 1
+    if not dense and hasattr(model, "experts"):
+        model = replace(model, intermediate_size=None)  # which nothing would read
 
     def sized(width: int) -> Any:
         if not mixture:

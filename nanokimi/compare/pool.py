@@ -29,6 +29,7 @@ from nanokimi.errors import TrainingError
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
+from nanokimi.runtime.plugs import named_plugs
 from nanokimi.train.runs import CONFIG_FILE
 
 POLL_SECONDS = 0.25
@@ -58,7 +59,7 @@ class Worker:
         self.key, self.done, self.started = "", 0.0, 0.0
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, str(jobs_folder)), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, str(jobs_folder), named_plugs()), daemon=True)
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # inherited: to the worker it is the only one

@@ -23,7 +23,7 @@ from nanokimi.compare.jobs import (
     model_key,
     stretch_tokens,
 )
-from nanokimi.compare.match import agreement, describe_agreement, steps_of
+from nanokimi.compare.match import QUANTITIES, agreement, describe_agreement, steps_of
 from nanokimi.compare.pool import Pool
 from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t
 from nanokimi.config import RunConfig
@@ -295,7 +295,7 @@ def labels(plan: dict[str, Any]) -> list[str]:
         sizes = "Sizes are as configured, not matched."
     else:
         sizes = (
-            f"Sizes are matched in {plan['match'].replace('_', ' ')}; the largest remaining gap is "
+            f"Sizes are matched in {QUANTITIES[plan['match']][0]}; the largest remaining gap is "
             f"{max(map(abs, gaps), default=0):.2%}."
         )
     trials = {one["trials"] for one in tuned if one}
@@ -304,15 +304,15 @@ def labels(plan: dict[str, Any]) -> list[str]:
         counts = " or ".join(map(str, sorted(trials)))
         edges = [arm["name"] for arm in plan["arms"] if arm["tuning"] and not arm["tuning"]["interior"]]
         rate = f"Each arm's learning rate is tuned with {counts} trials on a seed of its own"
-        rate += (
-            f"; at the edge of its grid still: {', '.join(edges)}."
-            if edges
-            else "; every optimum is interior."
-        )
+        named = ", ".join(edges) if len(edges) <= 5 else f"{len(edges)} arms, marked below"
+        rate += f"; at the edge of what was tried: {named}." if edges else "; every optimum is interior."
+    if plan.get("reading_steps"):
+        rate += " Runs at equal FLOPs or seconds take the rates tuned at equal tokens."
+    several = f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     return [
         sizes,
         rate,
-        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), paired: the same batches for every arm.",
+        f"{several}, paired: the same batches for every arm.",
         "The 95% paired t interval over seeds decides, with Holm's correction over the rows of a table; the bootstrap "
         "over seeds and text is only shown.",
     ]
