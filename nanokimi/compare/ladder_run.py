@@ -169,7 +169,7 @@ def maker_of(arm: StudyArm, knob: str = KNOB) -> Callable[[Any, int], Job]:
     """(value, seed) to a job that trains the arm with that value."""
 
     def make(value: Any, seed: int) -> Job:
-        key = knob if knob.split(".")[0] in ("train", "dataset") else f"{arm.config.model}.{knob}"
+        key = knob if knob.startswith("train.") else f"{arm.config.model}.{knob}"
         changed = replace(arm, config=with_changes(arm.config, {key: value}))
         return job_of(changed, seed, "tune")
 

@@ -180,8 +180,9 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
     }
     path = study.folder / RESULTS_FILE
     known = [line for line in read_json_lines(path) if line["kind"] == "plan"] if path.exists() else []
-    if not known or {**known[-1], "machine": 0} != {**plan, "machine": 0}:
-        append_json_line(path, plan)
+    if known and {**known[-1], "machine": 0} == {**plan, "machine": 0}:
+        return known[-1]
+    append_json_line(path, plan)
     return plan
 
 
@@ -208,6 +209,7 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
         head = {key: arm[key] for key in kept}
         if arm["leaking"]:
             rows.append({**head, "reading": "tokens", "seeds": 0, "val_loss": None})
+            continue
         for reading, keys in arm["runs"].items():
             lines = [results[key] for key in keys]
             rows.append({**head, "reading": reading, **summary_of(lines)})

@@ -39,6 +39,8 @@ class SweepOptions:
 
 def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
     """Try the values; write sweep.json and tuned.json into `out`, and return the content of the former."""
+    if options.knob.split(".")[0] not in ("model", "optim", "train"):
+        raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
     for arm in options.arms:
         key = full_key(arm, options.knob)
         if key not in all_keys():
@@ -69,7 +71,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
 
 def full_key(arm: str, knob: str) -> str:
     """A setting of the arm, unless it belongs to a group that all arms share."""
-    return knob if knob.split(".")[0] in ("train", "dataset", "seed") else f"{arm}.{knob}"
+    return knob if knob.startswith("train.") else f"{arm}.{knob}"
 
 
 def curves(
