@@ -177,7 +177,18 @@ def command(folder: Path, *more: str) -> list[str]:
     return [*given, "--out", str(folder / "study"), *more]
 
 
-COMMON = ("--rungs", "RMSNorm,untied head,Muon", "--seeds", "3", "--points", "2", "--rounds", "0", "--workers", "2")
+COMMON = (
+    "--rungs",
+    "RMSNorm,untied head,Muon",
+    "--seeds",
+    "3",
+    "--points",
+    "2",
+    "--rounds",
+    "0",
+    "--workers",
+    "2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +205,24 @@ def test_every_output_is_there_and_says_what_it_must(finished: Path) -> None:
     report = read_json(finished / "study.json")
     names = {path.name for path in finished.iterdir()}
     assert {"study.html", "study.md", "study.csv", "results.jsonl", "tuned.json", "tuning.png"} <= names
-    assert {"effects-upwards.png", "effects-downwards.png", "effects-square.png", "effects-readings.png"} <= names
-    texts = [study_output.as_text(report), *((finished / f"study.{kind}").read_text() for kind in ("html", "md", "csv"))]
+    assert {
+        "effects-upwards.png",
+        "effects-downwards.png",
+        "effects-square.png",
+        "effects-readings.png",
+    } <= names
+    texts = [
+        study_output.as_text(report),
+        *((finished / f"study.{kind}").read_text() for kind in ("html", "md", "csv")),
+    ]
     for text in texts:
         plain = text.replace("&#39;", "'")
-        for label in ("Sizes are matched in active parameters", "tuned with 2 trials", "3 seeds (7 to 9)", "decides"):
+        for label in (
+            "Sizes are matched in active parameters",
+            "tuned with 2 trials",
+            "3 seeds (7 to 9)",
+            "decides",
+        ):
             assert label in plain, label
         assert "LEAKING" in plain and "unmatched in" in plain
         assert "NanoGPT with Muon" in plain
@@ -216,7 +240,9 @@ def test_a_leaking_arm_is_not_trained_and_not_ranked(finished: Path) -> None:
 
 def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     """Recomputed from results.jsonl and the plan, with the interval of the printed table's t (2 degrees: 4.303)."""
-    lines = {line["key"]: line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "run"}
+    lines = {
+        line["key"]: line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "run"
+    }
     plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
     runs = {arm["name"]: arm["runs"]["tokens"] for arm in plan["arms"]}
     report = read_json(finished / "study.json")
@@ -257,13 +283,24 @@ def test_repeating_the_command_runs_nothing(
 
 def test_the_report_follows_from_the_results_alone(finished: Path) -> None:
     plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
-    assert json.loads(json.dumps(report_of(plan, read_results(finished)))) == read_json(finished / "study.json")
+    assert json.loads(json.dumps(report_of(plan, read_results(finished)))) == read_json(
+        finished / "study.json"
+    )
 
 
 def test_tuned_rates_are_taken_over_and_said(
     finished: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--rungs", "RMSNorm", "--direction", "up", "--seeds", "2", "--tuned", str(finished / "tuned.json")]
+    more = [
+        "--rungs",
+        "RMSNorm",
+        "--direction",
+        "up",
+        "--seeds",
+        "2",
+        "--tuned",
+        str(finished / "tuned.json"),
+    ]
     given = [word if word != str(toy / "study") else str(toy / "taken") for word in command(toy, *more)]
     assert cli.main([*given, "--readings", "tokens"]) == 0
     report = read_json(toy / "taken" / "study.json")
@@ -309,4 +346,3 @@ def test_help_names_the_rungs() -> None:
 
     listed = " ".join(STUDY_USAGE["ladder"].split())
     assert ", ".join(NAMES) in listed
-

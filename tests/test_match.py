@@ -31,8 +31,10 @@ from nanokimi.train.runs import set_up
 
 def counted(model: GPTConfig) -> int:
     """Active parameters by hand: every matrix that multiplies a token; the tied head once."""
-    built = build_model(model, 0)
-    return sum(p.numel() for name, p in built.named_parameters() if p.dim() == 2 and "position" not in name and "wpe" not in name)
+    named = build_model(model, 0).named_parameters()
+    return sum(
+        p.numel() for name, p in named if p.dim() == 2 and "position" not in name and "wpe" not in name
+    )
 
 
 @pytest.mark.parametrize("target", [100, 996, 4001])
@@ -88,7 +90,8 @@ def test_what_is_said() -> None:
     first = {"tokens": 100, "params_active": 1004, "params_total": 2000, "flops": 3e9, "train_seconds": 2.0}
     second = {"tokens": 100, "params_active": 1000, "params_total": 1000, "flops": 2e9, "train_seconds": 0.0}
     said = describe_agreement(agreement(first, second))
-    expected = "Matched in tokens, active parameters (+0.4%); unmatched in total parameters (2.00x), training FLOPs (1.50x)"
+    expected = "Matched in tokens, active parameters (+0.4%); unmatched in "
+    expected += "total parameters (2.00x), training FLOPs (1.50x)"
     assert said == expected
 
 
@@ -116,7 +119,9 @@ def test_compare_asks_for_a_quantity_and_remembers(
     changed = read_json(tmp_path / MATCH_FILE)
     assert changed["asked"] == "flops" and changed["changes"]["nanokimi"]["train.max_steps"] < 12
     (tmp_path / MATCH_FILE).write_text((tmp_path / MATCH_FILE).read_text().replace("12", "9"))
-    assert matched_arms(asked, data, tmp_path)["nanogpt"].train.max_steps == 9, "resuming solves nothing again"
+    assert matched_arms(asked, data, tmp_path)["nanogpt"].train.max_steps == 9, (
+        "resuming solves nothing again"
+    )
     assert matched_arms(config, data, tmp_path)["nanogpt"].train.max_steps == 12
 
 
@@ -124,9 +129,7 @@ def test_seconds_are_measured(prepared: tuple[RunConfig, PreparedData]) -> None:
     """An arm against itself gets nearly equal steps; against one of four times the layers, far more."""
     config, data = prepared
     gpt = replace(config, model="nanogpt", train=replace(config.train, max_steps=1000))
-    deep = replace(
-        gpt, nanogpt=replace(gpt.nanogpt, model=replace(gpt.nanogpt.model, num_hidden_layers=12))
-    )
+    deep = replace(gpt, nanogpt=replace(gpt.nanogpt, model=replace(gpt.nanogpt.model, num_hidden_layers=12)))
     found = solve("seconds", {"nanogpt": gpt, "nanokimi": validate(deep)}, data)
     assert found["nanogpt"]["train.max_steps"] == 1000
     assert 100 < found["nanokimi"]["train.max_steps"] < 600

@@ -52,7 +52,13 @@ def test_e0_is_fitted_only_where_sizes_determine_it() -> None:
 def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
     """The new family needs a third of the compute; with noise over seeds the interval holds 3 about 95% of the time."""
     generator = np.random.default_rng(2)
-    clean = multiplier(COMPUTE, law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(5, 0), 1e10 / 3, law(1e10, 0.2, 30.0, 0.15).repeat(5), 0.2)
+    clean = multiplier(
+        COMPUTE,
+        law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(5, 0),
+        1e10 / 3,
+        law(1e10, 0.2, 30.0, 0.15).repeat(5),
+        0.2,
+    )
     assert clean["ratio"] == pytest.approx(3.0) and clean["bound"] is None
     assert clean["ci95"] == pytest.approx([3.0, 3.0])
     covered = 0
@@ -106,7 +112,16 @@ def toy(tmp_path: Path) -> Path:
 
 
 def given(toy: Path, verb: str, *more: str) -> list[str]:
-    return [verb, "--config", str(toy / "toy.yaml"), "--data", str(toy / "text.txt"), "--out", str(toy / "out"), *more]
+    return [
+        verb,
+        "--config",
+        str(toy / "toy.yaml"),
+        "--data",
+        str(toy / "text.txt"),
+        "--out",
+        str(toy / "out"),
+        *more,
+    ]
 
 
 def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without one
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
-    + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: the arms are made equal in it\n",
+    + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: make the arms equal in it\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
     + "  --model NAME            nanokimi (default), nanogpt or variant\n"

@@ -81,7 +81,12 @@ def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
         for key, value in settings(config).items()
         if key.startswith(groups) and key not in NO_EFFECT and value != defaults.get(key)
     }
-    content: dict[str, Any] = {"model": config.model, "seed": config.seed, "settings": kept, "data": fingerprint}
+    content: dict[str, Any] = {
+        "model": config.model,
+        "seed": config.seed,
+        "settings": kept,
+        "data": fingerprint,
+    }
     plugged = [value for value in kept.values() if isinstance(value, str) and is_plug(value)]
     if plugged:
         content["plugs"] = plug_hashes(plugged)

@@ -36,7 +36,7 @@ TURNS, STEPS_A_TURN = 4, 6
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
     """The configuration of each arm, with `model` set; also writes match.json where something was asked for."""
     names = config.compare.arms
-    plain = {name: with_changes(config, {"model": name}) for name in names}
+    plain: dict[str, RunConfig] = {name: with_changes(config, {"model": name}) for name in names}
     if config.compare.match == "none":
         return plain
     path = folder / MATCH_FILE
@@ -111,7 +111,6 @@ def describe_match(config: RunConfig, results: list[dict[str, Any]]) -> dict[str
     sentence = f"{first} against {second}: {describe_agreement(ratios)}."
     asked = config.compare.match
     if asked != "none":
-        sentence = (
-            f"Matched as asked in {QUANTITIES[asked][0]}; the remaining gap is {ratios[asked] - 1:+.2%}. {sentence}"
-        )
+        gap = f"{ratios[asked] - 1:+.2%}"
+        sentence = f"Matched as asked in {QUANTITIES[asked][0]}; the remaining gap is {gap}. {sentence}"
     return {"asked": None if asked == "none" else asked, "ratios": ratios, "sentence": sentence}

@@ -59,7 +59,9 @@ class Worker:
         self.key, self.done, self.started = "", 0.0, 0.0
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, str(jobs_folder), named_plugs()), daemon=True)
+        self.process = context.Process(
+            target=work, args=(theirs, str(jobs_folder), named_plugs()), daemon=True
+        )
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # inherited: to the worker it is the only one

@@ -186,7 +186,10 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
         sure = "one seed: no interval"
         if one["ci95"] is not None:
             sure = f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}"
-        sentence = f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base} ({sure})."
+        sentence = (
+            f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
+        )
+        sentence += f" ({sure})."
         if one["ci95"] is not None and one["ci95"][0] <= 1 <= one["ci95"][1]:
             sentence += " One lies inside: not distinguishable."
         elif one["ratio"] < 1:

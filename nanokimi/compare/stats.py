@@ -83,7 +83,7 @@ def hierarchical_bootstrap(
     """Percentile 95% interval of the mean difference per token, over seeds (S) and then stretches of text (G).
 
     `differences_SG` is the first arm's total nats minus the second's. All seeds are scored on the same text, so one
-    draw of stretches serves all the seeds that are drawn. Tokens within a stretch depend on each other and stay together.
+    draw of stretches serves all the seeds that are drawn. Tokens of a stretch stay together: they depend.
     """
     generator = np.random.default_rng(seed)
     seeds, stretches = differences_SG.shape

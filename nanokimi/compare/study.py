@@ -310,7 +310,9 @@ def labels(plan: dict[str, Any]) -> list[str]:
         rate += f"; at the edge of what was tried: {named}." if edges else "; every optimum is interior."
     if plan.get("reading_steps"):
         rate += " Runs at equal FLOPs or seconds take the rates tuned at equal tokens."
-    several = f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
+    several = (
+        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
+    )
     return [
         sizes,
         rate,

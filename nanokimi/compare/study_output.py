@@ -94,6 +94,7 @@ def as_text(report: dict[str, Any]) -> str:
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             )
         lines.append("")
+    lines += ["What is matched (within 2%)", *(f"  {line}" for line in matches(report)), ""]
     lines += report.get("sentences", [])
     return "\n".join(lines).rstrip() + "\n"
 

@@ -23,7 +23,11 @@ from nanokimi.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-SHORT_OPTIONS = {"--data": "--dataset.path", "--match": "--compare.match", "--on_nonfinite": "--train.on_nonfinite"}
+SHORT_OPTIONS = {
+    "--data": "--dataset.path",
+    "--match": "--compare.match",
+    "--on_nonfinite": "--train.on_nonfinite",
+}
 
 
 def preset_names() -> list[str]:

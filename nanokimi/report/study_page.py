@@ -111,7 +111,9 @@ def headline(report: dict[str, Any]) -> list[str]:
     races = [one for one in report["effects"] if one["family"] == "readings"]
     for pair in dict.fromkeys(one["name"].partition(",")[0] for one in races):
         said = [
-            f"{one['words']} {one['name'].partition(', ')[2]}" for one in races if one["name"].startswith(f"{pair},")
+            f"{one['words']} {one['name'].partition(', ')[2]}"
+            for one in races
+            if one["name"].startswith(f"{pair},")
         ]
         parts.append(f"{pair}: {'; '.join(said)}.")
     return parts
