@@ -7,20 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_GPT, TINY_KIMI
+from conftest import AS_KIMI, TINY_GPT, TINY_KIMI, TINY_VARIANT
 from torch import nn
 
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
+from nanokimi.config import ModelConfig, OptimConfig
 from nanokimi.model.build import build_model
 from nanokimi.optim.groups import RULES, adamw_groups, build_optimizer, find_rule, muon_groups
 from nanokimi.optim.muon import Muon
 from nanokimi.optim.qk_clip import MuonClip
 
-CONFIGS: dict[str, KimiConfig | GPTConfig] = {
+CONFIGS: dict[str, ModelConfig] = {
     "nanokimi": TINY_KIMI,
     "nanokimi with query latent": replace(TINY_KIMI, q_lora_rank=12, num_hidden_layers=3),
     "nanogpt": TINY_GPT,
     "nanogpt with bias": replace(TINY_GPT, bias=True),
+    "variant": TINY_VARIANT,
+    "variant with latents": replace(TINY_VARIANT, attention="latent", bias=True),
+    "variant as Kimi": AS_KIMI,
+    "variant with experts": replace(TINY_VARIANT, attention="gqa", experts="topk"),
 }
 
 
@@ -79,7 +83,7 @@ def test_router_can_be_handed_to_adamw(config: str) -> None:
         return set().union(*(names for group, names in groups if group["algorithm"] == "adamw"))
 
     routers = {name for name, _ in model.named_parameters() if name.endswith("mlp.gate.weight")}
-    assert bool(routers) == config.startswith("nanokimi")
+    assert bool(routers) == ("kimi" in config.lower() or "experts" in config)
     assert adamw_names(router="adamw") - adamw_names() == routers
     assert adamw_names() <= adamw_names(router="adamw")
 

@@ -131,7 +131,7 @@ def test_rescaling_multiplies_the_logits_of_its_head_alone(name: str) -> None:
 
 @torch.no_grad()
 def test_rescaling_latent_attention_multiplies_its_pooling_logits() -> None:
-    attention = shaken(LatentAttention(variant(attention="latent"))).double()
+    attention = build_model(variant(attention="latent"), 0).attentions()[0].double()
     gamma_H = torch.tensor([1.0, 0.5, 0.1, 0.25], dtype=torch.float64)
     before_JHX = attention.latents.clone().unflatten(-1, (4, -1))
     attention.rescale_heads_(gamma_H)
@@ -179,8 +179,7 @@ def naive_latent(attention: LatentAttention, x_TD: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tokens", [1, 2, 33])
 def test_latent_attention_is_the_naive_one_gradients_included(tokens: int, bias: bool) -> None:
-    attention = shaken(LatentAttention(variant(attention="latent", bias=bias))).double()
-    attention.latents.data.normal_(generator=torch.Generator().manual_seed(0))
+    attention = shaken(build_model(variant(attention="latent", bias=bias), 0)).attentions()[0].double()
     x_BTD = some_inputs(tokens).requires_grad_()
     found_BTD = attention(x_BTD)[0]
     expected_BTD = torch.stack([naive_latent(attention, x_TD) for x_TD in x_BTD])
@@ -220,7 +219,7 @@ def test_pooling_in_pieces_is_a_softmax_over_the_prefix(pieces: list[int], size:
 
 
 def test_latents_forget_nothing_and_grow_nothing_while_decoding() -> None:
-    attention = shaken(LatentAttention(variant(attention="latent")))
+    attention = shaken(build_model(variant(attention="latent"), 0)).attentions()[0]
     cache = LayerCache(2000)
     sizes = set()
     x_BTD = some_inputs(500, rows=1).float()
@@ -242,7 +241,8 @@ def test_a_cache_with_a_state_still_refuses_more_tokens_than_it_was_made_for() -
 
 @torch.no_grad()
 def test_largest_latent_logits_cover_pooling_and_reading() -> None:
-    attention = shaken(LatentAttention(variant(attention="latent", num_attention_heads=1))).double()
+    model = shaken(build_model(variant(attention="latent", num_attention_heads=1), 0))
+    attention = model.attentions()[0].double()
     x_1TD = some_inputs(40, rows=1)
     k_TX, v_TX, q_TX = ((proj(x_1TD))[0] for proj in (attention.k_proj, attention.v_proj, attention.q_proj))
     pooling_JT = attention.latents @ k_TX.t() * attention.scale

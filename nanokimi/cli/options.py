@@ -37,6 +37,10 @@ RUN_OPTIONS = """\
                           with its whole configuration said, one is started
   --allow-changes         with --resume: continue although configuration, data or tokenizer changed
   --on-nonfinite WHAT     stop (default), skip or rollback, when a loss or gradient is not finite
+  --plug FILE.py:NAME     an attention, expert layer or optimizer of yours for the variant arm; the file is executed
+"""
+OPEN_PLUG = """\
+  --plug FILE.py:NAME     the class of yours that the run was trained with, from the same file; it is executed
 """
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a text of the user's
@@ -61,7 +65,8 @@ usage: nanokimi sample RUN_FOLDER [options]
   --seed N                (default: the run's)
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
-""",
+"""
+    + OPEN_PLUG,
     "evaluate": """\
 usage: nanokimi evaluate RUN_FOLDER [options]
 
@@ -69,8 +74,9 @@ usage: nanokimi evaluate RUN_FOLDER [options]
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
-Prints one JSON object for each model.
-""",
+"""
+    + OPEN_PLUG
+    + "Prints one JSON object for each model.\n",
     "prepare": """\
 usage: nanokimi prepare --data PATH_OR_NAME [options] [--any.setting VALUE ...]
 
@@ -90,8 +96,9 @@ usage: nanokimi audit RUN_FOLDER [options]
   --vocab_size N          number of token ids
   --context N             sequence length to test (default for a run: its own)
   --device NAME           (default for a run: its own)
-Exit status 1 if a model is LEAKING.
-""",
+"""
+    + OPEN_PLUG
+    + "Exit status 1 if a model is LEAKING.\n",
     "bench": """\
 usage: nanokimi bench [options] [--any.setting VALUE ...]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanokimi.cli.options import DEFAULT_CONFIG, choose_config, one_target, require_data, take_options
+from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.cli.resuming import plan_run
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep
 from nanokimi.errors import UserError
@@ -36,6 +37,7 @@ def run_compare(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--model" for word in rest):
         raise UserError("compare trains both models: leave out --model")
     config, out, resume = plan_run("compare", options, rest)
+    refuse_unused_plugs(config, config.compare.arms)
     require_data(config.dataset.path)
     out = out or default_run_folder("compare", config_stem(options, rest))
 
@@ -68,6 +70,7 @@ def run_train(arguments: list[str]) -> int:
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest)
+    refuse_unused_plugs(config, [config.model])
     require_data(config.dataset.path)
     out = out or default_run_folder(config.model, config_stem(options, rest))
 

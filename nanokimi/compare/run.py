@@ -31,7 +31,14 @@ from nanokimi.runtime.files import (
 )
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.locks import only_process
-from nanokimi.train.runs import CONFIG_FILE, fresh_folder, restored_if_refused, set_up, take_up
+from nanokimi.train.runs import (
+    CONFIG_FILE,
+    fresh_folder,
+    keep_plugs,
+    restored_if_refused,
+    set_up,
+    take_up,
+)
 
 SCHEMA_VERSION = 1
 LN2 = float(np.log(2))
@@ -72,6 +79,7 @@ def make_arms(config: RunConfig, data: PreparedData, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
         save_config(arm, folder / name / CONFIG_FILE)
         shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
+        keep_plugs(replace(config, model=name), folder / name)
 
 
 def again(out: Path) -> str:

@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.plugs import name_plug, named_plugs
 
 SECONDS_BETWEEN_MESSAGES = 0.25
 ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
@@ -33,7 +34,10 @@ class Arm:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=work, args=(theirs, str(folder), resume, allow_changes), name=name, daemon=True
+            target=work,
+            args=(theirs, str(folder), resume, allow_changes, named_plugs()),
+            name=name,
+            daemon=True,
         )
         resource_tracker.ensure_running()  # started inside start(), it would let the signals through
         set_blocked(True)  # one that comes while the worker starts waits until it knows what to do
@@ -103,12 +107,16 @@ def set_blocked(blocked: bool) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, SIGNALS)
 
 
-def work(connection: Connection, folder: str, resume: bool, allow_changes: bool) -> None:
-    """The worker's whole life."""
+def work(
+    connection: Connection, folder: str, resume: bool, allow_changes: bool, plugs: Sequence[str] = ()
+) -> None:
+    """The worker's whole life; `plugs` are the classes that the user named."""
     for number in SIGNALS:  # they may reach every process; the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
     set_blocked(False)
     try:
+        for plug in plugs:
+            name_plug(plug)
         _serve(connection, Path(folder), resume, allow_changes)
     except UserError as error:
         connection.send(("user error", str(error)))

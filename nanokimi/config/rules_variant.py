@@ -10,7 +10,7 @@ from nanokimi.config.checks import (
     require_possible,
     validate_positions,
 )
-from nanokimi.config.schema import OptimConfig, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema import AnyArm, OptimConfig, TrainConfig, VariantArm, VariantConfig
 
 ATTENTIONS = ("mha", "gqa", "mla", "latent")
 EXPERTS = ("none", "soft", "topk", "sigmoid-bias", "expert_choice")
@@ -42,6 +42,14 @@ def is_plug(part: str) -> bool:
     """Whether a part is a class in a file of the user's, FILE.py:NAME."""
     path, colon, name = part.rpartition(":")
     return bool(colon) and path.endswith(".py") and name.isidentifier()
+
+
+def plugs_of(arm: AnyArm) -> list[str]:
+    """FILE.py:NAME of every class of the user's that an arm is made of."""
+    parts: list[str] = [arm.optim.name]
+    if isinstance(arm, VariantArm):
+        parts += [arm.model.attention, arm.model.experts]
+    return [part for part in parts if is_plug(part)]
 
 
 def validate_variant(arm: VariantArm, train: TrainConfig) -> None:

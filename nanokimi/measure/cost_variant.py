@@ -34,14 +34,14 @@ def variant_parts(config: VariantConfig, context_length: int, causal: bool) -> l
     parts = [PartCost(outer, c.vocab_size * d)]
     attention = attention_cost(c, context_length, causal)
     for layer in range(layers):
-        parts += [attention, feed_forward_cost(c, has_experts(c, layer))]
+        parts += [attention, feed_forward_cost(c, context_length, has_experts(c, layer))]
     return parts
 
 
 def attention_cost(c: VariantConfig, context_length: int, causal: bool) -> PartCost:
     """One layer's attention."""
     if is_plug(c.attention):
-        return plug_cost(c.attention, c, context_length)
+        return plug_cost(c.attention, c, "attention", context_length)
     d, heads = c.hidden_size, c.num_attention_heads
     visible = (context_length + 1) / 2 if causal else context_length
     if c.attention == "mla":
@@ -72,7 +72,7 @@ def chunk_pairs(context_length: int, causal: bool) -> int:
     return sum(n * (n + 1) // 2 if causal else n * n for n in (*[CHUNK] * whole, rest))
 
 
-def feed_forward_cost(c: VariantConfig, experts: bool) -> PartCost:
+def feed_forward_cost(c: VariantConfig, context_length: int, experts: bool) -> PartCost:
     """One layer's dense feed-forward layer or mixture of experts."""
     d, matrices = c.hidden_size, 3 if c.feed_forward == "swiglu" else 2
     if not experts:
@@ -80,7 +80,7 @@ def feed_forward_cost(c: VariantConfig, experts: bool) -> PartCost:
         biases = dense_width(c) + d if c.bias and c.feed_forward != "swiglu" else 0
         return PartCost(active + biases, active)
     if is_plug(c.experts):
-        return plug_cost(c.experts, c, 0)
+        return plug_cost(c.experts, c, "feed_forward", context_length)
     expert = matrices * d * c.moe_intermediate_size
     always = c.n_shared_experts * expert + d * c.n_routed_experts
     used = {"soft": c.n_routed_experts, "expert_choice": c.capacity_factor}.get(
@@ -89,10 +89,10 @@ def feed_forward_cost(c: VariantConfig, experts: bool) -> PartCost:
     return PartCost(always + c.n_routed_experts * expert, always + int(used * expert))
 
 
-def plug_cost(name: str, c: VariantConfig, context_length: int) -> PartCost:
+def plug_cost(name: str, c: VariantConfig, place: str, context_length: int) -> PartCost:
     """A part of the user's: its matrices all count as active, and the FLOPs that it states are added."""
     with torch.device("meta"):
-        part = build_plug(name, c)
+        part = build_plug(name, c, place)
     sizes = [(p.numel(), p.dim()) for p in part.parameters()]
-    flops = float(getattr(part, "attention_flops", lambda _: 0.0)(context_length))
+    flops = float(getattr(part, "flops_per_token", lambda _: 0.0)(context_length))
     return PartCost(sum(n for n, _ in sizes), sum(n for n, dim in sizes if dim >= 2), flops)

@@ -48,6 +48,11 @@ def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timin
     prompt_length = max(context_length // 2, 1)
     prompt_1T = torch.zeros(1, prompt_length, dtype=torch.long, device=device)
     prefill = time_calls(lambda: model(prompt_1T, Cache(layers, context_length)), device)
+    if not getattr(model, "can_cache", True):  # each token reads the whole window again
+        longer_1T = prompt_1T.new_zeros(1, min(prompt_length + 1, context_length))
+        decoded = time_calls(lambda: model(longer_1T), device)
+        model.train(was_training)
+        return prefill, decoded
     decode = decode_step(model)
     cache = Cache(layers, context_length)
     model(prompt_1T, cache)

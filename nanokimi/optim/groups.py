@@ -33,6 +33,7 @@ class Rule:
 ROUTER = r"\.gate\.weight$"
 RULES = (
     Rule(r"(^|[._]|word)emb|unembed|wte|wpe|(^|[._])(head|output|classifier)\.", "adamw"),
+    Rule(r"\.latents$", "adamw"),  # rows are queries, like an embedding's
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),

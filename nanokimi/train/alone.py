@@ -15,7 +15,7 @@ from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.locks import only_process
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
-from nanokimi.train.runs import finish, fresh_folder, restored_if_refused, set_up, take_up
+from nanokimi.train.runs import finish, fresh_folder, keep_plugs, restored_if_refused, set_up, take_up
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -34,10 +34,12 @@ def train_alone(
         with fresh_folder(out) as folder:
             config, data = set_up(config, folder)
             write_json(folder / "environment.json", describe_environment())
+            keep_plugs(config, folder)
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
             config, data = take_up(config, out)
+            keep_plugs(config, out)
         try:
             return train_and_finish(config, data, out, resume, allow_changes)
         except OSError as error:

@@ -18,6 +18,7 @@ import torch
 from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
+from nanokimi.config.rules_variant import plugs_of
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
@@ -30,13 +31,15 @@ from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
-from nanokimi.runtime.files import create_run_folder, find_damage, read_json_lines, write_json
+from nanokimi.runtime.files import create_run_folder, find_damage, read_json, read_json_lines, write_json
 from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
 from nanokimi.train.checkpoint import load_weights, read_state
 from nanokimi.train.state import TrainState
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
 CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
+PLUGS_FILE = "plugs.json"
 
 
 @contextmanager
@@ -88,6 +91,35 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         )  # a prompt that cannot be encoded is refused now, not after the first epoch
     save_config(config, folder / CONFIG_FILE)
     return config, data
+
+
+def keep_plugs(config: RunConfig, folder: Path) -> None:
+    """Note the content of every file of the user's that the run's arm is made of, in the run's folder.
+
+    Raises UserError if one was not named, is not what it was when the run began, or cannot be built.
+    """
+    path = folder / PLUGS_FILE
+    kept = read_plugs(path)
+    require_same_plugs(kept, folder)
+    now = plug_hashes(plugs_of(config.arm))
+    if now.keys() - kept.keys():
+        with torch.device("meta"):  # tried before anything is trained, without memory or time
+            model = build_model(config.arm.model, config.seed)
+        if config.arm.optim.name == "muonclip" and not all(
+            hasattr(a, "rescale_heads_") for a in model.attentions()
+        ):
+            raise UserError(
+                "muonclip needs an attention with rescale_heads_, which the plugged one has not: use muon"
+            )
+        write_json(path, {**kept, **now})
+
+
+def read_plugs(path: Path) -> dict[str, str]:
+    """SHA-256 by FILE.py:NAME; empty without a file. Raises UserError if it holds anything else."""
+    kept = read_json(path) if path.is_file() else {}
+    if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
+        raise UserError(f"{path} is not the file that the run wrote")
+    return kept
 
 
 def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
@@ -172,6 +204,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
+        "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
         "prefill_ms": prefill.median_ms,
         "decode_ms_per_token": decode.median_ms,
         "loss_by_position": state.last_evaluation.loss_by_position,
@@ -299,6 +332,7 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
     config = load_config(str(folder / CONFIG_FILE))
     if not is_resolved(config):
         raise UserError(f"{folder / CONFIG_FILE} is not the file that the run wrote: values are missing")
+    require_same_plugs(read_plugs(folder / PLUGS_FILE), folder)
     torch.set_num_threads(choose_threads(config.train.threads))
     data = open_prepared(find_data(folder))
     model = build_model(config.arm.model, config.seed)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
 from nanokimi.model.build import LanguageModel
-from nanokimi.model.kimi import NanoKimi
+from nanokimi.model.gpt import NanoGPT
 from nanokimi.optim.qk_clip import MuonClip
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import (
@@ -142,7 +142,8 @@ def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
 
 def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
     """Nudge each router's bias by the whole step's load (all micro-batches together)."""
-    if speed == 0 or not isinstance(model, NanoKimi):
-        return
-    for layer, router in enumerate(model.routers()):
+    routers = model.routers() if speed != 0 and not isinstance(model, NanoGPT) else []
+    for layer, router in enumerate(routers):
+        if not hasattr(router, "update_bias_"):
+            continue  # balanced by a loss, or not at all
         router.update_bias_(torch.stack([o.routing[layer].counts_E for o in outputs]).sum(dim=0), speed)

@@ -92,10 +92,12 @@ class Telemetry:
         """Records of kind "router" and "attention" for what was summed, if anything was."""
         records: list[dict[str, Any]] = []
         if self.counts_LE is not None and self.entropy_L is not None:
-            biases = [router.e_score_correction_bias for router in model.routers()]  # type: ignore[operator]
-            records.append(router_record(self.counts_LE, self.entropy_L / self.passes, torch.stack(biases)))
-            first = model.config.num_hidden_layers - len(biases)  # type: ignore[union-attr, operator]
-            records[-1]["layers"] = list(range(first, first + len(biases)))
+            routers: list[Any] = model.routers()  # type: ignore[operator]  # whoever routes has them
+            biases = [r.e_score_correction_bias for r in routers if hasattr(r, "e_score_correction_bias")]
+            bias_LE = torch.stack(biases) if biases else None
+            records.append(router_record(self.counts_LE, self.entropy_L / self.passes, bias_LE))
+            first = model.config.num_hidden_layers - len(self.counts_LE)  # type: ignore[union-attr, operator]
+            records[-1]["layers"] = list(range(first, first + len(self.counts_LE)))
         if self.max_logits_LH is not None:
             clips = int(self.heads_clipped)
             records.append(
@@ -105,7 +107,9 @@ class Telemetry:
         return records
 
 
-def router_record(counts_LE: torch.Tensor, entropy_L: torch.Tensor, bias_LE: torch.Tensor) -> dict[str, Any]:
+def router_record(
+    counts_LE: torch.Tensor, entropy_L: torch.Tensor, bias_LE: torch.Tensor | None
+) -> dict[str, Any]:
     """Balance of the experts: shares of the load, coefficient of variation, maximum violation, dead experts.
 
     Maximum violation is the busiest expert's load over the mean load, minus 1 (arXiv 2408.15664, eq. 4).
@@ -119,7 +123,7 @@ def router_record(counts_LE: torch.Tensor, entropy_L: torch.Tensor, bias_LE: tor
         "max_violation": _rounded(counts_LE.amax(dim=1) / mean_L1[:, 0] - 1),
         "dead_experts": (counts_LE == 0).sum(dim=1).tolist(),
         "router_entropy": _rounded(entropy_L),
-        "bias": _rounded(bias_LE),
+        **({} if bias_LE is None else {"bias": _rounded(bias_LE)}),
     }
 
 

@@ -13,7 +13,7 @@ A part of the user's own (see `nanokimi.runtime.plugs`) is an nn.Module built by
         every block but the first_k_dense_replace leading ones.
 
 Its nn.Linear layers are initialised as all others; parameters of its own it initialises itself. A method
-attention_flops(context_length) -> float, if there is one, adds to its forward FLOPs per token.
+flops_per_token(context_length) -> float, if there is one, says what a forward pass costs beside its matrices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
 from nanokimi.model.variants.experts import SoftmaxRouter, expert_layer
 from nanokimi.model.variants.feed_forward import StackedMLP, dense_layer
 from nanokimi.model.variants.latent import LatentAttention
-from nanokimi.runtime.plugs import load_plug
+from nanokimi.runtime.plugs import load_plug, place_of
 
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 
@@ -52,7 +52,7 @@ def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
 def make_attention(config: VariantConfig) -> Any:
     """The configured attention."""
     if is_plug(config.attention):
-        return build_plug(config.attention, config)
+        return build_plug(config.attention, config, "attention")
     if config.attention == "mla":
         return MultiHeadLatentAttention(as_kimi(config))
     return LatentAttention(config) if config.attention == "latent" else GroupedQueryAttention(config)
@@ -62,13 +62,18 @@ def make_feed_forward(config: VariantConfig, layer: int) -> Any:
     """The configured feed-forward layer or mixture of experts of a block."""
     if not has_experts(config, layer):
         return dense_layer(config)
-    return build_plug(config.experts, config) if is_plug(config.experts) else expert_layer(config)
+    if is_plug(config.experts):
+        return build_plug(config.experts, config, "feed_forward")
+    return expert_layer(config)
 
 
-def build_plug(name: str, config: VariantConfig) -> nn.Module:
-    """An instance of a class of the user's. Raises UserError if its constructor does not take the configuration."""
+def build_plug(name: str, config: VariantConfig, place: str) -> nn.Module:
+    """An instance of a class of the user's. Raises UserError if it plugs in elsewhere or cannot be built."""
+    found = load_plug(name)
+    if place_of(found) != place:
+        raise UserError(f"{name} plugs into {place_of(found)}, not into {place}")
     try:
-        return cast(nn.Module, load_plug(name)(config))
+        return cast(nn.Module, found(config))
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -190,13 +195,16 @@ class Variant(nn.Module):
             aux_loss = self.config.aux_loss_alpha * torch.stack([r.balance_loss for r in routed]).sum()
         return Output(logits_BTW, aux_loss, routed, self._stacked(max_logits) if want_max_logits else None)
 
-    def _stacked(self, max_logits: list[torch.Tensor | None]) -> torch.Tensor:
+    def _stacked(self, max_logits: list[torch.Tensor | None]) -> torch.Tensor | None:
+        """(L, H), or None where the user's own attention does not tell."""
         found = [max_logits_H for max_logits_H in max_logits if max_logits_H is not None]
-        if len(found) < len(max_logits):
+        if len(found) == len(max_logits):
+            return torch.stack(found)
+        if hasattr(self.attentions()[0], "rescale_heads_"):
             raise UserError(
-                f"{self.config.attention} gives no largest logits, which muonclip needs: use muon"
+                f"{self.config.attention} has rescale_heads_ for muonclip, but gives no largest logits"
             )
-        return torch.stack(found)
+        return None
 
     def routers(self) -> list[Any]:
         """The routers, in the order of `Output.routing`."""

@@ -1,0 +1,46 @@
+"""`--plug FILE.py:NAME`: classes of the user's own on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nanokimi.config import ModelName, RunConfig
+from nanokimi.config.rules_variant import plugs_of
+from nanokimi.errors import UserError
+from nanokimi.runtime.plugs import name_plug, named_plugs, plug_setting
+
+TRAINING_VERBS = ("train", "compare", "sweep", "ladder")  # take settings: a plug is one
+OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say where their plugs belong
+
+
+def plug_in(verb: str, arguments: list[str]) -> list[str]:
+    """Run the files that --plug names, and put their classes into the variant arm of a run to be trained."""
+    if verb not in TRAINING_VERBS + OPENING_VERBS:
+        return arguments
+    rest, remaining = [], list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        option, equals, spec = word.partition("=")
+        if option != "--plug":
+            rest.append(word)
+            continue
+        if not equals:
+            if not remaining or remaining[0].startswith("--"):
+                raise UserError("option --plug needs a value: FILE.py:NAME")
+            spec = remaining.pop(0)
+        setting = plug_setting(name_plug(spec))
+        if verb in TRAINING_VERBS:
+            rest.append(setting)
+    return rest
+
+
+def refuse_unused_plugs(config: RunConfig, arms: Iterable[ModelName]) -> None:
+    """A class that none of these arms uses would be ignored."""
+    used = {name for arm in arms for name in plugs_of(config.arms[arm])}
+    for spec in named_plugs():
+        name = spec.replace("\\", "/").rpartition("/")[2]
+        if name not in used:
+            raise UserError(
+                f"--plug {name} has no effect: it goes into the variant arm, which this run does not train (--model "
+                "variant, or --compare.arms)"
+            )

@@ -1,0 +1,277 @@
+"""Variants, and parts of the user's own, through the command line: train, sample, evaluate, audit, compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nanokimi.cli import main
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.plugs import forget_plugs
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
+SETTINGS = """\
+seed: 7
+model: variant
+train: {context_length: 20, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, device: cpu, threads: 1}
+sample: {prompts: [the small boy], max_new_tokens: 20}
+compare: {arms: [variant, nanogpt]}
+variant:
+  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}
+  optim: {lr: 3e-3, warmup_steps: 2}
+nanogpt:
+  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}
+  optim: {lr: 3e-3, warmup_steps: 2}
+"""
+VARIANTS = {
+    "latent": "--variant.model.attention latent --variant.model.num_latents 4 --variant.optim.name muon",
+    "gqa topk": "--variant.model.attention gqa --variant.model.experts topk --variant.model.aux_loss_alpha 0.01 "
+    "--variant.optim.name muonclip --variant.model.feed_forward relu2 --variant.model.first_k_dense_replace 1",
+    "mla sigmoid": "--variant.model.attention mla --variant.model.positions rope --variant.model.kv_lora_rank 16 "
+    "--variant.model.experts sigmoid-bias --variant.model.feed_forward swiglu --variant.optim.name muonclip",
+    "soft": "--variant.model.experts soft --variant.model.n_routed_experts 4 --variant.model.dropout 0.1",
+}
+
+Answer = tuple[int, str, str]
+Shell = Callable[[str], Answer]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    """The command line with {S} settings, {D} the text, {O} a folder; nothing plugged in from one call to the next."""
+    (tmp_path / "tiny.yaml").write_text(SETTINGS)
+    words = {"S": tmp_path / "tiny.yaml", "D": text_file, "O": tmp_path / "out", "P": EXAMPLE, "T": tmp_path}
+
+    def run(line: str) -> Answer:
+        forget_plugs()
+        arguments = [word.format(**words) for word in json.loads(f"[{line}]")] if line[0] == '"' else None
+        status = main(arguments or line.format(**words).split())
+        return status, *capsys.readouterr()
+
+    yield run
+    forget_plugs()
+
+
+def one_line(answer: Answer) -> str:
+    status, _, err = answer
+    assert status == 2 and err.startswith("nanokimi: ") and err.count("\n") == 1, answer
+    return err
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_trains_samples_and_is_scored_like_any_model(
+    name: str, shell: Shell, tmp_path: Path
+) -> None:
+    status, out, err = shell("train --config {S} --data {D} --out {O} " + VARIANTS[name])
+    assert status == 0, err
+    assert out.startswith("Variant: validation loss")
+    result = read_json(tmp_path / "out" / "result.json")
+    assert (
+        result["audit"]["causal"] and result["val_loss"] < 3.4
+    )  # of a uniform 3.2 and a random start's excess
+    assert result["params_total"] >= result["params_active"] > 0
+    status, out, err = shell("sample {O} --max_new_tokens 9 --temperature 0")
+    assert status == 0 and out.startswith("--- Variant\nthe small boy") and len(out) > 25
+    status, out, err = shell("evaluate {O}")
+    assert status == 0 and json.loads(out)["val_loss"] == pytest.approx(result["val_loss"], abs=1e-6)
+    status, out, err = shell("audit {O}")
+    assert status == 0 and "Variant: causal" in out
+    kinds = {record["kind"] for record in read_json_lines(tmp_path / "out" / "metrics.jsonl")}
+    assert ("router" in kinds) == ("experts" in VARIANTS[name]) and "attention" in kinds
+
+
+def test_an_interrupted_variant_goes_on_bit_for_bit(shell: Shell, tmp_path: Path) -> None:
+    line = "train --config {S} --data {D} --out {T}/%s " + VARIANTS["gqa topk"]
+    assert shell(line % "whole")[0] == 0
+    assert shell(line % "part")[0] == 0
+    for path in (tmp_path / "part" / "checkpoints").glob("step-00000012*"):
+        path.rename(path.with_name("gone"))
+    assert shell("train --resume --out {T}/part")[0] == 0
+    whole, part = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part"))
+    assert whole == part
+
+
+def test_latent_attention_keeps_the_same_however_long_the_text(shell: Shell, tmp_path: Path) -> None:
+    assert shell("train --config {S} --data {D} --out {O} " + VARIANTS["latent"])[0] == 0
+    result = read_json(tmp_path / "out" / "result.json")
+    assert result["cache_bytes_per_token"] == 0 and result["cache_bytes_fixed"] == 2 * 4 * (32 + 2) * 4
+
+
+def test_expert_choice_is_caught_by_the_audit_and_gets_no_rank(shell: Shell, tmp_path: Path) -> None:
+    """It trains, and its loss may be the lower one: it is void all the same."""
+    choice = " --variant.model.experts expert_choice --variant.model.n_routed_experts 4"
+    status, _, err = shell("train --config {S} --data {D} --out {T}/alone" + choice)
+    assert status == 1 and "LEAKING" in err and "the loss is void" in err
+    assert shell("sample {T}/alone --max_new_tokens 5")[0] == 0
+    status, out, _ = shell("audit {T}/alone")
+    assert status == 1 and "Variant: LEAKING" in out
+    status, out, _ = shell("compare --config {S} --data {D} --out {O}" + choice)
+    assert status == 1 and "No verdict: Variant LEAKING" in out
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["verdict"]["winner"] is None and report["verdict"]["ranked"] is False
+    assert [run["name"] for run in report["runs"]] == ["Variant", "NanoGPT"]
+
+
+def test_any_two_arms_can_be_compared_and_the_comparison_resumed(shell: Shell, tmp_path: Path) -> None:
+    status, out, err = shell("compare --config {S} --data {D} --out {O} --compare.arms [nanogpt,variant]")
+    assert status == 0 and "NanoGPT" in out and "Variant" in out, err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "data",
+        "nanogpt",
+        "variant",
+    ]
+    assert shell("sample {O} --max_new_tokens 3")[1].count("---") == 2
+    assert shell("compare --resume --out {O}")[0] == 0
+    assert "is a comparison" in one_line(shell("train --resume --out {O}"))
+
+
+def test_a_dry_run_forecasts_a_variant(shell: Shell) -> None:
+    status, out, err = shell("train --dry-run --config {S} --data {D} --out {O} " + VARIANTS["gqa topk"])
+    assert status == 0 and "Variant" in out, err
+
+
+def test_bench_measures_the_two_arms_of_the_comparison(shell: Shell) -> None:
+    status, out, err = shell("bench --quick --json --config {S} " + VARIANTS["latent"])
+    assert status == 0, err
+    assert [model["name"] for model in json.loads(out)["models"]] == ["Variant", "NanoGPT"]
+
+
+# ---- parts of the user's own
+
+ATTENTION, LAYER = " --plug {P}:SlidingWindowAttention", " --plug {P}:SwishLayer"
+
+
+def test_the_worked_example_end_to_end(shell: Shell, tmp_path: Path) -> None:
+    status, _, err = shell(
+        "train --config {S} --data {D} --out {O} --variant.optim.name muonclip" + ATTENTION + LAYER
+    )
+    assert status == 0, err
+    result, kept = (read_json(tmp_path / "out" / name) for name in ("result.json", "plugs.json"))
+    assert result["audit"]["causal"]
+    assert set(kept) == {"sliding_window.py:SlidingWindowAttention", "sliding_window.py:SwishLayer"}
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    assert "attention: sliding_window.py:SlidingWindowAttention" in config
+    assert str(EXAMPLE.parent) not in config, "a folder on this machine is nobody's business"
+    assert "experts: sliding_window.py:SwishLayer" in config
+    # two layers: qkv and output 4 D^2, the layer 2 D * 128, two norms; embedding, positions, last norm
+    tokens = result["params_total"] - 2 * (4 * 32**2 + 2 * 32 * 128 + 2 * 32) - 20 * 32 - 32
+    assert tokens % 32 == 0 and result["params_active"] == result["params_total"] - 20 * 32 - 5 * 32
+    both = ATTENTION + LAYER
+    status, out, err = shell("sample {O} --max_new_tokens 30" + both)
+    assert status == 0 and out.startswith("--- Variant\nthe small boy"), err
+    assert shell("evaluate {O}" + both)[0] == 0
+    status, out, _ = shell("audit {O}" + both)
+    assert status == 0 and "Variant: causal" in out
+
+
+def test_a_run_with_a_plug_is_opened_only_when_the_same_file_is_named(shell: Shell, tmp_path: Path) -> None:
+    assert shell("train --config {S} --data {D} --out {O}" + ATTENTION)[0] == 0
+    for verb in ("sample", "evaluate", "audit"):
+        message = one_line(shell(verb + " {O}"))
+        assert "--plug path/to/sliding_window.py:SlidingWindowAttention" in message
+    assert "--plug" in one_line(shell("train --resume --out {O}"))
+    other = tmp_path / "sliding_window.py"
+    other.write_text(EXAMPLE.read_text() + "\n# a comment\n")
+    message = one_line(shell("sample {O} --plug {T}/sliding_window.py:SlidingWindowAttention"))
+    assert "another sliding_window.py" in message
+    assert "another sliding_window.py" in one_line(
+        shell("train --resume --out {O} --plug {T}/sliding_window.py:SlidingWindowAttention")
+    )
+    other.write_text(EXAMPLE.read_text())  # elsewhere, but the same
+    assert shell("sample {O} --plug {T}/sliding_window.py:SlidingWindowAttention")[0] == 0
+    assert shell("train --resume --out {O}" + ATTENTION)[0] == 0
+
+
+def test_a_plug_reaches_the_processes_of_a_comparison_and_of_a_dry_run(shell: Shell, tmp_path: Path) -> None:
+    status, _, err = shell("compare --config {S} --data {D} --out {O}" + ATTENTION)
+    assert status == 0, err
+    assert (tmp_path / "out" / "variant" / "plugs.json").is_file()
+    assert not (tmp_path / "out" / "nanogpt" / "plugs.json").exists()
+    assert shell("sample {O} --max_new_tokens 3" + ATTENTION)[0] == 0
+    assert "--plug" in one_line(shell("sample {O} --max_new_tokens 3"))
+    status, _, err = shell("train --dry-run --config {S} --data {D} --out {T}/dry" + ATTENTION)
+    assert status == 0, err
+
+
+LEAKY = """
+import torch
+from torch import nn
+
+class Mean(nn.Module):
+    plugs_into = "attention"
+    def __init__(self, config):
+        super().__init__()
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+    def forward(self, x, angles, cache, want_max_logits):
+        return self.o_proj(x.mean(dim=1, keepdim=True)).expand_as(x), None
+
+class Past(Mean):
+    def forward(self, x, angles, cache, want_max_logits):
+        steps = torch.arange(1, x.shape[1] + 1).view(1, -1, 1)
+        return self.o_proj(x.cumsum(dim=1) / steps), None
+
+class Nowhere(nn.Module):
+    pass
+
+class Wrong(Mean):
+    def __init__(self):
+        pass
+
+class Choosy(torch.optim.SGD):
+    pass
+
+NUMBER = 3
+"""
+
+
+def test_a_leaking_part_of_the_users_is_caught(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAKY)
+    status, _, err = shell("train --config {S} --data {D} --out {O} --plug {T}/mine.py:Mean")
+    assert status == 1 and "LEAKING" in err
+    status, out, _ = shell("audit {O} --plug {T}/mine.py:Mean")
+    assert status == 1 and "LEAKING" in out
+
+
+def test_a_part_that_keeps_no_cache_writes_all_the_same(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAKY)
+    assert shell("train --config {S} --data {D} --out {O} --plug {T}/mine.py:Past")[0] == 0
+    status, out, _ = shell("sample {O} --max_new_tokens 30 --plug {T}/mine.py:Past")
+    assert status == 0 and len(out) > 40
+
+
+@pytest.mark.parametrize(
+    ("plug", "part"),
+    [
+        ("{T}/mine.py", "expected FILE.py:NAME"),
+        ("{T}/none.py:Mean", "there is no file"),
+        ("{T}/mine.py:Missing", "defines no class 'Missing'"),
+        ("{T}/mine.py:NUMBER", "defines no class 'NUMBER'"),
+        ("{T}/mine.py:Nowhere", "fits nowhere"),
+        ("{T}/mine.py:Wrong", "cannot be built from a VariantConfig: TypeError"),
+        ("{T}/broken.py:Mean", "cannot be run: ZeroDivisionError"),
+        ("{T}/mine.py:Past --variant.optim.name muonclip", "rescale_heads_"),
+        ("{T}/mine.py:Past --model nanogpt", "has no effect"),
+    ],
+)
+def test_whatever_is_wrong_with_a_plug_is_one_line(
+    plug: str, part: str, shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(LEAKY)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert part in one_line(shell("train --config {S} --data {D} --out {O} --plug " + plug))
+    assert not (tmp_path / "out").exists()
+
+
+def test_plugs_belong_to_verbs_that_run_models(shell: Shell) -> None:
+    assert "--plug" in one_line(shell("bench --config {S}" + ATTENTION))
+    assert "needs a value" in one_line(shell("train --config {S} --data {D} --plug"))
+
+
+def test_a_class_in_the_wrong_slot_is_refused(shell: Shell) -> None:
+    line = "train --config {S} --data {D} --out {O} --variant.model.experts sliding_window.py:SlidingWindowAttention"
+    assert "plugs into attention, not into feed_forward" in one_line(shell(line + ATTENTION))
+    line = "train --config {S} --data {D} --out {O} --variant.model.experts sliding_window.py:SwishLayer"
+    assert "only named code is run" in one_line(shell(line + ATTENTION))
