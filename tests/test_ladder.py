@@ -311,6 +311,40 @@ def test_tuned_rates_are_taken_over_and_said(
     assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
 
 
+PLUG = """
+from torch import nn
+
+
+class Wide(nn.Module):
+    plugs_into = "feed_forward"
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, WIDTH * config.hidden_size)
+        self.down = nn.Linear(WIDTH * config.hidden_size, config.hidden_size)
+
+    def forward(self, x_BTD):
+        return self.down(self.up(x_BTD).relu())
+"""
+
+
+def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
+    """Its file's content is part of a run's name: another content is another run."""
+    from nanokimi.runtime.plugs import forget_plugs
+
+    more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
+    given = [word if word != str(toy / "study") else str(toy / "plugged") for word in command(toy, *more)]
+    for width in (2, 3):
+        (toy / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
+        forget_plugs()
+        assert cli.main([*given, "--plug", f"{toy / 'mine.py'}:Wide"]) == 0
+    forget_plugs()
+    report = read_json(toy / "plugged" / "study.json")
+    assert "NanoKimi with Wide" in [one["name"] for one in report["effects"]]
+    arms = [line["arm"] for line in read_results(toy / "plugged").values()]
+    assert arms.count("NanoKimi with Wide") == 4 and arms.count(END) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

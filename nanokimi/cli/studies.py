@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import choose_config, require_data, take_options
+from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.errors import UserError
-from nanokimi.runtime.plugs import name_plug, plug_setting
+from nanokimi.runtime.plugs import named_plugs
 
 if TYPE_CHECKING:
     from nanokimi.compare.ladder_run import LadderOptions
@@ -34,10 +35,7 @@ LIMITS = {
 def run_sweep(arguments: list[str]) -> int:
     """`nanokimi sweep`."""
     types: Types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
-    plugs, arguments = take_repeated("--plug", arguments)
     options, rest = take_options(arguments, types)
-    for spec in plugs:
-        rest = [plug_setting(name_plug(spec)), *rest]
     config, out = start("sweep", options, rest)
     known = config.compare.arms
     if "model" in options and options["model"] not in ("nanokimi", "nanogpt", "variant"):
@@ -54,6 +52,7 @@ def run_sweep(arguments: list[str]) -> int:
     if "vary" in options:
         picked["knob"] = str(options["vary"])
     arms = (str(options["model"]),) if "model" in options else known
+    refuse_unused_plugs(config, arms)  # type: ignore[arg-type]
     wanted = SweepOptions(arms=arms, grid=grid, **picked)  # type: ignore[arg-type]
 
     def work() -> int:
@@ -75,7 +74,6 @@ def as_number(value: object) -> object:
 def run_ladder(arguments: list[str]) -> int:
     """`nanokimi ladder`."""
     also, arguments = take_repeated("--also", arguments)
-    plugs, arguments = take_repeated("--plug", arguments)
     types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
@@ -97,7 +95,7 @@ def run_ladder(arguments: list[str]) -> int:
             choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
         ),
         also=tuple(also),
-        plugs=tuple(plugs),
+        plugs=tuple(named_plugs()),
     )
     return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
 

@@ -62,10 +62,11 @@ def train_job(connection: Connection, folder: Path, audited: bool, config: RunCo
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
-    from nanokimi.train.runs import find_data
+    from nanokimi.train.runs import find_data, keep_plugs
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
+        keep_plugs(config, folder)
         state = build_state(config, open_prepared(find_data(folder)), folder)
         state.only_final_score = True
         state.stop_waiting = connection.poll

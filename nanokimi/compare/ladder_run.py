@@ -26,7 +26,7 @@ from nanokimi.compare.study import (
 )
 from nanokimi.compare.study_output import write_outputs
 from nanokimi.compare.tune import geometric_grid, tune
-from nanokimi.config import RunConfig
+from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
@@ -140,9 +140,14 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
     base = next((arm for arm in arms if arm.name == END), arms[0])
     plug = name_plug(spec)
     key, _, value = plug_setting(plug).removeprefix("--").partition("=")
-    changes = {key: value, "from": base.name}
+    changes: dict[str, Any] = {key: value}
+    about = f"{base.name} with {value}"
+    clips = base.config.variant.optim.name == "muonclip"
+    if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
+        changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
+        about += ", and without QK-Clip, which it has no rescale_heads_ for"
     name = f"{base.name} with {spec.rpartition(':')[2]}"
-    return resized(name, with_changes(base.config, {key: value}), changes, f"{base.name} with {value}")
+    return resized(name, with_changes(base.config, changes), {**changes, "from": base.name}, about)
 
 
 def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:

@@ -79,7 +79,7 @@ def make_arms(config: RunConfig, data: PreparedData, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
         save_config(arm, folder / name / CONFIG_FILE)
         shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
-        keep_plugs(replace(config, model=name), folder / name)
+        keep_plugs(arm, folder / name)
 
 
 def again(out: Path) -> str:
