@@ -21,7 +21,8 @@ from conftest import make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
-from nanokimi.compare.summary import PairedDifference, _t_quantile, arm_segments, paired_difference, verdict
+from nanokimi.compare.stats import t_quantile
+from nanokimi.compare.summary import PairedDifference, arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
 from nanokimi.config import ModelName, RunConfig
 from nanokimi.config.files import load_config
@@ -350,7 +351,7 @@ def test_one_window_gives_no_interval() -> None:
     [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (49, 2.010)],
 )
 def test_quantiles_of_students_t_agree_with_the_table(degrees: int, value: float) -> None:
-    assert _t_quantile(degrees) == pytest.approx(value, rel=2e-3)
+    assert t_quantile(0.975, degrees) == pytest.approx(value, rel=1e-3)
 
 
 # ---- verdict

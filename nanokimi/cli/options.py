@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 
@@ -14,6 +15,9 @@ usage: nanokimi VERB [options]
 
   compare    train NanoKimi and NanoGPT (or other arms) on the same text and write one report
   train      train one of them, or a variant composed at will
+  sweep      find each arm's best learning rate, or any setting's best value
+  ladder     say what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
+  scale      say how much compute NanoKimi saves, over several sizes
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole validation text
   prepare    read, split and encode a text ahead, and show what is in it
@@ -45,7 +49,8 @@ TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without one
 
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
-    + RUN_OPTIONS,
+    + RUN_OPTIONS
+    + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: make the arms equal in it\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
     + "  --model NAME            nanokimi (default), nanogpt or variant\n"
@@ -115,6 +120,7 @@ usage: nanokimi bench [options] [--any.setting VALUE ...]
 Measures the machine's rates of matrix products and memory; then, for both models on random tokens, a training step
 with the parts of it, the floor that those rates set, and reading and writing one token. Needs no text.
 """,
+    **STUDY_USAGE,
 }
 
 

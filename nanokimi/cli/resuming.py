@@ -8,7 +8,7 @@ from typing import Any
 
 from nanokimi.cli.options import choose_config
 from nanokimi.config import ARM_NAMES, FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.files import load_config, settings
+from nanokimi.config.files import load_config, settings, with_changes
 from nanokimi.errors import UserError
 
 UNSET = (None, "auto", "")
@@ -68,19 +68,3 @@ def differences(saved: RunConfig, given: RunConfig) -> dict[str, Any]:
         for key, value in now.items()
         if value != then.get(key) and not (value in UNSET and key in then)
     }
-
-
-def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """The configuration with some settings, by dotted key, replaced."""
-    for key, value in changes.items():
-        config = _replaced(config, key.split("."), value)
-    return config
-
-
-def _replaced(part: Any, path: list[str], value: Any) -> Any:
-    name = path[0]
-    if len(path) > 1:
-        value = _replaced(getattr(part, name), path[1:], value)
-    elif isinstance(value, list):
-        value = tuple(value)
-    return replace(part, **{name: value})

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from nanokimi.cli.options import DEFAULT_CONFIG, choose_config, one_target, require_data, take_options
 from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.cli.resuming import plan_run
+from nanokimi.cli.studies import run_ladder, run_scale, run_sweep
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
     from nanokimi.config import RunConfig
     from nanokimi.measure.audit import AuditResult
 
+
+__all__ = ["run_ladder", "run_scale", "run_sweep"]  # those that stand in another file
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,
@@ -48,6 +51,7 @@ def run_compare(arguments: list[str]) -> int:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
     print(summary_table(report["runs"]))
+    print(report["match"]["sentence"])
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
     return 1 if not report["verdict"]["ranked"] else 0

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanokimi.compare.matched import describe_match, matched_arms
 from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
@@ -58,12 +58,12 @@ def compare(
     if not resume:
         with fresh_folder(out) as folder:
             config, data = set_up(config, folder)
-            make_arms(config, folder)
+            make_arms(config, data, folder)
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
             config, data = take_up(config, out)
-            make_arms(config, out)
+            make_arms(config, data, out)
         try:
             return train_and_report(config, data, out, resume, allow_changes)
         except OSError as error:
@@ -71,15 +71,15 @@ def compare(
             raise TrainingError(f"cannot write {where}; what was saved is whole: {again(out)}") from None
 
 
-def make_arms(config: RunConfig, folder: Path) -> None:
+def make_arms(config: RunConfig, data: PreparedData, folder: Path) -> None:
     """One run folder for each arm, with its configuration; whatever is there already is kept."""
     if not (folder / "environment.json").exists():
         write_json(folder / "environment.json", describe_environment())
-    for name in config.compare.arms:
+    for name, arm in matched_arms(config, data, folder).items():
         (folder / name).mkdir(exist_ok=True)
-        save_config(replace(config, model=name), folder / name / CONFIG_FILE)
+        save_config(arm, folder / name / CONFIG_FILE)
         shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
-        keep_plugs(replace(config, model=name), folder / name)
+        keep_plugs(arm, folder / name)
 
 
 def again(out: Path) -> str:
@@ -186,6 +186,7 @@ def build_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": verdict(results, paired, baselines),
+        "match": describe_match(config, results),
         "runs": results,
         "data": {**data.facts, "baselines": baselines},
         "machine": {**environment, "device": train.device},

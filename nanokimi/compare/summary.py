@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nanokimi.compare.stats import t_quantile
+
 BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
 SEGMENTS = 8
 
@@ -36,20 +38,8 @@ def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: i
     # stretches differ by a window in length, so each is held against what its length alone would give
     excess = np.array([block.sum() - differences.mean() * len(block) for block in blocks])
     spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
-    half = _t_quantile(len(blocks) - 1) * float(spread)
+    half = t_quantile(0.975, len(blocks) - 1) * float(spread)
     return PairedDifference(difference, difference - half, difference + half)
-
-
-def _t_quantile(degrees: int) -> float:
-    """97.5% quantile of Student's t, by the expansion in 1 / degrees (Abramowitz and Stegun 26.7.5)."""
-    if degrees <= 3:
-        return {1: 12.706, 2: 4.303, 3: 3.182}[degrees]
-    z, n = 1.959963984540054, degrees
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return z + g1 / n + g2 / n**2 + g3 / n**3 + g4 / n**4
 
 
 def verdict(

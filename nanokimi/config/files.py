@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import NoneType
@@ -23,7 +23,11 @@ from nanokimi.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-SHORT_OPTIONS = {"--data": "--dataset.path", "--on_nonfinite": "--train.on_nonfinite"}
+SHORT_OPTIONS = {
+    "--data": "--dataset.path",
+    "--match": "--compare.match",
+    "--on_nonfinite": "--train.on_nonfinite",
+}
 
 
 def preset_names() -> list[str]:
@@ -148,6 +152,22 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
     add("", asdict(config))
     return flat
+
+
+def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """The configuration with some settings, by dotted key, replaced; nothing is checked."""
+    for key, value in changes.items():
+        config = _replaced(config, key.split("."), value)
+    return config
+
+
+def _replaced(part: Any, path: list[str], value: Any) -> Any:
+    name = path[0]
+    if len(path) > 1:
+        value = _replaced(getattr(part, name), path[1:], value)
+    elif isinstance(value, list):
+        value = tuple(value)
+    return replace(part, **{name: value})
 
 
 def _plain(value: Any) -> Any:

@@ -221,6 +221,9 @@ class CompareConfig:
 
     arms: tuple[ModelName, ModelName] = ("nanokimi", "nanogpt")
     """The two arms that compare trains."""
+    match: Literal["none", "active_params", "total_params", "flops", "tokens", "seconds"] = "none"
+    """What both arms must agree in (short option: --match): the second gets another size (active_params, total_params),
+    or the dearer one fewer steps, its schedule decayed to their end (flops, seconds; tokens: the same steps)."""
     turn_steps: int = 10
     """Steps one arm takes before the other's turn."""
 

@@ -203,19 +203,22 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
     }
 
 
-def render(context: Record) -> str:
+def render(context: Record, template: str = "template.html") -> str:
     """The page. Everything from a run is escaped; the figures alone are marked safe, in the template."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def source(name: str) -> str:
+        return resources.files("nanokimi.report").joinpath(name).read_text(encoding="utf-8")
 
     environment = Environment(
+        loader=FunctionLoader(source),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    source = resources.files("nanokimi.report").joinpath("template.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(context).lstrip()
+    return environment.get_template(template).render(context).lstrip()
 
 
 def write_report(folder: Path) -> None:

@@ -25,8 +25,12 @@ def look(state: TrainState, last: bool) -> Iterator[Record]:
         if last:
             evaluate_now(state)
         return
+    if state.only_final_score and not last:
+        return
     if last or step % every.eval_every == 0:
         yield {"kind": "eval", **evaluate_now(state).record()}
+    if state.only_final_score:
+        return
     if last or step % (every.sample_every or every.eval_every) == 0:
         yield from sample_records(state)
     if last or step % telemetry_every == 0:

@@ -56,6 +56,9 @@ class TrainState:
     last_evaluation: Evaluation | None = None
     looked: bool = False  # what was due at this step is in metrics.jsonl
     updating: bool = False  # an exception now would leave the parameters half updated
+    only_final_score: bool = (
+        False  # one of many runs of a study: no stories, no telemetry, one validation at the end
+    )
     finished: bool = False  # the budget is spent and the last look taken
     stop_requested: bool = False  # set from outside: finish the step, save, return
     stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples

@@ -1,0 +1,214 @@
+"""The verbs that run many small trainings: sweep, ladder, scale."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanokimi.cli.options import choose_config, require_data, take_options
+from nanokimi.cli.plugging import refuse_unused_plugs
+from nanokimi.errors import UserError
+from nanokimi.runtime.plugs import named_plugs
+
+if TYPE_CHECKING:
+    from nanokimi.compare.ladder_run import LadderOptions
+    from nanokimi.config import RunConfig
+
+Types = dict[str, Callable[[str], object]]
+
+SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
+GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
+TUNING: Types = {**GRID, "tuned": str, "no_tune": bool, "quick": bool}
+QUICK_SHARE = 4
+LIMITS = {
+    "workers": (1, 1024),
+    "points": (2, 100),
+    "rounds": (0, 20),
+    "seeds": (1, 1000),
+    "optuna": (1, 10_000),
+}
+
+
+def run_sweep(arguments: list[str]) -> int:
+    """`nanokimi sweep`."""
+    types: Types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
+    options, rest = take_options(arguments, types)
+    config, out = start("sweep", options, rest)
+    known = config.compare.arms
+    if "model" in options and options["model"] not in ("nanokimi", "nanogpt", "variant"):
+        raise UserError(f"--model is {options['model']}: expected nanokimi, nanogpt or variant")
+
+    import yaml
+
+    from nanokimi.compare.sweep import SweepOptions, sweep_text
+    from nanokimi.compare.sweep import run_sweep as sweep
+
+    grid = tuple(yaml.safe_load(word) for word in str(options.pop("grid", "")).split(",") if word)
+    grid = tuple(as_number(value) for value in grid)
+    picked: dict[str, Any] = {k: v for k, v in options.items() if k not in ("config", "out", "model", "vary")}
+    if "vary" in options:
+        picked["knob"] = str(options["vary"])
+    arms = (str(options["model"]),) if "model" in options else known
+    refuse_unused_plugs(config, arms)  # type: ignore[arg-type]
+    wanted = SweepOptions(arms=arms, grid=grid, **picked)  # type: ignore[arg-type]
+
+    def work() -> int:
+        print(sweep_text(sweep(config, out, wanted)), end="")
+        print(out / "sweep.json")
+        return 0
+
+    return interruptible(work)
+
+
+def as_number(value: object) -> object:
+    """YAML takes 1e-3 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def run_ladder(arguments: list[str]) -> int:
+    """`nanokimi ladder`."""
+    also, arguments = take_repeated("--also", arguments)
+    types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
+    options, rest = take_options(arguments, types)
+    config, out = start("ladder", options, rest)
+
+    from nanokimi.compare.ladder import NAMES
+    from nanokimi.compare.ladder_run import READINGS
+    from nanokimi.compare.ladder_run import run_ladder as ladder
+    from nanokimi.compare.study import choose
+
+    directions = {"both": ("up", "down"), "all": ("up", "down", "square")}
+    direction = str(options.get("direction", "all"))
+    if direction not in (*directions, "up", "down", "square"):
+        raise UserError(f"--direction is {direction}: expected up, down, both, square or all")
+    wanted = replace(
+        ladder_options(options),
+        directions=directions.get(direction, (direction,)),
+        rungs=tuple(choose(NAMES, str(options["rungs"]), "--rungs") if "rungs" in options else NAMES),
+        readings=tuple(
+            choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
+        ),
+        also=tuple(also),
+        plugs=tuple(named_plugs()),
+    )
+    return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
+
+
+def run_scale(arguments: list[str]) -> int:
+    """`nanokimi scale`."""
+    types: Types = {**SHARED, **TUNING, "sizes": str, "families": str, "equal_steps": bool}
+    options, rest = take_options(arguments, types)
+    config, out = start("scale", options, rest)
+
+    from nanokimi.compare.scale import FAMILIES, ScaleOptions
+    from nanokimi.compare.scale import run_scale as scale
+    from nanokimi.compare.study import choose
+
+    gpt = config.nanogpt.model
+    head = gpt.hidden_size // gpt.num_attention_heads
+    usual = [round(gpt.num_attention_heads * share) * head for share in (0.5, 0.75, 1, 1.5)]
+    try:
+        sizes = [int(word) for word in str(options["sizes"]).split(",")] if "sizes" in options else usual
+    except ValueError:
+        raise UserError(
+            f"--sizes is {options['sizes']}: expected whole numbers such as 32,48,64,96"
+        ) from None
+    if min(sizes) < 1:
+        raise UserError(f"--sizes is {options['sizes']}: they must be above 0")
+    wanted = ScaleOptions(
+        sizes=tuple(sorted(set(sizes))),
+        equal_steps="equal_steps" in options,
+        ladder=ladder_options(options),
+    )
+    if "families" in options:
+        wanted = replace(
+            wanted, families=tuple(choose(tuple(FAMILIES), str(options["families"]), "--families"))
+        )
+    return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
+
+
+def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Every value of an option that may be repeated, and the other arguments."""
+    values, rest, remaining = [], [], list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        if word == option and remaining:
+            values.append(remaining.pop(0))
+        elif word.startswith(f"{option}="):
+            values.append(word.removeprefix(f"{option}="))
+        else:
+            rest.append(word)
+    return values, rest
+
+
+def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunConfig, Path]:
+    """The configuration and the folder."""
+    from nanokimi.config.files import load_config
+    from nanokimi.runtime.files import default_run_folder
+
+    for name, (low, high) in LIMITS.items():
+        if name in options and not low <= int(str(options[name])) <= high:
+            raise UserError(f"--{name} is {options[name]}: it must be {low} to {high}")
+    if "tuned" in options and "no_tune" in options:
+        raise UserError("--tuned and --no-tune exclude each other")
+    chosen = choose_config(options, rest)
+    config = load_config(chosen, rest)
+    require_data(config.dataset.path)
+    out = Path(str(options["out"])) if "out" in options else default_run_folder(verb, Path(chosen).stem)
+    return config, out
+
+
+def ladder_options(options: dict[str, object]) -> LadderOptions:
+    """What ladder and scale share."""
+    from nanokimi.compare.ladder_run import LadderOptions
+
+    picked: dict[str, Any] = {
+        k: options[k] for k in ("points", "factor", "rounds", "seeds", "workers") if k in options
+    }
+    if "quick" in options:
+        picked = {"seeds": 2, "rounds": 0, **picked}
+    tuned = Path(str(options["tuned"])) if "tuned" in options else None
+    return LadderOptions(tune="no_tune" not in options, tuned=tuned, keep="keep" in options, **picked)
+
+
+def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
+    """With --quick, a quarter of the steps and of the warm-up."""
+    if "quick" not in options:
+        return config
+    from nanokimi.config.files import with_changes
+
+    if config.train.max_steps is None:
+        raise UserError("--quick needs a budget in steps: give --train.max_steps")
+    changes: dict[str, Any] = {"train.max_steps": -(-config.train.max_steps // QUICK_SHARE)}
+    for arm in ("nanokimi", "nanogpt"):
+        changes[f"{arm}.optim.warmup_steps"] = getattr(config, arm).optim.warmup_steps // QUICK_SHARE
+    return with_changes(config, changes)
+
+
+def show(report: dict[str, Any], out: Path) -> int:
+    """Print the tables; 1 if an arm leaks."""
+    from nanokimi.compare.study_output import as_text
+
+    print(as_text(report), end="")
+    print(out / "study.html")
+    leaking: Sequence[str] = [arm["name"] for arm in report["arms"] if arm["leaking"]]
+    if leaking:
+        print(f"LEAKING: {', '.join(leaking)}; not ranked", file=sys.stderr)
+    return 1 if leaking else 0
+
+
+def interruptible(work: Callable[[], int]) -> int:
+    """The exit status of `work`, or of the signal that ended it after saving."""
+    from nanokimi.runtime.interrupts import Interrupted
+
+    try:
+        return work()
+    except Interrupted as stop:
+        print(f"nanokimi: {stop}", file=sys.stderr)
+        return stop.exit_status

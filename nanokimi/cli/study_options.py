@@ -1,0 +1,74 @@
+"""The help of the verbs that run many small trainings: sweep, ladder, scale."""
+
+from __future__ import annotations
+
+_SHARED = """\
+  --config NAME_OR_PATH   a preset or a YAML file; budget in steps, epochs or tokens
+  --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
+  --out DIR               the study's folder (default: the next free one below runs/). Said again, what is finished
+                          there is not run again and what was interrupted goes on: repeat the command
+  --workers N             runs at a time (default: one on each free core, or on each GPU)
+  --keep                  keep every run's weights and last checkpoint
+"""
+
+_TUNING = """\
+  --seeds N               seeds that arms are judged by, counted up from the configuration's (default: 5)
+  --points N              learning rates that each arm's tuning starts with (default: 3), around its family's
+  --factor X              ratio of neighbouring rates (default: 2)
+  --rounds N              most extensions of the grids while an optimum lies at an edge (default: 3); each gives every
+                          arm one more trial
+  --tuned FILE            take the tuned rates from an earlier study's tuned.json
+  --no-tune               take the configured rates; said in every output
+  --quick                 a quarter of the steps, 2 seeds, no extensions: to see it work
+"""
+
+STUDY_USAGE = {
+    "sweep": """\
+usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+
+"""
+    + _SHARED
+    + """\
+  --model NAME            sweep one arm only (default: both that compare would train)
+  --plug FILE.py:NAME     your attention, expert layer or optimizer for the variant arm; the file is executed
+  --vary SETTING          of the arm, such as optim.lr (default) or model.num_experts_per_tok; or train.batch_size
+  --grid A,B,C            values to start with
+  --around X              or so many values around X (default: around the configured one)
+  --factor X              ratio of neighbouring values (default: 2)
+  --points N              values to start with (default: 5)
+  --rounds N              most extensions while the best value lies at an edge (default: 4)
+  --seeds N               seeds for each value (default: 1); none of them is one that ladder or scale judges by
+  --optuna TRIALS         let Optuna choose TRIALS values within the grid's range
+Prints the whole curve; writes sweep.json, and tuned.json, which ladder and scale take with --tuned.
+""",
+    "ladder": """\
+usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+
+"""
+    + _SHARED
+    + _TUNING
+    + """\
+  --direction WHAT        up, down, both, square, or all (default): rungs added one at a time to NanoGPT; left out of
+                          NanoKimi one at a time; architecture times optimizer. NanoGPT with Muon is always an arm
+  --rungs A,B,C           only these rungs: RMSNorm, RoPE, SwiGLU, untied head, flat init, MLA, MoE, shared expert,
+                          balancing, Muon, QK-Clip, WSD
+  --readings A,B          of tokens, flops, seconds (default: all): the ends compared at equal budgets of each
+  --also "NAME: K=V ..."  one more arm: NanoKimi (or from=ARM) with model.K=V or optim.K=V changed; may be repeated
+  --plug FILE.py:NAME     one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
+Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate.
+Writes study.html, .md, .csv, .json and pictures; results.jsonl has a line for every run, and all tables follow from it.
+""",
+    "scale": """\
+usage: nanokimi scale --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+
+"""
+    + _SHARED
+    + _TUNING
+    + """\
+  --sizes A,B,C,D         hidden sizes, at least 4, multiples of the width of a head (default: 1/2, 3/4, 1 and 3/2 of
+                          the configured one); steps grow with the active parameters
+  --equal-steps           the same steps at every size instead
+  --families A,B          of NanoGPT, NanoGPT with Muon, NanoKimi with AdamW, NanoKimi (default: NanoKimi and NanoGPT)
+Says how much less compute, and how much less time, NanoKimi needs for the same loss, with an interval over seeds.
+""",
+}

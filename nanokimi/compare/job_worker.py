@@ -1,0 +1,126 @@
+"""The worker's side of a study: train the jobs that are handed over, one after another, in this one process."""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.worker import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config
+from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.plugs import name_plug
+
+SECONDS_BETWEEN_MESSAGES = 1.0
+DIVERGED = "not finite"
+
+
+def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
+    """The worker's whole life: it ends when the parent does. `plugs` are the files that the command named."""
+    for number in SIGNALS:  # they may reach every process; the parent decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    set_blocked(False)
+    for plug in plugs:
+        name_plug(plug)
+    try:
+        while True:
+            kind, key, audited, config = connection.recv()
+            if kind == "job":
+                connection.send(run_job(connection, Path(jobs_folder) / key, audited, config))
+            else:
+                connection.send(("stopped", None))
+    except (EOFError, OSError):
+        pass  # the parent is gone
+
+
+def run_job(connection: Connection, folder: Path, audited: bool, config: RunConfig | None) -> tuple[str, Any]:
+    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read."""
+    try:
+        return train_job(connection, folder, audited, config or load_config(str(folder / "config.yaml")))
+    except TrainingError as error:
+        if DIVERGED in str(error):
+            return "done", {"val_loss": None, "diverged": True, "why": str(error)[:200]}
+        return "failed", str(error)
+    except UserError as error:
+        return "failed", str(error)
+    except (EOFError, ConnectionError):
+        raise  # the parent is gone; what was trained is saved
+    except OSError as error:
+        return "failed", f"cannot write {error.filename or folder}: {error.strerror or error}"
+    except Exception as error:
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
+
+
+def train_job(connection: Connection, folder: Path, audited: bool, config: RunConfig) -> tuple[str, Any]:
+    """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
+    from nanokimi.data.store import open_prepared
+    from nanokimi.runtime.locks import only_process
+    from nanokimi.train.checkpoint import load_newest_checkpoint
+    from nanokimi.train.loop import train
+    from nanokimi.train.runs import find_data, keep_plugs
+    from nanokimi.train.state import build_state, total_steps
+
+    with only_process(folder, ORPHAN_SECONDS):
+        keep_plugs(config, folder)
+        state = build_state(config, open_prepared(find_data(folder)), folder)
+        state.only_final_score = True
+        state.stop_waiting = connection.poll
+        if (folder / "checkpoints").exists():
+            load_newest_checkpoint(state, say=lambda line: None)
+        sent = time.monotonic()
+        for record in train(state):
+            if record["kind"] == "train" and time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:
+                connection.send(("progress", state.step / total_steps(state)))
+                sent = time.monotonic()
+        if not state.finished:
+            connection.recv()  # the request to stop
+            return "stopped", None
+        return "done", measured(state, audited)
+
+
+def measured(state: Any, audited: bool) -> dict[str, Any]:
+    """What results.jsonl keeps of a trained model."""
+    import statistics
+
+    import numpy as np
+
+    from nanokimi.compare.jobs import in_stretches
+    from nanokimi.measure.audit import audit
+    from nanokimi.measure.cost import model_cost
+    from nanokimi.runtime.files import describe_environment, read_json_lines
+    from nanokimi.train.runs import floor_gaps
+
+    config, train, scores = state.config, state.config.train, state.last_evaluation
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    cost = model_cost(config.arm.model, train.context_length)
+    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    nats, _ = in_stretches(scores.window_nats, len(state.data.val_ids), train.context_length)
+    line = {
+        "val_loss": scores.val_loss,
+        "val_bits_per_byte": scores.val_bits_per_byte,
+        "val_bits_per_char": scores.val_bits_per_char,
+        "floor_gap": floor_gaps(state.data.facts, scores)["floor_gap"],
+        "lr": config.arm.optim.lr,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "train_seconds": round(state.train_seconds, 3),
+        "ms_per_step": round(statistics.median(step_ms), 3),
+        "flops": state.flops,
+        "params_active": cost.params_active,
+        "params_total": cost.params_total,
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "batches_skipped": state.batches_skipped,
+        "device": train.device,
+        "dtype": train.dtype,
+        "commit": describe_environment()["commit"],
+        "stretch_nats": nats,
+    }
+    if audited:
+        verdict = audit(state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length)
+        line["audit"] = {"causal": verdict.causal, "where": verdict.where}
+    return line

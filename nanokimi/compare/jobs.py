@@ -1,0 +1,128 @@
+"""Many small runs: what a job is, its name by content, and the file of results from which every table can be made.
+
+A study's folder holds `jobs/` (configuration and data that all share, and one folder for each job) and
+`results.jsonl`, one line for each finished run. A job's name is the hash of what decides its numbers and of nothing
+else, so a line that is there is never computed again, on whatever machine and in whatever folder it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config.files import settings
+from nanokimi.config.rules_variant import is_plug
+from nanokimi.data.store import PreparedData
+from nanokimi.runtime.files import read_json_lines
+from nanokimi.runtime.plugs import plug_hashes
+
+JOBS_FOLDER, RESULTS_FILE = "jobs", "results.jsonl"
+NO_EFFECT = FREE_WHEN_RESUMED | {
+    "train.eval_every",
+    "train.eval_batch_size",
+    "train.telemetry_every",
+    "train.sample_every",
+}
+"""Settings of the train group that change no number of a job, which is scored once, at its end."""
+STRETCHES = 100
+"""The validation windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run of a study."""
+
+    arm: str
+    """The name in the tables."""
+    config: RunConfig
+    """Resolved, with the model, seed and everything else; one thread on a CPU."""
+    purpose: str
+    """ "tune" or "seed"."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What sets the arm apart from the study's configuration, for the record."""
+    audited: bool = False
+    """Whether the trained model is audited."""
+
+
+def as_job_config(config: RunConfig, seed: int) -> RunConfig:
+    """`config` for one thread, one seed and one score at the end, saved four times on the way."""
+    steps = config.train.max_steps
+    assert steps is not None, "a study's budget is in steps"
+    device = "cpu" if config.train.device == "cpu" else config.train.device.split(":")[0]
+    train = replace(
+        config.train,
+        threads=1,
+        device=device,
+        eval_every=steps,
+        save_every=-(-steps // 4),
+        keep_checkpoints=1,
+    )
+    return replace(config, seed=seed, train=train)
+
+
+def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
+    """The job's name: a hash of its settings that are not the defaults, and of the data.
+
+    Left out: the arms that are not trained, paths, and whatever changes no number.
+    """
+    defaults = settings(replace(RunConfig(), model=config.model))
+    groups = (f"{config.model}.", "train.")
+    kept = {
+        key: value
+        for key, value in settings(config).items()
+        if key.startswith(groups) and key not in NO_EFFECT and value != defaults.get(key)
+    }
+    content: dict[str, Any] = {
+        "model": config.model,
+        "seed": config.seed,
+        "settings": kept,
+        "data": fingerprint,
+    }
+    plugged = [value for value in kept.values() if isinstance(value, str) and is_plug(value)]
+    if plugged:
+        content["plugs"] = plug_hashes(plugged)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_key(config: RunConfig) -> str:
+    """The same for two configurations with one architecture; sizes, which an audit does not depend on, count."""
+    model = {k: v for k, v in settings(config).items() if k.startswith(f"{config.model}.model.")}
+    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_results(study: Path) -> dict[str, Line]:
+    """The finished runs of a study by key. A last line cut short by a crash is removed: its job runs again."""
+    path = study / RESULTS_FILE
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+    return {line["key"]: line for line in read_json_lines(path) if line.get("kind") == "run"}
+
+
+def in_stretches(
+    window_nats: np.ndarray, val_tokens: int, context_length: int
+) -> tuple[list[float], list[int]]:
+    """(nats, tokens) of up to 100 neighbouring stretches of the validation windows."""
+    tokens = np.full(len(window_nats), context_length)
+    tokens[-1] = val_tokens - context_length * (len(window_nats) - 1)
+    parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
+    nats = [round(float(window_nats[part].sum()), 3) for part in parts]
+    return nats, [int(tokens[part].sum()) for part in parts]
+
+
+def stretch_tokens(data: PreparedData, context_length: int) -> list[int]:
+    """Tokens of each stretch, the same for every run of a study."""
+    tokens = len(data.val_ids)
+    windows = tokens // context_length + (tokens % context_length > 0)
+    return in_stretches(np.zeros(windows), tokens, context_length)[1]

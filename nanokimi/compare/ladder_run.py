@@ -1,0 +1,256 @@
+"""`nanokimi ladder`: audit, tune, train with every seed, judge; and the same verdict per FLOP and per second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.jobs import RESULTS_FILE, Job
+from nanokimi.compare.ladder import END, MUON_START, START, plan_ladder
+from nanokimi.compare.match import fewer_steps, parameters, solve_width
+from nanokimi.compare.pool import Pool
+from nanokimi.compare.study import (
+    Study,
+    StudyArm,
+    compared,
+    job_of,
+    open_study,
+    planned_arm,
+    report_of,
+    run_seeds,
+    runs_of,
+    with_leaks_found,
+    write_plan,
+)
+from nanokimi.compare.study_output import write_outputs
+from nanokimi.compare.tune import geometric_grid, tune
+from nanokimi.config import OptimConfig, RunConfig
+from nanokimi.config.files import with_changes
+from nanokimi.config.rules import validate
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.files import read_json, read_json_lines, write_json
+from nanokimi.runtime.plugs import name_plug, plug_setting
+
+TUNED_FILE = "tuned.json"
+KNOB = "optim.lr"
+READINGS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
+RACE = (START, MUON_START, END)
+"""The arms that are compared under every reading."""
+
+
+@dataclass(frozen=True)
+class LadderOptions:
+    """What the command line says beside the configuration."""
+
+    directions: tuple[str, ...] = ("up", "down", "square")
+    rungs: tuple[str, ...] = ()
+    seeds: int = 5
+    points: int = 3
+    factor: float = 2.0
+    rounds: int = 3
+    tune: bool = True
+    tuned: Path | None = None
+    readings: tuple[str, ...] = ("tokens", "flops", "seconds")
+    also: tuple[str, ...] = ()
+    plugs: tuple[str, ...] = ()
+    workers: int | None = None
+    keep: bool = False
+
+
+def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str, Any]:
+    """Everything, from configuration to pages; whatever an earlier call has finished in `out` is not run again."""
+    with open_study(config, out) as study:
+        arms, comparisons = plan_ladder(study.config, options.directions, options.rungs)
+        for text in options.also:
+            arm = also_arm(arms, text)
+            comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
+            arms.append(arm)
+        for spec in options.plugs:
+            arm = plugged_arm(arms, spec)
+            comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
+            arms.append(arm)
+        arms = with_leaks_found(arms)
+        with study.pool(options.workers, options.keep) as pool:
+            arms = tuned_arms(study, pool, arms, options)
+            arms = run_seeds(pool, arms, study.seeds(options.seeds))
+            steps = reading_steps(study, pool, arms, options)
+            race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
+            seeds = study.seeds(options.seeds)
+            pool.run(
+                [
+                    job_of(arm, seed, "seed", steps[reading][arm.name])
+                    for reading in steps
+                    for seed in seeds
+                    for arm in race
+                ]
+            )
+            plan = write_plan(study, "ladder", ladder_plan(study, pool, arms, comparisons, steps, options))
+            report = report_of(plan, pool.results)
+        write_outputs(out, report)
+        return report
+
+
+def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
+    """An arm of the user's: "NAME: model.attention=gqa optim.lr=2e-3" changes NanoKimi, or what stands after "from".
+
+    Raises UserError for what cannot be read.
+    """
+    import yaml
+
+    from nanokimi.config.files import all_keys, nearest
+
+    name, colon, rest = text.partition(":")
+    words = rest.split()
+    base_name = next((word.removeprefix("from=") for word in words if word.startswith("from=")), END)
+    base = next((arm for arm in arms if arm.name.replace(" ", "-") == base_name.replace(" ", "-")), None)
+    if not colon or base is None:
+        known = ", ".join(arm.name.replace(" ", "-") for arm in arms)
+        raise UserError(f"--also '{text}': expected NAME: setting=value ... with from= one of {known}")
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == "from":
+            continue
+        full = f"variant.{key}"
+        if not equals or full not in all_keys():
+            raise UserError(f"--also: there is no setting '{full}'{nearest(full, all_keys())}")
+        changes[full] = yaml.safe_load(value)
+    about = f"{base.name} with {' '.join(word for word in words if not word.startswith('from='))}"
+    return resized(name.strip(), with_changes(base.config, changes), {**changes, "from": base.name}, about)
+
+
+def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
+    """An arm with NanoGPT's active parameters again."""
+    context = config.train.context_length
+    target = model_cost(config.nanogpt.model, context).params_active
+    model = config.variant.model
+    if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
+        gap = model_cost(model, context).params_active / target - 1
+        return StudyArm(name, validate(config), changes, about, gap)
+    solved = solve_width(model, parameters("active_params", context), target)
+    whole = replace(config, variant=replace(config.variant, model=solved.model))
+    return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
+
+
+def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
+    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plug FILE.py:NAME."""
+    base = next((arm for arm in arms if arm.name == END), arms[0])
+    plug = name_plug(spec)
+    key, _, value = plug_setting(plug).removeprefix("--").partition("=")
+    changes: dict[str, Any] = {key: value}
+    about = f"{base.name} with {value}"
+    clips = base.config.variant.optim.name == "muonclip"
+    if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
+        changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
+        about += ", and without QK-Clip, which it has no rescale_heads_ for"
+    name = f"{base.name} with {spec.rpartition(':')[2]}"
+    return resized(name, with_changes(base.config, changes), {**changes, "from": base.name}, about)
+
+
+def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:
+    """The arms with their tuned learning rates: from a file, or found here; leaking ones stay as they are."""
+    if options.tuned is not None:
+        known = read_json(options.tuned).get("arms", {})
+        missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
+        if missing:
+            raise UserError(f"{options.tuned} has no value for the arm '{missing[0]}'")
+        return [arm if arm.leaking else arm.tuned(KNOB, known[arm.name]) for arm in arms]
+    if not options.tune:
+        return list(arms)
+    sound = [arm for arm in arms if arm.leaking is None]
+    makers: dict[str, Callable[[Any, int], Job]] = {arm.name: maker_of(arm) for arm in sound}
+    grids = {
+        arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in sound
+    }
+    curves = tune(pool, makers, grids, study.tuning_seeds(), factor=options.factor, max_rounds=options.rounds)
+    write_tuned(study, {name: {**curve, "knob": KNOB} for name, curve in curves.items()})
+    return [arm if arm.leaking else arm.tuned(KNOB, curves[arm.name]) for arm in arms]
+
+
+def maker_of(arm: StudyArm, knob: str = KNOB) -> Callable[[Any, int], Job]:
+    """(value, seed) to a job that trains the arm with that value."""
+
+    def make(value: Any, seed: int) -> Job:
+        key = knob if knob.startswith("train.") else f"{arm.config.model}.{knob}"
+        changed = replace(arm, config=with_changes(arm.config, {key: value}))
+        return job_of(changed, seed, "tune")
+
+    return make
+
+
+def write_tuned(study: Study, arms: dict[str, Any]) -> None:
+    """tuned.json: each arm's best value, with the whole curve."""
+    content = {"schema_version": 1, "seeds": study.tuning_seeds(), "steps": study.steps, "arms": arms}
+    write_json(study.folder / TUNED_FILE, content)
+
+
+def reading_steps(
+    study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions
+) -> dict[str, dict[str, int]]:
+    """For each further reading, the steps with which each arm spends what the cheapest one does in all its steps.
+
+    Milliseconds are those of the runs at equal tokens, taken once: a study that is extended keeps its steps.
+    """
+    path = study.folder / RESULTS_FILE
+    plans = [line for line in read_json_lines(path) if line["kind"] == "plan"]
+    kept = plans[-1].get("reading_steps", {}) if plans else {}
+    race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
+    found: dict[str, dict[str, int]] = {}
+    for reading in options.readings:
+        if reading == "tokens" or len(race) < 2:
+            continue
+        names = [arm.name for arm in race]
+        if set(kept.get(reading, {})) == set(names) and max(kept[reading].values()) == study.steps:
+            found[reading] = kept[reading]
+            continue
+        costs = []
+        for arm in race:
+            lines = [pool.result(job_of(arm, seed, "seed")) for seed in study.seeds(options.seeds)]
+            per_step = [cost_of_step(line, reading) for line in lines if line["val_loss"] is not None]
+            if not per_step:
+                raise UserError(f"every run of {arm.name} diverged: lower its learning rate")
+            costs.append(sorted(per_step)[len(per_step) // 2])
+        found[reading] = dict(zip(names, fewer_steps(study.steps, costs), strict=True))
+    return found
+
+
+def cost_of_step(line: dict[str, Any], reading: str) -> float:
+    """FLOPs or milliseconds of one step."""
+    return float(line["flops"] / line["steps"] if reading == "flops" else line["ms_per_step"])
+
+
+def ladder_plan(
+    study: Study,
+    pool: Pool,
+    arms: Sequence[StudyArm],
+    comparisons: list[dict[str, Any]],
+    steps: dict[str, dict[str, int]],
+    options: LadderOptions,
+) -> dict[str, Any]:
+    """What of the plan is the ladder's own."""
+    seeds = study.seeds(options.seeds)
+    planned = []
+    for arm in arms:
+        runs = {"tokens": runs_of(pool, arm, seeds)}
+        for reading, by_arm in steps.items():
+            if arm.name in by_arm:
+                runs[reading] = runs_of(pool, arm, seeds, by_arm[arm.name])
+        planned.append(planned_arm(arm, runs))
+    names = [arm.name for arm in arms]
+    readings = []
+    for reading in ("tokens", *steps):
+        for first, second in ((END, START), (END, MUON_START), (MUON_START, START)):
+            if first in names and second in names:
+                title = f"{first} against {second}, {READINGS[reading]}"
+                readings.append(compared("readings", title, first, second, reading))
+    return {
+        "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.facts['path']).name}",
+        "match": "active_params",
+        "seeds": seeds,
+        "arms": planned,
+        "comparisons": comparisons + readings,
+        "reading_steps": steps,
+    }

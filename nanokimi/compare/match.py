@@ -1,0 +1,192 @@
+"""Fairness: in what two arms agree, and the size or the budget that makes them agree.
+
+No single quantity is "fair". Sizes (active or total parameters) are matched by the twin's width; budgets (FLOPs,
+seconds) by giving the dearer arm fewer steps, its schedule decayed to that end; tokens by equal steps. Whatever was
+asked for, every output says in which of the five quantities a pair agrees and in which it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from nanokimi.config import RunConfig
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+
+Quantity = Literal["active_params", "total_params", "flops", "tokens", "seconds"]
+QUANTITIES: dict[str, tuple[str, str]] = {
+    "tokens": ("tokens", "tokens"),
+    "active_params": ("active parameters", "params_active"),
+    "total_params": ("total parameters", "params_total"),
+    "flops": ("training FLOPs", "flops"),
+    "seconds": ("training time", "train_seconds"),
+}
+"""Name: how it is called, and the field of a run's results that holds it."""
+TOLERANCE = 0.02
+"""Relative gap up to which two arms count as matched."""
+WIDTH_STEP = 4
+"""Feed-forward widths are multiples of this."""
+FREE_WIDTH = 0.25
+"""How far the feed-forward width may move before the hidden size does."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A model whose size was solved for."""
+
+    model: Any
+    changes: dict[str, int]
+    """What was changed, by the name of the setting."""
+    value: float
+    gap: float
+    """Relative to the target."""
+
+
+def agreement(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
+    """The first run over the second in each quantity."""
+    return {
+        name: float(first[field]) / float(second[field])
+        for name, (_, field) in QUANTITIES.items()
+        if first.get(field) and second.get(field)
+    }
+
+
+def describe_agreement(ratios: dict[str, float]) -> str:
+    """ "Matched in tokens, active parameters (+0.4%); unmatched in total parameters (1.93x)"."""
+    matched, unmatched = [], []
+    for name, ratio in ratios.items():
+        title = QUANTITIES[name][0]
+        if abs(ratio - 1) <= TOLERANCE:
+            matched.append(title + (f" ({ratio - 1:+.1%})" if round(abs(ratio - 1), 3) else ""))
+        else:
+            unmatched.append(f"{title} ({ratio:.2f}x)")
+    parts = [f"matched in {', '.join(matched)}"] if matched else []
+    parts += [f"unmatched in {', '.join(unmatched)}"] if unmatched else []
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def parameters(quantity: str, context_length: int) -> Callable[[Any], float]:
+    """The function of a resolved model configuration that `quantity` (active_params or total_params) means."""
+    active = quantity == "active_params"
+
+    def count(model: Any) -> float:
+        cost = model_cost(model, context_length)
+        return float(cost.params_active if active else cost.params_total)
+
+    return count
+
+
+def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
+    """Move the width of the feed-forward layers until `quantity` of the model is as near to `target` as it gets.
+
+    In a mixture of experts the expert's width moves, and the dense layers have that of all experts that a token
+    meets; then the dense layers' width alone closes what gap it can.
+    """
+    mixture = is_mixture(model)
+    dense = not mixture or model.first_k_dense_replace > 0
+    met = experts_met(model) if mixture else 1
+    if not dense and hasattr(model, "experts"):
+        model = replace(model, intermediate_size=None)  # which nothing would read
+
+    def sized(width: int) -> Any:
+        if not mixture:
+            return replace(model, intermediate_size=width)
+        beside = {"intermediate_size": width * met} if dense else {}
+        return replace(model, moe_intermediate_size=width, **beside)
+
+    best = sized(nearest(lambda width: quantity(sized(width)), target))
+    if mixture and dense:
+        even = best.intermediate_size
+
+        def tuned(width: int) -> Any:
+            return replace(best, intermediate_size=width)
+
+        width = nearest(lambda width: quantity(tuned(width)), target)
+        if abs(width - even) <= FREE_WIDTH * even:
+            best = tuned(width)
+    names = ["moe_intermediate_size"] if mixture else []
+    names += ["intermediate_size"] if dense else []
+    value = quantity(best)
+    return Solved(best, {name: getattr(best, name) for name in names}, value, value / target - 1)
+
+
+def experts_met(model: Any) -> int:
+    """Experts that compute for one token."""
+    routed = {"soft": model.n_routed_experts, "expert_choice": round(getattr(model, "capacity_factor", 0))}
+    return int(routed.get(getattr(model, "experts", ""), model.num_experts_per_tok) + model.n_shared_experts)
+
+
+def is_mixture(model: Any) -> bool:
+    """Whether some of the model's layers have experts."""
+    if getattr(model, "experts", "sigmoid-bias") == "none" or not hasattr(model, "n_routed_experts"):
+        return False
+    return bool(model.first_k_dense_replace < model.num_hidden_layers)
+
+
+def nearest(quantity: Callable[[int], float], target: float) -> int:
+    """The multiple of WIDTH_STEP at which a growing quantity comes nearest to the target."""
+    low, high = 1, 2
+    while quantity(high * WIDTH_STEP) < target and high < 1 << 20:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if quantity(middle * WIDTH_STEP) < target else (low, middle)
+    return WIDTH_STEP * min((low, high), key=lambda n: abs(quantity(n * WIDTH_STEP) - target))
+
+
+def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
+    """The twin's size: its feed-forward width if that need not move far, else its hidden size and then the width."""
+    width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
+    found = solve_width(model, quantity, target)
+    moved = found.changes.get("moe_intermediate_size", found.changes["intermediate_size"])
+    if abs(found.gap) <= TOLERANCE and abs(moved - width) <= FREE_WIDTH * width:
+        return found
+    unit = 2 * model.num_attention_heads
+    candidates = [with_hidden_size(model, hidden) for hidden in range(unit, 16 * model.hidden_size, unit)]
+    best = min(candidates, key=lambda one: abs(quantity(one) - target))
+    found = solve_width(best, quantity, target)
+    return replace(found, changes={"hidden_size": best.hidden_size, **found.changes})
+
+
+def natural_width(model: Any) -> int:
+    """The width of a dense feed-forward layer, chosen or not."""
+    if model.intermediate_size is not None:
+        return int(model.intermediate_size)
+    gated = getattr(model, "feed_forward", "gelu") == "swiglu"
+    return -(-8 * model.hidden_size // 24) * 8 if gated else 4 * model.hidden_size
+
+
+def with_hidden_size(model: Any, hidden: int) -> Any:
+    """The model with another hidden size and feed-forward widths in proportion."""
+    share = hidden / model.hidden_size
+
+    def scaled(width: int) -> int:
+        return max(WIDTH_STEP, WIDTH_STEP * round(width * share / WIDTH_STEP))
+
+    changed = replace(model, hidden_size=hidden, intermediate_size=scaled(natural_width(model)))
+    if is_mixture(model):
+        changed = replace(changed, moe_intermediate_size=scaled(model.moe_intermediate_size))
+    return changed
+
+
+def fewer_steps(steps: int, costs_per_step: Iterable[float]) -> list[int]:
+    """Steps for each arm so that all spend what the cheapest spends in `steps`: the dearer ones get fewer."""
+    costs = list(costs_per_step)
+    cheapest = min(costs)
+    return [max(round(steps * cheapest / cost), 1) for cost in costs]
+
+
+def steps_of(config: RunConfig, train_tokens: int) -> int:
+    """The steps of a budget in steps, epochs or tokens. Raises UserError for one in FLOPs or seconds."""
+    train = config.train
+    per_step = train.batch_size * train.context_length
+    if train.max_steps is not None:
+        return train.max_steps
+    if train.max_epochs is not None:
+        return -int(-train.max_epochs * train_tokens // per_step)
+    if train.max_tokens is not None:
+        return -int(-train.max_tokens // per_step)
+    raise UserError("this needs a budget in steps, epochs or tokens: give --train.max_steps")

@@ -1,0 +1,116 @@
+"""`compare --match`: the two arms' configurations after one of them was given another size, or fewer steps.
+
+What was solved is kept in the comparison's match.json, so that resuming finds the same arms: speeds are measured once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.match import (
+    QUANTITIES,
+    agreement,
+    describe_agreement,
+    fewer_steps,
+    parameters,
+    solve_size,
+    steps_of,
+)
+from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config.files import with_changes
+from nanokimi.config.rules import validate
+from nanokimi.data.store import PreparedData
+from nanokimi.measure.cost import model_cost, optimizer_flops
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import read_json, write_json
+from nanokimi.train.state import build_state
+from nanokimi.train.step import train_step
+
+MATCH_FILE = "match.json"
+TURNS, STEPS_A_TURN = 4, 6
+
+
+def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
+    """The configuration of each arm, with `model` set; also writes match.json where something was asked for."""
+    names = config.compare.arms
+    plain: dict[str, RunConfig] = {name: with_changes(config, {"model": name}) for name in names}
+    if config.compare.match == "none":
+        return plain
+    path = folder / MATCH_FILE
+    if path.exists():
+        changes = read_json(path)["changes"]
+    else:
+        changes = solve(config.compare.match, plain, data)
+        write_json(path, {"schema_version": 1, "asked": config.compare.match, "changes": changes})
+    return {name: validate(with_changes(plain[name], changes.get(name, {}))) for name in names}
+
+
+def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:
+    """For each arm the settings to change, so that both agree in `quantity`.
+
+    Raises UserError if the budget is not one that steps follow from.
+    """
+    first, second = arms
+    config = arms[first]
+    if quantity in ("active_params", "total_params"):
+        count = parameters(quantity, config.train.context_length)
+        found = solve_size(arms[second].arm.model, count, count(config.arm.model))
+        return {second: {f"{second}.model.{name}": value for name, value in found.changes.items()}}
+    steps = steps_of(config, len(data.train_ids))
+    costs = {"tokens": equal_cost, "flops": flops_per_step, "seconds": seconds_per_step}[quantity](arms, data)
+    budget = {"train.max_epochs": None, "train.max_tokens": None}
+    return {
+        name: {**budget, "train.max_steps": taken}
+        for name, taken in zip(arms, fewer_steps(steps, costs), strict=True)
+    }
+
+
+def equal_cost(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """Tokens: every step has the same."""
+    return [1.0 for _ in arms]
+
+
+def flops_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """FLOPs of a training step, the optimizer's included."""
+    costs = []
+    for config in arms.values():
+        train, model = config.train, config.arm.model
+        built = build_model(model, config.seed)
+        shapes = {name: tuple(p.shape) for name, p in built.named_parameters()}
+        tokens = train.batch_size * train.context_length
+        per_token = model_cost(model, train.context_length).train_flops_per_token
+        costs.append(tokens * per_token + optimizer_flops(shapes, config.arm.optim, model, train))
+    return costs
+
+
+def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """Seconds of a training step: the median of a few steps, taken in turns on this machine."""
+    with tempfile.TemporaryDirectory(prefix="nanokimi-") as folder:
+        states = [build_state(config, data, Path(folder)) for config in arms.values()]
+        seconds: list[list[float]] = [[] for _ in states]
+        for turn in range(TURNS + 1):
+            for state, taken in zip(states, seconds, strict=True):
+                for _ in range(STEPS_A_TURN):
+                    record = train_step(state)
+                    if turn:  # the first turn warms up
+                        taken.append(record["step_ms"] / 1e3)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def describe_match(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What report.json says of fairness: what was asked for, the gap that remains, and every other quantity."""
+    runs = [
+        {**r, "flops": r["flops_per_token"] * r["tokens"] + r["optimizer_flops_per_step"] * r["steps"]}
+        for r in results
+    ]
+    ratios = agreement(*runs)
+    first, second = (DISPLAY_NAMES[name] for name in config.compare.arms)
+    sentence = f"{first} against {second}: {describe_agreement(ratios)}."
+    asked = config.compare.match
+    if asked != "none":
+        gap = f"{ratios[asked] - 1:+.2%}"
+        sentence = f"Matched as asked in {QUANTITIES[asked][0]}; the remaining gap is {gap}. {sentence}"
+    return {"asked": None if asked == "none" else asked, "ratios": ratios, "sentence": sentence}

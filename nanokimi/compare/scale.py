@@ -1,0 +1,206 @@
+"""`nanokimi scale`: both families over several sizes, each tuned; loss against compute, and what NanoKimi saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.curve import describe_fit, multiplier
+from nanokimi.compare.ladder import (
+    ADAMW_END,
+    ARCHITECTURE,
+    END,
+    EVERYTHING,
+    MUON_START,
+    OPTIMIZER,
+    START,
+    check_ends,
+    ladder_arm,
+)
+from nanokimi.compare.ladder_run import LadderOptions, tuned_arms
+from nanokimi.compare.match import WIDTH_STEP
+from nanokimi.compare.study import (
+    StudyArm,
+    compared,
+    open_study,
+    planned_arm,
+    report_of,
+    run_seeds,
+    runs_of,
+    with_leaks_found,
+    write_plan,
+)
+from nanokimi.compare.study_output import write_outputs
+from nanokimi.config import RunConfig
+from nanokimi.config.files import with_changes
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+
+FAMILIES = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
+MIN_SIZES = 4
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """What the command line says beside the configuration."""
+
+    sizes: tuple[int, ...]
+    families: tuple[str, ...] = (END, START)
+    equal_steps: bool = False
+    ladder: LadderOptions = LadderOptions()
+    """Seeds, tuning and workers, as the ladder takes them."""
+
+
+def at_size(config: RunConfig, hidden: int, equal_steps: bool) -> RunConfig:
+    """Both ends with another width: heads keep theirs and change in number; the tokens per parameter stay.
+
+    Raises UserError if the width is no whole number of heads.
+    """
+    gpt, kimi = config.nanogpt.model, config.nanokimi.model
+    head = gpt.hidden_size // gpt.num_attention_heads
+    if hidden % head:
+        raise UserError(f"--sizes: {hidden} is no multiple of the width of a head, {head}")
+    share = hidden / gpt.hidden_size
+
+    def scaled(width: int) -> int:
+        return max(WIDTH_STEP, WIDTH_STEP * round(width * share / WIDTH_STEP))
+
+    context, steps = config.train.context_length, config.train.max_steps
+    assert steps is not None
+    wide = None if gpt.intermediate_size is None else scaled(gpt.intermediate_size)
+    sized = with_changes(
+        config,
+        {
+            "nanogpt.model.hidden_size": hidden,
+            "nanogpt.model.num_attention_heads": hidden // head,
+            "nanogpt.model.intermediate_size": wide,
+            "nanokimi.model.hidden_size": hidden,
+            "nanokimi.model.num_attention_heads": hidden // head,
+            "nanokimi.model.kv_lora_rank": scaled(kimi.kv_lora_rank),
+        },
+    )
+    before = model_cost(gpt, context).params_active
+    ratio = 1.0 if equal_steps else model_cost(sized.nanogpt.model, context).params_active / before
+    changes: dict[str, Any] = {"train.max_steps": max(round(steps * ratio), 2)}
+    for arm in ("nanogpt", "nanokimi"):
+        warm_up = getattr(config, arm).optim.warmup_steps
+        changes[f"{arm}.optim.warmup_steps"] = round(warm_up * ratio)
+    return with_changes(sized, changes)
+
+
+def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
+    """Every family at every size."""
+    check_ends(config)
+    arms = []
+    for hidden in options.sizes:
+        sized = at_size(config, hidden, options.equal_steps)
+        for family in options.families:
+            arm = ladder_arm(sized, f"{family}, {hidden} wide", FAMILIES[family])
+            arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
+    return arms
+
+
+def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, Any]:
+    """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
+    if len(set(options.sizes)) < MIN_SIZES:
+        raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
+    with open_study(config, out) as study:
+        arms = with_leaks_found(scale_arms(study.config, options))
+        with study.pool(options.ladder.workers, options.ladder.keep) as pool:
+            arms = tuned_arms(study, pool, arms, options.ladder)
+            seeds = study.seeds(options.ladder.seeds)
+            arms = run_seeds(pool, arms, seeds)
+            base = [family for family in options.families if family != END]
+            content = {
+                "title": f"Loss against compute: {Path(study.data.facts['path']).name}",
+                "match": "active_params",
+                "seeds": seeds,
+                "arms": [planned_arm(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],
+                "comparisons": [
+                    compared(
+                        "families",
+                        f"{END} - {other}, {hidden} wide",
+                        f"{END}, {hidden} wide",
+                        f"{other}, {hidden} wide",
+                    )
+                    for other in base
+                    for hidden in options.sizes
+                    if END in options.families
+                ],
+            }
+            plan = write_plan(study, "scale", content)
+            report = report_of(plan, pool.results, curves_of)
+        write_outputs(out, report)
+        return report
+
+
+def curves_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in report["arms"]:
+        if row["val_loss"] is not None:
+            families.setdefault(row["changes"]["family"], []).append(row)
+    floor = report["data"]["floor"]
+    curves: list[dict[str, Any]] = []
+    for family, rows in families.items():
+        if len(rows) >= MIN_SIZES:
+            losses_SN = np.array([row["losses"] for row in rows]).T
+            laws = {
+                axis: describe_fit([row[axis] for row in rows], losses_SN, floor)
+                for axis in ("flops", "train_seconds")
+            }
+            points = [
+                {key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows
+            ]
+            curves.append({"family": family, "laws": laws, "points": points})
+    savings = [
+        saving(curves, base["family"], axis, floor)
+        for base in curves
+        if base["family"] != END and any(one["family"] == END for one in curves)
+        for axis in ("flops", "train_seconds")
+    ]
+    return {"curves": curves, "savings": savings, "sentences": [one["sentence"] for one in savings]}
+
+
+def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
+    """NanoKimi's largest size whose loss the base reaches within what was measured; else a bound."""
+    by_family = {one["family"]: one["points"] for one in curves}
+    compute_N = np.array([point[axis] for point in by_family[base]])
+    losses_SN = np.array([point["losses"] for point in by_family[base]]).T
+    found = [
+        {
+            "at": point[axis],
+            "loss": point["val_loss"],
+            **multiplier(compute_N, losses_SN, point[axis], np.array(point["losses"]), floor),
+        }
+        for point in by_family[END]
+    ]
+    inside = [one for one in found if one["ratio"] is not None]
+    what = "compute" if axis == "flops" else "training time"
+    if inside:
+        one = max(inside, key=lambda one: one["at"])
+        sure = "one seed: no interval"
+        if one["ci95"] is not None:
+            sure = f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}"
+        sentence = (
+            f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
+        )
+        sentence += f" ({sure})."
+        if one["ci95"] is not None and one["ci95"][0] <= 1 <= one["ci95"][1]:
+            sentence += " One lies inside: not distinguishable."
+        elif one["ratio"] < 1:
+            sentence += " Below one: it needs more."
+    else:
+        one = (
+            max(found, key=lambda one: one["bound"][1]) if found[0]["bound"][0] == "more than" else found[-1]
+        )
+        side, factor = one["bound"]
+        sentence = (
+            f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
+            "curve does not reach it within twice (or half) of what was measured: no number is given beyond."
+        )
+    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}

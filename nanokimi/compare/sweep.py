@@ -1,0 +1,151 @@
+"""`nanokimi sweep`: one setting over a grid for each arm, until the optimum is interior; or Optuna's trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.jobs import Job
+from nanokimi.compare.ladder_run import KNOB, maker_of, write_tuned
+from nanokimi.compare.pool import Pool
+from nanokimi.compare.study import Study, StudyArm, open_study, with_leaks_found
+from nanokimi.compare.tune import described, geometric_grid, rounded, tune
+from nanokimi.config import DISPLAY_NAMES, ModelName, RunConfig
+from nanokimi.config.files import all_keys, nearest, settings
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import write_json
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the command line says beside the configuration."""
+
+    arms: tuple[ModelName, ...]
+    knob: str = KNOB
+    grid: tuple[Any, ...] = ()
+    """Values to try; empty: `points` around `around`, or around each arm's configured value."""
+    around: float | None = None
+    factor: float = 2.0
+    points: int = 5
+    rounds: int = 4
+    seeds: int = 1
+    optuna: int | None = None
+    workers: int | None = None
+    keep: bool = False
+
+
+def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
+    """Try the values; write sweep.json and tuned.json into `out`, and return the content of the former."""
+    if options.knob.split(".")[0] not in ("model", "optim", "train"):
+        raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
+    for arm in options.arms:
+        key = full_key(arm, options.knob)
+        if key not in all_keys():
+            raise UserError(f"--vary: there is no setting '{key}'{nearest(key, all_keys())}")
+    if options.optuna is not None:
+        require_optuna()
+    with open_study(config, out) as study:
+        arms = [
+            StudyArm(DISPLAY_NAMES[name], replace(study.config, model=name), {"model": name})
+            for name in options.arms
+        ]
+        arms = with_leaks_found(arms)
+        leaking = [arm.name for arm in arms if arm.leaking]
+        if leaking:
+            raise UserError(f"{leaking[0]} is LEAKING: {arms[0].leaking}; its loss would be void")
+        with study.pool(options.workers, options.keep) as pool:
+            found = curves(study, pool, arms, options)
+        content = {
+            "schema_version": 1,
+            "knob": options.knob,
+            "seeds": study.tuning_seeds(options.seeds),
+            "arms": found,
+        }
+        write_json(out / "sweep.json", content)
+        write_tuned(study, {name: {**curve, "knob": options.knob} for name, curve in found.items()})
+        return content
+
+
+def full_key(arm: str, knob: str) -> str:
+    """A setting of the arm, unless it belongs to a group that all arms share."""
+    return knob if knob.startswith("train.") else f"{arm}.{knob}"
+
+
+def curves(
+    study: Study, pool: Pool, arms: Sequence[StudyArm], options: SweepOptions
+) -> dict[str, dict[str, Any]]:
+    """Each arm's curve."""
+    makers = {arm.name: maker_of(arm, options.knob) for arm in arms}
+    seeds = study.tuning_seeds(options.seeds)
+    grids = {arm.name: grid_of(arm, options) for arm in arms}
+    if options.optuna is not None:
+        ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
+        return {
+            name: optuna_curve(pool, makers[name], ranges[name], seeds, options.optuna) for name in makers
+        }
+    numbers = all(type(value) in (int, float) and value > 0 for grid in grids.values() for value in grid)
+    whole = any(type(value) is int for grid in grids.values() for value in grid)
+    rounds = options.rounds if numbers and not whole else 0
+    return tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds, extend=numbers)
+
+
+def grid_of(arm: StudyArm, options: SweepOptions) -> list[Any]:
+    """The values that an arm starts with."""
+    if options.grid:
+        return list(options.grid)
+    centre = options.around
+    if centre is None:
+        value = settings(arm.config)[full_key(arm.config.model, options.knob)]
+        if type(value) not in (int, float) or value <= 0:
+            raise UserError(
+                f"--vary {options.knob} is {value}: name values with --grid, or a number with --around"
+            )
+        centre = float(value)
+    return list(geometric_grid(centre, options.factor, options.points))
+
+
+def require_optuna() -> None:
+    """Raises UserError where Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError("--optuna needs Optuna: pip install 'nanokimi[tune]'") from None
+
+
+def optuna_curve(
+    pool: Pool,
+    maker: Callable[[Any, int], Job],
+    limits: tuple[float, float],
+    seeds: Sequence[int],
+    trials: int,
+) -> dict[str, Any]:
+    """Optuna's TPE over the range of the grid, logarithmic, as many trials at a time as there are workers."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seeds[0], constant_liar=True))
+    points: dict[float, float | None] = {}
+    while len(search.trials) < trials:
+        batch = [search.ask() for _ in range(min(len(pool.slots), trials - len(search.trials)))]
+        values = [rounded(trial.suggest_float("value", *limits, log=True)) for trial in batch]
+        lines = pool.run([maker(value, seed) for value in values for seed in seeds])
+        for i, (trial, value) in enumerate(zip(batch, values, strict=True)):
+            losses = [line["val_loss"] for line in lines[i * len(seeds) : (i + 1) * len(seeds)]]
+            points[value] = None if None in losses else sum(losses) / len(losses)
+            search.tell(trial, math.inf if points[value] is None else points[value])
+    return {**described(points), "optuna": True}
+
+
+def sweep_text(content: dict[str, Any]) -> str:
+    """For the terminal: the whole curve of each arm."""
+    lines = [f"{content['knob']}, {len(content['seeds'])} seed(s): validation loss"]
+    for name, curve in content["arms"].items():
+        place = "interior" if curve["interior"] else "AT THE EDGE of what was tried"
+        lines.append(f"{name}: best {curve['best']} ({place}, {curve['trials']} trials)")
+        for value, loss in curve["curve"]:
+            mark = " <- best" if value == curve["best"] else ""
+            lines.append(f"  {value!s:>10}  {'diverged' if loss is None else f'{loss:.4f}'}{mark}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,144 @@
+"""`write_study_page`: study.html and the pictures of a sweep's, ladder's or scale's study.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nanokimi.report import plots, study_plots, units
+from nanokimi.report.page import render
+from nanokimi.report.plots import WIDE, svg
+from nanokimi.runtime.files import read_json, write_atomic
+
+TITLES = {
+    "upwards": ("Upwards", "Each rung added to all that stand before it. Left of zero: it helps."),
+    "end to end": ("All rungs together", ""),
+    "downwards": ("Downwards", "NanoKimi without one rung. Right of zero: the rung helps."),
+    "square": (
+        "Architecture times optimizer",
+        "Each with each, so that neither is credited with the other's gain.",
+    ),
+    "beside": ("Always beside", ""),
+    "also": ("Added on the command line", ""),
+    "readings": (
+        "Per token, per FLOP, per second",
+        "The same models, each trained anew with a schedule that decays to the end of its own budget: equal tokens; "
+        "or the dearer ones stop at the FLOPs, or the seconds, of the cheapest. A model may win one and lose another.",
+    ),
+    "families": ("At each size", "Equal active parameters and tokens at each size."),
+}
+READING = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
+EFFECT_WIDTH = 7.4
+
+
+def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons by family, each with its figure."""
+    groups = []
+    for family, (title, lead) in TITLES.items():
+        rows = [one for one in report["effects"] if one["family"] == family]
+        if rows:
+            inches = (EFFECT_WIDTH, study_plots.effects_height(len(rows)))
+            figure = svg(f"{title}: differences in loss", inches, study_plots.draw_effects, rows)
+            groups.append(
+                {"id": family.replace(" ", "-"), "title": title, "lead": lead, "rows": rows, "svg": figure}
+            )
+    return groups
+
+
+def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arms with a tuning curve that has a best."""
+    arms = [arm for arm in report["arms"] if arm["reading"] == "tokens" and arm["tuning"]]
+    return [arm for arm in arms if arm["tuning"]["loss"] is not None]
+
+
+def matches(groups: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What is matched, with the comparisons that it holds for."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        for row in group["rows"]:
+            if row["match"]:
+                said.setdefault(row["match"], []).append(row["name"])
+    return list(said.items())
+
+
+def make_context(report: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the template shows."""
+    groups, tuned = groups_of(report), tuned_arms(report)
+    curves, floor = report.get("curves") or [], report["data"]["floor"]
+    return {
+        "report": report,
+        "groups": groups,
+        "matches": matches(groups),
+        "tuned": tuned,
+        "tuning": svg("Tuning curves", WIDE, study_plots.draw_tuning, tuned) if tuned else None,
+        "curves": [
+            svg(f"Loss by {axis}", WIDE, study_plots.draw_curves, curves, axis, floor)
+            for axis in ("flops", "train_seconds")
+            if curves
+        ],
+        "sentences": report.get("sentences") or headline(report),
+        "reading_names": READING,
+        "arms": [],
+        "units": units,
+        "colours": plots.PAPER.arms,
+    }
+
+
+def headline(report: dict[str, Any]) -> list[str]:
+    """The sentence on top: which rungs help upwards, which hurt, and how many cannot be told from nothing."""
+    rungs = [one for one in report["effects"] if one["family"] == "upwards" and one["mean"] is not None]
+    rungs = rungs or [
+        one for one in report["effects"] if one["family"] == "downwards" and one["mean"] is not None
+    ]
+    if not rungs:
+        return [f"{one['name']}: {one['words']}." for one in report["effects"][:2]]
+    sure = [one for one in rungs if not one["words"].startswith("not distinguishable")]
+    helps = sorted((one for one in sure if one["mean"] < 0), key=lambda one: one["mean"])
+    if rungs[0]["family"] == "downwards":
+        helps = sorted((one for one in sure if one["mean"] > 0), key=lambda one: -one["mean"])
+    hurts = [one for one in sure if one not in helps]
+    parts = []
+    if helps:
+        named = ", ".join(f"{plain_name(one)} ({abs(one['mean']):.3f})" for one in helps)
+        parts.append(f"What lowers the loss, in nats per token: {named}.")
+    if hurts:
+        named = ", ".join(f"{plain_name(one)} ({abs(one['mean']):.3f})" for one in hurts)
+        parts.append(f"What raises it: {named}.")
+    unsure = [plain_name(one) for one in rungs if one not in sure]
+    if unsure:
+        parts.append(f"Not distinguishable: {', '.join(unsure)}.")
+    races = [one for one in report["effects"] if one["family"] == "readings"]
+    for pair in dict.fromkeys(one["name"].partition(",")[0] for one in races):
+        said = [
+            f"{one['words']} {one['name'].partition(', ')[2]}"
+            for one in races
+            if one["name"].startswith(f"{pair},")
+        ]
+        parts.append(f"{pair}: {'; '.join(said)}.")
+    return parts
+
+
+def plain_name(effect: dict[str, Any]) -> str:
+    """A rung without its sign."""
+    return str(effect["name"]).removeprefix("+ ").removeprefix("without ")
+
+
+def write_study_page(folder: Path) -> None:
+    """Write study.html and one picture for each figure, from study.json alone."""
+    report = read_json(folder / "study.json")
+    context = make_context(report)
+    write_atomic(folder / "study.html", render(context, "study.html"))
+    for group in context["groups"]:
+        inches = (EFFECT_WIDTH, study_plots.effects_height(len(group["rows"])) + 0.3)
+        title = f"{group['title']}, {report['data']['path']}"
+        picture = study_plots.png(inches, title, study_plots.draw_effects, group["rows"])
+        write_atomic(folder / f"effects-{group['id']}.png", picture)
+    if context["tuned"]:
+        picture = study_plots.png((6, 4), "Tuning curves", study_plots.draw_tuning, context["tuned"])
+        write_atomic(folder / "tuning.png", picture)
+    for axis in ("flops", "train_seconds"):
+        if context["curves"]:
+            arguments = (report["curves"], axis, report["data"]["floor"])
+            picture = study_plots.png((6.4, 4.4), report["title"], study_plots.draw_curves, *arguments)
+            write_atomic(folder / f"curve-{axis.replace('train_', '')}.png", picture)

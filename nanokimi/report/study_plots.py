@@ -1,0 +1,120 @@
+"""The figures of a study: each change with its interval, tuning curves, loss against compute."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nanokimi.report import units
+from nanokimi.report.plots import LINES, MARKERS, PAPER, RC, Paint, dress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Effect = dict[str, Any]
+BETTER, WORSE = 2, 1
+"""Slots of the colours for lower and for higher losses."""
+
+
+def effects_height(rows: int) -> float:
+    """Inches that so many rows need."""
+    return 0.75 + 0.27 * rows
+
+
+def draw_effects(axes: Axes, paint: Paint, effects: Sequence[Effect]) -> None:
+    """Each difference with its t interval (line) and the bootstrap's (band); hollow: not distinguishable."""
+    dress(axes, paint, "Difference in loss (nats per token)", "")
+    axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
+    axes.grid(False, axis="y")
+    axes.axvline(0, color=paint.ink, linewidth=1.0)
+    for place, one in enumerate(effects):
+        if one["mean"] is None:
+            continue
+        sure = not one["words"].startswith("not distinguishable")
+        colour = paint.arms[BETTER if one["mean"] < 0 else WORSE] if sure else paint.muted
+        if one["ci95"] is not None:
+            axes.plot(
+                one["bootstrap95"], [place] * 2, color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt"
+            )
+            axes.plot(one["ci95"], [place] * 2, color=colour, linewidth=1.8)
+        face = colour if sure else "none"
+        axes.plot([one["mean"]], [place], marker="o", markersize=5.5, color=colour, markerfacecolor=face)
+    axes.set_yticks(range(len(effects)), [one["name"] for one in effects])
+    axes.tick_params(axis="y", labelcolor=paint.ink, length=0)
+    axes.set_ylim(len(effects) - 0.4, -0.6)
+    axes.margins(x=0.08)
+
+
+def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> None:
+    """Loss over the learning rate; every arm's curve, less its own best."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    dress(axes, paint, "Learning rate over the best one", "Loss above the best (nats)")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _=None: f"{x:g}x"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for arm in arms:
+        curve = [(x, y) for x, y in arm["tuning"]["curve"] if y is not None]
+        best = arm["tuning"]["loss"]
+        muon = arm["optimizer"] != "adamw"
+        xs, ys = [x / arm["tuning"]["best"] for x, _ in curve], [y - best for _, y in curve]
+        axes.plot(
+            xs, ys, color=paint.arms[0 if muon else 1], marker="o", markersize=2.5, linewidth=0.9, alpha=0.6
+        )
+    axes.set_ylim(bottom=-0.005)
+    for slot, name in ((0, "Muon"), (1, "AdamW")):
+        axes.plot([], [], color=paint.arms[slot], marker="o", markersize=2.5, label=name)
+    axes.legend(labelcolor=paint.muted)
+
+
+def draw_curves(
+    axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis: str, floor: float | None
+) -> None:
+    """Every run, the means, and each family's law, drawn to twice what was measured and not beyond."""
+    from matplotlib.ticker import FuncFormatter
+
+    name = "Training FLOPs" if axis == "flops" else "Training time (s)"
+    dress(axes, paint, name, "Loss (nats per token)")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(units.tick))
+    for slot, one in enumerate(curves):
+        xs = [point[axis] for point in one["points"]]
+        for point in one["points"]:
+            losses = point["losses"]
+            axes.plot(
+                [point[axis]] * len(losses), losses, ".", color=paint.arms[slot], markersize=3, alpha=0.5
+            )
+        means = [point["val_loss"] for point in one["points"]]
+        axes.plot(xs, means, MARKERS[slot], color=paint.arms[slot], markersize=5, label=one["family"])
+        law, ends = one["laws"][axis], (min(xs), max(xs) * 2)
+        fine = [math.exp(math.log(ends[0]) + i / 60 * math.log(ends[1] / ends[0])) for i in range(61)]
+        axes.plot(
+            fine,
+            [law["e0"] + math.exp(law["log_a"] - law["alpha"] * math.log(x)) for x in fine],
+            color=paint.arms[slot],
+            linestyle=LINES[slot],
+            linewidth=1.3,
+        )
+    if floor is not None:
+        axes.axhline(floor, color=paint.muted, linewidth=0.9, linestyle=LINES[2])
+        axes.annotate(
+            "entropy of the text", (0.99, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    axes.legend(labelcolor=paint.muted)
+
+
+def png(inches: tuple[float, float], title: str, draw: Callable[..., None], *arguments: Any) -> bytes:
+    """`draw` as a picture on white."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(RC):
+        figure = Figure(figsize=inches, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontsize=10.5, color=PAPER.ink)
+        draw(axes, PAPER, *arguments)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()

@@ -1,0 +1,225 @@
+"""Jobs of a study: named by content, run once, resumed exactly, on several workers; nothing gets lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import make_text
+
+from nanokimi.compare.jobs import as_job_config, in_stretches, job_key, model_key, read_results
+from nanokimi.compare.study import Study, StudyArm, job_of, open_study
+from nanokimi.config import RunConfig
+from nanokimi.config.files import with_changes
+from nanokimi.errors import TrainingError
+from nanokimi.runtime.files import read_json_lines
+
+CLOCKS = {"train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
+FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
+SETTINGS = """\
+seed: 7
+train: {context_length: 16, batch_size: 8, max_steps: STEPS, device: cpu, dtype: fp32}
+nanokimi:
+  model:
+    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
+     qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}
+  optim: {lr: 1e-2, warmup_steps: 2}
+nanogpt:
+  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}
+  optim: {lr: 3e-3, warmup_steps: 2}
+"""
+
+
+@pytest.fixture
+def study(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> Iterator[Study]:
+    with open_study(tiny_config(), tmp_path / "study") as opened:
+        yield opened
+
+
+def arm(study: Study, model: str = "nanogpt", **changes: object) -> StudyArm:
+    keyed = {key.replace("__", "."): value for key, value in changes.items()}
+    config = with_changes(replace(study.config, model=model), keyed)  # type: ignore[arg-type]
+    return StudyArm(model, config)
+
+
+def timeless(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
+
+
+def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
+    config = as_job_config(replace(study.config, model="nanogpt"), 3)
+    same = {
+        "sample.max_new_tokens": 9,
+        "train.save_every": 1,
+        "train.eval_every": 2,
+        "nanokimi.optim.lr": 0.5,
+        "dataset.path": "/elsewhere",
+        "dataset.cache": "/elsewhere",
+    }
+    for key, value in same.items():
+        assert job_key(with_changes(config, {key: value}), FINGERPRINT) == job_key(config, FINGERPRINT), key
+    other = {
+        "seed": 4,
+        "model": "nanokimi",
+        "nanogpt.optim.lr": 0.5,
+        "nanogpt.model.hidden_size": 64,
+        "train.max_steps": 13,
+        "train.batch_size": 4,
+        "train.dtype": "bf16",
+    }
+    for key, value in other.items():
+        assert job_key(with_changes(config, {key: value}), FINGERPRINT) != job_key(config, FINGERPRINT), key
+    assert job_key(config, {**FINGERPRINT, "tokens_sha256": "c"}) != job_key(config, FINGERPRINT)
+    assert model_key(config) == model_key(replace(config, seed=9))
+
+
+def test_stretches_hold_every_window_once() -> None:
+    nats = np.random.default_rng(0).normal(50, 5, 231)
+    sums, tokens = in_stretches(nats, 230 * 16 + 7, 16)
+    assert len(sums) == len(tokens) == 100
+    assert sum(sums) == pytest.approx(nats.sum(), abs=0.06) and sum(tokens) == 230 * 16 + 7
+    assert in_stretches(nats[:3], 40, 16)[1] == [16, 16, 8]
+
+
+def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:
+    """The score of a job is bit for bit that of `nanokimi train` with the same configuration, and is kept."""
+    from nanokimi.train.alone import train_alone
+
+    jobs = [job_of(arm(study, "nanogpt"), seed, "seed") for seed in (1, 2)]
+    jobs.append(job_of(arm(study, "nanokimi"), 1, "seed", audited=True))
+    with study.pool(workers=2, keep=False) as pool:
+        lines = pool.run([*jobs, jobs[0]])
+        assert len({worker.process.pid for worker in pool.workers}) == 2
+    assert lines[0] == lines[3] and len(read_results(study.folder)) == 3
+    assert lines[2]["audit"] == {"causal": True, "where": None} and "audit" not in lines[0]
+    alone = train_alone(replace(jobs[0].config, model="nanogpt"), study.folder.parent / "alone")
+    assert lines[0]["val_loss"] == alone["val_loss"] and lines[0]["params_active"] == alone["params_active"]
+    assert lines[0]["flops"] == pytest.approx(
+        alone["flops_per_token"] * alone["tokens"] + alone["optimizer_flops_per_step"] * alone["steps"]
+    )
+    total = sum(lines[0]["stretch_nats"]) / len(study.data.val_ids)
+    assert total == pytest.approx(lines[0]["val_loss"], abs=1e-4)
+    folder = study.folder / "jobs" / lines[0]["key"]
+    assert not (folder / "checkpoints").exists() and (folder / "window_nats.npy").exists()
+    assert not list(folder.glob("samples"))
+
+    with study.pool(workers=2, keep=False) as pool:
+        assert pool.run(jobs) == lines[:3]
+        assert pool.workers == [], "nothing to do: no process is started"
+
+
+def test_results_alone_are_enough_to_go_on(study: Study) -> None:
+    """With results.jsonl and no job folders, nothing is run again; a last line cut short is, and only that."""
+    import shutil
+
+    jobs = [job_of(arm(study), seed, "seed") for seed in (1, 2)]
+    with study.pool(workers=2, keep=False) as pool:
+        lines = pool.run(jobs)
+    path = study.folder / "results.jsonl"
+    for key in read_results(study.folder):
+        shutil.rmtree(study.folder / "jobs" / key)
+    path.write_bytes(path.read_bytes()[:-20])
+    with study.pool(workers=2, keep=False) as pool:
+        again = pool.run(jobs)
+        assert len(pool.seconds) == 1
+    assert timeless(again) == timeless(lines)
+    assert len(read_json_lines(path)) == 2
+
+
+def test_a_run_that_fails_does_not_take_others_with_it(study: Study) -> None:
+    good, bad = arm(study), arm(study, "nanokimi")
+    jobs = [job_of(bad, 1, "seed"), *(job_of(good, seed, "seed") for seed in (1, 2))]
+    with study.pool(workers=1, keep=False) as pool:
+        folder = study.folder / "jobs" / pool.key(jobs[0])
+        folder.mkdir()
+        (folder / "config.yaml").write_text("seed: [")
+        with pytest.raises(
+            TrainingError, match=r"1 of 3 runs failed, the first because nanokimi, seed 1: .*config"
+        ):
+            pool.run(jobs)
+        assert {line["arm"] for line in read_results(study.folder).values()} == {"nanogpt"}
+        (folder / "config.yaml").unlink()
+        assert len(pool.run(jobs)) == 3
+
+
+def test_a_worker_that_is_killed_costs_one_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [job_of(arm(study, train__max_steps=3000), 1, "seed"), job_of(arm(study), 2, "seed")]
+    with study.pool(workers=1, keep=False) as pool:
+        killed: list[int] = []
+        original = pool.listen
+
+        def kill_once(total: int, waiting: int) -> None:
+            worker = pool.workers[0]
+            path = study.folder / "jobs" / worker.key / "metrics.jsonl"
+            if not killed and path.exists() and worker.process.pid is not None:
+                os.kill(worker.process.pid, signal.SIGKILL)
+                killed.append(worker.process.pid)
+            original(total, waiting)
+
+        monkeypatch.setattr(pool, "listen", kill_once)
+        with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*exit code -9"):
+            pool.run(jobs)
+        assert len(read_results(study.folder)) == 1
+
+
+def test_a_diverged_run_is_a_result(study: Study) -> None:
+    wild = arm(study, nanogpt__optim__lr=1e30, nanogpt__optim__grad_clip=None)
+    with study.pool(workers=1, keep=False) as pool:
+        (line,) = pool.run([job_of(wild, 1, "tune")])
+    assert line["val_loss"] is None and line["diverged"] and "not finite" in line["why"]
+
+
+def start_sweep(folder: Path, out: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nanokimi", "sweep", "--config", "tiny.yaml", "--data", "text.txt"]
+    command += ["--out", out, "--grid", "0.002,0.003,0.004", "--rounds", "0", "--workers", "2"]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(folder: Path, steps: int) -> None:
+    """Until some job has taken so many steps."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in folder.glob("jobs/*/metrics.jsonl"):
+            if path.read_bytes().count(b"\n") >= steps:
+                return
+        time.sleep(0.02)
+    raise AssertionError("no job began")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) -> None:
+    """Ctrl-C saves all and exits 130; after a kill the workers save and end by themselves; repeating gives the same."""
+    (tmp_path / "tiny.yaml").write_text(SETTINGS.replace("STEPS", "150"))
+    (tmp_path / "text.txt").write_text(make_text())
+    whole = start_sweep(tmp_path, "whole")
+    assert whole.wait(timeout=240) == 0
+    process = start_sweep(tmp_path, "cut")
+    wait_for_steps(tmp_path / "cut", 5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if how == signal.SIGINT else -9)
+    psutil.wait_procs(children, timeout=60)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    if how == signal.SIGINT:
+        assert error.splitlines()[-1] == "nanokimi: interrupted; repeat the command to go on in cut"
+    finished = set(read_results(tmp_path / "cut"))
+    saved = list((tmp_path / "cut" / "jobs").glob("*/checkpoints/step-*/state.json"))
+    assert saved and len(finished) < 6
+    assert 0 < max(json.loads(path.read_text())["step"] for path in saved) < 150
+    again = start_sweep(tmp_path, "cut")
+    assert again.wait(timeout=240) == 0
+    first, second = (read_results(tmp_path / name) for name in ("whole", "cut"))
+    assert {k: timeless([v]) for k, v in first.items()} == {k: timeless([v]) for k, v in second.items()}
+    curves = [json.loads((tmp_path / name / "sweep.json").read_text())["arms"] for name in ("whole", "cut")]
+    assert curves[0] == curves[1]

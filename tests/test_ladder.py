@@ -1,0 +1,382 @@
+"""The ladder: its rungs as data, tuning with equal trials, and the whole study at toy size through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_text
+from test_jobs import SETTINGS
+
+from nanokimi import cli
+from nanokimi.compare import study_output
+from nanokimi.compare.jobs import read_results
+from nanokimi.compare.ladder import (
+    ADAMW_END,
+    ARCHITECTURE,
+    BY_NAME,
+    END,
+    EVERYTHING,
+    MUON_START,
+    NAMES,
+    OPTIMIZER,
+    RUNGS,
+    START,
+    closed,
+    composed,
+    kimi_as_variant,
+    plan_ladder,
+)
+from nanokimi.compare.match import parameters
+from nanokimi.compare.study import report_of
+from nanokimi.compare.tune import geometric_grid, is_interior, next_value, tune
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, settings
+from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.files import read_json, read_json_lines
+
+TOY = SETTINGS.replace("STEPS", "6").replace(", dropout: 0.1", "")
+
+
+def preset(name: str) -> RunConfig:
+    vocab_size = {"ladder-shakespeare": 65}.get(name, 1024)
+    config = load_config(name, ["--data", "text.txt"])
+    return resolve(config, vocab_size=vocab_size, device="cpu", dtype="fp32", threads=1)
+
+
+# ---- rungs
+
+
+def test_the_ends_are_the_two_models() -> None:
+    config = preset("ladder-shakespeare")
+    start, end = composed(config, frozenset()), composed(config, EVERYTHING)
+    assert start.optim == config.nanogpt.optim and end.optim == config.nanokimi.optim
+    widths = {"intermediate_size": 0, "moe_intermediate_size": 0}
+    ours, kimi = vars(end.model) | widths, vars(kimi_as_variant(config.nanokimi.model)) | widths
+    assert ours == kimi
+    assert model_cost(start.model, 64) == model_cost(config.nanogpt.model, 64)
+
+
+def test_each_rung_changes_its_own_settings_and_no_other() -> None:
+    """Beside its settings only widths, and with Muon the rate, differ between one arm and the next."""
+    arms, comparisons = plan_ladder(preset("ladder-shakespeare"), ["up"], NAMES)
+    assert [one["name"] for one in comparisons][: len(NAMES)] == [f"+ {name}" for name in NAMES]
+    free = {"variant.model.intermediate_size", "variant.model.moe_intermediate_size"}
+    for rung, before, after in zip(RUNGS, arms, arms[1:], strict=False):
+        was, now = settings(before.config), settings(after.config)
+        changed = {key for key in now if now[key] != was[key]} - free
+        own = {f"variant.model.{key}" for key in rung.model} | {f"variant.optim.{key}" for key in rung.optim}
+        own |= {f"variant.optim.{key}" for key in rung.instead}
+        own |= {"variant.optim.lr"} if rung.name == "Muon" else set()
+        if rung.name == "MoE":  # arrives without what the next two rungs bring
+            own |= {"variant.optim.router_bias_update_speed"}
+        assert changed and changed <= own, rung.name
+
+
+@pytest.mark.parametrize("name", ["ladder-shakespeare", "ladder-tales"])
+def test_every_arm_has_nanogpts_active_parameters(name: str) -> None:
+    config = preset(name)
+    arms, _ = plan_ladder(config, ["up", "down", "square"], NAMES)
+    context = config.train.context_length
+    count = parameters("active_params", context)
+    target = model_cost(config.nanogpt.model, context).params_active
+    assert {START, END, MUON_START, ADAMW_END} <= {arm.name for arm in arms}
+    for arm in arms:
+        assert arm.size_gap == pytest.approx(count(arm.config.variant.model) / target - 1)
+        assert abs(arm.size_gap) <= 0.01, f"{arm.name}: {arm.size_gap:+.2%}"
+
+
+def test_leaving_one_out_takes_along_what_stands_on_it() -> None:
+    assert closed(EVERYTHING - {"MoE"}) == EVERYTHING - {"MoE", "shared expert", "balancing"}
+    assert closed(EVERYTHING - {"RoPE"}) == EVERYTHING - {"RoPE", "MLA"}
+    arms, comparisons = plan_ladder(preset("ladder-tales"), ["down"], ["Muon", "WSD"])
+    assert [arm.name for arm in arms] == [END, "without Muon and QK-Clip", "without WSD", MUON_START]
+    assert comparisons[0]["weights"] == {"without Muon and QK-Clip": 1, END: -1}
+    assert {name for rung in RUNGS for name in rung.needs} <= set(BY_NAME)
+
+
+def test_the_square_credits_nobody_with_the_others_gain() -> None:
+    arms, comparisons = plan_ladder(preset("ladder-tales"), ["square"], NAMES)
+    by_name = {arm.name: arm.config.variant for arm in arms}
+    assert by_name[MUON_START].model == by_name[START].model
+    assert by_name[ADAMW_END].optim.name == by_name[START].optim.name == "adamw"
+    assert by_name[MUON_START].optim == by_name[END].optim
+    assert by_name[ADAMW_END].model == by_name[END].model
+    assert ARCHITECTURE | OPTIMIZER == EVERYTHING and not ARCHITECTURE & OPTIMIZER
+    together = comparisons[-1]["weights"]
+    assert together == {END: 1, START: 1, MUON_START: -1, ADAMW_END: -1}
+
+
+# ---- tuning
+
+
+class PretendPool:
+    """Loss as a function of the rate, without training."""
+
+    def __init__(self, best: dict[str, float]) -> None:
+        self.best, self.asked = best, 0
+
+    def run(self, jobs: Sequence[Any]) -> list[dict[str, Any]]:
+        self.asked += len(jobs)
+        return [{"val_loss": self.loss(name, value)} for name, value, _ in jobs]
+
+    def loss(self, name: str, value: float) -> float | None:
+        return None if value > 1 else math.log(value / self.best[name]) ** 2
+
+
+def pretend_tune(best: dict[str, float], **options: Any) -> dict[str, dict[str, Any]]:
+    makers = {name: (lambda value, seed, name=name: (name, value, seed)) for name in best}
+    grids = {name: geometric_grid(0.01, 2.0, 3) for name in best}
+    return tune(PretendPool(best), makers, grids, [1, 2], **options)  # type: ignore[arg-type]
+
+
+def test_grids_grow_until_the_optimum_is_interior_and_all_get_the_same_trials() -> None:
+    curves = pretend_tune({"low": 0.0013, "middle": 0.012, "high": 0.04}, max_rounds=9)
+    assert all(curve["interior"] for curve in curves.values())
+    assert len({curve["trials"] for curve in curves.values()}) == 1
+    assert curves["low"]["best"] == 0.00125 and curves["high"]["best"] == pytest.approx(0.04, rel=0.2)
+    assert min(value for value, _ in curves["low"]["curve"]) == 0.000625
+    assert abs(math.log(curves["middle"]["best"] / 0.012)) < 0.1, "its further trials were spent close by"
+    limited = pretend_tune({"low": 1e-5, "middle": 0.012}, max_rounds=2)
+    assert not limited["low"]["interior"] and limited["middle"]["interior"]
+    assert {curve["trials"] for curve in limited.values()} == {5}
+
+
+def test_what_is_tried_next() -> None:
+    assert next_value({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}, 2.0) == 8.0
+    assert next_value({1.0: 1.0, 2.0: 2.0, 4.0: None}, 2.0) == 0.5
+    assert next_value({1.0: None, 2.0: None}, 2.0) == 0.5, "where all diverge, go lower"
+    assert next_value({1.0: 3.0, 2.0: 1.0, 4.0: 2.0}, 2.0) == 2.828
+    assert not is_interior({1.0: None, 2.0: 1.0})
+    assert geometric_grid(0.01, 2.0, 5) == [0.0025, 0.005, 0.01, 0.02, 0.04]
+    with pytest.raises(UserError, match="factor above 1"):
+        geometric_grid(0.01, 1.0, 5)
+
+
+# ---- the whole study
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ladder")
+    (folder / "toy.yaml").write_text(TOY)
+    (folder / "text.txt").write_text(make_text())
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    given = ["ladder", "--config", str(folder / "toy.yaml"), "--data", str(folder / "text.txt")]
+    return [*given, "--out", str(folder / "study"), *more]
+
+
+COMMON = (
+    "--rungs",
+    "RMSNorm,untied head,Muon",
+    "--seeds",
+    "3",
+    "--points",
+    "2",
+    "--rounds",
+    "0",
+    "--workers",
+    "2",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        choice = "choice: from=NanoGPT model.experts=expert_choice"
+        status = cli.main(command(toy, *COMMON, "--direction", "all", "--also", choice))
+        assert status == 1, "an arm leaks"
+    return toy / "study"
+
+
+def test_every_output_is_there_and_says_what_it_must(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    names = {path.name for path in finished.iterdir()}
+    assert {"study.html", "study.md", "study.csv", "results.jsonl", "tuned.json", "tuning.png"} <= names
+    assert {
+        "effects-upwards.png",
+        "effects-downwards.png",
+        "effects-square.png",
+        "effects-readings.png",
+    } <= names
+    texts = [
+        study_output.as_text(report),
+        *((finished / f"study.{kind}").read_text() for kind in ("html", "md", "csv")),
+    ]
+    for text in texts:
+        plain = text.replace("&#39;", "'")
+        for label in (
+            "Sizes are matched in active parameters",
+            "tuned with 2 trials",
+            "3 seeds (7 to 9)",
+            "decides",
+        ):
+            assert label in plain, label
+        assert "LEAKING" in plain and "unmatched in" in plain
+        assert "NanoGPT with Muon" in plain
+    assert "<script" not in (finished / "study.html").read_text()
+
+
+def test_a_leaking_arm_is_not_trained_and_not_ranked(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    (effect,) = [one for one in report["effects"] if one["family"] == "also"]
+    assert effect["mean"] is None and effect["words"] == "no verdict: choice LEAKING"
+    assert all(line["arm"] != "choice" for line in read_results(finished).values())
+    audited = [line for line in read_results(finished).values() if "audit" in line]
+    assert audited and all(line["audit"]["causal"] for line in audited)
+
+
+def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
+    """Recomputed from results.jsonl and the plan, with the interval of the printed table's t (2 degrees: 4.303)."""
+    lines = {
+        line["key"]: line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "run"
+    }
+    plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
+    runs = {arm["name"]: arm["runs"]["tokens"] for arm in plan["arms"]}
+    report = read_json(finished / "study.json")
+    (effect,) = [one for one in report["effects"] if one["name"] == "+ Muon"]
+    first, second = (np.array([lines[key]["val_loss"] for key in runs[name]]) for name in effect["weights"])
+    assert [lines[key]["seed"] for key in runs["+ Muon"]] == [7, 8, 9]
+    differences = first - second
+    half = 4.302653 * differences.std(ddof=1) / math.sqrt(3)
+    assert effect["mean"] == pytest.approx(differences.mean())
+    assert effect["ci95"] == pytest.approx([differences.mean() - half, differences.mean() + half], rel=1e-5)
+    tuning_seeds = {line["seed"] for line in lines.values() if line["purpose"] == "tune"}
+    assert not tuning_seeds & {7, 8, 9}
+    with (finished / "study.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert float(rows["+ Muon"]["mean"]) == effect["mean"] and rows["+ Muon"]["words"] == effect["words"]
+
+
+def test_each_reading_is_trained_to_its_own_end(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    rows = {(row["name"], row["reading"]): row for row in report["arms"] if not row["leaking"]}
+    per_flop = [rows[name, "flops"]["flops"] for name in (START, MUON_START, END)]
+    assert max(per_flop) / min(per_flop) < 1.35, "six steps are coarse"
+    assert rows[END, "flops"]["steps"] < rows[END, "tokens"]["steps"] == 6
+    key = [line["steps"] for line in read_results(finished).values() if line["arm"] == END]
+    assert rows[END, "flops"]["steps"] in key, "trained anew, not read off a longer run"
+
+
+def test_repeating_the_command_runs_nothing(
+    finished: Path, toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / "results.jsonl").read_bytes()
+    monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
+    choice = "choice: from=NanoGPT model.experts=expert_choice"
+    assert cli.main(command(toy, *COMMON, "--direction", "all", "--also", choice)) == 1
+    assert (finished / "results.jsonl").read_bytes() == before
+    assert "LEAKING: choice; not ranked" in capsys.readouterr().err
+
+
+def test_the_report_follows_from_the_results_alone(finished: Path) -> None:
+    plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
+    assert json.loads(json.dumps(report_of(plan, read_results(finished)))) == read_json(
+        finished / "study.json"
+    )
+
+
+def test_tuned_rates_are_taken_over_and_said(
+    finished: Path, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [
+        "--rungs",
+        "RMSNorm",
+        "--direction",
+        "up",
+        "--seeds",
+        "2",
+        "--tuned",
+        str(finished / "tuned.json"),
+    ]
+    given = [word if word != str(toy / "study") else str(toy / "taken") for word in command(toy, *more)]
+    assert cli.main([*given, "--readings", "tokens"]) == 0
+    report = read_json(toy / "taken" / "study.json")
+    tuned = read_json(finished / "tuned.json")["arms"]
+    assert {row["name"]: row["lr"] for row in report["arms"]} == {
+        name: tuned[name]["best"] for name in (START, "+ RMSNorm", MUON_START)
+    }
+    assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
+
+
+PLUG = """
+from torch import nn
+
+
+class Wide(nn.Module):
+    plugs_into = "feed_forward"
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, WIDTH * config.hidden_size)
+        self.down = nn.Linear(WIDTH * config.hidden_size, config.hidden_size)
+
+    def forward(self, x_BTD):
+        return self.down(self.up(x_BTD).relu())
+"""
+
+
+def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
+    """Its file's content is part of a run's name: another content is another run."""
+    from nanokimi.runtime.plugs import forget_plugs
+
+    more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
+    given = [word if word != str(toy / "study") else str(toy / "plugged") for word in command(toy, *more)]
+    for width in (2, 3):
+        (toy / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
+        forget_plugs()
+        assert cli.main([*given, "--plug", f"{toy / 'mine.py'}:Wide"]) == 0
+    forget_plugs()
+    report = read_json(toy / "plugged" / "study.json")
+    assert "NanoKimi with Wide" in [one["name"] for one in report["effects"]]
+    arms = [line["arm"] for line in read_results(toy / "plugged").values()]
+    assert arms.count("NanoKimi with Wide") == 4 and arms.count(END) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--direction", "sideways"], "--direction is sideways: expected up, down, both, square or all"),
+        (["--rungs", "RMSNorm,magic"], "--rungs: there is no 'magic'; there are RMSNorm, RoPE"),
+        (["--rungs", "MLA", "--direction", "up"], "--rungs: MLA needs RoPE"),
+        (["--seeds", "0"], "--seeds is 0: it must be 1 to 1000"),
+        (["--tuned", "x.json", "--no-tune"], "--tuned and --no-tune exclude each other"),
+        (["--also", "nonsense"], "--also 'nonsense': expected NAME: setting=value"),
+        (["--also", "x: model.atention=gqa"], "there is no setting 'variant.model.atention'; the nearest is"),
+        (["--nanogpt.model.hidden_size", "64"], "differ: the ladder needs them equal"),
+        (["--train.max_seconds", "5"], "this needs a budget in steps, epochs or tokens"),
+    ],
+)
+def test_mistakes_are_one_line(
+    toy: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [word if word != str(toy / "study") else str(toy / "refused") for word in command(toy, *more)]
+    assert cli.main(given) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("words")
+    given = [word if word != str(toy / "study") else str(tmp_path) for word in command(toy)]
+    assert cli.main(given) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
+
+
+def test_help_names_the_rungs() -> None:
+    from nanokimi.cli.study_options import STUDY_USAGE
+
+    listed = " ".join(STUDY_USAGE["ladder"].split())
+    assert ", ".join(NAMES) in listed

@@ -1,0 +1,152 @@
+"""Twins of equal size, budgets of equal cost, and what is said of a pair that agrees in nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TINY_GPT, TINY_KIMI
+
+from nanokimi.compare.match import (
+    agreement,
+    describe_agreement,
+    fewer_steps,
+    nearest,
+    parameters,
+    solve_size,
+    solve_width,
+    steps_of,
+)
+from nanokimi.compare.matched import MATCH_FILE, describe_match, matched_arms, solve
+from nanokimi.config import GPTConfig, RunConfig, TrainConfig
+from nanokimi.config.rules import validate
+from nanokimi.data.store import PreparedData
+from nanokimi.errors import UserError
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import read_json
+from nanokimi.train.runs import set_up
+
+
+def counted(model: GPTConfig) -> int:
+    """Active parameters by hand: every matrix that multiplies a token; the tied head once."""
+    named = build_model(model, 0).named_parameters()
+    return sum(
+        p.numel() for name, p in named if p.dim() == 2 and "position" not in name and "wpe" not in name
+    )
+
+
+@pytest.mark.parametrize("target", [100, 996, 4001])
+def test_the_nearest_width_is_the_best_of_all(target: int) -> None:
+    widths = range(4, 4000, 4)
+    best = min(widths, key=lambda w: abs(3 * w + 7 - target))
+    assert nearest(lambda w: 3 * w + 7, target) == best
+
+
+def test_a_width_is_solved_as_a_search_would() -> None:
+    count = parameters("active_params", 16)
+    for target in (20_000, 31_234, 90_000):
+        found = solve_width(TINY_GPT, count, target)
+        tried = [replace(TINY_GPT, intermediate_size=w) for w in range(4, 4000, 4)]
+        assert found.model == min(tried, key=lambda one: abs(count(one) - target))
+        assert found.gap == pytest.approx(counted(found.model) / target - 1)
+        kimi = solve_width(TINY_KIMI, count, target)
+        assert abs(kimi.gap) < 0.02, "a step of one expert is small beside the whole"
+        met = TINY_KIMI.num_experts_per_tok + TINY_KIMI.n_shared_experts
+        assert kimi.model.intermediate_size == pytest.approx(met * kimi.model.moe_intermediate_size, rel=0.25)
+
+
+@pytest.mark.parametrize("quantity", ["active_params", "total_params"])
+def test_a_twin_of_another_size_keeps_its_shape(quantity: str) -> None:
+    """Ten times the parameters come from the hidden size, not from feed-forward layers of absurd width."""
+    count = parameters(quantity, 16)
+    for model in (TINY_GPT, TINY_KIMI):
+        found = solve_size(model, count, 10 * count(model))
+        assert abs(found.gap) <= 0.02 and "hidden_size" in found.changes
+        assert found.model.hidden_size % model.num_attention_heads == 0
+        ratio = found.model.intermediate_size / found.model.hidden_size
+        assert ratio == pytest.approx(model.intermediate_size / model.hidden_size, rel=0.5)
+        near = solve_size(model, count, 1.04 * count(model))
+        assert abs(near.gap) <= 0.02 and "hidden_size" not in near.changes
+
+
+def test_the_dearer_arm_gets_fewer_steps() -> None:
+    assert fewer_steps(500, [2.0, 5.0, 2.5]) == [500, 200, 400]
+    assert fewer_steps(3, [1.0, 100.0]) == [3, 1]
+
+
+def test_steps_of_a_budget() -> None:
+    def steps(**train: object) -> int:
+        return steps_of(RunConfig(train=TrainConfig(context_length=16, batch_size=8, **train)), 1000)  # type: ignore[arg-type]
+
+    assert steps(max_steps=7) == 7
+    assert steps(max_epochs=1.0) == 8 and steps(max_tokens=128 * 5 + 1.0) == 6
+    with pytest.raises(UserError, match="max_steps"):
+        steps(max_seconds=3.0)
+
+
+def test_what_is_said() -> None:
+    first = {"tokens": 100, "params_active": 1004, "params_total": 2000, "flops": 3e9, "train_seconds": 2.0}
+    second = {"tokens": 100, "params_active": 1000, "params_total": 1000, "flops": 2e9, "train_seconds": 0.0}
+    said = describe_agreement(agreement(first, second))
+    expected = "Matched in tokens, active parameters (+0.4%); unmatched in "
+    expected += "total parameters (2.00x), training FLOPs (1.50x)"
+    assert said == expected
+
+
+@pytest.fixture
+def prepared(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> tuple[RunConfig, PreparedData]:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return set_up(tiny_config(), folder)
+
+
+def test_compare_asks_for_a_quantity_and_remembers(
+    prepared: tuple[RunConfig, PreparedData], tmp_path: Path
+) -> None:
+    config, data = prepared
+    for quantity in ("active_params", "total_params"):
+        asked = replace(config, compare=replace(config.compare, match=quantity))
+        arms = matched_arms(asked, data, tmp_path)
+        (tmp_path / MATCH_FILE).unlink()
+        count = parameters(quantity, 16)
+        assert count(arms["nanogpt"].arm.model) == pytest.approx(count(config.nanokimi.model), rel=0.02)
+        assert arms["nanokimi"].nanokimi == config.nanokimi
+    asked = replace(config, compare=replace(config.compare, match="flops"))
+    arms = matched_arms(asked, data, tmp_path)
+    assert arms["nanogpt"].train.max_steps == 12 and arms["nanokimi"].train.max_steps < 12
+    changed = read_json(tmp_path / MATCH_FILE)
+    assert changed["asked"] == "flops" and changed["changes"]["nanokimi"]["train.max_steps"] < 12
+    (tmp_path / MATCH_FILE).write_text((tmp_path / MATCH_FILE).read_text().replace("12", "9"))
+    assert matched_arms(asked, data, tmp_path)["nanogpt"].train.max_steps == 9, (
+        "resuming solves nothing again"
+    )
+    assert matched_arms(config, data, tmp_path)["nanogpt"].train.max_steps == 12
+
+
+def test_seconds_are_measured(prepared: tuple[RunConfig, PreparedData]) -> None:
+    """An arm against itself gets nearly equal steps; against one of four times the layers, far more."""
+    config, data = prepared
+    gpt = replace(config, model="nanogpt", train=replace(config.train, max_steps=1000))
+    deep = replace(gpt, nanogpt=replace(gpt.nanogpt, model=replace(gpt.nanogpt.model, num_hidden_layers=12)))
+    found = solve("seconds", {"nanogpt": gpt, "nanokimi": validate(deep)}, data)
+    assert found["nanogpt"]["train.max_steps"] == 1000
+    assert 100 < found["nanokimi"]["train.max_steps"] < 600
+
+
+def test_every_report_says_what_is_matched(prepared: tuple[RunConfig, PreparedData]) -> None:
+    config, _ = prepared
+    run = {"tokens": 1, "params_active": 10, "params_total": 20, "train_seconds": 1.0, "steps": 1}
+    run |= {"flops_per_token": 5, "optimizer_flops_per_step": 0}
+    other = {**run, "params_total": 40, "flops_per_token": 5.2, "train_seconds": 0.5}
+    said = describe_match(config, [run, other])
+    assert said["asked"] is None
+    assert said["sentence"] == (
+        "NanoKimi against NanoGPT: Matched in tokens, active parameters; unmatched in total parameters (0.50x), "
+        "training FLOPs (0.96x), training time (2.00x)."
+    )
+    asked = replace(config, compare=replace(config.compare, match="total_params"))
+    assert describe_match(asked, [run, other])["sentence"].startswith(
+        "Matched as asked in total parameters; the remaining gap is -50.00%."
+    )

@@ -1,0 +1,189 @@
+"""Power laws with known answers, what is saved, and the whole study at toy size; the sweep's command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_text
+from test_jobs import SETTINGS
+
+from nanokimi import cli
+from nanokimi.compare.curve import describe_fit, fit_power, multiplier
+from nanokimi.compare.jobs import read_results
+from nanokimi.compare.ladder import END, START
+from nanokimi.compare.scale import FAMILIES, ScaleOptions, at_size, scale_arms
+from nanokimi.config.files import load_config
+from nanokimi.config.rules import resolve
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.files import read_json
+
+TOY = SETTINGS.replace("STEPS", "8").replace(", dropout: 0.1", "")
+COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
+
+
+def law(compute: np.ndarray | float, e0: float, a: float, alpha: float) -> np.ndarray:
+    return np.asarray(e0 + a * np.asarray(compute) ** -alpha)
+
+
+# ---- curves
+
+
+def test_a_law_is_found_again() -> None:
+    fit = fit_power(COMPUTE, law(COMPUTE, 0.2, 30.0, 0.15), floor=0.2)
+    assert (fit.alpha_R[0], math.exp(fit.log_a_R[0])) == pytest.approx((0.15, 30.0))
+    assert fit.compute_for(law(5e9, 0.2, 30.0, 0.15)[None])[0] == pytest.approx(5e9)
+    assert fit.compute_for(np.array([0.2]))[0] == math.inf, "the entropy is never reached"
+
+
+def test_e0_is_fitted_only_where_sizes_determine_it() -> None:
+    many = np.geomspace(1e8, 1e12, 8)
+    found = describe_fit(list(many), law(many, 1.5, 200.0, 0.3)[None], None)
+    assert found["e0_is"] == "fitted" and found["e0"] == pytest.approx(1.5, rel=0.02)
+    few = describe_fit(list(COMPUTE), law(COMPUTE, 1.5, 200.0, 0.3)[None], None)
+    assert few["e0"] == 0 and few["e0_is"].startswith("taken as 0: 4 sizes")
+    assert describe_fit(list(COMPUTE), law(COMPUTE, 1.5, 200.0, 0.3)[None], 1.4)["e0"] == 1.4
+
+
+def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
+    """The new family needs a third of the compute; with noise over seeds the interval holds 3 about 95% of the time."""
+    generator = np.random.default_rng(2)
+    clean = multiplier(
+        COMPUTE,
+        law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(5, 0),
+        1e10 / 3,
+        law(1e10, 0.2, 30.0, 0.15).repeat(5),
+        0.2,
+    )
+    assert clean["ratio"] == pytest.approx(3.0) and clean["bound"] is None
+    assert clean["ci95"] == pytest.approx([3.0, 3.0])
+    covered = 0
+    for i in range(200):
+        base = law(COMPUTE, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, (20, 4))
+        new = law(1e10, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, 20)
+        low, high = multiplier(COMPUTE, base, 1e10 / 3, new, 0.2, seed=i)["ci95"]
+        covered += low <= 3 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_nothing_is_said_beyond_twice_what_was_measured() -> None:
+    base = law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(3, 0)
+    for at, inside in ((7.9e10, True), (8.1e10, False), (5.1e8, True), (4.9e8, False)):
+        found = multiplier(COMPUTE, base, 1e9, law(at, 0.2, 30.0, 0.15).repeat(3), 0.2)
+        assert (found["ratio"] is not None) == inside, at
+    above = multiplier(COMPUTE, base, 1e9, np.full(3, 0.21), 0.2)
+    assert above["bound"] == ["more than", pytest.approx(80.0)] and above["ci95"] is None
+
+
+# ---- sizes
+
+
+def test_sizes_keep_heads_and_tokens_per_parameter() -> None:
+    config = load_config("scale-tales", ["--data", "text.txt"])
+    config = resolve(config, vocab_size=1024, device="cpu", dtype="fp32", threads=1)
+    context = config.train.context_length
+    per_parameter = []
+    for hidden in (32, 64, 96):
+        sized = at_size(config, hidden, equal_steps=False)
+        gpt = sized.nanogpt.model
+        assert gpt.hidden_size // gpt.num_attention_heads == 16 and gpt.hidden_size == hidden
+        assert sized.train.max_steps is not None
+        per_parameter.append(sized.train.max_steps / model_cost(gpt, context).params_active)
+    assert per_parameter == pytest.approx([per_parameter[1]] * 3, rel=0.01)
+    assert at_size(config, 64, equal_steps=False) == config
+    assert at_size(config, 96, equal_steps=True).train.max_steps == config.train.max_steps
+    arms = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))
+    assert len(arms) == 8 and all(abs(arm.size_gap or 0) < 0.02 for arm in arms)
+    assert list(FAMILIES)[0] == START and list(FAMILIES)[-1] == END
+
+
+# ---- through the command line
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    (tmp_path / "toy.yaml").write_text(TOY)
+    (tmp_path / "text.txt").write_text(make_text())
+    return tmp_path
+
+
+def given(toy: Path, verb: str, *more: str) -> list[str]:
+    return [
+        verb,
+        "--config",
+        str(toy / "toy.yaml"),
+        "--data",
+        str(toy / "text.txt"),
+        "--out",
+        str(toy / "out"),
+        *more,
+    ]
+
+
+def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--sizes", "16,32,48,64", "--seeds", "2", "--points", "2", "--rounds", "0")
+    assert cli.main(given(toy, "scale", *more)) == 0
+    report = read_json(toy / "out" / "study.json")
+    assert len(report["arms"]) == 8 and {one["family"] for one in report["curves"]} == {START, END}
+    assert len(report["sentences"]) == 2 and all("times less" in one for one in report["sentences"])
+    shown = capsys.readouterr().out
+    assert report["sentences"][0] in shown and "Sizes are matched in active parameters" in shown
+    assert {"study.html", "curve-flops.png", "curve-seconds.png"} <= {p.name for p in (toy / "out").iterdir()}
+    assert len(read_results(toy / "out")) == 8 * 2 + 8 * 2
+    effects = [one["name"] for one in report["effects"]]
+    assert effects == [f"{END} - {START}, {hidden} wide" for hidden in (16, 32, 48, 64)]
+    assert cli.main(given(toy, "scale", "--sizes", "16,32,48")) == 2
+    assert "a curve needs at least 4" in capsys.readouterr().err
+    assert cli.main(given(toy, "scale", "--sizes", "16,32,50,64")) == 2
+    assert "50 is no multiple of the width of a head, 16" in capsys.readouterr().err
+
+
+def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "nanogpt", "--vary", "optim.schedule", "--grid", "cosine,constant")
+    assert cli.main(given(toy, "sweep", *words)) == 0
+    found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
+    assert [value for value, _ in found["curve"]] == ["cosine", "constant"] and found["trials"] == 2
+    assert found["best"] == min(found["curve"], key=lambda point: point[1])[0]
+    shared = ("--model", "nanogpt", "--vary", "train.batch_size", "--grid", "4,8", "--seeds", "2")
+    assert cli.main(given(toy, "sweep", *shared)) == 0
+    found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
+    losses = [line["val_loss"] for line in read_results(toy / "out").values() if line["tokens"] == 8 * 4 * 16]
+    assert len(losses) == 2 and found["curve"][0] == [4, pytest.approx(sum(losses) / 2)]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--vary", "optim.rate"), "--vary: there is no setting 'nanokimi.optim.rate'; the nearest is"),
+        (("--vary", "dataset.fraction"), "--vary dataset.fraction: name a setting of model, optim or train"),
+        (("--vary", "optim.name"), "name values with --grid"),
+        (("--model", "gpt5"), "--model is gpt5: expected nanokimi, nanogpt or variant"),
+        (("--model", "variant", "--variant.model.experts", "expert_choice"), "Variant is LEAKING"),
+    ],
+)
+def test_mistakes_are_one_line(
+    toy: Path, more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(given(toy, "sweep", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_optuna_one_line_says_how_to_get_it(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert cli.main(given(toy, "sweep", "--optuna", "4")) == 2
+    assert capsys.readouterr().err == "nanokimi: --optuna needs Optuna: pip install 'nanokimi[tune]'\n"
+
+
+def test_optuna_drives_it(toy: Path) -> None:
+    pytest.importorskip("optuna")
+    words = ("--model", "nanogpt", "--grid", "0.0005,0.05", "--optuna", "5", "--workers", "2")
+    assert cli.main(given(toy, "sweep", *words)) == 0
+    curve = json.loads((toy / "out" / "sweep.json").read_text())["arms"]["NanoGPT"]["curve"]
+    assert len(curve) == 5 and all(0.0005 <= value <= 0.05 for value, _ in curve)
