@@ -1,10 +1,11 @@
-# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS, MINUTES.
+# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS, MINUTES, PROCESSES of tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 MINUTES ?= 10
+PROCESSES ?= auto
 
 .PHONY: setup test test-slow test-gpu soak fuzz lint smoke compare clean
 
@@ -18,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(PROCESSES) -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

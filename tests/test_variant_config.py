@@ -24,10 +24,12 @@ CHANGED: dict[str, Any] = {
 }
 
 
+SMOKE = load_config("smoke")
+
+
 def variant(**changes: Any) -> RunConfig:
     """The smoke preset with a variant."""
-    config = load_config("smoke")
-    return replace(config, variant=replace(config.variant, model=VariantConfig(**changes)))
+    return replace(SMOKE, variant=replace(SMOKE.variant, model=VariantConfig(**changes)))
 
 
 def refusal(**changes: Any) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import NoneType
@@ -59,6 +60,7 @@ def jsonargparse_parser() -> ArgumentParser:
     return jsonargparse.ArgumentParser(prog="nanokimi", exit_on_error=False, add_help=False)
 
 
+@cache
 def config_parser() -> ArgumentParser:
     """A parser that knows every key of RunConfig, for parsing and for `--help`."""
     parser = jsonargparse_parser()
