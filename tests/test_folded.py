@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nanokimi.config import YarnConfig
-from nanokimi.model.cache import Cache
+from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.folded import LARGEST_FOLDED, LONG, FoldedKimi, attend_latents, decode_step
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
@@ -73,15 +73,17 @@ def test_folding_leaves_the_model_as_it_is_and_is_not_for_every_model() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [1, LONG - 1, LONG, LONG + 1, 3 * LONG + 2])
-def test_attention_in_stretches_is_attention(tokens: int, threads: int) -> None:
-    """Any number of cached tokens and threads, also those that do not divide; logits are large enough to matter."""
+@pytest.mark.parametrize("room", [0, 7])
+def test_attention_in_stretches_is_attention(tokens: int, threads: int, room: int) -> None:
+    """Any number of cached tokens and threads, also at the end of the cache; what lies behind it counts for nothing."""
     generator = torch.Generator().manual_seed(0)
     q_HL = 3 * torch.randn(4, 10, generator=generator, dtype=torch.float64)
-    latents_SL = torch.randn(tokens + 5, 10, generator=generator, dtype=torch.float64)[:tokens]
-    expected = torch.softmax(q_HL @ latents_SL.T, dim=-1) @ latents_SL[:, :7]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        torch.testing.assert_close(attend_latents(q_HL, latents_SL, 7), expected, rtol=1e-12, atol=1e-12)
-    finally:
-        torch.set_num_threads(before)
+    latents_1SL = torch.randn(1, tokens, 10, generator=generator, dtype=torch.float64)
+    cache = LayerCache(tokens + room)
+    cache.append(latents_1SL)
+    cache.buffers[0][0, tokens:] = 100.0  # of a token that was taken back
+    rows_SL = cache.rounded_up(threads)
+    assert tokens <= len(rows_SL) < tokens + threads
+    expected = torch.softmax(q_HL @ latents_1SL[0].T, dim=-1) @ latents_1SL[0, :, :7]
+    found = attend_latents(q_HL, rows_SL, tokens, 7, threads)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -22,7 +22,7 @@ class LayerCache:
     def append(self, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Store the new tokens' tensors, each (B, T, ...), and return all stored so far, each (B, S, ...)."""
         if not self.buffers:
-            self.buffers = tuple(x.new_empty((x.shape[0], self.capacity, *x.shape[2:])) for x in new)
+            self.buffers = tuple(x.new_zeros((x.shape[0], self.capacity, *x.shape[2:])) for x in new)
         end = self.length + new[0].shape[1]
         assert end <= self.capacity, f"cache of {self.capacity} tokens cannot hold {end}"
         for buffer, x in zip(self.buffers, new, strict=True):
@@ -36,6 +36,10 @@ class LayerCache:
         assert self.length < self.capacity, f"cache of {self.capacity} tokens cannot hold more"
         self.length += 1
         return buffer[0, : self.length]
+
+    def rounded_up(self, multiple: int) -> torch.Tensor:
+        """Of one sequence and one tensor: its rows, and up to `multiple - 1` finite ones more, if there is room."""
+        return self.buffers[0][0, : min(-(-self.length // multiple) * multiple, self.capacity)]
 
     def carry(self, tokens: int, *state: torch.Tensor) -> None:
         """Keep, instead of so many new tokens, a state of fixed size that has taken them in (see `state`)."""
