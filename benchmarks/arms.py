@@ -8,6 +8,7 @@ pip. Neither touches the network.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import runpy
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from turns import Turns
 
 from nanokimi.config import OptimConfig, RunConfig
@@ -28,7 +30,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.rules import routed_scaling
 from nanokimi.data.batches import sample_batch
 from nanokimi.measure.machine import MachineRates
-from nanokimi.model.build import LanguageModel
+from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import DTYPES
 from nanokimi.train.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
 from nanokimi.train.step import train_step
@@ -99,18 +101,61 @@ def nanogpt(
             runpy.run_path(str(source / "train.py"), init_globals={"print": say})
 
 
+def notebook(turns: Turns, path: str, text: str) -> None:
+    """A seed's notebook (Ace007-0/NanoKimi-vs.-NanoGPT), its cells as they are, on this text; its "NanoKimi" is timed.
+
+    It trains a "NanoGPT" before: that one is given a single step. Its printing and its optimizer's steps are where our
+    clock is read.
+    """
+    turns.start()
+
+    def say(*words: object, **ignored: object) -> None:
+        line = " ".join(map(str, words)).strip()
+        its = sys._getframe(1).f_globals  # the notebook's own names
+        if line.startswith("Training "):
+            its["eval_iters"], its["eval_interval"] = 1, 1_000_000_000
+            its["max_iters"] = 1 if "NanoGPT" in line else 1_000_000_000
+        elif line.startswith("NanoKimi | step 0"):  # its one validation is over
+            parameters = sum(p.numel() for p in its["models"]["NanoKimi"][0].parameters())
+            tokens = its["batch_size"] * its["block_size"]
+            turns.at_end = lambda: {"parameters": parameters, "tokens": tokens}
+            turns.ready()
+
+    def after_step(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
+        if (
+            type(optimizer).__name__ == "TrueMuon"
+        ):  # the second of its two, the last thing that an iteration does
+            turns.step_done()
+
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
+        script = Path(folder) / "cells.py"
+        script.write_text("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code"))
+        (Path(folder) / "input.txt").write_text(text, encoding="utf-8")
+        os.chdir(folder)
+        hook = register_optimizer_step_post_hook(after_step)
+        try:
+            runpy.run_path(str(script), init_globals={"print": say})
+        finally:
+            hook.remove()
+
+
 def transformers(turns: Turns, config: RunConfig) -> None:
-    """DeepseekV3ForCausalLM with its default experts and fused AdamW: the same batches, loss, clip and weight count."""
+    """transformers' model of the arm's kind with fused AdamW: the same batches, loss, clip and weight count as ours.
+
+    DeepseekV3ForCausalLM with its default experts, or GPT2LMHeadModel.
+    """
     from transformers import DeepseekV3ForCausalLM
 
     peer_config = hf_parity().deepseek_config(config.nanokimi.model)
     turns.start()
     train, optim = config.train, config.arm.optim
-    model = DeepseekV3ForCausalLM(peer_config).train()
+    kimi = config.model == "nanokimi"
+    model = (DeepseekV3ForCausalLM(peer_config) if kimi else gpt2(config)).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
-    ids = synthetic_ids(peer_config.vocab_size)
+    ids = synthetic_ids(model.config.vocab_size)
     turns.ready()
     index = 0
     while True:
@@ -135,6 +180,11 @@ def deepseek(model: LanguageModel) -> Any:
     twin = DeepseekV3ForCausalLM(hf_parity().deepseek_config(model.config))
     twin.load_state_dict(hf_parity().deepseek_twin(model).state_dict())
     return twin
+
+
+def gpt2(config: RunConfig) -> Any:
+    """transformers' GPT2LMHeadModel with our NanoGPT's weights, its dropout off; its biases cannot be left out."""
+    return hf_parity().gpt2_twin(build_model(config.nanogpt.model, config.seed))
 
 
 def hf_parity() -> Any:

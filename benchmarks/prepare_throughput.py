@@ -1,10 +1,14 @@
 """How fast a text becomes tokens, and in how much memory, beside the tokenizer library's own rate on one core.
 
-    python benchmarks/prepare_throughput.py TEXT --gb 2 [--documents] [--workers N] [--tokenizer bpe] [--folder DIR]
+    python benchmarks/prepare_throughput.py TEXT [--gb 2 [--documents]] [--workers N] [--tokenizer bpe] [--folder DIR]
 
-TEXT is repeated to the size that is asked for, with a number in each copy so that no two are equal; --documents puts
-`<|endoftext|>` lines between its paragraphs, about one for every kilobyte. Memory is that of this process and all its
-workers, sampled every 50 ms: the sum of the proportional set sizes, in which shared pages count once.
+TEXT is taken as it is. With --gb it is repeated to that size, every fifth word with a number so that no two copies are
+equal; --documents then puts `<|endoftext|>` lines between its paragraphs, about one for every kilobyte. The rate is
+that of everything from the file to the finished store but the training of the tokenizer, which is shown apart: bytes
+over seconds times workers. The library's is that of `SentencePieceProcessor.encode` on the first 20 MB of the same text
+in one thread, lists of 10,000 lines, or of whole documents, whichever is faster, ids thrown away. Memory is that of
+this process and all its workers, sampled every 200 ms: the sum of the proportional set sizes, in which shared pages
+count once.
 """
 
 from __future__ import annotations
@@ -15,13 +19,20 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+from common import OtherLoad, finish
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.build import FACTS_FILE, prepare_store
+from nanokimi.data import build, tokenizers
+from nanokimi.data.build import FACTS_FILE, available_cores, prepare_store
+from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.tokenizers import SentencePieceTokenizer, WithEndOfText, load_tokenizer
+
+STAGES = ("open_source", "read_source", "remove_overlap", "choose_tokenizer", "encode")
 
 
 class PeakMemory:
@@ -29,6 +40,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         self.peak, self.seen, self.running = 0, 0, True
+        self.before = psutil.Process().memory_full_info().pss
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         return self
@@ -47,7 +59,7 @@ class PeakMemory:
                 except psutil.Error:
                     pass
             self.peak, self.seen = max(self.peak, total), max(self.seen, len(processes))
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def make_text(source: Path, size: int, documents: bool, path: Path) -> None:
@@ -71,23 +83,64 @@ def make_text(source: Path, size: int, documents: bool, path: Path) -> None:
             copy += 1
 
 
-def library_rate(store: Path, path: Path, size: int = 20_000_000) -> float:
-    """MB/s of the bare library on one core: lines of the same text, ids thrown away."""
+def library_rates(store: Path, path: Path, size: int) -> dict[str, float]:
+    """MB/s of the bare library on one core by what it is given at a time; ids are thrown away."""
     tokenizer = load_tokenizer(store)
     inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
     assert isinstance(inner, SentencePieceTokenizer), "the rate is that of SentencePiece"
-    with open(path, encoding="utf-8") as file:
-        lines = file.read(size).splitlines()
-    started = time.perf_counter()
-    for start in range(0, len(lines), 10_000):
-        inner.processor.encode(lines[start : start + 10_000], num_threads=1)
-    return sum(len(line.encode()) + 1 for line in lines) / (time.perf_counter() - started) / 1e6
+    with open(path, encoding="utf-8", newline="") as file:
+        text = file.read(size)
+    rates = {}
+    for name, separator in (("lines", "\n"), ("documents", f"\n{END_OF_TEXT}\n")):
+        units = text.split(separator)
+        started = time.perf_counter()
+        for start in range(0, len(units), 10_000):
+            inner.processor.encode(units[start : start + 10_000], num_threads=1)
+        rates[name] = len(text.encode()) / (time.perf_counter() - started) / 1e6
+    return rates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def timed_stages() -> dict[str, float]:
+    """Seconds by stage of the builds to come: the stages' functions are replaced by timed ones."""
+    seconds = dict.fromkeys(STAGES, 0.0)
+
+    def timed(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return stage(*arguments, **named)
+            finally:
+                seconds[name] += time.perf_counter() - started
+
+        return run
+
+    for name in STAGES:
+        setattr(build, name, timed(name, getattr(build, name)))
+    tokenizers._training_sentences = timed_sentences(seconds)
+    return seconds
+
+
+def timed_sentences(seconds: dict[str, float]) -> Callable[..., Iterator[str]]:
+    """What the tokenizer is trained on; the time to find it, which is ours and not the library's, is added up."""
+    find, seconds["choose_sentences"] = tokenizers._training_sentences, 0.0
+
+    def run(*arguments: Any) -> Iterator[str]:
+        sentences = find(*arguments)
+        while True:
+            started = time.perf_counter()
+            sentence = next(sentences, None)
+            seconds["choose_sentences"] += time.perf_counter() - started
+            if sentence is None:
+                return
+            yield sentence
+
+    return run
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--gb", type=float, default=0.2)
+    parser.add_argument("--gb", type=float, default=None, help="repeat the text to this size")
     parser.add_argument("--documents", action="store_true")
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--tokenizer", default="bpe", choices=("bpe", "unigram"))
@@ -95,11 +148,19 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=None, help="for the text and the cache (default: a temporary one)"
     )
-    options = parser.parse_args()
+    parser.add_argument("--library_mb", type=float, default=20, help="text for the library's own rate")
+    parser.add_argument("--out", type=Path, default=None, help="append the JSON line to this file, too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     folder = Path(tempfile.mkdtemp(prefix="prepare-throughput-", dir=options.folder))
     try:
-        path = folder / "text.txt"
-        make_text(options.text, int(options.gb * 1e9), options.documents, path)
+        path = options.text
+        if options.gb is not None:
+            path = folder / "text.txt"
+            make_text(options.text, int(options.gb * 1e9), options.documents, path)
         dataset = DatasetConfig(
             path=str(path),
             tokenizer=options.tokenizer,
@@ -107,22 +168,48 @@ def main() -> None:
             workers=options.workers,
             cache=str(folder / "cache"),
         )
-        with PeakMemory() as memory:
+        stages = timed_stages()
+        with OtherLoad() as load, PeakMemory() as memory:
             started = time.perf_counter()
             store = prepare_store(dataset)
             seconds = time.perf_counter() - started
         size = path.stat().st_size
         facts = json.loads((store / FACTS_FILE).read_text())
-        rate = library_rate(store, path)
+        library = library_rates(store, path, int(options.library_mb * 1e6))
     finally:
         shutil.rmtree(folder)
-    tokens, speed = facts["train_tokens"] + facts["val_tokens"], size / seconds / 1e6
-    processes = f"{memory.seen} processes, peak {memory.peak / 1e6:.0f} MB in all"
-    record = {"bytes": size, "seconds": seconds, "peak_bytes": memory.peak, "library_mb_per_s": rate}
+    workers = options.workers or available_cores()
+    tokens = facts["train_tokens"] + facts["val_tokens"]
+    training = stages["choose_tokenizer"] - stages["choose_sentences"]
+    preparing = seconds - training
+    speed, best = size / preparing / workers / 1e6, max(library.values())
     print(f"{size / 1e9:.2f} GB, {facts['documents']:,} documents, {tokens:,} tokens")
-    print(f"prepared in {seconds:.1f} s: {speed:.2f} MB/s, {processes}")
-    print(f"{options.tokenizer} library alone: {rate:.2f} MB/s per core; ratio {speed / rate:.2f}")
-    print(json.dumps(record))
+    print(f"prepared in {preparing:.1f} s, and a tokenizer trained in {training:.1f} s")
+    parts = ", ".join(f"{name} {value * workers / size * 1e9:.0f}" for name, value in stages.items())
+    print(f"nanoseconds of a core for a byte: {parts}")
+    print(
+        f"{memory.seen} processes, peak {memory.peak / 1e6:.0f} MB in all, {memory.before / 1e6:.0f} before"
+    )
+    print(
+        f"{speed:.2f} MB/s per core ({workers}); {options.tokenizer} alone {library}: {speed / best:.0%} of it"
+    )
+    record = {
+        "benchmark": "prepare_throughput",
+        **{
+            "share": speed / best,
+            "mb_per_s_per_core": speed,
+            "library_mb_per_s": library,
+            "workers": workers,
+        },
+        **{"bytes": size, "documents": facts["documents"], "tokens": tokens, "seconds": preparing},
+        **{
+            "stage_seconds": stages,
+            "peak_bytes": memory.peak,
+            "bytes_before": memory.before,
+            "other_cores": load.cores,
+        },
+    }
+    finish(options, record)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """How tokens per second and memory grow with experts, context and width of NanoKimi. Real training steps, MuonClip.
 
-    python benchmarks/scaling.py --plot scaling.png [--sweeps experts context width] [--any.setting VALUE ...]
+    python benchmarks/scaling.py [--sweeps experts context width] [--out rows.jsonl] [--any.setting VALUE ...]
+    python benchmarks/scaling.py --draw rows.jsonl --plot scaling.png   # the last rows of each sweep; measures nothing
 
 Every point is a fresh process that takes the real `train_step` on random tokens, --tokens of them in each step, so that
 only the swept size changes; experts go 4 to 64 with 2 chosen, so that the active parameters stay the same. Points are
-visited once in each round, there and back. Memory is the peak above the idle process.
+visited once in each round, there and back. Memory is the peak above the idle process. In the plot, the dashed line is
+what each size would reach at the best FLOPs per second of the sweep: cost that grows as the arithmetic does.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -72,17 +75,35 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for column, sweep in enumerate(sweeps):
         points = [row for row in rows if row["sweep"] == sweep]
         sizes = [row["value"] for row in points]
+        rate = max(row["tokens_per_second"] * row["train_flops_per_token"] for row in points)
+        by_flops = [rate / row["train_flops_per_token"] for row in points]
         for axis, key, title in (
             (axes[0][column], "tokens_per_second", "tokens/s"),
             (axes[1][column], "above_mb", "peak above idle (MB)"),
         ):
             axis.plot(sizes, [row[key] for row in points], marker="o")
-            axis.set(xscale="log", xlabel=sweep, ylabel=title, ylim=(0, None))
+            axis.set(xscale="log", xlabel=sweep, ylabel=title)
             axis.set_xticks(sizes, [str(size) for size in sizes])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
+        axes[0][column].plot(sizes, by_flops, "--", color="gray", label="by FLOPs alone")
+        axes[0][column].legend(frameon=False)
+        for axis in axes[:, column]:
+            low, high = axis.dataLim.intervaly
+            axis.set(**({"yscale": "log"} if high > 10 * low else {"ylim": (0, 1.05 * high)}))
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=75)
+
+
+def last_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of each sweep as the last run in a file of JSON lines found them."""
+    sweeps: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["benchmark"] == "scaling":
+            names = list(dict.fromkeys(row["sweep"] for row in record["rows"]))
+            sweeps |= {name: [row for row in record["rows"] if row["sweep"] == name] for name in names}
+    return [row for name in SWEEPS for row in sweeps.get(name, [])]
 
 
 def main() -> None:
@@ -92,7 +113,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="in a step")
     parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=list(SWEEPS))
     parser.add_argument("--plot", type=Path, default=None, help="a PNG to write")
+    parser.add_argument("--draw", type=Path, default=None, help="plot the rows of this file, measure nothing")
     options, overrides = parser.parse_known_args()
+    if options.draw is not None:
+        return draw(last_rows(options.draw), options.plot)
     sweeps = SWEEPS
     if options.smoke:
         options.rounds, options.steps, options.tokens, sweeps = (

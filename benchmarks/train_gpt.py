@@ -1,14 +1,17 @@
-"""NanoGPT's training tokens per second over those of nanoGPT's own train.py, with its CPU recipe.
+"""NanoGPT's training tokens per second over nanoGPT's own train.py, with its CPU recipe, and over GPT2LMHeadModel.
 
-    git clone https://github.com/karpathy/nanoGPT
-    python benchmarks/train_gpt.py --nanogpt nanoGPT [--dtype best] [--any.setting VALUE ...]
+    git clone https://github.com/karpathy/nanoGPT; pip install transformers
+    python benchmarks/train_gpt.py --nanogpt nanoGPT [--transformers] [--dtype best] [--any.setting VALUE ...]
 
 4 layers, 4 heads, 128 wide, context 64, batch 12, vocabulary 65, no dropout, AdamW, gradients clipped at 1. nanoGPT
 trains in fp32, as it always does on a CPU. Ours takes the real `train_step`, in fp32, in bf16 or in both (`best`: the
-ratio is that of the faster). Both sample a batch in every step, from the same random tokens.
+ratio is that of the faster). With --transformers, GPT2LMHeadModel with fused AdamW takes part, in the same precisions
+(autocast); it has biases, which nanoGPT's recipe leaves out. All sample a batch in every step.
 """
 
 from __future__ import annotations
+
+from importlib import metadata
 
 import arms
 import numpy as np
@@ -21,6 +24,8 @@ from common import (
     options_parser,
     rates,
     rates_record,
+    ratio,
+    shown,
     training_report,
 )
 from turns import Worker, interleave
@@ -32,6 +37,7 @@ def main() -> None:
     """Run the rounds and print the table."""
     parser = options_parser(__doc__, rounds=7, steps=60)
     parser.add_argument("--nanogpt", required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--transformers", action="store_true", help="GPT2LMHeadModel takes part, too")
     parser.add_argument("--config", default="shakespeare-char")
     parser.add_argument("--dtype", default="best", choices=("best", "fp32", "bf16"))
     options, overrides = parser.parse_known_args()
@@ -49,16 +55,24 @@ def main() -> None:
             mine = arms.with_dtype(config, dtype)
             floors[f"ours-{dtype}"] = arms.floor_ms(mine, machine)
             workers.append(Worker(f"ours-{dtype}", arms.ours, options.threads, config=mine))
+            if options.transformers:
+                floors[f"gpt2-{dtype}"] = floors[f"ours-{dtype}"]
+                workers.append(Worker(f"gpt2-{dtype}", arms.transformers, options.threads, config=mine))
         workers.append(Worker("nanogpt", arms.nanogpt, options.threads, **source))
         seconds = interleave(workers, options.rounds, options.steps)
         text, record = training_report(workers, seconds, 12 * 64, floors, "nanogpt")
         for worker in workers:
             worker.finish()
-    best = fastest(seconds, "ours")
+    best, over = fastest(seconds, "ours"), {}
     print(text)
+    if options.transformers:
+        peer = fastest(seconds, "gpt2")
+        over = {"peer": peer, **ratio(seconds, peer, best)}
+        print(f"{best} over {peer}: {shown(over)}")
     finish(
         options,
         {"benchmark": "train_gpt", "ratio": record[best]["ratio"], "best": best, "arms": record}
+        | {"over_transformers": over, "transformers": metadata.version("transformers") if over else None}
         | {"nanogpt": commit_of(options.nanogpt), "rates": rates_record(machine), "other_cores": load.cores},
     )
 

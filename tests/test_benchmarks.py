@@ -50,10 +50,48 @@ def test_startup(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_transformers
 def test_train_gpt(nanogpt: str) -> None:
-    arms = smoke("train_gpt", "--nanogpt", nanogpt)["arms"]
+    record = smoke("train_gpt", "--nanogpt", nanogpt, "--transformers")
+    arms = record["arms"]
+    assert record["over_transformers"]["peer"].startswith("gpt2-") and record["over_transformers"]["min"] > 0
     assert {"ours-fp32", "nanogpt"} <= set(arms) and arms["nanogpt"]["ratio"]["median"] == 1.0
     assert all(arm["step_ms"]["median"] > 0 and arm["floor_ms"] > 0 for arm in arms.values())
+
+
+@pytest.mark.slow
+@needs_transformers
+def test_sample_gpt(nanogpt: str) -> None:
+    """Beyond the context transformers cannot go; within it all three write the same."""
+    contexts = smoke("sample_gpt", "--nanogpt", nanogpt)["contexts"]
+    assert [set(found["arms"]) for found in contexts.values()] == [
+        {"ours", "nanogpt"},
+        {"ours", "nanogpt", "transformers"},
+    ]
+    assert contexts["16"]["same_greedy_tokens"] == 16
+
+
+@pytest.mark.slow
+def test_a_notebook_is_timed_by_its_optimizers_steps(tmp_path: Path) -> None:
+    """A notebook of the seed's shape: what it prints and the name of its optimizer is all it shares with it."""
+    cells = [
+        "import torch\nbatch_size, block_size, max_iters, eval_interval = 16, 32, 10000, 100",
+        "class TrueMuon(torch.optim.SGD): pass\nassert len(open('input.txt').read()) == 1_000_000",
+        "models = {name: (torch.nn.Linear(3, 5), kind) for name, kind in [('NanoGPT', 'a'), ('NanoKimi', 'b')]}",
+        "for name, (model, kind) in models.items():\n"
+        "    print(f'\\nTraining {name} with few parameters')\n"
+        "    optimizer = (TrueMuon if kind == 'b' else torch.optim.AdamW)(model.parameters(), lr=0.1)\n"
+        "    for it in range(max_iters):\n"
+        "        if it % eval_interval == 0:\n"
+        "            print(f'{name} | step {it}: train loss 0')\n"
+        "        model(torch.ones(2, 3)).sum().backward()\n"
+        "        optimizer.step()",
+    ]
+    notebook = tmp_path / "notebook.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [cell]} for cell in cells]}))
+    record = smoke("train_seed", "--notebook", str(notebook))
+    assert record["seed_params"] == 20 and {"ours-fp32", "seed"} <= set(record["arms"])
+    assert record["params_active"] == pytest.approx(278_097, rel=0.05)  # the real notebook's
 
 
 @pytest.mark.slow
@@ -100,10 +138,17 @@ def test_newton_schulz() -> None:
 
 
 @pytest.mark.slow
-def test_scaling(tmp_path: Path) -> None:
-    record = smoke("scaling", "--plot", str(tmp_path / "plot.png"))
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    record = smoke("scaling", "--plot", str(tmp_path / "plot.png"), "--out", str(rows))
     assert [row["sweep"] for row in record["rows"]] == ["experts", "context", "width"]
     assert (tmp_path / "plot.png").stat().st_size > 0
+    again = [sys.executable, str(BENCHMARKS / "scaling.py"), "--draw", str(rows), "--plot"]
+    assert subprocess.run([*again, str(tmp_path / "again.png")]).returncode == 0
+    assert (tmp_path / "again.png").stat().st_size > 0
+    rows.write_text(rows.read_text() * 2)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    assert importlib.import_module("scaling").last_rows(rows) == record["rows"]
 
 
 @pytest.fixture

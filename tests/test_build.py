@@ -17,7 +17,7 @@ import pytest
 from conftest import make_text
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data import build, encoding, store, tasks
+from nanokimi.data import build, corpus, encoding, store, tasks
 from nanokimi.data.build import prepare_store
 from nanokimi.data.encoding import finished_record, plan_shards
 from nanokimi.data.store import as_validation_text, open_prepared, prepare
@@ -91,7 +91,7 @@ def test_shards_do_not_change_the_tokens(
 ) -> None:
     whole = prepare_store(replace(dataset, cache=str(tmp_path / "a")))
     monkeypatch.setattr(encoding, "SHARD_BYTES", 777)
-    monkeypatch.setattr(encoding, "BATCH_TOKENS", 500)
+    monkeypatch.setattr(corpus, "BATCH_BYTES", 500)
     assert content(whole) == content(prepare_store(replace(dataset, cache=str(tmp_path / "b"))))
 
 
@@ -299,8 +299,6 @@ def test_contiguous_text_in_pieces_is_encoded_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokens of a text do not depend on how it is cut for encoding: as in nanoGPT, it is one stream."""
-    from nanokimi.data import corpus
-
     path = tmp_path / "text.txt"
     path.write_text(make_text(30_000))
     dataset = DatasetConfig(path=str(path), tokenizer="bpe", vocab_size=300, workers=1)

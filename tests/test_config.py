@@ -188,7 +188,10 @@ def test_a_wrong_option_is_named_in_one_line(overrides: list[str], parts: list[s
         ("1: 2", ["'1'"]),
         ("train: {batch_size: many}", ["train.batch_size", "many", "whole number"]),
         ("train: 3", ["train"]),
-        ("nanokimi: {optim: {name: lion}}", ["nanokimi.optim.name", "lion", "muonclip"]),
+        (
+            "{train: {max_steps: 1}, nanokimi: {optim: {name: lionn}}}",
+            ["nanokimi.optim.name is lionn", "muonclip", "nearest is lion"],
+        ),
         ("sample: {prompts: {a: b}}", ["sample.prompts"]),
         ("- seed\n- train", ["list", "seed: 1"]),
         ("just words", ["str", "seed: 1"]),
@@ -374,6 +377,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanokimi.optim.adamw_lr",  # means: follows lr
         "nanogpt.optim.adamw_lr",
+        *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant")),
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
@@ -431,14 +435,15 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
     import ast
     import inspect
 
-    from nanokimi.config import schema
+    from nanokimi.config import schema, schema_optim, schema_variant
 
     assert cli.main(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # argparse breaks lines at hyphens
     for key in all_keys():
         assert f"--{key}" in shown, f"--help does not show {key}"
-    tree = ast.parse(inspect.getsource(schema))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    modules = (schema, schema_optim, schema_variant)
+    nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     for group in groups():
         body = classes[group.__name__].body
         for number, node in enumerate(body):

@@ -202,6 +202,49 @@ def test_optimizer_flops_are_those_torch_counts(name: str, options: dict[str, An
     assert optimizer_flops(shapes, OptimConfig(name="adamw"), config, train) == 0
 
 
+QR = 8 / 3  # times m^3: torch does not count decompositions
+
+
+@pytest.mark.parametrize("optimizer_name", ["truemuon", "shampoo", "soap"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_optimizer_flops_of_the_others_are_those_torch_counts(name: str, optimizer_name: str) -> None:
+    """Over three steps after the first, one of which finds new roots or bases."""
+    config, train = CONFIGS[name], TrainConfig(context_length=8, batch_size=3)
+    model = build_model(config, 0)
+    every = {} if optimizer_name == "truemuon" else {"precondition_every": 3}
+    optim = OptimConfig(name=optimizer_name, **every)
+    optimizer = build_optimizer(model, optim, config.num_attention_heads)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(3):
+            optimizer.step()
+    shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
+    counted = float(counter.get_total_flops())
+    if optimizer_name == "soap":
+        states = optimizer.state.values()
+        counted += sum(
+            QR * len(s[k]) * s[k].shape[1] ** 3 for s in states for k in ("left", "right") if k in s
+        )
+    assert counted == pytest.approx(3 * optimizer_flops(shapes, optim, config, train), rel=1e-9)
+
+
+def test_elementwise_and_foreign_optimizers_count_nothing() -> None:
+    train = TrainConfig(context_length=8, batch_size=3)
+    for name in ("adamw", "lion", "torch:NAdam"):
+        assert optimizer_flops({"a.weight": (8, 8)}, OptimConfig(name=name), CONFIGS["nanogpt"], train) == 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_muonclip_by_estimates_pays_no_logits(name: str) -> None:
+    config, train = CONFIGS[name], TrainConfig(context_length=8, batch_size=3)
+    shapes = {key: tuple(p.shape) for key, p in build_model(config, 0).named_parameters()}
+    by_estimate = OptimConfig(name="muonclip", qk_clip_logits="rms")
+    muon, clip = (optimizer_flops(shapes, o, config, train) for o in (OptimConfig(name="muon"), by_estimate))
+    assert clip == muon
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_muonclip_pays_for_the_logits_that_it_looks_at(name: str) -> None:
     """QK-Clip computes every logit of the batch once more: 2 FLOPs for each product of a query and a key number."""

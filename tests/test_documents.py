@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from nanokimi.config import DatasetConfig
 from nanokimi.data import documents, sources
 from nanokimi.data.corpus import MAX_PIECE_CHARS, PIECE_CHARS, cut_pieces
-from nanokimi.data.documents import has_separators, read_blocks, read_documents, split_lines, supported_files
+from nanokimi.data.documents import (
+    has_separators,
+    read_blocks,
+    read_documents,
+    split_blocks,
+    split_lines,
+    supported_files,
+)
 from nanokimi.data.sources import open_source, with_absolute_paths
 from nanokimi.errors import UserError
 
@@ -151,6 +158,28 @@ def test_separated_documents_come_back(stories: list[str], last: bool) -> None:
     if len(expected) > 1:  # the end of a file ends a line as well
         expected = [*expected[:-1], expected[-1].removesuffix("\n")]
     assert list(split_lines(iter(lines_of(text)))) == expected
+
+
+PARTS = (
+    END,
+    f"\n{END}\n",
+    f"\r\n{END}\r\n",
+    f"\n{END}\r\n",
+    "\n",
+    "\r",
+    "\r\n",
+    "<|",
+    "a",
+    END[:-1],
+    "\u2028",
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join), st.integers(1, 40))
+def test_blocks_of_any_size_give_the_documents_of_lines(text: str, size: int) -> None:
+    blocks = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(split_blocks(blocks, "it")) == list(split_lines(iter(lines_of(text))))
 
 
 def test_windows_line_ends_belong_to_the_separator() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from nanokimi.config import YarnConfig
 from nanokimi.model.cache import Cache
-from nanokimi.model.folded import LARGEST_FOLDED, FoldedKimi, decode_step
+from nanokimi.model.folded import LARGEST_FOLDED, LONG, FoldedKimi, attend_latents, decode_step
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
 from tests.conftest import TINY_GPT, TINY_KIMI
@@ -69,3 +69,19 @@ def test_folding_leaves_the_model_as_it_is_and_is_not_for_every_model() -> None:
     assert not isinstance(decode_step(large), FoldedKimi), (
         "a large model reads its weights, and needs no second copy"
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [1, LONG - 1, LONG, LONG + 1, 3 * LONG + 2])
+def test_attention_in_stretches_is_attention(tokens: int, threads: int) -> None:
+    """Any number of cached tokens and threads, also those that do not divide; logits are large enough to matter."""
+    generator = torch.Generator().manual_seed(0)
+    q_HL = 3 * torch.randn(4, 10, generator=generator, dtype=torch.float64)
+    latents_SL = torch.randn(tokens + 5, 10, generator=generator, dtype=torch.float64)[:tokens]
+    expected = torch.softmax(q_HL @ latents_SL.T, dim=-1) @ latents_SL[:, :7]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.testing.assert_close(attend_latents(q_HL, latents_SL, 7), expected, rtol=1e-12, atol=1e-12)
+    finally:
+        torch.set_num_threads(before)

@@ -177,6 +177,14 @@ def test_settings_reach_the_optimizer() -> None:
             assert group["ns_dtype"] == dtype
 
 
+def test_learned_latents_are_a_table_not_a_map() -> None:
+    model = build_model(replace(TINY_VARIANT, attention="latent"), 0)
+    groups = names_of(model, muon_groups(model.named_parameters()))
+    adamw = set().union(*(names for group, names in groups if group["algorithm"] == "adamw"))
+    assert "model.layers.0.self_attn.latents" in adamw
+    assert "model.layers.0.self_attn.q_proj.weight" not in adamw
+
+
 def test_foreign_parameters_that_are_no_matrices_go_to_adamw() -> None:
     """Vectors and convolutions whatever they are called, tables by their names; matrices and stacks to Muon."""
     shapes = {

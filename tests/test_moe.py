@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,6 @@ from nanokimi.model.moe import (
     Experts,
     MixtureOfExperts,
     Router,
-    blocked_swiglu,
     can_group,
     expert_kernel,
     grouped_swiglu,
@@ -45,11 +43,10 @@ def random_x(batch: int, length: int, width: int = 32, seed: int = 1) -> torch.T
     )
 
 
-@pytest.mark.parametrize("fast", [grouped_swiglu, blocked_swiglu])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("counts", [(4, 3, 7, 2), (0, 9, 0, 7), (0, 0, 0, 16), (16, 0, 0, 0)])
-def test_fast_experts_equal_looped_ones(
-    counts: tuple[int, ...], dtype: torch.dtype, tolerance: float, fast: Callable[..., torch.Tensor]
+def test_grouped_experts_equal_looped_ones(
+    counts: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
     """Outputs and all gradients, experts without tokens included: theirs are zero."""
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +55,7 @@ def test_fast_experts_equal_looped_ones(
     weight = torch.randn(16, 32, generator=generator).to(dtype)  # of the outputs in the loss
     assert can_group(values[0], values[1])
     results = []
-    for run in (fast, looped_swiglu):
+    for run in (grouped_swiglu, looped_swiglu):
         x, gate, up, down = (v.clone().requires_grad_() for v in values)
         y = run(x, torch.tensor(counts, dtype=torch.float32), gate, up, down)
         (y * weight).sum().backward()
@@ -71,19 +68,9 @@ def test_fast_experts_equal_looped_ones(
 
 def test_each_dtype_has_its_kernel() -> None:
     x_PD, gate_EFD = torch.zeros(64, 32), torch.zeros(8, 16, 32)
-    assert expert_kernel(x_PD.bfloat16(), gate_EFD) is blocked_swiglu
+    assert expert_kernel(x_PD.bfloat16(), gate_EFD) is grouped_swiglu
     assert expert_kernel(x_PD, gate_EFD) is grouped_swiglu
     assert expert_kernel(x_PD.double(), gate_EFD) is looped_swiglu
-
-
-def test_blocks_hold_any_counts() -> None:
-    """One row, none for most, more than a block for one; every row comes back to its place."""
-    torch.manual_seed(0)
-    for counts in ((1, 0, 0), (0, 200, 1), (64, 64, 64), (65, 0, 63)):
-        x = torch.randn(sum(counts), 16, dtype=torch.float64)
-        weights = [torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 16), (3, 8, 16), (3, 16, 8))]
-        given = (x, torch.tensor(counts, dtype=torch.float32), *weights)
-        torch.testing.assert_close(blocked_swiglu(*given), looped_swiglu(*given), rtol=1e-12, atol=1e-12)
 
 
 def test_grouping_is_only_chosen_where_it_works() -> None:

@@ -16,11 +16,13 @@ from nanokimi.data.documents import Document
 from nanokimi.data.overlap import (
     THRESHOLD,
     BandTable,
+    SeenShingles,
     band_keys,
     content_hash,
     is_chosen,
     near_duplicates,
     repeated,
+    shingle_sets,
     shingles,
     similarity,
 )
@@ -110,6 +112,34 @@ def test_similarity_is_that_of_python_sets(seed: int, changes: int, count: int) 
     assert similarity(shingles(texts[0]), shingles(texts[1])) == pytest.approx(naive_similarity(*texts))
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.text(alphabet="ab \n\u00e9\u2003", max_size=40) | st.just("a b c d e f a b c d e f"), min_size=1
+    )
+)
+def test_many_texts_at_once_have_the_shingles_of_each(texts: list[str]) -> None:
+    found = shingle_sets([text.encode() for text in texts])
+    for one, text in zip(found.each(), texts, strict=True):
+        assert one.dtype == np.uint32 and np.array_equal(one, shingles(text))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1), st.integers(0, 10**6), st.sampled_from([1 << 10, 1 << 29]))
+def test_the_bitmap_never_denies_a_shingle(sizes: list[int], seed: int, limit: int) -> None:
+    """Its share is never below the true one, however full it is, and near it if it may be large enough."""
+    texts = [" ".join(words(seed + i, size)) for i, size in enumerate(sizes)]
+    held = [shingles(text) for text in texts[::2]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "MAX_BITS", limit)
+        seen = SeenShingles.build(held, sum(map(len, held)))
+    shares = seen.shares(shingle_sets([text.encode() for text in texts]))
+    true = [np.isin(shingles(text), np.concatenate(held)).mean() for text in texts]
+    assert (shares >= true).all()
+    strangers = shingle_sets([" ".join(words(seed + 10**7, 3000)).encode()])
+    assert limit == 1 << 10 or seen.shares(strangers)[0] < 0.3
+
+
 def test_near_duplicates_are_those_of_all_pairs() -> None:
     """300 documents, each changed by 0 to 5 words: what is removed is what comparing every pair would remove."""
     originals = [words(seed, 150) for seed in range(300)]
@@ -121,8 +151,12 @@ def test_near_duplicates_are_those_of_all_pairs() -> None:
             changed[place] = "changed"
         training.append((number, " ".join(changed)))
     training += [(1000 + seed, " ".join(words(5000 + seed, 150))) for seed in range(300)]
+    numbers, texts = zip(*((n, t.encode()) for n, t in training), strict=True)
     table = BandTable.build(band_keys([shingles(text) for text in validation]))
-    found = near_duplicates(training, table, validation.__getitem__)
+    found = near_duplicates(numbers, texts, table, validation.__getitem__)
+    sets = [shingles(text) for text in validation]
+    seen = SeenShingles.build(sets, sum(map(len, sets)))
+    assert near_duplicates(numbers, texts, table, validation.__getitem__, seen) == found
     expected = [n for n, t in training if n < 1000 and naive_similarity(t, validation[n]) >= THRESHOLD]
     assert found == expected and 100 < len(found) < 290
 
@@ -146,9 +180,9 @@ def test_a_proposal_at_the_threshold_is_nearly_certain() -> None:
 def test_very_short_documents_are_compared_whole() -> None:
     table = BandTable.build(band_keys([shingles("one two"), shingles("three")]))
     texts = ["one two", "three"]
-    new = [(7, "one two"), (8, "two one"), (9, "three four"), (10, "three")]
-    assert near_duplicates(new, table, texts.__getitem__) == [7, 10]
-    assert near_duplicates([], table, texts.__getitem__) == []
+    new = [b"one two", b"two one", b"three four", b"three"]
+    assert near_duplicates([7, 8, 9, 10], new, table, texts.__getitem__) == [7, 10]
+    assert near_duplicates([], [], table, texts.__getitem__) == []
 
 
 def test_boilerplate_is_checked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:

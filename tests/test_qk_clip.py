@@ -8,16 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_GPT, TINY_KIMI
+from conftest import TINY_GPT, TINY_KIMI, TINY_VARIANT
 from torch import nn
 
-from nanokimi.config import GPTConfig, KimiConfig
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
 from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.gpt import CausalSelfAttention
 from nanokimi.model.layers import rotate
-from nanokimi.optim.groups import muon_groups
+from nanokimi.optim.groups import build_optimizer, muon_groups
 from nanokimi.optim.qk_clip import MuonClip, qk_clip_
+from nanokimi.optim.rms_logits import rms_logits
 
 CONFIGS: dict[str, KimiConfig | GPTConfig] = {
     "nanokimi": replace(TINY_KIMI, num_attention_heads=4),
@@ -111,6 +112,28 @@ def test_first_layer_lands_at_tau_on_the_same_inputs(name: str) -> None:
     model, *_ = clipped(name, 60.0)
     after = model(IDS, want_max_logits=True).max_logits_LH[0]
     torch.testing.assert_close(after, torch.tensor([60.0, 60.0, 3.0, 7.0]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("logits", ["exact", "rms"])
+@pytest.mark.parametrize("attention", ["mha", "gqa", "mla"])
+def test_muonclip_clips_each_kind_of_attention(attention: str, logits: str) -> None:
+    """By the exact logits or by the estimate: what was looked at ends at tau, in the first layer on the same inputs."""
+    config = replace(TINY_VARIANT, attention=attention, positions="rope", initializer_range=0.3)
+    if attention == "gqa":
+        config = replace(config, num_attention_heads=4, num_key_value_heads=2)
+    model = build_model(config, 0)
+
+    def looked_at() -> torch.Tensor:
+        return model(IDS, want_max_logits=True).max_logits_LH if logits == "exact" else rms_logits(model)
+
+    before = looked_at()
+    tau = 0.9 * float(before[0].min())
+    optim = OptimConfig(name="muonclip", lr=1e-12, weight_decay=0.0, qk_clip_tau=tau, qk_clip_logits=logits)
+    optimizer = build_optimizer(model, optim, config.num_attention_heads)
+    model(IDS).logits_BTW.square().mean().backward()
+    optimizer.step(max_logits_LH=before if logits == "exact" else None)
+    assert isinstance(optimizer, MuonClip) and optimizer.heads_clipped == int((before > tau).sum())
+    torch.testing.assert_close(looked_at()[0], torch.full_like(before[0], tau), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

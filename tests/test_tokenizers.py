@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data import tokenizers
+from nanokimi.data import tokenizers, words
+from nanokimi.data.encoding import encode_texts
 from nanokimi.data.tokenizers import (
     CharTokenizer,
     SentencePieceTokenizer,
@@ -244,6 +246,67 @@ def test_huge_text_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizers, "MAX_TRAINING_CHARS", len(text) // 3)
     kept = list(tokenizers._training_sentences([text], len(text)))
     assert kept[:2] == ["line 0", "line 4"] and kept[-1] == "line 996" and len(kept) == 250
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["", "a", "b" * 7, "\n", "\0", "\u2581", "\n\n", "c" * 23]), max_size=30),
+    st.integers(1, 9),
+)
+def test_thinning_takes_every_kth_sentence_of_all_texts(parts: list[str], stride: int) -> None:
+    """However the text is cut into units at line ends, and lines longer than a sentence may be count as several."""
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "MAX_SENTENCE_CHARS", 10)
+        patch.setattr(tokenizers, "MAX_TRAINING_CHARS", 100)
+        kept = list(tokenizers._training_sentences(text.splitlines(keepends=True), (stride - 1) * 100))
+    lines = re.split("[\n\0\u2581]", text)
+    sentences = [line[start : start + 10] for line in lines for start in range(0, len(line), 10)]
+    assert kept == sentences[::stride]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(hostile_text, max_size=5), st.integers(1, 60))
+@example(texts=["".join(TRICKY), "", " ", "  the", "the  cat ", "\n the\n\n  cat\n"], chunk=3)
+def test_remembered_words_are_what_sentencepiece_says(texts: list[str], chunk: int) -> None:
+    """bpe: of all texts at once, in chunks cut anywhere, with a memory that is full at any time."""
+    tokenizer = BUILT["bpe"]
+    assert isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.memo is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "CHUNK_BYTES", chunk)
+        patch.setattr(words, "MEMO_BYTES", 20 * chunk)
+        ids, counts = encode_texts(tokenizer, [text.encode() for text in texts] or [b""])
+    expected = [tokenizer.encode_sentences(text) for text in texts or [""]]
+    assert ids.dtype == np.int32 and np.array_equal(ids, np.concatenate(expected))
+    assert counts.tolist() == [len(one) for one in expected]
+
+
+def test_every_character_is_remembered_as_sentencepiece_says() -> None:
+    """Each alone, after a letter, after a space, and between its neighbours in one word of a million characters."""
+    tokenizer = BUILT["bpe"]
+    assert isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.memo is not None
+    points = [chr(point) for point in range(0, 0x110000, 7) if not 0xD800 <= point < 0xE000]
+    for text in ("\n".join(points), "x".join(points), " ".join(points), "".join(points)):
+        assert np.array_equal(tokenizer.encode(text), tokenizer.encode_sentences(text))
+
+
+def test_pieces_across_words_are_not_remembered() -> None:
+    """A model with a piece such as "of_the" merges across words; unigram rounds along the line: neither is cut."""
+    assert words.words_are_independent(["a", "\u2581", "\u2581the", "<0x0A>"])
+    assert not words.words_are_independent(["a", "of\u2581the"])
+    assert not words.words_are_independent(["\u2581\u2581"])
+    unigram = BUILT["unigram"]
+    assert isinstance(unigram, SentencePieceTokenizer) and unigram.memo is None
+
+
+def test_memory_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MEMO_BYTES", 100_000)
+    monkeypatch.setattr(words, "CHUNK_BYTES", 1000)
+    tokenizer = build("bpe")
+    assert isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.memo is not None
+    text = " ".join(f"word{number}" for number in range(20_000))
+    assert np.array_equal(tokenizer.encode(text), tokenizer.encode_sentences(text))
+    assert tokenizer.memo.held < 200_000 and len(tokenizer.memo.ids_of) < 1500
 
 
 def test_saved_tokenizer_comes_back(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -242,6 +242,17 @@ def test_a_part_that_keeps_no_cache_writes_all_the_same(shell: Shell, tmp_path: 
     assert status == 0 and len(out) > 40
 
 
+def test_an_optimizer_of_the_users_trains_the_variant(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LEAKY)
+    line = "train --config {S} --data {D} --out {O} --variant.optim.weight_decay 0 --plug {T}/mine.py:Choosy"
+    status, _, err = shell(line)
+    assert status == 0, err
+    assert read_json(tmp_path / "out" / "result.json")["optimizer"] == "mine.py:Choosy"
+    assert set(read_json(tmp_path / "out" / "plugs.json")) == {"mine.py:Choosy"}
+    assert "--plug" in one_line(shell("train --resume --out {O}"))
+    assert shell("train --resume --out {O} --plug {T}/mine.py:Choosy")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("plug", "part"),
     [

@@ -22,6 +22,7 @@ usage: nanokimi VERB [options]
   evaluate   score a trained model on the whole validation text
   prepare    read, split and encode a text ahead, and show what is in it
   audit      prove that a model does not read the answer (exit status 1 if it does)
+  prune      drop the least used experts of a trained model, and say what it costs
   bench      say where the milliseconds of a training step go on this machine, in under a minute
 
 `nanokimi VERB --help` shows a verb's options. First steps: nanokimi compare --data path/to/text.txt
@@ -99,6 +100,17 @@ usage: nanokimi audit RUN_FOLDER [options]
 """
     + OPEN_PLUG
     + "Exit status 1 if a model is LEAKING.\n",
+    "prune": """\
+usage: nanokimi prune RUN_FOLDER --keep N [options]
+
+  RUN_FOLDER              of a finished run whose model has experts
+  --keep N                experts that stay in each layer: those that the validation text's tokens chose most
+  --recover STEPS         training steps afterwards (default: 0), from a tenth of the run's rate down to 0
+  --out DIR               a new folder for the pruned run (default: the next free one below runs/)
+  --device NAME           (default: the run's)
+"""
+    + OPEN_PLUG
+    + "Prints the validation loss before, after, and after the recovery. The result is a run like any other.\n",
     "bench": """\
 usage: nanokimi bench [options] [--any.setting VALUE ...]
 

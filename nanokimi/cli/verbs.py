@@ -263,6 +263,40 @@ def build_module(path: str, name: str) -> object:
     return found()
 
 
+def run_prune(arguments: list[str]) -> int:
+    """`nanokimi prune`."""
+    from nanokimi.runtime.files import default_run_folder
+
+    options, rest = take_options(arguments, {"keep": int, "recover": int, "out": str, "device": str})
+    folder = Path(one_target(rest, "run folder"))
+    if "keep" not in options:
+        raise UserError("prune needs --keep N, the experts that stay in each layer")
+    keep, recover = int(str(options["keep"])), int(str(options.get("recover", 0)))
+    if recover < 0:
+        raise UserError(f"--recover is {recover}: it must be 0 or more")
+
+    from nanokimi.runtime.interrupts import Interrupted
+    from nanokimi.train.prune import prune
+    from nanokimi.train.runs import runs_in
+
+    if len(runs_in(folder)) > 1:
+        raise UserError(f"{folder} is a comparison: name one of its arms, for example {runs_in(folder)[0]}")
+    out = Path(str(options.get("out") or default_run_folder("prune", folder.resolve().name)))
+    device = str(options["device"]) if "device" in options else None
+    try:
+        found = prune(folder, out, keep=keep, recover_steps=recover, device=device)
+    except Interrupted as stop:
+        print(f"nanokimi: {stop}", file=sys.stderr)
+        return stop.exit_status
+    print(f"{found['kept']} of {found['of']} experts in each layer, by their use on the validation text")
+    print(f"validation loss before   {found['val_loss_before']:.4f} nats per token")
+    print(f"                pruned   {found['val_loss_pruned']:.4f}")
+    if recover > 0:
+        print(f"                recovered {found['val_loss_recovered']:.4f} after {recover} steps")
+    print(out)
+    return 0
+
+
 def run_bench(arguments: list[str]) -> int:
     """`nanokimi bench`."""
     from nanokimi.config.files import load_config

@@ -14,7 +14,6 @@ from nanokimi.config.schema import (
     KimiConfig,
     ModelConfig,
     ModelName,
-    OptimConfig,
     RunConfig,
     SampleConfig,
     TrainConfig,
@@ -22,6 +21,7 @@ from nanokimi.config.schema import (
     VariantConfig,
     YarnConfig,
 )
+from nanokimi.config.schema_optim import OptimConfig
 
 __all__ = [
     "ARM_NAMES",

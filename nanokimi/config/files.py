@@ -144,7 +144,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not (prefix and _is_table(prefix)):
             for key, item in value.items():
                 add(f"{prefix}.{key}" if prefix else key, item)
         else:
@@ -194,7 +194,7 @@ def _check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
         dotted = f"{prefix}{key}"
         if dotted not in known:
             raise UserError(f"{source}: there is no setting '{dotted}'{nearest(dotted, known)}")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _is_table(dotted):
             _check_keys(value, source, f"{dotted}.")
         elif is_dataclass(_type_of(dotted)):
             raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
@@ -212,9 +212,10 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         given, option = option, f"--{option.removeprefix('--').replace('-', '_')}"
         option = SHORT_OPTIONS.get(option, option)
         key = option.removeprefix("--")
-        if key not in known:
+        table, _, entry = key.rpartition(".")
+        if key not in known and not (entry and table in known and _is_table(table)):
             raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
-        if is_dataclass(_type_of(key)):
+        if key in known and is_dataclass(_type_of(key)):
             raise UserError(
                 f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
             )
@@ -261,6 +262,11 @@ def _type_of(key: str) -> Any:
     return kind
 
 
+def _is_table(key: str) -> bool:
+    """Whether a setting holds names of somebody else's, which only their owner can check."""
+    return get_origin(_type_of(key)) is dict
+
+
 def _first_key(group: str) -> str:
     return fields(_type_of(group))[0].name
 
@@ -270,6 +276,8 @@ def _describe(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is dict:
+        return "a list of values with names, like {name: value}"
     if get_origin(kind) is tuple:
         return "a list like [" + ", ".join("..." if a is ... else _describe(a) for a in get_args(kind)) + "]"
     if get_args(kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Literal
@@ -20,11 +21,11 @@ from nanokimi.config.schema import (
     DatasetConfig,
     GPTConfig,
     KimiConfig,
-    OptimConfig,
     RunConfig,
     SampleConfig,
     TrainConfig,
 )
+from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.errors import UserError
 
 TOKENIZERS = ("char", "byte", "bpe", "unigram")
@@ -215,8 +216,26 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
     _validate_positions(model.max_position_embeddings, path, train)
 
 
+OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
+OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every", "shampoo_beta", "eps")
+OF_FOREIGN = ("momentum", "nesterov", "eps", "options")
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adamw": ("eps",),
+    "muon": (*OF_MUON, "split_heads"),
+    "muonclip": (*OF_MUON, "split_heads", "qk_clip_tau", "qk_clip_logits"),
+    "truemuon": OF_MUON,
+    "lion": (),
+    "shampoo": (*OF_PRECONDITIONERS, "handover_steps"),
+    "soap": OF_PRECONDITIONERS,
+}
+"""Each optimizer of this package with the settings that it reads, beside those that all read."""
+LIBRARIES = ("torch", "pytorch-optimizer")
+
+
 def _validate_optim(optim: OptimConfig, path: str) -> None:
-    _require_positive(optim, path, ("lr", "adamw_lr", "eps", "ns_steps", "qk_clip_tau", "grad_clip"))
+    _validate_optimizer_name(optim.name, f"{path}.name")
+    positive = ("lr", "adamw_lr", "eps", "ns_steps", "qk_clip_tau", "precondition_every", "handover_steps")
+    _require_positive(optim, path, (*positive, "grad_clip"))
     for name in ("weight_decay", "router_bias_update_speed", "warmup_steps"):
         value = getattr(optim, name)
         _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
@@ -224,15 +243,34 @@ def _validate_optim(optim: OptimConfig, path: str) -> None:
         _require(
             0 <= getattr(optim, name) <= 1, f"{path}.{name} is {getattr(optim, name)}: it must lie in 0 to 1"
         )
-    for value in (*optim.betas, optim.momentum):
-        _require(0 <= value < 1, f"{path}.betas and momentum must be at least 0 and below 1, not {value}")
-    if optim.name == "adamw":
-        muon_only = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "split_heads")
-        _require_effect(optim, path, muon_only, f"{path}.name adamw")
-    if optim.name != "muonclip":
-        _require_effect(optim, path, ("qk_clip_tau",), f"{path}.name {optim.name}")
+    for value in (*optim.betas, optim.momentum, optim.shampoo_beta):
+        _require(
+            0 <= value < 1,
+            f"{path}.betas, momentum and shampoo_beta must be at least 0 and below 1, not {value}",
+        )
+    read = OF_FOREIGN if optim.foreign else OPTIMIZERS[optim.name]
+    settings = dict.fromkeys(name for names in (OF_FOREIGN, *OPTIMIZERS.values()) for name in names)
+    _require_effect(
+        optim, path, tuple(key for key in settings if key not in read), f"{path}.name {optim.name}"
+    )
     if optim.schedule != "wsd":
         _require_effect(optim, path, ("decay_fraction",), f"{path}.schedule {optim.schedule}")
+
+
+def _validate_optimizer_name(name: str, path: str) -> None:
+    library, colon, what = name.rpartition(":")
+    known = ", ".join(OPTIMIZERS)
+    if colon:
+        _require(
+            what != "" and (library in LIBRARIES or library.endswith(".py")),
+            f"{path} is {name}: expected one of {known}, torch:NAME, pytorch-optimizer:NAME or FILE.py:NAME",
+        )
+    elif name not in OPTIMIZERS:
+        close = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        raise UserError(
+            f"{path} is {name}: expected one of {known}, torch:NAME, pytorch-optimizer:NAME or FILE.py:NAME"
+            + (f"; the nearest is {close[0]}" if close else "")
+        )
 
 
 def resolve(

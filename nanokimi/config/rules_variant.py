@@ -10,7 +10,8 @@ from nanokimi.config.checks import (
     require_possible,
     validate_positions,
 )
-from nanokimi.config.schema import AnyArm, OptimConfig, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema import AnyArm, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema_optim import OptimConfig
 
 ATTENTIONS = ("mha", "gqa", "mla", "latent")
 EXPERTS = ("none", "soft", "topk", "sigmoid-bias", "expert_choice")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.schema_variant import VariantConfig as VariantConfig
 
 ModelName = Literal["nanokimi", "nanogpt", "variant"]
@@ -141,50 +142,6 @@ class GPTConfig:
     """Epsilon of every LayerNorm."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights; residual outputs get it divided by sqrt(2 * layers)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """One arm's optimizer and learning-rate schedule."""
-
-    name: Literal["adamw", "muon", "muonclip"] = "adamw"
-    """muon: Muon for hidden matrices and AdamW for the rest; muonclip: the same and QK-Clip after each step."""
-    lr: float = 1e-3
-    """Peak learning rate (Muon's update has AdamW's size, so one rate serves both)."""
-    adamw_lr: float | None = None
-    """Peak rate of the AdamW part of muon and muonclip; None: lr."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay, multiplied by the current rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the first and second moment."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    momentum: float = 0.95
-    """Muon's momentum."""
-    nesterov: bool = True
-    """Muon: look one step ahead along the momentum."""
-    ns_steps: int = 5
-    """Muon: Newton-Schulz iterations."""
-    ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Muon: dtype of the Newton-Schulz iteration; auto: the faster one on this device for the matrix's size."""
-    router: Literal["muon", "adamw"] = "muon"
-    """Which optimizer updates the router's matrix."""
-    split_heads: bool = False
-    """Muon: orthogonalise each head's rows of MLA's last projections on their own."""
-    qk_clip_tau: float = 100.0
-    """muonclip: largest attention logit a head may have seen before its weights are scaled down."""
-    router_bias_update_speed: float = 1e-3
-    """Step of the router's balancing bias (auxiliary-loss-free balancing, arXiv 2408.15664); 0: off."""
-    grad_clip: float | None = 1.0
-    """Largest gradient norm; None: no clipping."""
-    schedule: Literal["wsd", "cosine", "constant"] = "cosine"
-    """wsd: warm-up, stable, linear decay; cosine: warm-up, then cosine to min_lr_ratio."""
-    warmup_steps: int = 100
-    """Steps of linear warm-up."""
-    decay_fraction: float = 0.4
-    """wsd: last part of the run, over which the rate falls linearly."""
-    min_lr_ratio: float = 0.1
-    """Rate at the end of the schedule over the peak rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,8 @@ PARTS = ("train", "val")
 PIECE_CHARS = 1 << 18
 MAX_PIECE_CHARS = 1 << 22
 """Where no line ends in so many characters, the text is cut between any two of them."""
+BATCH_BYTES = 1 << 18
+"""Of text that is read, and worked on, at a time."""
 FACTS_FILE = "corpus.json"
 
 Report = Callable[[int], None]
@@ -61,14 +63,30 @@ class Corpus:
         """Content hashes of the documents of a part."""
         return np.fromfile(self.folder / f"{part}.hashes", dtype="<u8")
 
+    def batches(
+        self, part: str, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[list[int], list[bytes]]]:
+        """The numbers and the texts, in UTF-8, of the units that are kept, about BATCH_BYTES of them at a time."""
+        keep = self.keep(part)[start:stop]
+        offsets = np.array(self.offsets(part)[start : start + len(keep) + 1])
+        first = 0
+        with open(self.folder / f"{part}.txt", "rb") as file:
+            file.seek(int(offsets[0]))
+            while first < len(keep):
+                last = int(np.searchsorted(offsets, int(offsets[first]) + BATCH_BYTES, side="right")) - 1
+                last = min(max(last, first + 1), len(keep))
+                data = file.read(int(offsets[last] - offsets[first]))
+                ends = (offsets[first : last + 1] - offsets[first]).tolist()
+                used = np.flatnonzero(keep[first:last]).tolist()
+                if used:
+                    yield [start + first + i for i in used], [data[ends[i] : ends[i + 1]] for i in used]
+                first = last
+
     def units(self, part: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str]]:
         """(number, text) of the units that are kept, from `start` to before `stop`."""
-        offsets, keep = self.offsets(part), self.keep(part)
-        with open(self.folder / f"{part}.txt", "rb") as file:
-            for number in range(start, len(keep) if stop is None else stop):
-                if keep[number]:
-                    file.seek(offsets[number])
-                    yield number, file.read(int(offsets[number + 1] - offsets[number])).decode("utf-8")
+        for numbers, texts in self.batches(part, start, stop):
+            for number, text in zip(numbers, texts, strict=True):
+                yield number, text.decode("utf-8")
 
     def text_of(self, part: str) -> Callable[[int], str]:
         """A function from a unit's number to its text."""
@@ -191,7 +209,7 @@ def _read_documents(
         if not document.text.strip():
             counts["documents_empty"] += 1
             continue
-        if not is_chosen(content_hash(data, b"fraction"), dataset.fraction):
+        if dataset.fraction < 1 and not is_chosen(content_hash(data, b"fraction"), dataset.fraction):
             counts["documents_left_out"] += 1
             continue
         content = content_hash(data)

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,6 +28,10 @@ PACKED_BLOCK = 1 << 12
 """Bytes of a .zst unpacked at a time: in the worst case they stand for 128 MB."""
 MAX_DOCUMENT = 1 << 28
 """Characters of one document, which is held in memory."""
+LONG_DOCUMENT = (
+    f"the data holds a document of more than {{}} characters: separate documents by lines '{END_OF_TEXT}', or name the "
+    "file on its own"
+)
 
 
 class Document(NamedTuple):
@@ -127,19 +131,61 @@ def split_lines(lines: Iterator[str]) -> Iterator[str]:
             current.append(line)
             size += len(line)
             if size > MAX_DOCUMENT:
-                raise UserError(
-                    f"the data holds a document of more than {MAX_DOCUMENT} characters: separate documents by lines "
-                    f"'{END_OF_TEXT}', or name the file on its own"
-                )
+                raise UserError(LONG_DOCUMENT.format(MAX_DOCUMENT))
     yield "".join(current).removesuffix(line_end)
+
+
+def split_blocks(blocks: Iterable[str], name: object) -> Iterator[str]:
+    """`split_lines` of a text in blocks of any size, without looking at each line. Raises UserError as that does."""
+    document: list[str] = []  # whole lines of the one that is being read
+    begun: list[str] = []  # the line at the end of the last block
+    line_end = ""
+    for block in blocks:
+        head, newline, rest = block.rpartition("\n")
+        if newline:
+            *whole, (last, _) = _cut_at_separators("".join([*begun, head, newline]))
+            for text, line_end in whole:
+                yield _joined([*document, text], line_end, name)
+                document = []
+            document.append(last)
+            begun = []
+        begun.append(rest)
+        if sum(map(len, document)) + sum(map(len, begun)) > MAX_DOCUMENT:
+            _joined([*document, *begun], "", name)
+    if "".join(begun) in SEPARATOR_LINES:
+        yield _joined(document, "\n", name)
+        document, begun, line_end = [], [], "\n"
+    yield _joined([*document, *begun], line_end, name)
+
+
+def _cut_at_separators(text: str) -> Iterator[tuple[str, str]]:
+    """What lies before each separator of some whole lines, with its line end, and what is left behind the last."""
+    start = at = 0
+    while (at := text.find(END_OF_TEXT, at)) >= 0:
+        after = at + len(END_OF_TEXT)
+        line_end = "\r\n" if text.startswith("\r\n", after) else "\n"
+        if text.startswith(line_end, after) and (at == 0 or text[at - 1] == "\n"):
+            yield text[start:at], line_end
+            start = after = after + len(line_end)
+        at = after
+    yield text[start:], ""
+
+
+def _joined(parts: list[str], line_end: str, name: object) -> str:
+    """A document. Raises UserError if it is longer than may be, and says whether a single line is."""
+    text = "".join(parts)
+    if len(text) > MAX_DOCUMENT:
+        if max(map(len, text.splitlines(keepends=True))) >= MAX_DOCUMENT:
+            raise UserError(f"{name} has a line of more than {MAX_DOCUMENT} characters: break it up")
+        raise UserError(LONG_DOCUMENT.format(MAX_DOCUMENT))
+    return text.removesuffix(line_end)
 
 
 def read_documents(path: Path, column: str, kind: str | None = None) -> Iterator[str]:
     """The documents of one file, whose format its name says if `kind` does not."""
     kind = kind or format_of(path)
     if kind == ".txt":
-        with open_text(path) as file:
-            yield from split_lines(_lines(file, path))
+        yield from split_blocks(read_blocks(path), path)
     elif kind == ".jsonl":
         yield from _read_jsonl(path, column)
     elif kind == ".parquet":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ import numpy as np
 
 from nanokimi.data.corpus import PARTS, Corpus
 from nanokimi.data.foreign import FOREIGN
-from nanokimi.data.tokenizers import Tokenizer
+from nanokimi.data.tokenizers import SentencePieceTokenizer, Tokenizer, WithEndOfText
 from nanokimi.runtime.files import write_json
 
 SHARD_BYTES = 8 << 20
-BATCH_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -57,44 +57,50 @@ def id_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
 
 
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of UTF-8 `texts` in a row, without end-of-text, and how many of them each text has."""
+    inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
+    if isinstance(inner, SentencePieceTokenizer) and inner.memo is not None:
+        return inner.memo.encode(texts)
+    ids = [inner.encode(text.decode("utf-8")) for text in texts]
+    return np.concatenate(ids), np.array([len(one) for one in ids])
+
+
 def encode_shard(corpus: Corpus, tokenizer: Tokenizer, shard: Shard, folder: Path) -> dict[str, Any]:
     """Encode a shard's units, end-of-text after each document, and return its record."""
-    dtype, end = id_dtype(tokenizer.vocab_size), tokenizer.end_of_text_id
-    separator = np.array([] if corpus.contiguous or end is None else [end], dtype=dtype)
+    dtype = id_dtype(tokenizer.vocab_size)
+    end = None if corpus.contiguous else tokenizer.end_of_text_id
     may_lose = tokenizer.name in FOREIGN
     record: dict[str, Any] = {"tokens": 0, "chars": 0, "bytes": 0, "changed": 0}
-    lengths: list[int] = []
-    batch: list[np.ndarray] = []
-    size = 0
+    lengths: list[np.ndarray] = []
     digest = hashlib.blake2b(digest_size=16)
     partial = folder / f"{shard.name}.{os.getpid()}.partial"
 
     with open(partial, "wb") as file:
-        for _, text in corpus.units(shard.part, shard.start, shard.stop):
-            ids = np.concatenate([tokenizer.encode(text).astype(dtype), separator])
-            record["chars"] += len(text)
-            record["bytes"] += len(text.encode("utf-8"))
-            record["changed"] += int(may_lose and tokenizer.decode(ids[: len(ids) - len(separator)]) != text)
-            lengths.append(len(ids))
-            batch.append(ids)
-            size += len(ids)
-            if size >= BATCH_TOKENS:
-                _write_batch(batch, file, digest)
-                batch, size = [], 0
-        _write_batch(batch, file, digest)
-    (folder / f"{shard.name}.lengths").write_bytes(np.array(lengths, dtype="<u8").tobytes())
-    digest.update(np.array(lengths, dtype="<u8").tobytes())
+        for _, texts in corpus.batches(shard.part, shard.start, shard.stop):
+            ids, counts = encode_texts(tokenizer, texts)
+            record["chars"] += sum(len(text if text.isascii() else text.decode("utf-8")) for text in texts)
+            record["bytes"] += sum(map(len, texts))
+            record["changed"] += _changed(tokenizer, texts, ids, counts) if may_lose else 0
+            if end is not None:
+                ids, counts = np.insert(ids, np.cumsum(counts), end), counts + 1
+            lengths.append(counts)
+            data = ids.astype(dtype).tobytes()
+            file.write(data)
+            digest.update(data)
+    all_lengths = np.concatenate([np.zeros(0, dtype=np.int64), *lengths]).astype("<u8")
+    (folder / f"{shard.name}.lengths").write_bytes(all_lengths.tobytes())
+    digest.update(all_lengths.tobytes())
     os.replace(partial, folder / f"{shard.name}.ids")
-    record |= {"tokens": sum(lengths), "units": len(lengths), "digest": digest.hexdigest()}
+    record |= {"tokens": int(all_lengths.sum()), "units": len(all_lengths), "digest": digest.hexdigest()}
     write_json(folder / f"{shard.name}.json", record)
     return record
 
 
-def _write_batch(batch: list[np.ndarray], file: Any, digest: Any) -> None:
-    if batch:
-        data = np.concatenate(batch).tobytes()
-        file.write(data)
-        digest.update(data)
+def _changed(tokenizer: Tokenizer, texts: list[bytes], ids: np.ndarray, counts: np.ndarray) -> int:
+    """How many texts the tokenizer does not give back as they were."""
+    pieces = np.split(ids, np.cumsum(counts)[:-1])
+    return sum(tokenizer.decode(one) != text.decode("utf-8") for one, text in zip(pieces, texts, strict=True))
 
 
 def finished_record(shard: Shard, folder: Path) -> dict[str, Any] | None:

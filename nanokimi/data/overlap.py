@@ -5,15 +5,19 @@ on the same side. Near duplicates (Jaccard similarity of word 5-grams of at leas
 MinHash (Broder, 1997) with locality-sensitive banding proposes pairs, and the similarity is then computed exactly.
 
 Only the validation side is held in memory, 20 numbers of 8 bytes and an index of 4 for each of its documents (about
-240 bytes); training documents stream past it.
+240 bytes), and some bits for each of its shingles; training documents stream past it. A training document of whose
+shingles less than 0.8 occur in any validation document cannot be a near duplicate: a bitmap of all validation shingles
+says so, and most training documents need no MinHash.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +27,11 @@ BANDS, ROWS = 20, 6
 """1 - (1 - s^6)^20: a pair at s = 0.8 is proposed with probability 0.998, one at 0.3 with 0.014."""
 MAX_CANDIDATES = 64
 """Pairs checked for one training document, lowest index first, so that boilerplate cannot take quadratic time."""
+BITS_PER_SHINGLE = 4
+"""Of the bitmap, at least: a shingle that occurs nowhere passes for one that does with a probability below 1/4."""
+MAX_BITS = 1 << 29
+"""64 MB: beyond 130 million validation shingles the bitmap fills up and lets more pass, which only takes time."""
+MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def content_hash(text: bytes, purpose: bytes = b"split") -> int:
@@ -50,10 +59,47 @@ def shingles(text: str) -> np.ndarray:
     count = max(len(words) - SHINGLE_WORDS + 1, 1)
     mixed = np.zeros(count, dtype=np.uint64)
     for offset in range(min(SHINGLE_WORDS, len(words))):
-        mixed = (mixed + words[offset : offset + count] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed + words[offset : offset + count] + np.uint64(1)) * MIX
         mixed ^= mixed >> np.uint64(29)
     distinct: np.ndarray = np.unique((mixed >> np.uint64(16)).astype(np.uint32))
     return distinct
+
+
+class ShingleSets(NamedTuple):
+    """The shingles of many texts in a row, and where each text's begin."""
+
+    hashes: np.ndarray
+    starts: np.ndarray
+
+    def each(self) -> list[np.ndarray]:
+        """One array for each text."""
+        return np.split(self.hashes, self.starts[1:])
+
+
+def shingle_sets(texts: Sequence[bytes]) -> ShingleSets:
+    """`shingles` of many texts at once: the same hashes, in a few passes over all their words."""
+    words_of = [text.split() for text in texts]
+    counts = np.array([len(words) for words in words_of])
+    total = int(counts.sum())
+    crcs = np.zeros(total + SHINGLE_WORDS, dtype=np.uint64)
+    crcs[:total] = np.fromiter(map(zlib.crc32, itertools.chain.from_iterable(words_of)), np.uint64, total)
+    mixed = np.zeros(total, dtype=np.uint64)
+    for offset in range(SHINGLE_WORDS):
+        mixed += crcs[offset : offset + total] + np.uint64(1)
+        mixed *= MIX
+        mixed ^= mixed >> np.uint64(29)
+    # A window that reaches into the next text is none; the text's number above the hash keeps texts apart.
+    owners = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
+    inside = np.repeat(np.cumsum(counts), counts) - np.arange(total) >= SHINGLE_WORDS
+    keys = (owners << np.uint64(32) | (mixed >> np.uint64(16)) & np.uint64(0xFFFFFFFF))[inside]
+    short = [
+        shingles(texts[i].decode("utf-8")).astype(np.uint64) | np.uint64(i << 32)
+        for i in np.flatnonzero(counts < SHINGLE_WORDS).tolist()
+    ]
+    keys = np.sort(np.concatenate([keys, *short]))
+    keys = keys[np.append(True, keys[1:] != keys[:-1])]
+    starts = np.searchsorted(keys, np.arange(len(texts), dtype=np.uint64) << np.uint64(32))
+    return ShingleSets(keys.astype(np.uint32), starts)
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> float:
@@ -110,16 +156,50 @@ class BandTable:
         return found
 
 
+@dataclass(frozen=True)
+class SeenShingles:
+    """A bitmap of the shingles of all validation documents: may say yes of one that is not there, never no of one."""
+
+    bits: np.ndarray
+
+    @classmethod
+    def build(cls, blocks: Iterable[np.ndarray], count: int) -> SeenShingles:
+        """From `count` hashes, or a few less, in blocks."""
+        size = min(max(1 << (BITS_PER_SHINGLE * count - 1).bit_length(), 1 << 10), MAX_BITS)
+        bits = np.zeros(size // 8, dtype=np.uint8)
+        for block in blocks:
+            slots = block & np.uint32(size - 1)
+            np.bitwise_or.at(bits, slots >> 3, np.left_shift(1, slots & 7).astype(np.uint8))
+        return cls(bits)
+
+    def shares(self, sets: ShingleSets) -> np.ndarray:
+        """The share of each text's shingles that are there, or one that is too large."""
+        slots = sets.hashes & np.uint32(8 * len(self.bits) - 1)
+        found = (self.bits[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1
+        sizes = np.diff(sets.starts, append=len(sets.hashes))
+        shares: np.ndarray = np.add.reduceat(found, sets.starts, dtype=np.int64) / sizes
+        return shares
+
+
 def near_duplicates(
-    texts: Iterable[tuple[int, str]], table: BandTable, validation_text: Callable[[int], str]
+    numbers: Sequence[int],
+    texts: Sequence[bytes],
+    table: BandTable,
+    validation_text: Callable[[int], str],
+    seen: SeenShingles | None = None,
 ) -> list[int]:
-    """The numbers of those (number, text) that are nearly the same as some validation document."""
-    numbered = [(number, shingles(text)) for number, text in texts]
-    if not numbered:
+    """Those `numbers` whose UTF-8 texts are nearly the same as some validation document; `seen` only saves time."""
+    if not texts:
         return []
-    sets = [one for _, one in numbered]
+    found = shingle_sets(texts)
+    # Jaccard is shared / all <= shared / own: and so are the two quotients once they are rounded.
+    possible = range(len(texts)) if seen is None else np.flatnonzero(seen.shares(found) >= THRESHOLD).tolist()
+    if not possible:
+        return []
+    each = found.each()
+    sets = [each[place] for place in possible]
     return [
-        numbered[row][0]
+        numbers[possible[row]]
         for row, documents in table.candidates(band_keys(sets))
         if any(similarity(sets[row], shingles(validation_text(d))) >= THRESHOLD for d in documents)
     ]

@@ -22,12 +22,19 @@ import numpy as np
 
 from nanokimi.data.corpus import Corpus
 from nanokimi.data.encoding import Shard, encode_shard
-from nanokimi.data.overlap import BANDS, BandTable, band_keys, near_duplicates, shingles
+from nanokimi.data.overlap import (
+    BANDS,
+    BandTable,
+    SeenShingles,
+    band_keys,
+    near_duplicates,
+    shingle_sets,
+)
 from nanokimi.data.tokenizers import Tokenizer, load_tokenizer
 from nanokimi.errors import TrainingError, UserError
 
 CORPUS, TOKENIZER, SHARDS = "corpus", "tokenizer", "shards"
-BATCH_DOCUMENTS = 256
+BLOCK = 1 << 20
 
 Task = dict[str, Any]
 Idle = queue.Queue[subprocess.Popen[str]]
@@ -39,32 +46,52 @@ def perform(work: Path, task: Task) -> Any:
     if task["kind"] == "encode":
         shard = Shard(**task["shard"])
         return encode_shard(corpus, _tokenizer(work / TOKENIZER), shard, work / SHARDS)
-    numbered = corpus.units(task["part"], task["start"], task["stop"])
+    batches = corpus.batches(task["part"], task["start"], task["stop"])
     if task["kind"] == "bands":
-        with open(work / CORPUS / f"bands-{task['start']}", "wb") as file:
-            for batch in _batches(numbered):
-                file.write(band_keys([shingles(text) for _, text in batch]).tobytes())
+        with (
+            open(work / CORPUS / f"bands-{task['start']}", "wb") as bands,
+            open(work / CORPUS / f"shingles-{task['start']}", "wb") as hashes,
+        ):
+            for _, texts in batches:
+                sets = shingle_sets(texts)
+                bands.write(band_keys(sets.each()).tobytes())
+                hashes.write(sets.hashes.tobytes())
         return None
     assert task["kind"] == "overlap"
-    table = open_table(work / CORPUS)
+    table, seen = open_table(work / CORPUS)
     text_of = corpus.text_of("val")
-    return [number for batch in _batches(numbered) for number in near_duplicates(batch, table, text_of)]
+    found = [near_duplicates(numbers, texts, table, text_of, seen) for numbers, texts in batches]
+    return [number for some in found for number in some]
 
 
 def build_table(folder: Path, starts: list[int]) -> None:
-    """Sort the bands that the "bands" tasks wrote, and remove what they wrote."""
+    """Sort the bands that the "bands" tasks wrote, gather their shingles, and remove what they wrote."""
     parts = [np.fromfile(folder / f"bands-{start}", dtype=np.uint64) for start in starts]
     table = BandTable.build(np.concatenate(parts).reshape(-1, BANDS))
     table.keys.tofile(folder / "bands.keys")
     table.documents.tofile(folder / "bands.documents")
+    paths = [folder / f"shingles-{start}" for start in starts]
+    count = sum(path.stat().st_size for path in paths) // 4
+    SeenShingles.build(_hash_blocks(paths), count).bits.tofile(folder / "shingles.bits")
     for start in starts:
         (folder / f"bands-{start}").unlink()
+        (folder / f"shingles-{start}").unlink()
 
 
-def open_table(folder: Path) -> BandTable:
+def _hash_blocks(paths: list[Path]) -> Iterator[np.ndarray]:
+    """The 32-bit numbers of some files."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while len(block := np.fromfile(file, dtype=np.uint32, count=BLOCK)):
+                yield block
+
+
+def open_table(folder: Path) -> tuple[BandTable, SeenShingles]:
     """What `build_table` wrote, mapped: all processes share its memory."""
     keys = np.memmap(folder / "bands.keys", dtype=np.uint64, mode="r")
-    return BandTable(keys, np.memmap(folder / "bands.documents", dtype=np.uint32, mode="r"))
+    documents = np.memmap(folder / "bands.documents", dtype=np.uint32, mode="r")
+    bits = np.memmap(folder / "shingles.bits", dtype=np.uint8, mode="r")
+    return BandTable(keys, documents), SeenShingles(bits)
 
 
 def run_tasks(work: Path, tasks: list[Task], workers: int, report: Callable[[int], None]) -> list[Any]:
@@ -147,14 +174,3 @@ def _ask(idle: Idle, task: Task) -> Any:
 @cache
 def _tokenizer(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
-
-
-def _batches(numbered: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    batch: list[tuple[int, str]] = []
-    for one in numbered:
-        batch.append(one)
-        if len(batch) == BATCH_DOCUMENTS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -22,6 +22,7 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.foreign import FOREIGN, is_foreign, read_foreign, require_size
+from nanokimi.data.words import SPACE_MARK, WordMemo, words_are_independent
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import parse_json, read_bytes
 
@@ -34,10 +35,10 @@ LAST_CODE_POINT = 0x10FFFF
 BROKEN_BYTE = 0xFF
 """A byte that no UTF-8 text has: stands for an id beyond the vocabulary and decodes to U+FFFD."""
 
-SPACE_MARK = "\u2581"
-"""What SentencePiece writes for a space; a real one in the text would come back as a space."""
-SEPARATORS = re.compile(f"([\n\0{SPACE_MARK}])")
-"""Kept away from SentencePiece and written as bytes: its own mark, and the ends of lines and C strings."""
+SEPARATING = f"\n\0{SPACE_MARK}"
+"""Kept away from SentencePiece and written as bytes: the ends of lines and C strings, and its own mark, which would
+come back as a space."""
+SEPARATORS = re.compile(f"([{SEPARATING}])")
 MAX_SENTENCE_CHARS = 1000
 """SentencePiece drops training sentences above 4192 bytes without a word; longer lines are cut to this."""
 MAX_TRAINING_CHARS = 20_000_000
@@ -181,6 +182,11 @@ class SentencePieceTokenizer:
         self.byte_ids = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         if not all(map(self.processor.is_byte, self.byte_ids)):
             raise ValueError("it has no byte pieces")
+        self.memo: WordMemo | None = None
+        pieces = [self.processor.id_to_piece(i) for i in range(self.vocab_size)]
+        if name == "bpe" and words_are_independent(pieces):
+            separators = [character.encode() for character in SEPARATING]
+            self.memo = WordMemo(self.processor, {s: [self.byte_ids[b] for b in s] for s in separators})
 
     def _bytes_of(self, piece_id: int) -> bytes:
         piece = self.processor.id_to_piece(piece_id)
@@ -192,14 +198,18 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`; every line end is one byte piece."""
-        _to_bytes(text, "utf-8")
+        data = _to_bytes(text, "utf-8")
+        return self.encode_sentences(text) if self.memo is None else self.memo.encode([data])[0]
+
+    def encode_sentences(self, text: str) -> np.ndarray:
+        """The same by SentencePiece alone: what the memory of words has to equal."""
         parts = SEPARATORS.split(text)
         sentences, separators = parts[0::2], [*parts[1::2], ""]
         chunks = []
         for start in range(0, len(sentences), SENTENCES_PER_BATCH):
             batch = slice(start, start + SENTENCES_PER_BATCH)
             ids: list[int] = []
-            encoded = self.processor.encode(sentences[batch], num_threads=1)
+            encoded = map(self.processor.encode, sentences[batch])  # given a list, it starts a thread
             for sentence_ids, separator in zip(encoded, separators[batch], strict=True):
                 ids += sentence_ids
                 ids += [self.byte_ids[byte] for byte in separator.encode("utf-8")]
@@ -284,14 +294,25 @@ def train_sentencepiece(
 def _training_sentences(texts: Iterable[str], characters: int) -> Iterator[str]:
     """The text between separators, cut to what SentencePiece accepts; of a huge text every k-th sentence."""
     stride = 1 + characters // MAX_TRAINING_CHARS
-    sentences = (
+    skip = 0
+    for text in texts:
+        _to_bytes(text, "utf-8")
+        sentences = _sentences(text)
+        yield from sentences[skip::stride]
+        skip = (skip - len(sentences)) % stride
+
+
+def _sentences(text: str) -> list[str]:
+    """What lies between the separators of a text, in strings of 1 to MAX_SENTENCE_CHARS characters."""
+    rare = "\0" in text or SPACE_MARK in text
+    lines = list(filter(None, SEPARATORS.split(text)[0::2] if rare else text.split("\n")))
+    if max(map(len, lines), default=0) <= MAX_SENTENCE_CHARS:
+        return lines
+    return [
         line[start : start + MAX_SENTENCE_CHARS]
-        for text in texts
-        if _to_bytes(text, "utf-8")
-        for line in SEPARATORS.split(text)[0::2]
+        for line in lines
         for start in range(0, len(line), MAX_SENTENCE_CHARS)
-    )
-    return itertools.islice(sentences, 0, None, stride)
+    ]
 
 
 def _training_problem(name: str, vocab_size: int, error: str) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from nanokimi.config import GPTConfig, KimiConfig, ModelConfig, OptimConfig, TrainConfig, VariantConfig
 from nanokimi.measure.cost_variant import variant_parts
-from nanokimi.optim.groups import assign
+from nanokimi.optim.groups import MATRIX_OPTIMIZERS, assign
+from nanokimi.optim.shampoo import ROOT_ITERATIONS
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
 def optimizer_flops(
     shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: ModelConfig, train: TrainConfig
 ) -> float:
-    """FLOPs that one optimizer step spends in matrix products; elementwise work is not counted.
+    """FLOPs that one optimizer step spends in matrix products, on average; elementwise work is not counted.
 
-    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. QK-Clip: the attention logits once more,
-    all of them (T x T). `shapes` maps parameter names to shapes.
+    QK-Clip: the attention logits once more, all of them (T x T). `shapes` maps parameter names to shapes. Of a
+    library's or a plugged optimizer nothing is known, and nothing counted.
     """
-    if optim.name == "adamw":
+    if optim.name not in MATRIX_OPTIMIZERS:
         return 0.0
     heads = model.num_attention_heads
     total = 0.0
@@ -102,9 +103,8 @@ def optimizer_flops(
         )
         if algorithm == "muon":
             matrices = blocks * (shape[0] if len(shape) == 3 else 1)
-            m, n = sorted((shape[-2] // blocks, shape[-1]))
-            total += matrices * optim.ns_steps * (4 * m * m * n + 2 * m**3)
-    if optim.name == "muonclip":
+            total += matrices * matrix_update_flops(shape[-2] // blocks, shape[-1], optim)
+    if optim.name == "muonclip" and optim.qk_clip_logits == "exact":
         width = model.hidden_size
         if isinstance(model, VariantConfig) and model.attention == "latent":
             width = 0  # its logits are at hand
@@ -112,3 +112,20 @@ def optimizer_flops(
             width = heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
         total += 2 * model.num_hidden_layers * width * train.batch_size * train.context_length**2
     return total
+
+
+def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
+    """The same for the update of one hidden matrix.
+
+    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. Shampoo and SOAP: two products,
+    one with each side, take 2 m n (m + n). One such pair is G G^T and G^T G; Shampoo's roots are another; SOAP turns
+    the gradient, the momentum and the update, three pairs. Every `precondition_every` steps each side takes 8 m^3 for
+    an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
+    """
+    m, n = sorted((rows, columns))
+    if optim.name not in ("shampoo", "soap"):
+        return optim.ns_steps * (4 * m * m * n + 2 * m**3)
+    both_sides, cubes = 2 * m * n * (m + n), m**3 + n**3
+    if optim.name == "shampoo":
+        return 2 * both_sides + 8 * ROOT_ITERATIONS * cubes / optim.precondition_every
+    return 4 * both_sides + (2 + 8 / 3) * cubes / optim.precondition_every

@@ -12,6 +12,7 @@ from torch import nn
 
 from nanokimi.config import KimiConfig
 from nanokimi.model.attend import attend
+from nanokimi.model.by_hand import HeadSizes, LatentAttentionByHand, can_attend_by_hand
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
 
@@ -59,12 +60,19 @@ class MultiHeadLatentAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output (B, T, D) and, if wanted, each head's largest scaled logit of a visible key (H,)."""
         q_low = x_BTD if hasattr(self, "q_proj") else self.q_a_layernorm(self.q_a_proj(x_BTD))
-        q_BTHX = self.q_up_proj(q_low).unflatten(-1, (self.num_heads, -1))
-        q_nope_BTHN, q_rope_BTHR = q_BTHX.split([self.nope_dim, self.rope_dim], dim=-1)
-        q_rope_BTHR = rotate(q_rope_BTHR, *angles)
-
+        q = self.q_up_proj(q_low)
         c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
-        c_BSC, k_rope_BSR = self.kv_a_layernorm(c_BTC), rotate(k_rope_BTR, *angles)
+        c_BSC = self.kv_a_layernorm(c_BTC)
+        if cache is None and can_attend_by_hand(x_BTD):  # what follows, with a backward pass by hand
+            sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
+            kv, turn_TR = self.kv_b_proj(c_BSC), torch.complex(*angles)
+            out, max_logits_H = LatentAttentionByHand.apply(q, kv, k_rope_BTR, turn_TR, sizes, self.scale)
+            return self.o_proj(out), max_logits_H
+
+        q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (self.num_heads, -1)).split(
+            [self.nope_dim, self.rope_dim], dim=-1
+        )
+        q_rope_BTHR, k_rope_BSR = rotate(q_rope_BTHR, *angles), rotate(k_rope_BTR, *angles)
         if cache is not None:  # the point of MLA: C + R numbers per token are all that is kept
             (latents_BSL,) = cache.append(torch.cat((c_BSC, k_rope_BSR), dim=-1))
             if x_BTD.shape[1] == 1 and not want_max_logits:

@@ -23,6 +23,7 @@ from nanokimi.model.moe import MixtureOfExperts
 LARGEST_FOLDED = (
     30_000_000  # parameters; beyond, reading weights takes the time, and folding makes more of them
 )
+LONG = 512  # cached tokens that are worth a second thread
 
 DecodeStep = Callable[[int, Cache], torch.Tensor]
 
@@ -118,9 +119,25 @@ class FoldedAttention:
         latents_SL = cache.extend()
         latents_SL[-1, : self.latent_dim] = F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps)
         latents_SL[-1, self.latent_dim :] = turned_HR[-1]
-        weights_HS = (q_HL @ latents_SL.t()).softmax(dim=-1)
-        out_HC = weights_HS @ latents_SL[:, : self.latent_dim]
+        out_HC = attend_latents(q_HL, latents_SL, self.latent_dim)
         x_D.addmv_(self.out_DX, out_HC.view(-1))
+
+
+def attend_latents(q_HL: torch.Tensor, latents_SL: torch.Tensor, latent_dim: int) -> torch.Tensor:
+    """softmax over the S cached tokens of q . latent, times the latents without their rotary part: (H, C).
+
+    A product of a few rows keeps one thread busy; many cached tokens are cut into a stretch for each thread.
+    """
+    values_SC, parts = latents_SL[:, :latent_dim], torch.get_num_threads()
+    if parts == 1 or len(latents_SL) < LONG:
+        return (q_HL @ latents_SL.t()).softmax(dim=-1) @ values_SC
+    rows, H = len(latents_SL) // parts, len(q_HL)
+    cut, rest = latents_SL[: parts * rows].view(parts, rows, -1), latents_SL[parts * rows :]
+    logits_HS = torch.cat(((q_HL @ cut.mT).transpose(0, 1).flatten(1), q_HL @ rest.t()), dim=1)
+    weights_HS = logits_HS.softmax(dim=-1)
+    weights = weights_HS[:, : parts * rows].reshape(H, parts, rows).transpose(0, 1)
+    out_HC = (weights @ cut[..., :latent_dim]).sum(0)
+    return out_HC.addmm_(weights_HS[:, parts * rows :], values_SC[parts * rows :]) if len(rest) else out_HC
 
 
 def folded_feed_forward(block: KimiBlock) -> Callable[[torch.Tensor], None]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanokimi.config import YarnConfig
+from nanokimi.model.by_hand import RMSNormByHand, takes_fast_path
 
 
 class RMSNorm(nn.Module):
@@ -20,7 +21,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise the last axis of `x`, any shape; the result has the dtype of `x`."""
+        """Normalise the last axis of `x`, any shape; the result has the dtype of `x`, or bf16 on the fast path."""
+        if takes_fast_path(x):
+            return RMSNormByHand.apply(x, self.weight, self.eps, torch.bfloat16)
         wide = torch.promote_types(x.dtype, torch.float32)
         return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 

@@ -15,10 +15,9 @@ from torch import nn
 
 from nanokimi.config import KimiConfig
 from nanokimi.config.rules import routed_scaling
+from nanokimi.model.by_hand import BlockPlan, ExpertsByHand, takes_fast_path
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
-
-BLOCK = 64  # rows
 
 
 class Router(nn.Module):
@@ -101,11 +100,24 @@ class Experts(nn.Module):
         matrices = [p.to(dtype) for p in (self.gate_proj, self.up_proj, self.down_proj)]
         return expert_kernel(x_PD, self.gate_proj)(x_PD, counts_E, *matrices)
 
+    def mixed(
+        self, x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, counts_E: torch.Tensor
+    ) -> torch.Tensor:
+        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D); counts_E: tokens of each expert."""
+        if takes_fast_path(x_MD):
+            weights = (self.gate_proj, self.up_proj, self.down_proj)
+            plan = BlockPlan.of(chosen_MK, counts_E)
+            return ExpertsByHand.apply(x_MD.to(torch.bfloat16), gates_MK, *weights, plan)
+        K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
+        # there and back by permutations, which add nothing up: forward and backward are deterministic
+        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
+        y_PD = self(x_PD, counts_E)
+        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
+        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1).to(x_MD.dtype)
+
 
 def expert_kernel(x_PD: torch.Tensor, gate_EFD: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The fastest of the three functions below for these rows; they compute the same."""
-    if x_PD.device.type == "cpu" and x_PD.dtype == torch.bfloat16:
-        return blocked_swiglu
+    """The faster of the two functions below for these rows; they compute the same."""
     return grouped_swiglu if can_group(x_PD, gate_EFD) else looped_swiglu
 
 
@@ -127,36 +139,6 @@ def grouped_swiglu(
     gate_PF = F.grouped_mm(x_PD, gate_EFD.transpose(-2, -1), offs=ends_E)
     up_PF = F.grouped_mm(x_PD, up_EFD.transpose(-2, -1), offs=ends_E)
     return F.grouped_mm(F.silu(gate_PF) * up_PF, down_EDF.transpose(-2, -1), offs=ends_E)
-
-
-def blocked_swiglu(
-    x_PD: torch.Tensor,
-    counts_E: torch.Tensor,
-    gate_EFD: torch.Tensor,
-    up_EFD: torch.Tensor,
-    down_EDF: torch.Tensor,
-) -> torch.Tensor:
-    """All experts in three batched products over blocks of rows, each block beside a copy of its expert's matrices.
-
-    An expert's rows are filled up with zeros to whole blocks, so sizes never change, whatever the counts: every new
-    size of a bf16 product costs oneDNN a third of a millisecond to prepare (docs/performance.md).
-    """
-    (P, D), E = x_PD.shape, len(counts_E)
-    blocks = P // BLOCK + E  # enough for any counts
-    counts = counts_E.long()
-    blocks_E = (counts + BLOCK - 1) // BLOCK
-    shift_E = (blocks_E.cumsum(0) - blocks_E) * BLOCK - (counts.cumsum(0) - counts)
-    row_P = torch.arange(P) + shift_E.repeat_interleave(counts, output_size=P)
-    x_LRD = x_PD.new_zeros(blocks * BLOCK, D).index_copy(0, row_P, x_PD).unflatten(0, (blocks, BLOCK))
-    owner_L = torch.searchsorted(blocks_E.cumsum(0), torch.arange(blocks), right=True).clamp(max=E - 1)
-    owner_LE = F.one_hot(owner_L, E).to(
-        x_PD.dtype
-    )  # a product copies, and adds gradients up in a fixed order
-    gate_LFD, up_LFD, down_LDF = (
-        (owner_LE @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in (gate_EFD, up_EFD, down_EDF)
-    )
-    hidden_LRF = F.silu(x_LRD @ gate_LFD.mT) * (x_LRD @ up_LFD.mT)
-    return (hidden_LRF @ down_LDF.mT).flatten(0, 1).index_select(0, row_P)
 
 
 def looped_swiglu(
@@ -190,14 +172,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         """(B, T, D) -> (B, T, D) and the routing."""
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
-        x_MD, K = x_BTD.flatten(0, 1), chosen_MK.shape[1]
-        order_P = chosen_MK.flatten().argsort(stable=True)  # token-expert pairs, grouped by expert
-        # there and back by permutations, which add nothing up: forward and backward are deterministic
-        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
-        y_PD = self.experts(x_PD, routing.counts_E)
-        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
-        y_MD = (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
-        y_BTD = y_MD.to(x_BTD.dtype).view_as(x_BTD)
+        y_MD = self.experts.mixed(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E)
+        y_BTD = y_MD.view_as(x_BTD)
         if self.shared_experts is not None:
             y_BTD = y_BTD + self.shared_experts(x_BTD)
         return y_BTD, routing

@@ -1,7 +1,8 @@
 """Which optimizer updates which parameter: one table of rules, read from top to bottom, the first match wins.
 
-Muon takes the hidden matrices. AdamW takes the embeddings and the head (their rows are tokens, not directions), norm
-gains and biases. Norm gains are decayed under Muon (Moonlight, appendix D, found it needed), never by nanoGPT's AdamW.
+Muon, and whatever else treats matrices as matrices, takes the hidden ones. AdamW takes the embeddings and the head
+(their rows are tokens, not directions), norm gains and biases. Norm gains are decayed beside Muon (Moonlight,
+appendix D, found it needed), never by nanoGPT's AdamW nor by other optimizers that take every parameter.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nanokimi.config import OptimConfig
+from nanokimi.errors import UserError
+from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
+from nanokimi.optim.named import build_foreign
 from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.optim.rms_logits import can_estimate, rms_logits
+from nanokimi.optim.shampoo import Shampoo
+from nanokimi.optim.soap import SOAP
+from nanokimi.optim.true_muon import TrueMuon
 
 Algorithm = Literal["muon", "adamw"]
 
@@ -32,14 +41,15 @@ class Rule:
 
 ROUTER = r"\.gate\.weight$"
 RULES = (
-    Rule(r"(^|[._]|word)emb|unembed|wte|wpe|(^|[._])(head|output|classifier)\.", "adamw"),
-    Rule(r"\.latents$", "adamw"),  # rows are queries, like an embedding's
+    Rule(r"(^|[._]|word)emb|unembed|wte|wpe|latents$|(^|[._])(head|output|classifier)\.", "adamw"),
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
     Rule(r"\.(q|q_b|kv_b)_proj\.weight$", "muon", "heads"),  # cut into heads only if OptimConfig.split_heads
     Rule(r"", "muon"),
 )
+MATRIX_OPTIMIZERS = ("muon", "muonclip", "truemuon", "shampoo", "soap")
+"""Names in OptimConfig of those that take what RULES give to Muon and leave the rest to AdamW."""
 
 
 def find_rule(name: str) -> Rule:
@@ -63,7 +73,7 @@ def assign(
 def muon_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, num_heads: int = 1, router: Algorithm = "muon"
 ) -> list[dict[str, Any]]:
-    """Parameter groups for Muon or MuonClip, each parameter in exactly one of them.
+    """Parameter groups for Muon, MuonClip, TrueMuon, Shampoo or SOAP, each parameter in exactly one of them.
 
     Embeddings and heads are known by their names (see RULES): look over the groups when the model is not ours.
     Parameters with three axes are taken as stacks of matrices, as our experts are.
@@ -91,35 +101,64 @@ def adamw_groups(
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> torch.optim.Optimizer:
-    """The optimizer that `optim` describes. Every group keeps its peak rate as `peak_lr` for the schedule."""
-    named = list(model.named_parameters())
-    device = named[0][1].device
-    optimizer: torch.optim.Optimizer
-    if optim.name == "adamw":
-        groups = adamw_groups(named, optim.weight_decay)
-        fused = device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+    """The optimizer that `optim` describes. Every group keeps its peak rate as `peak_lr` for the schedule.
+
+    Raises UserError if an optimizer that is not this package's own does not exist, does not take a setting, or cannot
+    train a model here.
+    """
+    if optim.name in MATRIX_OPTIMIZERS:
+        optimizer = build_matrix_optimizer(model, optim, num_heads)
     else:
-        groups = muon_groups(named, num_heads=num_heads if optim.split_heads else 1, router=optim.router)
-        for group in groups:
-            group["lr"] = (
-                optim.lr if group["algorithm"] == "muon" or optim.adamw_lr is None else optim.adamw_lr
-            )
-        ns_dtype = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[optim.ns_dtype]
-        options: dict[str, Any] = dict(
-            weight_decay=optim.weight_decay,
-            momentum=optim.momentum,
-            nesterov=optim.nesterov,
-            ns_steps=optim.ns_steps,
-            ns_dtype=ns_dtype,
-            betas=optim.betas,
-            eps=optim.eps,
-        )
-        if optim.name == "muonclip":
-            attentions = model.attentions()  # type: ignore[operator]  # both our models have it
-            optimizer = MuonClip(groups, optim.lr, attentions=attentions, tau=optim.qk_clip_tau, **options)
+        named = list(model.named_parameters())
+        groups = adamw_groups(named, optim.weight_decay)
+        if optim.name == "adamw":
+            fused = named[0][1].device.type in ("cpu", "cuda")
+            optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+        elif optim.name == "lion":
+            optimizer = Lion(groups, lr=optim.lr, betas=optim.betas)
         else:
-            optimizer = Muon(groups, optim.lr, **options)
+            del groups[0]["weight_decay"]  # the class may have none
+            groups = [group for group in groups if group["params"]]
+            optimizer = build_foreign(groups, optim)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def build_matrix_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> torch.optim.Optimizer:
+    """One of MATRIX_OPTIMIZERS, AdamW's rate in its groups."""
+    heads = num_heads if optim.split_heads else 1
+    groups = muon_groups(model.named_parameters(), num_heads=heads, router=optim.router)
+    for group in groups:
+        of_matrices = group["algorithm"] == "muon" or optim.adamw_lr is None
+        group["lr"] = optim.lr if of_matrices else optim.adamw_lr
+    options: dict[str, Any] = dict(weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps)
+    if optim.name in ("shampoo", "soap"):
+        options |= dict(shampoo_beta=optim.shampoo_beta, precondition_every=optim.precondition_every)
+        if optim.name == "soap":
+            return SOAP(groups, optim.lr, **options)
+        return Shampoo(groups, optim.lr, handover_steps=optim.handover_steps, **options)
+    ns_dtype = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[optim.ns_dtype]
+    options |= dict(
+        momentum=optim.momentum, nesterov=optim.nesterov, ns_steps=optim.ns_steps, ns_dtype=ns_dtype
+    )
+    if optim.name == "truemuon":
+        return TrueMuon(groups, optim.lr, **options)
+    if optim.name == "muon":
+        return Muon(groups, optim.lr, **options)
+    attentions = model.attentions()  # type: ignore[operator]  # every model of ours has it
+    if not all(hasattr(attention, "rescale_heads_") for attention in attentions):
+        raise UserError(
+            "optim.name muonclip: the model's attention has no heads that QK-Clip could rescale (rescale_heads_); use "
+            "muon"
+        )
+    estimate = None
+    if optim.qk_clip_logits == "rms":
+        if not can_estimate(model):
+            raise UserError(
+                "optim.qk_clip_logits rms: nothing is known of this attention's weights; use exact"
+            )
+        estimate = partial(rms_logits, model)
+    return MuonClip(
+        groups, optim.lr, attentions=attentions, tau=optim.qk_clip_tau, estimate=estimate, **options
+    )

@@ -7,7 +7,7 @@ Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from nanokimi.runtime.device import cpu_has_fast_bf16
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SMALLEST_BF16 = 32  # rows or columns
+LARGEST_BATCH = (
+    1 << 21
+)  # numbers in a batched call: more do not stay in a CPU's cache from product to product
 UPDATE_RMS = 0.2  # what AdamW's updates typically have (Moonlight, section 2.2)
 
 
@@ -46,12 +49,12 @@ def fastest_dtype(matrices: torch.Tensor) -> torch.dtype:
     return torch.bfloat16 if native and min(matrices.shape[-2:]) >= SMALLEST_BF16 else torch.float32
 
 
-def muon_direction(
-    grad: torch.Tensor, momentum_buffer: torch.Tensor, momentum: float, nesterov: bool
-) -> torch.Tensor:
-    """Update the running average of gradients in place and return the matrix to orthogonalise."""
-    momentum_buffer.lerp_(grad, 1 - momentum)
-    return grad.lerp(momentum_buffer, momentum) if nesterov else momentum_buffer
+def muon_directions(
+    grads: list[torch.Tensor], momentum_buffers: list[torch.Tensor], momentum: float, nesterov: bool
+) -> list[torch.Tensor]:
+    """Update the running averages of gradients in place and return the matrices to orthogonalise."""
+    torch._foreach_lerp_(momentum_buffers, grads, 1 - momentum)
+    return list(torch._foreach_lerp(grads, momentum_buffers, momentum)) if nesterov else momentum_buffers
 
 
 def update_scale(rows: int, columns: int) -> float:
@@ -59,10 +62,10 @@ def update_scale(rows: int, columns: int) -> float:
     return UPDATE_RMS * max(rows, columns) ** 0.5
 
 
-def muon_updates(
+def orthogonalised(
     directions: list[torch.Tensor], blocks: list[int], steps: int, dtype: torch.dtype | None
 ) -> list[torch.Tensor]:
-    """Orthogonalise and scale matrices (..., m, n), those of one size together in one batched call.
+    """Newton-Schulz of matrices (..., m, n), those of one size together in batched calls, in the call's dtype.
 
     `blocks[i]` cuts matrix i by rows into that many matrices (the q, k and v of a fused projection, or heads).
     """
@@ -72,13 +75,28 @@ def muon_updates(
     wide = [stack.mT if is_tall else stack for stack, is_tall in zip(stacks, tall, strict=True)]
     for index, stack in enumerate(wide):  # a matrix and a transposed one of its size go together
         by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
-    updates = list(directions)
-    for (rows, columns), indices in by_size.items():
-        together = torch.cat([wide[i] for i in indices])
-        orthogonal = newton_schulz(together, steps, dtype) * update_scale(rows, columns)
-        for i, update in zip(indices, orthogonal.split([len(wide[i]) for i in indices]), strict=True):
-            updates[i] = (update.mT if tall[i] else update).reshape(directions[i].shape)
-    return updates
+    results = list(directions)
+    for indices in (piece for same in by_size.values() for piece in cache_sized(same, stacks)):
+        counts, size = [len(wide[i]) for i in indices], wide[indices[0]].shape[1:]
+        chosen = dtype or fastest_dtype(wide[indices[0]])
+        together = wide[indices[0]].new_empty(sum(counts), *size, dtype=chosen)
+        for i, part in zip(indices, together.split(counts), strict=True):
+            part.copy_(wide[i])
+        orthogonal = newton_schulz(together, steps, chosen)
+        for i, part in zip(indices, orthogonal.split(counts), strict=True):
+            results[i] = (part.mT if tall[i] else part).reshape(directions[i].shape)
+    return results
+
+
+def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list[int]]:
+    """The indices in pieces of at most LARGEST_BATCH numbers, and of at least one stack."""
+    piece: list[int] = []
+    for i in indices:
+        if piece and sum(stacks[j].numel() for j in [*piece, i]) > LARGEST_BATCH:
+            yield piece
+            piece = []
+        piece.append(i)
+    yield piece
 
 
 class Muon(torch.optim.Optimizer):
@@ -138,23 +156,29 @@ class Muon(torch.optim.Optimizer):
 
     def _muon_step(self, groups: list[dict[str, Any]]) -> None:
         # matrices of one size are batched across groups, so groups must agree on how to orthogonalise
-        by_recipe: dict[tuple[int, torch.dtype | None], list[tuple[torch.Tensor, dict[str, Any]]]] = {}
+        by_recipe: dict[tuple[int, torch.dtype | None], list[dict[str, Any]]] = {}
         for group in groups:
-            recipe = (group["ns_steps"], group["ns_dtype"])
-            by_recipe.setdefault(recipe, []).extend((p, group) for p in group["params"] if p.grad is not None)
-        for (steps, dtype), members in by_recipe.items():
-            directions = []
-            for p, group in members:
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                assert p.grad is not None
-                buffer = state["momentum_buffer"]
-                directions.append(muon_direction(p.grad, buffer, group["momentum"], group["nesterov"]))
-            updates = muon_updates(directions, [group["blocks"] for _, group in members], steps, dtype)
+            by_recipe.setdefault((group["ns_steps"], group["ns_dtype"]), []).append(group)
+        for (steps, dtype), alike in by_recipe.items():
+            members = [(p, group) for group in alike for p in group["params"] if p.grad is not None]
+            directions = [d for group in alike for d in self._directions(group)]
+            updates = orthogonalised(directions, [group["blocks"] for _, group in members], steps, dtype)
+            for group in alike:
+                params = [p for p in group["params"] if p.grad is not None]
+                if params:
+                    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             for (p, group), update in zip(members, updates, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"])
+                scale = update_scale(p.shape[-2] // group["blocks"], p.shape[-1])
+                p.add_(update, alpha=-group["lr"] * scale)
+
+    def _directions(self, group: dict[str, Any]) -> list[torch.Tensor]:
+        """What is to be orthogonalised for each parameter of a group that has a gradient."""
+        grads = {p: p.grad for p in group["params"] if p.grad is not None}
+        for p in grads:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in grads]
+        return muon_directions(list(grads.values()), buffers, group["momentum"], group["nesterov"])
 
     def _adamw_step(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]

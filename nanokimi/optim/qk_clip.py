@@ -58,6 +58,8 @@ class MuonClip(Muon):
         params: as for Muon.
         attentions: the model's attention layers, in the order of the logits given to `step`.
         tau: largest logit that is left alone.
+        estimate: in place of the logits of `step`, a function that finds each head's largest logit from the weights
+            before the update (`rms_logits`); the forward pass then need not look for them.
         lr, **options: as for Muon.
 
     Example::
@@ -76,13 +78,19 @@ class MuonClip(Muon):
         *,
         attentions: Sequence[RescalableAttention],
         tau: float = 100.0,
+        estimate: Callable[[], torch.Tensor] | None = None,
         **options: Any,
     ) -> None:
         if tau <= 0:
             raise ValueError(f"tau is {tau}: it must be above 0")
         super().__init__(params, lr, **options)
-        self.attentions, self.tau = list(attentions), tau
+        self.attentions, self.tau, self.estimate = list(attentions), tau, estimate
         self.heads_clipped: torch.Tensor = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether `step` has to be given the forward pass's largest logits."""
+        return self.estimate is None
 
     @torch.no_grad()
     def step(
@@ -96,6 +104,8 @@ class MuonClip(Muon):
         Raises:
             ValueError: `max_logits_LH` is missing; without it QK-Clip would silently do nothing.
         """
+        if self.estimate is not None:
+            max_logits_LH = self.estimate()
         if max_logits_LH is None:
             raise ValueError("MuonClip.step needs max_logits_LH, the largest logit of each head in this step")
         loss = super().step(closure)

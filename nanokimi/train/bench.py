@@ -213,7 +213,7 @@ def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepPart
 @torch.no_grad()
 def qk_logits_ms(state: TrainState) -> float:
     """How much longer a forward pass takes that also finds each head's largest logit."""
-    if not isinstance(state.optimizer, qk_clip.MuonClip):
+    if not step_module.needs_logits(state.optimizer):
         return 0.0
     inputs_BT, _ = step_module.training_batch(state)
     x_BT = inputs_BT[: state.micro_batch_size]
@@ -237,8 +237,9 @@ def step_floor(state: TrainState, rates: MachineRates) -> dict[str, float]:
     config = state.config
     train, optim, model = config.train, config.arm.optim, config.arm.model
     shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
-    plain = optim.name != "adamw"
-    muon_flops = optimizer_flops(shapes, replace(optim, name="muon"), model, train) if plain else 0.0
+    plain = optim.name in ("muon", "muonclip", "truemuon")
+    matrices = replace(optim, name="muon" if optim.name == "muonclip" else optim.name)
+    muon_flops = optimizer_flops(shapes, matrices, model, train)
     flops = rates.flops_per_second
     ns_rate = rates.best_flops_per_second if optim.ns_dtype == "auto" else flops.get(optim.ns_dtype, 1.0)
     numbers = sum(p.numel() for p in state.model.parameters())

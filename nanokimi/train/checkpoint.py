@@ -8,7 +8,6 @@ and data position.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,8 @@ from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
-from nanokimi.train.state import TrainState, fresh_scaler, step_seed, total_steps
+from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimizer_
+from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
 
 SCHEMA_VERSION = 2
 CLOCKS: tuple[str, ...] = (
@@ -118,7 +118,7 @@ def save_checkpoint(state: TrainState) -> Path:
     try:
         temporary.mkdir(parents=True)
         save_weights(state.model, temporary / "model.safetensors")
-        tensors, rest = _flatten_optimizer(state.optimizer.state_dict())
+        tensors, rest = flatten_optimizer(state)
         save_tensors(tensors, temporary / "optimizer.safetensors")
         size = metrics.stat().st_size if metrics.exists() else 0
         content = describe_state(state) | {"metrics_bytes": size, "optimizer_state": rest}
@@ -278,8 +278,7 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, cl
     load_weights(state.model, path / "model.safetensors")
     tensors = read_tensors(path / "optimizer.safetensors")
     try:
-        content = _unflatten_optimizer(state.optimizer, tensors, stored["optimizer_state"])
-        state.optimizer.load_state_dict(content)
+        unflatten_optimizer_(state, tensors, stored["optimizer_state"])
         state.scaler.load_state_dict(stored["scaler"])
         state.telemetry.load(stored["telemetry"], state.model)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
@@ -299,7 +298,7 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, cl
 def restart(state: TrainState) -> None:
     """Back to the newest checkpoint, or to the run's beginning, keeping the room that was made for memory."""
     room = (state.micro_batch_size, state.model.activation_checkpointing)
-    state.optimizer.state.clear()
+    state.optimizer = fresh_optimizer(state.config, state.model)
     if not load_newest_checkpoint(state, allow_changes=True):  # it was decided when the run began
         set_to_beginning(state)
         state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
@@ -314,7 +313,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
 
     Returns its step, and how many updates are in its weights.
     """
-    state.optimizer.state.clear()
+    state.optimizer = fresh_optimizer(state.config, state.model)
     for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
             stored = read_state(path, state.config.train.batch_size)
@@ -328,48 +327,6 @@ def set_to_beginning(state: TrainState) -> None:
     """The weights and the empty optimizer that the run began with."""
     fresh = build_model(state.config.arm.model, state.config.seed)
     state.model.load_state_dict(fresh.state_dict())
-    state.optimizer.state.clear()
+    state.optimizer = fresh_optimizer(state.config, state.model)
     state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())
     state.telemetry.clear()
-
-
-def _flatten_optimizer(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors by "parameter.name", everything else that JSON holds) of an optimizer's state dictionary."""
-    tensors, rest = {}, {}
-    for index, values in content["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
-            else:
-                rest[f"{index}.{name}"] = value
-    return tensors, json.loads(json.dumps(rest))
-
-
-def _unflatten_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
-) -> dict[str, Any]:
-    """A state dictionary with the optimizer's own groups (they follow from the configuration) and the stored state."""
-    by_index: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **rest}.items():
-        index, name = key.split(".", 1)
-        by_index.setdefault(int(index), {})[name] = value
-    number = 0
-    for group in optimizer.param_groups:
-        names = {"step", "exp_avg", "exp_avg_sq"}
-        if group.get("algorithm") == "muon":
-            names = {"momentum_buffer"}
-        for parameter in group["params"]:
-            kept = by_index.get(number, dict.fromkeys(names, parameter) if not by_index else {})
-            if set(kept) != names:
-                raise ValueError(
-                    f"parameter {number} has the optimizer state {', '.join(sorted(kept)) or 'of none'}"
-                )
-            for name, value in kept.items():
-                if name != "step" and value.shape != parameter.shape:
-                    raise ValueError(f"optimizer state {number}.{name} has another shape than its parameter")
-                if name == "step" and by_index and value.dim() != 0:
-                    raise ValueError(f"optimizer state {number}.step is no number")
-            number += 1
-    if any(index >= number for index in by_index):
-        raise ValueError(f"the optimizer has only {number} parameters")
-    return {"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]}

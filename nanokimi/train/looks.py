@@ -14,7 +14,7 @@ from nanokimi.measure.evaluate import Cancelled, Evaluation, evaluate, windows_a
 from nanokimi.runtime.device import is_out_of_memory, release_memory
 from nanokimi.runtime.files import write_atomic
 from nanokimi.train.state import Record, TrainState, step_seed
-from nanokimi.train.step import training_batch
+from nanokimi.train.step import needs_logits, training_batch
 
 
 def look(state: TrainState, last: bool) -> Iterator[Record]:
@@ -69,10 +69,10 @@ def evaluate_in_memory(state: TrainState) -> Evaluation:
 def telemetry_records(state: TrainState) -> list[Record]:
     """Expert load and attention logits since the last such records.
 
-    Without QK-Clip nothing needs the logits during training, so they are looked up for one batch, off the clock.
+    Unless QK-Clip needs the logits during training, they are looked up for one batch, off the clock.
     """
     optim = state.config.arm.optim
-    if optim.name != "muonclip" and state.step > 0:
+    if not needs_logits(state.optimizer) and state.step > 0:
         torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout
         with torch.no_grad():
             inputs_BT = training_batch(state)[0][: state.micro_batch_size]

@@ -30,12 +30,13 @@ from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
 from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import create_run_folder, find_damage, read_json, read_json_lines, write_json
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
 from nanokimi.train.checkpoint import load_weights, read_state
-from nanokimi.train.state import TrainState
+from nanokimi.train.state import TrainState, fresh_optimizer
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
 CONFIG_FILE, DATA_FOLDER, RESULT_FILE = "config.yaml", "data", "result.json"
@@ -76,6 +77,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
+    require_optimizer(config.arm.optim)
     save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
     config = resolve(
@@ -105,12 +107,7 @@ def keep_plugs(config: RunConfig, folder: Path) -> None:
     if now.keys() - kept.keys():
         with torch.device("meta"):  # tried before anything is trained, without memory or time
             model = build_model(config.arm.model, config.seed)
-        if config.arm.optim.name == "muonclip" and not all(
-            hasattr(a, "rescale_heads_") for a in model.attentions()
-        ):
-            raise UserError(
-                "muonclip needs an attention with rescale_heads_, which the plugged one has not: use muon"
-            )
+        fresh_optimizer(config, model)
         write_json(path, {**kept, **now})
 
 
@@ -268,10 +265,16 @@ def describe_schedule(optim: OptimConfig) -> str:
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of all tensors that the optimizer keeps between steps."""
-    states = optimizer.state.values()
-    return sum(
-        x.numel() * x.element_size() for s in states for x in s.values() if isinstance(x, torch.Tensor)
-    )
+    return sum(x.numel() * x.element_size() for x in tensors_in(dict(optimizer.state)))
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of a state: some optimizers keep lists of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)
 
 
 @dataclass(frozen=True)

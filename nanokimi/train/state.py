@@ -19,6 +19,7 @@ from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.groups import build_optimizer
+from nanokimi.runtime.device import keep_freed_memory
 from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
@@ -91,9 +92,9 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     train, optim = config.train, config.arm.optim
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
+    keep_freed_memory(device)
     model = build_model(config.arm.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
-    heads = config.arm.model.num_attention_heads
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     return TrainState(
         config=config,
@@ -102,11 +103,16 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         folder=folder,
         device=device,
         model=model,
-        optimizer=build_optimizer(model, optim, heads),
+        optimizer=fresh_optimizer(config, model),
         scaler=fresh_scaler(train.dtype, device),
         flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
     )
+
+
+def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
+    """The optimizer of a run that has not begun."""
+    return build_optimizer(model, config.arm.optim, config.arm.model.num_attention_heads)
 
 
 def fresh_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
@@ -24,6 +23,7 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.train.loss import next_token_loss
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
 
@@ -48,8 +48,7 @@ def train_step(state: TrainState) -> Record:
     if not math.isfinite(mean_nll + mean_aux):
         raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
     state.scaler.unscale_(state.optimizer)
-    limit = optim.grad_clip if optim.grad_clip is not None else math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+    grad_norm = clip_gradients(state.model, optim.grad_clip)
     if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
         raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
 
@@ -57,6 +56,7 @@ def train_step(state: TrainState) -> Record:
     extra = {}
     if isinstance(state.optimizer, MuonClip):
         state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
+    if needs_logits(state.optimizer):
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
     state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
     state.scaler.update()
@@ -84,6 +84,17 @@ def train_step(state: TrainState) -> Record:
     }
 
 
+def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
+    """Scale the gradient down to a norm of at most `limit`; returns its norm before."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if (
+        limit is not None and float(norm) > limit
+    ):  # most steps need no scaling, and so no pass over the gradients
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
 def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     """Accumulate gradients over the step's micro-batches.
 
@@ -91,7 +102,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     their logits.
     """
     train = state.config.train
-    want_max_logits = isinstance(state.optimizer, MuonClip)
+    want_max_logits = needs_logits(state.optimizer)
     inputs_BT, targets_BT = training_batch(state)
     micro = state.micro_batch_size
     passes = train.batch_size // micro
@@ -103,14 +114,20 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
             output = state.model(x_BT, want_max_logits=want_max_logits)
-        nll = F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+        nll = next_token_loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
+        output = output._replace(logits_BTW=None)  # not needed any more, and large
         state.scaler.scale(loss / passes).backward()
         total_nll += nll.detach()
         if output.aux_loss is not None:
             total_aux += output.aux_loss.detach()
-        outputs.append(output._replace(logits_BTW=None, aux_loss=None))
+        outputs.append(output._replace(aux_loss=None))
     return float(total_nll) / passes, float(total_aux) / passes, outputs
+
+
+def needs_logits(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the update depends on the largest attention logits of the forward pass."""
+    return isinstance(optimizer, MuonClip) and optimizer.needs_logits
 
 
 def autocast(state: TrainState) -> torch.autocast:
@@ -122,8 +139,8 @@ def autocast(state: TrainState) -> torch.autocast:
 def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
-        output = state.model(x_BT, want_max_logits=isinstance(state.optimizer, MuonClip))
-    return F.cross_entropy(output.logits_BTW.float().flatten(0, 1), y_BT.flatten())
+        output = state.model(x_BT, want_max_logits=needs_logits(state.optimizer))
+    return next_token_loss(output.logits_BTW, y_BT)
 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:

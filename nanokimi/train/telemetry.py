@@ -8,6 +8,7 @@ import torch
 
 from nanokimi.model.output import Output
 from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.optim.rms_logits import can_estimate, rms_logits
 
 
 class Telemetry:
@@ -103,6 +104,8 @@ class Telemetry:
             records.append(
                 {"kind": "attention", "max_logits": _rounded(self.max_logits_LH), "clips": clips, "tau": tau}
             )
+            if can_estimate(model):
+                records[-1] |= estimate_record(rms_logits(model), self.max_logits_LH)
         self.clear()
         return records
 
@@ -125,6 +128,12 @@ def router_record(
         "router_entropy": _rounded(entropy_L),
         **({} if bias_LE is None else {"bias": _rounded(bias_LE)}),
     }
+
+
+def estimate_record(estimates_LH: torch.Tensor, exact_LH: torch.Tensor) -> dict[str, Any]:
+    """The estimate from the weights beside the exact logits; above 1 it is too high. No ratio to a logit below 0."""
+    ratio_LH = torch.where(exact_LH > 0, estimates_LH / exact_LH, 0.0)
+    return {"rms_logits": _rounded(estimates_LH), "rms_over_exact": _rounded(ratio_LH)}
 
 
 def _rounded(x: torch.Tensor) -> Any:

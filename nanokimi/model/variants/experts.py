@@ -83,13 +83,7 @@ class ChosenExperts(ExpertLayer):
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         """As in nanokimi.model.moe, with any router and any form of expert."""
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
-        K = chosen_MK.shape[1]
-        order_P = chosen_MK.flatten().argsort(stable=True)  # token-expert pairs, grouped by expert
-        # there and back by permutations, which add nothing up: forward and backward are deterministic
-        x_PD = x_BTD.flatten(0, 1).repeat_interleave(K, dim=0).index_select(0, order_P)
-        y_PD = self.experts(x_PD, routing.counts_E)
-        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
-        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1), routing
+        return self.experts.mixed(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E), routing
 
 
 class SoftExperts(ExpertLayer):

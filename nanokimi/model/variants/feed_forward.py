@@ -79,6 +79,16 @@ class StackedMLP(nn.Module):
         experts = zip(rows, up_EFD.unbind(0), down_EDF.unbind(0), strict=True)
         return torch.cat([F.linear(self.activation(F.linear(x, up)), down) for x, up, down in experts])
 
+    def mixed(
+        self, x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, counts_E: torch.Tensor
+    ) -> torch.Tensor:
+        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D), as `Experts.mixed`."""
+        K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
+        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
+        y_PD = self(x_PD, counts_E)
+        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
+        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
+
 
 Stack = Experts | StackedMLP
 

@@ -1,0 +1,107 @@
+"""AdamW for what is no hidden matrix, and the frame of optimizers that treat the hidden matrices otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+
+def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
+    """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on a parameter group, by torch's own kernels."""
+    params = [p for p in group["params"] if p.grad is not None]
+    if not params:
+        return
+    for p in params:
+        if not states[p]:
+            states[p].update(
+                step=torch.zeros((), dtype=torch.float32, device=p.device),
+                exp_avg=torch.zeros_like(p),
+                exp_avg_sq=torch.zeros_like(p),
+            )
+        elif states[p]["step"].device != p.device:  # loaded from a checkpoint
+            states[p]["step"] = states[p]["step"].to(p.device)
+    of_each = [states[p] for p in params]
+    adamw(
+        params,
+        [p.grad for p in params],
+        [s["exp_avg"] for s in of_each],
+        [s["exp_avg_sq"] for s in of_each],
+        [],
+        [s["step"] for s in of_each],
+        fused=params[0].device.type in ("cpu", "cuda"),
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+class MatrixOptimizer(torch.optim.Optimizer):
+    """A rule of its own for matrices (`update`), AdamW for groups with `algorithm="adamw"`.
+
+    As for Muon, only the last two axes are a matrix: a stack (E, F, D) is E matrices, and a group's `blocks` cuts each
+    by rows into that many. Everything below works on such stacks (S, m, n).
+
+    Raises:
+        ValueError: a parameter of a matrix group has fewer than two axes, or its rows do not divide into `blocks`.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults | dict(algorithm="matrix", blocks=1))
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["algorithm"] != "adamw" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
+                    raise ValueError(
+                        f"{type(self).__name__} cannot update a parameter of shape {tuple(p.shape)} in "
+                        f"{group['blocks']} blocks: it needs matrices; put vectors in a group with "
+                        'algorithm="adamw"'
+                    )
+
+    def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What is kept for a matrix parameter between steps, as it is before the first."""
+        raise NotImplementedError
+
+    def update(self, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:
+        """Change `state` by a gradient; return the direction that lr multiplies, or None to leave the weights."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. Gradients are left as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["algorithm"] == "adamw":
+                adamw_step_(self.state, group)
+                continue
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p].update(self.new_state(p, group))
+                update = self.update(p.grad, self.state[p], group)
+                if update is not None:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"])
+        return loss
+
+
+def stacked(x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """(..., m, n) as a stack of matrices (S, m / blocks, n), in fp32 at least."""
+    stack = x.reshape(-1, x.shape[-2] // blocks, x.shape[-1])
+    return stack.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def factor_shapes(p: torch.Tensor, blocks: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Shapes of the left (S, m, m) and right (S, n, n) factors of a parameter's matrices."""
+    rows, columns = p.shape[-2] // blocks, p.shape[-1]
+    count = p.numel() // (rows * columns)
+    return (count, rows, rows), (count, columns, columns)

@@ -1,0 +1,57 @@
+"""Lion, evolved sign momentum (Chen et al., arXiv 2302.06675, algorithm 2).
+
+The repair of the "Muon" of an earlier nanoKimi (seed 3), which called itself inspired by Lion but subtracted an average
+of the weights from the weights: its gradients were averaged and never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+
+class Lion(torch.optim.Optimizer):
+    """Every weight moves by lr, up or down, as an average of its gradients says.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: learning rate, 3 to 10 times below AdamW's: AdamW's updates have an RMS of about 0.2, these of 1.
+        betas: (share of the average in what is decided now, decay rate of the average).
+        weight_decay: decoupled; 3 to 10 times above AdamW's, as it is multiplied by lr.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
+
+    def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What is kept for a parameter between steps, as it is before the first."""
+        return {"exp_avg": torch.zeros_like(p)}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. Gradients are left as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p].update(self.new_state(p, group))
+                average = self.state[p]["exp_avg"]
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(average.lerp(p.grad, 1 - beta1).sign_(), alpha=-group["lr"])
+                average.lerp_(p.grad, 1 - beta2)
+        return loss

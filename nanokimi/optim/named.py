@@ -1,0 +1,231 @@
+"""First-order optimizers of torch.optim and of pytorch-optimizer by their names, and a user's own class.
+
+Of somebody else's class nothing is believed: before it trains anything, it takes steps on a few small parameters, which
+show whether it works with a plain `step()`, listens to the gradient, and resumes exactly from its state.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanokimi.config import GPTArm, KimiArm, OptimConfig
+from nanokimi.errors import UserError
+from nanokimi.optim.foreign_state import pack, unpack_
+from nanokimi.runtime.plugs import load_plug
+
+COUPLED = (
+    "SGD",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "ASGD",
+    "Adamax",
+)  # torch's, whose decay is no decoupled one
+DECOUPLING = ("decoupled_weight_decay", "weight_decouple")  # switches that libraries have for it
+SHARED = ("betas", "eps", "momentum", "nesterov")  # of OptimConfig, given to a class that has them
+TRIAL_STEPS = 11  # twice: some do something else every tenth step
+
+Optimizer = type[torch.optim.Optimizer]
+Groups = list[dict[str, Any]]
+
+
+def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer that `optim` names, tried out. A group without `weight_decay` gets what `optim` says.
+
+    Raises UserError if there is no such class, if a setting does not fit it, or if it cannot train a model here.
+    """
+    cls = find_class(optim.name)
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optim.name {optim.name} asks for the loss again and again within a step (a closure); here a step "
+            "computes it once"
+        )
+    arguments = class_arguments(cls, optim)
+
+    def make(members: Groups) -> torch.optim.Optimizer:
+        if "weight_decay" not in arguments:
+            members = [{key: group[key] for key in group if key != "weight_decay"} for group in members]
+        return cls(members, **arguments)
+
+    try_out(make, optim)
+    return make(groups)
+
+
+def require_optimizer(optim: OptimConfig) -> None:
+    """Refuse a library's or plugged optimizer that `build_foreign` would refuse, before anything else is done."""
+    if optim.foreign:
+        build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
+
+
+def find_class(name: str) -> Optimizer:
+    """The class that a name such as torch:NAdam means. Raises UserError naming the nearest one."""
+    library, _, wanted = name.rpartition(":")
+    if library.endswith(".py"):
+        found = load_plug(name)
+        if not _is_optimizer(found):
+            raise UserError(f"optim.name {name}: the class is no torch.optim.Optimizer")
+        return found
+    known = {n: c for n, c in vars(library_module(library)).items() if _is_optimizer(c)}
+    if wanted not in known:
+        lower = {n.lower(): n for n in known}
+        close = difflib.get_close_matches(wanted.lower(), lower, n=1)
+        hint = (
+            f"the nearest is {library}:{lower[close[0]]}"
+            if close
+            else f"there are {', '.join(sorted(known))}"
+        )
+        raise UserError(f"optim.name is {name}: {library} has no optimizer {wanted}; {hint}")
+    return known[wanted]
+
+
+def library_module(library: str) -> Any:
+    """torch.optim or pytorch_optimizer. Raises UserError if that is not installed."""
+    if library == "torch":
+        return torch.optim
+    try:
+        return import_module("pytorch_optimizer")
+    except ImportError:
+        raise UserError(
+            "optimizers named pytorch-optimizer:NAME need that library: pip install pytorch-optimizer"
+        ) from None
+
+
+def _is_optimizer(value: Any) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+        and not inspect.isabstract(value)
+    )
+
+
+def class_arguments(cls: Optimizer, optim: OptimConfig) -> dict[str, Any]:
+    """Keyword arguments for the class: rate, what it knows of OptimConfig's settings, and `options`.
+
+    Raises UserError for an option that it does not know, and for a changed setting that it would not read.
+    """
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    options = dict(optim.options)
+    for name in options:
+        if name in ("self", "params", "lr") or name not in known:
+            others = [key for key in known if key not in ("self", "params", "lr")]
+            close = difflib.get_close_matches(name, others, n=1)
+            hint = f"the nearest is {close[0]}" if close else f"it takes {', '.join(others)}"
+            raise UserError(f"optim.options.{name}: {optim.name} has no such option; {hint}")
+    if "lr" not in known:
+        raise UserError(f"optim.name {optim.name}: the class takes no lr, which the schedule would set")
+    arguments: dict[str, Any] = {"lr": optim.lr}
+    for name in SHARED:
+        value = getattr(optim, name)
+        if name in options:
+            if _is_changed(name, value):
+                raise UserError(f"optim.{name} and optim.options.{name} are both given: leave one out")
+        elif name in known and _alike(known[name], value):
+            arguments[name] = value
+        elif _is_changed(name, value):
+            raise UserError(f"optim.{name} has no effect with {optim.name}: leave it out")
+    return arguments | decay_arguments(cls, optim, known) | options
+
+
+def decay_arguments(cls: Optimizer, optim: OptimConfig, known: dict[str, Any]) -> dict[str, Any]:
+    """Weight decay, decoupled as `weight_decay` promises. Raises UserError where the class has none that is."""
+    if "weight_decay" in optim.options:
+        return {}
+    switches = {name: True for name in DECOUPLING if name in known and name not in optim.options}
+    coupled = cls.__name__ in COUPLED and cls.__module__.startswith("torch.optim")
+    if "weight_decay" in known and not coupled:
+        return {"weight_decay": optim.weight_decay} | switches
+    if optim.weight_decay != 0:
+        other = "; for decay added to the gradient, say options.weight_decay besides" if coupled else ""
+        raise UserError(
+            f"optim.weight_decay is {optim.weight_decay}: {optim.name} has no decoupled weight decay; set it to 0"
+            + other
+        )
+    return {}
+
+
+def _alike(default: Any, value: Any) -> bool:
+    """Whether a class's default is of the kind that the setting is."""
+    if isinstance(value, tuple):
+        return isinstance(default, tuple | list) and len(default) == len(value)
+    if isinstance(value, bool):
+        return isinstance(default, bool)
+    return isinstance(default, int | float) and not isinstance(default, bool)
+
+
+def _is_changed(name: str, value: Any) -> bool:
+    """Whether a setting is nobody's default: an arm's own default is not a wish of the user's."""
+    return all(
+        value != getattr(defaults, name) for defaults in (OptimConfig(), KimiArm().optim, GPTArm().optim)
+    )
+
+
+def try_out(make: Callable[[Groups], torch.optim.Optimizer], optim: OptimConfig) -> None:
+    """Take steps on a matrix, a stack, and a vector. Raises UserError if the optimizer is of no use here."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            problem = _trial(make, frozenset(optim.options))
+        except Exception as error:  # somebody else's code may raise anything
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    if problem is not None:
+        raise UserError(f"optim.name {optim.name} cannot train a model here: {problem}")
+
+
+def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[str]) -> str | None:
+    whole, groups = _trial_parameters()
+    optimizer = make(groups)
+    if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
+        return "its weights are others in evaluation (train() and eval()), and nothing here would switch them"
+    _take_steps(optimizer, whole, range(TRIAL_STEPS))
+    tensors, tree = pack(optimizer)
+    middle = [p.detach().clone() for p in whole]
+    _take_steps(optimizer, whole, range(TRIAL_STEPS, 2 * TRIAL_STEPS))
+    if not all(p.isfinite().all() for p in whole):
+        return "its first steps end in numbers that are not finite"
+
+    other, other_groups = _trial_parameters()
+    _take_steps(make(other_groups), other, range(1000, 1000 + 2 * TRIAL_STEPS))
+    if any(torch.equal(a, b) for a, b in zip(whole, other, strict=True)):
+        return "it does not listen to the gradient: two different ones move some parameter alike"
+
+    resumed, resumed_groups = _trial_parameters(middle)
+    optimizer = make(resumed_groups)
+    unpack_(optimizer, tensors, tree, options)
+    _take_steps(optimizer, resumed, range(TRIAL_STEPS, 2 * TRIAL_STEPS))
+    if not all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True)):
+        return "its state_dict() does not hold all of its state, so that a resumed run would be another one"
+    return None
+
+
+def _trial_parameters(values: Iterable[torch.Tensor] | None = None) -> tuple[list[nn.Parameter], Groups]:
+    """Parameters, and the two groups of them that a model's would be in."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 4), (2, 4, 3), (5,))
+    # small, as some begin with steps that would vanish beside a 1
+    start = values or [1e-3 * torch.randn(shape, generator=generator) for shape in shapes]
+    matrix, stack, vector = (nn.Parameter(value.clone()) for value in start)
+    groups: Groups = [{"params": [matrix, stack]}, {"params": [vector], "weight_decay": 0.0}]
+    return [matrix, stack, vector], groups
+
+
+def _take_steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
+    """Steps with gradients, and random numbers, that follow from the step."""
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        torch.manual_seed(step)
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,91 @@
+"""An estimate of each head's largest attention logit from the weights alone, offered beside the exact logits.
+
+An earlier nanoKimi (seed 0) clipped by such numbers. A norm leaves inputs of RMS 1 times its gain, so if their
+directions were spread evenly, a head's query would have the length |W_q diag(gain)|_F, its key likewise; the largest
+logit is put at scale * |q| |k|, as if some query and some key were parallel. Inputs are not spread evenly: those
+along the weights' large directions give longer queries (the estimate is too low), and no two may ever be parallel
+(too high). Training records show it beside the exact logits. Repaired: it is each head's own, and MLA's interleaved
+rows are cut where its heads are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+INPUT_NORMS = ("input_layernorm", "ln_1")  # beside the attention in its block
+
+
+@torch.no_grad()
+def rms_logits(model: nn.Module) -> torch.Tensor:
+    """Estimates (L, H) for every layer of a model whose `attentions()` are MLA, MHA or GQA.
+
+    Raises ValueError for an attention without query and key projections that are known by name.
+    """
+    blocks = {child: block for block in model.modules() for child in block.children()}
+    estimates = []
+    for attention in model.attentions():  # type: ignore[operator]  # every model of ours has it
+        norms = [getattr(blocks[attention], name) for name in INPUT_NORMS if hasattr(blocks[attention], name)]
+        if len(norms) != 1:
+            raise ValueError("the attention's block has no norm before it that is known by name")
+        estimates.append(head_estimates(attention, norms[0]))
+    return torch.stack(estimates)
+
+
+def can_estimate(model: nn.Module) -> bool:
+    """Whether `rms_logits` knows all of a model's attentions."""
+    try:
+        rms_logits(model)
+    except (AttributeError, ValueError):
+        return False
+    return True
+
+
+def head_estimates(attention: Any, norm: Any) -> torch.Tensor:
+    """One estimate for each head (H,) of an attention whose input comes from `norm`."""
+    heads = attention.num_heads
+    if hasattr(attention, "kv_a_proj_with_mqa"):
+        return _mla_estimates(attention, norm)
+    if hasattr(attention, "c_attn"):
+        q, k, _ = (lengths_of(attention.c_attn, norm, rows) for rows in _thirds(attention.c_attn))
+    elif hasattr(attention, "q_proj") and hasattr(attention, "k_proj") and not hasattr(attention, "latents"):
+        q, k = lengths_of(attention.q_proj, norm), lengths_of(attention.k_proj, norm)
+    else:
+        raise ValueError(
+            f"{type(attention).__name__} has no query and key projections that are known by name"
+        )
+    width = len(q) // heads
+    q_H, k_G = (row_sizes.unflatten(0, (-1, width)).sum(dim=1).sqrt() for row_sizes in (q, k))
+    return attention.scale * q_H * k_G.repeat_interleave(heads // len(k_G))  # GQA: G heads of keys, G <= H
+
+
+def _mla_estimates(attention: Any, norm: Any) -> torch.Tensor:
+    """The parts without position and the rotary parts apart: logits are their sum (see model/attention.py)."""
+    heads, nope, latent = attention.num_heads, attention.nope_dim, attention.latent_dim
+    query_norm = norm if hasattr(attention, "q_proj") else attention.q_a_layernorm
+    q_HX = lengths_of(attention.q_up_proj, query_norm).unflatten(0, (heads, -1))
+    kv_HX = lengths_of(attention.kv_b_proj, attention.kv_a_layernorm).unflatten(0, (heads, -1))
+    shared_R = lengths_of(attention.kv_a_proj_with_mqa, norm)[latent:]  # one rotary key for all heads
+    without_position_H = (q_HX[:, :nope].sum(dim=1) * kv_HX[:, :nope].sum(dim=1)).sqrt()
+    rotary_H = (q_HX[:, nope:].sum(dim=1) * shared_R.sum()).sqrt()
+    return attention.scale * (without_position_H + rotary_H)
+
+
+def lengths_of(projection: nn.Linear, norm: Any, rows: slice = slice(None)) -> torch.Tensor:
+    """Mean square of each output number, if the norm's inputs are spread evenly with RMS 1: gain, biases and all."""
+    weight = projection.weight[rows].float()
+    mean_square = (weight * norm.weight.float()).square().sum(dim=1)
+    shift = torch.zeros_like(mean_square)
+    if getattr(norm, "bias", None) is not None:
+        shift = weight @ norm.bias.float()
+    if projection.bias is not None:
+        shift = shift + projection.bias[rows].float()
+    return mean_square + shift.square()
+
+
+def _thirds(projection: nn.Linear) -> list[slice]:
+    """Rows of the queries, keys and values in a fused projection."""
+    third = projection.out_features // 3
+    return [slice(i * third, (i + 1) * third) for i in range(3)]

@@ -1,0 +1,53 @@
+"""The training loss, next-token cross-entropy, without three more copies of the logits.
+
+With a large vocabulary the logits are the largest tensor of a step: torch's cross-entropy keeps their logarithmic
+softmax in fp32 for the backward pass, which writes two more of that size. Here large ones are worked through in pieces
+that stay in the cache, and the gradient, in the logits' own dtype, is all that is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+LARGE = 2_000_000  # logits; fewer are left to torch
+PIECE, MOST_PIECES = 500_000, 64  # logits that stay in a CPU's cache; few enough calls for a GPU
+
+
+def next_token_loss(logits_BTW: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """The mean negative log-likelihood of the targets, in nats, computed in fp32. Call backward on it only once."""
+    logits_MW, targets_M = logits_BTW.flatten(0, 1), targets_BT.flatten()
+    if logits_MW.numel() < LARGE or logits_MW.dtype == torch.float16:  # fp16 gradients are too small unscaled
+        return F.cross_entropy(logits_MW.float(), targets_M)
+    loss: torch.Tensor = CrossEntropyInPieces.apply(logits_MW, targets_M)
+    return loss
+
+
+class CrossEntropyInPieces(torch.autograd.Function):
+    """Loss and gradient together, a piece of the tokens at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_MW: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
+        """The mean; the gradient is found at once and waits for `backward`."""
+        tokens = len(targets_M)
+        rows = math.ceil(tokens / min(math.ceil(logits_MW.numel() / PIECE), MOST_PIECES))
+        gradient_MW = torch.empty_like(logits_MW)
+        pieces = (logits_MW.split(rows), targets_M.split(rows), gradient_MW.split(rows))
+        total = torch.zeros((), device=logits_MW.device)
+        for logits_RW, targets_R, gradient_RW in zip(*pieces, strict=True):
+            log_p_RW = logits_RW.log_softmax(dim=-1, dtype=torch.float32)
+            total -= log_p_RW.gather(1, targets_R[:, None]).sum()
+            p_RW = log_p_RW.exp_()
+            p_RW.scatter_add_(1, targets_R[:, None], p_RW.new_full((len(targets_R), 1), -1.0))
+            gradient_RW.copy_(p_RW.div_(tokens))
+        ctx.save_for_backward(gradient_MW)
+        return total / tokens
+
+    @staticmethod
+    def backward(ctx: Any, *scale: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient times that of the loss, in place: it is used once."""
+        (gradient_MW,) = ctx.saved_tensors
+        return gradient_MW.mul_(scale[0]), None

@@ -1,0 +1,77 @@
+"""An optimizer's state in a checkpoint. Of this package's own every tensor is known, and nothing else is taken."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from nanokimi.optim.adamw import MatrixOptimizer
+from nanokimi.optim.foreign_state import pack, unpack_
+from nanokimi.optim.lion import Lion
+from nanokimi.train.state import TrainState
+
+Shapes = dict[str, torch.Size]
+
+
+def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors by "parameter.name", everything else that JSON holds) of a run's optimizer."""
+    if state.config.arm.optim.foreign:
+        return pack(state.optimizer)
+    tensors, rest = {}, {}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                rest[f"{index}.{name}"] = value
+    return tensors, json.loads(json.dumps(rest))
+
+
+def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
+    """Give a run's optimizer what `flatten_optimizer` took of one like it.
+
+    Its groups are its own: they follow from the configuration. Raises ValueError if state is missing, extra or
+    misshaped; whatever somebody else's optimizer raises.
+    """
+    optim = state.config.arm.optim
+    if optim.foreign:
+        unpack_(state.optimizer, tensors, rest, frozenset(optim.options))
+        return
+    by_index: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest}.items():
+        index, name = key.split(".", 1)
+        by_index.setdefault(int(index), {})[name] = value
+    number = 0
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            if by_index:
+                _require_shapes(
+                    number, by_index.get(number, {}), expected_state(state.optimizer, parameter, group)
+                )
+            number += 1
+    if any(index >= number for index in by_index):
+        raise ValueError(f"the optimizer has only {number} parameters")
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": by_index, "param_groups": groups})
+
+
+def expected_state(optimizer: torch.optim.Optimizer, p: torch.Tensor, group: dict[str, Any]) -> Shapes:
+    """What one of this package's optimizers keeps for a parameter that it has updated."""
+    if isinstance(optimizer, Lion | MatrixOptimizer) and group.get("algorithm") != "adamw":
+        like = torch.empty_like(p, device="meta")
+        return {name: tensor.shape for name, tensor in optimizer.new_state(like, group).items()}
+    if group.get("algorithm") == "muon":
+        return {"momentum_buffer": p.shape}
+    return {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+
+
+def _require_shapes(number: int, kept: dict[str, Any], expected: Shapes) -> None:
+    if set(kept) != set(expected):
+        raise ValueError(f"parameter {number} has the optimizer state {', '.join(sorted(kept)) or 'of none'}")
+    for name, shape in expected.items():
+        if name == "step" and kept[name].dim() != 0:
+            raise ValueError(f"optimizer state {number}.step is no number")
+        if kept[name].shape != shape:
+            raise ValueError(f"optimizer state {number}.{name} has another shape than its parameter")
