@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from test_variants import shaken
 
 from nanokimi.cli import main
+from nanokimi.generation.engine import generate
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.plugs import forget_plugs
+from nanokimi.train.runs import open_run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
 SETTINGS = """\
@@ -240,6 +243,10 @@ def test_a_part_that_keeps_no_cache_writes_all_the_same(shell: Shell, tmp_path: 
     assert shell("train --config {S} --data {D} --out {O} --plug {T}/mine.py:Past")[0] == 0
     status, out, _ = shell("sample {O} --max_new_tokens 30 --plug {T}/mine.py:Past")
     assert status == 0 and len(out) > 40
+    model = open_run(tmp_path / "out").model
+    shaken(model)
+    cached, plain = (list(generate(model, [1, 2], 30, seed=1, use_cache=use)) for use in (True, False))
+    assert not model.can_cache and cached == plain
 
 
 def test_an_optimizer_of_the_users_trains_the_variant(shell: Shell, tmp_path: Path) -> None:
