@@ -30,7 +30,11 @@ HEADS = "--variant.model.num_attention_heads 2 --nanogpt.model.num_attention_hea
 RANKS = "--variant.model.q_lora_rank 16 --variant.model.kv_lora_rank 8 --variant.model.qk_nope_head_dim 16 "
 RANKS += "--variant.model.qk_rope_head_dim 8 --variant.model.v_head_dim 24 "
 REDUCED = {
-    "seed-000": PIECES + HEADS + FEW + RANKS + "--variant.optim.precondition_every 2 --variant.optim.handover_steps 3",
+    "seed-000": PIECES
+    + HEADS
+    + FEW
+    + RANKS
+    + "--variant.optim.precondition_every 2 --variant.optim.handover_steps 3",
     "seed-000-small": PIECES + HEADS + RANKS + "--variant.optim.handover_steps 3",
     "seed-002": "",
     "seed-002-k2": "",
@@ -60,7 +64,11 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(name: str, text: Path) -> str:
     arms = load_config(name).compare.arms
-    return f"--config {name} --data {text} {QUICK}" + "".join(NARROW.format(arm=arm) for arm in arms) + REDUCED[name]
+    return (
+        f"--config {name} --data {text} {QUICK}"
+        + "".join(NARROW.format(arm=arm) for arm in arms)
+        + REDUCED[name]
+    )
 
 
 def test_every_seed_preset_is_tried() -> None:
@@ -68,7 +76,9 @@ def test_every_seed_preset_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_a_seed_preset_trains_samples_and_is_causal(name: str, stories: Path, tmp_path: Path, shell: Shell) -> None:
+def test_a_seed_preset_trains_samples_and_is_causal(
+    name: str, stories: Path, tmp_path: Path, shell: Shell
+) -> None:
     status, _, err = shell(f"train {small(name, stories)} --out {tmp_path}/run")
     assert status == 0, err
     result = read_json(tmp_path / "run" / "result.json")
@@ -83,7 +93,9 @@ def test_a_seed_preset_trains_samples_and_is_causal(name: str, stories: Path, tm
     assert json.loads(out)["val_loss"] == pytest.approx(result["val_loss"], abs=1e-5)
 
 
-def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(stories: Path, tmp_path: Path, shell: Shell) -> None:
+def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
+    stories: Path, tmp_path: Path, shell: Shell
+) -> None:
     """As the seed had it. top-k's own settings go, since nothing would read them."""
     chosen = "--variant.model.experts expert_choice --variant.model.capacity_factor 2.5 "
     chosen += "--variant.model.num_experts_per_tok 2 --variant.model.aux_loss_alpha 0"
@@ -115,7 +127,11 @@ def test_seed_0_has_its_sizes_and_no_more_active_parameters_than_its_twin() -> N
     assert (model.hidden_size, model.num_hidden_layers, model.num_attention_heads) == (768, 8, 8)
     assert (model.n_routed_experts, model.num_experts_per_tok, model.n_shared_experts) == (32, 6, 1)
     assert (model.q_lora_rank, model.kv_lora_rank, model.qk_rope_head_dim) == (192, 32, 32)
-    assert (config.dataset.tokenizer, config.dataset.vocab_size, train.context_length) == ("unigram", 8000, 512)
+    assert (config.dataset.tokenizer, config.dataset.vocab_size, train.context_length) == (
+        "unigram",
+        8000,
+        512,
+    )
     d, width, ranks = 768, 8 * 224, 192 + 32 + 32
     attention = d * ranks + 192 * width + 32 * 8 * (192 + 224) + width * d
     expert = 3 * d * 312
@@ -161,7 +177,11 @@ def test_nanokimi_enters_seed_2s_contest_within_its_limits() -> None:
 def test_seed_3_has_its_sizes() -> None:
     config = load_config("seed-003")
     model, sample = config.variant.model, config.sample
-    assert (model.attention, model.num_latents, model.hidden_size // model.num_attention_heads) == ("latent", 16, 64)
+    assert (model.attention, model.num_latents, model.hidden_size // model.num_attention_heads) == (
+        "latent",
+        16,
+        64,
+    )
     assert (model.hidden_size, model.num_hidden_layers, model.n_routed_experts) == (256, 6, 4)
     assert (config.dataset.path, config.dataset.fraction) == ("tinystories", 0.1)
     assert (config.dataset.tokenizer, config.dataset.vocab_size) == ("bpe", 4096)
@@ -182,10 +202,14 @@ def test_seed_4_is_three_files_that_make_one() -> None:
     assert sum(p.numel() for p in built.parameters()) == cost(whole, "variant").params_total
 
 
-def test_seed_4_takes_a_file_of_the_users_for_one_of_its_own(stories: Path, tmp_path: Path, shell: Shell) -> None:
+def test_seed_4_takes_a_file_of_the_users_for_one_of_its_own(
+    stories: Path, tmp_path: Path, shell: Shell
+) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("train: {context_length: 24, batch_size: 4, max_steps: 2}\n")
-    line = small("seed-004", stories).replace("--config seed-004", "--config seed-004/model --config seed-004/dataset")
+    line = small("seed-004", stories).replace(
+        "--config seed-004", "--config seed-004/model --config seed-004/dataset"
+    )
     line = f"{line} --config {mine} --out {tmp_path}/run"
     status, _, err = shell("train " + line)
     assert status == 0, err

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import DEFAULT_CONFIG, choose_config, config_stem, one_target, require_data, take_options
+from nanokimi.cli.options import (
+    DEFAULT_CONFIG,
+    choose_config,
+    config_stem,
+    one_target,
+    require_data,
+    take_options,
+)
 from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.cli.resuming import plan_run
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep

@@ -98,7 +98,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     from jsonargparse import ArgumentError
 
-    paths, content = find_configs(name), {}
+    content: dict[str, Any] = {}
+    paths = find_configs(name)
     for path in paths:
         content = _merged(content, _read_settings(path))
     arguments = _expand(overrides)
