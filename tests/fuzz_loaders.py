@@ -145,9 +145,9 @@ def change_one(
 def config_bases() -> list[str]:
     """Presets and a resolved configuration as a run writes it."""
     from nanokimi.config import RunConfig, TrainConfig
-    from nanokimi.config.files import find_config, preset_names, save_config
+    from nanokimi.config.files import find_configs, preset_names, save_config
 
-    texts = [find_config(name).read_text() for name in preset_names()]
+    texts = [path.read_text() for name in preset_names() for path in find_configs(name)]
     with tempfile.TemporaryDirectory() as folder:
         save_config(RunConfig(train=TrainConfig(max_steps=5)), Path(folder) / "c.yaml")
         texts += [(Path(folder) / "c.yaml").read_text()] * 3

@@ -56,7 +56,8 @@ def test_every_preset_loads_and_survives_a_round_trip(name: str, tmp_path: Path)
 
 def test_the_presets_are_the_yaml_files_of_the_package() -> None:
     folder = Path(nanokimi.__file__).parent / "presets"
-    assert preset_names() == sorted(path.stem for path in folder.glob("*.yaml"))
+    single = {path.stem for path in folder.glob("*.yaml")}
+    assert preset_names() == sorted(single | {path.parent.name for path in folder.glob("*/*.yaml")})
     assert {"smoke", cli.DEFAULT_CONFIG} <= set(preset_names())
 
 
@@ -484,3 +485,66 @@ def test_thousands_of_brackets_are_refused_at_once(tmp_path: Path) -> None:
     path.write_text("{" * 3000)
     with pytest.raises(UserError, match="nested too deeply"):
         load_config(str(path))
+
+
+# ---- several files
+
+
+def two_files(folder: Path, first: str, second: str) -> str:
+    (folder / "first.yaml").write_text(first)
+    (folder / "second.yaml").write_text(second)
+    return f"{folder / 'first.yaml'},{folder / 'second.yaml'}"
+
+
+def test_a_later_file_says_over_an_earlier_one(tmp_path: Path) -> None:
+    first = "seed: 1\ntrain: {max_steps: 5, batch_size: 3}\nnanokimi: {optim: {lr: 0.5}}\n"
+    names = two_files(
+        tmp_path, first, "seed: 2\ntrain: {batch_size: 4}\nnanokimi: {optim: {weight_decay: 0}}\n"
+    )
+    config = load_config(names, ["--train.context_length", "9"])
+    assert (config.seed, config.train.max_steps, config.train.batch_size) == (2, 5, 4)
+    assert (config.nanokimi.optim.lr, config.nanokimi.optim.weight_decay) == (0.5, 0)
+    assert config.train.context_length == 9
+    backwards = load_config(",".join(reversed(names.split(","))))
+    assert (backwards.seed, backwards.train.batch_size) == (1, 3)
+
+
+def test_a_later_files_budget_takes_the_place_of_an_earlier_ones(tmp_path: Path) -> None:
+    names = two_files(tmp_path, "train: {max_steps: 5}\n", "train: {max_tokens: 1000}\n")
+    train = load_config(names).train
+    assert (train.max_steps, train.max_tokens) == (None, 1000)
+
+
+def test_presets_and_files_mix_and_a_file_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a,b.yaml"
+    path.write_text("train: {max_steps: 5}\n")
+    assert load_config(str(path)).train.max_steps == 5
+    (tmp_path / "mine.yaml").write_text("train: {max_steps: 6}\n")
+    mixed = load_config(f"smoke,{tmp_path / 'mine.yaml'}")
+    assert mixed.train.max_steps == 6 and mixed.dataset.tokenizer == "byte"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "part"),
+    [
+        ("seed: 1\n", "sead: 1\n", "second.yaml: there is no setting 'sead'; the nearest is seed"),
+        ("sead: 1\n", "seed: 1\n", "first.yaml: there is no setting"),
+        ("train: {max_steps: 5}\n", "- 1\n", "second.yaml holds list"),
+        ("train: {max_steps: 5}\n", "train: 3\n", "second.yaml: train is 3: expected settings"),
+        ("train: {max_steps: 5}\n", "train: {batch_size: x}\n", "train.batch_size is x: expected"),
+        ("train: {max_steps: 5}\n", "train: {batch_size: 0}\n", "must be above 0"),
+        ("train: {max_steps: 5}\n", "{\n", "second.yaml"),
+    ],
+)
+def test_whatever_is_wrong_with_one_of_several_files_is_said(
+    first: str, second: str, part: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(two_files(tmp_path, first, second))
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["smoke,smoek", "smoke,", ",", "seed-004/modle", "smoke,seed-004/"])
+def test_a_missing_one_of_several_files_is_named(names: str) -> None:
+    with pytest.raises(UserError, match="is no file and no preset"):
+        load_config(names)

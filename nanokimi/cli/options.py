@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config.files import load_config
@@ -29,7 +30,8 @@ usage: nanokimi VERB [options]
 """
 
 RUN_OPTIONS = """\
-  --config NAME_OR_PATH   a preset or a YAML file (default: tales, or {default} with --data); presets: {presets}
+  --config NAME_OR_PATH   a preset or a YAML file (default: tales, or {default} with --data); said again, or with
+                          commas between: several, later ones over earlier ones; presets: {presets}
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
@@ -149,6 +151,8 @@ def take_options(
                     f"option {option} needs a value (one that starts with dashes: {option}=--value)"
                 )
             value = remaining.pop(0)
+        if name == "config" and name in values:  # several files, the later ones over the earlier ones
+            value = f"{values[name]},{value}"
         try:
             values[name] = named[name](value)
         except ValueError:
@@ -180,6 +184,11 @@ def choose_config(options: dict[str, object], rest: list[str]) -> str:
     import torch
 
     return TALES_GPU_CONFIG if torch.cuda.is_available() else TALES_CONFIG
+
+
+def config_stem(chosen: str) -> str:
+    """What a run folder is called after."""
+    return "-".join(Path(name).stem for name in chosen.split(","))[:80]
 
 
 def require_data(path: str) -> None:

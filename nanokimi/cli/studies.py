@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import choose_config, require_data, take_options
+from nanokimi.cli.options import choose_config, config_stem, require_data, take_options
 from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugs import named_plugs
@@ -160,7 +160,7 @@ def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunCo
     chosen = choose_config(options, rest)
     config = load_config(chosen, rest)
     require_data(config.dataset.path)
-    out = Path(str(options["out"])) if "out" in options else default_run_folder(verb, Path(chosen).stem)
+    out = Path(str(options["out"])) if "out" in options else default_run_folder(verb, config_stem(chosen))
     return config, out
 
 

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import DEFAULT_CONFIG, choose_config, one_target, require_data, take_options
+from nanokimi.cli.options import (
+    DEFAULT_CONFIG,
+    choose_config,
+    config_stem,
+    one_target,
+    require_data,
+    take_options,
+)
 from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.cli.resuming import plan_run
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep
@@ -39,7 +46,7 @@ def run_compare(arguments: list[str]) -> int:
     config, out, resume = plan_run("compare", options, rest)
     refuse_unused_plugs(config, config.compare.arms)
     require_data(config.dataset.path)
-    out = out or default_run_folder("compare", config_stem(options, rest))
+    out = out or default_run_folder("compare", config_stem(choose_config(options, rest)))
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
@@ -57,11 +64,6 @@ def run_compare(arguments: list[str]) -> int:
     return 1 if not report["verdict"]["ranked"] else 0
 
 
-def config_stem(options: dict[str, object], rest: list[str]) -> str:
-    """What a run folder is called after."""
-    return Path(choose_config(options, rest)).stem
-
-
 def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
     from nanokimi.runtime.files import default_run_folder
@@ -72,7 +74,7 @@ def run_train(arguments: list[str]) -> int:
     config, out, resume = plan_run("train", options, rest)
     refuse_unused_plugs(config, [config.model])
     require_data(config.dataset.path)
-    out = out or default_run_folder(config.model, config_stem(options, rest))
+    out = out or default_run_folder(config.model, config_stem(choose_config(options, rest)))
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.alone import train_alone

@@ -31,25 +31,37 @@ SHORT_OPTIONS = {
 }
 
 
+def presets() -> dict[str, list[Path]]:
+    """The files of every preset that ships with the package; a folder is one, and so is each of its files."""
+    folder = Path(str(resources.files("nanokimi") / "presets"))
+    found = {path.stem: [path] for path in folder.glob("*.yaml")}
+    for path in sorted(folder.glob("*/*.yaml")):
+        found.setdefault(path.parent.name, []).append(path)
+        found[f"{path.parent.name}/{path.stem}"] = [path]
+    return found
+
+
 def preset_names() -> list[str]:
-    """Names of the presets that ship with the package."""
-    folder = resources.files("nanokimi") / "presets"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    """Names of the presets, without the parts of those that consist of several files."""
+    return sorted(name for name in presets() if "/" not in name)
 
 
-def find_config(name: str) -> Path:
-    """The file of a preset's name or of a path. Raises UserError naming the nearest preset."""
-    if os.path.isfile(name):  # unlike Path.is_file, no error where the name is too long for a file
-        return Path(name)
-    if name in preset_names():
-        return Path(str(resources.files("nanokimi") / "presets" / f"{name}.yaml"))
-    if os.path.isdir(name):
-        raise UserError(
-            f"--config {name} is a folder: name a YAML file, for example {Path(name) / 'config.yaml'}"
-        )
-    raise UserError(f"--config {name} is no file and no preset{nearest(name, preset_names())}")
+def find_configs(names: str) -> list[Path]:
+    """The files of presets' names and paths, with commas between them. Raises UserError naming the nearest preset."""
+    known, found = presets(), []
+    # unlike Path.is_file, os.path.isfile raises no error where the name is too long for a file
+    for name in [names] if os.path.isfile(names) else names.split(","):
+        if os.path.isfile(name):
+            found.append(Path(name))
+        elif name in known:
+            found += known[name]
+        elif os.path.isdir(name):
+            raise UserError(
+                f"--config {name} is a folder: name a YAML file, for example {Path(name) / 'config.yaml'}"
+            )
+        else:
+            raise UserError(f"--config {name} is no file and no preset{nearest(name, preset_names())}")
+    return found
 
 
 def jsonargparse_parser() -> ArgumentParser:
@@ -83,19 +95,15 @@ def settings_help() -> str:
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and validate.
 
+    Several names have commas between them; what a later file says takes the place of what an earlier one does.
     Raises UserError with one line that says what is wrong.
     """
     from jsonargparse import ArgumentError
 
-    from nanokimi.config.safe_yaml import read_yaml
-
-    path = find_config(name)
-    content = read_yaml(path)
-    if content is not None and not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds {type(content).__name__}, not settings: expected lines such as 'seed: 1'"
-        )
-    _check_keys(content or {}, str(path))
+    content: dict[str, Any] = {}
+    paths = find_configs(name)
+    for path in paths:
+        content = _merged(content, _read_settings(path))
     arguments = _expand(overrides)
     parser = config_parser()
     # its YAML resolver raises half of Python's exceptions for values that only look like dates or numbers
@@ -109,9 +117,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         RecursionError,
     )
     try:
-        values = parser.parse_object(content or {}, defaults=True)
+        values = parser.parse_object(content, defaults=True)
     except refused as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{', '.join(map(str, paths))}: {_one_line(error)}") from None
     try:
         values = parser.parse_args(arguments, namespace=values)
     except refused as error:
@@ -120,6 +128,30 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         return validate(_build(parser, values))
     except UserError as error:
         raise UserError(f"{error} (settings: {name})") from None
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What a file says, its keys known."""
+    from nanokimi.config.safe_yaml import read_yaml
+
+    content = read_yaml(path)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds {type(content).__name__}, not settings: expected lines such as 'seed: 1'"
+        )
+    _check_keys(content or {}, str(path))
+    return content or {}
+
+
+def _merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings of two files: groups are merged, and where both say something the later one counts."""
+    merged = dict(before)
+    if prefix == "train." and set(BUDGETS) & after.keys():  # as on the command line
+        merged = {key: value for key, value in before.items() if key not in BUDGETS}
+    for key, value in after.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value, f"{prefix}{key}.") if both else value
+    return merged
 
 
 def _build(parser: ArgumentParser, values: Any) -> RunConfig:
