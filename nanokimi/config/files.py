@@ -24,6 +24,7 @@ from nanokimi.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+MOST_LISTED = 40  # names in an error message
 SHORT_OPTIONS = {
     "--data": "--dataset.path",
     "--match": "--compare.match",
@@ -272,7 +273,11 @@ def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
     if not close:
         last = {key.rsplit(".", 1)[-1]: key for key in known}
         close = [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1)]
-    return f"; the nearest is {dashes}{close[0]}" if close else f"; there are {', '.join(known[:12])}"
+    if close:
+        return f"; the nearest is {dashes}{close[0]}"
+    shown = known if len(known) <= MOST_LISTED else known[:12]
+    rest = f" and {len(known) - len(shown)} more" if len(shown) < len(known) else ""
+    return f"; there are {', '.join(shown)}{rest}"
 
 
 def _one_line(error: Exception) -> str:
