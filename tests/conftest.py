@@ -85,6 +85,17 @@ AS_KIMI = replace(
 )
 """What makes a variant TINY_KIMI."""
 
+TINY_ARMS = """\
+nanokimi:
+  model:
+    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
+     qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}
+  optim: {lr: 1e-2, warmup_steps: 2}
+nanogpt:
+  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}
+  optim: {lr: 3e-3, warmup_steps: 2}
+"""
+"""Both arms of a run that takes seconds, as a settings file has them."""
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
 
 

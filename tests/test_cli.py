@@ -14,25 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import make_text
+from conftest import TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.runtime import device
 from nanokimi.runtime.files import read_json, read_json_lines
 
-SETTINGS = """\
+SETTINGS = f"""\
 seed: 7
-train: {context_length: 16, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, device: cpu, threads: 1}
-sample: {prompts: [the small boy], max_new_tokens: 20}
-nanokimi:
-  model:
-    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
-     qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}
-  optim: {lr: 1e-2, warmup_steps: 2}
-nanogpt:
-  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}
-  optim: {lr: 3e-3, warmup_steps: 2}
-"""
+train: {{context_length: 16, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, device: cpu, threads: 1}}
+sample: {{prompts: [the small boy], max_new_tokens: 20}}
+{TINY_ARMS}"""
 MODULES = """\
 import torch
 from torch import nn

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import make_text
+from conftest import TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
@@ -32,20 +32,12 @@ from nanokimi.train.alone import train_alone
 
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
 CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
-SETTINGS = """\
+SETTINGS = f"""\
 seed: 7
-train: {context_length: 16, batch_size: 8, max_steps: 45, eval_every: 15, save_every: 100, device: cpu, threads: 1}
-sample: {prompts: [the small boy], max_new_tokens: 20}
-compare: {turn_steps: 4}
-nanokimi:
-  model:
-    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
-     qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}
-  optim: {lr: 1e-2, warmup_steps: 2}
-nanogpt:
-  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}
-  optim: {lr: 3e-3, warmup_steps: 2}
-"""
+train: {{context_length: 16, batch_size: 8, max_steps: 45, eval_every: 15, save_every: 100, device: cpu, threads: 1}}
+sample: {{prompts: [the small boy], max_new_tokens: 20}}
+compare: {{turn_steps: 4}}
+{TINY_ARMS}"""
 RUN_FIELDS = (  # the fields that report.json promises
     "name params_total params_active flops_per_token tokens train_seconds tokens_per_second val_loss best_val_loss "
     "val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import make_text
+from conftest import TINY_ARMS, make_text
 
 from nanokimi.compare.jobs import as_job_config, in_stretches, job_key, model_key, read_results
 from nanokimi.compare.study import Study, StudyArm, job_of, open_study
@@ -26,18 +26,10 @@ from nanokimi.runtime.files import read_json_lines
 
 CLOCKS = {"train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
-SETTINGS = """\
+SETTINGS = f"""\
 seed: 7
-train: {context_length: 16, batch_size: 8, max_steps: STEPS, device: cpu, dtype: fp32}
-nanokimi:
-  model:
-    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
-     qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}
-  optim: {lr: 1e-2, warmup_steps: 2}
-nanogpt:
-  model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}
-  optim: {lr: 3e-3, warmup_steps: 2}
-"""
+train: {{context_length: 16, batch_size: 8, max_steps: STEPS, device: cpu, dtype: fp32}}
+{TINY_ARMS}"""
 
 
 @pytest.fixture

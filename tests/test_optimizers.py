@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import nn
 from nanokimi.config import OptimConfig
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.shampoo import Shampoo
+from nanokimi.optim.soap import SOAP
 
 # rates that suit a quadratic and a tiny model, each on its own scale
 OPTIMIZERS: dict[str, OptimConfig] = {
@@ -130,8 +133,6 @@ def test_different_gradients_move_differently_and_are_left_as_they_are(optim: Op
 
 def test_without_gradients_nothing_but_decay_happens(optim: OptimConfig) -> None:
     """Gradients of zero: each weight is multiplied by 1 - lr * decay, or left; without a gradient, left."""
-    if optim.weight_decay == 0:
-        optim = replace(optim, weight_decay=0.0)
     model = build_model(TINY_GPT, 0)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = build_optimizer(model, optim, 2)
@@ -156,3 +157,38 @@ def test_every_parameter_is_in_one_group_that_has_a_peak_rate(optim: OptimConfig
         members = [p for group in groups for p in group["params"]]
         assert len(members) == len(set(members)) and set(members) == set(model.parameters())
         assert all(group["peak_lr"] == group["lr"] > 0 for group in groups)
+
+
+# ---- what the preconditioned ones have in common
+
+PRECONDITIONED = {
+    "shampoo": (partial(Shampoo, precondition_every=4), 0.1),
+    "shampoo handing over": (partial(Shampoo, precondition_every=4, handover_steps=3), 0.1),
+    "soap": (partial(SOAP, lr=1e-2, precondition_every=4), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PRECONDITIONED)
+def test_an_expert_without_tokens_stays_and_one_that_comes_late_moves(name: str) -> None:
+    make, most = PRECONDITIONED[name]
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 4, 5, generator=generator)
+    p = nn.Parameter(start.clone())
+    optimizer = make([p], weight_decay=0.0)
+    for number in range(11):
+        p.grad = torch.randn(3, 4, 5, generator=generator)
+        p.grad[0] = 0
+        if number < 6:
+            p.grad[1] = 0
+        optimizer.step()
+    assert p.isfinite().all()
+    assert torch.equal(p[0], start[0])
+    assert 0 < float((p[1] - start[1]).detach().abs().max()) < most
+
+
+@pytest.mark.parametrize("kind", [Shampoo, SOAP])
+def test_vectors_and_crooked_blocks_are_refused(kind: type[torch.optim.Optimizer]) -> None:
+    with pytest.raises(ValueError, match=rf"{kind.__name__} cannot update a parameter of shape \(5,\)"):
+        kind([nn.Parameter(torch.zeros(5))])
+    with pytest.raises(ValueError, match=r"shape \(7, 4\) in 3 blocks"):
+        kind([{"params": [nn.Parameter(torch.zeros(7, 4))], "blocks": 3}])

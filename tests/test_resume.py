@@ -71,6 +71,21 @@ def stopped_after(state: TrainState, step: int) -> None:
 # ---- bit for bit
 
 
+def assert_resumes(config: RunConfig, stops: tuple[int, ...], folder: Path) -> None:
+    """A run stopped after each of these steps and taken up again ends as one that was not, in all that it holds."""
+    whole = begin(config, folder / "whole")
+    list(train(whole))
+    broken = folder / "broken"
+    state = begin(config, broken)
+    for stop in stops:
+        stopped_after(state, stop)
+        state = reopen(broken)
+        assert load_newest_checkpoint(state) and state.step == stop
+    list(train(state))
+    assert equal(whole, state)
+    assert records(broken) == records(folder / "whole")
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "muonclip"])
 @pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])
@@ -85,17 +100,7 @@ def test_every_optimizer_and_precision_resumes_bit_for_bit(
     )
     part = replace(config.arm, optim=replace(config.arm.optim, name=optimizer))  # type: ignore[arg-type]
     config = replace(config, **{name: part})  # type: ignore[arg-type]
-    whole = begin(config, tmp_path / "whole")
-    list(train(whole))
-    folder = tmp_path / "broken"
-    state = begin(config, folder)
-    for stop in (1, 4, 5, 9):
-        stopped_after(state, stop)
-        state = reopen(folder)
-        assert load_newest_checkpoint(state) and state.step == stop
-    list(train(state))
-    assert equal(whole, state)
-    assert records(folder) == records(tmp_path / "whole")
+    assert_resumes(config, (1, 4, 5, 9), tmp_path)
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -125,17 +130,7 @@ def test_other_optimizers_resume_bit_for_bit(
     config = replace(tiny_config(max_steps=10, eval_every=5, save_every=3, dtype=dtype), model=name)
     optim = OptimConfig(**{"name": optimizer, "lr": 1e-2, "warmup_steps": 2} | OTHERS[optimizer])
     config = replace(config, **{name: replace(config.arm, optim=optim)})  # type: ignore[arg-type]
-    whole = begin(config, tmp_path / "whole")
-    list(train(whole))
-    folder = tmp_path / "broken"
-    state = begin(config, folder)
-    for stop in (1, 4):
-        stopped_after(state, stop)
-        state = reopen(folder)
-        assert load_newest_checkpoint(state) and state.step == stop
-    list(train(state))
-    assert equal(whole, state)
-    assert records(folder) == records(tmp_path / "whole")
+    assert_resumes(config, (1, 4), tmp_path)
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "soap", "torch:NAdam"])

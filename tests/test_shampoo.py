@@ -174,25 +174,3 @@ def test_grafted_updates_are_as_long_as_adams() -> None:
             x, y = p.detach() - a, q.detach() - b
             torch.testing.assert_close(torch.linalg.matrix_norm(x), torch.linalg.matrix_norm(y))
             assert not torch.allclose(x, y, rtol=0.1)
-
-
-def test_an_expert_without_tokens_stays_and_one_that_comes_late_moves() -> None:
-    for handover in (None, 3):
-        p = nn.Parameter(random(3, 4, 5).float())
-        optimizer = Shampoo([p], weight_decay=0.0, precondition_every=4, handover_steps=handover)
-        gradients = [random(3, 4, 5, seed=s).float() for s in range(1, 12)]
-        for step, gradient in enumerate(gradients):
-            gradient[0] = 0
-            if step < 6:
-                gradient[1] = 0
-        moved = run(optimizer, p, gradients)
-        assert moved.isfinite().all()
-        assert torch.equal(moved[0], random(3, 4, 5)[0].float())
-        assert 0 < float((moved[1] - random(3, 4, 5)[1]).abs().max()) < 0.1
-
-
-def test_vectors_and_crooked_blocks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Shampoo cannot update a parameter of shape \(5,\)"):
-        Shampoo([nn.Parameter(torch.zeros(5))])
-    with pytest.raises(ValueError, match=r"shape \(7, 4\) in 3 blocks"):
-        Shampoo([{"params": [nn.Parameter(torch.zeros(7, 4))], "blocks": 3}])

@@ -146,9 +146,7 @@ class BlockPlan(NamedTuple):
         counts_E = counts_E.long()
         blocks_E = (counts_E + rows - 1).div(rows, rounding_mode="floor")
         ends_E = blocks_E.cumsum(0)
-        few = max(
-            4, E // 8
-        )  # numbers of blocks are multiples of it: every new size costs oneDNN a preparation
+        few = max(4, E // 8)  # blocks come in multiples of it: each new size costs oneDNN a preparation
         blocks = -(-int(ends_E[-1]) // few) * few
         order_P = chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
         shift_E = (ends_E - blocks_E) * rows - (counts_E.cumsum(0) - counts_E)

@@ -42,6 +42,17 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
     )
 
 
+def require_matrices(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if a group that is not AdamW's has a vector, or rows that do not divide into its `blocks`."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if group["algorithm"] != "adamw" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
+                raise ValueError(
+                    f"{type(optimizer).__name__} cannot update a parameter of shape {tuple(p.shape)} in "
+                    f'{group["blocks"]} blocks: it needs matrices; put vectors in a group with algorithm="adamw"'
+                )
+
+
 class MatrixOptimizer(torch.optim.Optimizer):
     """A rule of its own for matrices (`update`), AdamW for groups with `algorithm="adamw"`.
 
@@ -54,14 +65,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults | dict(algorithm="matrix", blocks=1))
-        for group in self.param_groups:
-            for p in group["params"]:
-                if group["algorithm"] != "adamw" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
-                    raise ValueError(
-                        f"{type(self).__name__} cannot update a parameter of shape {tuple(p.shape)} in "
-                        f"{group['blocks']} blocks: it needs matrices; put vectors in a group with "
-                        'algorithm="adamw"'
-                    )
+        require_matrices(self)
 
     def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """What is kept for a matrix parameter between steps, as it is before the first."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.optim.adamw import adamw
 
+from nanokimi.optim.adamw import adamw_step_, require_matrices
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -133,13 +133,7 @@ class Muon(torch.optim.Optimizer):
         )
         defaults |= dict(ns_dtype=ns_dtype, betas=betas, eps=eps, algorithm="muon", blocks=1)
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if group["algorithm"] == "muon" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
-                    raise ValueError(
-                        f"Muon cannot update a parameter of shape {tuple(p.shape)} in {group['blocks']} blocks: it "
-                        'needs matrices; put vectors in a group with algorithm="adamw"'
-                    )
+        require_matrices(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -151,7 +145,7 @@ class Muon(torch.optim.Optimizer):
         self._muon_step([g for g in self.param_groups if g["algorithm"] == "muon"])
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
-                self._adamw_step(group)
+                adamw_step_(self.state, group)
         return loss
 
     def _muon_step(self, groups: list[dict[str, Any]]) -> None:
@@ -179,34 +173,3 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in grads]
         return muon_directions(list(grads.values()), buffers, group["momentum"], group["nesterov"])
-
-    def _adamw_step(self, group: dict[str, Any]) -> None:
-        params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return
-        for p in params:
-            if not self.state[p]:
-                self.state[p].update(
-                    step=torch.zeros((), dtype=torch.float32, device=p.device),
-                    exp_avg=torch.zeros_like(p),
-                    exp_avg_sq=torch.zeros_like(p),
-                )
-            elif self.state[p]["step"].device != p.device:  # loaded from a checkpoint
-                self.state[p]["step"] = self.state[p]["step"].to(p.device)
-        states = [self.state[p] for p in params]
-        adamw(
-            params,
-            [p.grad for p in params],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [],
-            [s["step"] for s in states],
-            fused=params[0].device.type in ("cpu", "cuda"),
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
