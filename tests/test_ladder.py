@@ -254,7 +254,16 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     assert effect["mean"] == pytest.approx(differences.mean())
     assert effect["ci95"] == pytest.approx([differences.mean() - half, differences.mean() + half], rel=1e-5)
     tuning_seeds = {line["seed"] for line in lines.values() if line["purpose"] == "tune"}
-    assert not tuning_seeds & {7, 8, 9}
+    assert len(tuning_seeds) == 2 and not tuning_seeds & {7, 8, 9}
+    for arm in plan["arms"]:
+        for lr, loss in arm["tuning"]["curve"] if arm["tuning"] else []:
+            tried = [
+                line["val_loss"]
+                for line in lines.values()
+                if (line["arm"], line["purpose"], line["lr"]) == (arm["name"], "tune", lr)
+            ]
+            assert len(tried) == 2 and loss == pytest.approx(sum(tried) / 2)
+    assert any("on 2 seeds of its own" in label for label in report["labels"])
     with (finished / "study.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["+ Muon"]["mean"]) == effect["mean"] and rows["+ Muon"]["words"] == effect["words"]

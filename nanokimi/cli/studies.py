@@ -21,13 +21,14 @@ Types = dict[str, Callable[[str], object]]
 
 SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
 GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
-TUNING: Types = {**GRID, "tuned": str, "no_tune": bool, "quick": bool}
+TUNING: Types = {**GRID, "tuning_seeds": int, "tuned": str, "no_tune": bool, "quick": bool}
 QUICK_SHARE = 4
 LIMITS = {
     "workers": (1, 1024),
     "points": (2, 100),
     "rounds": (0, 20),
     "seeds": (1, 1000),
+    "tuning_seeds": (1, 100),
     "optuna": (1, 10_000),
 }
 
@@ -154,7 +155,7 @@ def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunCo
 
     for name, (low, high) in LIMITS.items():
         if name in options and not low <= int(str(options[name])) <= high:
-            raise UserError(f"--{name} is {options[name]}: it must be {low} to {high}")
+            raise UserError(f"--{name.replace('_', '-')} is {options[name]}: it must be {low} to {high}")
     if "tuned" in options and "no_tune" in options:
         raise UserError("--tuned and --no-tune exclude each other")
     chosen = choose_config(options, rest)
@@ -168,11 +169,10 @@ def ladder_options(options: dict[str, object]) -> LadderOptions:
     """What ladder and scale share."""
     from nanokimi.compare.ladder_run import LadderOptions
 
-    picked: dict[str, Any] = {
-        k: options[k] for k in ("points", "factor", "rounds", "seeds", "workers") if k in options
-    }
+    names = ("points", "factor", "rounds", "seeds", "tuning_seeds", "workers")
+    picked: dict[str, Any] = {name: options[name] for name in names if name in options}
     if "quick" in options:
-        picked = {"seeds": 2, "rounds": 0, **picked}
+        picked = {"seeds": 2, "rounds": 0, "tuning_seeds": 1, **picked}
     tuned = Path(str(options["tuned"])) if "tuned" in options else None
     return LadderOptions(tune="no_tune" not in options, tuned=tuned, keep="keep" in options, **picked)
 

@@ -17,9 +17,11 @@ _TUNING = """\
   --factor X              ratio of neighbouring rates (default: 2)
   --rounds N              most extensions of the grids while an optimum lies at an edge (default: 3); each gives every
                           arm one more trial
+  --tuning-seeds N        seeds of its own that each rate is tried with, their mean decides (default: 2): with one, a
+                          rate may be chosen at which other seeds go astray
   --tuned FILE            take the tuned rates from an earlier study's tuned.json
   --no-tune               take the configured rates; said in every output
-  --quick                 a quarter of the steps, 2 seeds, no extensions: to see it work
+  --quick                 a quarter of the steps, 2 seeds, rates tried with one, no extensions: to see it work
 """
 
 STUDY_USAGE = {

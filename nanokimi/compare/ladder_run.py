@@ -51,6 +51,7 @@ class LadderOptions:
     points: int = 3
     factor: float = 2.0
     rounds: int = 3
+    tuning_seeds: int = 2
     tune: bool = True
     tuned: Path | None = None
     readings: tuple[str, ...] = ("tokens", "flops", "seconds")
@@ -165,8 +166,9 @@ def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: Ladd
     grids = {
         arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in sound
     }
-    curves = tune(pool, makers, grids, study.tuning_seeds(), factor=options.factor, max_rounds=options.rounds)
-    write_tuned(study, {name: {**curve, "knob": KNOB} for name, curve in curves.items()})
+    seeds = study.tuning_seeds(options.tuning_seeds)
+    curves = tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=options.rounds)
+    write_tuned(study, seeds, {name: {**curve, "knob": KNOB} for name, curve in curves.items()})
     return [arm if arm.leaking else arm.tuned(KNOB, curves[arm.name]) for arm in arms]
 
 
@@ -181,9 +183,9 @@ def maker_of(arm: StudyArm, knob: str = KNOB) -> Callable[[Any, int], Job]:
     return make
 
 
-def write_tuned(study: Study, arms: dict[str, Any]) -> None:
+def write_tuned(study: Study, seeds: Sequence[int], arms: dict[str, Any]) -> None:
     """tuned.json: each arm's best value, with the whole curve."""
-    content = {"schema_version": 1, "seeds": study.tuning_seeds(), "steps": study.steps, "arms": arms}
+    content = {"schema_version": 1, "seeds": seeds, "steps": study.steps, "arms": arms}
     write_json(study.folder / TUNED_FILE, content)
 
 

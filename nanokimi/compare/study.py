@@ -305,7 +305,9 @@ def labels(plan: dict[str, Any]) -> list[str]:
     if tuned and all(tuned):
         counts = " or ".join(map(str, sorted(trials)))
         edges = [arm["name"] for arm in plan["arms"] if arm["tuning"] and not arm["tuning"]["interior"]]
-        rate = f"Each arm's learning rate is tuned with {counts} trials on a seed of its own"
+        each = max(one.get("seeds", 1) for one in tuned if one)
+        seen = f"{each} seeds of its own, by their mean" if each > 1 else "a seed of its own"
+        rate = f"Each arm's learning rate is tuned with {counts} trials on {seen}"
         named = ", ".join(edges) if len(edges) <= 5 else f"{len(edges)} arms, marked below"
         rate += f"; at the edge of what was tried: {named}." if edges else "; every optimum is interior."
     if plan.get("reading_steps"):

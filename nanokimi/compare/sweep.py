@@ -58,14 +58,15 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
             raise UserError(f"{leaking[0]} is LEAKING: {arms[0].leaking}; its loss would be void")
         with study.pool(options.workers, options.keep) as pool:
             found = curves(study, pool, arms, options)
+        seeds = study.tuning_seeds(options.seeds)
         content = {
             "schema_version": 1,
             "knob": options.knob,
-            "seeds": study.tuning_seeds(options.seeds),
+            "seeds": seeds,
             "arms": found,
         }
         write_json(out / "sweep.json", content)
-        write_tuned(study, {name: {**curve, "knob": options.knob} for name, curve in found.items()})
+        write_tuned(study, seeds, {name: {**curve, "knob": options.knob} for name, curve in found.items()})
         return content
 
 
@@ -136,7 +137,7 @@ def optuna_curve(
             losses = [line["val_loss"] for line in lines[i * len(seeds) : (i + 1) * len(seeds)]]
             points[value] = None if None in losses else sum(losses) / len(losses)
             search.tell(trial, math.inf if points[value] is None else points[value])
-    return {**described(points), "optuna": True}
+    return {**described(points), "seeds": len(seeds), "optuna": True}
 
 
 def sweep_text(content: dict[str, Any]) -> str:

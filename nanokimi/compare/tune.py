@@ -72,8 +72,8 @@ def tune(
 ) -> dict[str, dict[str, Any]]:
     """Try every arm's grid, then extend. `makers` turn (value, seed) into a job.
 
-    Returns for each arm the best value, the whole curve (mean over seeds), trials, and whether the optimum is
-    interior; if it is not after `max_rounds` extensions, that is said and the best so far is taken.
+    Returns for each arm the best value, the whole curve (mean over seeds), the numbers of trials and of seeds, and
+    whether the optimum is interior; if it is not after `max_rounds` extensions, the best so far is taken.
     """
     curves: dict[str, Points] = {name: {} for name in makers}
     due = {name: list(grids[name]) for name in makers}
@@ -88,7 +88,9 @@ def tune(
             kept = [loss for loss in found if loss is not None]
             curves[name][value] = sum(kept) / len(kept) if len(kept) == len(found) else None
         if not extend or rounds == max_rounds or all(map(is_interior, curves.values())):
-            return {name: described(points, extend) for name, points in curves.items()}
+            return {
+                name: {**described(points, extend), "seeds": len(seeds)} for name, points in curves.items()
+            }
         rounds += 1
         due = {name: [next_value(points, factor)] for name, points in curves.items()}
 
