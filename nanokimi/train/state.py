@@ -54,6 +54,9 @@ class TrainState:
     peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
+    drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict
+    )  # inputs and targets by step
     looked: bool = False  # what was due at this step is in metrics.jsonl
     updating: bool = False  # an exception now would leave the parameters half updated
     only_final_score: bool = (

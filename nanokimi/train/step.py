@@ -26,6 +26,9 @@ from nanokimi.runtime.device import (
 from nanokimi.train.loss import next_token_loss
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
+DRAWN_TOKENS = 1 << 16
+"""Batches are drawn ahead, up to so many tokens: the second one finds code and tables in the processor's cache."""
+
 
 class NotFinite(TrainingError):
     """A loss or a gradient is infinite or not a number; nothing has been updated by it."""
@@ -145,15 +148,20 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of this step, (B, T) each, on the device."""
-    train = state.config.train
-    batch = sample_batch(
-        state.data.train_ids,
-        seed=state.config.seed,
-        index=state.step,
-        batch_size=train.batch_size,
-        context_length=train.context_length,
-    )
-    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in batch)
+    if state.step not in state.drawn:
+        train = state.config.train
+        ahead = max(DRAWN_TOKENS // (train.batch_size * train.context_length), 1)
+        state.drawn = {
+            index: sample_batch(
+                state.data.train_ids,
+                seed=state.config.seed,
+                index=index,
+                batch_size=train.batch_size,
+                context_length=train.context_length,
+            )
+            for index in range(state.step, state.step + ahead)
+        }
+    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in state.drawn[state.step])
     return inputs_BT, targets_BT
 
 
