@@ -30,8 +30,8 @@ usage: nanokimi VERB [options]
 """
 
 RUN_OPTIONS = """\
-  --config NAME_OR_PATH   a preset or a YAML file (default: tales, or {default} with --data); said again, or with
-                          commas between: several, later ones over earlier ones; presets: {presets}
+  --config NAME_OR_PATH   a preset or a YAML file (default: tales, on CUDA tales-gpu; {default} with --data); said
+                          again, or with commas between: several, later ones over earlier ones; presets: {presets}
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
   --seed N                initial weights, batches and samples follow from it
@@ -81,9 +81,9 @@ usage: nanokimi evaluate RUN_FOLDER [options]
     + OPEN_PLUG
     + "Prints one JSON object for each model.\n",
     "prepare": """\
-usage: nanokimi prepare --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+usage: nanokimi prepare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
 
-  --config NAME_OR_PATH   a preset or a YAML file, for its tokenizer and context (default: {default})
+  --config NAME_OR_PATH   a preset or a YAML file, for its tokenizer and context (default: as for compare)
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for data.json, the tokenizer and summary.png (default: the next free
                           runs/prepare-...)

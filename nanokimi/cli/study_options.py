@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _SHARED = """\
-  --config NAME_OR_PATH   a preset or a YAML file; budget in steps, epochs or tokens
+  --config NAME_OR_PATH   a preset or a YAML file (default: as for compare); budget in steps, epochs or tokens
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               the study's folder (default: the next free one below runs/). Said again, what is finished
                           there is not run again and what was interrupted goes on: repeat the command
