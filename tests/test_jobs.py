@@ -18,10 +18,11 @@ import pytest
 from conftest import TINY_ARMS, make_text
 
 from nanokimi.compare.jobs import as_job_config, in_stretches, job_key, model_key, read_results
+from nanokimi.compare.pool import free_slots
 from nanokimi.compare.study import Study, StudyArm, job_of, open_study
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
-from nanokimi.errors import TrainingError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 
 CLOCKS = {"train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
@@ -68,6 +69,7 @@ def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
         "train.max_steps": 13,
         "train.batch_size": 4,
         "train.dtype": "bf16",
+        "train.on_nonfinite": "skip",
     }
     for key, value in other.items():
         assert job_key(with_changes(config, {key: value}), FINGERPRINT) != job_key(config, FINGERPRINT), key
@@ -108,6 +110,35 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
     with study.pool(workers=2, keep=False) as pool:
         assert pool.run(jobs) == lines[:3]
         assert pool.workers == [], "nothing to do: no process is started"
+
+
+def test_a_line_without_the_audit_that_is_asked_for_is_made_again(study: Study) -> None:
+    with study.pool(workers=1, keep=False) as pool:
+        (plain,) = pool.run([job_of(arm(study), 1, "seed")])
+        (audited,) = pool.run([job_of(arm(study), 1, "seed", audited=True)])
+        (again,) = pool.run([job_of(arm(study), 1, "seed")])
+    assert "audit" not in plain and audited["audit"]["causal"] and again == audited
+    assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([plain])
+
+
+def test_a_study_takes_one_gpu_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert free_slots("cuda") == ["3", "5"] and free_slots("cuda:1") == ["5"]
+
+
+def test_what_a_study_would_ignore_or_overwrite_is_refused(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="memory_limit_gb has no effect"):
+        with open_study(tiny_config(memory_limit_gb=2.0), tmp_path / "limited"):
+            pass
+    (tmp_path / "linked" / "jobs").mkdir(parents=True)
+    (tmp_path / "notes").write_text("an unfinished line")
+    (tmp_path / "linked" / "results.jsonl").symlink_to(tmp_path / "notes")
+    with pytest.raises(UserError, match="is a link"):
+        with open_study(tiny_config(), tmp_path / "linked"):
+            pass
+    assert (tmp_path / "notes").read_text() == "an unfinished line"
 
 
 def test_results_alone_are_enough_to_go_on(study: Study) -> None:

@@ -320,6 +320,30 @@ def test_tuned_rates_are_taken_over_and_said(
     assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
 
 
+def test_holm_counts_the_rows_of_a_table(finished: Path) -> None:
+    effects = read_json(finished / "study.json")["effects"]
+    readings = [one for one in effects if one["family"] == "readings"]
+    assert len({one["reading"] for one in readings}) == 3
+    assert {one["tests"] for one in readings if one["mean"] is not None} == {len(readings)}
+
+
+def test_two_arms_of_one_name_are_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--rungs", "RMSNorm", "--no-tune", "--also", "NanoKimi: optim.name=lion"]
+    assert cli.main(command(toy, *more)) == 2
+    assert "two arms are called 'NanoKimi'" in capsys.readouterr().err
+
+
+def test_runs_of_several_versions_are_said(finished: Path) -> None:
+    lines = read_json_lines(finished / "results.jsonl")
+    plan = [line for line in lines if line["kind"] == "plan"][-1]
+    results = read_results(finished)
+    assert not any("versions" in label for label in report_of(plan, results)["labels"])
+    key = plan["arms"][0]["runs"]["tokens"][0]
+    mixed = {**results, key: {**results[key], "commit": "0123456789"}}
+    (label,) = [one for one in report_of(plan, mixed)["labels"] if "versions" in one]
+    assert "0123456" in label
+
+
 PLUG = """
 from torch import nn
 
@@ -389,3 +413,13 @@ def test_help_names_the_rungs() -> None:
 
     listed = " ".join(STUDY_USAGE["ladder"].split())
     assert ", ".join(NAMES) in listed
+
+
+def test_steps_of_a_reading_are_solved_again_for_other_arms(toy: Path, finished: Path) -> None:
+    """The folder knows the steps of the arms before; these have other sizes, and so other FLOPs."""
+    more = ["--rungs", "Muon", "--direction", "up", "--seeds", "1", "--no-tune", "--readings", "flops"]
+    before = read_json_lines(finished / "results.jsonl")[-1]["reading_steps"]["flops"]
+    smaller = ["--nanogpt.model.num_hidden_layers", "1", "--nanokimi.model.num_hidden_layers", "1"]
+    assert cli.main(command(toy, *more, *smaller, "--nanokimi.model.first_k_dense_replace", "0")) == 0
+    plan = read_json_lines(finished / "results.jsonl")[-1]
+    assert plan["kind"] == "plan" and plan["reading_steps"]["flops"] != before

@@ -25,7 +25,7 @@ from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
-from nanokimi.runtime.files import read_json
+from nanokimi.runtime.files import read_json, write_json
 from nanokimi.train.runs import set_up
 
 
@@ -118,11 +118,23 @@ def test_compare_asks_for_a_quantity_and_remembers(
     assert arms["nanogpt"].train.max_steps == 12 and arms["nanokimi"].train.max_steps < 12
     changed = read_json(tmp_path / MATCH_FILE)
     assert changed["asked"] == "flops" and changed["changes"]["nanokimi"]["train.max_steps"] < 12
-    (tmp_path / MATCH_FILE).write_text((tmp_path / MATCH_FILE).read_text().replace("12", "9"))
+    changed["changes"]["nanogpt"]["train.max_steps"] = 9
+    write_json(tmp_path / MATCH_FILE, changed)
     assert matched_arms(asked, data, tmp_path)["nanogpt"].train.max_steps == 9, (
         "resuming solves nothing again"
     )
+    longer = replace(asked, train=replace(asked.train, max_steps=24))
+    assert matched_arms(longer, data, tmp_path)["nanogpt"].train.max_steps == 24, (
+        "another budget, another answer"
+    )
     assert matched_arms(config, data, tmp_path)["nanogpt"].train.max_steps == 12
+
+
+def test_a_twin_with_experts_in_every_layer_can_be_solved() -> None:
+    model = replace(TINY_KIMI, first_k_dense_replace=0)
+    count = parameters("active_params", 16)
+    solved = solve_size(model, count, 1.02 * count(model))
+    assert abs(solved.gap) < 0.05 and "intermediate_size" not in solved.changes
 
 
 def test_seconds_are_measured(prepared: tuple[RunConfig, PreparedData]) -> None:

@@ -92,6 +92,13 @@ def test_prune_reports_its_losses_and_writes_an_ordinary_run(finished: Path, tmp
     assert main(["sample", str(tmp_path / "pruned"), "--max_new_tokens", "5"]) == 0
 
 
+def test_the_device_that_is_named_is_that_of_the_recovery_too(finished: Path, tmp_path: Path) -> None:
+    path = finished / "config.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
+    prune(finished, tmp_path / "pruned", keep=2, recover_steps=2, device="cpu")
+    assert open_run(tmp_path / "pruned").config.train.device == "cpu"
+
+
 def test_without_recovery_nothing_is_trained(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from test_variants import shaken
 from nanokimi.cli import main
 from nanokimi.generation.engine import generate
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.runtime.plugs import forget_plugs
+from nanokimi.runtime.plugs import forget_plugs, name_plug
 from nanokimi.train.runs import open_run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
@@ -281,6 +282,19 @@ def test_whatever_is_wrong_with_a_plug_is_one_line(
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert part in one_line(shell("train --config {S} --data {D} --out {O} --plug " + plug))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_lies_in_pycache_is_never_run(tmp_path: Path) -> None:
+    """An unchecked .pyc is what `import` would take in the file's place, whatever the file says."""
+    source = tmp_path / "mine.py"
+    source.write_text("class Mine:\n    what = 'crafted'\n")
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), invalidation_mode=mode)
+    source.write_text("class Mine:\n    what = 'the file'\n")
+    try:
+        assert vars(name_plug(f"{source}:Mine").cls)["what"] == "the file"
+    finally:
+        forget_plugs()
 
 
 def test_plugs_belong_to_verbs_that_run_models(shell: Shell) -> None:

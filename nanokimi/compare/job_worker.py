@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 import traceback
@@ -58,7 +59,10 @@ def run_job(connection: Connection, folder: Path, audited: bool, config: RunConf
 
 def train_job(connection: Connection, folder: Path, audited: bool, config: RunConfig) -> tuple[str, Any]:
     """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
+    import torch
+
     from nanokimi.data.store import open_prepared
+    from nanokimi.runtime.device import release_memory
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
@@ -67,6 +71,10 @@ def train_job(connection: Connection, folder: Path, audited: bool, config: RunCo
 
     with only_process(folder, ORPHAN_SECONDS):
         keep_plugs(config, folder)
+        gc.collect()
+        release_memory(
+            torch.device(config.train.device)
+        )  # what the job before left would count as this one's
         state = build_state(config, open_prepared(find_data(folder)), folder)
         state.only_final_score = True
         state.stop_waiting = connection.poll

@@ -24,7 +24,7 @@ from nanokimi.runtime.files import read_json_lines
 from nanokimi.runtime.plugs import plug_hashes
 
 JOBS_FOLDER, RESULTS_FILE = "jobs", "results.jsonl"
-NO_EFFECT = FREE_WHEN_RESUMED | {
+NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
     "train.eval_every",
     "train.eval_batch_size",
     "train.telemetry_every",

@@ -73,6 +73,9 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
+        names = [arm.name for arm in arms]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"two arms are called '{twice[0]}': give one of them another name")
         arms = with_leaks_found(arms)
         with study.pool(options.workers, options.keep) as pool:
             arms = tuned_arms(study, pool, arms, options)
@@ -147,7 +150,7 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
     if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
         about += ", and without QK-Clip, which it has no rescale_heads_ for"
-    name = f"{base.name} with {spec.rpartition(':')[2]}"
+    name = f"{base.name} with {plug.name}"
     return resized(name, with_changes(base.config, changes), {**changes, "from": base.name}, about)
 
 
@@ -199,7 +202,11 @@ def reading_steps(
     path = study.folder / RESULTS_FILE
     plans = [line for line in read_json_lines(path) if line["kind"] == "plan"]
     kept = plans[-1].get("reading_steps", {}) if plans else {}
+    runs = {arm["name"]: arm["runs"].get("tokens", []) for arm in plans[-1]["arms"]} if kept else {}
     race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
+    first = study.seeds(1)[0]
+    if not all(pool.key(job_of(arm, first, "seed")) in runs.get(arm.name, ()) for arm in race):
+        kept = {}  # solved for other arms
     found: dict[str, dict[str, int]] = {}
     for reading in options.readings:
         if reading == "tokens" or len(race) < 2:

@@ -141,7 +141,7 @@ def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> S
     """The twin's size: its feed-forward width if that need not move far, else its hidden size and then the width."""
     width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
     found = solve_width(model, quantity, target)
-    moved = found.changes.get("moe_intermediate_size", found.changes["intermediate_size"])
+    moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]
     if abs(found.gap) <= TOLERANCE and abs(moved - width) <= FREE_WIDTH * width:
         return found
     unit = 2 * model.num_attention_heads

@@ -19,7 +19,7 @@ from nanokimi.compare.match import (
     solve_size,
     steps_of,
 )
-from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
@@ -40,11 +40,14 @@ def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[st
     if config.compare.match == "none":
         return plain
     path = folder / MATCH_FILE
-    if path.exists():
-        changes = read_json(path)["changes"]
+    budget = {name: getattr(config.train, name) for name in BUDGETS}
+    asked = {"asked": config.compare.match, "budget": budget}
+    kept = read_json(path) if path.exists() else {}
+    if {name: kept.get(name) for name in asked} == asked:
+        changes = kept["changes"]
     else:
         changes = solve(config.compare.match, plain, data)
-        write_json(path, {"schema_version": 1, "asked": config.compare.match, "changes": changes})
+        write_json(path, {"schema_version": 2, **asked, "changes": changes})
     return {name: validate(with_changes(plain[name], changes.get(name, {}))) for name in names}
 
 

@@ -30,20 +30,21 @@ from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugs import named_plugs
-from nanokimi.train.runs import CONFIG_FILE
+from nanokimi.train.runs import CONFIG_FILE, keep_plugs
 
 POLL_SECONDS = 0.25
 LEFT_BEHIND = ("checkpoints", "model.safetensors", ".lock", "nonfinite")
 
 
 def free_slots(device: str) -> list[str | None]:
-    """One entry for each job that may run at a time: None for a core, a GPU's number for a GPU."""
+    """One entry for each job that may run at a time: None for a core, a GPU's number for a GPU; "cuda" is all GPUs."""
     if device.startswith("cuda"):
         import torch
 
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
         known = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
-        return list(known)
+        index = device.partition(":")[2]
+        return [known[int(index)]] if index else list(known)
     if device.startswith("mps"):
         return [None]
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -82,6 +83,7 @@ class Worker:
         fresh = not (folder / CONFIG_FILE).exists()  # else it is resumed, with the very configuration it has
         if fresh:
             save_config(job.config, folder / CONFIG_FILE)
+            keep_plugs(job.config, folder)  # the worker reads the file again, and refuses another content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
         self.connection.send(("job", key, job.audited, job.config if fresh else None))
 
@@ -124,6 +126,11 @@ class Pool:
         """The line of a job that has finished."""
         return self.results[self.key(job)]
 
+    def is_missing(self, key: str, job: Job) -> bool:
+        """Whether a job has no line, or one without the audit that is asked for now."""
+        line = self.results.get(key)
+        return line is None or (job.audited and line["val_loss"] is not None and "audit" not in line)
+
     def run(self, jobs: Sequence[Job]) -> list[Line]:
         """Run what has no result yet; return all lines, in order.
 
@@ -133,7 +140,9 @@ class Pool:
         """
         wanted = {self.key(job): job for job in reversed(jobs)}
         waiting = [
-            (key, wanted[key]) for key in dict.fromkeys(map(self.key, jobs)) if key not in self.results
+            (key, wanted[key])
+            for key in dict.fromkeys(map(self.key, jobs))
+            if self.is_missing(key, wanted[key])
         ]
         total, self.failures = len(waiting), []
         while len(self.workers) < min(len(self.slots), total):

@@ -33,7 +33,13 @@ from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
-from nanokimi.runtime.files import append_json_line, create_run_folder, describe_environment, read_json_lines
+from nanokimi.runtime.files import (
+    append_json_line,
+    create_run_folder,
+    describe_environment,
+    read_json_lines,
+    refuse_links,
+)
 from nanokimi.runtime.locks import only_process
 from nanokimi.train.runs import set_up
 
@@ -93,11 +99,18 @@ def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
     strangers = {entry.name for entry in out.iterdir()} - {".lock"}
     if strangers and not strangers & {JOBS_FOLDER, RESULTS_FILE}:
         raise UserError(f"{out} already holds files and is no study: choose another --out")
+    if config.train.memory_limit_gb is not None:
+        raise UserError("train.memory_limit_gb has no effect in a study: leave it out")
     with only_process(out):
+        refuse_links(out)
         (out / JOBS_FOLDER).mkdir(exist_ok=True)
+        asked = config.train.device
         config, data = set_up(config, out / JOBS_FOLDER)
         steps = steps_of(config, len(data.train_ids))
-        train = replace(config.train, max_epochs=None, max_tokens=None, max_steps=steps)
+        device = config.train.device
+        if asked == "auto":
+            device = device.partition(":")[0]  # every GPU
+        train = replace(config.train, device=device, max_epochs=None, max_tokens=None, max_steps=steps)
         yield Study(out, replace(config, train=train), data, steps)
 
 
@@ -235,15 +248,12 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Every comparison of the plan, judged; Holm counts the comparisons of one family and reading together."""
+    """Every comparison of the plan, judged; Holm counts those of one family, which is one table, together."""
     rows = {(row["name"], row["reading"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
     found = [judged(one, rows, runs, results, plan["stretch_tokens"]) for one in plan["comparisons"]]
-    families = {(one["family"], one["reading"]) for one in found if one["mean"] is not None}
-    for family in families:
-        members = [
-            one for one in found if (one["family"], one["reading"]) == family and one["mean"] is not None
-        ]
+    for family in {one["family"] for one in found}:
+        members = [one for one in found if one["family"] == family and one["mean"] is not None]
         for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
             one["holm_p"], one["tests"] = adjusted, len(members)
             one["words"] = in_words(one.pop("difference"), adjusted)
@@ -324,6 +334,15 @@ def labels(plan: dict[str, Any]) -> list[str]:
     ]
 
 
+def versions(plan: dict[str, Any], results: dict[str, Line]) -> list[str]:
+    """A label if the runs were made by several versions of the program."""
+    keys = [key for arm in plan["arms"] for some in arm["runs"].values() for key in some]
+    commits = sorted({str(results[key].get("commit"))[:7] for key in keys})
+    if len(commits) < 2:
+        return []
+    return [f"The runs were made by {len(commits)} versions of the program: {', '.join(commits)}."]
+
+
 def choose(names: Sequence[str], wanted: str, option: str) -> list[str]:
     """The names that a comma-separated option picks. Raises UserError for one that is not there."""
     chosen = [part.strip() for part in wanted.split(",") if part.strip()]
@@ -342,4 +361,5 @@ def report_of(
     kept = ("schema_version", "study", "title", "data", "settings", "machine", "seeds")
     report = {key: plan[key] for key in kept}
     report |= {"labels": labels(plan), "arms": arm_rows(plan, results), "effects": effects(plan, results)}
+    report["labels"] += versions(plan, results)
     return {**report, **more(report)}

@@ -139,11 +139,12 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
-    from nanokimi.train.runs import find_data, finish
+    from nanokimi.train.runs import find_data, finish, keep_plugs
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
         config = load_config(str(folder / "config.yaml"))
+        keep_plugs(config, folder)
         device = choose_device(config.train.device)
         limit_memory(config.train.memory_limit_gb, device)
         idle_memory_bytes = memory_bytes(device)

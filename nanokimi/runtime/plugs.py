@@ -8,11 +8,11 @@ again. What was named is remembered for the life of the process, and handed on t
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nanokimi.errors import UserError
@@ -46,21 +46,20 @@ def name_plug(spec: str) -> Plug:
         return known
     if any(other.path.name == path.name and other.sha256 != plug.sha256 for other in _named.values()):
         raise UserError(f"--plug {spec}: another file named {path.name} is plugged in already")
-    found = getattr(_run_file(path, spec), class_name, None)
+    found = getattr(_run(content, path, spec), class_name, None)
     if not isinstance(found, type):
         raise UserError(f"--plug {spec}: {path} defines no class '{class_name}'")
     _named[plug.name] = Plug(plug.name, plug.path, plug.sha256, found)
     return _named[plug.name]
 
 
-def _run_file(path: Path, spec: str) -> object:
-    name = f"nanokimi_plug_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None and module_spec.loader is not None, "the path ends in .py"
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module  # dataclasses look their module up
+def _run(content: bytes, path: Path, spec: str) -> object:
+    # The very bytes that were hashed: an import would take what a __pycache__ beside the file holds.
+    module = ModuleType(f"nanokimi_plug_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        module_spec.loader.exec_module(module)
+        exec(compile(content, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "no message"
         raise UserError(f"--plug {spec} cannot be run: {type(error).__name__}: {reason}") from None

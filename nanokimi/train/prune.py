@@ -24,6 +24,7 @@ from nanokimi.data.batches import iterate_validation
 from nanokimi.data.store import PreparedData, open_prepared
 from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate, windows_at_a_time
+from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.files import describe_environment, read_json, write_json
 from nanokimi.runtime.locks import only_process
 from nanokimi.train.alone import train_alone
@@ -62,6 +63,8 @@ def prune(
     before = evaluate(run.model, run.data, train.context_length, train.eval_batch_size).val_loss
     steps = read_steps(folder)
     config = pruned_config(run, keep, steps, recover_steps)
+    if device is not None:
+        config = replace(config, train=replace(config.train, device=str(choose_device(device))))
     with fresh_folder(out):
         shutil.copytree(find_data(folder), out / DATA_FOLDER)
         save_config(config, out / CONFIG_FILE)
