@@ -23,6 +23,7 @@ SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
 GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
 TUNING: Types = {**GRID, "tuning_seeds": int, "tuned": str, "no_tune": bool, "quick": bool}
 QUICK_SHARE = 4
+MAX_FACTOR, MAX_CENTRE = 1000, 1e15
 LIMITS = {
     "workers": (1, 1024),
     "points": (2, 100),
@@ -42,14 +43,15 @@ def run_sweep(arguments: list[str]) -> int:
     if "model" in options and options["model"] not in ("nanokimi", "nanogpt", "variant"):
         raise UserError(f"--model is {options['model']}: expected nanokimi, nanogpt or variant")
 
-    import yaml
-
     from nanokimi.compare.sweep import SweepOptions, sweep_text
     from nanokimi.compare.sweep import run_sweep as sweep
 
-    grid = tuple(yaml.safe_load(word) for word in str(options.pop("grid", "")).split(",") if word)
-    grid = tuple(as_number(value) for value in grid)
-    picked: dict[str, Any] = {k: v for k, v in options.items() if k not in ("config", "out", "model", "vary")}
+    grid = tuple(word.strip() for word in str(options.get("grid", "")).split(",") if word.strip())
+    if "grid" in options and not grid:
+        raise UserError(f"--grid is '{options['grid']}': expected values with commas between them")
+    picked: dict[str, Any] = {
+        k: v for k, v in options.items() if k not in ("config", "out", "model", "vary", "grid")
+    }
     if "vary" in options:
         picked["knob"] = str(options["vary"])
     arms = (str(options["model"]),) if "model" in options else known
@@ -62,14 +64,6 @@ def run_sweep(arguments: list[str]) -> int:
         return 0
 
     return interruptible(work)
-
-
-def as_number(value: object) -> object:
-    """YAML takes 1e-3 for text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def run_ladder(arguments: list[str]) -> int:
@@ -156,6 +150,11 @@ def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunCo
     for name, (low, high) in LIMITS.items():
         if name in options and not low <= int(str(options[name])) <= high:
             raise UserError(f"--{name.replace('_', '-')} is {options[name]}: it must be {low} to {high}")
+    factor, around = float(str(options.get("factor", 2))), float(str(options.get("around", 1)))
+    if not 1 < factor <= MAX_FACTOR:
+        raise UserError(f"--factor is {factor:g}: it must be above 1, and {MAX_FACTOR} at most")
+    if not 0 < around <= MAX_CENTRE:
+        raise UserError(f"--around is {around:g}: it must be above 0, and {MAX_CENTRE:g} at most")
     if "tuned" in options and "no_tune" in options:
         raise UserError("--tuned and --no-tune exclude each other")
     chosen = choose_config(options, rest)

@@ -19,7 +19,7 @@ _TUNING = """\
                           arm one more trial
   --tuning-seeds N        seeds of its own that each rate is tried with, their mean decides (default: 2): with one, a
                           rate may be chosen at which other seeds go astray
-  --tuned FILE            take the tuned rates from an earlier study's tuned.json
+  --tuned FILE            take the tuned rates from the tuned.json of an earlier ladder or scale with these arms
   --no-tune               take the configured rates; said in every output
   --quick                 a quarter of the steps, 2 seeds, rates tried with one, no extensions: to see it work
 """
@@ -41,7 +41,7 @@ usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
   --rounds N              most extensions while the best value lies at an edge (default: 4)
   --seeds N               seeds for each value (default: 1); none of them is one that ladder or scale judges by
   --optuna TRIALS         let Optuna choose TRIALS values within the grid's range
-Prints the whole curve; writes sweep.json, and tuned.json, which ladder and scale take with --tuned.
+Prints the whole curve and writes it into sweep.json. Settle on a value by naming it in the configuration.
 """,
     "ladder": """\
 usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]

@@ -149,9 +149,14 @@ def check_ends(config: RunConfig) -> None:
             )
     if gpt.dropout or kimi.rope_scaling is not None:
         raise UserError("the ladder needs nanogpt.model.dropout 0 and nanokimi.model.rope_scaling null")
-    for name in ("router", "split_heads"):
-        if getattr(config.nanokimi.optim, name) != getattr(OptimConfig(), name):
-            raise UserError(f"the ladder needs the default of nanokimi.optim.{name}: no rung changes it")
+    changed = {name for rung in RUNGS for name in (*rung.optim, *rung.instead)} | {"lr"}
+    for name in (one.name for one in fields(OptimConfig) if one.name not in changed):
+        ours, theirs = getattr(config.nanokimi.optim, name), getattr(config.nanogpt.optim, name)
+        if ours != theirs:  # every arm would silently train with NanoGPT's
+            raise UserError(
+                f"nanokimi.optim.{name} {ours} and nanogpt.optim.{name} {theirs} differ: no rung of the ladder changes "
+                f"it, leave both at the default, {getattr(OptimConfig(), name)}"
+            )
 
 
 def closed(rungs: frozenset[str]) -> frozenset[str]:

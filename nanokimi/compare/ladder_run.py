@@ -25,13 +25,13 @@ from nanokimi.compare.study import (
     write_plan,
 )
 from nanokimi.compare.study_output import write_outputs
-from nanokimi.compare.tune import geometric_grid, tune
-from nanokimi.config import OptimConfig, RunConfig
+from nanokimi.compare.tune import geometric_grid, read_tuned, tune
+from nanokimi.config import OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
-from nanokimi.runtime.files import read_json, read_json_lines, write_json
+from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.runtime.plugs import name_plug, plug_setting
 
 TUNED_FILE = "tuned.json"
@@ -102,28 +102,32 @@ def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
 
     Raises UserError for what cannot be read.
     """
-    import yaml
-
-    from nanokimi.config.files import all_keys, nearest
+    from nanokimi.config.files import require_setting, settings, with_parsed
 
     name, colon, rest = text.partition(":")
-    words = rest.split()
+    name, words = name.strip(), rest.split()
     base_name = next((word.removeprefix("from=") for word in words if word.startswith("from=")), END)
     base = next((arm for arm in arms if arm.name.replace(" ", "-") == base_name.replace(" ", "-")), None)
-    if not colon or base is None:
+    if not (colon and name) or base is None:
         known = ", ".join(arm.name.replace(" ", "-") for arm in arms)
         raise UserError(f"--also '{text}': expected NAME: setting=value ... with from= one of {known}")
-    changes: dict[str, Any] = {}
+    if name in [arm.name for arm in arms]:
+        raise UserError(f"--also '{text}': there is an arm '{name}' already, give it another name")
+    words = [word for word in words if not word.startswith("from=")]
+    given: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if key == "from":
-            continue
-        full = f"variant.{key}"
-        if not equals or full not in all_keys():
-            raise UserError(f"--also: there is no setting '{full}'{nearest(full, all_keys())}")
-        changes[full] = yaml.safe_load(value)
-    about = f"{base.name} with {' '.join(word for word in words if not word.startswith('from='))}"
-    return resized(name.strip(), with_changes(base.config, changes), {**changes, "from": base.name}, about)
+        require_setting(f"variant.{key}", "--also")
+        if not equals:
+            raise UserError(f"--also '{text}': {key} needs a value, as in {key}=VALUE")
+        given[f"variant.{key}"] = value
+    try:
+        config = with_parsed(base.config, given)
+        changes = {key: settings(config)[key] for key in given}
+        about = f"{base.name} with {' '.join(words)}"
+        return resized(name, config, {**changes, "from": base.name}, about)
+    except UserError as error:
+        raise UserError(f"--also '{text}': {error}") from None
 
 
 def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
@@ -132,8 +136,12 @@ def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -
     target = model_cost(config.nanogpt.model, context).params_active
     model = config.variant.model
     if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
+        validate(config)
         gap = model_cost(model, context).params_active / target - 1
-        return StudyArm(name, validate(config), changes, about, gap)
+        return StudyArm(name, config, changes, about, gap)
+    widths = {name: getattr(VariantConfig(), name) for name in ("intermediate_size", "moe_intermediate_size")}
+    # whatever can be wrong beside the widths, before they are solved for
+    validate(replace(config, variant=replace(config.variant, model=replace(model, **widths))))
     solved = solve_width(model, parameters("active_params", context), target)
     whole = replace(config, variant=replace(config.variant, model=solved.model))
     return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
@@ -157,10 +165,12 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
 def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:
     """The arms with their tuned learning rates: from a file, or found here; leaking ones stay as they are."""
     if options.tuned is not None:
-        known = read_json(options.tuned).get("arms", {})
+        known = read_tuned(options.tuned, KNOB)
         missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
         if missing:
-            raise UserError(f"{options.tuned} has no value for the arm '{missing[0]}'")
+            raise UserError(
+                f"{options.tuned} has no value for the arm '{missing[0]}': name the tuned.json of a study with this arm"
+            )
         return [arm if arm.leaking else arm.tuned(KNOB, known[arm.name]) for arm in arms]
     if not options.tune:
         return list(arms)

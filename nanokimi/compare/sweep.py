@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.jobs import Job
-from nanokimi.compare.ladder_run import KNOB, maker_of, write_tuned
+from nanokimi.compare.ladder_run import KNOB, maker_of
 from nanokimi.compare.pool import Pool
 from nanokimi.compare.study import Study, StudyArm, open_study, with_leaks_found
 from nanokimi.compare.tune import described, geometric_grid, rounded, tune
 from nanokimi.config import DISPLAY_NAMES, ModelName, RunConfig
-from nanokimi.config.files import all_keys, nearest, settings
+from nanokimi.config.files import is_whole, require_setting, settings, with_parsed
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 
@@ -25,8 +25,9 @@ class SweepOptions:
 
     arms: tuple[ModelName, ...]
     knob: str = KNOB
-    grid: tuple[Any, ...] = ()
-    """Values to try; empty: `points` around `around`, or around each arm's configured value."""
+    grid: tuple[str, ...] = ()
+    """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
+    value."""
     around: float | None = None
     factor: float = 2.0
     points: int = 5
@@ -38,13 +39,12 @@ class SweepOptions:
 
 
 def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
-    """Try the values; write sweep.json and tuned.json into `out`, and return the content of the former."""
+    """Try the values; write sweep.json into `out`, and return its content."""
     if options.knob.split(".")[0] not in ("model", "optim", "train"):
         raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
-    for arm in options.arms:
-        key = full_key(arm, options.knob)
-        if key not in all_keys():
-            raise UserError(f"--vary: there is no setting '{key}'{nearest(key, all_keys())}")
+    for name in options.arms:
+        require_setting(full_key(name, options.knob), "--vary")
+    grids = {DISPLAY_NAMES[name]: grid_of(replace(config, model=name), options) for name in options.arms}
     if options.optuna is not None:
         require_optuna()
     with open_study(config, out) as study:
@@ -53,20 +53,18 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
             for name in options.arms
         ]
         arms = with_leaks_found(arms)
-        leaking = [arm.name for arm in arms if arm.leaking]
-        if leaking:
-            raise UserError(f"{leaking[0]} is LEAKING: {arms[0].leaking}; its loss would be void")
+        for arm in arms:
+            if arm.leaking:
+                raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
         with study.pool(options.workers, options.keep) as pool:
-            found = curves(study, pool, arms, options)
-        seeds = study.tuning_seeds(options.seeds)
+            found = curves(study, pool, arms, grids, options)
         content = {
             "schema_version": 1,
             "knob": options.knob,
-            "seeds": seeds,
+            "seeds": study.tuning_seeds(options.seeds),
             "arms": found,
         }
         write_json(out / "sweep.json", content)
-        write_tuned(study, seeds, {name: {**curve, "knob": options.knob} for name, curve in found.items()})
         return content
 
 
@@ -76,36 +74,74 @@ def full_key(arm: str, knob: str) -> str:
 
 
 def curves(
-    study: Study, pool: Pool, arms: Sequence[StudyArm], options: SweepOptions
+    study: Study,
+    pool: Pool,
+    arms: Sequence[StudyArm],
+    grids: dict[str, list[Any]],
+    options: SweepOptions,
 ) -> dict[str, dict[str, Any]]:
     """Each arm's curve."""
     makers = {arm.name: maker_of(arm, options.knob) for arm in arms}
     seeds = study.tuning_seeds(options.seeds)
-    grids = {arm.name: grid_of(arm, options) for arm in arms}
     if options.optuna is not None:
         ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
         return {
             name: optuna_curve(pool, makers[name], ranges[name], seeds, options.optuna) for name in makers
         }
-    numbers = all(type(value) in (int, float) and value > 0 for grid in grids.values() for value in grid)
-    whole = any(type(value) is int for grid in grids.values() for value in grid)
-    rounds = options.rounds if numbers and not whole else 0
-    return tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds, extend=numbers)
+    rounds = options.rounds if all(map(is_continuous, grids.values())) else 0
+    return tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds)
 
 
-def grid_of(arm: StudyArm, options: SweepOptions) -> list[Any]:
-    """The values that an arm starts with."""
-    if options.grid:
-        return list(options.grid)
+def is_continuous(grid: Sequence[Any]) -> bool:
+    """Whether there may be values between those of the grid, and beyond: whole numbers, 0 and words have none."""
+    return all(type(value) is float and value > 0 for value in grid)
+
+
+def grid_of(config: RunConfig, options: SweepOptions) -> list[Any]:
+    """The values that the configuration's arm starts with. Raises UserError for what the setting cannot be."""
+    key = full_key(config.model, options.knob)
+    require_single(config, key)
+    grid = [parsed_value(config, key, word) for word in options.grid or geometric_words(config, key, options)]
+    if options.optuna is not None and not is_continuous(grid):
+        shown = ", ".join(map(str, grid))
+        raise UserError(f"--optuna draws from the numbers above 0, and {key} takes {shown}: leave it out")
+    return grid
+
+
+def parsed_value(config: RunConfig, key: str, word: str) -> Any:
+    """The value that the command line reads in a word."""
+    changed = with_parsed(config, {key: word})
+    require_single(changed, key)
+    return settings(changed)[key]
+
+
+def require_single(config: RunConfig, key: str) -> None:
+    """Raises UserError where a setting is a list or a table, or belongs to a group that is null."""
+    found = settings(config)
+    if key not in found or isinstance(found[key], list | dict):
+        raise UserError(f"--vary: {key} holds no single value here: a sweep cannot vary it")
+
+
+def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[str]:
+    """Numbers around the one that is asked for or configured, rounded to distinct ones if the setting needs that."""
     centre = options.around
     if centre is None:
-        value = settings(arm.config)[full_key(arm.config.model, options.knob)]
+        value: Any = settings(config)[key]
         if type(value) not in (int, float) or value <= 0:
             raise UserError(
                 f"--vary {options.knob} is {value}: name values with --grid, or a number with --around"
             )
         centre = float(value)
-    return list(geometric_grid(centre, options.factor, options.points))
+    grid = geometric_grid(centre, options.factor, options.points)
+    if not is_whole(key):
+        return list(map(str, grid))
+    whole = sorted({max(round(value), 1) for value in grid})
+    if len(whole) < 2:
+        raise UserError(
+            f"--vary {options.knob} takes whole numbers, and around {centre} there is only {whole[0]}: "
+            "name values with --grid, or a larger --factor"
+        )
+    return list(map(str, whole))
 
 
 def require_optuna() -> None:

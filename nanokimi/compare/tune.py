@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.jobs import Job
 from nanokimi.compare.pool import Pool
 from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_json
 
 Points = dict[float, float | None]
 DIGITS = 4
@@ -68,12 +70,12 @@ def tune(
     *,
     factor: float = 2.0,
     max_rounds: int = 4,
-    extend: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Try every arm's grid, then extend. `makers` turn (value, seed) into a job.
 
     Returns for each arm the best value, the whole curve (mean over seeds), the numbers of trials and of seeds, and
-    whether the optimum is interior; if it is not after `max_rounds` extensions, the best so far is taken.
+    whether the optimum is interior; if it is not after `max_rounds` extensions, the best so far is taken. Only numbers
+    above 0 can be extended: for other values `max_rounds` must be 0.
     """
     curves: dict[str, Points] = {name: {} for name in makers}
     due = {name: list(grids[name]) for name in makers}
@@ -87,16 +89,15 @@ def tune(
         for (name, value), found in losses.items():
             kept = [loss for loss in found if loss is not None]
             curves[name][value] = sum(kept) / len(kept) if len(kept) == len(found) else None
-        if not extend or rounds == max_rounds or all(map(is_interior, curves.values())):
-            return {
-                name: {**described(points, extend), "seeds": len(seeds)} for name, points in curves.items()
-            }
+        if rounds == max_rounds or all(map(is_interior, curves.values())):
+            return {name: {**described(points), "seeds": len(seeds)} for name, points in curves.items()}
         rounds += 1
         due = {name: [next_value(points, factor)] for name, points in curves.items()}
 
 
-def described(points: Points, numeric: bool = True) -> dict[str, Any]:
-    """A curve as a plan holds it."""
+def described(points: Points) -> dict[str, Any]:
+    """A curve as a plan holds it. Values that are no numbers stand in no order: none of them lies at an edge."""
+    numeric = all(type(value) in (int, float) for value in points)
     ordered = sorted(points) if numeric else list(points)
     best = best_of(points) if numeric else min(points, key=lambda value: loss_at(points, value))
     return {
@@ -106,3 +107,45 @@ def described(points: Points, numeric: bool = True) -> dict[str, Any]:
         "interior": is_interior(points) if numeric else True,
         "curve": [[value, points[value]] for value in ordered],
     }
+
+
+def read_tuned(path: Path, knob: str) -> dict[str, dict[str, Any]]:
+    """The curves of an earlier study's tuned.json, by arm.
+
+    Raises UserError for any other file, and for one that holds values of another setting.
+    """
+    content = read_json(path)
+    arms = content.get("arms") if isinstance(content, dict) else None
+    if not isinstance(arms, dict):
+        raise UserError(f"{path} is no tuned.json: name that of an earlier ladder or scale")
+    for name, curve in arms.items():
+        if not isinstance(curve, dict) or not is_curve(curve):
+            raise UserError(f"{path} is damaged: what it says of '{name}' is no tuning curve")
+        if curve["knob"] != knob:
+            raise UserError(
+                f"{path} holds values of {curve['knob']}, not of {knob}: name the tuned.json of an earlier ladder or "
+                "scale"
+            )
+    return arms
+
+
+def is_curve(curve: dict[str, Any]) -> bool:
+    """Whether a dictionary from a file is what `described` returns, with the name of its setting."""
+    kinds = {"knob": str, "trials": int, "interior": bool, "curve": list}
+    return (
+        all(type(curve.get(key)) is kind for key, kind in kinds.items())
+        and type(curve.get("seeds", 1)) is int
+        and is_number(curve.get("best"))
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and is_number(point[0])
+            and (point[1] is None or is_number(point[1]))
+            for point in curve["curve"]
+        )
+    )
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a file is a number; true and false are none."""
+    return type(value) in (int, float)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from importlib import resources
@@ -99,14 +99,37 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Several names have commas between them; what a later file says takes the place of what an earlier one does.
     Raises UserError with one line that says what is wrong.
     """
-    from jsonargparse import ArgumentError
-
     content: dict[str, Any] = {}
     paths = find_configs(name)
     for path in paths:
         content = _merged(content, _read_settings(path))
     arguments = _expand(overrides)
     parser = config_parser()
+    source = f"{', '.join(map(str, paths))}: "
+    values = _typed(lambda: parser.parse_object(content, defaults=True), source)
+    values = _typed(lambda: parser.parse_args(arguments, namespace=values))
+    try:
+        return validate(_build(parser, values))
+    except UserError as error:
+        raise UserError(f"{error} (settings: {name})") from None
+
+
+def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
+    """The configuration with some settings, by dotted key, replaced by what the command line reads in these words.
+
+    Raises UserError for a word of the wrong kind; whether the values fit together is not checked.
+    """
+    parser = config_parser()
+    arguments = _expand([f"--{key}={word}" for key, word in words.items()])
+    values = _typed(lambda: parser.parse_object(_plain(asdict(config)), defaults=True))
+    values = _typed(lambda: parser.parse_args(arguments, namespace=values))
+    return _build(parser, values)
+
+
+def _typed(parse: Callable[[], Any], source: str = "") -> Any:
+    """What jsonargparse makes of some values. Raises UserError with one line, `source` in front."""
+    from jsonargparse import ArgumentError
+
     # its YAML resolver raises half of Python's exceptions for values that only look like dates or numbers
     refused = (
         ArgumentError,
@@ -118,17 +141,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         RecursionError,
     )
     try:
-        values = parser.parse_object(content, defaults=True)
+        return parse()
     except refused as error:
-        raise UserError(f"{', '.join(map(str, paths))}: {_one_line(error)}") from None
-    try:
-        values = parser.parse_args(arguments, namespace=values)
-    except refused as error:
-        raise UserError(_one_line(error)) from None
-    try:
-        return validate(_build(parser, values))
-    except UserError as error:
-        raise UserError(f"{error} (settings: {name})") from None
+        raise UserError(f"{source}{_one_line(error)}") from None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -221,6 +236,22 @@ def all_keys(cls: type = RunConfig, prefix: str = "") -> list[str]:
             if is_dataclass(part):
                 keys += all_keys(part, f"{prefix}{name}.")  # type: ignore[arg-type]
     return keys
+
+
+def require_setting(key: str, option: str) -> None:
+    """Raises UserError, `option` in front, unless the dotted key is that of a single setting."""
+    if key not in all_keys():
+        raise UserError(f"{option}: there is no setting '{key}'{nearest(key, all_keys())}")
+    if is_dataclass(_type_of(key)):
+        raise UserError(
+            f"{option}: {key} is a group of settings: name one of them, such as {key}.{_first_key(key)}"
+        )
+
+
+def is_whole(key: str) -> bool:
+    """Whether a setting takes whole numbers only (or null)."""
+    kind = _type_of(key)
+    return int in (kind, *get_args(kind)) and float not in get_args(kind)
 
 
 def _check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
