@@ -327,12 +327,6 @@ def test_holm_counts_the_rows_of_a_table(finished: Path) -> None:
     assert {one["tests"] for one in readings if one["mean"] is not None} == {len(readings)}
 
 
-def test_two_arms_of_one_name_are_refused(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--rungs", "RMSNorm", "--no-tune", "--also", "NanoKimi: optim.name=lion"]
-    assert cli.main(command(toy, *more)) == 2
-    assert "two arms are called 'NanoKimi'" in capsys.readouterr().err
-
-
 def test_runs_of_several_versions_are_said(finished: Path) -> None:
     lines = read_json_lines(finished / "results.jsonl")
     plan = [line for line in lines if line["kind"] == "plan"][-1]

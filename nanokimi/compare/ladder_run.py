@@ -73,9 +73,6 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
-        names = [arm.name for arm in arms]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"two arms are called '{twice[0]}': give one of them another name")
         arms = with_leaks_found(arms)
         with study.pool(options.workers, options.keep) as pool:
             arms = tuned_arms(study, pool, arms, options)
