@@ -367,9 +367,9 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
         assert cli.main([*given, "--plug", f"{toy / 'mine.py'}:Wide"]) == 0
     forget_plugs()
     report = read_json(toy / "plugged" / "study.json")
-    assert "NanoKimi with Wide" in [one["name"] for one in report["effects"]]
+    assert "NanoKimi with mine.py:Wide" in [one["name"] for one in report["effects"]]
     arms = [line["arm"] for line in read_results(toy / "plugged").values()]
-    assert arms.count("NanoKimi with Wide") == 4 and arms.count(END) == 2
+    assert arms.count("NanoKimi with mine.py:Wide") == 4 and arms.count(END) == 2
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_the_source_is_ascii(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_runs_code_from_data(path: Path) -> None:
-    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` executes a file, and says so."""
+    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` and `--plug` execute a file."""
+    runs_a_named_file = {"compile", "exec"} if NAMES[FILES.index(path)] == "runtime/plugs.py" else set()
     for node in ast.walk(ast.parse(path.read_text())):
         where = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -110,7 +111,7 @@ def test_nothing_runs_code_from_data(path: Path) -> None:
             assert "runpy" not in roots or path.parent.name == "cli", where
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in FORBIDDEN_NAMES, f"{where}: {called}"
+            assert called not in FORBIDDEN_NAMES - runs_a_named_file, f"{where}: {called}"
             assert called not in ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"), where
             assert called != "np.load" or "allow_pickle=False" in ast.unparse(node), where
             assert not any(keyword.arg == "shell" for keyword in node.keywords), where
