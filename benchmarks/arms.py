@@ -122,9 +122,8 @@ def notebook(turns: Turns, path: str, text: str) -> None:
             turns.ready()
 
     def after_step(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
-        if (
-            type(optimizer).__name__ == "TrueMuon"
-        ):  # the second of its two, the last thing that an iteration does
+        # The second of its two optimizers: the last thing that an iteration does.
+        if type(optimizer).__name__ == "TrueMuon":
             turns.step_done()
 
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]

@@ -109,6 +109,20 @@ def make_text(characters: int = 6000, seed: int = 0) -> str:
     return text[:characters]
 
 
+def write_study_files(folder: Path, steps: int) -> Path:
+    """toy.yaml and text.txt, what a command that runs many trainings is given; returns the folder."""
+    train = f"train: {{context_length: 16, batch_size: 8, max_steps: {steps}, device: cpu, dtype: fp32}}\n"
+    (folder / "toy.yaml").write_text("seed: 7\n" + train + TINY_ARMS.replace(", dropout: 0.1", ""))
+    (folder / "text.txt").write_text(make_text())
+    return folder
+
+
+def study_command(folder: Path, verb: str, *more: str) -> list[str]:
+    """The words of `verb` on a folder's toy.yaml and text.txt, with its results in the folder's `out`."""
+    named = {"--config": "toy.yaml", "--data": "text.txt", "--out": "out"}
+    return [verb, *(word for key, name in named.items() for word in (key, str(folder / name))), *more]
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and two test processes would fight for it."""

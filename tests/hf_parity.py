@@ -10,12 +10,8 @@ from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
 
 Tensors = dict[str, torch.Tensor]
-CONV1D = (
-    "attn.c_attn.weight",
-    "attn.c_proj.weight",
-    "mlp.c_fc.weight",
-    "mlp.c_proj.weight",
-)  # stored transposed
+# Stored transposed.
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def deepseek_config(config: KimiConfig) -> DeepseekV3Config:

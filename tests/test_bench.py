@@ -133,9 +133,8 @@ def test_marks_are_taken_away_when_a_step_fails(tiny_config: Build, monkeypatch:
 
 def test_the_step_is_the_mean_of_its_middle_half(tiny_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     state = synthetic_state(synthetic_config(tiny_config()))
-    seconds: Iterator[float] = iter(
-        [9.0, 9.0, 9.0, 4.0, 1.0, 100.0, 2.0]
-    )  # three warm up; of the rest 2 and 4 count
+    # Three warm up; of the rest 2 and 4 count.
+    seconds: Iterator[float] = iter([9.0, 9.0, 9.0, 4.0, 1.0, 100.0, 2.0])
     clock = [0.0]
     monkeypatch.setattr(bench, "fenced_seconds", lambda device: clock[0])
 

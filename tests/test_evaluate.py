@@ -189,9 +189,8 @@ def test_the_models_mode_is_restored(training: bool, long_data: PreparedData) ->
     model = build_model(replace(TINY_GPT, dropout=0.5), seed=1).train(training)
     first = evaluate(model, long_data, context_length=16, batch_size=4)
     assert model.training is training and all(m.training is training for m in model.modules())
-    assert (
-        first.val_loss == evaluate(model, long_data, context_length=16, batch_size=4).val_loss
-    )  # no dropout
+    again = evaluate(model, long_data, context_length=16, batch_size=4)
+    assert first.val_loss == again.val_loss, "no dropout"
 
 
 def test_evaluation_leaves_the_random_state_and_the_weights_alone(long_data: PreparedData) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_text
-from test_jobs import SETTINGS
+from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.compare import study_output
@@ -42,8 +41,6 @@ from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json, read_json_lines
-
-TOY = SETTINGS.replace("STEPS", "6").replace(", dropout: 0.1", "")
 
 
 def preset(name: str) -> RunConfig:
@@ -167,14 +164,7 @@ def test_what_is_tried_next() -> None:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ladder")
-    (folder / "toy.yaml").write_text(TOY)
-    (folder / "text.txt").write_text(make_text())
-    return folder
-
-
-def command(folder: Path, *more: str) -> list[str]:
-    given = ["ladder", "--config", str(folder / "toy.yaml"), "--data", str(folder / "text.txt")]
-    return [*given, "--out", str(folder / "study"), *more]
+    return write_study_files(folder, steps=6)
 
 
 COMMON = (
@@ -196,9 +186,9 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
         choice = "choice: from=NanoGPT model.experts=expert_choice"
-        status = cli.main(command(toy, *COMMON, "--direction", "all", "--also", choice))
+        status = cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--also", choice))
         assert status == 1, "an arm leaks"
-    return toy / "study"
+    return toy / "out"
 
 
 def test_every_output_is_there_and_says_what_it_must(finished: Path) -> None:
@@ -285,7 +275,7 @@ def test_repeating_the_command_runs_nothing(
     before = (finished / "results.jsonl").read_bytes()
     monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
     choice = "choice: from=NanoGPT model.experts=expert_choice"
-    assert cli.main(command(toy, *COMMON, "--direction", "all", "--also", choice)) == 1
+    assert cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--also", choice)) == 1
     assert (finished / "results.jsonl").read_bytes() == before
     assert "LEAKING: choice; not ranked" in capsys.readouterr().err
 
@@ -310,7 +300,10 @@ def test_tuned_rates_are_taken_over_and_said(
         "--tuned",
         str(finished / "tuned.json"),
     ]
-    given = [word if word != str(toy / "study") else str(toy / "taken") for word in command(toy, *more)]
+    given = [
+        word if word != str(toy / "out") else str(toy / "taken")
+        for word in study_command(toy, "ladder", *more)
+    ]
     assert cli.main([*given, "--readings", "tokens"]) == 0
     report = read_json(toy / "taken" / "study.json")
     tuned = read_json(finished / "tuned.json")["arms"]
@@ -360,7 +353,10 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     from nanokimi.runtime.plugs import forget_plugs
 
     more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
-    given = [word if word != str(toy / "study") else str(toy / "plugged") for word in command(toy, *more)]
+    given = [
+        word if word != str(toy / "out") else str(toy / "plugged")
+        for word in study_command(toy, "ladder", *more)
+    ]
     for width in (2, 3):
         (toy / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
         forget_plugs()
@@ -389,7 +385,10 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
 def test_mistakes_are_one_line(
     toy: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [word if word != str(toy / "study") else str(toy / "refused") for word in command(toy, *more)]
+    given = [
+        word if word != str(toy / "out") else str(toy / "refused")
+        for word in study_command(toy, "ladder", *more)
+    ]
     assert cli.main(given) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -397,7 +396,7 @@ def test_mistakes_are_one_line(
 
 def test_a_folder_of_something_else_is_left_alone(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("words")
-    given = [word if word != str(toy / "study") else str(tmp_path) for word in command(toy)]
+    given = [word if word != str(toy / "out") else str(tmp_path) for word in study_command(toy, "ladder")]
     assert cli.main(given) == 2
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
 
@@ -414,6 +413,9 @@ def test_steps_of_a_reading_are_solved_again_for_other_arms(toy: Path, finished:
     more = ["--rungs", "Muon", "--direction", "up", "--seeds", "1", "--no-tune", "--readings", "flops"]
     before = read_json_lines(finished / "results.jsonl")[-1]["reading_steps"]["flops"]
     smaller = ["--nanogpt.model.num_hidden_layers", "1", "--nanokimi.model.num_hidden_layers", "1"]
-    assert cli.main(command(toy, *more, *smaller, "--nanokimi.model.first_k_dense_replace", "0")) == 0
+    assert (
+        cli.main(study_command(toy, "ladder", *more, *smaller, "--nanokimi.model.first_k_dense_replace", "0"))
+        == 0
+    )
     plan = read_json_lines(finished / "results.jsonl")[-1]
     assert plan["kind"] == "plan" and plan["reading_steps"]["flops"] != before

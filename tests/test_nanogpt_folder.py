@@ -53,9 +53,8 @@ def test_ids_and_characters_are_used_as_they_are(tmp_path: Path, protocol: int) 
 
 def test_prepared_from_the_text_itself_it_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    path.write_text(
-        TEXT[:-1] + "." if "." in TEXT else TEXT
-    )  # the last character of TEXT is in no training part
+    # The last character of TEXT is in no training part.
+    path.write_text(TEXT[:-1] + "." if "." in TEXT else TEXT)
     text = path.read_text()
     ours = prepare(DatasetConfig(path=str(path)), tmp_path / "ours", 8)
     folder = tmp_path / "gpt"

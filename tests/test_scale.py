@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_text
-from test_jobs import SETTINGS
+from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.compare.curve import describe_fit, fit_power, multiplier
@@ -22,7 +21,6 @@ from nanokimi.config.rules import resolve
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
 
-TOY = SETTINGS.replace("STEPS", "8").replace(", dropout: 0.1", "")
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 
 
@@ -106,27 +104,12 @@ def test_sizes_keep_heads_and_tokens_per_parameter() -> None:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    (tmp_path / "toy.yaml").write_text(TOY)
-    (tmp_path / "text.txt").write_text(make_text())
-    return tmp_path
-
-
-def given(toy: Path, verb: str, *more: str) -> list[str]:
-    return [
-        verb,
-        "--config",
-        str(toy / "toy.yaml"),
-        "--data",
-        str(toy / "text.txt"),
-        "--out",
-        str(toy / "out"),
-        *more,
-    ]
+    return write_study_files(tmp_path, steps=8)
 
 
 def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("--sizes", "16,32,48,64", "--seeds", "2", "--points", "2", "--rounds", "0", "--tuning-seeds", "1")
-    assert cli.main(given(toy, "scale", *more)) == 0
+    assert cli.main(study_command(toy, "scale", *more)) == 0
     report = read_json(toy / "out" / "study.json")
     assert len(report["arms"]) == 8 and {one["family"] for one in report["curves"]} == {START, END}
     assert len(report["sentences"]) == 2 and all("times less" in one for one in report["sentences"])
@@ -136,20 +119,20 @@ def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(read_results(toy / "out")) == 8 * 2 + 8 * 2
     effects = [one["name"] for one in report["effects"]]
     assert effects == [f"{END} - {START}, {hidden} wide" for hidden in (16, 32, 48, 64)]
-    assert cli.main(given(toy, "scale", "--sizes", "16,32,48")) == 2
+    assert cli.main(study_command(toy, "scale", "--sizes", "16,32,48")) == 2
     assert "a curve needs at least 4" in capsys.readouterr().err
-    assert cli.main(given(toy, "scale", "--sizes", "16,32,50,64")) == 2
+    assert cli.main(study_command(toy, "scale", "--sizes", "16,32,50,64")) == 2
     assert "50 is no multiple of the width of a head, 16" in capsys.readouterr().err
 
 
 def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--model", "nanogpt", "--vary", "optim.schedule", "--grid", "cosine,constant")
-    assert cli.main(given(toy, "sweep", *words)) == 0
+    assert cli.main(study_command(toy, "sweep", *words)) == 0
     found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
     assert [value for value, _ in found["curve"]] == ["cosine", "constant"] and found["trials"] == 2
     assert found["best"] == min(found["curve"], key=lambda point: point[1])[0]
     shared = ("--model", "nanogpt", "--vary", "train.batch_size", "--grid", "4,8", "--seeds", "2")
-    assert cli.main(given(toy, "sweep", *shared)) == 0
+    assert cli.main(study_command(toy, "sweep", *shared)) == 0
     found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
     losses = [line["val_loss"] for line in read_results(toy / "out").values() if line["tokens"] == 8 * 4 * 16]
     assert len(losses) == 2 and found["curve"][0] == [4, pytest.approx(sum(losses) / 2)]
@@ -168,7 +151,7 @@ def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_mistakes_are_one_line(
     toy: Path, more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(given(toy, "sweep", *more)) == 2
+    assert cli.main(study_command(toy, "sweep", *more)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -177,13 +160,13 @@ def test_without_optuna_one_line_says_how_to_get_it(
     toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert cli.main(given(toy, "sweep", "--optuna", "4")) == 2
+    assert cli.main(study_command(toy, "sweep", "--optuna", "4")) == 2
     assert capsys.readouterr().err == "nanokimi: --optuna needs Optuna: pip install 'nanokimi[tune]'\n"
 
 
 def test_optuna_drives_it(toy: Path) -> None:
     pytest.importorskip("optuna")
     words = ("--model", "nanogpt", "--grid", "0.0005,0.05", "--optuna", "5", "--workers", "2")
-    assert cli.main(given(toy, "sweep", *words)) == 0
+    assert cli.main(study_command(toy, "sweep", *words)) == 0
     curve = json.loads((toy / "out" / "sweep.json").read_text())["arms"]["NanoGPT"]["curve"]
     assert len(curve) == 5 and all(0.0005 <= value <= 0.05 for value, _ in curve)

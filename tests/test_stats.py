@@ -56,9 +56,8 @@ def test_a_paired_interval_by_hand() -> None:
 def test_intervals_cover_the_truth_and_null_comparisons_have_no_winner(seeds: int) -> None:
     """Issue E, 4: 95% intervals cover 93-97% over 2,000 experiments; a false winner in at most 7% of nulls."""
     generator = np.random.default_rng(11)
-    shared = generator.normal(
-        0, 0.05, (EXPERIMENTS, seeds)
-    )  # what a seed does to both arms: pairing removes it
+    # What a seed does to both arms: pairing removes it.
+    shared = generator.normal(0, 0.05, (EXPERIMENTS, seeds))
     covered = winners = 0
     for truth in (-0.02, 0.0):
         first = shared + truth + generator.normal(0, 0.01, shared.shape)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_text
-from test_jobs import SETTINGS
+from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.cli.study_options import STUDY_USAGE
@@ -24,26 +23,18 @@ from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json
 
-TOY = SETTINGS.replace("STEPS", "2").replace(", dropout: 0.1", "")
 NO_TUNING = ("--rungs", "RMSNorm", "--direction", "up", "--seeds", "1", "--readings", "tokens")
 SIZES = ("--sizes", "16,32,48,64")
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    (tmp_path / "toy.yaml").write_text(TOY)
-    (tmp_path / "text.txt").write_text(make_text())
-    return tmp_path
-
-
-def given(toy: Path, verb: str, *more: str) -> list[str]:
-    named = {"--config": "toy.yaml", "--data": "text.txt", "--out": "out"}
-    return [verb, *(word for key, name in named.items() for word in (key, str(toy / name))), *more]
+    return write_study_files(tmp_path, steps=2)
 
 
 def refused(toy: Path, capsys: pytest.CaptureFixture[str], verb: str, *more: str) -> str:
     """The one line that a command is refused with, before anything is trained."""
-    assert cli.main(given(toy, verb, *more)) == 2
+    assert cli.main(study_command(toy, verb, *more)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("nanokimi: ")
     assert not (toy / "out" / "results.jsonl").exists()
@@ -211,7 +202,7 @@ def test_the_place_of_a_best_value_is_judged_by_order(
         monkeypatch.setattr(sweep, "maker_of", asked)
         monkeypatch.setattr("nanokimi.compare.pool.Pool.run", lambda _, jobs, asked=asked: asked.run(jobs))
         words = ("--model", "nanogpt", "--vary", "optim.weight_decay", "--grid", "0.2,0,0.1")
-        assert cli.main(given(toy, "sweep", *words)) == 0
+        assert cli.main(study_command(toy, "sweep", *words)) == 0
         found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
         assert found["best"] == best and found["interior"] == interior
         assert [value for value, _ in found["curve"]] == [0.0, 0.1, 0.2] and len(asked.values) == 3

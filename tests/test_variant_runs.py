@@ -73,9 +73,8 @@ def test_a_variant_trains_samples_and_is_scored_like_any_model(
     assert status == 0, err
     assert out.startswith("Variant: validation loss")
     result = read_json(tmp_path / "out" / "result.json")
-    assert (
-        result["audit"]["causal"] and result["val_loss"] < 3.4
-    )  # of a uniform 3.2 and a random start's excess
+    # Of a uniform 3.2 and a random start's excess.
+    assert result["audit"]["causal"] and result["val_loss"] < 3.4
     assert result["params_total"] >= result["params_active"] > 0
     status, out, err = shell("sample {O} --max_new_tokens 9 --temperature 0")
     assert status == 0 and out.startswith("--- Variant\nthe small boy") and len(out) > 25
@@ -293,6 +292,15 @@ def test_what_lies_in_pycache_is_never_run(tmp_path: Path) -> None:
     source.write_text("class Mine:\n    what = 'the file'\n")
     try:
         assert vars(name_plug(f"{source}:Mine").cls)["what"] == "the file"
+    finally:
+        forget_plugs()
+
+
+def test_a_plug_is_compiled_as_it_stands(tmp_path: Path) -> None:
+    """Without the __future__ statements of whoever runs it: annotations stay objects, as torch.jit and others want."""
+    (tmp_path / "mine.py").write_text("class Mine:\n    width: int = 3\n")
+    try:
+        assert name_plug(f"{tmp_path / 'mine.py'}:Mine").cls.__annotations__ == {"width": int}
     finally:
         forget_plugs()
 

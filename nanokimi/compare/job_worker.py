@@ -71,10 +71,9 @@ def train_job(connection: Connection, folder: Path, audited: bool, config: RunCo
 
     with only_process(folder, ORPHAN_SECONDS):
         keep_plugs(config, folder)
+        # What the job before left would count as this one's.
         gc.collect()
-        release_memory(
-            torch.device(config.train.device)
-        )  # what the job before left would count as this one's
+        release_memory(torch.device(config.train.device))
         state = build_state(config, open_prepared(find_data(folder)), folder)
         state.only_final_score = True
         state.stop_waiting = connection.poll

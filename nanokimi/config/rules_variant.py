@@ -173,9 +173,8 @@ def dense_width(model: VariantConfig) -> int:
     """Hidden units of a dense layer."""
     if model.intermediate_size is not None:
         return model.intermediate_size
-    if (
-        model.feed_forward == "swiglu"
-    ):  # three matrices of this width are as large as two of four times the width
+    # Three matrices of this width are as large as two of four times the model's.
+    if model.feed_forward == "swiglu":
         return -(-model.hidden_size // 3) * 8
     return 4 * model.hidden_size
 

@@ -18,9 +18,8 @@ def truncate_logits(logits_W: torch.Tensor, top_k: int | None, top_p: float | No
     if top_p is not None and top_p < 1:
         ordered, order = logits_W.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
-        beyond = (
-            probabilities.cumsum(dim=-1) - probabilities >= top_p
-        )  # what comes before holds enough already
+        # What comes before these holds enough already.
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= top_p
         logits_W = logits_W.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), float("-inf"))
     return logits_W
 

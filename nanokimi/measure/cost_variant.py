@@ -59,9 +59,8 @@ def attention_cost(c: VariantConfig, context_length: int, causal: bool) -> PartC
     if c.attention == "latent":
         j = c.num_latents
         active += j * d
-        taken_in = (
-            chunk_pairs(context_length, causal) / context_length
-        )  # positions weighed anew at each position
+        # Positions weighed anew at each position.
+        taken_in = chunk_pairs(context_length, causal) / context_length
         return PartCost(active + biases, active, 2 * j * d * (taken_in + 2), 0, j * (d + heads))
     return PartCost(active + biases, active, 4 * d * visible, 2 * shared)
 

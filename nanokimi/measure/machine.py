@@ -13,10 +13,8 @@ import torch
 
 from nanokimi.runtime.device import DTYPES, cpu_has_fast_bf16, fenced_seconds
 
-SMALL_SIZE, GPU_SIZE = (
-    1024,
-    8192,
-)  # of the square matrices: large enough for the full rate, short enough to repeat
+# Of the square matrices: large enough for the full rate, short enough to repeat.
+SMALL_SIZE, GPU_SIZE = 1024, 8192
 MEMORY_BYTES = 256_000_000  # more than any cache
 
 

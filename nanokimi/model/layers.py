@@ -25,9 +25,8 @@ class RMSNorm(nn.Module):
         if takes_fast_path(x):
             return RMSNormByHand.apply(x, self.weight, self.eps, torch.bfloat16)
         if x.device.type == "cpu" and x.dtype == torch.float32:
-            return RMSNormByHand.apply(
-                x, self.weight, self.eps, x.dtype
-            )  # keeps one tensor less than torch's
+            # Keeps one tensor less than torch's.
+            return RMSNormByHand.apply(x, self.weight, self.eps, x.dtype)
         wide = torch.promote_types(x.dtype, torch.float32)
         return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 

@@ -17,9 +17,8 @@ from nanokimi.runtime.device import cpu_has_fast_bf16
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SMALLEST_BF16 = 32  # rows or columns
-LARGEST_BATCH = (
-    1 << 21
-)  # numbers in a batched call: more do not stay in a CPU's cache from product to product
+# Numbers in a batched call: more do not stay in a CPU's cache from product to product.
+LARGEST_BATCH = 1 << 21
 UPDATE_RMS = 0.2  # what AdamW's updates typically have (Moonlight, section 2.2)
 
 

@@ -20,14 +20,8 @@ from nanokimi.errors import UserError
 from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.runtime.plugs import load_plug
 
-COUPLED = (
-    "SGD",
-    "RMSprop",
-    "Adagrad",
-    "Adadelta",
-    "ASGD",
-    "Adamax",
-)  # torch's, whose decay is no decoupled one
+# torch's, whose decay is no decoupled one.
+COUPLED = ("SGD", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Adamax")
 DECOUPLING = ("decoupled_weight_decay", "weight_decouple")  # switches that libraries have for it
 SHARED = ("betas", "eps", "momentum", "nesterov")  # of OptimConfig, given to a class that has them
 TRIAL_STEPS = 11  # twice: some do something else every tenth step

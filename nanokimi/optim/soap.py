@@ -95,9 +95,8 @@ def turn_bases_(state: dict[str, Any]) -> None:
         product = state[side] @ basis
         order = (basis * product).sum(dim=-2).argsort(dim=-1, descending=True, stable=True)
         turned = torch.linalg.qr(product.gather(-1, order.unsqueeze(-2).expand_as(product))).Q
-        state[f"{side}_basis"] = (
-            turned.contiguous()
-        )  # as it will be when loaded: products of it, to the last bit
+        # Contiguous as it will be when loaded, so that products of it are the same to the last bit.
+        state[f"{side}_basis"] = turned.contiguous()
         index = order.unsqueeze(-1) if axis == -2 else order.unsqueeze(-2)
         moment = state["exp_avg_sq"]
         state["exp_avg_sq"] = moment.gather(axis, index.expand_as(moment))

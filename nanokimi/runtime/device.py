@@ -111,9 +111,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux: getrusage's number would include the peak of the process that started this one
+    # Linux: getrusage's number would include the peak of the process that started this one.
+    if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource  # Unix only

@@ -90,9 +90,8 @@ class Display:
             self.note(name, record["detail"])
         elif record["kind"] == "sample":
             story = record["prompt"] + record["text"]
-            arm.story = "".join(
-                c if c.isprintable() else " " for c in story
-            )  # bytes may spell terminal commands
+            # Bytes may spell terminal commands.
+            arm.story = "".join(c if c.isprintable() else " " for c in story)
 
     def _line(self, arm: _Progress) -> str:
         parts = [f"step {arm.step:,}" + (f" of {arm.total:,.0f}" if arm.total and arm.total < 1e9 else "")]

@@ -59,7 +59,7 @@ def _run(content: bytes, path: Path, spec: str) -> object:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        exec(compile(content, str(path), "exec"), module.__dict__)
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "no message"
         raise UserError(f"--plug {spec} cannot be run: {type(error).__name__}: {reason}") from None

@@ -87,10 +87,9 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         dtype=dtype,
         threads=choose_threads(config.train.threads),
     )
+    # A prompt that cannot be encoded is refused now, not after the first epoch.
     for prompt in config.sample.prompts:
-        data.tokenizer.encode(
-            prompt
-        )  # a prompt that cannot be encoded is refused now, not after the first epoch
+        data.tokenizer.encode(prompt)
     save_config(config, folder / CONFIG_FILE)
     return config, data
 

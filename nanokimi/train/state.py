@@ -54,14 +54,12 @@ class TrainState:
     peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
-    drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(
-        default_factory=dict
-    )  # inputs and targets by step
+    # Inputs and targets of the steps to come, by step.
+    drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     looked: bool = False  # what was due at this step is in metrics.jsonl
     updating: bool = False  # an exception now would leave the parameters half updated
-    only_final_score: bool = (
-        False  # one of many runs of a study: no stories, no telemetry, one validation at the end
-    )
+    # One of many runs of a study: no stories, no telemetry, one validation at the end.
+    only_final_score: bool = False
     finished: bool = False  # the budget is spent and the last look taken
     stop_requested: bool = False  # set from outside: finish the step, save, return
     stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples

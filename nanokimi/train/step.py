@@ -91,9 +91,8 @@ def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
     """Scale the gradient down to a norm of at most `limit`; returns its norm before."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if (
-        limit is not None and float(norm) > limit
-    ):  # most steps need no scaling, and so no pass over the gradients
+    # Most steps need no scaling, and so no pass over the gradients.
+    if limit is not None and float(norm) > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
 

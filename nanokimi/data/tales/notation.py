@@ -167,9 +167,8 @@ def _join_lines(body: str) -> str:
     paragraphs = re.split(r"\n\s*\n", body.strip("\n ") if body.strip() else body)
     lines = "\n\n".join(re.sub(r"[ ]*\n[ ]*", "\n", paragraph.lstrip()) for paragraph in paragraphs)
     lines = re.sub(r"(?<!\n)\n(?!\n)", " ", re.sub(r"(?<=[|\[])\n(?!\n)|(?<!\n)\n(?=[|\]])", "", lines))
-    lines = re.sub(
-        r" ((?:\{![^}]*\})+)(?=[ \n|\]]|\[ |$)", r"\1", lines
-    )  # a mark says nothing, not even a space
+    # A mark says nothing, not even a space.
+    lines = re.sub(r" ((?:\{![^}]*\})+)(?=[ \n|\]]|\[ |$)", r"\1", lines)
     return lines.replace("~~", "\n\n")
 
 
