@@ -33,6 +33,7 @@ from nanokimi.measure.machine import MachineRates
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.device import DTYPES
 from nanokimi.train.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
+from nanokimi.train.compiled import compile_step
 from nanokimi.train.step import train_step
 
 # nanoGPT's README, "I only have a macbook", but for when it evaluates and where it ends
@@ -54,9 +55,14 @@ def bench_config(name: str, overrides: list[str], threads: int) -> RunConfig:
 
 
 def ours(turns: Turns, config: RunConfig) -> None:
-    """Our `train_step`, all of it: batch, forward, backward, clip, update, QK-Clip, balance, telemetry."""
+    """Our `train_step`, all of it: batch, forward, backward, clip, update, QK-Clip, balance, telemetry.
+
+    With `train.compile`, compiling is part of the set-up.
+    """
     turns.start()
     state = synthetic_state(config)
+    if config.train.compile:
+        compile_step(state)
     turns.ready()
     while True:
         train_step(state)
@@ -142,7 +148,7 @@ def notebook(turns: Turns, path: str, text: str) -> None:
 def transformers(turns: Turns, config: RunConfig) -> None:
     """transformers' model of the arm's kind with fused AdamW: the same batches, loss, clip and weight count as ours.
 
-    DeepseekV3ForCausalLM with its default experts, or GPT2LMHeadModel.
+    DeepseekV3ForCausalLM with its default experts, or GPT2LMHeadModel; with `train.compile` through torch.compile, too.
     """
     from transformers import DeepseekV3ForCausalLM
 
@@ -154,6 +160,8 @@ def transformers(turns: Turns, config: RunConfig) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
+    if train.compile:
+        model.compile()
     ids = synthetic_ids(model.config.vocab_size)
     turns.ready()
     index = 0

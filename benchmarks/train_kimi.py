@@ -6,12 +6,14 @@
 The same architecture, batches and loss: the config's model (128 wide, 4 layers, 8 experts, 2 of them chosen, and a
 shared one), 32 sequences of 64 tokens. Ours is the real `train_step` with Newton-Schulz, QK-Clip, router balancing and
 telemetry; theirs is forward, backward, clipping and AdamW, with the experts implementation that it chooses itself. Each
-in fp32 and in bf16 (autocast): the ratio is that of the faster of ours over the faster of theirs, by round.
+in fp32 and in bf16 (autocast), and in the latter once more through torch.compile. The ratio is that of the fastest of
+ours over the fastest of theirs that are not compiled, by round; "both compiled" and "neither compiled" stand beside it.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import arms
@@ -23,6 +25,8 @@ from common import (
     options_parser,
     rates,
     rates_record,
+    ratio,
+    shown,
     training_report,
 )
 from turns import Worker, interleave
@@ -45,23 +49,33 @@ def main() -> None:
     machine = rates(options.threads, options.smoke)
     workers, floors = [], {}
     with OtherLoad() as load:
-        for dtype in native_dtypes(CPU):
+        dtypes = native_dtypes(CPU)
+        for dtype, compiled in [*((dtype, False) for dtype in dtypes), (dtypes[-1], True)]:
             mine = arms.with_dtype(config, dtype)
-            for name, body in (("ours", arms.ours), ("transformers", arms.transformers)):
-                workers.append(Worker(f"{name}-{dtype}", body, options.threads, config=mine))
-                floors[f"{name}-{dtype}"] = arms.floor_ms(mine, machine, peer=name != "ours")
+            mine = replace(mine, train=replace(mine.train, compile=compiled))
+            for side, body in (("ours", arms.ours), ("transformers", arms.transformers)):
+                name = f"{side}-{'compiled-' * compiled}{dtype}"
+                workers.append(Worker(name, body, options.threads, config=mine))
+                floors[name] = arms.floor_ms(mine, machine, peer=side != "ours")
         seconds = interleave(workers, options.rounds, options.steps)
-        best, peer = fastest(seconds, "ours"), fastest(seconds, "transformers")
+        plain = {name: times for name, times in seconds.items() if "compiled" not in name}
+        best, peer = fastest(seconds, "ours"), fastest(plain, "transformers")
+        alike = {
+            "neither": ratio(seconds, peer, fastest(plain, "ours")),
+            "both": ratio(seconds, *(f"{side}-compiled-{dtypes[-1]}" for side in ("transformers", "ours"))),
+        }
         tokens = config.train.batch_size * config.train.context_length
         text, record = training_report(workers, seconds, tokens, floors, peer)
         for worker in workers:
             worker.finish()
     print(text)
+    print("".join(f"\n{name} compiled: {shown(found)}" for name, found in alike.items()))
     finish(
         options,
         {
             "benchmark": "train_kimi",
             "ratio": record[best]["ratio"],
+            "ratio_alike": alike,
             "best": best,
             "peer": peer,
             "arms": record,

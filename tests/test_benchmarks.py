@@ -114,6 +114,7 @@ def test_train_kimi() -> None:
     record = smoke("train_kimi")
     assert {"ours-fp32", "transformers-fp32"} <= set(record["arms"])
     assert record["best"].startswith("ours") and record["peer"].startswith("transformers")
+    assert "compiled" not in record["peer"] and set(record["ratio_alike"]) == {"neither", "both"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,12 @@ from nanokimi.report.units import count, milliseconds, seconds, size
 if TYPE_CHECKING:
     from nanokimi.train.forecast import Forecast
 
-SINGLE = {"starting": "start", "audit": "audit", "measuring": "measuring at the end"}
+SINGLE = {
+    "starting": "start",
+    "compiling": "compiling",
+    "audit": "audit",
+    "measuring": "measuring at the end",
+}
 
 
 def forecast_text(found: Forecast) -> str:

@@ -17,7 +17,10 @@ from nanokimi.model.attend import LONGEST_WRITTEN_OUT
 
 
 def takes_fast_path(x: torch.Tensor) -> bool:
-    """Whether these functions are the faster ones: bf16 autocast on a CPU."""
+    """Whether these functions are the faster ones: bf16 autocast on a CPU.
+
+    Under torch.compile, which does by itself what the others do, only the experts.
+    """
     return (
         x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
@@ -65,7 +68,8 @@ class HeadSizes(NamedTuple):
 
 def can_attend_by_hand(x_BTD: torch.Tensor) -> bool:
     """Whether LatentAttentionByHand is the faster form: a short sequence, in bf16 on a CPU."""
-    return takes_fast_path(x_BTD) and x_BTD.shape[1] <= LONGEST_WRITTEN_OUT
+    compiling = torch.compiler.is_compiling()
+    return takes_fast_path(x_BTD) and not compiling and x_BTD.shape[1] <= LONGEST_WRITTEN_OUT
 
 
 def turned(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
@@ -139,15 +143,18 @@ class BlockPlan(NamedTuple):
     rows: int  # of a block
 
     @classmethod
-    def of(cls, chosen_MK: torch.Tensor, counts_E: torch.Tensor) -> BlockPlan:
-        """The plan for a choice of experts and the number of times each was chosen."""
+    def of(cls, chosen_MK: torch.Tensor, counts_E: torch.Tensor, fixed: bool = False) -> BlockPlan:
+        """The plan for a choice of experts and the number of times each was chosen.
+
+        With `fixed` there are always as many blocks as there may be, so that no size depends on the choice.
+        """
         (M, K), E = chosen_MK.shape, len(counts_E)
         rows = block_rows(M * K, E)
         counts_E = counts_E.long()
         blocks_E = (counts_E + rows - 1).div(rows, rounding_mode="floor")
         ends_E = blocks_E.cumsum(0)
         few = max(4, E // 8)  # blocks come in multiples of it: each new size costs oneDNN a preparation
-        blocks = -(-int(ends_E[-1]) // few) * few
+        blocks = M * K // rows + E if fixed else -(-int(ends_E[-1]) // few) * few
         order_P = chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
         shift_E = (ends_E - blocks_E) * rows - (counts_E.cumsum(0) - counts_E)
         sorted_row_P = torch.arange(M * K) + shift_E.repeat_interleave(counts_E, output_size=M * K)
@@ -199,7 +206,7 @@ class ExpertsByHand(torch.autograd.Function):
         x_LRD = x_MD.index_select(0, plan.token_R).unflatten(0, (-1, plan.rows))
         gate_LRF, up_LRF = torch.bmm(x_LRD, gate_LFD.mT), torch.bmm(x_LRD, up_LFD.mT)
         y_RD = torch.bmm(F.silu(gate_LRF).mul_(up_LRF), down_LDF.mT).flatten(0, 1)
-        ctx.save_for_backward(x_LRD, gate_LRF, up_LRF, y_RD, gates_MK, *matrices)
+        ctx.save_for_backward(x_LRD, gate_LRF, up_LRF, gates_MK, *matrices)
         ctx.plan, ctx.dtype = plan, gate_EFD.dtype
         return gathered(y_RD, plan.row_MK, gates_MK)
 
@@ -207,24 +214,22 @@ class ExpertsByHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_MD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of tokens, gates and the three stacks of matrices."""
-        x_LRD, gate_LRF, up_LRF, y_RD, gates_MK, *matrices = ctx.saved_tensors
+        x_LRD, gate_LRF, up_LRF, gates_MK, *matrices = ctx.saved_tensors
         plan, E = ctx.plan, len(matrices[0])
         dtype = x_LRD.dtype
-        gates_grad_MK = torch.stack(
-            [
-                y_RD.index_select(0, rows).to(grad_MD.dtype).mul_(grad_MD).sum(1)
-                for rows in plan.row_MK.unbind(1)
-            ],
-            1,
-        )
-        factor_R1 = gates_MK.new_zeros(len(y_RD), 1)  # 0 in rows that only fill up
-        factor_R1.index_copy_(0, plan.row_MK.flatten(), gates_MK.reshape(-1, 1))
-        y_grad_LRD = grad_MD.index_select(0, plan.token_R).mul_(factor_R1).to(dtype).view_as(x_LRD)
+        factor_R = gates_MK.new_zeros(len(plan.token_R), dtype=dtype)  # 0 in rows that only fill up
+        factor_R.index_copy_(0, plan.row_MK.flatten(), gates_MK.flatten().to(dtype))
+        factor_LR1 = factor_R.view(-1, plan.rows, 1)
+        y_grad_LRD = grad_MD.to(dtype).index_select(0, plan.token_R).view_as(x_LRD)  # as if all gates were 1
         gate_LFD, up_LFD, down_LDF = (w.index_select(0, plan.owner_L) for w in matrices)
         hidden_grad_LRF = torch.bmm(y_grad_LRD, down_LDF)
         silu_LRF = F.silu(gate_LRF)
+        hidden_LRF = silu_LRF * up_LRF
+        gates_grad_R = (hidden_grad_LRF * hidden_LRF).sum(dim=-1, dtype=gates_MK.dtype).flatten()
+        gates_grad_MK = gates_grad_R.index_select(0, plan.row_MK.flatten()).view_as(gates_MK)
+        hidden_grad_LRF.mul_(factor_LR1)
+        down_grad_LDF = torch.bmm(y_grad_LRD.mT, hidden_LRF.mul_(factor_LR1))
         gate_grad_LRF = torch.ops.aten.silu_backward(hidden_grad_LRF * up_LRF, gate_LRF)
-        down_grad_LDF = torch.bmm(y_grad_LRD.mT, silu_LRF * up_LRF)
         up_grad_LRF = silu_LRF.mul_(hidden_grad_LRF)
         x_grad_RD = torch.bmm(gate_grad_LRF, gate_LFD).baddbmm_(up_grad_LRF, up_LFD).flatten(0, 1)
         owner_EL = F.one_hot(plan.owner_L, E).to(dtype).T.contiguous()
@@ -235,3 +240,16 @@ class ExpertsByHand(torch.autograd.Function):
         gate_grad, up_grad = (owned(torch.bmm(h.mT, x_LRD)) for h in (gate_grad_LRF, up_grad_LRF))
         x_grad_MD = gathered(x_grad_RD, plan.row_MK, None).to(dtype)
         return x_grad_MD, gates_grad_MK, gate_grad, up_grad, owned(down_grad_LDF), None
+
+
+def experts_by_hand(
+    x_MD: torch.Tensor,
+    chosen_MK: torch.Tensor,
+    gates_MK: torch.Tensor,
+    counts_E: torch.Tensor,
+    matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    fixed: bool,
+) -> torch.Tensor:
+    """ExpertsByHand on tokens (M, D), multiplying in bf16; for `fixed` see BlockPlan.of."""
+    plan = BlockPlan.of(chosen_MK, counts_E, fixed)
+    return ExpertsByHand.apply(x_MD.to(torch.bfloat16), gates_MK, *matrices, plan)

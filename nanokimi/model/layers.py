@@ -22,9 +22,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise the last axis of `x`, any shape; the result has the dtype of `x`, or bf16 on the fast path."""
-        if takes_fast_path(x):
+        by_hand = not torch.compiler.is_compiling()
+        if by_hand and takes_fast_path(x):
             return RMSNormByHand.apply(x, self.weight, self.eps, torch.bfloat16)
-        if x.device.type == "cpu" and x.dtype == torch.float32:
+        if by_hand and x.device.type == "cpu" and x.dtype == torch.float32:
             # Keeps one tensor less than torch's.
             return RMSNormByHand.apply(x, self.weight, self.eps, x.dtype)
         wide = torch.promote_types(x.dtype, torch.float32)

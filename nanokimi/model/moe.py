@@ -15,7 +15,7 @@ from torch import nn
 
 from nanokimi.config import KimiConfig
 from nanokimi.config.rules import routed_scaling
-from nanokimi.model.by_hand import BlockPlan, ExpertsByHand, takes_fast_path
+from nanokimi.model.by_hand import experts_by_hand, takes_fast_path
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
@@ -106,8 +106,8 @@ class Experts(nn.Module):
         """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D); counts_E: tokens of each expert."""
         if takes_fast_path(x_MD):
             weights = (self.gate_proj, self.up_proj, self.down_proj)
-            plan = BlockPlan.of(chosen_MK, counts_E)
-            return ExpertsByHand.apply(x_MD.to(torch.bfloat16), gates_MK, *weights, plan)
+            fixed = torch.compiler.is_compiling()
+            return experts_by_hand(x_MD, chosen_MK, gates_MK, counts_E, weights, fixed)
         K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
         # there and back by permutations, which add nothing up: forward and backward are deterministic
         x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)

@@ -30,6 +30,7 @@ from nanokimi.measure.speed import Timing, generation_latency, time_calls
 from nanokimi.optim import muon, qk_clip
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, fenced_seconds
 from nanokimi.train import step as step_module
+from nanokimi.train.compiled import compile_step
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
 
@@ -94,6 +95,8 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
     state = synthetic_state(config)
     train = config.train
     cost = model_cost(config.arm.model, train.context_length)
+    if train.compile:
+        compile_step(state)
     parts = time_parts(state, seconds)
     prefill, decode = generation_latency(state.model, train.context_length)
     return ModelBench(
@@ -220,7 +223,7 @@ def qk_logits_ms(state: TrainState) -> float:
 
     def forward(want_max_logits: bool) -> float:
         with step_module.autocast(state):
-            call = partial(state.model, x_BT, want_max_logits=want_max_logits)
+            call = partial(state.forward, x_BT, want_max_logits=want_max_logits)
             return time_calls(call, state.device, repeats=5, warm_up=1).median_ms
 
     with_logits, without = zip(*((forward(True), forward(False)) for _ in range(3)), strict=True)

@@ -34,6 +34,7 @@ from nanokimi.runtime.files import describe_environment, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugs import name_plug, named_plugs
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
+from nanokimi.train.compiled import compile_step
 from nanokimi.train.looks import telemetry_records
 from nanokimi.train.loop import write
 from nanokimi.train.runs import optimizer_bytes, set_up
@@ -238,6 +239,8 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
     story = try_story(state)
     micro = train.micro_batch_size or train.batch_size
     say(f"training steps of {what}, {micro} x {train.context_length} tokens at a time")
+    if train.compile:
+        compile_step(state)
     steps = try_steps(state)
     telemetry = timed(state, lambda: list(write(state, telemetry_records(state))))
     say(f"a checkpoint of {what}")
@@ -273,6 +276,7 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
         checkpoint_bytes=checkpoint_bytes,
         phases={
             "starting": Phase(1, starting),
+            **({"compiling": Phase(1, state.compile_seconds)} if train.compile else {}),
             "training": Phase(steps.total, steps.seconds),
             "validations": Phase(times["validations"], times["validations"] * validation.seconds),
             "stories": Phase(times["stories"], story.reading + times["stories"] * story.seconds),

@@ -14,6 +14,7 @@ from nanokimi.measure.evaluate import Cancelled
 from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
+from nanokimi.train.compiled import compile_step
 from nanokimi.train.looks import look
 from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
@@ -24,6 +25,8 @@ LOSS_AT_MOST = (0.05, 60.0)  # without save_every: of the run, in steps; of the 
 
 def train(state: TrainState) -> Iterator[Record]:
     """Train to the end of the budget, yielding each record after writing it to metrics.jsonl."""
+    if state.config.train.compile and state.compiled is None and state.step < total_steps(state):
+        yield from write(state, [compile_step(state)])
     while True:
         last = state.step >= total_steps(state)  # n + 1 turns, so that the end shares this code
         yield from look_unless_stopped(state, last)

@@ -44,6 +44,8 @@ class TrainState:
     scaler: torch.amp.GradScaler
     flops_per_token: float
     flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
+    compiled: Callable[..., Any] | None = None  # the model as torch.compile made it
+    compile_seconds: float = 0.0  # not part of train_seconds
     step: int = 0
     train_seconds: float = 0.0
     best_val_loss: float = math.inf
@@ -65,6 +67,11 @@ class TrainState:
     stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """The forward pass of training: the model, or what torch.compile made of it."""
+        return self.model if self.compiled is None else self.compiled
 
     @cached_property
     def training_text(self) -> str:

@@ -115,7 +115,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     )
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
-            output = state.model(x_BT, want_max_logits=want_max_logits)
+            output = state.forward(x_BT, want_max_logits=want_max_logits)
         nll = next_token_loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
         output = output._replace(logits_BTW=None)  # not needed any more, and large
@@ -141,8 +141,9 @@ def autocast(state: TrainState) -> torch.autocast:
 def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
-        output = state.model(x_BT, want_max_logits=needs_logits(state.optimizer))
-    return next_token_loss(output.logits_BTW, y_BT)
+        output = state.forward(x_BT, want_max_logits=needs_logits(state.optimizer))
+    nll = next_token_loss(output.logits_BTW, y_BT)
+    return nll if output.aux_loss is None else nll + output.aux_loss
 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:

@@ -137,11 +137,13 @@ def find_culprit(state: TrainState) -> str:
 
     for name, module in state.model.named_modules():
         watch(name or type(module).__name__, module)
+    compiled, state.compiled = state.compiled, None  # it has no modules to watch
     try:
         torch.manual_seed(step_seed(state.config.seed, state.step))
         state.optimizer.zero_grad(set_to_none=True)
         forward_backward(state)
     finally:
+        state.compiled = compiled
         for hook in hooks:
             hook.remove()
     if found:
