@@ -121,6 +121,15 @@ def test_a_line_without_the_audit_that_is_asked_for_is_made_again(study: Study) 
     assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([plain])
 
 
+def test_a_trial_keeps_no_losses_by_stretch_and_is_made_again_to_be_judged(study: Study) -> None:
+    with study.pool(workers=1, keep=False) as pool:
+        (trial,) = pool.run([job_of(arm(study), 1, "tune")])
+        (judged,) = pool.run([job_of(arm(study), 1, "seed")])
+        (again,) = pool.run([job_of(arm(study), 1, "tune")])
+    assert "stretch_nats" not in trial and judged["stretch_nats"] and again == judged
+    assert trial["val_loss"] == judged["val_loss"]
+
+
 def test_a_study_takes_one_gpu_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert free_slots("cuda") == ["3", "5"] and free_slots("cuda:1") == ["5"]

@@ -127,9 +127,12 @@ class Pool:
         return self.results[self.key(job)]
 
     def is_missing(self, key: str, job: Job) -> bool:
-        """Whether a job has no line, or one without the audit that is asked for now."""
+        """Whether a job has no line, or one that lacks what is asked for now: the audit, or the losses by stretch."""
         line = self.results.get(key)
-        return line is None or (job.audited and line["val_loss"] is not None and "audit" not in line)
+        if line is None or line["val_loss"] is None:
+            return line is None
+        lacks_stretches = job.purpose == "seed" and "stretch_nats" not in line
+        return lacks_stretches or (job.audited and "audit" not in line)
 
     def run(self, jobs: Sequence[Job]) -> list[Line]:
         """Run what has no result yet; return all lines, in order.
@@ -205,6 +208,8 @@ class Pool:
         """Write a finished job's line, then remove what is not needed any more."""
         head = {"kind": "run", "key": key, "arm": job.arm, "purpose": job.purpose, "changes": job.changes}
         line = {**head, "model": job.config.model, "seed": job.config.seed, **found}
+        if job.purpose == "tune":
+            line.pop("stretch_nats", None)  # half of a line, and only what is judged needs it
         append_json_line(self.study / RESULTS_FILE, line)
         self.results[key] = line
         folder = self.study / JOBS_FOLDER / key

@@ -111,13 +111,22 @@ def _cost(one: dict[str, Any], other: dict[str, Any]) -> str:
     )
 
 
+def _compiling(result: dict[str, Any]) -> str:
+    """What torch.compile took, if it was asked for."""
+    seconds = result.get("compile_seconds", 0.0)
+    return f", {seconds:.1f} s to compile" if seconds else ""
+
+
 SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("validation loss (nats per token)", lambda r: f"{r['val_loss']:.4f}"),
     ("perplexity", lambda r: f"{r['val_perplexity']:.3f}"),
     ("bits per byte", lambda r: f"{r['val_bits_per_byte']:.4f}"),
     ("active / total parameters", lambda r: f"{r['params_active']:,} / {r['params_total']:,}"),
     ("training tokens", lambda r: f"{r['tokens']:,}"),
-    ("training time", lambda r: f"{r['train_seconds']:.1f} s ({r['ms_per_step']:.1f} ms per step)"),
+    (
+        "training time",
+        lambda r: f"{r['train_seconds']:.1f} s ({r['ms_per_step']:.1f} ms per step)" + _compiling(r),
+    ),
     ("peak memory", lambda r: f"{r['peak_memory_bytes'] / 1e6:,.0f} MB"),
     ("decode", lambda r: f"{r['decode_ms_per_token']:.2f} ms per token"),
     ("audit", lambda r: "causal" if r["audit"]["causal"] else f"LEAKING: {r['audit']['where']}"),

@@ -20,9 +20,8 @@ from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.kimi import KimiBlock, NanoKimi
 from nanokimi.model.moe import MixtureOfExperts
 
-LARGEST_FOLDED = (
-    30_000_000  # parameters; beyond, reading weights takes the time, and folding makes more of them
-)
+# Parameters; beyond, reading weights takes the time, and folding makes more of them.
+LARGEST_FOLDED = 30_000_000
 LONG = 512  # cached tokens that are worth a second thread
 
 DecodeStep = Callable[[int, Cache], torch.Tensor]

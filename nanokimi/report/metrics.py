@@ -77,6 +77,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
     ),
     "Training": (
         TRAIN_TIME,
+        Metric("compile_seconds", "Time of torch.compile", units.seconds, better="low"),
         SPEED,
         STEP_TIME,
         Metric("steps", "Optimizer steps", units.count),

@@ -223,7 +223,7 @@ def qk_logits_ms(state: TrainState) -> float:
 
     def forward(want_max_logits: bool) -> float:
         with step_module.autocast(state):
-            call = partial(state.forward, x_BT, want_max_logits=want_max_logits)
+            call = partial(state.model, x_BT, want_max_logits=want_max_logits)
             return time_calls(call, state.device, repeats=5, warm_up=1).median_ms
 
     with_logits, without = zip(*((forward(True), forward(False)) for _ in range(3)), strict=True)

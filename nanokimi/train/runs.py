@@ -186,7 +186,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "steps": state.step,
         "tokens": state.tokens,
         "train_seconds": state.train_seconds,
-        "compile_seconds": state.compile_seconds,  # of the process that ended the run
+        "compile_seconds": state.compile_seconds or None,  # of the process that ended the run
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
