@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import study_command, write_study_files
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from nanokimi import cli
 from nanokimi.config import ModelName, RunConfig
-from nanokimi.config.files import load_config
-from nanokimi.data.store import open_prepared
+from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.compiled import compile_step
-from nanokimi.train.loop import train
-from nanokimi.train.runs import find_data, set_up
+from nanokimi.train.loop import step_and_survive, train
+from nanokimi.train.runs import set_up
 from nanokimi.train.state import TrainState, build_state
 
 Build = Callable[..., RunConfig]
@@ -45,6 +45,11 @@ def losses(state: TrainState) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
+def graphs() -> int:
+    """Pieces that torch.compile has made since the counters were cleared."""
+    return counters["stats"]["unique_graphs"]
+
+
 @needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])
@@ -55,26 +60,73 @@ def test_compiled_training_is_the_same_and_resumes_bit_for_bit(
     plain = begin(config, tmp_path / "plain")
     list(train(plain))
     config = replace(config, train=replace(config.train, compile=True))
-    whole = begin(config, tmp_path / "whole")
-    records = train(whole)
-    first = next(records)
-    assert first["kind"] == "compiled" and 0 < first["seconds"] == whole.compile_seconds
-    assert first["train_seconds"] == 0, "compiling is no training"
-    assert whole.compiled is not None and all(p.grad is None for p in whole.model.parameters())
-    fresh = begin(config, tmp_path / "fresh")
-    assert all(map(torch.equal, whole.model.parameters(), fresh.model.parameters())), "no weight changes"
-    list(records)
+    whole, fresh = begin(config, tmp_path / "whole"), begin(config, tmp_path / "fresh")
+    counters.clear()
+    for record in train(whole):
+        if record["kind"] == "compiled":
+            assert 0 < record["seconds"] == whole.compile_seconds and whole.train_seconds == 0
+            assert all(map(torch.equal, whole.model.parameters(), fresh.model.parameters()))
+            assert all(p.grad is None for p in whole.model.parameters())
+    assert graphs() == 1 or (name, dtype) == ("nanokimi", "fp32") and graphs() > 1
     assert losses(whole) == pytest.approx(losses(plain), rel=1e-4 if dtype == "fp32" else 0.02)
 
     broken = begin(config, tmp_path / "broken")
     for record in train(broken):
         broken.stop_requested |= record["kind"] == "train" and record["step"] == 3
-    folder = broken.folder
-    resumed = build_state(load_config(str(folder / "config.yaml")), open_prepared(find_data(folder)), folder)
-    assert load_newest_checkpoint(resumed) and resumed.step == 3
-    list(train(resumed))
-    assert losses(resumed) == losses(whole)
-    assert all(map(torch.equal, resumed.model.parameters(), whole.model.parameters()))
+    assert broken.step == 3
+    command = [sys.executable, "-m", "nanokimi", "train", "--resume", "--out", str(broken.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert losses(broken) == losses(whole)
+    weights = load_file(broken.folder / "model.safetensors")
+    kept = whole.model.state_dict()
+    assert all(torch.equal(weight, kept[name]) for name, weight in weights.items())
+
+
+def only_compiled(state: TrainState) -> Iterator[dict[str, Any]]:
+    return (record for record in train(state) if record["kind"] in ("compiled", "event"))
+
+
+@needs_compiler
+def test_memory_that_runs_out_halves_the_micro_batch_and_compiles_anew(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = begin(tiny_config(max_steps=3, compile=True), tmp_path / "run")
+
+    def tight(x: torch.Tensor, *given: Any, f: Any = state.model.lm_head.forward) -> Any:
+        if state.model.training and len(x) > (8 if state.step < 2 else 4):
+            raise torch.OutOfMemoryError("out of memory")
+        return f(x, *given)
+
+    monkeypatch.setattr(state.model.lm_head, "forward", tight)
+    kinds = [record["kind"] for record in only_compiled(state)]
+    assert state.step == 3 and kinds == ["compiled", "event", "compiled"]
+    assert state.micro_batch_size == 4
+
+
+@needs_compiler
+def test_a_loss_that_is_not_finite_is_skipped_also_when_it_is_the_first(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    state = begin(tiny_config(max_steps=2, compile=True, on_nonfinite="skip"), tmp_path / "run")
+    sound = state.model.lm_head.weight.detach().clone()
+    with torch.no_grad():
+        state.model.lm_head.weight[0, 0] = float("nan")
+    compiling, compiled, event = step_and_survive(state)
+    assert compiled["differences"] is None and event["event"] == "nonfinite_skipped"
+    with torch.no_grad():
+        state.model.lm_head.weight.copy_(sound)
+    assert [record["kind"] for record in step_and_survive(state)] == ["train"]
+
+
+@needs_compiler
+def test_variants_compile(tiny_config: Build, tmp_path: Path) -> None:
+    config = replace(tiny_config(max_steps=2, compile=True), model="variant")
+    parts = {"attention": "latent", "num_latents": 3, "experts": "topk", "feed_forward": "relu2"}
+    config = with_changes(config, {f"variant.model.{key}": value for key, value in parts.items()})
+    state = begin(config, tmp_path / "run")
+    (record,) = only_compiled(state)
+    assert max(record["differences"]) < 1e-3 and state.step == 2
 
 
 @needs_compiler
@@ -88,13 +140,19 @@ def test_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert result["audit"]["causal"] and result["compile_seconds"] > 0
 
 
-def test_what_strays_is_refused(tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["loss", "gradient", "nan"])
+def test_what_strays_is_refused(
+    part: str, tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = begin(tiny_config(compile=True), tmp_path / "run")
 
     def wrong(model: torch.nn.Module, **_: object) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             output = model(*args, **kwargs)
-            return output._replace(logits_BTW=output.logits_BTW * 1.5)
+            logits = output.logits_BTW
+            if part == "gradient":  # the same loss and size of the gradient, the other way
+                return output._replace(logits_BTW=2 * logits.detach() - logits)
+            return output._replace(logits_BTW=logits * (1.5 if part == "loss" else float("nan")))
 
         return forward
 

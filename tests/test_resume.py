@@ -19,14 +19,20 @@ from filelock import FileLock
 
 from nanokimi import cli
 from nanokimi.config import ModelName, OptimConfig, RunConfig
-from nanokimi.config.files import load_config, save_config
+from nanokimi.config.files import load_config, save_config, settings
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train import loop
 from nanokimi.train.alone import train_alone
-from nanokimi.train.checkpoint import load_newest_checkpoint, read_state, read_tensors, set_to_beginning
+from nanokimi.train.checkpoint import (
+    changes_since,
+    load_newest_checkpoint,
+    read_state,
+    read_tensors,
+    set_to_beginning,
+)
 from nanokimi.train.loop import train
 from nanokimi.train.optimizer_state import unflatten_optimizer_
 from nanokimi.train.runs import find_data, set_up
@@ -409,3 +415,14 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["kills"] == 4 and result["files_equal"] and result["records_equal"]
+
+
+def test_a_setting_that_did_not_exist_when_it_was_saved_is_no_change(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    state = begin(tiny_config(), tmp_path / "run")
+    stored = {"config": settings(state.config), "data": state.data.fingerprint}
+    del stored["config"]["train.compile"]
+    assert changes_since(stored, state) == []
+    compiled = replace(state, config=replace(state.config, train=replace(state.config.train, compile=True)))
+    assert changes_since(stored, compiled) == ["train.compile = True, not False"]

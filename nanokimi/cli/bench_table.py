@@ -53,7 +53,9 @@ def rows_of(model: ModelBench) -> dict[str, str]:
             f"  {name}": f"{milliseconds(model.parts.parts_ms[part])}, {percent(model.parts.parts_ms[part] / step)}"
             for part, name in PART_NAMES.items()
         },
-        "of the forward: QK-Clip's logits": milliseconds(model.qk_logits_ms),
+        "of the forward: QK-Clip's logits": "in the compiled forward"
+        if model.qk_logits_ms is None
+        else milliseconds(model.qk_logits_ms),
         "floor of a step": f"{milliseconds(floor)}, 1/{plain(step / floor)} of it",
         "prefill": milliseconds(model.prefill.median_ms),
         "decode, per token": milliseconds(model.decode.median_ms),

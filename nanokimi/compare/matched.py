@@ -26,6 +26,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
+from nanokimi.train.compiled import compile_step
 from nanokimi.train.state import build_state
 from nanokimi.train.step import train_step
 
@@ -93,6 +94,9 @@ def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[flo
     """Seconds of a training step: the median of a few steps, taken in turns on this machine."""
     with tempfile.TemporaryDirectory(prefix="nanokimi-") as folder:
         states = [build_state(config, data, Path(folder)) for config in arms.values()]
+        for state in states:
+            if state.config.train.compile:
+                compile_step(state)
         seconds: list[list[float]] = [[] for _ in states]
         for turn in range(TURNS + 1):
             for state, taken in zip(states, seconds, strict=True):

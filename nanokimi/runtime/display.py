@@ -88,6 +88,10 @@ class Display:
                 self.console.print(f"{name}: {self._line(arm)}", highlight=False, soft_wrap=True)
         elif record["kind"] == "event":
             self.note(name, record["detail"])
+        elif record["kind"] == "compiling":
+            self.note(name, "compiling the training step, which may take a minute")
+        elif record["kind"] == "compiled":
+            self.note(name, f"compiled in {record['seconds']:.0f} s")
         elif record["kind"] == "sample":
             story = record["prompt"] + record["text"]
             # Bytes may spell terminal commands.

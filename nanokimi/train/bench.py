@@ -62,7 +62,7 @@ class ModelBench:
     params_active: int
     tokens_per_step: int
     parts: StepParts
-    qk_logits_ms: float  # part of the forward: the logits once more, for QK-Clip
+    qk_logits_ms: float | None  # part of the forward: the logits once more, for QK-Clip; None if compiled
     floor_ms: dict[str, float]  # of the step
     prefill: Timing
     decode: Timing
@@ -214,8 +214,10 @@ def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepPart
 
 
 @torch.no_grad()
-def qk_logits_ms(state: TrainState) -> float:
-    """How much longer a forward pass takes that also finds each head's largest logit."""
+def qk_logits_ms(state: TrainState) -> float | None:
+    """How much longer a forward pass takes that also finds each head's largest logit; None if it is compiled."""
+    if state.compiled is not None:
+        return None
     if not step_module.needs_logits(state.optimizer):
         return 0.0
     inputs_BT, _ = step_module.training_batch(state)

@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nanokimi.config import FREE_WHEN_RESUMED
+from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.files import settings
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
@@ -266,8 +267,12 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
 
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
-    """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last."""
-    then = {**stored["config"], **stored["data"]}
+    """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last.
+
+    A setting that did not exist then had what is now its default.
+    """
+    defaults = settings(replace(RunConfig(), model=state.config.model))
+    then = {**defaults, **stored["config"], **stored["data"]}
     now = {**settings(state.config), **state.data.fingerprint}
     changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
     return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]

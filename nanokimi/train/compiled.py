@@ -2,62 +2,75 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from nanokimi.errors import TrainingError
 from nanokimi.model.by_hand import experts_by_hand
 from nanokimi.model.moe import Experts
+from nanokimi.model.variants.feed_forward import StackedMLP
 from nanokimi.runtime.device import fenced_seconds, is_out_of_memory
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import sequence_loss, training_batch
 
-LARGEST_DIFFERENCE = {"fp32": 1e-3, "bf16": 0.03, "fp16": 0.03}
-"""Relative, of the loss and of the gradient's norm: what rounding in another order can do, and no more."""
+LARGEST_DIFFERENCE = {"fp32": (1e-3, 1e-2), "bf16": (0.02, 0.2), "fp16": (0.02, 0.2)}
+"""Relative, of the loss and of the gradient as one vector: what rounding in another order can do (and, in half
+precision, a few tokens that choose other experts for it), and no more."""
 
 
 def compile_step(state: TrainState) -> Record:
     """Compile what `train_step` calls for forward and backward; validation, stories and the audit stay plain.
 
-    Loss and gradient of the step's first micro-batch are compared with the plain model's. No weight changes.
+    Loss and gradient of the step's first micro-batch are compared with the plain model's, unless they are not finite
+    or dropout draws other numbers for each. No weight or buffer changes. What was compiled before in this process is
+    forgotten (and made again when it is called): torch silently stops compiling after a few models.
 
     Raises:
         TrainingError: torch.compile fails on this machine, or computes something else.
     """
     start = fenced_seconds(state.device)
-    plain = probe(state)
+    state.compiled = None
+    plain_loss, plain = probe(state)
+    torch.compiler.reset()
     torch.compiler.allow_in_graph(experts_by_hand)
     for module in state.model.modules():
-        if isinstance(module, Experts) and state.config.train.dtype != "bf16":
+        if isinstance(module, Experts | StackedMLP) and state.config.train.dtype != "bf16":
             # Traced, torch's grouped product takes bf16 only: it stays outside.
             module.mixed = torch.compiler.disable(module.mixed)  # type: ignore[method-assign]
     state.compiled = torch.compile(state.model, dynamic=False)
     try:
-        compiled = probe(state)
+        loss, gradient = probe(state)
     except Exception as error:
+        state.compiled = None
         if is_out_of_memory(error):
             raise
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = " ".join(next(iter(str(error).strip().splitlines()), "").split()) or type(error).__name__
+        raise TrainingError(f"torch.compile fails here: {reason} (leave out train.compile)") from None
+    difference = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(gradient, plain, strict=True)))
+    size = math.sqrt(sum(float(a.square().sum()) for a in plain))
+    differences = [abs(loss - plain_loss) / max(abs(plain_loss), 1e-6), difference / max(size, 1e-12)]
+    comparable = math.isfinite(plain_loss + size) and not getattr(state.config.arm.model, "dropout", 0.0)
+    limits = LARGEST_DIFFERENCE[state.config.train.dtype]
+    if comparable and not all(d <= limit for d, limit in zip(differences, limits, strict=True)):
         raise TrainingError(
-            f"torch.compile fails here ({reason}): leave out train.compile; on a CPU it needs a C++ compiler"
-        ) from None
-    differences = [abs(a - b) / max(abs(a), 1e-6) for a, b in zip(plain, compiled, strict=True)]
-    dropout = getattr(state.config.arm.model, "dropout", 0.0)  # draws other numbers when compiled
-    if max(differences) > LARGEST_DIFFERENCE[state.config.train.dtype] and dropout == 0:
-        raise TrainingError(
-            f"compiled, the step computes something else (loss {plain[0]:.4f}, compiled {compiled[0]:.4f}; gradient's "
-            f"norm {plain[1]:.4f}, compiled {compiled[1]:.4f}): leave out train.compile"
+            f"compiled, the step computes something else: loss {loss:.4f} instead of {plain_loss:.4f}, the gradient "
+            f"{differences[1]:.0%} away; leave out train.compile"
         )
-    state.compile_seconds = fenced_seconds(state.device) - start
-    return {"kind": "compiled", "seconds": state.compile_seconds, "differences": differences}
+    seconds = fenced_seconds(state.device) - start
+    state.compile_seconds += seconds
+    return {"kind": "compiled", "seconds": seconds, "differences": differences if comparable else None}
 
 
-def probe(state: TrainState) -> tuple[float, float]:
-    """Loss and norm of the gradient of the step's first micro-batch."""
+def probe(state: TrainState) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradient of the step's first micro-batch; with fp16 the latter is scaled."""
     inputs_BT, targets_BT = (ids[: state.micro_batch_size] for ids in training_batch(state))
+    buffers = [buffer.clone() for buffer in state.model.buffers()]
     torch.manual_seed(step_seed(state.config.seed, state.step))
     loss = sequence_loss(state, inputs_BT, targets_BT)
-    loss.backward()
+    state.scaler.scale(loss).backward()
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
     state.optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach()), float(norm)
+    for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return float(loss.detach()), gradients

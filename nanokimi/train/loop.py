@@ -25,8 +25,6 @@ LOSS_AT_MOST = (0.05, 60.0)  # without save_every: of the run, in steps; of the 
 
 def train(state: TrainState) -> Iterator[Record]:
     """Train to the end of the budget, yielding each record after writing it to metrics.jsonl."""
-    if state.config.train.compile and state.compiled is None and state.step < total_steps(state):
-        yield from write(state, [compile_step(state)])
     while True:
         last = state.step >= total_steps(state)  # n + 1 turns, so that the end shares this code
         yield from look_unless_stopped(state, last)
@@ -71,11 +69,17 @@ def due_for_saving(state: TrainState) -> bool:
 
 
 def step_and_survive(state: TrainState) -> Iterator[Record]:
-    """One training step; and a record of kind "event" for whatever had to be survived on the way."""
+    """One training step; and a record of kind "event" for whatever had to be survived on the way.
+
+    With `train.compile` it is compiled before, and anew after what torch.compile has seen has changed.
+    """
     while True:
         record, broken = None, None
+        compiling = state.config.train.compile and state.compiled is None
+        if compiling:
+            yield {"kind": "compiling"}
         try:
-            record = train_step(state)
+            record = compile_step(state) if compiling else train_step(state)
         except NotFinite as error:
             broken = str(error)
         except (RuntimeError, MemoryError) as error:
@@ -84,6 +88,8 @@ def step_and_survive(state: TrainState) -> Iterator[Record]:
         # Only out here has Python let go of the failed step's tensors.
         if record is not None:
             yield record
+            if compiling:
+                continue
             return
         if broken is not None:
             yield survive_numbers(state, broken)

@@ -27,6 +27,7 @@ def survive_memory(state: TrainState) -> tuple[Record, bool]:
     Raises TrainingError, naming what would fit, if there is no room left to make.
     """
     state.optimizer.zero_grad(set_to_none=True)
+    state.compiled = None  # for other sizes: compiled anew, or not at all if nothing fits
     gc.collect()
     release_memory(state.device)
     detail = f"out of memory at step {state.step + 1}: {make_room(state)}"
