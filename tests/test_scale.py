@@ -12,10 +12,10 @@ import pytest
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.compare.curve import describe_fit, fit_power, multiplier
+from nanokimi.compare.curve import between_sizes, describe_fit, fit_power, misfit, multiplier
 from nanokimi.compare.jobs import read_results
 from nanokimi.compare.ladder import END, START
-from nanokimi.compare.scale import FAMILIES, ScaleOptions, at_size, scale_arms
+from nanokimi.compare.scale import FAMILIES, ScaleOptions, at_size, saving, scale_arms
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
 from nanokimi.measure.cost import model_cost
@@ -75,6 +75,51 @@ def test_nothing_is_said_beyond_twice_what_was_measured() -> None:
         assert (found["ratio"] is not None) == inside, at
     above = multiplier(COMPUTE, base, 1e9, np.full(3, 0.21), 0.2)
     assert above["bound"] == ["more than", pytest.approx(80.0)] and above["ci95"] is None
+
+
+def test_a_law_that_misses_its_sizes_is_not_used() -> None:
+    generator = np.random.default_rng(3)
+    noise = generator.normal(0, 0.01, (5, 4))
+    lawful, bent = law(COMPUTE, 0.2, 30.0, 0.15), np.array([4.3, 3.6, 3.1, 1.3])
+    assert misfit(COMPUTE, lawful + noise, 0.2)[1]
+    missed, describes = misfit(COMPUTE, bent + noise, 0.2)
+    assert not describes and 0.3 < missed < 1
+    assert misfit(COMPUTE, bent[None], 0.2)[1], "one seed says nothing about noise"
+
+
+def test_between_sizes_the_compute_is_interpolated_and_beyond_them_nothing_is_said() -> None:
+    """On a power law, a straight line in the logarithms, both ways give the same."""
+    lawful = law(COMPUTE, 0.2, 30.0, 0.15)
+    found = between_sizes(COMPUTE, lawful, law(5e9, 0.2, 30.0, 0.15)[None], 0.2)
+    assert found[0] == pytest.approx(5e9)
+    bent, new = np.array([4.3, 3.6, 3.1, 1.3])[None].repeat(3, 0), np.full(3, 3.1)
+    same = multiplier(COMPUTE, bent, 2e9, new, 0.2, by_law=False)
+    assert same["ratio"] == pytest.approx(5.0) and same["ci95"] == pytest.approx([5.0, 5.0])
+    below = multiplier(COMPUTE, bent, 2e9, np.full(3, 1.2), 0.2, by_law=False)
+    assert below["ratio"] is None and below["bound"] == ["more than", pytest.approx(20.0)]
+    above = multiplier(COMPUTE, bent, 2e9, np.full(3, 4.4), 0.2, by_law=False)
+    assert above["bound"] == ["less than", pytest.approx(0.5)]
+
+
+def test_what_is_saved_says_how_it_was_read() -> None:
+    def points(losses: list[float], share: float) -> list[dict[str, object]]:
+        rows = zip(COMPUTE, losses, strict=True)
+        return [{"flops": share * c, "losses": [x - 0.01, x, x + 0.01], "val_loss": x} for c, x in rows]
+
+    def curves(base: list[float]) -> list[dict[str, object]]:
+        losses_SN = np.array([point["losses"] for point in points(base, 1)]).T
+        laws = {"flops": describe_fit(list(COMPUTE), losses_SN, 0.2)}
+        new = [x - 0.3 for x in base]
+        return [
+            {"family": START, "laws": laws, "points": points(base, 1)},
+            {"family": END, "laws": {}, "points": points(new, 0.5)},
+        ]
+
+    lawful = saving(curves(list(law(COMPUTE, 0.2, 30.0, 0.15))), START, "flops", 0.2)
+    assert "a power law misses" not in lawful["sentence"]
+    bent = saving(curves([4.3, 3.6, 3.1, 1.3]), START, "flops", 0.2)
+    assert bent["sentence"].count("Read between NanoGPT's sizes: a power law misses") == 1
+    assert "reaches the loss 2.8000" in bent["sentence"], "the largest size that the base reaches, not beyond"
 
 
 # ---- sizes

@@ -2,7 +2,8 @@
 
 L = E0 + A C^-alpha. E0 is the text's entropy where it is known (tales); elsewhere it is fitted only from six sizes on,
 since fewer do not determine three numbers, and taken as 0 below that. Nothing is said beyond twice the compute that
-was measured.
+was measured. Where the law misses the means by more than the seeds' noise, straight lines between neighbouring sizes
+(in the logarithms) take its place, and nothing is said beyond the sizes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 
 ENOUGH_SIZES = 6
 BEYOND = 2.0
+NOISE = 3.0
+"""Standard errors of a mean that a law may be off before it is said not to describe the sizes."""
 CANDIDATES = 60
 DRAWS = 2000
 
@@ -73,6 +76,39 @@ def _with_e0(compute_N: np.ndarray, losses_RN: np.ndarray, e0_R: np.ndarray) -> 
     return fit, ((predicted_RN - losses_RN) ** 2).sum(axis=1)
 
 
+def misfit(compute_N: np.ndarray, losses_SN: np.ndarray, floor: float | None) -> tuple[float, bool]:
+    """By how much a family's law misses the means of its sizes at most, in nats, and whether that may be noise.
+
+    With one seed nothing is known of the noise, and the law is taken.
+    """
+    means_N, seeds = losses_SN.mean(axis=0), len(losses_SN)
+    missed_N = np.abs(fit_power(compute_N, means_N, floor).loss(compute_N) - means_N)
+    if seeds < 2:
+        return float(missed_N.max()), True
+    error = float(np.sqrt(losses_SN.var(axis=0, ddof=1).mean() / seeds))
+    return float(missed_N.max()), bool(missed_N.max() <= NOISE * error)
+
+
+def between_sizes(
+    compute_N: np.ndarray, losses_RN: np.ndarray, loss_R: np.ndarray, floor: float | None
+) -> np.ndarray:
+    """The compute at which straight lines between neighbouring sizes reach a loss: infinite below all of them, 0 above.
+
+    Straight in the logarithms of compute and of the loss above E0, which is 0 where it is not known.
+    """
+    order = np.argsort(compute_N)
+    x_N, e0 = np.log(compute_N[order]), floor or 0.0
+    falling_RN = np.minimum.accumulate(np.atleast_2d(losses_RN)[:, order], axis=1)
+    found = []
+    for losses_N, loss in zip(falling_RN, loss_R, strict=True):
+        if not losses_N[-1] <= loss <= losses_N[0]:
+            found.append(np.inf if loss < losses_N[-1] else 0.0)
+            continue
+        y_N = np.log(np.maximum(losses_N - e0, 1e-9))
+        found.append(float(np.exp(np.interp(-np.log(max(loss - e0, 1e-9)), -y_N, x_N))))
+    return np.array(found)
+
+
 def multiplier(
     base_compute_N: np.ndarray,
     base_losses_SN: np.ndarray,
@@ -80,23 +116,30 @@ def multiplier(
     new_losses_S: np.ndarray,
     floor: float | None,
     seed: int = 0,
+    by_law: bool = True,
 ) -> dict[str, Any]:
     """How many times `new_compute` the base family needs for the new model's loss, with a bootstrap over seeds.
 
-    `ratio` is None outside of half the smallest to twice the largest compute of the base; `bound` then says which side.
+    `ratio` is None outside of half the smallest to twice the largest compute of the base, or outside of its sizes where
+    lines between them stand for its law; `bound` then says which side.
     """
-    seeds = len(new_losses_S)
-    fit = fit_power(base_compute_N, base_losses_SN.mean(axis=0), floor)
-    needed = float(fit.compute_for(new_losses_S.mean()[None])[0])
-    lowest, highest = base_compute_N.min() / BEYOND, base_compute_N.max() * BEYOND
+
+    def compute_for(losses_RN: np.ndarray, loss_R: np.ndarray) -> np.ndarray:
+        if by_law:
+            return fit_power(base_compute_N, losses_RN, floor).compute_for(loss_R)
+        return between_sizes(base_compute_N, losses_RN, loss_R, floor)
+
+    seeds, beyond = len(new_losses_S), BEYOND if by_law else 1.0
+    needed = float(compute_for(base_losses_SN.mean(axis=0), new_losses_S.mean()[None])[0])
+    lowest, highest = base_compute_N.min() / beyond, base_compute_N.max() * beyond
     if not lowest <= needed <= highest:
         side = "more than" if needed > highest else "less than"
         edge = highest if needed > highest else lowest
         return {"ratio": None, "ci95": None, "bound": [side, float(edge / new_compute)]}
     generator = np.random.default_rng(seed)
     chosen_RS = generator.integers(0, seeds, (DRAWS, seeds))
-    fits = fit_power(base_compute_N, base_losses_SN[chosen_RS].mean(axis=1), floor)
-    needed_R = np.minimum(fits.compute_for(new_losses_S[chosen_RS].mean(axis=1)), highest * 10)
+    needed_R = compute_for(base_losses_SN[chosen_RS].mean(axis=1), new_losses_S[chosen_RS].mean(axis=1))
+    needed_R = np.minimum(needed_R, highest * 10)
     low, high = np.percentile(needed_R / new_compute, [2.5, 97.5])
     return {
         "ratio": needed / new_compute,
@@ -108,6 +151,7 @@ def multiplier(
 def describe_fit(compute_N: Sequence[float], losses_SN: np.ndarray, floor: float | None) -> dict[str, Any]:
     """One family's law through the means over seeds, and how E0 was come by."""
     fit = fit_power(np.asarray(compute_N), losses_SN.mean(axis=0), floor)
+    missed, describes = misfit(np.asarray(compute_N), losses_SN, floor)
     how = "fitted"
     if floor is not None:
         how = "the text's entropy"
@@ -118,4 +162,6 @@ def describe_fit(compute_N: Sequence[float], losses_SN: np.ndarray, floor: float
         "log_a": float(fit.log_a_R[0]),
         "alpha": float(fit.alpha_R[0]),
         "e0_is": how,
+        "misses_by": missed,
+        "describes": describes,
     }

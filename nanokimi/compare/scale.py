@@ -167,15 +167,21 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
-    """NanoKimi's largest size whose loss the base reaches within what was measured; else a bound."""
+    """NanoKimi's largest size whose loss the base reaches within what was measured; else a bound.
+
+    By the base's law, or where that does not describe its sizes, by lines between them.
+    """
     by_family = {one["family"]: one["points"] for one in curves}
+    law = next(one["laws"][axis] for one in curves if one["family"] == base)
     compute_N = np.array([point[axis] for point in by_family[base]])
     losses_SN = np.array([point["losses"] for point in by_family[base]]).T
     found = [
         {
             "at": point[axis],
             "loss": point["val_loss"],
-            **multiplier(compute_N, losses_SN, point[axis], np.array(point["losses"]), floor),
+            **multiplier(
+                compute_N, losses_SN, point[axis], np.array(point["losses"]), floor, by_law=law["describes"]
+            ),
         }
         for point in by_family[END]
     ]
@@ -201,6 +207,12 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
         side, factor = one["bound"]
         sentence = (
             f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
-            "curve does not reach it within twice (or half) of what was measured: no number is given beyond."
+            f"curve does not reach it within {'twice (or half) of ' * law['describes']}what was measured: no number is "
+            "given beyond."
+        )
+    if not law["describes"]:
+        sentence += (
+            f" Read between {base}'s sizes: a power law misses their losses by up to {law['misses_by']:.2f} nats, more "
+            "than seeds scatter."
         )
     return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
