@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +71,11 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
 def draw_curves(
     axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis: str, floor: float | None
 ) -> None:
-    """Every run, the means, and each family's law, drawn to twice what was measured and not beyond."""
+    """Every run, the means, and each family's law, drawn to twice what was measured and not beyond.
+
+    Where a law does not describe its sizes, the lines between them, which are used in its place.
+    """
+    import numpy as np
     from matplotlib.ticker import FuncFormatter
 
     name = "Training FLOPs" if axis == "flops" else "Training time (s)"
@@ -88,15 +91,20 @@ def draw_curves(
             )
         means = [point["val_loss"] for point in one["points"]]
         axes.plot(xs, means, MARKERS[slot], color=paint.arms[slot], markersize=5, label=one["family"])
-        law, ends = one["laws"][axis], (min(xs), max(xs) * 2)
-        fine = [math.exp(math.log(ends[0]) + i / 60 * math.log(ends[1] / ends[0])) for i in range(61)]
-        axes.plot(
-            fine,
-            [law["e0"] + math.exp(law["log_a"] - law["alpha"] * math.log(x)) for x in fine],
-            color=paint.arms[slot],
-            linestyle=LINES[slot],
-            linewidth=1.3,
-        )
+        law = one["laws"][axis]
+        fine = np.geomspace(min(xs), max(xs) * (2 if law["describes"] else 1), 61)
+        if law["describes"]:
+            height = law["log_a"] - law["alpha"] * np.log(fine)
+        else:
+            order = np.argsort(xs)
+            height = np.interp(
+                np.log(fine),
+                np.log(xs)[order],
+                np.log(np.maximum(np.array(means) - (floor or 0.0), 1e-9))[order],
+            )
+        e0 = law["e0"] if law["describes"] else floor or 0.0
+        line: dict[str, Any] = dict(color=paint.arms[slot], linestyle=LINES[slot], linewidth=1.3)
+        axes.plot(fine, e0 + np.exp(height), **line)
     if floor is not None:
         axes.axhline(floor, color=paint.muted, linewidth=0.9, linestyle=LINES[2])
         axes.annotate(
