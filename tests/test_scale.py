@@ -60,12 +60,12 @@ def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
     assert clean["ratio"] == pytest.approx(3.0) and clean["bound"] is None
     assert clean["ci95"] == pytest.approx([3.0, 3.0])
     covered = 0
-    for i in range(200):
-        base = law(COMPUTE, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, (20, 4))
-        new = law(1e10, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, 20)
-        low, high = multiplier(COMPUTE, base, 1e10 / 3, new, 0.2, seed=i)["ci95"]
+    for _ in range(400):
+        base = law(COMPUTE, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, (5, 4))
+        new = law(1e10, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, 5)
+        low, high = multiplier(COMPUTE, base, 1e10 / 3, new, 0.2)["ci95"]
         covered += low <= 3 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+    assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_nothing_is_said_beyond_twice_what_was_measured() -> None:

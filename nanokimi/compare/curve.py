@@ -8,18 +8,20 @@ was measured. Where the law misses the means by more than the seeds' noise, stra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nanokimi.compare.stats import paired_t
+
 ENOUGH_SIZES = 6
 BEYOND = 2.0
 NOISE = 3.0
 """Standard errors of a mean that a law may be off before it is said not to describe the sizes."""
 CANDIDATES = 60
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,12 @@ def multiplier(
     new_compute: float,
     new_losses_S: np.ndarray,
     floor: float | None,
-    seed: int = 0,
     by_law: bool = True,
 ) -> dict[str, Any]:
-    """How many times `new_compute` the base family needs for the new model's loss, with a bootstrap over seeds.
+    """How many times `new_compute` the base family needs for the new model's loss.
 
+    The ratio is that of the means; `ci95` the t interval of the seeds' own ratios in the logarithm, None with one seed
+    or where a seed's curve does not reach the loss.
     `ratio` is None outside of half the smallest to twice the largest compute of the base, or outside of its sizes where
     lines between them stand for its law; `bound` then says which side.
     """
@@ -136,14 +139,13 @@ def multiplier(
         side = "more than" if needed > highest else "less than"
         edge = highest if needed > highest else lowest
         return {"ratio": None, "ci95": None, "bound": [side, float(edge / new_compute)]}
-    generator = np.random.default_rng(seed)
-    chosen_RS = generator.integers(0, seeds, (DRAWS, seeds))
-    needed_R = compute_for(base_losses_SN[chosen_RS].mean(axis=1), new_losses_S[chosen_RS].mean(axis=1))
-    needed_R = np.minimum(needed_R, highest * 10)
-    low, high = np.percentile(needed_R / new_compute, [2.5, 97.5])
+    ratios_S = compute_for(base_losses_SN, new_losses_S) / new_compute
+    sure = None
+    if seeds > 1 and np.isfinite(ratios_S).all() and (ratios_S > 0).all():
+        sure = paired_t(list(np.log(ratios_S)), [0.0] * seeds)
     return {
         "ratio": needed / new_compute,
-        "ci95": [float(low), float(high)] if seeds > 1 else None,
+        "ci95": None if sure is None else [math.exp(sure.low), math.exp(sure.high)],
         "bound": None,
     }
 

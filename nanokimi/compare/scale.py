@@ -189,7 +189,7 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     what = "compute" if axis == "flops" else "training time"
     if inside:
         one = max(inside, key=lambda one: one["at"])
-        sure = "one seed: no interval"
+        sure = "no interval: one seed, or one whose curve does not reach it"
         if one["ci95"] is not None:
             sure = f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}"
         sentence = (
