@@ -9,7 +9,7 @@ import torch
 from nanokimi.generation.sampling import sample_token
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
-from nanokimi.model.folded import decode_step
+from nanokimi.model.decode import decode_step
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import torch
 
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
-from nanokimi.model.folded import decode_step
+from nanokimi.model.decode import decode_step
 from nanokimi.runtime.device import fenced_seconds
 
 

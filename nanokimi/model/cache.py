@@ -30,16 +30,10 @@ class LayerCache:
         self.length = end
         return tuple(buffer[:, :end] for buffer in self.buffers)
 
-    def extend(self) -> torch.Tensor:
-        """Room for one more token of one sequence: its only tensor so far, (S, ...), the last row not yet written."""
-        (buffer,) = self.buffers
+    def extend(self) -> None:
+        """Room for one token more, whose rows are not yet written."""
         assert self.length < self.capacity, f"cache of {self.capacity} tokens cannot hold more"
         self.length += 1
-        return buffer[0, : self.length]
-
-    def rounded_up(self, multiple: int) -> torch.Tensor:
-        """Of one sequence and one tensor: its rows, and up to `multiple - 1` finite ones more, if there is room."""
-        return self.buffers[0][0, : min(-(-self.length // multiple) * multiple, self.capacity)]
 
     def carry(self, tokens: int, *state: torch.Tensor) -> None:
         """Keep, instead of so many new tokens, a state of fixed size that has taken them in (see `state`)."""

@@ -1,4 +1,4 @@
-"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: the fast form of the plain model's decoding.
+"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: what `native/decode_kimi.c` does, in torch.
 
 For one token a small model does little arithmetic and spends its time starting operations. So what is linear is
 multiplied together once, beforehand: norm gains and the softmax scale into the projections, the keys' up-projection
@@ -8,46 +8,16 @@ result is the plain model's up to rounding; tests hold it against that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.kimi import KimiBlock, NanoKimi
+from nanokimi.model.layers import SwiGLU
 from nanokimi.model.moe import MixtureOfExperts
-
-# Parameters; beyond, reading weights takes the time, and folding makes more of them.
-LARGEST_FOLDED = 30_000_000
-LONG = 512  # cached tokens that are worth a second thread
-
-DecodeStep = Callable[[int, Cache], torch.Tensor]
-
-
-def decode_step(model: nn.Module) -> DecodeStep:
-    """A function (token id, cache that holds everything before it) -> logits (W,) of what comes next.
-
-    The fastest one for this model and device; it keeps folded copies of the weights as they are now.
-    """
-    weight = next(model.parameters())
-    small = sum(p.numel() for p in model.parameters()) <= LARGEST_FOLDED
-    if (
-        isinstance(model, NanoKimi)
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and small
-    ):
-        return FoldedKimi(model)
-
-    def plain(token: int, cache: Cache) -> torch.Tensor:
-        return cast(
-            torch.Tensor, model(torch.tensor([[token]], device=weight.device), cache).logits_BTW[0, -1]
-        )
-
-    return plain
 
 
 class FoldedKimi:
@@ -87,7 +57,7 @@ class FoldedAttention:
         a: MultiHeadLatentAttention = block.self_attn
         H, N, R, C = a.num_heads, a.nope_dim, a.rope_dim, a.latent_dim
         self.sizes = (H * C, (H + 1) * R, C)
-        self.heads, self.latent_dim, self.eps = H, C, block.input_layernorm.eps
+        self.heads, self.latent_dim, self.rotary_dim, self.eps = H, C, R, block.input_layernorm.eps
         q_HXQ = a.q_up_proj.weight.view(H, N + R, -1) * a.scale
         k_up_HNC, v_up_HVC = a.kv_b_proj.weight.view(H, -1, C).split([N, a.value_dim], dim=1)
         q_latent_HCQ = k_up_HNC.mT @ q_HXQ[:, :N]
@@ -112,48 +82,35 @@ class FoldedAttention:
             low_Q = self.q_low[0].mv(h_D)
             projected = torch.cat([self.q_low[1].mv(normed(low_Q, self.latent_eps)), projected])
         q_latent, rotary, c_C = projected.split(self.sizes)
-        pairs = torch.view_as_complex(rotary.view(self.heads + 1, -1, 2))
+        # A clone: complex numbers must begin at an even place.
+        pairs = torch.view_as_complex(rotary.clone().view(self.heads + 1, -1, 2))
         turned_HR = torch.view_as_real(pairs * turn_R).flatten(1)  # every head's query, then the shared key
         q_HL = torch.cat([q_latent.view(self.heads, -1), turned_HR[:-1]], dim=1)
-        latents_SL = cache.extend()
-        latents_SL[-1, : self.latent_dim] = F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps)
-        latents_SL[-1, self.latent_dim :] = turned_HR[-1]
-        threads = torch.get_num_threads()
-        out_HC = attend_latents(q_HL, cache.rounded_up(threads), cache.length, self.latent_dim, threads)
+        latent_L = torch.cat([F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps), turned_HR[-1]])
+        (latents_1SL,) = cache.append(latent_L[None, None])
+        weights_HS = (q_HL @ latents_1SL[0].t()).softmax(dim=-1)
+        out_HC = weights_HS @ latents_1SL[0, :, : self.latent_dim]
         x_D.addmv_(self.out_DX, out_HC.view(-1))
 
 
-def attend_latents(
-    q_HL: torch.Tensor, rows_SL: torch.Tensor, tokens: int, latent_dim: int, threads: int
-) -> torch.Tensor:
-    """softmax over the cached tokens of q . latent, times the latents without their rotary part: (H, C).
-
-    `rows_SL` are the tokens' latents and perhaps some rows more, which count for nothing. A product of a few rows
-    keeps one thread busy, so many tokens are cut into a stretch for each thread.
-    """
-    if threads == 1 or tokens < LONG or len(rows_SL) % threads != 0:
-        latents_SL = rows_SL[:tokens]
-        return (q_HL @ latents_SL.t()).softmax(dim=-1) @ latents_SL[:, :latent_dim]
-    cut_PSL = rows_SL.unflatten(0, (threads, -1))
-    logits_HS = (q_HL @ cut_PSL.mT).transpose(0, 1).flatten(1)
-    logits_HS[:, tokens:] = float("-inf")
-    weights_PHS = logits_HS.softmax(dim=-1).unflatten(1, (threads, -1)).transpose(0, 1)
-    return (weights_PHS @ cut_PSL[..., :latent_dim]).sum(0)
-
-
-def folded_feed_forward(block: KimiBlock) -> Callable[[torch.Tensor], None]:
+def folded_feed_forward(block: KimiBlock) -> FoldedDense | FoldedExperts:
     """x += feed_forward(norm(x)) for one vector."""
     gain_D, eps = block.post_attention_layernorm.weight, block.post_attention_layernorm.eps
     if isinstance(block.mlp, MixtureOfExperts):
         return FoldedExperts(block.mlp, gain_D, eps)
-    gate_up_GD = torch.cat([block.mlp.gate_proj.weight, block.mlp.up_proj.weight]) * gain_D
-    down_DF = block.mlp.down_proj.weight
+    return FoldedDense(block.mlp, gain_D, eps)
 
-    def dense(x_D: torch.Tensor) -> None:
-        gate_F, up_F = gate_up_GD.mv(normed(x_D, eps)).chunk(2)
-        x_D.addmv_(down_DF, F.silu(gate_F) * up_F)
 
-    return dense
+class FoldedDense:
+    """x += swiglu(norm(x)) for one vector."""
+
+    def __init__(self, mlp: SwiGLU, gain_D: torch.Tensor, eps: float) -> None:
+        self.gate_up_GD = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * gain_D
+        self.down_DF, self.eps = mlp.down_proj.weight, eps
+
+    def __call__(self, x_D: torch.Tensor) -> None:
+        gate_F, up_F = self.gate_up_GD.mv(normed(x_D, self.eps)).chunk(2)
+        x_D.addmv_(self.down_DF, F.silu(gate_F) * up_F)
 
 
 class FoldedExperts:
@@ -163,8 +120,9 @@ class FoldedExperts:
         router, experts, self.eps = moe.gate, moe.experts, eps
         self.num_chosen, self.scaling = router.num_chosen, router.scaling
         self.norm_topk_prob, self.bias_E = router.norm_topk_prob, router.e_score_correction_bias
-        self.gate_up = list((torch.cat([experts.gate_proj, experts.up_proj], dim=1) * gain_D).unbind(0))
-        self.down = list(experts.down_proj.unbind(0))
+        self.gate_up_EGD = torch.cat([experts.gate_proj, experts.up_proj], dim=1) * gain_D
+        self.down_EDF = experts.down_proj
+        self.gate_up, self.down = self.gate_up_EGD.unbind(0), self.down_EDF.unbind(0)
         first = [router.weight * gain_D]
         self.shared_down_DF: torch.Tensor | None = None
         if moe.shared_experts is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.errors import UserError
+from nanokimi.runtime.native import find_compiler
 
 CHECKSUMS_FILE = "checksums.json"
 MAX_FILE_BYTES = 1 << 28
@@ -209,6 +210,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
+        "c_compiler": find_compiler() is not None,
         "packages": {name: _version(name) for name in RECORDED_PACKAGES},
         **_git_record(Path(__file__).resolve().parents[2]),
     }

@@ -1,0 +1,116 @@
+"""C files are compiled once, found again, and never half written; without a compiler there is none, and no error."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from nanokimi.runtime import native
+
+GOOD = "int answer(void) { return 42; }\n"
+needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler on this machine")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and nothing remembered in the process."""
+    monkeypatch.setenv("NANOKIMI_CACHE", str(tmp_path / "cache"))
+    native.native_library.cache_clear()
+    yield tmp_path / "cache" / "native"
+    native.native_library.cache_clear()
+
+
+def source(folder: Path, text: str) -> Path:
+    path = folder / "one.c"
+    path.write_text(text)
+    return path
+
+
+@needs_compiler
+def test_a_file_is_compiled_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = source(tmp_path, GOOD)
+    library = native.native_library(path)
+    assert library is not None and library.answer() == 42
+    (kept,) = cache.iterdir()
+    native.native_library.cache_clear()
+    monkeypatch.setattr(native, "compile_library", lambda *_: pytest.fail("compiled again"))
+    again = native.native_library(path)
+    assert again is not None and again.answer() == 42 and list(cache.iterdir()) == [kept]
+
+
+@needs_compiler
+def test_another_source_or_header_is_another_library(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "number.h").write_text("enum { NUMBER = 1 };\n")
+    path = source(tmp_path, '#include "number.h"\nint answer(void) { return NUMBER; }\n')
+    first = native.native_library(path)
+    native.native_library.cache_clear()
+    (tmp_path / "number.h").write_text("enum { NUMBER = 2 };\n")
+    second = native.native_library(path)
+    assert first is not None and second is not None
+    assert (first.answer(), second.answer()) == (1, 2) and len(list(cache.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_file_that_does_not_compile_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    assert native.native_library(source(tmp_path, "this is no C\n")) is None
+    assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
+    cache.parent.write_text("a file where the folder should be")
+    assert native.native_library(source(tmp_path, GOOD)) is None
+
+
+@needs_compiler
+def test_threads_are_those_of_torch(tmp_path: Path, cache: Path) -> None:
+    """The library uses the OpenMP that torch has loaded, not one more."""
+    import torch
+
+    if native.openmp() is None:
+        pytest.skip("this torch has no OpenMP that could be found")
+    path = source(tmp_path, "#include <omp.h>\nint most(void) { return omp_get_max_threads(); }\n")
+    library = native.native_library(path)
+    assert library is not None
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert library.most() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variable, value", [("NANOKIMI_NATIVE", "0"), ("PATH", "")])
+def test_no_compiler_no_library(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv(variable, value)
+    assert native.native_library(source(tmp_path, GOOD)) is None
+    assert not cache.exists()
+
+
+def test_structs_of_python_are_those_of_c() -> None:
+    """Each member of the C structs has its name and place in Python's."""
+    from nanokimi.model import native_decode
+
+    for name, struct in (
+        ("decode_kimi.c", native_decode.KimiLayer),
+        ("decode_gpt.c", native_decode.GPTLayer),
+    ):
+        text = (native_decode.FOLDER / name).read_text()
+        body = text[text.index("typedef struct {") : text.index("} Layer;")]
+        members = []
+        for line in body.splitlines()[1:]:
+            declaration = line.split("//")[0].strip().rstrip(";")
+            for kind in ("const float *", "float *", "int ", "float "):
+                if declaration.startswith(kind):
+                    c_type = (
+                        ctypes.c_void_p if "*" in kind else ctypes.c_int if kind == "int " else ctypes.c_float
+                    )
+                    names = declaration.removeprefix(kind).replace("*", "").split(",")
+                    members += [(member.strip(), c_type) for member in names]
+                    break
+        assert members == struct._fields_, name
