@@ -14,12 +14,11 @@ from hf_parity import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanokimi.model import attention, layers, moe
+from nanokimi.model import by_hand, layers, moe
 from nanokimi.model.attend import written_out_attention
 from nanokimi.model.by_hand import (
     BlockPlan,
     ExpertsByHand,
-    HeadSizes,
     LatentAttentionByHand,
     RMSNormByHand,
     block_rows,
@@ -28,6 +27,7 @@ from nanokimi.model.by_hand import (
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.layers import rotate
 from nanokimi.model.moe import count_experts, looped_swiglu
+from nanokimi.model.native_train import HeadSizes
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
 DOUBLE = torch.float64
@@ -58,10 +58,10 @@ def test_attention_is_rotation_and_softmax_attention() -> None:
     cos, sin = 1.3 * angle_TR.cos(), 1.3 * angle_TR.sin()  # YaRN's temperature scales them
     sizes, turn_TR = HeadSizes(H, N, R, V), torch.complex(cos, sin)
 
-    def by_hand(q: torch.Tensor, kv: torch.Tensor, k_rope: torch.Tensor) -> torch.Tensor:
+    def attend(q: torch.Tensor, kv: torch.Tensor, k_rope: torch.Tensor) -> torch.Tensor:
         return LatentAttentionByHand.apply(q, kv, k_rope, turn_TR, sizes, 0.3)[0]
 
-    assert torch.autograd.gradcheck(by_hand, (q, kv, k_rope))
+    assert torch.autograd.gradcheck(attend, (q, kv, k_rope))
     q_nope, q_rope = q.unflatten(-1, (H, -1)).split([N, R], dim=-1)
     k_nope, v = kv.unflatten(-1, (H, -1)).split([N, V], dim=-1)
     k_turned = rotate(k_rope, cos, sin).unsqueeze(2).expand(-1, -1, H, -1)
@@ -82,11 +82,11 @@ def mixed(chosen_MK: torch.Tensor, experts: int) -> None:
     order = chosen_MK.flatten().argsort(stable=True)
     y_MKD = looped_swiglu(x.repeat_interleave(K, 0)[order], counts_E, *weights)[order.argsort()].view(M, K, 6)
     plain = (y_MKD * gates.unsqueeze(-1)).sum(1)
-    by_hand = ExpertsByHand.apply(x, gates, *weights, plan)
-    torch.testing.assert_close(by_hand, plain, rtol=1e-12, atol=1e-12)
+    found = ExpertsByHand.apply(x, gates, *weights, plan)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
     weight = random(M, 6, seed=5).detach()
     for mine, theirs in zip(
-        *(torch.autograd.grad((y * weight).sum(), [x, gates, *weights]) for y in (by_hand, plain)),
+        *(torch.autograd.grad((y * weight).sum(), [x, gates, *weights]) for y in (found, plain)),
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
@@ -129,19 +129,24 @@ needs_bf16 = pytest.mark.skipif(not cpu_has_fast_bf16(), reason="the path is for
 
 
 @needs_bf16
+@pytest.mark.parametrize("in_c", [True, False])
 @pytest.mark.parametrize("q_lora_rank", [None, 16])
-def test_a_whole_model_takes_the_same_step(monkeypatch: pytest.MonkeyPatch, q_lora_rank: int | None) -> None:
+def test_a_whole_model_takes_the_same_step(
+    monkeypatch: pytest.MonkeyPatch, q_lora_rank: int | None, in_c: bool
+) -> None:
     """Loss, logits and every gradient in bf16, by hand and plainly; the plain fp32 ones are the measure of both."""
+    if not in_c:
+        for name in ("norm_kernel", "attention_kernel"):
+            monkeypatch.setattr(by_hand, name, lambda: None)
+        monkeypatch.setattr(by_hand, "experts_kernel", lambda width, hidden: None)
     config = replace(TINY_KIMI, q_lora_rank=q_lora_rank, initializer_range=0.2)
     torch.manual_seed(0)
     model = NanoKimi(config)
     ids = torch.randint(0, int(config.vocab_size or 0), (4, 32))
 
     def step(fast: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        for module in (attention, layers, moe):
-            for name in ("takes_fast_path", "can_attend_by_hand"):
-                if hasattr(module, name):
-                    monkeypatch.setattr(module, name, lambda x: fast)
+        for module in (by_hand, layers, moe):
+            monkeypatch.setattr(module, "takes_fast_path", lambda x: fast)
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
             output = model(ids, want_max_logits=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 
 import pytest
 
+from nanokimi.model import native_decode, native_train
+from nanokimi.optim import native_muon
 from nanokimi.runtime import native
 
 GOOD = "int answer(void) { return 42; }\n"
@@ -92,25 +95,25 @@ def test_no_compiler_no_library(
     assert not cache.exists()
 
 
-def test_structs_of_python_are_those_of_c() -> None:
-    """Each member of the C structs has its name and place in Python's."""
-    from nanokimi.model import native_decode
+STRUCTS = {
+    "decode_kimi.c": native_decode.KimiLayer,
+    "decode_gpt.c": native_decode.GPTLayer,
+    "experts.c": native_train.ExpertsLayer,
+    "latent_attention.c": native_train.AttentionLayer,
+    "rms_norm.c": native_train.NormLayer,
+    "muon.c": native_muon.Stack,
+}
+KINDS = {"long": ctypes.c_long, "double": ctypes.c_double, "*": ctypes.c_void_p}
 
-    for name, struct in (
-        ("decode_kimi.c", native_decode.KimiLayer),
-        ("decode_gpt.c", native_decode.GPTLayer),
-    ):
-        text = (native_decode.FOLDER / name).read_text()
-        body = text[text.index("typedef struct {") : text.index("} Layer;")]
-        members = []
-        for line in body.splitlines()[1:]:
-            declaration = line.split("//")[0].strip().rstrip(";")
-            for kind in ("const float *", "float *", "int ", "float "):
-                if declaration.startswith(kind):
-                    c_type = (
-                        ctypes.c_void_p if "*" in kind else ctypes.c_int if kind == "int " else ctypes.c_float
-                    )
-                    names = declaration.removeprefix(kind).replace("*", "").split(",")
-                    members += [(member.strip(), c_type) for member in names]
-                    break
-        assert members == struct._fields_, name
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_structs_of_python_are_those_of_c(name: str) -> None:
+    """The first struct of a C file has the members of Python's, in their order, of the same types."""
+    text = (native.KERNELS / name).read_text()
+    body = re.sub("//.*", "", text[text.index("typedef struct {") :].partition("{")[2].partition("}")[0])
+    members = []
+    for declaration in filter(None, (line.strip() for line in body.split(";"))):
+        kind = "*" if "*" in declaration else declaration.split()[0]
+        names = re.sub(r"^(const )?\w+ ", "", declaration).replace("*", "").split(",")
+        members += [(member.strip(), KINDS[kind]) for member in names]
+    assert members == STRUCTS[name]._fields_

@@ -12,9 +12,10 @@ from torch import nn
 
 from nanokimi.config import KimiConfig
 from nanokimi.model.attend import attend
-from nanokimi.model.by_hand import HeadSizes, LatentAttentionByHand, can_attend_by_hand
+from nanokimi.model.by_hand import latent_attention_by_hand
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
+from nanokimi.model.native_train import HeadSizes
 
 Angles = tuple[torch.Tensor, torch.Tensor]
 
@@ -63,11 +64,12 @@ class MultiHeadLatentAttention(nn.Module):
         q = self.q_up_proj(q_low)
         c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
         c_BSC = self.kv_a_layernorm(c_BTC)
-        if cache is None and can_attend_by_hand(x_BTD):  # what follows, with a backward pass by hand
+        by_hand = latent_attention_by_hand(x_BTD) if cache is None else None
+        if by_hand is not None:  # what follows, with a backward pass by hand
             sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
             kv, turn_TR = self.kv_b_proj(c_BSC), torch.complex(*angles)
-            out, max_logits_H = LatentAttentionByHand.apply(q, kv, k_rope_BTR, turn_TR, sizes, self.scale)
-            return self.o_proj(out), max_logits_H
+            out, largest_H = by_hand(q, kv, k_rope_BTR, turn_TR, sizes, self.scale)
+            return self.o_proj(out), largest_H
 
         q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (self.num_heads, -1)).split(
             [self.nope_dim, self.rope_dim], dim=-1

@@ -7,6 +7,8 @@ operations, most of them casts and copies that autograd keeps the results of (do
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,15 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from nanokimi.model.attend import LONGEST_WRITTEN_OUT
+from nanokimi.model.native_train import (
+    HeadSizes,
+    NativeExperts,
+    NativeLatentAttention,
+    NativeRMSNorm,
+    attention_kernel,
+    experts_kernel,
+    norm_kernel,
+)
 
 
 def takes_fast_path(x: torch.Tensor) -> bool:
@@ -57,24 +68,27 @@ class RMSNormByHand(torch.autograd.Function):
         return x_grad_MD.view_as(x).to(x.dtype), weight_grad_D, None, None
 
 
-class HeadSizes(NamedTuple):
-    """How the columns of queries and of keys and values divide."""
+def norm_by_hand(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm of the last axis to bf16, in C where it can be."""
+    fits = weight_D.dtype == torch.float32 and x.dtype in (torch.float32, torch.bfloat16)
+    if fits and (library := norm_kernel()) is not None:
+        return NativeRMSNorm.apply(library, x, weight_D, eps)
+    return RMSNormByHand.apply(x, weight_D, eps, torch.bfloat16)
 
-    heads: int  # H
-    nope: int  # N: without position
-    rope: int  # R: rotary
-    value: int  # V
 
-
-def can_attend_by_hand(x_BTD: torch.Tensor) -> bool:
-    """Whether LatentAttentionByHand is the faster form: a short sequence, in bf16 on a CPU."""
-    compiling = torch.compiler.is_compiling()
-    return takes_fast_path(x_BTD) and not compiling and x_BTD.shape[1] <= LONGEST_WRITTEN_OUT
+def latent_attention_by_hand(x_BTD: torch.Tensor) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
+    """The middle of MLA (see LatentAttentionByHand), in C where it can be; None if the plain form is the faster one."""
+    if not takes_fast_path(x_BTD) or torch.compiler.is_compiling():
+        return None
+    if (library := attention_kernel()) is not None:
+        return partial(NativeLatentAttention.apply, library)
+    return LatentAttentionByHand.apply if x_BTD.shape[1] <= LONGEST_WRITTEN_OUT else None
 
 
 def turned(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """The pairs of the last axis of `x` (B, T, ..., R), turned by complex factors that broadcast to theirs."""
-    wide = x.to(turn.real.dtype).contiguous().unflatten(-1, (-1, 2))
+    # A copy in any case: complex numbers must begin at an even place.
+    wide = x.to(turn.real.dtype, copy=True).contiguous().unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(wide) * turn).flatten(-2)
 
 
@@ -250,6 +264,9 @@ def experts_by_hand(
     matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     fixed: bool,
 ) -> torch.Tensor:
-    """ExpertsByHand on tokens (M, D), multiplying in bf16; for `fixed` see BlockPlan.of."""
-    plan = BlockPlan.of(chosen_MK, counts_E, fixed)
-    return ExpertsByHand.apply(x_MD.to(torch.bfloat16), gates_MK, *matrices, plan)
+    """The experts on tokens (M, D), multiplying in bf16: in C where it can be; for `fixed` see BlockPlan.of."""
+    x_MD, (_, F, D) = x_MD.to(torch.bfloat16), matrices[0].shape
+    library = None if fixed or gates_MK.dtype != torch.float32 else experts_kernel(D, F)
+    if library is not None:
+        return NativeExperts.apply(library, x_MD, gates_MK, *matrices, chosen_MK)
+    return ExpertsByHand.apply(x_MD, gates_MK, *matrices, BlockPlan.of(chosen_MK, counts_E, fixed))

@@ -1,4 +1,4 @@
-"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: what `native/decode_kimi.c` does, in torch.
+"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: what `kernels/decode_kimi.c` does, in torch.
 
 For one token a small model does little arithmetic and spends its time starting operations. So what is linear is
 multiplied together once, beforehand: norm gains and the softmax scale into the projections, the keys' up-projection

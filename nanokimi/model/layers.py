@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanokimi.config import YarnConfig
-from nanokimi.model.by_hand import RMSNormByHand, takes_fast_path
+from nanokimi.model.by_hand import RMSNormByHand, norm_by_hand, takes_fast_path
 
 
 class RMSNorm(nn.Module):
@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
         """Normalise the last axis of `x`, any shape; the result has the dtype of `x`, or bf16 on the fast path."""
         by_hand = not torch.compiler.is_compiling()
         if by_hand and takes_fast_path(x):
-            return RMSNormByHand.apply(x, self.weight, self.eps, torch.bfloat16)
+            return norm_by_hand(x, self.weight, self.eps)
         if by_hand and x.device.type == "cpu" and x.dtype == torch.float32:
             # Keeps one tensor less than torch's.
             return RMSNormByHand.apply(x, self.weight, self.eps, x.dtype)

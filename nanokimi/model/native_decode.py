@@ -1,11 +1,10 @@
-"""Decoding in C (native/decode_kimi.c, decode_gpt.c): one call for a token instead of a hundred operations of torch."""
+"""Decoding in C (kernels/decode_kimi.c, decode_gpt.c): one call a token instead of a hundred operations of torch."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,17 +12,9 @@ from torch import nn
 from nanokimi.model.cache import Cache
 from nanokimi.model.folded import FoldedAttention, FoldedDense, FoldedExperts, FoldedKimi
 from nanokimi.model.gpt import GPTBlock, NanoGPT
-from nanokimi.runtime.native import native_library
+from nanokimi.runtime.native import KERNELS, native_library, pointers, struct
 
-FOLDER = Path(__file__).parent / "native"
 Fields = dict[str, int | float | torch.Tensor | None]
-
-
-def struct(integers: str, floats: str, pointers: str) -> type[ctypes.Structure]:
-    """A struct of C from the names of its members, in their order."""
-    kinds = ((integers, ctypes.c_int), (floats, ctypes.c_float), (pointers, ctypes.c_void_p))
-    fields = [(name, kind) for names, kind in kinds for name in names.split()]
-    return type("Layer", (ctypes.Structure,), {"_fields_": fields})
 
 
 KimiLayer = struct(
@@ -85,8 +76,7 @@ class NativeKimi:
             len(layers),
             self.head,
             len(logits_W),
-            pointer(x_D),
-            pointer(turn),
+            *pointers(x_D, turn),
             *here(position, logits_W),
         )
         return logits_W
@@ -110,30 +100,25 @@ class NativeGPT:
         x_D = decoder.wte.weight[token] + decoder.wpe.weight[position]
         logits_W = x_D.new_empty(decoder.wte.num_embeddings)
         layers = self.layers.structs
-        self.decode(layers, len(layers), *self.last, len(logits_W), pointer(x_D), *here(position, logits_W))
+        self.decode(layers, len(layers), *self.last, len(logits_W), *pointers(x_D), *here(position, logits_W))
         return logits_W
 
 
 def native_kimi(folded: FoldedKimi) -> NativeKimi | None:
     """The decoder in C, if this machine can compile it."""
-    library = native_library(FOLDER / "decode_kimi.c")
+    library = native_library(KERNELS / "decode_kimi.c")
     return None if library is None else NativeKimi(folded, library.decode_kimi)
 
 
 def native_gpt(model: NanoGPT) -> NativeGPT | None:
     """The decoder in C, if this machine can compile it."""
-    library = native_library(FOLDER / "decode_gpt.c")
+    library = native_library(KERNELS / "decode_gpt.c")
     return None if library is None else NativeGPT(model, library.decode_gpt)
 
 
-def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
-    """Where a tensor lies."""
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def here(position: int, logits_W: torch.Tensor) -> tuple[int, int, ctypes.c_void_p]:
+def here(position: int, logits_W: torch.Tensor) -> list[Any]:
     """The last arguments of both functions: position, threads, and where the logits go."""
-    return position, torch.get_num_threads(), pointer(logits_W)
+    return [position, torch.get_num_threads(), *pointers(logits_W)]
 
 
 def attention_fields(attention: FoldedAttention) -> Fields:

@@ -8,11 +8,13 @@ Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from nanokimi.optim.adamw import adamw_step_, require_matrices
+from nanokimi.optim.native_muon import Member, native_muon_step, takes_native_step
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -98,6 +100,11 @@ def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list
     yield piece
 
 
+def matrices_of(p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """A parameter as the stack of matrices (..., m, n) that are orthogonalised each on its own."""
+    return p.unflatten(-2, (group["blocks"], -1))
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for 2-D weights and stacks of them; with `algorithm="adamw"` groups, AdamW for everything else.
 
@@ -154,21 +161,30 @@ class Muon(torch.optim.Optimizer):
             by_recipe.setdefault((group["ns_steps"], group["ns_dtype"]), []).append(group)
         for (steps, dtype), alike in by_recipe.items():
             members = [(p, group) for group in alike for p in group["params"] if p.grad is not None]
-            directions = [d for group in alike for d in self._directions(group)]
-            updates = orthogonalised(directions, [group["blocks"] for _, group in members], steps, dtype)
-            for group in alike:
-                params = [p for p in group["params"] if p.grad is not None]
-                if params:
-                    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            for (p, group), update in zip(members, updates, strict=True):
-                scale = update_scale(p.shape[-2] // group["blocks"], p.shape[-1])
-                p.add_(update, alpha=-group["lr"] * scale)
+            for p, _ in members:
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            in_c = [m for m in members if takes_native_step(m[0], dtype or fastest_dtype(matrices_of(*m)))]
+            if in_c and native_muon_step(in_c, *self._buffers_and_scales(in_c), steps):
+                taken = {id(p) for p, _ in in_c}
+                members = [(p, group) for p, group in members if id(p) not in taken]
+            self._plain_step(members, steps, dtype)
 
-    def _directions(self, group: dict[str, Any]) -> list[torch.Tensor]:
-        """What is to be orthogonalised for each parameter of a group that has a gradient."""
-        grads = {p: p.grad for p in group["params"] if p.grad is not None}
-        for p in grads:
-            if not self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        buffers = [self.state[p]["momentum_buffer"] for p in grads]
-        return muon_directions(list(grads.values()), buffers, group["momentum"], group["nesterov"])
+    def _buffers_and_scales(self, members: list[Member]) -> tuple[list[torch.Tensor], list[float]]:
+        """Each parameter's average of gradients, and the factor of its update."""
+        buffers = [self.state[p]["momentum_buffer"] for p, _ in members]
+        return buffers, [update_scale(p.shape[-2] // group["blocks"], p.shape[-1]) for p, group in members]
+
+    def _plain_step(self, members: list[Member], steps: int, dtype: torch.dtype | None) -> None:
+        """What kernels/muon.c does, in torch: for other processors and devices, dtypes and sizes."""
+        buffers, scales = self._buffers_and_scales(members)
+        directions: list[torch.Tensor] = []
+        for _, same in groupby(zip(members, buffers, strict=True), key=lambda one: id(one[0][1])):
+            its = list(same)
+            params, group = [p for (p, _), _ in its], its[0][0][1]
+            averages, grads = [buffer for _, buffer in its], [p.grad for p in params if p.grad is not None]
+            directions += muon_directions(grads, averages, group["momentum"], group["nesterov"])
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        updates = orthogonalised(directions, [group["blocks"] for _, group in members], steps, dtype)
+        for (p, group), update, scale in zip(members, updates, scales, strict=True):
+            p.add_(update, alpha=-group["lr"] * scale)

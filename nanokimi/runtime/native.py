@@ -17,16 +17,24 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # No -ffast-math: linking with it would flush denormals in the whole process. These two let sums be reordered.
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 OPENMP_NAMES = ("libgomp", "libomp", "libiomp5")
 COMPILE_SECONDS = 120
+KERNELS = Path(__file__).parents[1] / "kernels"
 
 
 @cache
 def native_library(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C file, or None where it cannot be compiled: then the caller takes its plain form."""
+    """The functions of a C file, or None where it cannot be compiled: then the caller takes its plain form.
+
+    The first call takes a second, or some milliseconds if the file was compiled before.
+    """
     compiler = find_compiler()
     if compiler is None:
         return None
@@ -39,6 +47,19 @@ def native_library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
+
+
+def struct(integers: str, floats: str, addresses: str) -> type[ctypes.Structure]:
+    """A struct of C by the names of its members, in their order: longs, then doubles, then pointers."""
+    kinds = ((integers, ctypes.c_long), (floats, ctypes.c_double), (addresses, ctypes.c_void_p))
+    fields = [(name, kind) for names, kind in kinds for name in names.split()]
+    return type("Layer", (ctypes.Structure,), {"_fields_": fields})
+
+
+def pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
+    """Where contiguous tensors lie, as arguments of a C function; they must live until it returns."""
+    assert all(tensor.is_contiguous() for tensor in tensors), "C reads what lies in a row"
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
 def find_compiler() -> str | None:

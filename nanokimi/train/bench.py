@@ -190,6 +190,7 @@ def marks(state: TrainState) -> Iterator[Laps]:
         stack.enter_context(laps.around(step_module, "training_batch", "rest", "data"))
         stack.enter_context(laps.around(torch.autograd, "backward", "forward", "backward"))
         stack.enter_context(laps.around(muon, "newton_schulz", "optimizer", "newton_schulz"))
+        stack.enter_context(laps.around(muon, "native_muon_step", "optimizer", "newton_schulz"))
         stack.enter_context(laps.around(qk_clip, "qk_clip_", "optimizer", "qk_clip"))
         yield laps
 

@@ -3,8 +3,8 @@
 #include "decode.h"
 
 typedef struct {
-    int width, heads, hidden;              // D, H, width of the MLP
-    float eps;
+    long width, heads, hidden;              // D, H, width of the MLP
+    double eps;
     const float *gain_1, *shift_1;         // of the first norm; every shift and bias is NULL in a model without
     const float *in, *in_bias;             // (3D, D): queries, keys, values
     const float *out, *out_bias;           // (D, D)

@@ -4,11 +4,11 @@
 #include "decode.h"
 
 typedef struct {
-    int width, heads, latent, rotary;           // D, H, C, R
-    int query_low, dense, shared;               // Q, width of a dense layer, of the shared expert; 0: there is none
-    int experts, chosen, expert_width;          // E, K, F; E is 0 in a dense layer
-    int normalise;                              // gates sum to `scaling`
-    float scaling, eps, latent_eps;
+    long width, heads, latent, rotary;           // D, H, C, R
+    long query_low, dense, shared;               // Q, width of a dense layer, of the shared expert; 0: there is none
+    long experts, chosen, expert_width;          // E, K, F; E is 0 in a dense layer
+    long normalise;                              // gates sum to `scaling`
+    double scaling, eps, latent_eps;
     const float *in;                            // from the stream: queries unless low, rotary key, latent
     const float *query_down, *query_up;         // (Q, D) and (H (C + R), Q), or NULL
     const float *latent_gain;                   // (C)

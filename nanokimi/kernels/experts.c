@@ -1,0 +1,208 @@
+// The mixture of SwiGLU experts, forward and backward: `ExpertsByHand` of model/by_hand.py in C and bf16. Rows (a token
+// and one of its experts each) are worked through in blocks of one expert, which are gathered, multiplied and let go
+// within a core's cache. A row of a result is one thread's, and a sum over rows too: threads change nothing.
+
+#include "bf16.h"
+
+enum { BLOCK = 64 };  // rows
+
+typedef struct {
+    long tokens, chosen, experts, width, hidden;  // M, K, E, D, F; D and F multiples of 16
+    const int64_t *choice;                        // (M, K)
+    const float *gates;                           // (M, K)
+    const float *gate, *up, *down;                // (E, F, D), (E, F, D), (E, D, F)
+    const bf16 *x;                                // (M, D)
+    bf16 *gate_rows, *up_rows;                    // (M K, F) by expert: before silu; kept for the backward pass
+} Layer;
+
+// Which rows are whose: those of expert e are begin[e] to begin[e + 1], and row r is the pair row[r] (token * K + k).
+typedef struct {
+    long *begin, *row, *block_expert, *block_begin, blocks;
+} Plan;
+
+static Plan plan_for(const Layer *l) {
+    const long rows = l->tokens * l->chosen, most = rows / BLOCK + l->experts;
+    Plan p = {calloc(l->experts + 1, sizeof(long)), malloc(rows * sizeof(long)), malloc(most * sizeof(long)),
+              malloc(most * sizeof(long)), 0};
+    for (long i = 0; i < rows; i++) p.begin[l->choice[i] + 1]++;
+    for (long e = 0; e < l->experts; e++) {
+        p.begin[e + 1] += p.begin[e];
+        for (long r = p.begin[e]; r < p.begin[e + 1]; r += BLOCK) p.block_expert[p.blocks] = e, p.block_begin[p.blocks++] = r;
+    }
+    long *next = malloc(l->experts * sizeof(long));
+    memcpy(next, p.begin, l->experts * sizeof(long));
+    for (long i = 0; i < rows; i++) p.row[next[l->choice[i]]++] = i;
+    free(next);
+    return p;
+}
+
+static void let_go(Plan p) { free(p.begin), free(p.row), free(p.block_expert), free(p.block_begin); }
+
+static void round_all(const float *x, long count, bf16 *out) {
+    for (long i = 0; i < count; i += LANES) narrow16(_mm512_loadu_ps(x + i), out + i);
+}
+
+static inline __m512 sigmoid(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1);
+    return _mm512_div_ps(one, _mm512_add_ps(one, exponential16(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
+
+// hidden = silu(gate) * up of a block's rows, which are also kept
+static void activate(const float *gate, const float *up, long count, bf16 *kept_gate, bf16 *kept_up, bf16 *hidden) {
+    for (long i = 0; i < count; i += LANES) {
+        narrow16(_mm512_loadu_ps(gate + i), kept_gate + i);
+        narrow16(_mm512_loadu_ps(up + i), kept_up + i);
+        const __m512 g = widen16(kept_gate + i), u = widen16(kept_up + i);
+        narrow16(_mm512_mul_ps(_mm512_mul_ps(g, sigmoid(g)), u), hidden + i);
+    }
+}
+
+// out[m] = sum over k of factors[m, k] * rows[m, k], (M, D); all factors are 1 where there are none
+static void combine(const Layer *l, const bf16 *rows, const float *factors, float *out) {
+#pragma omp for schedule(static)
+    for (long m = 0; m < l->tokens; m++)
+        for (long d = 0; d < l->width; d += LANES) {
+            __m512 sum = _mm512_setzero_ps();
+            for (long i = m * l->chosen; i < (m + 1) * l->chosen; i++)
+                sum = _mm512_fmadd_ps(widen16(rows + i * l->width + d), _mm512_set1_ps(factors ? factors[i] : 1), sum);
+            _mm512_storeu_ps(out + m * l->width + d, sum);
+        }
+}
+
+// y (M, D) = sum over k of gates[m, k] * expert choice[m, k] of x[m]
+void experts_forward(const Layer *l, int threads, float *y) {
+    const long D = l->width, F = l->hidden, E = l->experts;
+    const Plan p = plan_for(l);
+    pair *gate = room(E * D / 2 * F, 4), *up = room(E * D / 2 * F, 4), *down = room(E * F / 2 * D, 4);
+    bf16 *results = room(l->tokens * l->chosen * D, 2);
+#pragma omp parallel num_threads(threads)
+    {
+        bf16 *rounded = room(D * F, 2), *x = room(BLOCK * D, 2), *hidden = room(BLOCK * F, 2);
+        float *gates = room(BLOCK * F, 4), *ups = room(BLOCK * F, 4), *outs = room(BLOCK * D, 4);
+#pragma omp for schedule(static)
+        for (long e = 0; e < E; e++) {
+            round_all(l->gate + e * D * F, D * F, rounded), pack_columns(rounded, F, D, D, gate + e * D / 2 * F, F);
+            round_all(l->up + e * D * F, D * F, rounded), pack_columns(rounded, F, D, D, up + e * D / 2 * F, F);
+            round_all(l->down + e * D * F, D * F, rounded), pack_columns(rounded, D, F, F, down + e * F / 2 * D, D);
+        }
+#pragma omp for schedule(dynamic)
+        for (long b = 0; b < p.blocks; b++) {
+            const long e = p.block_expert[b], begin = p.block_begin[b], end = p.begin[e + 1];
+            const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS);
+            const long *row = p.row + begin;
+            for (long r = 0; r < count; r++) memcpy(x + r * D, l->x + row[r] / l->chosen * D, 2 * D);
+            memset(x + count * D, 0, 2 * D * (filled - count));
+            product(filled, F, D / 2, x, gate + e * D / 2 * F, gates, 0);
+            product(filled, F, D / 2, x, up + e * D / 2 * F, ups, 0);
+            activate(gates, ups, count * F, l->gate_rows + begin * F, l->up_rows + begin * F, hidden);
+            memset(hidden + count * F, 0, 2 * F * (filled - count));
+            product(filled, D, F / 2, hidden, down + e * F / 2 * D, outs, 0);
+            for (long r = 0; r < count; r++) round_all(outs + r * D, D, results + row[r] * D);
+        }
+        combine(l, results, l->gates, y);
+        free(rounded), free(x), free(hidden), free(gates), free(ups), free(outs);
+    }
+    free(gate), free(up), free(down), free(results), let_go(p);
+}
+
+// A block's gradients of gate and up rows from that of hidden rows as if the gate were 1, and the hidden rows times it.
+static void activate_backward(const float *hidden_grad, const bf16 *gate, const bf16 *up, long F, float factor,
+                              bf16 *gate_grad, bf16 *up_grad, bf16 *hidden, float *factor_grad) {
+    const __m512 one = _mm512_set1_ps(1), by = _mm512_set1_ps(factor);
+    __m512 dot = _mm512_setzero_ps();
+    for (long f = 0; f < F; f += LANES) {
+        const __m512 g = widen16(gate + f), u = widen16(up + f), s = sigmoid(g), silu = _mm512_mul_ps(g, s);
+        const __m512 h = _mm512_mul_ps(silu, u), plain = _mm512_loadu_ps(hidden_grad + f);
+        const __m512 grad = _mm512_mul_ps(plain, by);
+        dot = _mm512_fmadd_ps(plain, h, dot);
+        narrow16(_mm512_mul_ps(h, by), hidden + f);
+        narrow16(_mm512_mul_ps(grad, silu), up_grad + f);
+        const __m512 slope = _mm512_mul_ps(s, _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one));
+        narrow16(_mm512_mul_ps(_mm512_mul_ps(grad, u), slope), gate_grad + f);
+    }
+    *factor_grad = _mm512_reduce_add_ps(dot);
+}
+
+// grad (rows of a, rows of b) = a^T b over the rows of one expert; a row's own numbers lie at `from` of them
+typedef struct {
+    const bf16 *numbers;
+    const long *row;  // NULL: rows lie one after the other
+    long chosen, width;
+} Rows;
+
+static void pack_block(const Rows *s, long begin, long count, bf16 *gathered, pair *packed) {
+    const long even = round_up(count, 2), w = s->width;
+    for (long r = 0; r < count; r++)
+        memcpy(gathered + r * w, s->numbers + (s->row ? s->row[begin + r] / s->chosen : begin + r) * w, 2 * w);
+    if (even > count) memset(gathered + count * w, 0, 2 * w);
+    pack_rows(gathered, even, w, w, packed, w);
+}
+
+static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16 *gathered, pair *left, pair *right,
+                        float *grad) {
+    memset(grad, 0, 4 * a->width * b->width);
+    for (long r = begin; r < end; r += 2 * BLOCK) {
+        const long count = end - r < 2 * BLOCK ? end - r : 2 * BLOCK;
+        pack_block(a, r, count, gathered, left), pack_block(b, r, count, gathered, right);
+        transposed_product(a->width, b->width, (count + 1) / 2, left, right, grad);
+    }
+}
+
+// Gradients of x (M, D), of the gates and of the three stacks, from that of y.
+void experts_backward(const Layer *l, int threads, const float *y_grad, float *x_grad, float *gates_grad, float *gate_grad,
+                      float *up_grad, float *down_grad) {
+    const long D = l->width, F = l->hidden, E = l->experts, M = l->tokens, rows = M * l->chosen;
+    const long widest = D > F ? D : F;
+    const Plan p = plan_for(l);
+    pair *gate = room(E * F / 2 * D, 4), *up = room(E * F / 2 * D, 4), *down = room(E * D / 2 * F, 4);
+    bf16 *results = room(rows * D, 2), *rounded_grad = room(M * D, 2);
+    bf16 *gate_rows = room(rows * F, 2), *up_rows = room(rows * F, 2), *hidden_rows = room(rows * F, 2);
+#pragma omp parallel num_threads(threads)
+    {
+        bf16 *rounded = room(D * F + 2 * BLOCK * widest, 2), *grad = room(BLOCK * D, 2), *block = room(BLOCK * F, 2);
+        float *hidden_grad = room(BLOCK * F, 4), *outs = room(BLOCK * D, 4);
+        pair *left = room(BLOCK * widest, 4), *right = room(BLOCK * widest, 4);
+#pragma omp for schedule(static) nowait
+        for (long m = 0; m < M; m++) round_all(y_grad + m * D, D, rounded_grad + m * D);
+#pragma omp for schedule(static)
+        for (long e = 0; e < E; e++) {
+            round_all(l->gate + e * D * F, D * F, rounded), pack_rows(rounded, F, D, D, gate + e * F / 2 * D, D);
+            round_all(l->up + e * D * F, D * F, rounded), pack_rows(rounded, F, D, D, up + e * F / 2 * D, D);
+            round_all(l->down + e * D * F, D * F, rounded), pack_rows(rounded, D, F, F, down + e * D / 2 * F, F);
+        }
+#pragma omp for schedule(dynamic)
+        for (long b = 0; b < p.blocks; b++) {
+            const long e = p.block_expert[b], begin = p.block_begin[b], end = p.begin[e + 1];
+            const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS);
+            const long *row = p.row + begin;
+            for (long r = 0; r < count; r++) memcpy(grad + r * D, rounded_grad + row[r] / l->chosen * D, 2 * D);
+            memset(grad + count * D, 0, 2 * D * (filled - count));
+            product(filled, F, D / 2, grad, down + e * D / 2 * F, hidden_grad, 0);
+            for (long r = 0; r < count; r++) {
+                const long at = (begin + r) * F;
+                activate_backward(hidden_grad + r * F, l->gate_rows + at, l->up_rows + at, F, l->gates[row[r]],
+                                  gate_rows + at, up_rows + at, hidden_rows + at, gates_grad + row[r]);
+            }
+            memset(block, 0, 2 * BLOCK * F), memcpy(block, gate_rows + begin * F, 2 * count * F);
+            product(filled, D, F / 2, block, gate + e * F / 2 * D, outs, 0);
+            memcpy(block, up_rows + begin * F, 2 * count * F);
+            product(filled, D, F / 2, block, up + e * F / 2 * D, outs, 1);
+            for (long r = 0; r < count; r++) round_all(outs + r * D, D, results + row[r] * D);
+        }
+        combine(l, results, NULL, x_grad);
+        const Rows x = {l->x, p.row, l->chosen, D}, y = {rounded_grad, p.row, l->chosen, D};
+        const Rows gates = {gate_rows, NULL, 1, F}, ups = {up_rows, NULL, 1, F}, hidden = {hidden_rows, NULL, 1, F};
+#pragma omp for schedule(dynamic)
+        for (long i = 0; i < 3 * E; i++) {
+            const long e = i / 3, begin = p.begin[e], end = p.begin[e + 1], at = e * D * F;
+            switch (i % 3) {
+                case 0: weight_grad(&gates, &x, begin, end, rounded, left, right, gate_grad + at); break;
+                case 1: weight_grad(&ups, &x, begin, end, rounded, left, right, up_grad + at); break;
+                case 2: weight_grad(&y, &hidden, begin, end, rounded, left, right, down_grad + at);
+            }
+        }
+        free(rounded), free(grad), free(block), free(hidden_grad), free(outs), free(left), free(right);
+    }
+    free(gate), free(up), free(down), free(results), free(rounded_grad);
+    free(gate_rows), free(up_rows), free(hidden_rows), let_go(p);
+}

@@ -1,0 +1,226 @@
+// The middle of latent attention, forward and backward: `LatentAttentionByHand` of model/by_hand.py in C and bf16. One
+// head of one sequence at a time, which stays in a core's cache; what no query sees is not multiplied. The backward pass
+// finds the weights anew from the logarithm of each query's sum (flash attention, arXiv 2205.14135).
+
+#include "bf16.h"
+
+enum { BLOCK = 64 };  // queries
+
+typedef struct {
+    long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V
+    double scale;
+    const bf16 *q, *kv, *k_rope;  // (B, T, H (N + R)), (B, T, H (N + V)), (B, T, R)
+    const float *turn;            // (T, R): cos and sin of each pair's angle
+    float *log_sums;              // (B, H, T): of exp(logit), kept for the backward pass
+} Layer;
+
+// A head's matrices, filled up with zeros to whole vectors: T tokens, X = N + R, V.
+typedef struct {
+    long T, X, V;
+    bf16 *q, *k, *v, *out_grad;                      // (T, X), (T, X), (T, V), (T, V)
+    pair *keys, *key_rows, *values, *value_columns;  // k packed by columns and by rows, v by rows and by columns
+    float *logits, *weights_grad, *out;              // (BLOCK, T) each, (BLOCK, max(X, V))
+    bf16 *weights, *logits_grad;                     // (BLOCK, T)
+    pair *left, *right;                              // a block packed
+    float *k_grad, *v_grad;                          // (T, X), (T, V)
+} Head;
+
+static Head head_for(const Layer *l) {
+    const long T = round_up(l->tokens, LANES), X = round_up(l->nope + l->rope, LANES), V = round_up(l->value, LANES);
+    const long widest = X > V ? X : V;
+    Head h = {T, X, V, room(T * X, 2), room(T * X, 2), room(T * V, 2), room(T * V, 2), room(T * X / 2, 4),
+              room(T * X / 2, 4), room(T * V / 2, 4), room(T * V / 2, 4), room(BLOCK * T, 4), room(BLOCK * T, 4),
+              room(BLOCK * widest, 4), room(BLOCK * T, 2), room(BLOCK * T, 2), room(BLOCK / 2 * T, 4),
+              room(BLOCK / 2 * widest, 4), room(T * X, 4), room(T * V, 4)};
+    memset(h.q, 0, 2 * T * X), memset(h.k, 0, 2 * T * X), memset(h.v, 0, 2 * T * V), memset(h.out_grad, 0, 2 * T * V);
+    return h;
+}
+
+static void let_go(Head h) {
+    free(h.q), free(h.k), free(h.v), free(h.out_grad), free(h.keys), free(h.key_rows), free(h.values);
+    free(h.value_columns), free(h.logits), free(h.weights_grad), free(h.out), free(h.weights), free(h.logits_grad);
+    free(h.left), free(h.right), free(h.k_grad), free(h.v_grad);
+}
+
+// Pairs of neighbours as complex numbers, times cos + i sin of their angles, or times cos - i sin to turn them back
+static inline __m512 turned(__m512 x, __m512 turn, int back) {
+    const __m512 by_cos = _mm512_moveldup_ps(turn), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(turn));
+    return back ? _mm512_fmsubadd_ps(x, by_cos, crossed) : _mm512_fmaddsub_ps(x, by_cos, crossed);
+}
+
+static void turn_row(const bf16 *x, const float *turn, long size, bf16 *out) {
+    for (long r = 0; r < size; r += LANES) {
+        const __mmask16 some = lanes(size - r);
+        narrow_some(turned(widen_some(x + r, some), _mm512_maskz_loadu_ps(some, turn + r), 0), out + r, some);
+    }
+}
+
+// Copy head `h` of sequence `b` and pack its keys and values.
+static void read_head(const Layer *l, const Head *s, long b, long h) {
+    const long T = l->tokens, N = l->nope, R = l->rope, V = l->value, H = l->heads;
+    for (long t = 0; t < T; t++) {
+        const bf16 *q = l->q + ((b * T + t) * H + h) * (N + R), *kv = l->kv + ((b * T + t) * H + h) * (N + V);
+        memcpy(s->q + t * s->X, q, 2 * N), turn_row(q + N, l->turn + t * R, R, s->q + t * s->X + N);
+        memcpy(s->k + t * s->X, kv, 2 * N), memcpy(s->v + t * s->V, kv + N, 2 * V);
+        turn_row(l->k_rope + (b * T + t) * R, l->turn + t * R, R, s->k + t * s->X + N);
+    }
+    pack_columns(s->k, s->T, s->X, s->X, s->keys, s->T);
+}
+
+// out (rows of a block, seen) = a b for queries `begin` to `end`, in steps of LANES queries that see no later keys
+static void causal_product(long begin, long end, const bf16 *a, long inner, const pair *b, long stride, float *out) {
+    for (long i = begin; i < end; i += LANES)
+        for (long j = 0; j < i + LANES; j += PANEL)
+            panel_product(LANES, i + LANES - j < PANEL ? i + LANES - j : PANEL, inner / 2, (const pair *)(a + i * inner),
+                          inner / 2, 1, b + j, stride, out + (i - begin) * stride + j, stride, 0);
+}
+
+// out (rows of a block, columns) = a b: a (BLOCK, T) holds a block's queries by keys, of which those seen count
+static void seen_product(const Head *s, long begin, long end, const bf16 *a, const pair *b, long columns, float *out) {
+    for (long i = begin; i < end; i += LANES)
+        for (long j = 0; j < columns; j += PANEL)
+            panel_product(LANES, columns - j < PANEL ? columns - j : PANEL, (i + LANES) / 2,
+                          (const pair *)(a + (i - begin) * s->T), s->T / 2, 1, b + j, columns,
+                          out + (i - begin) * columns + j, columns, 0);
+}
+
+// Softmax of a query's scaled logits over the keys up to its own; the weights of later ones, up to `filled`, are 0.
+// Returns the logarithm of the sum of exp(logit); `top` is raised to the largest logit.
+static float softmax_row(const float *logits, long position, long filled, float scale, bf16 *weights, float *top) {
+    __m512 largest = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    for (long j = 0; j <= position; j += LANES)
+        largest = _mm512_mask_max_ps(largest, lanes(position + 1 - j), largest, _mm512_loadu_ps(logits + j));
+    const float row_top = _mm512_reduce_max_ps(largest) * scale;
+    for (long j = 0; j <= position; j += LANES) {
+        const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(logits + j), _mm512_set1_ps(scale), _mm512_set1_ps(row_top));
+        total = _mm512_add_ps(total, _mm512_maskz_mov_ps(lanes(position + 1 - j), exponential16(x)));
+    }
+    const float log_sum = row_top + logf(_mm512_reduce_add_ps(total));
+    for (long j = 0; j < filled; j += LANES) {
+        const __mmask16 seen = j > position ? 0 : lanes(position + 1 - j);
+        const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, logits + j), _mm512_set1_ps(scale), _mm512_set1_ps(log_sum));
+        narrow16(_mm512_maskz_mov_ps(seen, exponential16(x)), weights + j);
+    }
+    *top = row_top > *top ? row_top : *top;
+    return log_sum;
+}
+
+// Heads' outputs (B, T, H V), and the largest logit of each head of each sequence (B, H).
+void attention_forward(const Layer *l, int threads, bf16 *out, float *largest) {
+    const long T = l->tokens, H = l->heads, V = l->value;
+#pragma omp parallel num_threads(threads)
+    {
+        const Head s = head_for(l);
+#pragma omp for schedule(static)
+        for (long unit = 0; unit < l->batch * H; unit++) {
+            const long b = unit / H, h = unit % H;
+            read_head(l, &s, b, h);
+            pack_rows(s.v, s.T, s.V, s.V, s.values, s.V);
+            largest[unit] = -INFINITY;
+            for (long begin = 0; begin < T; begin += BLOCK) {
+                const long end = begin + BLOCK < s.T ? begin + BLOCK : s.T;
+                causal_product(begin, end, s.q, s.X, s.keys, s.T, s.logits);
+                for (long i = begin; i < end; i++) {
+                    bf16 *weights = s.weights + (i - begin) * s.T;
+                    const float *logits = s.logits + (i - begin) * s.T;
+                    if (i < T)
+                        l->log_sums[unit * T + i] = softmax_row(logits, i, end, l->scale, weights, &largest[unit]);
+                    else
+                        memset(weights, 0, 2 * end);
+                }
+                seen_product(&s, begin, end, s.weights, s.values, s.V, s.out);
+                for (long i = begin; i < end && i < T; i++)
+                    for (long v = 0; v < V; v += LANES)
+                        narrow_some(_mm512_loadu_ps(s.out + (i - begin) * s.V + v), out + ((b * T + i) * H + h) * V + v,
+                                    lanes(V - v));
+            }
+        }
+        let_go(s);
+    }
+}
+
+// A query's weights once more, and the gradient of its logits before they are scaled: w (g - sum of w g) scale.
+static void softmax_backward_row(const float *logits, const float *grad, long position, long filled, float scale,
+                                 float log_sum, bf16 *weights, bf16 *logits_grad) {
+    __m512 total = _mm512_setzero_ps();
+    for (long j = 0; j < filled; j += LANES) {
+        const __mmask16 seen = j > position ? 0 : lanes(position + 1 - j);
+        const __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, logits + j), _mm512_set1_ps(scale), _mm512_set1_ps(log_sum));
+        const __m512 weight = _mm512_maskz_mov_ps(seen, exponential16(x));
+        narrow16(weight, weights + j);
+        total = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(seen, grad + j), total);
+    }
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total)), by = _mm512_set1_ps(scale);
+    for (long j = 0; j < filled; j += LANES) {
+        const __mmask16 seen = j > position ? 0 : lanes(position + 1 - j);
+        const __m512 apart = _mm512_sub_ps(_mm512_maskz_loadu_ps(seen, grad + j), mean);
+        narrow16(_mm512_mul_ps(_mm512_mul_ps(widen16(weights + j), apart), by), logits_grad + j);
+    }
+}
+
+// What a head's queries from `begin` to `end` give to the gradients: q's, in s->out, is whole; k's and v's grow.
+static void block_backward(const Layer *l, const Head *s, long unit, long begin, long end) {
+    const long T = l->tokens, count = end - begin;
+    causal_product(begin, end, s->q, s->X, s->keys, s->T, s->logits);
+    causal_product(begin, end, s->out_grad, s->V, s->value_columns, s->T, s->weights_grad);
+    for (long i = begin; i < end; i++) {
+        const long at = (i - begin) * s->T;
+        if (i < T)
+            softmax_backward_row(s->logits + at, s->weights_grad + at, i, end, l->scale, l->log_sums[unit * T + i],
+                                 s->weights + at, s->logits_grad + at);
+        else
+            memset(s->weights + at, 0, 2 * end), memset(s->logits_grad + at, 0, 2 * end);
+    }
+    seen_product(s, begin, end, s->logits_grad, s->key_rows, s->X, s->out);
+    pack_rows(s->logits_grad, count, end, s->T, s->left, end);
+    pack_rows(s->q + begin * s->X, count, s->X, s->X, s->right, s->X);
+    transposed_product(end, s->X, count / 2, s->left, s->right, s->k_grad);
+    pack_rows(s->weights, count, end, s->T, s->left, end);
+    pack_rows(s->out_grad + begin * s->V, count, s->V, s->V, s->right, s->V);
+    transposed_product(end, s->V, count / 2, s->left, s->right, s->v_grad);
+}
+
+static void narrow_row(const float *x, long size, bf16 *out) {
+    for (long i = 0; i < size; i += LANES) narrow_some(_mm512_loadu_ps(x + i), out + i, lanes(size - i));
+}
+
+static inline __m512 turned_back(const float *x, const float *turn, __mmask16 some) {
+    return turned(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
+}
+
+// Gradients as their tensors lie, but for the rotary key's, which stands apart for each head: (B, H, T, R).
+void attention_backward(const Layer *l, int threads, const bf16 *out_grad, bf16 *q_grad, bf16 *kv_grad, float *k_rope_grad) {
+    const long T = l->tokens, H = l->heads, N = l->nope, R = l->rope, V = l->value;
+#pragma omp parallel num_threads(threads)
+    {
+        const Head s = head_for(l);
+#pragma omp for schedule(static)
+        for (long unit = 0; unit < l->batch * H; unit++) {
+            const long b = unit / H, h = unit % H;
+            read_head(l, &s, b, h);
+            for (long t = 0; t < T; t++) memcpy(s.out_grad + t * s.V, out_grad + ((b * T + t) * H + h) * V, 2 * V);
+            pack_rows(s.k, s.T, s.X, s.X, s.key_rows, s.X);
+            pack_columns(s.v, s.T, s.V, s.V, s.value_columns, s.T);
+            memset(s.k_grad, 0, 4 * s.T * s.X), memset(s.v_grad, 0, 4 * s.T * s.V);
+            for (long begin = 0; begin < T; begin += BLOCK) {
+                const long end = begin + BLOCK < s.T ? begin + BLOCK : s.T;
+                block_backward(l, &s, unit, begin, end);
+                for (long i = begin; i < end && i < T; i++) {
+                    const float *grad = s.out + (i - begin) * s.X;
+                    bf16 *to = q_grad + ((b * T + i) * H + h) * (N + R);
+                    narrow_row(grad, N, to);
+                    for (long r = 0; r < R; r += LANES)
+                        narrow_some(turned_back(grad + N + r, l->turn + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
+                }
+            }
+            for (long t = 0; t < T; t++) {
+                bf16 *to = kv_grad + ((b * T + t) * H + h) * (N + V);
+                narrow_row(s.k_grad + t * s.X, N, to), narrow_row(s.v_grad + t * s.V, V, to + N);
+                for (long r = 0; r < R; r += LANES)
+                    _mm512_mask_storeu_ps(k_rope_grad + (unit * T + t) * R + r, lanes(R - r),
+                                          turned_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
+            }
+        }
+        let_go(s);
+    }
+}

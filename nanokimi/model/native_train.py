@@ -1,0 +1,183 @@
+"""RMSNorm, attention and experts of a training step in C (kernels/), in bf16 on CPUs that multiply in it.
+
+The same functions as in `by_hand.py`, which serves where there is no C compiler, and under torch.compile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from nanokimi.runtime.device import cpu_has_fast_bf16
+from nanokimi.runtime.native import KERNELS, native_library, pointers, struct
+
+VECTOR = 16  # numbers; widths must be whole vectors
+
+NormLayer = struct("rows width stride", "eps", "wide narrow gain scale")
+AttentionLayer = struct("batch tokens heads nope rope value", "scale", "q kv k_rope turn log_sums")
+ExpertsLayer = struct(
+    "tokens chosen experts width hidden", "", "choice gates gate up down x gate_rows up_rows"
+)
+
+
+def experts_kernel(width: int, hidden: int) -> ctypes.CDLL | None:
+    """The functions for experts of these widths, if there are any on this machine."""
+    if width % VECTOR or hidden % VECTOR or not cpu_has_fast_bf16():
+        return None
+    return native_library(KERNELS / "experts.c")
+
+
+class NativeExperts(torch.autograd.Function):
+    """sum_k gates[m, k] * SwiGLU of expert chosen[m, k] on token m: (M, D) in bf16 -> (M, D) in fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        library: ctypes.CDLL,
+        x_MD: torch.Tensor,
+        gates_MK: torch.Tensor,
+        gate_EFD: torch.Tensor,
+        up_EFD: torch.Tensor,
+        down_EDF: torch.Tensor,
+        chosen_MK: torch.Tensor,
+    ) -> torch.Tensor:
+        """`x_MD` in bf16; gates (M, K) and the experts' matrices in fp32."""
+        (M, K), F = chosen_MK.shape, gate_EFD.shape[1]
+        kept = [t.contiguous() for t in (chosen_MK, gates_MK, gate_EFD, up_EFD, down_EDF, x_MD)]
+        kept += [x_MD.new_empty(M * K, F) for _ in range(2)]
+        y_MD = torch.empty_like(x_MD, dtype=torch.float32)
+        ctx.save_for_backward(*kept)
+        ctx.library = library
+        library.experts_forward(*_experts_layer(kept), *pointers(y_MD))
+        return y_MD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_MD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of tokens, gates and the three stacks of matrices."""
+        kept = ctx.saved_tensors
+        _, gates_MK, gate_EFD, up_EFD, down_EDF, x_MD, _, _ = kept
+        grads = [
+            torch.empty_like(t, dtype=torch.float32) for t in (x_MD, gates_MK, gate_EFD, up_EFD, down_EDF)
+        ]
+        arguments = pointers(grad_MD.float().contiguous(), *grads)
+        ctx.library.experts_backward(*_experts_layer(kept), *arguments)
+        return None, grads[0].to(x_MD.dtype), *grads[1:], None
+
+
+def _experts_layer(kept: Any) -> tuple[Any, int]:
+    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    chosen_MK, _, gate_EFD, *_ = kept
+    E, F, D = gate_EFD.shape
+    layer = ExpertsLayer(*chosen_MK.shape, E, D, F, *(t.data_ptr() for t in kept))
+    return ctypes.byref(layer), torch.get_num_threads()
+
+
+class HeadSizes(NamedTuple):
+    """How the columns of queries and of keys and values divide."""
+
+    heads: int  # H
+    nope: int  # N: without position
+    rope: int  # R: rotary
+    value: int  # V
+
+
+def attention_kernel() -> ctypes.CDLL | None:
+    """The functions for latent attention, if there are any on this machine."""
+    return native_library(KERNELS / "latent_attention.c") if cpu_has_fast_bf16() else None
+
+
+class NativeLatentAttention(torch.autograd.Function):
+    """The middle of MLA: from queries (B, T, H * (N + R)), expanded keys and values (B, T, H * (N + V)) and the shared
+    rotary key (B, T, R), all in bf16, to the heads' outputs (B, T, H * V) and each head's largest scaled logit (H,)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        library: ctypes.CDLL,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        k_rope_BTR: torch.Tensor,
+        turn_TR: torch.Tensor,
+        sizes: HeadSizes,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`turn_TR` is cos + i sin of each pair's angle, (T, R / 2), in fp32."""
+        B, T, H = q.shape[0], q.shape[1], sizes.heads
+        turns = torch.view_as_real(turn_TR).flatten(1)
+        kept = [t.contiguous() for t in (q, kv, k_rope_BTR, turns)] + [turns.new_empty(B, H, T)]
+        ctx.save_for_backward(*kept)
+        ctx.sizes, ctx.scale, ctx.library = sizes, scale, library
+        out, largest_BH = q.new_empty(B, T, H * sizes.value), turns.new_empty(B, H)
+        library.attention_forward(*_attention_layer(kept, sizes, scale), *pointers(out, largest_BH))
+        largest_H = largest_BH.amax(dim=0)
+        ctx.mark_non_differentiable(largest_H)
+        return out, largest_H
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of queries, of keys and values, and of the rotary key."""
+        kept, H = ctx.saved_tensors, ctx.sizes.heads
+        q, kv, k_rope_BTR, *_ = kept
+        B, T, R = k_rope_BTR.shape
+        q_grad, kv_grad = torch.empty_like(q), torch.empty_like(kv)
+        k_rope_grad_BHTR = k_rope_BTR.new_empty(B, H, T, R, dtype=torch.float32)
+        arguments = pointers(grad.to(q.dtype).contiguous(), q_grad, kv_grad, k_rope_grad_BHTR)
+        ctx.library.attention_backward(*_attention_layer(kept, ctx.sizes, ctx.scale), *arguments)
+        return None, q_grad, kv_grad, k_rope_grad_BHTR.sum(dim=1).to(q.dtype), None, None, None
+
+
+def _attention_layer(kept: Any, sizes: HeadSizes, scale: float) -> tuple[Any, int]:
+    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    B, T = kept[0].shape[:2]
+    layer = AttentionLayer(B, T, *sizes, scale, *(t.data_ptr() for t in kept))
+    return ctypes.byref(layer), torch.get_num_threads()
+
+
+def norm_kernel() -> ctypes.CDLL | None:
+    """The functions for RMSNorm to bf16, if there are any on this machine."""
+    return native_library(KERNELS / "rms_norm.c") if cpu_has_fast_bf16() else None
+
+
+class NativeRMSNorm(torch.autograd.Function):
+    """x / rms(x) * weight: (..., D) in fp32 or bf16 -> (..., D) in bf16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, library: ctypes.CDLL, x: torch.Tensor, weight_D: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """`weight_D` in fp32. Of `x` only the last axis need lie in a row, if the others are evenly spaced."""
+        x_MD = x.view(-1, x.shape[-1]) if x.is_contiguous() else x.flatten(0, -2)
+        x_MD = x_MD if x_MD.stride(-1) == 1 else x_MD.contiguous()
+        kept = (x_MD, weight_D.contiguous(), torch.empty(len(x_MD)))
+        ctx.save_for_backward(*kept)
+        ctx.library, ctx.eps = library, eps
+        out = torch.empty(x.shape, dtype=torch.bfloat16)
+        library.rms_norm_forward(*_norm_layer(kept, eps), *pointers(out))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of x and of the gain."""
+        x_MD, weight_D, _ = ctx.saved_tensors
+        x_grad, weight_grad_D = torch.empty(grad.shape, dtype=x_MD.dtype), torch.empty_like(weight_D)
+        arguments = pointers(grad.to(torch.bfloat16).contiguous(), x_grad, weight_grad_D)
+        ctx.library.rms_norm_backward(*_norm_layer(ctx.saved_tensors, ctx.eps), *arguments)
+        return None, x_grad, weight_grad_D, None
+
+
+def _norm_layer(kept: Any, eps: float) -> tuple[Any, int]:
+    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    x_MD, weight_D, scale_M = kept
+    wide, narrow = (
+        x_MD.data_ptr() if x_MD.dtype == dtype else None for dtype in (torch.float32, torch.bfloat16)
+    )
+    rest = (weight_D.data_ptr(), scale_M.data_ptr())
+    return ctypes.byref(
+        NormLayer(*x_MD.shape, x_MD.stride(0), eps, wide, narrow, *rest)
+    ), torch.get_num_threads()

@@ -1,0 +1,303 @@
+"""The training step's kernels in C are what they replace: nearer to float64 than torch in bf16, whatever the sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY_KIMI
+from hf_parity import relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from nanokimi.model import native_train
+from nanokimi.model.by_hand import (
+    BlockPlan,
+    ExpertsByHand,
+    LatentAttentionByHand,
+    RMSNormByHand,
+)
+from nanokimi.model.kimi import NanoKimi
+from nanokimi.model.moe import count_experts
+from nanokimi.model.native_train import HeadSizes, NativeExperts, NativeLatentAttention, NativeRMSNorm
+from nanokimi.optim import muon
+from nanokimi.optim.muon import Muon, newton_schulz
+from nanokimi.optim.native_muon import LARGEST, takes_native_step
+from nanokimi.runtime.device import cpu_has_fast_bf16
+from nanokimi.runtime.native import find_compiler
+
+pytestmark = pytest.mark.skipif(
+    not cpu_has_fast_bf16() or find_compiler() is None, reason="needs a processor with bf16 and a C compiler"
+)
+ENOUGH = 5000  # numbers, of which the rounding averages out
+BF16, DOUBLE = torch.bfloat16, torch.float64
+Tensors = list[torch.Tensor]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def values_and_gradients(function: Callable[..., torch.Tensor], inputs: Tensors) -> Tensors:
+    """What the function gives, and the gradients of its inputs, all in float64."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    weight = random(*out.shape, seed=99).bfloat16()
+    out.backward(weight.to(out.dtype))
+    found = [out, *(x.grad for x in leaves if x.grad is not None)]
+    assert len(found) == len(inputs) + 1
+    return [x.detach().double() for x in found]
+
+
+def is_nearer(
+    native: Callable[..., torch.Tensor],
+    in_torch: Callable[..., torch.Tensor],
+    exact: Callable[..., torch.Tensor],
+    inputs: Tensors,
+) -> None:
+    """Value and gradients: errors below 2% (of 1, where numbers cancel each other), and where there are numbers enough,
+    at most 1.1 times torch's in bf16."""
+    wanted = values_and_gradients(exact, [x.double() for x in inputs])
+    found, others = (values_and_gradients(f, inputs) for f in (native, in_torch))
+    for mine, theirs, truth in zip(found, others, wanted, strict=True):
+        error, size = (mine - truth).norm(), truth.norm().clamp_min(truth.numel() ** 0.5)
+        assert error <= 0.02 * size, (error / size, truth.shape)
+        if truth.numel() >= ENOUGH:
+            assert error <= 1.1 * (theirs - truth).norm(), (error / size, truth.shape)
+
+
+def same_with_any_threads(function: Callable[..., torch.Tensor], inputs: Tensors) -> None:
+    """One to three threads give the same bits."""
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(values_and_gradients(function, inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    library = native_train.norm_kernel()
+    assert library is not None
+    return NativeRMSNorm.apply(library, x, weight, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 7), (2, 64, 16), (130, 56), (5, 200)])
+def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    inputs = [random(*shape).to(dtype), 1 + 0.3 * random(shape[-1], seed=1)]
+
+    def in_torch(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return RMSNormByHand.apply(x, weight, 1e-3, BF16)
+
+    def exact(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, weight.shape, weight, 1e-3)
+
+    is_nearer(norm, in_torch, exact, inputs)
+    same_with_any_threads(norm, inputs)
+
+
+def test_rms_norm_of_a_part_of_wider_rows() -> None:
+    """As the latent is: the first columns of a projection that holds the rotary key, too."""
+    wide, weight = random(3, 4, 72).bfloat16(), random(56, seed=1)
+    assert torch.equal(norm(wide[..., :56], weight), norm(wide[..., :56].contiguous(), weight))
+    turned = random(4, 3, 8).transpose(0, 1)
+    assert torch.equal(norm(turned, weight[:8]), norm(turned.contiguous(), weight[:8]))
+
+
+def experts_case(
+    tokens: int, chosen: int, experts: int, width: int, hidden: int, skew: float, seed: int = 0
+) -> None:
+    """Compare experts with torch's by hand and with plain ones in float64."""
+    bias_E = skew * random(experts, seed=seed + 7)
+    choice_MK = (random(tokens, experts, seed=seed) + bias_E).topk(chosen, dim=-1).indices
+    counts_E = count_experts(choice_MK.view(1, -1), experts)[0]
+    library = native_train.experts_kernel(width, hidden)
+    assert library is not None
+
+    def native(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+        return NativeExperts.apply(library, x, gates, *matrices, choice_MK)
+
+    def in_torch(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+        return ExpertsByHand.apply(x, gates, *matrices, BlockPlan.of(choice_MK, counts_E))
+
+    def exact(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+        gate, up, down = (w[choice_MK] for w in matrices)
+        hidden_MKF = F.silu(torch.einsum("mkfd,md->mkf", gate, x)) * torch.einsum("mkfd,md->mkf", up, x)
+        return torch.einsum("mk,mkdf,mkf->md", gates, down, hidden_MKF)
+
+    scale = width**-0.5
+    matrices = [scale * random(experts, hidden, width, seed=s) for s in (1, 2)]
+    inputs = [random(tokens, width, seed=4).bfloat16(), random(tokens, chosen, seed=5).abs()]
+    inputs += [*matrices, scale * random(experts, width, hidden, seed=3)]
+    is_nearer(native, in_torch, exact, inputs)
+    same_with_any_threads(native, inputs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.integers(1, 200),
+    chosen=st.integers(1, 3),
+    experts=st.integers(3, 9),
+    sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    skew=st.sampled_from([0.0, 1.0, 10.0]),
+    seed=st.integers(0, 99),
+)
+def test_experts(
+    tokens: int, chosen: int, experts: int, sizes: tuple[int, int], skew: float, seed: int
+) -> None:
+    """Also experts without tokens, one that gets them all, and blocks that are not full."""
+    experts_case(tokens, chosen, experts, 16 * sizes[0], 16 * sizes[1], skew, seed)
+
+
+def test_experts_of_a_real_size() -> None:
+    experts_case(2048, 2, 8, 128, 112, 0.5)
+    assert native_train.experts_kernel(128, 100) is None, "not whole vectors: torch does it"
+
+
+def attention_case(B: int, T: int, sizes: HeadSizes, gain: float = 1.0) -> None:
+    """Compare attention with torch's by hand and with plain products in float64."""
+    H, N, R, V = sizes
+    angles_TR = torch.outer(torch.arange(T).float(), 1 / 10 ** torch.arange(R // 2))
+    turn_TR, scale = 1.2 * torch.polar(torch.ones(T, R // 2), angles_TR), (N + R) ** -0.5
+    library = native_train.attention_kernel()
+    assert library is not None
+
+    def native(q: torch.Tensor, kv: torch.Tensor, k_rope: torch.Tensor) -> torch.Tensor:
+        return NativeLatentAttention.apply(library, q, kv, k_rope, turn_TR, sizes, scale)[0]
+
+    def by_torch(dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+        turn = turn_TR.to(torch.complex128 if dtype == DOUBLE else torch.complex64)
+        return lambda *inputs: LatentAttentionByHand.apply(*inputs, turn, sizes, scale)[0]
+
+    inputs = [gain * random(B, T, H * (N + R)), random(B, T, H * (N + V), seed=1), random(B, T, R, seed=2)]
+    inputs = [x.bfloat16() for x in inputs]
+    is_nearer(native, by_torch(BF16), by_torch(DOUBLE), inputs)
+    same_with_any_threads(native, inputs)
+    found = NativeLatentAttention.apply(library, *inputs, turn_TR, sizes, scale)[1]
+    exact = [x.double() for x in inputs]
+    wanted = LatentAttentionByHand.apply(*exact, turn_TR.to(torch.complex128), sizes, scale)[1]
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=0.01, atol=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    B=st.integers(1, 3),
+    T=st.integers(1, 150),
+    sizes=st.tuples(
+        st.integers(1, 3), st.integers(1, 40), st.sampled_from([2, 6, 16, 18]), st.integers(1, 40)
+    ),
+)
+def test_attention(B: int, T: int, sizes: tuple[int, int, int, int]) -> None:
+    attention_case(B, T, HeadSizes(*sizes))
+
+
+@pytest.mark.parametrize("gain", [1.0, 10.0])
+def test_attention_of_a_real_size(gain: float) -> None:
+    attention_case(4, 64, HeadSizes(4, 32, 16, 32))
+    attention_case(1, 1100, HeadSizes(2, 32, 16, 32))
+
+
+def test_attention_is_causal_to_the_bit() -> None:
+    """No later token, and nothing of another sequence, moves a bit of an output or a gradient."""
+    sizes, T, changed = HeadSizes(2, 16, 8, 16), 70, 41
+    turn_TR = torch.ones(T, 4, dtype=torch.complex64)
+    inputs = [random(2, T, n, seed=n).bfloat16() for n in (48, 64, 8)]
+    library = native_train.attention_kernel()
+
+    def first_rows(inputs: Tensors) -> Tensors:
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = NativeLatentAttention.apply(library, *leaves, turn_TR, sizes, 0.3)[0]
+        out[0, :changed].float().square().sum().backward()
+        return [out[0, :changed].detach(), *(x.grad[0, :changed] for x in leaves if x.grad is not None)]
+
+    others = [x.clone() for x in inputs]
+    for x in others:
+        x[0, changed:], x[1] = 5.0, -3.0
+    for a, b in zip(first_rows(inputs), first_rows(others), strict=True):
+        assert torch.equal(a, b)
+
+
+SHAPES = [(1, 1), (24, 24), (48, 16), (16, 48), (1, 20), (96, 33), (3, 112, 128), (2, 336, 128), (70, 130)]
+
+
+def moved(shape: tuple[int, ...], steps: int, **options: object) -> torch.Tensor:
+    """How far a parameter goes in so many steps of Muon."""
+    p = nn.Parameter(random(*shape))
+    optimizer = Muon([p], lr=0.02, **options)  # type: ignore[arg-type]
+    for step in range(steps):
+        p.grad = random(*shape, seed=step + 1)
+        optimizer.step()
+    return p.detach() - random(*shape)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon(shape: tuple[int, ...], nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors against the iteration in float64 below 3%; for matrices of some size at most 1.1 times torch's in bf16."""
+    options = dict(nesterov=nesterov, weight_decay=0.1, momentum=0.9)
+    for steps in (1, 5):
+        native = moved(shape, steps, ns_dtype=BF16, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(muon, "native_muon_step", lambda *_: False)
+            exact = moved(shape, steps, ns_dtype=DOUBLE, **options)
+            in_torch = moved(shape, steps, ns_dtype=BF16, **options)
+        error = relative_error(native, exact)
+        assert error < 0.03
+        if native.numel() > 500:
+            assert not torch.equal(native, in_torch), "nothing ran in C"
+            assert error <= 1.1 * relative_error(in_torch, exact)
+
+
+def test_muon_with_any_threads_and_gradients_that_do_not_lie_in_a_row() -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads, spread in ((1, False), (2, True), (3, False)):
+            torch.set_num_threads(threads)
+            p = nn.Parameter(random(6, 40, 24))
+            gradient = random(6, 40, 24, seed=1)
+            p.grad = gradient.mT.contiguous().mT if spread else gradient
+            Muon([{"params": [p], "blocks": 2}], lr=0.1, ns_dtype=BF16).step()
+            results.append(p.detach())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_what_is_not_for_c_stays_with_torch() -> None:
+    p = random(4, 4)
+    assert takes_native_step(p, BF16)
+    for other, dtype in (
+        (p, torch.float32),
+        (p.double(), BF16),
+        (p.mT[:, :2], BF16),
+        (p.new_empty(LARGEST + 1, 1), BF16),
+    ):
+        assert not takes_native_step(other, dtype)
+    large, small = nn.Parameter(random(1025, 512)), nn.Parameter(random(32, 48))
+    large.grad, small.grad = random(1025, 512, seed=1), random(32, 48, seed=2)
+    optimizer = Muon([large, small], lr=1.0, weight_decay=0.0)
+    optimizer.step()
+    for p, seed in ((large, 1), (small, 2)):
+        update = newton_schulz(random(*p.shape, seed=seed), dtype=DOUBLE) * -0.2 * max(p.shape) ** 0.5
+        assert relative_error(p.detach() - random(*p.shape), update) < 0.03
+
+
+def test_a_step_of_a_model_calls_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = set()
+    for name in ("NativeRMSNorm", "NativeLatentAttention", "NativeExperts"):
+        function = getattr(native_train, name)
+        forward = function.forward
+        monkeypatch.setattr(
+            function, "forward", staticmethod(lambda *a, f=forward, n=name: (called.add(n), f(*a))[1])
+        )
+    model = NanoKimi(TINY_KIMI)
+    with torch.autocast("cpu", BF16):
+        model(torch.randint(61, (2, 32)))
+    assert called == {"NativeRMSNorm", "NativeLatentAttention", "NativeExperts"}
