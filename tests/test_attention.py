@@ -19,9 +19,9 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 from nanokimi.config import GPTConfig, KimiConfig, YarnConfig
 from nanokimi.model.attend import (
     attend,
-    can_write_out,
     causal_attention,
     causal_max_logits,
+    is_bf16_on_cpu,
     written_out_attention,
 )
 from nanokimi.model.attention import MultiHeadLatentAttention
@@ -385,14 +385,16 @@ def test_written_out_attention_is_the_fused_one(length: int) -> None:
         assert (ours - true).norm() <= 2 * (fused - true).norm() + 1e-3 * true.norm()
 
 
-def test_written_out_attention_is_causal_and_knows_its_largest_logits() -> None:
+@pytest.mark.parametrize("in_c", [True, False])
+def test_attention_in_bf16_is_causal_and_knows_its_largest_logits(
+    in_c: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_c:
+        monkeypatch.setattr("nanokimi.model.attend.attention_kernel", lambda: None)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 16, dtype=torch.bfloat16) for _ in range(3))
-    assert (
-        can_write_out(q, k, 0.0)
-        and not can_write_out(q, k, 0.1)
-        and not can_write_out(q.float(), k.float(), 0)
-    )
+    assert is_bf16_on_cpu(q, k, 0.0) and not is_bf16_on_cpu(q, k, 0.1)
+    assert not is_bf16_on_cpu(q.float(), k.float(), 0) and not is_bf16_on_cpu(q[:, :, 1:], k, 0)
     out, largest = attend(q, k, v, 0.7, want_max_logits=True)
     assert largest is not None
     torch.testing.assert_close(largest, causal_max_logits(q, k, 0.7), rtol=2**-7, atol=0.0)

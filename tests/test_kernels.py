@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nanokimi.model import native_train
+from nanokimi.model.attend import causal_max_logits, written_out_attention
 from nanokimi.model.by_hand import (
     BlockPlan,
     ExpertsByHand,
@@ -22,7 +23,13 @@ from nanokimi.model.by_hand import (
 )
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.moe import count_experts
-from nanokimi.model.native_train import HeadSizes, NativeExperts, NativeLatentAttention, NativeRMSNorm
+from nanokimi.model.native_train import (
+    HeadSizes,
+    NativeAttention,
+    NativeExperts,
+    NativeLatentAttention,
+    NativeRMSNorm,
+)
 from nanokimi.optim import muon
 from nanokimi.optim.muon import Muon, newton_schulz
 from nanokimi.optim.native_muon import LARGEST, takes_native_step
@@ -202,6 +209,28 @@ def test_attention(B: int, T: int, sizes: tuple[int, int, int, int]) -> None:
 def test_attention_of_a_real_size(gain: float) -> None:
     attention_case(4, 64, HeadSizes(4, 32, 16, 32))
     attention_case(1, 1100, HeadSizes(2, 32, 16, 32))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 1, 5), (2, 3, 70, 24), (4, 4, 64, 32), (1, 2, 1100, 16)])
+def test_attention_of_any_heads(shape: tuple[int, ...]) -> None:
+    """Queries, keys and values as one projection gives them, and values of another width."""
+    B, H, T, X = shape
+    library = native_train.attention_kernel()
+    assert library is not None
+
+    def native(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return NativeAttention.apply(library, q, k, v, 0.3)[0]
+
+    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return written_out_attention(q, k, v, 0.3)[0]
+
+    fused = random(B, T, 3, H, X).bfloat16().unbind(2)
+    is_nearer(native, plain, plain, [x.transpose(1, 2) for x in fused])
+    apart = [random(B, H, T, n, seed=n).bfloat16() for n in (X, X, X + 3)]
+    is_nearer(native, plain, plain, apart)
+    same_with_any_threads(native, apart)
+    found = NativeAttention.apply(library, *apart, 0.3)[1]
+    torch.testing.assert_close(found, causal_max_logits(*apart[:2], 0.3), rtol=0.01, atol=0.01)
 
 
 def test_attention_is_causal_to_the_bit() -> None:

@@ -99,7 +99,7 @@ STRUCTS = {
     "decode_kimi.c": native_decode.KimiLayer,
     "decode_gpt.c": native_decode.GPTLayer,
     "experts.c": native_train.ExpertsLayer,
-    "latent_attention.c": native_train.AttentionLayer,
+    "attention.c": native_train.AttentionLayer,
     "rms_norm.c": native_train.NormLayer,
     "muon.c": native_muon.Stack,
 }

@@ -1,13 +1,16 @@
-"""Causal softmax attention over heads, for every model: torch's fused kernel, or written out where that is faster.
+"""Causal softmax attention over heads, for every model: torch's fused kernel, or another where that is faster.
 
-On CPUs the fused kernel's backward pass is slow in bf16 (docs/performance.md), so there short sequences take the plain
-products, whose logits QK-Clip gets for nothing.
+On CPUs the fused kernel's backward pass is slow in bf16 (docs/performance.md). There a kernel of our own serves
+(kernels/attention.c), or, without a C compiler, the plain products for short sequences; QK-Clip gets both's logits for
+nothing.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
+from nanokimi.model.native_train import NativeAttention, attention_kernel
 
 LONGEST_WRITTEN_OUT = 1024  # beyond, a T x T matrix for each head is too much memory
 
@@ -25,19 +28,22 @@ def attend(
 
     Returns (B, H, T, V) and, if wanted, each head's largest scaled logit of a visible key (H,).
     """
-    if can_write_out(q_BHTX, k_BHSX, dropout):
-        return written_out_attention(q_BHTX, k_BHSX, v_BHSV, scale)
+    if is_bf16_on_cpu(q_BHTX, k_BHSX, dropout):
+        v_BHSV = v_BHSV.to(q_BHTX.dtype)
+        if not torch.compiler.is_compiling() and (library := attention_kernel()) is not None:
+            return NativeAttention.apply(library, q_BHTX, k_BHSX, v_BHSV, scale)
+        if q_BHTX.shape[2] <= LONGEST_WRITTEN_OUT:
+            return written_out_attention(q_BHTX, k_BHSX, v_BHSV, scale)
     max_logits_H = causal_max_logits(q_BHTX, k_BHSX, scale) if want_max_logits else None
     return causal_attention(q_BHTX, k_BHSX, v_BHSV, scale, dropout), max_logits_H
 
 
-def can_write_out(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) -> bool:
-    """Whether the written-out form is the faster one: bf16 on a CPU, a short sequence, nothing cached."""
-    T, S = q_BHTX.shape[2], k_BHSX.shape[2]
+def is_bf16_on_cpu(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) -> bool:
+    """Whether torch's fused kernel is the slower one: bf16 on a CPU, nothing cached, no dropout."""
     return (
         q_BHTX.device.type == "cpu"
-        and q_BHTX.dtype == torch.bfloat16
-        and T == S <= LONGEST_WRITTEN_OUT
+        and q_BHTX.dtype == k_BHSX.dtype == torch.bfloat16
+        and q_BHTX.shape[2] == k_BHSX.shape[2]
         and dropout == 0.0
     )
 

@@ -17,7 +17,8 @@ from nanokimi.runtime.native import KERNELS, native_library, pointers, struct
 VECTOR = 16  # numbers; widths must be whole vectors
 
 NormLayer = struct("rows width stride", "eps", "wide narrow gain scale")
-AttentionLayer = struct("batch tokens heads nope rope value", "scale", "q kv k_rope turn log_sums")
+AttentionLayer = struct("batch tokens heads nope rope value", "scale", "k_rope turn log_sums")
+Heads = struct("batch token head", "", "numbers")
 ExpertsLayer = struct(
     "tokens chosen experts width hidden", "", "choice gates gate up down x gate_rows up_rows"
 )
@@ -76,6 +77,44 @@ def _experts_layer(kept: Any) -> tuple[Any, int]:
     return ctypes.byref(layer), torch.get_num_threads()
 
 
+def attention_kernel() -> ctypes.CDLL | None:
+    """The functions for attention, if there are any on this machine."""
+    return native_library(KERNELS / "attention.c") if cpu_has_fast_bf16() else None
+
+
+class NativeAttention(torch.autograd.Function):
+    """Causal softmax attention of queries (B, H, T, X) over keys (B, H, T, X) and values (B, H, T, V), all in bf16: the
+    heads' outputs (B, H, T, V) and each head's largest scaled logit (H,). No tensor of T x T numbers is made."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, library: ctypes.CDLL, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tensors may lie anyhow, as long as the last axis lies in a row."""
+        B, H, T, X = q.shape
+        kept = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)]
+        log_sums = q.new_empty(B, H, T, dtype=torch.float32)
+        ctx.save_for_backward(*kept, log_sums)
+        ctx.library, ctx.layer = library, (B, T, H, X, 0, v.shape[-1], scale)
+        out, largest_BH = q.new_empty(B, T, H, v.shape[-1]), log_sums.new_empty(B, H)
+        arguments = [*_by_token(*kept), *_heads(out), *pointers(largest_BH)]
+        library.attention_forward(*_attention_layer(ctx.layer, None, None, log_sums), *arguments)
+        largest_H = largest_BH.amax(dim=0)
+        ctx.mark_non_differentiable(largest_H)
+        return out.transpose(1, 2), largest_H
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of queries, keys and values."""
+        *kept, log_sums = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grads = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in kept]
+        arguments = _by_token(*kept, grad, *grads)
+        ctx.library.attention_backward(*_attention_layer(ctx.layer, None, None, log_sums), *arguments, None)
+        return None, *grads, None
+
+
 class HeadSizes(NamedTuple):
     """How the columns of queries and of keys and values divide."""
 
@@ -83,11 +122,6 @@ class HeadSizes(NamedTuple):
     nope: int  # N: without position
     rope: int  # R: rotary
     value: int  # V
-
-
-def attention_kernel() -> ctypes.CDLL | None:
-    """The functions for latent attention, if there are any on this machine."""
-    return native_library(KERNELS / "latent_attention.c") if cpu_has_fast_bf16() else None
 
 
 class NativeLatentAttention(torch.autograd.Function):
@@ -108,34 +142,53 @@ class NativeLatentAttention(torch.autograd.Function):
         """`turn_TR` is cos + i sin of each pair's angle, (T, R / 2), in fp32."""
         B, T, H = q.shape[0], q.shape[1], sizes.heads
         turns = torch.view_as_real(turn_TR).flatten(1)
-        kept = [t.contiguous() for t in (q, kv, k_rope_BTR, turns)] + [turns.new_empty(B, H, T)]
-        ctx.save_for_backward(*kept)
-        ctx.sizes, ctx.scale, ctx.library = sizes, scale, library
-        out, largest_BH = q.new_empty(B, T, H * sizes.value), turns.new_empty(B, H)
-        library.attention_forward(*_attention_layer(kept, sizes, scale), *pointers(out, largest_BH))
+        q, kv, k_rope_BTR, turns = (x.contiguous() for x in (q, kv, k_rope_BTR, turns))
+        log_sums, largest_BH = turns.new_empty(B, H, T), turns.new_empty(B, H)
+        ctx.save_for_backward(q, kv, k_rope_BTR, turns, log_sums)
+        ctx.library, ctx.sizes, ctx.layer = library, sizes, (B, T, *sizes, scale)
+        out = q.new_empty(B, T, H, sizes.value)
+        arguments = [*_latent_heads(q, kv, sizes), *_heads(out), *pointers(largest_BH)]
+        library.attention_forward(*_attention_layer(ctx.layer, k_rope_BTR, turns, log_sums), *arguments)
         largest_H = largest_BH.amax(dim=0)
         ctx.mark_non_differentiable(largest_H)
-        return out, largest_H
+        return out.flatten(-2), largest_H
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of queries, of keys and values, and of the rotary key."""
-        kept, H = ctx.saved_tensors, ctx.sizes.heads
-        q, kv, k_rope_BTR, *_ = kept
-        B, T, R = k_rope_BTR.shape
+        q, kv, *rest = ctx.saved_tensors
+        H, (B, T, R) = ctx.sizes.heads, rest[0].shape
+        grad = grad.to(q.dtype).contiguous().unflatten(-1, (H, -1))
         q_grad, kv_grad = torch.empty_like(q), torch.empty_like(kv)
-        k_rope_grad_BHTR = k_rope_BTR.new_empty(B, H, T, R, dtype=torch.float32)
-        arguments = pointers(grad.to(q.dtype).contiguous(), q_grad, kv_grad, k_rope_grad_BHTR)
-        ctx.library.attention_backward(*_attention_layer(kept, ctx.sizes, ctx.scale), *arguments)
+        k_rope_grad_BHTR = q.new_empty(B, H, T, R, dtype=torch.float32)
+        inputs, grads = (_latent_heads(a, b, ctx.sizes) for a, b in ((q, kv), (q_grad, kv_grad)))
+        arguments = [*inputs, *_heads(grad), *grads, *pointers(k_rope_grad_BHTR)]
+        ctx.library.attention_backward(*_attention_layer(ctx.layer, *rest), *arguments)
         return None, q_grad, kv_grad, k_rope_grad_BHTR.sum(dim=1).to(q.dtype), None, None, None
 
 
-def _attention_layer(kept: Any, sizes: HeadSizes, scale: float) -> tuple[Any, int]:
+def _attention_layer(sizes: Any, *tensors: torch.Tensor | None) -> tuple[Any, int]:
     """The first arguments of both functions: the layer, and how many threads may work on it."""
-    B, T = kept[0].shape[:2]
-    layer = AttentionLayer(B, T, *sizes, scale, *(t.data_ptr() for t in kept))
+    layer = AttentionLayer(*sizes, *(None if t is None else t.data_ptr() for t in tensors))
     return ctypes.byref(layer), torch.get_num_threads()
+
+
+def _heads(*tensors: torch.Tensor) -> list[Any]:
+    """Where heads' rows lie, each (B, T, H, size)."""
+    assert all(x.stride(-1) == 1 or x.shape[-1] == 1 for x in tensors)
+    return [ctypes.byref(Heads(*x.stride()[:3], x.data_ptr())) for x in tensors]
+
+
+def _by_token(*tensors: torch.Tensor) -> list[Any]:
+    """The same for tensors (B, H, T, size)."""
+    return _heads(*(x.transpose(1, 2) for x in tensors))
+
+
+def _latent_heads(q: torch.Tensor, kv: torch.Tensor, sizes: HeadSizes) -> list[Any]:
+    """The same for queries, keys and values of latent attention."""
+    kv_BTHX = kv.unflatten(-1, (sizes.heads, -1))
+    return _heads(q.unflatten(-1, (sizes.heads, -1)), kv_BTHX[..., : sizes.nope], kv_BTHX[..., sizes.nope :])
 
 
 def norm_kernel() -> ctypes.CDLL | None:

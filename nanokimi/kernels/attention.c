@@ -1,4 +1,5 @@
-// The middle of latent attention, forward and backward: `LatentAttentionByHand` of model/by_hand.py in C and bf16. One
+// Causal attention, forward and backward, of any heads, or of latent attention's, whose queries and keys are turned first:
+// `written_out_attention` of attend.py and `LatentAttentionByHand` of by_hand.py in C and bf16. One
 // head of one sequence at a time, which stays in a core's cache; what no query sees is not multiplied. The backward pass
 // finds the weights anew from the logarithm of each query's sum (flash attention, arXiv 2205.14135).
 
@@ -7,12 +8,22 @@
 enum { BLOCK = 64 };  // queries
 
 typedef struct {
-    long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V
+    long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V; R is 0 where nothing rotates
     double scale;
-    const bf16 *q, *kv, *k_rope;  // (B, T, H (N + R)), (B, T, H (N + V)), (B, T, R)
-    const float *turn;            // (T, R): cos and sin of each pair's angle
-    float *log_sums;              // (B, H, T): of exp(logit), kept for the backward pass
+    const bf16 *k_rope;  // (B, T, R): the rotary key, shared by all heads
+    const float *turn;   // (T, R): cos and sin of each pair's angle
+    float *log_sums;     // (B, H, T): of exp(logit), kept for the backward pass
 } Layer;
+
+// Rows of heads, (B, T, H, size), wherever they lie: how far it is from one to the next along each axis.
+typedef struct {
+    long batch, token, head;
+    bf16 *numbers;
+} Heads;
+
+static inline bf16 *at(const Heads *x, long b, long t, long h) {
+    return x->numbers + b * x->batch + t * x->token + h * x->head;
+}
 
 // A head's matrices, filled up with zeros to whole vectors: T tokens, X = N + R, V.
 typedef struct {
@@ -42,6 +53,10 @@ static void let_go(Head h) {
     free(h.left), free(h.right), free(h.k_grad), free(h.v_grad);
 }
 
+static void narrow_row(const float *x, long size, bf16 *out) {
+    for (long i = 0; i < size; i += LANES) narrow_some(_mm512_loadu_ps(x + i), out + i, lanes(size - i));
+}
+
 // Pairs of neighbours as complex numbers, times cos + i sin of their angles, or times cos - i sin to turn them back
 static inline __m512 turned(__m512 x, __m512 turn, int back) {
     const __m512 by_cos = _mm512_moveldup_ps(turn), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(turn));
@@ -55,13 +70,13 @@ static void turn_row(const bf16 *x, const float *turn, long size, bf16 *out) {
     }
 }
 
-// Copy head `h` of sequence `b` and pack its keys and values.
-static void read_head(const Layer *l, const Head *s, long b, long h) {
-    const long T = l->tokens, N = l->nope, R = l->rope, V = l->value, H = l->heads;
+// Copy head `h` of sequence `b` and pack its keys.
+static void read_head(const Layer *l, const Head *s, const Heads *q, const Heads *k, const Heads *v, long b, long h) {
+    const long T = l->tokens, N = l->nope, R = l->rope;
     for (long t = 0; t < T; t++) {
-        const bf16 *q = l->q + ((b * T + t) * H + h) * (N + R), *kv = l->kv + ((b * T + t) * H + h) * (N + V);
-        memcpy(s->q + t * s->X, q, 2 * N), turn_row(q + N, l->turn + t * R, R, s->q + t * s->X + N);
-        memcpy(s->k + t * s->X, kv, 2 * N), memcpy(s->v + t * s->V, kv + N, 2 * V);
+        memcpy(s->q + t * s->X, at(q, b, t, h), 2 * N), memcpy(s->k + t * s->X, at(k, b, t, h), 2 * N);
+        memcpy(s->v + t * s->V, at(v, b, t, h), 2 * l->value);
+        turn_row(at(q, b, t, h) + N, l->turn + t * R, R, s->q + t * s->X + N);
         turn_row(l->k_rope + (b * T + t) * R, l->turn + t * R, R, s->k + t * s->X + N);
     }
     pack_columns(s->k, s->T, s->X, s->X, s->keys, s->T);
@@ -105,16 +120,18 @@ static float softmax_row(const float *logits, long position, long filled, float 
     return log_sum;
 }
 
-// Heads' outputs (B, T, H V), and the largest logit of each head of each sequence (B, H).
-void attention_forward(const Layer *l, int threads, bf16 *out, float *largest) {
-    const long T = l->tokens, H = l->heads, V = l->value;
+// Queries (B, T, H, N + R), keys (B, T, H, N) and values (B, T, H, V) to `out` (B, T, H, V) and the largest scaled logit
+// of each head of each sequence (B, H).
+void attention_forward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out,
+                       float *largest) {
+    const long T = l->tokens, H = l->heads;
 #pragma omp parallel num_threads(threads)
     {
         const Head s = head_for(l);
 #pragma omp for schedule(static)
         for (long unit = 0; unit < l->batch * H; unit++) {
             const long b = unit / H, h = unit % H;
-            read_head(l, &s, b, h);
+            read_head(l, &s, q, k, v, b, h);
             pack_rows(s.v, s.T, s.V, s.V, s.values, s.V);
             largest[unit] = -INFINITY;
             for (long begin = 0; begin < T; begin += BLOCK) {
@@ -130,9 +147,7 @@ void attention_forward(const Layer *l, int threads, bf16 *out, float *largest) {
                 }
                 seen_product(&s, begin, end, s.weights, s.values, s.V, s.out);
                 for (long i = begin; i < end && i < T; i++)
-                    for (long v = 0; v < V; v += LANES)
-                        narrow_some(_mm512_loadu_ps(s.out + (i - begin) * s.V + v), out + ((b * T + i) * H + h) * V + v,
-                                    lanes(V - v));
+                    narrow_row(s.out + (i - begin) * s.V, l->value, at(out, b, i, h));
             }
         }
         let_go(s);
@@ -164,12 +179,12 @@ static void block_backward(const Layer *l, const Head *s, long unit, long begin,
     causal_product(begin, end, s->q, s->X, s->keys, s->T, s->logits);
     causal_product(begin, end, s->out_grad, s->V, s->value_columns, s->T, s->weights_grad);
     for (long i = begin; i < end; i++) {
-        const long at = (i - begin) * s->T;
+        const long row = (i - begin) * s->T;
         if (i < T)
-            softmax_backward_row(s->logits + at, s->weights_grad + at, i, end, l->scale, l->log_sums[unit * T + i],
-                                 s->weights + at, s->logits_grad + at);
+            softmax_backward_row(s->logits + row, s->weights_grad + row, i, end, l->scale, l->log_sums[unit * T + i],
+                                 s->weights + row, s->logits_grad + row);
         else
-            memset(s->weights + at, 0, 2 * end), memset(s->logits_grad + at, 0, 2 * end);
+            memset(s->weights + row, 0, 2 * end), memset(s->logits_grad + row, 0, 2 * end);
     }
     seen_product(s, begin, end, s->logits_grad, s->key_rows, s->X, s->out);
     pack_rows(s->logits_grad, count, end, s->T, s->left, end);
@@ -180,16 +195,13 @@ static void block_backward(const Layer *l, const Head *s, long unit, long begin,
     transposed_product(end, s->V, count / 2, s->left, s->right, s->v_grad);
 }
 
-static void narrow_row(const float *x, long size, bf16 *out) {
-    for (long i = 0; i < size; i += LANES) narrow_some(_mm512_loadu_ps(x + i), out + i, lanes(size - i));
-}
-
 static inline __m512 turned_back(const float *x, const float *turn, __mmask16 some) {
     return turned(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
 }
 
-// Gradients as their tensors lie, but for the rotary key's, which stands apart for each head: (B, H, T, R).
-void attention_backward(const Layer *l, int threads, const bf16 *out_grad, bf16 *q_grad, bf16 *kv_grad, float *k_rope_grad) {
+// Gradients of q, k and v, and the rotary key's, which stands apart for each head: (B, H, T, R).
+void attention_backward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out_grad,
+                        const Heads *q_grad, const Heads *k_grad, const Heads *v_grad, float *k_rope_grad) {
     const long T = l->tokens, H = l->heads, N = l->nope, R = l->rope, V = l->value;
 #pragma omp parallel num_threads(threads)
     {
@@ -197,8 +209,8 @@ void attention_backward(const Layer *l, int threads, const bf16 *out_grad, bf16 
 #pragma omp for schedule(static)
         for (long unit = 0; unit < l->batch * H; unit++) {
             const long b = unit / H, h = unit % H;
-            read_head(l, &s, b, h);
-            for (long t = 0; t < T; t++) memcpy(s.out_grad + t * s.V, out_grad + ((b * T + t) * H + h) * V, 2 * V);
+            read_head(l, &s, q, k, v, b, h);
+            for (long t = 0; t < T; t++) memcpy(s.out_grad + t * s.V, at(out_grad, b, t, h), 2 * V);
             pack_rows(s.k, s.T, s.X, s.X, s.key_rows, s.X);
             pack_columns(s.v, s.T, s.V, s.V, s.value_columns, s.T);
             memset(s.k_grad, 0, 4 * s.T * s.X), memset(s.v_grad, 0, 4 * s.T * s.V);
@@ -207,15 +219,15 @@ void attention_backward(const Layer *l, int threads, const bf16 *out_grad, bf16 
                 block_backward(l, &s, unit, begin, end);
                 for (long i = begin; i < end && i < T; i++) {
                     const float *grad = s.out + (i - begin) * s.X;
-                    bf16 *to = q_grad + ((b * T + i) * H + h) * (N + R);
+                    bf16 *to = at(q_grad, b, i, h);
                     narrow_row(grad, N, to);
                     for (long r = 0; r < R; r += LANES)
                         narrow_some(turned_back(grad + N + r, l->turn + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
                 }
             }
             for (long t = 0; t < T; t++) {
-                bf16 *to = kv_grad + ((b * T + t) * H + h) * (N + V);
-                narrow_row(s.k_grad + t * s.X, N, to), narrow_row(s.v_grad + t * s.V, V, to + N);
+                narrow_row(s.k_grad + t * s.X, N, at(k_grad, b, t, h));
+                narrow_row(s.v_grad + t * s.V, V, at(v_grad, b, t, h));
                 for (long r = 0; r < R; r += LANES)
                     _mm512_mask_storeu_ps(k_rope_grad + (unit * T + t) * R + r, lanes(R - r),
                                           turned_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
