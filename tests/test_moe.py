@@ -21,10 +21,21 @@ from nanokimi.model.moe import (
     can_group,
     expert_kernel,
     grouped_swiglu,
+    largest,
     looped_swiglu,
 )
 
 SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scaling_factor=1.7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(experts=st.integers(5, 70), count=st.integers(1, 5), rows=st.integers(1, 9), seed=st.integers(0, 99))
+def test_the_largest_are_topks(experts: int, count: int, rows: int, seed: int) -> None:
+    scores = torch.randn(2, rows, experts, generator=torch.Generator().manual_seed(seed))
+    before = scores.clone()
+    found = largest(scores, count)
+    assert found.shape == (2, rows, count) and torch.equal(scores, before)
+    assert torch.equal(found.sort(-1).values, scores.topk(count).indices.sort(-1).values)
 
 
 def make_moe(config: KimiConfig, seed: int = 0, bias: float = 0.0) -> MixtureOfExperts:

@@ -20,6 +20,9 @@ from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
 
+MANY_EXPERTS, FEW_CHOSEN = 16, 4  # measured: docs/performance.md
+
+
 class Router(nn.Module):
     """Sigmoid scores, bias-corrected choice of the top K, normalised and scaled gates. Always in fp32."""
 
@@ -42,9 +45,7 @@ class Router(nn.Module):
             x = x_BTD if x_BTD.dtype == torch.float64 else x_BTD.float()
             scores_BTE = F.linear(x, self.weight.to(x.dtype)).sigmoid()
             scores_ME = scores_BTE.flatten(0, 1)
-            chosen_MK = (
-                (scores_ME + self.e_score_correction_bias).topk(self.num_chosen, dim=-1, sorted=False).indices
-            )
+            chosen_MK = largest(scores_ME + self.e_score_correction_bias, self.num_chosen)
             gates_MK = scores_ME.gather(1, chosen_MK)
             if self.norm_topk_prob:
                 gates_MK = gates_MK / (gates_MK.sum(dim=-1, keepdim=True) + 1e-20)
@@ -58,7 +59,7 @@ class Router(nn.Module):
         entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
         # eq. 17-20, per sequence: f is an expert's share of the choices that the scores alone would make, without
         # the bias (1 when even); P is its mean score. f carries no gradient
-        own_choice_BTK = scores_BTE.detach().topk(self.num_chosen, dim=-1, sorted=False).indices
+        own_choice_BTK = largest(scores_BTE, self.num_chosen)
         f_BE = count_experts(own_choice_BTK.flatten(1), E).to(scores_BTE.dtype) * (E / (self.num_chosen * T))
         balance_loss = (f_BE * shares_BTE.mean(dim=1)).sum(dim=-1).mean()
         return Routing(counts_E, entropy, balance_loss)
@@ -71,6 +72,18 @@ class Router(nn.Module):
         """
         direction_E = (counts_E.mean() - counts_E).sign()
         self.e_score_correction_bias += speed * (direction_E - direction_E.mean())
+
+
+@torch.no_grad()
+def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Where the `count` largest of the last axis stand, in no order."""
+    if scores.device.type != "cpu" or scores.shape[-1] <= MANY_EXPERTS or count > FEW_CHOSEN:
+        return scores.topk(count, dim=-1, sorted=False).indices
+    left, found = scores.clone(), []  # on a CPU, a maximum at a time is faster than topk
+    for _ in range(count):
+        found.append(left.max(dim=-1, keepdim=True).indices)
+        left.scatter_(-1, found[-1], float("-inf"))
+    return torch.cat(found, dim=-1)
 
 
 def count_experts(chosen_BP: torch.Tensor, experts: int) -> torch.Tensor:
