@@ -1,10 +1,12 @@
-"""Newton-Schulz over its own floor, for the matrices of a configuration; and what the optimizer takes of a step.
+"""Muon's step over the floor of its Newton-Schulz, for the matrices of a configuration; and the optimizer's share of a
+training step.
 
     python benchmarks/newton_schulz.py [--config shakespeare-char] [--any.setting VALUE ...]
 
-The matrices are those that Muon updates, the ones of one shape in one stack. The floor of a shape is its three products
-per iteration (X X^T, A A, P X, with X turned to be wide) and nothing else, at the rate of torch.bmm on exactly those
-stacks in the dtype that `newton_schulz` chooses, measured in turn with it. Shares of the step come from the real
+The matrices are those that Muon updates, the ones of one shape in one stack, and a step is all of it: momentum,
+Newton-Schulz, the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X turned
+to be wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses, measured in
+turn with it. Shares of the step come from the real
 `train_step`, with marks around its parts, in every precision the processor multiplies in.
 """
 
@@ -21,7 +23,7 @@ from common import CPU, OtherLoad, finish, options_parser, rates, rates_record, 
 from nanokimi.config import RunConfig
 from nanokimi.measure.machine import native_dtypes
 from nanokimi.optim.groups import assign
-from nanokimi.optim.muon import fastest_dtype, newton_schulz
+from nanokimi.optim.muon import Muon, fastest_dtype
 from nanokimi.train.bench import step_floor, synthetic_state, time_parts
 
 
@@ -48,8 +50,9 @@ def timed(call: object, repeats: int) -> float:
 def race(
     count: int, rows: int, columns: int, steps: int, rounds: int, repeats: int
 ) -> tuple[list[float], list[float]]:
-    """(newton_schulz, floor) in milliseconds for each round."""
-    matrices, (m, n) = torch.randn(count, rows, columns), sorted((rows, columns))
+    """(Muon's step, floor) in milliseconds for each round."""
+    matrices, (m, n) = torch.nn.Parameter(torch.randn(count, rows, columns)), sorted((rows, columns))
+    matrices.grad, optimizer = torch.randn_like(matrices), Muon([matrices], ns_steps=steps)
     dtype = fastest_dtype(matrices)
     x, square = torch.randn(count, m, n).to(dtype), torch.randn(count, m, m).to(dtype)
     out, out_square = torch.empty_like(x), torch.empty_like(square)
@@ -60,10 +63,7 @@ def race(
             torch.bmm(square, square, out=out_square)
             torch.bmm(square, x, out=out)
 
-    def iteration() -> None:
-        newton_schulz(matrices, steps)
-
-    contest = {"ours": iteration, "floor": products}
+    contest = {"ours": optimizer.step, "floor": products}
     found: dict[str, list[float]] = {name: [] for name in contest}
     for number in range(-1, rounds):  # the first warms up
         for name in contest if number % 2 else reversed(contest):
@@ -95,7 +95,7 @@ def main() -> None:
     machine = rates(options.threads, options.smoke)
     rows, sizes, iterations = [], [], config.arm.optim.ns_steps
     ours, floor = [0.0] * options.rounds, [0.0] * options.rounds
-    with OtherLoad() as load, torch.inference_mode():
+    with OtherLoad() as load, torch.no_grad():
         for (r, c), count in sorted(matrix_sizes(config).items(), key=lambda item: -item[1]):
             mine, least = race(count, r, c, iterations, options.rounds, options.steps)
             m, n = sorted((r, c))

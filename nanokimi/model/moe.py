@@ -19,7 +19,6 @@ from nanokimi.model.by_hand import experts_by_hand, takes_fast_path
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
-
 MANY_EXPERTS, FEW_CHOSEN = 16, 4  # measured: docs/performance.md
 
 
