@@ -4,10 +4,10 @@ training step.
     python benchmarks/newton_schulz.py [--config shakespeare-char] [--any.setting VALUE ...]
 
 The matrices are those that Muon updates, the ones of one shape in one stack, and a step is all of it: momentum,
-Newton-Schulz, the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X turned
-to be wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses, measured in
-turn with it. Shares of the step come from the real
-`train_step`, with marks around its parts, in every precision the processor multiplies in.
+Newton-Schulz, the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X
+turned to be wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses,
+measured in turn with it. Shares of the step come from the real `train_step`, with marks around its parts, in every
+precision the processor multiplies in.
 """
 
 from __future__ import annotations

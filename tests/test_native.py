@@ -68,6 +68,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
 
 
 @needs_compiler
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path, cache: Path) -> None:
+    path = source(tmp_path, GOOD)
+    assert native.native_library(path) is not None
+    cache.chmod(0o777)
+    native.native_library.cache_clear()
+    assert native.native_library(path) is None
+
+
+def test_the_kernels_of_training_are_there() -> None:
+    assert all((native.KERNELS / f"{name}.c").is_file() for name in native.TRAINING_KERNELS)
+
+
+@needs_compiler
 def test_threads_are_those_of_torch(tmp_path: Path, cache: Path) -> None:
     """The library uses the OpenMP that torch has loaded, not one more."""
     import torch

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math
 OPENMP_NAMES = ("libgomp", "libomp", "libiomp5")
 COMPILE_SECONDS = 120
 KERNELS = Path(__file__).parents[1] / "kernels"
+TRAINING_KERNELS = ("rms_norm", "attention", "experts", "muon")
 
 
 @cache
@@ -41,12 +43,20 @@ def native_library(source: Path) -> ctypes.CDLL | None:
     try:
         folder = cache_folder() / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_ours_alone(folder):
+            return None
         library = folder / f"{source.stem}-{identity(source, compiler)}.so"
         if not library.exists():
             compile_library(source, compiler, library)
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
+
+
+def compile_training_kernels() -> None:
+    """Have what a training step in bf16 on the CPU takes compiled before a clock runs: seconds, once on a machine."""
+    for name in TRAINING_KERNELS:
+        native_library(KERNELS / f"{name}.c")
 
 
 def struct(integers: str, floats: str, addresses: str) -> type[ctypes.Structure]:
@@ -74,6 +84,12 @@ def cache_folder() -> Path:
     """Where compiled libraries go: the folder of prepared data, unless a setting of a run names another for those."""
     named = os.environ.get("NANOKIMI_CACHE")
     return (Path(named) if named else Path("~/.cache/nanokimi")).expanduser()
+
+
+def is_ours_alone(folder: Path) -> bool:
+    """Whether nobody else could have put a library into the folder: what lies there is run."""
+    facts = folder.stat()
+    return facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def identity(source: Path, compiler: str) -> str:

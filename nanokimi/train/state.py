@@ -20,6 +20,7 @@ from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.groups import build_optimizer
 from nanokimi.runtime.device import keep_freed_memory
+from nanokimi.runtime.native import compile_training_kernels
 from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
@@ -101,6 +102,8 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
     keep_freed_memory(device)
+    if device.type == "cpu" and train.dtype == "bf16":
+        compile_training_kernels()
     model = build_model(config.arm.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
