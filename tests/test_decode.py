@@ -97,20 +97,36 @@ def test_nanogpt_in_c_is_the_plain_one(name: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("arm", ["nanokimi", "nanogpt"])
-def test_a_long_cache_in_c(arm: str, threads: int) -> None:
-    """Long enough to be cut into a stretch for each thread, and not a whole number of blocks."""
+def test_a_long_cache_in_c(arm: str) -> None:
+    """Long enough to be cut into stretches, and not a whole number of blocks."""
     size = {"max_position_embeddings": 2100}
     model = disturbed(
         NanoKimi(replace(TINY_KIMI, **size)) if arm == "nanokimi" else NanoGPT(replace(TINY_GPT, **size))
     )
+    decodes_like_the_model(model, decode_step(model), 2061, 3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("arm", ["nanokimi", "nanogpt"])
+def test_decoding_in_c_gives_the_same_bits_with_any_threads(arm: str) -> None:
+    size = {"max_position_embeddings": 2100}
+    model = disturbed(
+        NanoKimi(replace(TINY_KIMI, **size)) if arm == "nanokimi" else NanoGPT(replace(TINY_GPT, **size))
+    )
+    cache, decode, found = Cache(2, 2100), decode_step(model), []
+    with torch.inference_mode():
+        model(torch.arange(2061)[None] % 61, cache)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        decodes_like_the_model(model, decode_step(model), 2061, 3)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for layer in cache.layers:
+                layer.length = 2061
+            found.append(decode(3, cache))
     finally:
         torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @needs_compiler
@@ -152,3 +168,6 @@ def test_a_cache_of_another_dtype_is_refused() -> None:
         model(torch.tensor([[1, 2]]), cache)
         with pytest.raises(AssertionError, match="fp32"):
             decode_step(model)(3, cache)
+        with pytest.raises(AssertionError, match="prompt"):
+            decode_step(model)(3, Cache(2, 8))
+    assert cache.length == 2, "a refusal changes nothing"

@@ -1,7 +1,9 @@
-"""The training step's kernels in C are what they replace: nearer to float64 than torch in bf16, whatever the sizes."""
+"""The training step's kernels in C are what they replace: as near to float64 as torch in bf16, whatever the sizes."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -113,7 +115,14 @@ def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_rms_norm_of_a_part_of_wider_rows() -> None:
     """As the latent is: the first columns of a projection that holds the rotary key, too."""
     wide, weight = random(3, 4, 72).bfloat16(), random(56, seed=1)
-    assert torch.equal(norm(wide[..., :56], weight), norm(wide[..., :56].contiguous(), weight))
+    found = []
+    for part in (wide[..., :56], wide[..., :56].contiguous()):
+        leaf = part.detach().requires_grad_()  # keeps its strides
+        assert leaf.stride() == part.stride()
+        out = norm(leaf, weight)
+        out.square().sum().backward()
+        found.append((out, leaf.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     turned = random(4, 3, 8).transpose(0, 1)
     assert torch.equal(norm(turned, weight[:8]), norm(turned.contiguous(), weight[:8]))
 
@@ -233,6 +242,87 @@ def test_attention_of_any_heads(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, causal_max_logits(*apart[:2], 0.3), rtol=0.01, atol=0.01)
 
 
+def test_attention_reads_heads_where_they_lie() -> None:
+    """NanoGPT's queries, keys and values stand three to a token; a copy of them gives the same bits."""
+    library, found = native_train.attention_kernel(), []
+    fused = [x.transpose(1, 2) for x in random(2, 70, 3, 2, 24).bfloat16().unbind(2)]
+    for heads in (fused, [x.contiguous() for x in fused]):
+        leaves = [x.detach().requires_grad_() for x in heads]
+        assert [x.stride() for x in leaves] == [x.stride() for x in heads]
+        out = NativeAttention.apply(library, *leaves, 0.3)[0]
+        out.square().sum().backward()
+        found.append([out, *(x.grad for x in leaves)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_gradients_that_do_not_lie_in_a_row() -> None:
+    """Of a sum the gradient is one number, spread; C must not read a copy that is gone already."""
+    x, weight = random(64, 32).requires_grad_(), random(32, seed=1).requires_grad_()
+    norm(x, weight).sum().backward()
+    spread = [x.grad, weight.grad]
+    x.grad = weight.grad = None
+    (norm(x, weight) * torch.ones(64, 32, dtype=BF16)).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(spread, (x.grad, weight.grad), strict=True))
+
+    matrices = [
+        random(3, *shape, seed=s).requires_grad_() for s, shape in enumerate([(16, 32), (16, 32), (32, 16)])
+    ]
+    tokens, gates = random(400, 32).bfloat16().requires_grad_(), random(400, 1).requires_grad_()
+    library, choice = native_train.experts_kernel(32, 16), torch.arange(400)[:, None] % 3
+    inputs = [tokens, gates, *matrices]
+    found = []
+    for weight in (torch.ones(()), torch.ones(400, 32)):
+        y = NativeExperts.apply(library, *inputs, choice)
+        found.append(torch.autograd.grad((y * weight).sum(), inputs))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_not_a_number_stays_one() -> None:
+    """In a query, a key or a value of one head: its outputs are not numbers, the other head's are."""
+    sizes, turn_TR, library = HeadSizes(2, 16, 8, 16), torch.ones(20, 4, dtype=torch.complex64), None
+    library = native_train.attention_kernel()
+    for which, column in ((0, 3), (1, 5), (1, 20)):
+        inputs = [random(1, 20, n, seed=n).bfloat16() for n in (48, 64, 8)]
+        inputs[which][0, 7, column] = float("nan")
+        out = NativeLatentAttention.apply(library, *inputs, turn_TR, sizes, 0.3)[0].unflatten(-1, (2, -1))
+        assert out[0, 7, 0].isnan().any() and not out[:, :, 1].isnan().any()
+
+
+def test_more_tokens_than_positions_are_refused() -> None:
+    with torch.autocast("cpu", BF16), pytest.raises(AssertionError, match="40 tokens"):
+        NanoKimi(TINY_KIMI)(torch.zeros(1, 40, dtype=torch.long))
+
+
+def test_experts_kept_in_bf16_are_left_to_torch() -> None:
+    """C would read them as fp32."""
+    moe = NanoKimi(TINY_KIMI).model.layers[1].mlp.bfloat16()  # type: ignore[union-attr]
+    x = random(2, 8, 32).bfloat16()
+    with torch.autocast("cpu", BF16):
+        found = moe(x)[0]
+        expected = moe.float()(x)[0]
+    assert relative_error(found.double(), expected.double()) < 0.02
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_memory_that_runs_out_is_an_error_like_any_other() -> None:
+    """Scratch memory that cannot be had: MemoryError, and the weights are what they were."""
+    code = """
+import resource, torch
+from torch import nn
+from nanokimi.optim.muon import Muon
+p = nn.Parameter(torch.randn(700, 700)); p.grad = torch.randn(700, 700)
+optimizer = Muon([p]); optimizer.step(); before = p.detach().clone()
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 20), resource.RLIM_INFINITY))
+try:
+    optimizer.step()
+except MemoryError as error:
+    print(error, torch.equal(p, before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("out of memory") and done.stdout.endswith("True\n"), done.stderr
+
+
 def test_attention_is_causal_to_the_bit() -> None:
     """No later token, and nothing of another sequence, moves a bit of an output or a gradient."""
     sizes, T, changed = HeadSizes(2, 16, 8, 16), 70, 41
@@ -299,7 +389,7 @@ def test_muon_with_any_threads_and_gradients_that_do_not_lie_in_a_row() -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-def test_what_is_not_for_c_stays_with_torch() -> None:
+def test_what_is_not_for_c_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     p = random(4, 4)
     assert takes_native_step(p, BF16)
     for other, dtype in (
@@ -309,10 +399,12 @@ def test_what_is_not_for_c_stays_with_torch() -> None:
         (p.new_empty(LARGEST + 1, 1), BF16),
     ):
         assert not takes_native_step(other, dtype)
+    called = []
+    monkeypatch.setattr(muon, "native_muon_step", lambda members, *_: bool(called.extend(members)))
     large, small = nn.Parameter(random(1025, 512)), nn.Parameter(random(32, 48))
     large.grad, small.grad = random(1025, 512, seed=1), random(32, 48, seed=2)
-    optimizer = Muon([large, small], lr=1.0, weight_decay=0.0)
-    optimizer.step()
+    Muon([large, small], lr=1.0, weight_decay=0.0).step()
+    assert [p.shape for p, _ in called] == [small.shape]
     for p, seed in ((large, 1), (small, 2)):
         update = newton_schulz(random(*p.shape, seed=seed), dtype=DOUBLE) * -0.2 * max(p.shape) ** 0.5
         assert relative_error(p.detach() - random(*p.shape), update) < 0.03

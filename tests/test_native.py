@@ -44,6 +44,18 @@ def test_a_file_is_compiled_once(tmp_path: Path, cache: Path, monkeypatch: pytes
 
 
 @needs_compiler
+def test_a_damaged_library_is_compiled_anew(tmp_path: Path, cache: Path) -> None:
+    path = source(tmp_path, GOOD)
+    assert native.native_library(path) is not None
+    (kept,) = cache.iterdir()
+    kept.unlink()  # not overwritten: this process has it mapped
+    kept.write_bytes(b"torn")
+    native.native_library.cache_clear()
+    library = native.native_library(path)
+    assert library is not None and library.answer() == 42
+
+
+@needs_compiler
 def test_another_source_or_header_is_another_library(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "number.h").write_text("enum { NUMBER = 1 };\n")
     path = source(tmp_path, '#include "number.h"\nint answer(void) { return NUMBER; }\n')
@@ -71,9 +83,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
 def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path, cache: Path) -> None:
     path = source(tmp_path, GOOD)
     assert native.native_library(path) is not None
-    cache.chmod(0o777)
-    native.native_library.cache_clear()
-    assert native.native_library(path) is None
+    for folder, mode, trusted in (
+        (cache, 0o777, False),
+        (cache, 0o700, True),
+        (cache.parent, 0o777, False),
+        (cache.parent, 0o1777, True),
+    ):
+        folder.chmod(mode)
+        native.native_library.cache_clear()
+        assert (native.native_library(path) is not None) == trusted
 
 
 def test_the_kernels_of_training_are_there() -> None:
@@ -108,25 +126,27 @@ def test_no_compiler_no_library(
     assert not cache.exists()
 
 
-STRUCTS = {
-    "decode_kimi.c": native_decode.KimiLayer,
-    "decode_gpt.c": native_decode.GPTLayer,
-    "experts.c": native_train.ExpertsLayer,
-    "attention.c": native_train.AttentionLayer,
-    "rms_norm.c": native_train.NormLayer,
-    "muon.c": native_muon.Stack,
-}
+STRUCTS = [
+    ("decode_kimi.c", "Layer", native_decode.KimiLayer),
+    ("decode_gpt.c", "Layer", native_decode.GPTLayer),
+    ("experts.c", "Layer", native_train.ExpertsLayer),
+    ("attention.c", "Layer", native_train.AttentionLayer),
+    ("attention.c", "Heads", native_train.Heads),
+    ("rms_norm.c", "Layer", native_train.NormLayer),
+    ("muon.c", "Stack", native_muon.Stack),
+]
 KINDS = {"long": ctypes.c_long, "double": ctypes.c_double, "*": ctypes.c_void_p}
 
 
-@pytest.mark.parametrize("name", STRUCTS)
-def test_structs_of_python_are_those_of_c(name: str) -> None:
-    """The first struct of a C file has the members of Python's, in their order, of the same types."""
-    text = (native.KERNELS / name).read_text()
-    body = re.sub("//.*", "", text[text.index("typedef struct {") :].partition("{")[2].partition("}")[0])
+@pytest.mark.parametrize(("file", "name", "struct"), STRUCTS)
+def test_structs_of_python_are_those_of_c(file: str, name: str, struct: type[ctypes.Structure]) -> None:
+    """The members of a C struct are Python's, in their order, of the same types."""
+    text = (native.KERNELS / file).read_text()
+    end = text.index(f"}} {name};")
+    body = re.sub("//.*", "", text[text.rindex("typedef struct {", 0, end) : end]).partition("{")[2]
     members = []
     for declaration in filter(None, (line.strip() for line in body.split(";"))):
         kind = "*" if "*" in declaration else declaration.split()[0]
         names = re.sub(r"^(const )?\w+ ", "", declaration).replace("*", "").split(",")
         members += [(member.strip(), KINDS[kind]) for member in names]
-    assert members == STRUCTS[name]._fields_
+    assert members == struct._fields_

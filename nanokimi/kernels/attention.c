@@ -36,21 +36,25 @@ typedef struct {
     float *k_grad, *v_grad;                          // (T, X), (T, V)
 } Head;
 
-static Head head_for(const Layer *l) {
+static Head head_for(const Layer *l, Rooms *r, int backward) {
     const long T = round_up(l->tokens, LANES), X = round_up(l->nope + l->rope, LANES), V = round_up(l->value, LANES);
     const long widest = X > V ? X : V;
-    Head h = {T, X, V, room(T * X, 2), room(T * X, 2), room(T * V, 2), room(T * V, 2), room(T * X / 2, 4),
-              room(T * X / 2, 4), room(T * V / 2, 4), room(T * V / 2, 4), room(BLOCK * T, 4), room(BLOCK * T, 4),
-              room(BLOCK * widest, 4), room(BLOCK * T, 2), room(BLOCK * T, 2), room(BLOCK / 2 * T, 4),
-              room(BLOCK / 2 * widest, 4), room(T * X, 4), room(T * V, 4)};
-    memset(h.q, 0, 2 * T * X), memset(h.k, 0, 2 * T * X), memset(h.v, 0, 2 * T * V), memset(h.out_grad, 0, 2 * T * V);
+    Head h = {.T = T, .X = X, .V = V};
+    h.q = room(r, T * X, 2), h.k = room(r, T * X, 2), h.v = room(r, T * V, 2), h.keys = room(r, T * X / 2, 4);
+    h.logits = room(r, BLOCK * T, 4), h.weights = room(r, BLOCK * T, 2), h.out = room(r, BLOCK * widest, 4);
+    if (backward) {
+        h.out_grad = room(r, T * V, 2), h.key_rows = room(r, T * X / 2, 4), h.value_columns = room(r, T * V / 2, 4);
+        h.weights_grad = room(r, BLOCK * T, 4), h.logits_grad = room(r, BLOCK * T, 2);
+        h.left = room(r, BLOCK / 2 * T, 4), h.right = room(r, BLOCK / 2 * widest, 4);
+        h.k_grad = room(r, T * X, 4), h.v_grad = room(r, T * V, 4);
+    } else {
+        h.values = room(r, T * V / 2, 4);
+    }
+    if (!r->missing) {
+        memset(h.q, 0, 2 * T * X), memset(h.k, 0, 2 * T * X), memset(h.v, 0, 2 * T * V);
+        if (backward) memset(h.out_grad, 0, 2 * T * V);
+    }
     return h;
-}
-
-static void let_go(Head h) {
-    free(h.q), free(h.k), free(h.v), free(h.out_grad), free(h.keys), free(h.key_rows), free(h.values);
-    free(h.value_columns), free(h.logits), free(h.weights_grad), free(h.out), free(h.weights), free(h.logits_grad);
-    free(h.left), free(h.right), free(h.k_grad), free(h.v_grad);
 }
 
 static void narrow_row(const float *x, long size, bf16 *out) {
@@ -121,15 +125,22 @@ static float softmax_row(const float *logits, long position, long filled, float 
 }
 
 // Queries (B, T, H, N + R), keys (B, T, H, N) and values (B, T, H, V) to `out` (B, T, H, V) and the largest scaled logit
-// of each head of each sequence (B, H).
-void attention_forward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out,
+// of each head of each sequence (B, H). Returns whether memory ran out.
+int attention_forward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out,
                        float *largest) {
     const long T = l->tokens, H = l->heads;
+    int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        const Head s = head_for(l);
+        Rooms own = {0};
+        const Head s = head_for(l, &own, 0);
+        if (own.missing) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
 #pragma omp for schedule(static)
-        for (long unit = 0; unit < l->batch * H; unit++) {
+        for (long unit = 0; unit < (failed ? 0 : l->batch * H); unit++) {
             const long b = unit / H, h = unit % H;
             read_head(l, &s, q, k, v, b, h);
             pack_rows(s.v, s.T, s.V, s.V, s.values, s.V);
@@ -150,8 +161,9 @@ void attention_forward(const Layer *l, int threads, const Heads *q, const Heads 
                     narrow_row(s.out + (i - begin) * s.V, l->value, at(out, b, i, h));
             }
         }
-        let_go(s);
+        let_go(&own);
     }
+    return failed;
 }
 
 // A query's weights once more, and the gradient of its logits before they are scaled: w (g - sum of w g) scale.
@@ -199,15 +211,23 @@ static inline __m512 turned_back(const float *x, const float *turn, __mmask16 so
     return turned(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
 }
 
-// Gradients of q, k and v, and the rotary key's, which stands apart for each head: (B, H, T, R).
-void attention_backward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out_grad,
+// Gradients of q, k and v, and the rotary key's, which stands apart for each head: (B, H, T, R). Returns whether memory ran
+// out.
+int attention_backward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out_grad,
                         const Heads *q_grad, const Heads *k_grad, const Heads *v_grad, float *k_rope_grad) {
     const long T = l->tokens, H = l->heads, N = l->nope, R = l->rope, V = l->value;
+    int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        const Head s = head_for(l);
+        Rooms own = {0};
+        const Head s = head_for(l, &own, 1);
+        if (own.missing) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
 #pragma omp for schedule(static)
-        for (long unit = 0; unit < l->batch * H; unit++) {
+        for (long unit = 0; unit < (failed ? 0 : l->batch * H); unit++) {
             const long b = unit / H, h = unit % H;
             read_head(l, &s, q, k, v, b, h);
             for (long t = 0; t < T; t++) memcpy(s.out_grad + t * s.V, at(out_grad, b, t, h), 2 * V);
@@ -233,6 +253,7 @@ void attention_backward(const Layer *l, int threads, const Heads *q, const Heads
                                           turned_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
             }
         }
-        let_go(s);
+        let_go(&own);
     }
+    return failed;
 }

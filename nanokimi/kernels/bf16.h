@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef uint16_t bf16;
-typedef uint32_t pair;
+typedef uint32_t __attribute__((may_alias)) pair;  // two neighbouring bf16
 
 enum { LANES = 16, ROWS = 4, PANEL = 4 * LANES };  // of a vector in fp32; rows of a tile; columns of a tile at most
 
@@ -42,8 +42,22 @@ static inline void narrow_some(__m512 x, bf16 *out, __mmask16 some) {
     _mm256_mask_storeu_epi16(out, some, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
+// Scratch memory. What cannot be had is NULL and counted, so that nothing is done and the caller is told.
+typedef struct {
+    void *all[24];
+    int count, missing;
+} Rooms;
+
 // Memory for `count` numbers of `size` bytes, at a cache line.
-static inline void *room(size_t count, size_t size) { return aligned_alloc(64, (count * size + 63) / 64 * 64); }
+static inline void *room(Rooms *rooms, size_t count, size_t size) {
+    void *memory = aligned_alloc(64, (count * size + 64) / 64 * 64);
+    rooms->missing += !memory;
+    return rooms->all[rooms->count++] = memory;
+}
+
+static inline void let_go(Rooms *rooms) {
+    for (int i = 0; i < rooms->count; i++) free(rooms->all[i]);
+}
 
 // packed[k][j] = (x[2k][j], x[2k+1][j]) for an even number of `rows`
 static inline void pack_rows(const bf16 *x, int rows, int columns, ptrdiff_t stride, pair *packed, ptrdiff_t packed_stride) {
@@ -142,9 +156,10 @@ static inline void transposed_product(int rows, int columns, int pairs, const pa
                       1);
 }
 
-// exp(x), to 2e-7 of it, for x between -87 and 87: 2^k times a polynomial (Cephes) on half an octave to either side
+// exp(x), to 2e-7 of it, for x between -87 and 87: 2^k times a polynomial (Cephes) on half an octave to either side. Not
+// a number stays one: min and max return their second operand then.
 static inline __m512 exponential16(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(87)), _mm512_set1_ps(-87));
+    x = _mm512_max_ps(_mm512_set1_ps(-87), _mm512_min_ps(_mm512_set1_ps(87), x));
     const __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
     const __m512 f = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693359375f), x));
     __m512 p = _mm512_set1_ps(1.9875691500e-4f);

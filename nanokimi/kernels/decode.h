@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 // Eight numbers, wherever they lie; compilers turn operations on them into the processor's own.
@@ -14,6 +13,7 @@ enum {
     LANES = 8,
     BLOCK = 64,                // tokens of a cache at a time: what a block reads stays in the first cache
     WORTH_A_THREAD = 1 << 16,  // multiplications; fewer are done before a second thread has woken up
+    MOST_STRETCHES = 16,       // that a cache is cut into
 };
 
 #define PICK(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
@@ -136,26 +136,27 @@ static void attend_stretch(const Cached *c, const float *q, long begin, long end
     }
 }
 
-// softmax(q . keys) times values for each head, (heads, value_size). Many tokens are cut into a stretch for each thread.
+// softmax(q . keys) times values for each head, (heads, value_size). Many tokens are cut into stretches for the threads; how
+// many follows from the tokens alone, and so does the result.
 static void attend(const Cached *c, const float *q, int tokens, int threads, float *out) {
     const int H = c->heads, V = c->value_size, size = H * (V + 2);
-    if ((long)tokens * H * c->key_size < WORTH_A_THREAD) threads = 1;
-    float *parts = malloc(sizeof(float) * threads * size);
-#pragma omp parallel for if (threads > 1) num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++) {
-        float *p = parts + part * size;
-        attend_stretch(c, q, (long)tokens * part / threads, (long)tokens * (part + 1) / threads, p, p + H, p + 2 * H);
+    const long worth = (long)tokens * H * c->key_size / WORTH_A_THREAD;
+    const int count = worth < 1 ? 1 : worth > MOST_STRETCHES ? MOST_STRETCHES : worth;
+    float stretches[count][size];
+#pragma omp parallel for if (count > 1) num_threads(threads) schedule(static)
+    for (int i = 0; i < count; i++) {
+        float *s = stretches[i];
+        attend_stretch(c, q, (long)tokens * i / count, (long)tokens * (i + 1) / count, s, s + H, s + 2 * H);
     }
     for (int h = 0; h < H; h++) {
         float top = -INFINITY, total = 0, *y = out + h * V;
-        for (int part = 0; part < threads; part++) top = fmaxf(top, parts[part * size + h]);
-        for (int i = 0; i < V; i++) y[i] = 0;
-        for (int part = 0; part < threads; part++) {
-            const float *p = parts + part * size, share = exponential1(p[h] - top);
-            total += p[H + h] * share;
-            for (int i = 0; i < V; i++) y[i] += share * p[2 * H + h * V + i];
+        for (int i = 0; i < count; i++) top = fmaxf(top, stretches[i][h]);
+        for (int v = 0; v < V; v++) y[v] = 0;
+        for (int i = 0; i < count; i++) {
+            const float *s = stretches[i], share = exponential1(s[h] - top);
+            total += s[H + h] * share;
+            for (int v = 0; v < V; v++) y[v] += share * s[2 * H + h * V + v];
         }
-        for (int i = 0; i < V; i++) y[i] /= total;
+        for (int v = 0; v < V; v++) y[v] /= total;
     }
-    free(parts);
 }

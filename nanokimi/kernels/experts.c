@@ -20,23 +20,22 @@ typedef struct {
     long *begin, *row, *block_expert, *block_begin, blocks;
 } Plan;
 
-static Plan plan_for(const Layer *l) {
+static Plan plan_for(const Layer *l, Rooms *rooms) {
     const long rows = l->tokens * l->chosen, most = rows / BLOCK + l->experts;
-    Plan p = {calloc(l->experts + 1, sizeof(long)), malloc(rows * sizeof(long)), malloc(most * sizeof(long)),
-              malloc(most * sizeof(long)), 0};
+    Plan p = {room(rooms, l->experts + 1, sizeof(long)), room(rooms, rows, sizeof(long)),
+              room(rooms, most, sizeof(long)), room(rooms, most, sizeof(long)), 0};
+    long *next = room(rooms, l->experts, sizeof(long));
+    if (rooms->missing) return p;
+    memset(p.begin, 0, (l->experts + 1) * sizeof(long));
     for (long i = 0; i < rows; i++) p.begin[l->choice[i] + 1]++;
     for (long e = 0; e < l->experts; e++) {
         p.begin[e + 1] += p.begin[e];
         for (long r = p.begin[e]; r < p.begin[e + 1]; r += BLOCK) p.block_expert[p.blocks] = e, p.block_begin[p.blocks++] = r;
     }
-    long *next = malloc(l->experts * sizeof(long));
     memcpy(next, p.begin, l->experts * sizeof(long));
     for (long i = 0; i < rows; i++) p.row[next[l->choice[i]]++] = i;
-    free(next);
     return p;
 }
-
-static void let_go(Plan p) { free(p.begin), free(p.row), free(p.block_expert), free(p.block_begin); }
 
 static void round_all(const float *x, long count, bf16 *out) {
     for (long i = 0; i < count; i += LANES) narrow16(_mm512_loadu_ps(x + i), out + i);
@@ -69,40 +68,60 @@ static void combine(const Layer *l, const bf16 *rows, const float *factors, floa
         }
 }
 
-// y (M, D) = sum over k of gates[m, k] * expert choice[m, k] of x[m]
-void experts_forward(const Layer *l, int threads, float *y) {
+// What one thread works with.
+typedef struct {
+    bf16 *rounded, *x, *hidden;  // a matrix; a block's rows (BLOCK, D) and (BLOCK, F)
+    float *gates, *ups, *outs;   // (BLOCK, F) twice, (BLOCK, D)
+} Forward;
+
+static void forward_block(const Layer *l, const Plan *p, long b, const pair *gate, const pair *up, const pair *down,
+                          const Forward *s, bf16 *results) {
+    const long D = l->width, F = l->hidden, e = p->block_expert[b], begin = p->block_begin[b], end = p->begin[e + 1];
+    const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS), *row = p->row + begin;
+    for (long r = 0; r < count; r++) memcpy(s->x + r * D, l->x + row[r] / l->chosen * D, 2 * D);
+    memset(s->x + count * D, 0, 2 * D * (filled - count));
+    product(filled, F, D / 2, s->x, gate + e * D / 2 * F, s->gates, 0);
+    product(filled, F, D / 2, s->x, up + e * D / 2 * F, s->ups, 0);
+    activate(s->gates, s->ups, count * F, l->gate_rows + begin * F, l->up_rows + begin * F, s->hidden);
+    memset(s->hidden + count * F, 0, 2 * F * (filled - count));
+    product(filled, D, F / 2, s->hidden, down + e * F / 2 * D, s->outs, 0);
+    for (long r = 0; r < count; r++) round_all(s->outs + r * D, D, results + row[r] * D);
+}
+
+// y (M, D) = sum over k of gates[m, k] * expert choice[m, k] of x[m]. Returns whether memory ran out.
+int experts_forward(const Layer *l, int threads, float *y) {
     const long D = l->width, F = l->hidden, E = l->experts;
-    const Plan p = plan_for(l);
-    pair *gate = room(E * D / 2 * F, 4), *up = room(E * D / 2 * F, 4), *down = room(E * F / 2 * D, 4);
-    bf16 *results = room(l->tokens * l->chosen * D, 2);
+    Rooms shared = {0};
+    const Plan p = plan_for(l, &shared);
+    pair *gate = room(&shared, E * D / 2 * F, 4), *up = room(&shared, E * D / 2 * F, 4);
+    pair *down = room(&shared, E * F / 2 * D, 4);
+    bf16 *results = room(&shared, l->tokens * l->chosen * D, 2);
+    int failed = shared.missing;
 #pragma omp parallel num_threads(threads)
     {
-        bf16 *rounded = room(D * F, 2), *x = room(BLOCK * D, 2), *hidden = room(BLOCK * F, 2);
-        float *gates = room(BLOCK * F, 4), *ups = room(BLOCK * F, 4), *outs = room(BLOCK * D, 4);
+        Rooms own = {0};
+        const Forward s = {room(&own, D * F, 2),     room(&own, BLOCK * D, 2), room(&own, BLOCK * F, 2),
+                           room(&own, BLOCK * F, 4), room(&own, BLOCK * F, 4), room(&own, BLOCK * D, 4)};
+        if (own.missing) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        if (!failed) {
 #pragma omp for schedule(static)
-        for (long e = 0; e < E; e++) {
-            round_all(l->gate + e * D * F, D * F, rounded), pack_columns(rounded, F, D, D, gate + e * D / 2 * F, F);
-            round_all(l->up + e * D * F, D * F, rounded), pack_columns(rounded, F, D, D, up + e * D / 2 * F, F);
-            round_all(l->down + e * D * F, D * F, rounded), pack_columns(rounded, D, F, F, down + e * F / 2 * D, D);
-        }
+            for (long e = 0; e < E; e++) {
+                round_all(l->gate + e * D * F, D * F, s.rounded), pack_columns(s.rounded, F, D, D, gate + e * D / 2 * F, F);
+                round_all(l->up + e * D * F, D * F, s.rounded), pack_columns(s.rounded, F, D, D, up + e * D / 2 * F, F);
+                round_all(l->down + e * D * F, D * F, s.rounded), pack_columns(s.rounded, D, F, F, down + e * F / 2 * D, D);
+            }
 #pragma omp for schedule(dynamic)
-        for (long b = 0; b < p.blocks; b++) {
-            const long e = p.block_expert[b], begin = p.block_begin[b], end = p.begin[e + 1];
-            const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS);
-            const long *row = p.row + begin;
-            for (long r = 0; r < count; r++) memcpy(x + r * D, l->x + row[r] / l->chosen * D, 2 * D);
-            memset(x + count * D, 0, 2 * D * (filled - count));
-            product(filled, F, D / 2, x, gate + e * D / 2 * F, gates, 0);
-            product(filled, F, D / 2, x, up + e * D / 2 * F, ups, 0);
-            activate(gates, ups, count * F, l->gate_rows + begin * F, l->up_rows + begin * F, hidden);
-            memset(hidden + count * F, 0, 2 * F * (filled - count));
-            product(filled, D, F / 2, hidden, down + e * F / 2 * D, outs, 0);
-            for (long r = 0; r < count; r++) round_all(outs + r * D, D, results + row[r] * D);
+            for (long b = 0; b < p.blocks; b++) forward_block(l, &p, b, gate, up, down, &s, results);
+            combine(l, results, l->gates, y);
         }
-        combine(l, results, l->gates, y);
-        free(rounded), free(x), free(hidden), free(gates), free(ups), free(outs);
+        let_go(&own);
     }
-    free(gate), free(up), free(down), free(results), let_go(p);
+    let_go(&shared);
+    return failed;
 }
 
 // A block's gradients of gate and up rows from that of hidden rows as if the gate were 1, and the hidden rows times it.
@@ -148,61 +167,85 @@ static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16
     }
 }
 
-// Gradients of x (M, D), of the gates and of the three stacks, from that of y.
-void experts_backward(const Layer *l, int threads, const float *y_grad, float *x_grad, float *gates_grad, float *gate_grad,
-                      float *up_grad, float *down_grad) {
-    const long D = l->width, F = l->hidden, E = l->experts, M = l->tokens, rows = M * l->chosen;
-    const long widest = D > F ? D : F;
-    const Plan p = plan_for(l);
-    pair *gate = room(E * F / 2 * D, 4), *up = room(E * F / 2 * D, 4), *down = room(E * D / 2 * F, 4);
-    bf16 *results = room(rows * D, 2), *rounded_grad = room(M * D, 2);
-    bf16 *gate_rows = room(rows * F, 2), *up_rows = room(rows * F, 2), *hidden_rows = room(rows * F, 2);
+// What all threads share in the backward pass: packed matrices, and rows of gradients by expert.
+typedef struct {
+    pair *gate, *up, *down;
+    bf16 *y_grad, *gate_rows, *up_rows, *hidden_rows, *results;  // (M, D), three of (M K, F), (M K, D)
+} Shared;
+
+// What one thread works with.
+typedef struct {
+    bf16 *rounded, *grad, *block;
+    float *hidden_grad, *outs;
+    pair *left, *right;
+} Backward;
+
+static void backward_block(const Layer *l, const Plan *p, long b, const Shared *all, const Backward *s, float *gates_grad) {
+    const long D = l->width, F = l->hidden, e = p->block_expert[b], begin = p->block_begin[b], end = p->begin[e + 1];
+    const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS), *row = p->row + begin;
+    for (long r = 0; r < count; r++) memcpy(s->grad + r * D, all->y_grad + row[r] / l->chosen * D, 2 * D);
+    memset(s->grad + count * D, 0, 2 * D * (filled - count));
+    product(filled, F, D / 2, s->grad, all->down + e * D / 2 * F, s->hidden_grad, 0);
+    for (long r = 0; r < count; r++) {
+        const long at = (begin + r) * F;
+        activate_backward(s->hidden_grad + r * F, l->gate_rows + at, l->up_rows + at, F, l->gates[row[r]],
+                          all->gate_rows + at, all->up_rows + at, all->hidden_rows + at, gates_grad + row[r]);
+    }
+    memset(s->block, 0, 2 * BLOCK * F), memcpy(s->block, all->gate_rows + begin * F, 2 * count * F);
+    product(filled, D, F / 2, s->block, all->gate + e * F / 2 * D, s->outs, 0);
+    memcpy(s->block, all->up_rows + begin * F, 2 * count * F);
+    product(filled, D, F / 2, s->block, all->up + e * F / 2 * D, s->outs, 1);
+    for (long r = 0; r < count; r++) round_all(s->outs + r * D, D, all->results + row[r] * D);
+}
+
+// Gradients of x (M, D), of the gates and of the three stacks, from that of y. Returns whether memory ran out.
+int experts_backward(const Layer *l, int threads, const float *y_grad, float *x_grad, float *gates_grad, float *gate_grad,
+                     float *up_grad, float *down_grad) {
+    const long D = l->width, F = l->hidden, E = l->experts, M = l->tokens, rows = M * l->chosen, widest = D > F ? D : F;
+    Rooms shared = {0};
+    const Plan p = plan_for(l, &shared);
+    const Shared all = {room(&shared, E * F / 2 * D, 4), room(&shared, E * F / 2 * D, 4), room(&shared, E * D / 2 * F, 4),
+                        room(&shared, M * D, 2),         room(&shared, rows * F, 2),      room(&shared, rows * F, 2),
+                        room(&shared, rows * F, 2),      room(&shared, rows * D, 2)};
+    int failed = shared.missing;
 #pragma omp parallel num_threads(threads)
     {
-        bf16 *rounded = room(D * F + 2 * BLOCK * widest, 2), *grad = room(BLOCK * D, 2), *block = room(BLOCK * F, 2);
-        float *hidden_grad = room(BLOCK * F, 4), *outs = room(BLOCK * D, 4);
-        pair *left = room(BLOCK * widest, 4), *right = room(BLOCK * widest, 4);
-#pragma omp for schedule(static) nowait
-        for (long m = 0; m < M; m++) round_all(y_grad + m * D, D, rounded_grad + m * D);
+        Rooms own = {0};
+        const Backward s = {room(&own, D * F + 2 * BLOCK * widest, 2), room(&own, BLOCK * D, 2),
+                            room(&own, BLOCK * F, 2),      room(&own, BLOCK * F, 4), room(&own, BLOCK * D, 4),
+                            room(&own, BLOCK * widest, 4), room(&own, BLOCK * widest, 4)};
+        if (own.missing) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        if (!failed) {
 #pragma omp for schedule(static)
-        for (long e = 0; e < E; e++) {
-            round_all(l->gate + e * D * F, D * F, rounded), pack_rows(rounded, F, D, D, gate + e * F / 2 * D, D);
-            round_all(l->up + e * D * F, D * F, rounded), pack_rows(rounded, F, D, D, up + e * F / 2 * D, D);
-            round_all(l->down + e * D * F, D * F, rounded), pack_rows(rounded, D, F, F, down + e * D / 2 * F, F);
-        }
-#pragma omp for schedule(dynamic)
-        for (long b = 0; b < p.blocks; b++) {
-            const long e = p.block_expert[b], begin = p.block_begin[b], end = p.begin[e + 1];
-            const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS);
-            const long *row = p.row + begin;
-            for (long r = 0; r < count; r++) memcpy(grad + r * D, rounded_grad + row[r] / l->chosen * D, 2 * D);
-            memset(grad + count * D, 0, 2 * D * (filled - count));
-            product(filled, F, D / 2, grad, down + e * D / 2 * F, hidden_grad, 0);
-            for (long r = 0; r < count; r++) {
-                const long at = (begin + r) * F;
-                activate_backward(hidden_grad + r * F, l->gate_rows + at, l->up_rows + at, F, l->gates[row[r]],
-                                  gate_rows + at, up_rows + at, hidden_rows + at, gates_grad + row[r]);
+            for (long m = 0; m < M; m++) round_all(y_grad + m * D, D, all.y_grad + m * D);
+#pragma omp for schedule(static)
+            for (long e = 0; e < E; e++) {
+                round_all(l->gate + e * D * F, D * F, s.rounded), pack_rows(s.rounded, F, D, D, all.gate + e * F / 2 * D, D);
+                round_all(l->up + e * D * F, D * F, s.rounded), pack_rows(s.rounded, F, D, D, all.up + e * F / 2 * D, D);
+                round_all(l->down + e * D * F, D * F, s.rounded), pack_rows(s.rounded, D, F, F, all.down + e * D / 2 * F, F);
             }
-            memset(block, 0, 2 * BLOCK * F), memcpy(block, gate_rows + begin * F, 2 * count * F);
-            product(filled, D, F / 2, block, gate + e * F / 2 * D, outs, 0);
-            memcpy(block, up_rows + begin * F, 2 * count * F);
-            product(filled, D, F / 2, block, up + e * F / 2 * D, outs, 1);
-            for (long r = 0; r < count; r++) round_all(outs + r * D, D, results + row[r] * D);
-        }
-        combine(l, results, NULL, x_grad);
-        const Rows x = {l->x, p.row, l->chosen, D}, y = {rounded_grad, p.row, l->chosen, D};
-        const Rows gates = {gate_rows, NULL, 1, F}, ups = {up_rows, NULL, 1, F}, hidden = {hidden_rows, NULL, 1, F};
 #pragma omp for schedule(dynamic)
-        for (long i = 0; i < 3 * E; i++) {
-            const long e = i / 3, begin = p.begin[e], end = p.begin[e + 1], at = e * D * F;
-            switch (i % 3) {
-                case 0: weight_grad(&gates, &x, begin, end, rounded, left, right, gate_grad + at); break;
-                case 1: weight_grad(&ups, &x, begin, end, rounded, left, right, up_grad + at); break;
-                case 2: weight_grad(&y, &hidden, begin, end, rounded, left, right, down_grad + at);
+            for (long b = 0; b < p.blocks; b++) backward_block(l, &p, b, &all, &s, gates_grad);
+            combine(l, all.results, NULL, x_grad);
+            const Rows x = {l->x, p.row, l->chosen, D}, y = {all.y_grad, p.row, l->chosen, D};
+            const Rows gates = {all.gate_rows, NULL, 1, F}, ups = {all.up_rows, NULL, 1, F};
+            const Rows hidden = {all.hidden_rows, NULL, 1, F};
+#pragma omp for schedule(dynamic)
+            for (long i = 0; i < 3 * E; i++) {
+                const long e = i / 3, begin = p.begin[e], end = p.begin[e + 1], at = e * D * F;
+                switch (i % 3) {
+                    case 0: weight_grad(&gates, &x, begin, end, s.rounded, s.left, s.right, gate_grad + at); break;
+                    case 1: weight_grad(&ups, &x, begin, end, s.rounded, s.left, s.right, up_grad + at); break;
+                    case 2: weight_grad(&y, &hidden, begin, end, s.rounded, s.left, s.right, down_grad + at);
+                }
             }
         }
-        free(rounded), free(grad), free(block), free(hidden_grad), free(outs), free(left), free(right);
+        let_go(&own);
     }
-    free(gate), free(up), free(down), free(results), free(rounded_grad);
-    free(gate_rows), free(up_rows), free(hidden_rows), let_go(p);
+    let_go(&shared);
+    return failed;
 }

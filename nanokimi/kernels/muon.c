@@ -103,19 +103,27 @@ static int smaller(const Stack *s) { return round_up(s->rows < s->columns ? s->r
 static int larger(const Stack *s) { return round_up(s->rows < s->columns ? s->columns : s->rows, LANES); }
 
 // One step of Muon on all matrices of all stacks. Each matrix is one thread's, so threads do not change the result.
-void muon_step(const Stack *stacks, int stack_count, int iterations, int threads) {
-    long matrices = 0, m = 0, mn = 0, n = 0;  // the largest of each
+// Returns whether memory ran out, before anything was changed.
+int muon_step(const Stack *stacks, int stack_count, int iterations, int threads) {
+    long matrices = 0, m = 0, mn = 0;  // the largest of each
     for (const Stack *s = stacks; s < stacks + stack_count; s++) {
-        const long sizes[] = {smaller(s), larger(s), (long)smaller(s) * larger(s)};
-        m = sizes[0] > m ? sizes[0] : m, n = sizes[1] > n ? sizes[1] : n, mn = sizes[2] > mn ? sizes[2] : mn;
+        const long rows = smaller(s), size = rows * larger(s);
+        m = rows > m ? rows : m, mn = size > mn ? size : mn;
         matrices += s->count;
     }
+    int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        Scratch s = {0, 0, room(mn, 2), room(m * m, 2), room(m * m, 2), room(mn, 2), room(m * n / 2, 4), room(mn, 4),
-                     room(m * PANEL, 4)};
+        Rooms own = {0};
+        Scratch s = {0, 0, room(&own, mn, 2), room(&own, m * m, 2), room(&own, m * m, 2), room(&own, mn, 2),
+                     room(&own, mn / 2, 4), room(&own, mn, 4), room(&own, m * PANEL, 4)};
+        if (own.missing) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
 #pragma omp for schedule(dynamic)
-        for (long i = 0; i < matrices; i++) {
+        for (long i = 0; i < (failed ? 0 : matrices); i++) {
             const Stack *stack = stacks;
             long number = i;
             while (number >= stack->count) number -= stack++->count;
@@ -123,6 +131,7 @@ void muon_step(const Stack *stacks, int stack_count, int iterations, int threads
             s.m = smaller(stack), s.n = larger(stack);
             update(&s, stack->weight + offset, stack->momentum + offset, stack->grad + offset, stack, iterations);
         }
-        free(s.x), free(s.gram), free(s.polynomial), free(s.rounded), free(s.packed), free(s.direction), free(s.panel);
+        let_go(&own);
     }
+    return failed;
 }

@@ -62,10 +62,11 @@ static void backward_row(const Layer *l, long row, const bf16 *grad, void *x_gra
 }
 
 // With n = x / rms(x) and g the gradient times the gain: x's is (g - n mean(g n)) / rms(x), in x's dtype; the gain's is
-// the sum over rows of the gradient times n.
-void rms_norm_backward(const Layer *l, int threads, const bf16 *grad, void *x_grad, float *gain_grad) {
+// the sum over rows of the gradient times n. Returns whether memory ran out.
+int rms_norm_backward(const Layer *l, int threads, const bf16 *grad, void *x_grad, float *gain_grad) {
     const long D = l->width, chunks = (l->rows + CHUNK - 1) / CHUNK;
     float *shares = calloc(chunks * D, sizeof(float));
+    if (!shares) return 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long chunk = 0; chunk < chunks; chunk++)
         for (long row = chunk * CHUNK; row < (chunk + 1) * CHUNK && row < l->rows; row++)
@@ -74,4 +75,5 @@ void rms_norm_backward(const Layer *l, int threads, const bf16 *grad, void *x_gr
     for (long chunk = 0; chunk < chunks; chunk++)
         for (long d = 0; d < D; d++) gain_grad[d] += shares[chunk * D + d];
     free(shares);
+    return 0;
 }

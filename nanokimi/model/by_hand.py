@@ -266,7 +266,8 @@ def experts_by_hand(
 ) -> torch.Tensor:
     """The experts on tokens (M, D), multiplying in bf16: in C where it can be; for `fixed` see BlockPlan.of."""
     x_MD, (_, F, D) = x_MD.to(torch.bfloat16), matrices[0].shape
-    library = None if fixed or gates_MK.dtype != torch.float32 else experts_kernel(D, F)
+    in_fp32 = all(w.dtype == torch.float32 for w in (gates_MK, *matrices))
+    library = experts_kernel(D, F) if in_fp32 and not fixed else None
     if library is not None:
         return NativeExperts.apply(library, x_MD, gates_MK, *matrices, chosen_MK)
     return ExpertsByHand.apply(x_MD, gates_MK, *matrices, BlockPlan.of(chosen_MK, counts_E, fixed))

@@ -46,10 +46,13 @@ class Layers:
 
     def point_to(self, cache: Cache, *names: str) -> None:
         """Make room for one token more, and let the members `names` point to the buffers of each layer's cache."""
+        assert cache.length > 0, "the prompt comes first: read it with the model"
+        for layer in cache.layers:
+            for buffer in layer.buffers:
+                assert buffer.dtype == torch.float32 and len(buffer) == 1, "C reads one sequence in fp32"
         for one, layer in zip(self.structs, cache.layers, strict=True):
             layer.extend()
             for name, buffer in zip(names, layer.buffers, strict=True):
-                assert buffer.dtype == torch.float32 and len(buffer) == 1, "C reads one sequence in fp32"
                 setattr(one, name, buffer.data_ptr())
 
 

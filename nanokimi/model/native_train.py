@@ -1,6 +1,6 @@
 """RMSNorm, attention and experts of a training step in C (kernels/), in bf16 on CPUs that multiply in it.
 
-The same functions as in `by_hand.py`, which serves where there is no C compiler, and under torch.compile.
+The plain forms are in `by_hand.py` and `attend.py`, which serve where there is no C compiler and under torch.compile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.native import KERNELS, native_library, pointers, struct
+from nanokimi.runtime.native import KERNELS, native_library, pointers, require_memory, struct
 
 VECTOR = 16  # numbers; widths must be whole vectors
 
@@ -49,10 +49,10 @@ class NativeExperts(torch.autograd.Function):
         (M, K), F = chosen_MK.shape, gate_EFD.shape[1]
         kept = [t.contiguous() for t in (chosen_MK, gates_MK, gate_EFD, up_EFD, down_EDF, x_MD)]
         kept += [x_MD.new_empty(M * K, F) for _ in range(2)]
-        y_MD = torch.empty_like(x_MD, dtype=torch.float32)
+        y_MD = torch.empty(x_MD.shape, dtype=torch.float32)
         ctx.save_for_backward(*kept)
         ctx.library = library
-        library.experts_forward(*_experts_layer(kept), *pointers(y_MD))
+        require_memory(library.experts_forward(*_experts_layer(kept), *pointers(y_MD)))
         return y_MD
 
     @staticmethod
@@ -65,7 +65,7 @@ class NativeExperts(torch.autograd.Function):
             torch.empty_like(t, dtype=torch.float32) for t in (x_MD, gates_MK, gate_EFD, up_EFD, down_EDF)
         ]
         arguments = pointers(grad_MD.float().contiguous(), *grads)
-        ctx.library.experts_backward(*_experts_layer(kept), *arguments)
+        require_memory(ctx.library.experts_backward(*_experts_layer(kept), *arguments))
         return None, grads[0].to(x_MD.dtype), *grads[1:], None
 
 
@@ -98,7 +98,9 @@ class NativeAttention(torch.autograd.Function):
         ctx.library, ctx.layer = library, (B, T, H, X, 0, v.shape[-1], scale)
         out, largest_BH = q.new_empty(B, T, H, v.shape[-1]), log_sums.new_empty(B, H)
         arguments = [*_by_token(*kept), *_heads(out), *pointers(largest_BH)]
-        library.attention_forward(*_attention_layer(ctx.layer, None, None, log_sums), *arguments)
+        require_memory(
+            library.attention_forward(*_attention_layer(ctx.layer, None, None, log_sums), *arguments)
+        )
         largest_H = largest_BH.amax(dim=0)
         ctx.mark_non_differentiable(largest_H)
         return out.transpose(1, 2), largest_H
@@ -111,7 +113,11 @@ class NativeAttention(torch.autograd.Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in kept]
         arguments = _by_token(*kept, grad, *grads)
-        ctx.library.attention_backward(*_attention_layer(ctx.layer, None, None, log_sums), *arguments, None)
+        require_memory(
+            ctx.library.attention_backward(
+                *_attention_layer(ctx.layer, None, None, log_sums), *arguments, None
+            )
+        )
         return None, *grads, None
 
 
@@ -142,13 +148,16 @@ class NativeLatentAttention(torch.autograd.Function):
         """`turn_TR` is cos + i sin of each pair's angle, (T, R / 2), in fp32."""
         B, T, H = q.shape[0], q.shape[1], sizes.heads
         turns = torch.view_as_real(turn_TR).flatten(1)
+        assert turns.shape == (T, sizes.rope), f"{T} tokens, but angles of {len(turns)} positions"
         q, kv, k_rope_BTR, turns = (x.contiguous() for x in (q, kv, k_rope_BTR, turns))
         log_sums, largest_BH = turns.new_empty(B, H, T), turns.new_empty(B, H)
         ctx.save_for_backward(q, kv, k_rope_BTR, turns, log_sums)
         ctx.library, ctx.sizes, ctx.layer = library, sizes, (B, T, *sizes, scale)
         out = q.new_empty(B, T, H, sizes.value)
         arguments = [*_latent_heads(q, kv, sizes), *_heads(out), *pointers(largest_BH)]
-        library.attention_forward(*_attention_layer(ctx.layer, k_rope_BTR, turns, log_sums), *arguments)
+        require_memory(
+            library.attention_forward(*_attention_layer(ctx.layer, k_rope_BTR, turns, log_sums), *arguments)
+        )
         largest_H = largest_BH.amax(dim=0)
         ctx.mark_non_differentiable(largest_H)
         return out.flatten(-2), largest_H
@@ -164,7 +173,7 @@ class NativeLatentAttention(torch.autograd.Function):
         k_rope_grad_BHTR = q.new_empty(B, H, T, R, dtype=torch.float32)
         inputs, grads = (_latent_heads(a, b, ctx.sizes) for a, b in ((q, kv), (q_grad, kv_grad)))
         arguments = [*inputs, *_heads(grad), *grads, *pointers(k_rope_grad_BHTR)]
-        ctx.library.attention_backward(*_attention_layer(ctx.layer, *rest), *arguments)
+        require_memory(ctx.library.attention_backward(*_attention_layer(ctx.layer, *rest), *arguments))
         return None, q_grad, kv_grad, k_rope_grad_BHTR.sum(dim=1).to(q.dtype), None, None, None
 
 
@@ -206,7 +215,7 @@ class NativeRMSNorm(torch.autograd.Function):
         """`weight_D` in fp32. Of `x` only the last axis need lie in a row, if the others are evenly spaced."""
         x_MD = x.view(-1, x.shape[-1]) if x.is_contiguous() else x.flatten(0, -2)
         x_MD = x_MD if x_MD.stride(-1) == 1 else x_MD.contiguous()
-        kept = (x_MD, weight_D.contiguous(), torch.empty(len(x_MD)))
+        kept = (x_MD, weight_D.contiguous(), torch.empty(len(x_MD), dtype=torch.float32))
         ctx.save_for_backward(*kept)
         ctx.library, ctx.eps = library, eps
         out = torch.empty(x.shape, dtype=torch.bfloat16)
@@ -220,7 +229,7 @@ class NativeRMSNorm(torch.autograd.Function):
         x_MD, weight_D, _ = ctx.saved_tensors
         x_grad, weight_grad_D = torch.empty(grad.shape, dtype=x_MD.dtype), torch.empty_like(weight_D)
         arguments = pointers(grad.to(torch.bfloat16).contiguous(), x_grad, weight_grad_D)
-        ctx.library.rms_norm_backward(*_norm_layer(ctx.saved_tensors, ctx.eps), *arguments)
+        require_memory(ctx.library.rms_norm_backward(*_norm_layer(ctx.saved_tensors, ctx.eps), *arguments))
         return None, x_grad, weight_grad_D, None
 
 

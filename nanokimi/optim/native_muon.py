@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.native import KERNELS, native_library, struct
+from nanokimi.runtime.native import KERNELS, native_library, require_memory, struct
 
 LARGEST = 1 << 19
 """Numbers in a matrix: larger ones leave a core's cache, and torch's products share their work among threads."""
@@ -53,5 +53,6 @@ def native_muon_step(
             *(group["momentum"], lr * scale, 1 - lr * group["weight_decay"]),
             *(t.data_ptr() for t in (p, buffer, grads[-1])),
         )
-    library.muon_step(stacks, len(members), steps, torch.get_num_threads())
+    require_memory(library.muon_step(stacks, len(members), steps, torch.get_num_threads()))
+    torch.autograd.graph.increment_version([p for p, _ in members])  # as torch's own operations in place do
     return True

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# No -ffast-math: linking with it would flush denormals in the whole process. These two let sums be reordered.
-FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+# No -ffast-math: linking with it would flush denormals in the whole process.
+FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
 OPENMP_NAMES = ("libgomp", "libomp", "libiomp5")
 COMPILE_SECONDS = 120
 KERNELS = Path(__file__).parents[1] / "kernels"
@@ -46,10 +46,19 @@ def native_library(source: Path) -> ctypes.CDLL | None:
         if not is_ours_alone(folder):
             return None
         library = folder / f"{source.stem}-{identity(source, compiler)}.so"
-        if not library.exists():
-            compile_library(source, compiler, library)
-        return ctypes.CDLL(str(library))
+        if library.exists() and (loaded := load(library)) is not None:
+            return loaded
+        compile_library(source, compiler, library)
+        return load(library)
     except (OSError, RuntimeError, subprocess.SubprocessError):
+        return None
+
+
+def load(library: Path) -> ctypes.CDLL | None:
+    """A compiled library, or None if the file is damaged."""
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
         return None
 
 
@@ -66,10 +75,26 @@ def struct(integers: str, floats: str, addresses: str) -> type[ctypes.Structure]
     return type("Layer", (ctypes.Structure,), {"_fields_": fields})
 
 
-def pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
-    """Where contiguous tensors lie, as arguments of a C function; they must live until it returns."""
-    assert all(tensor.is_contiguous() for tensor in tensors), "C reads what lies in a row"
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+class Pointer(ctypes.c_void_p):
+    """Where a tensor lies, as an argument of a C function; it holds on to the tensor."""
+
+    tensor: torch.Tensor
+
+
+def pointers(*tensors: torch.Tensor) -> list[Pointer]:
+    """Where contiguous tensors lie."""
+    found = []
+    for tensor in tensors:
+        assert tensor.is_contiguous(), "C reads what lies in a row"
+        found.append(Pointer(tensor.data_ptr()))
+        found[-1].tensor = tensor
+    return found
+
+
+def require_memory(failed: int) -> None:
+    """Raise MemoryError if a C function says that it could not have its scratch memory."""
+    if failed:
+        raise MemoryError("out of memory in a kernel: it could not have its scratch memory")
 
 
 def find_compiler() -> str | None:
@@ -87,9 +112,11 @@ def cache_folder() -> Path:
 
 
 def is_ours_alone(folder: Path) -> bool:
-    """Whether nobody else could have put a library into the folder: what lies there is run."""
-    facts = folder.stat()
-    return facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    """Whether nobody else could have put a library, or another folder, in this place: what lies there is run."""
+    others, (own, above) = stat.S_IWGRP | stat.S_IWOTH, (folder.stat(), folder.parent.stat())
+    # Where the sticky bit is set, as in /tmp, nobody can rename what is not theirs.
+    exchangeable = above.st_mode & others and not above.st_mode & stat.S_ISVTX
+    return own.st_uid == os.getuid() and not own.st_mode & others and not exchangeable
 
 
 def identity(source: Path, compiler: str) -> str:
@@ -115,32 +142,39 @@ def processor() -> str:
 
 
 def openmp() -> Path | None:
-    """The OpenMP library that this process has loaded (torch's own): a second one would have threads of its own."""
+    """The OpenMP library that this process has loaded, torch's: a second one would have threads of its own."""
     maps = Path("/proc/self/maps")
-    paths = [Path(line.split()[-1]) for line in maps.read_text().splitlines()] if maps.exists() else []
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    paths = [Path(line.split(maxsplit=5)[-1]) for line in lines]
     return next((path for path in paths if path.name.startswith(OPENMP_NAMES) and ".so" in path.name), None)
 
 
 def compile_library(source: Path, compiler: str, library: Path) -> None:
-    """Compile `source` into `library`, which appears whole or not at all. Raises RuntimeError if it cannot be."""
+    """Compile `source` into `library`, which appears whole or not at all. Raises RuntimeError if it cannot be.
+
+    Where compiler and loaded OpenMP do not go together (clang's calls are not in libgomp), one thread has to do.
+    """
     threads = openmp()
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         objects, linked = Path(folder) / "source.o", Path(folder) / library.name
-        parallel = ["-fopenmp"] if threads is not None else []
-        commands = [
-            [compiler, *FLAGS, *parallel, "-c", str(source), "-o", str(objects)],
-            [
-                compiler,
-                "-shared",
-                str(objects),
-                *([str(threads)] if threads else []),
-                "-lm",
-                "-o",
-                str(linked),
-            ],
-        ]
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-            if done.returncode != 0:
-                raise RuntimeError(f"{command[0]} fails on {source.name}: {done.stderr.strip()}")
-        os.replace(linked, library)
+        whole = (
+            ["-Wl,-z,defs"] if sys.platform == "linux" else []
+        )  # what is missing shows now, not when it is loaded
+        problem = ""
+        for parallel in ([["-fopenmp"]] if threads is not None else []) + [[]]:
+            libraries = [str(threads)] if parallel else []
+            commands = [
+                [compiler, *FLAGS, *parallel, "-c", str(source), "-o", str(objects)],
+                [compiler, "-shared", *whole, str(objects), *libraries, "-lm", "-o", str(linked)],
+            ]
+            problem = next(filter(None, map(run_compiler, commands)), "")
+            if not problem:
+                os.replace(linked, library)
+                return
+    raise RuntimeError(f"{compiler} fails on {source.name}: {problem}")
+
+
+def run_compiler(command: list[str]) -> str:
+    """What the compiler complains about; nothing if all is well."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"

@@ -38,6 +38,7 @@ VOCABULARIES = {"char": 65, "byte": 256}  # 65: tinyshakespeare's
 SYNTHETIC_TOKENS = 1_000_000
 WARM_UP_STEPS = 3
 SECONDS, QUICK_SECONDS = 12.0, 2.0  # of training, for each model
+# Where Muon's step is taken in C, "newton_schulz" is all of it: momentum and the weights' update, too.
 PARTS = ("data", "forward", "backward", "clip", "optimizer", "newton_schulz", "qk_clip", "rest")
 ADAM_TRAFFIC, MUON_TRAFFIC = 7, 5  # numbers read and written for each parameter: weight, gradient, moments
 
