@@ -67,13 +67,15 @@ def is_nearer(
     exact: Callable[..., torch.Tensor],
     inputs: Tensors,
 ) -> None:
-    """Value and gradients: errors below 2% (of 1, where numbers cancel each other), and where there are numbers enough,
-    at most 1.1 times torch's in bf16."""
+    """Value and gradients: errors below 2%, and where there are numbers enough, at most 1.1 times torch's in bf16.
+
+    A few numbers may be the small differences of large ones: 6%, and of 1 at least.
+    """
     wanted = values_and_gradients(exact, [x.double() for x in inputs])
     found, others = (values_and_gradients(f, inputs) for f in (native, in_torch))
     for mine, theirs, truth in zip(found, others, wanted, strict=True):
         error, size = (mine - truth).norm(), truth.norm().clamp_min(truth.numel() ** 0.5)
-        assert error <= 0.02 * size, (error / size, truth.shape)
+        assert error <= (0.02 if truth.numel() >= 64 else 0.06) * size, (error / size, truth.shape)
         if truth.numel() >= ENOUGH:
             assert error <= 1.1 * (theirs - truth).norm(), (error / size, truth.shape)
 
