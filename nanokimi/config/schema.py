@@ -174,7 +174,8 @@ class TrainConfig:
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False
     """Put forward and backward of the training step through torch.compile: up to a minute before the first step (not
-    counted as training), then faster steps. On a CPU it needs a C++ compiler."""
+    counted as training), then faster steps; not for NanoKimi in bf16 on a CPU, whose own kernels in C are as fast. On a
+    CPU it needs a C++ compiler."""
     eval_every: int = 250
     """Steps between validations (and after the last)."""
     eval_batch_size: int | None = None

@@ -13,7 +13,7 @@ enum {
     LANES = 8,
     BLOCK = 64,                // tokens of a cache at a time: what a block reads stays in the first cache
     WORTH_A_THREAD = 1 << 16,  // multiplications; fewer are done before a second thread has woken up
-    MOST_STRETCHES = 16,       // that a cache is cut into
+    MOST_STRETCHES = 8,        // that a cache is cut into
 };
 
 #define PICK(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
@@ -116,7 +116,7 @@ static void attend_stretch(const Cached *c, const float *q, long begin, long end
     for (long start = begin; start < end; start += BLOCK) {
         const int count = end - start < BLOCK ? end - start : BLOCK;
         const float *next = c->keys + (start + BLOCK) * c->stride;
-        for (int i = 0; i < BLOCK * c->stride && end - start >= 2 * BLOCK; i += 16) __builtin_prefetch(next + i);
+        for (int i = 0; i < BLOCK * c->stride; i += 16) __builtin_prefetch(next + i);  // it may lie beyond the end
         for (int h = 0; h < c->heads; h++) {
             const float *keys = c->keys + start * c->stride + h * c->step, *values = c->values + (keys - c->keys);
             float top = largest[h], *y = out + h * c->value_size;
@@ -146,7 +146,8 @@ static void attend(const Cached *c, const float *q, int tokens, int threads, flo
 #pragma omp parallel for if (count > 1) num_threads(threads) schedule(static)
     for (int i = 0; i < count; i++) {
         float *s = stretches[i];
-        attend_stretch(c, q, (long)tokens * i / count, (long)tokens * (i + 1) / count, s, s + H, s + 2 * H);
+        const long begin = (long)tokens * i / count / BLOCK * BLOCK, next = (long)tokens * (i + 1) / count / BLOCK * BLOCK;
+        attend_stretch(c, q, begin, i + 1 < count ? next : tokens, s, s + H, s + 2 * H);
     }
     for (int h = 0; h < H; h++) {
         float top = -INFINITY, total = 0, *y = out + h * V;
