@@ -57,6 +57,11 @@ def test_compiled_training_is_the_same_and_resumes_bit_for_bit(
     name: ModelName, dtype: Any, tiny_config: Build, tmp_path: Path
 ) -> None:
     config = replace(tiny_config(max_steps=8, eval_every=4, dtype=dtype), model=name)
+    if (
+        dtype == "fp32"
+    ):  # bf16 in Newton-Schulz would make much of what differs in the last bits of a gradient
+        optim = replace(config.nanokimi.optim, ns_dtype="fp32")
+        config = replace(config, nanokimi=replace(config.nanokimi, optim=optim))
     plain = begin(config, tmp_path / "plain")
     list(train(plain))
     config = replace(config, train=replace(config.train, compile=True))

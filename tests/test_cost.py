@@ -184,6 +184,7 @@ def test_cache_numbers_are_those_stored(name: str) -> None:
     assert model_cost(config, 32).cache_numbers_per_token == stored
 
 
+@pytest.mark.usefixtures("muon_in_torch")
 @pytest.mark.parametrize("options", [{}, {"split_heads": True}, {"router": "adamw"}, {"ns_steps": 3}])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_optimizer_flops_are_those_torch_counts(name: str, options: dict[str, Any]) -> None:
@@ -205,6 +206,7 @@ def test_optimizer_flops_are_those_torch_counts(name: str, options: dict[str, An
 QR = 8 / 3  # times m^3: torch does not count decompositions
 
 
+@pytest.mark.usefixtures("muon_in_torch")
 @pytest.mark.parametrize("optimizer_name", ["truemuon", "shampoo", "soap"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_optimizer_flops_of_the_others_are_those_torch_counts(name: str, optimizer_name: str) -> None:

@@ -108,6 +108,7 @@ def test_cache_numbers_are_those_stored(name: str) -> None:
     assert cost.cache_numbers_fixed == sum(x.numel() for layer in cache.layers for x in layer.state)
 
 
+@pytest.mark.usefixtures("muon_in_torch")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_optimizer_flops_are_those_torch_counts(name: str) -> None:
     config = CONFIGS[name]
