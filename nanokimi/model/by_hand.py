@@ -2,7 +2,8 @@
 
 Each is the same function as its plain form in `layers`, `attention` and `moe`, which the tests hold it against. What
 is saved is not arithmetic but small operations and memory: on a CPU a step of a small model starts thousands of
-operations, most of them casts and copies that autograd keeps the results of (docs/performance.md).
+operations, most of them casts and copies that autograd keeps the results of (docs/performance.md). Where there is a C
+compiler, `kernels/` does the same still faster (`native_train.py`), and these serve torch.compile and other machines.
 """
 
 from __future__ import annotations
