@@ -21,9 +21,9 @@ Tensors = dict[str, torch.Tensor]
 EPS = torch.finfo(torch.float32).eps
 SAME = 1e-10
 """Relative difference in float64 below which two implementations compute the same: 500,000 of its roundings."""
-SLACK = 4.0
-"""Times the reference's own rounding error. Errors of sums in different orders are random: over 24 models under 10
-roundings (rounding.py) ours were at most MEASURED times theirs where those count."""
+SLACK = 8.0
+"""Times the reference's own rounding error. Either is random: over the 24 models of test_kimi.py, each under five
+roundings (rounding.py), every tensor of ours was at most 3.3 times as far off as theirs, in the median 0.94 times."""
 FLOOR = 16 * EPS
 """Errors that are always granted: a tensor of few numbers may be hit exactly by chance, never reliably."""
 # Stored transposed.
@@ -151,7 +151,7 @@ class InFloat64(TorchFunctionMode):
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in (torch.Tensor.float, torch.Tensor.bfloat16):
-            func = torch.Tensor.double
+            return args[0].double().clone()  # a copy, as the conversion makes, which its caller may overwrite
         wide = [torch.float64 if a in self.narrow else a for a in map(self.of_dtype, args)]
         args = tuple(w if w is not None else a for w, a in zip(wide, args, strict=True))
         kwargs = {k: torch.float64 if self.of_dtype(v) in self.narrow else v for k, v in (kwargs or {}).items()}
