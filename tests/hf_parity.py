@@ -154,7 +154,9 @@ class InFloat64(TorchFunctionMode):
             return args[0].double().clone()  # a copy, as the conversion makes, which its caller may overwrite
         wide = [torch.float64 if a in self.narrow else a for a in map(self.of_dtype, args)]
         args = tuple(w if w is not None else a for w, a in zip(wide, args, strict=True))
-        kwargs = {k: torch.float64 if self.of_dtype(v) in self.narrow else v for k, v in (kwargs or {}).items()}
+        kwargs = {
+            k: torch.float64 if self.of_dtype(v) in self.narrow else v for k, v in (kwargs or {}).items()
+        }
         return func(*args, **kwargs)
 
     @staticmethod

@@ -100,7 +100,9 @@ def wide_copy(model: NanoKimi) -> NanoKimi:
     return copy
 
 
-def logits_and_gradients(model: NanoKimi, ids: torch.Tensor, targets: torch.Tensor) -> tuple[Tensors, Tensors]:
+def logits_and_gradients(
+    model: NanoKimi, ids: torch.Tensor, targets: torch.Tensor
+) -> tuple[Tensors, Tensors]:
     """Ours, and DeepSeek-V3's with the same weights, under our names."""
     twin = deepseek_twin(model)
     output, theirs = model(ids), twin(ids).logits
