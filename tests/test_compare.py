@@ -21,9 +21,9 @@ from conftest import TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
+from nanokimi.compare.arm_process import Arm
 from nanokimi.compare.stats import t_quantile
 from nanokimi.compare.summary import PairedDifference, arm_segments, paired_difference, verdict
-from nanokimi.compare.worker import Arm
 from nanokimi.config import ModelName, RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError

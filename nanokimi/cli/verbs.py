@@ -16,9 +16,9 @@ from nanokimi.cli.options import (
     require_data,
     take_options,
 )
-from nanokimi.cli.plugging import refuse_unused_plugs
-from nanokimi.cli.resuming import plan_run
-from nanokimi.cli.studies import run_ladder, run_scale, run_sweep
+from nanokimi.cli.plugging import name_arm_sources, refuse_unused_plugs
+from nanokimi.cli.resuming import ArmWords, plan_run
+from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_repeated
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,15 +36,27 @@ RUN_OPTIONS: dict[str, Callable[[str], object]] = {
 }
 
 
+def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
+    """What the command line says of arms, and the other arguments."""
+    added, arguments = take_repeated("--arm", arguments)
+    options, rest = take_options(arguments, {"arms": str})
+    only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
+    if "arms" in options and not only:
+        raise UserError("--arms is empty: name arms with commas between them")
+    return ArmWords(tuple(name_arm_sources(added)), tuple(only)), rest
+
+
 def run_compare(arguments: list[str]) -> int:
     """`nanokimi compare`."""
+    from nanokimi.config.arms import arm_configs
     from nanokimi.runtime.files import default_run_folder
 
+    arms, arguments = take_arms(arguments)
     options, rest = take_options(arguments, RUN_OPTIONS)
     if any(word.partition("=")[0] == "--model" for word in rest):
-        raise UserError("compare trains both models: leave out --model")
-    config, out, resume = plan_run("compare", options, rest)
-    refuse_unused_plugs(config, config.compare.arms)
+        raise UserError("compare trains several arms: leave out --model, or choose some with --arms")
+    config, out, resume = plan_run("compare", options, rest, arms)
+    refuse_unused_plugs(arm_configs(config).values())
     require_data(config.dataset.path)
     out = out or default_run_folder("compare", config_stem(choose_config(options, rest)))
 
@@ -57,7 +69,7 @@ def run_compare(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
-    print(summary_table(report["runs"]))
+    print(summary_table(report["arms"]))
     print(report["match"]["sentence"])
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
@@ -66,15 +78,21 @@ def run_compare(arguments: list[str]) -> int:
 
 def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
+    from nanokimi.config.arms import slug
     from nanokimi.runtime.files import default_run_folder
 
+    arms, arguments = take_arms(arguments)
+    if len(arms.added) > 1 or arms.only:
+        raise UserError("train trains one arm: name it with one --arm, or a family with --model")
     options, rest = take_options(arguments, {**RUN_OPTIONS, "dry_run": bool})
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
-    config, out, resume = plan_run("train", options, rest)
-    refuse_unused_plugs(config, [config.model])
+    config, out, resume = plan_run("train", options, rest, arms)
+    refuse_unused_plugs([config])
     require_data(config.dataset.path)
-    out = out or default_run_folder(config.model, config_stem(choose_config(options, rest)))
+    out = out or default_run_folder(
+        slug(config.name) or config.model, config_stem(choose_config(options, rest))
+    )
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.alone import train_alone
@@ -119,14 +137,13 @@ def run_sample(arguments: list[str]) -> int:
     folder = Path(one_target(rest, "run folder"))
     from dataclasses import replace
 
-    from nanokimi.config import DISPLAY_NAMES
     from nanokimi.config.rules import validate
     from nanokimi.generation.story import stream_story
-    from nanokimi.train.runs import open_run, runs_in
+    from nanokimi.train.runs import first_seeds, open_run
 
     device, checkpoint = options.pop("device", None), str(options.pop("checkpoint", "final"))
     prompt = options.pop("prompt", None)
-    for run_folder in runs_in(folder):
+    for run_folder in first_seeds(folder):
         run = open_run(run_folder, str(device) if device else None, checkpoint)
         sample = replace(run.config.sample, **{k: v for k, v in options.items() if k != "seed"})  # type: ignore[arg-type]
         if prompt is not None:
@@ -136,7 +153,7 @@ def run_sample(arguments: list[str]) -> int:
         )
         for text in config.sample.prompts:
             run.data.tokenizer.encode(text)  # refuses what cannot be encoded before anything is printed
-            print(f"--- {DISPLAY_NAMES[config.model]}\n{text}", end="", flush=True)
+            print(f"--- {config.title}\n{text}", end="", flush=True)
             for piece in stream_story(run.model, run.data.tokenizer, text, config):
                 print(piece, end="", flush=True)
             print()
@@ -149,7 +166,6 @@ def run_evaluate(arguments: list[str]) -> int:
 
     options, rest = take_options(arguments, {"data": str, "checkpoint": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
-    from nanokimi.config import DISPLAY_NAMES
     from nanokimi.data.store import as_validation_text
     from nanokimi.measure.evaluate import evaluate
     from nanokimi.train.runs import open_run, runs_in
@@ -161,11 +177,7 @@ def run_evaluate(arguments: list[str]) -> int:
         train = run.config.train
         scores = evaluate(run.model, data, train.context_length, train.eval_batch_size).record()
         tokens = {"val_tokens": len(data.val_ids)}
-        print(
-            json.dumps(
-                {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder), **tokens, **scores}
-            )
-        )
+        print(json.dumps({"name": run.config.title, "folder": str(run_folder), **tokens, **scores}))
     return 0
 
 
@@ -210,7 +222,6 @@ def run_audit(arguments: list[str]) -> int:
 
 def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResult]:
     """Audit the model of each run in `folder`."""
-    from nanokimi.config import DISPLAY_NAMES
     from nanokimi.measure.audit import audit
     from nanokimi.train.runs import open_run, runs_in
 
@@ -225,8 +236,15 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
         )
         if any(limit is None or not 2 <= value <= limit for value, limit in limits):
             raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
-        results[DISPLAY_NAMES[run.config.model]] = audit(run.model, vocab_size=vocab_size, context=context)
+        results[titled(run_folder, folder, run.config.title)] = audit(
+            run.model, vocab_size=vocab_size, context=context
+        )
     return results
+
+
+def titled(run: Path, folder: Path, title: str) -> str:
+    """What a run is called, with its seed if it is one of several."""
+    return f"{title}, {run.name}" if run != folder and run.name.startswith("seed-") else title
 
 
 def audit_file(target: str, options: dict[str, object]) -> dict[str, AuditResult]:

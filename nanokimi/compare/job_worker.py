@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.worker import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.compare.arm_process import ORPHAN_SECONDS, SIGNALS, set_blocked
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError

@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
+from nanokimi.compare.arm_process import set_blocked
 from nanokimi.compare.job_worker import work
 from nanokimi.compare.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
-from nanokimi.compare.worker import set_blocked
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanokimi.config import GPTConfig, OptimConfig, RunConfig, VariantConfig
+from nanokimi.config import GPTConfig, ModuleConfig, OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.files import save_config
 from nanokimi.config.rules import validate
 from nanokimi.config.rules_variant import is_plug
@@ -99,7 +99,7 @@ def require_prunable(run: Run, keep: int) -> None:
     """Refuse a model without experts that can be told apart by their use."""
     model = run.config.arm.model
     variant = model.experts if isinstance(model, VariantConfig) else ""
-    if isinstance(model, GPTConfig) or not routers_of(run.model):
+    if isinstance(model, GPTConfig | ModuleConfig) or not routers_of(run.model):
         raise UserError(f"{run.folder} has no experts to drop")
     if variant == "expert_choice" or is_plug(variant):
         raise UserError(f"experts {variant} cannot be pruned: their use says nothing of their worth")
@@ -145,7 +145,7 @@ def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunCon
     """The run's configuration with fewer experts, the same scale of the gates, and the recovery as its budget."""
     config = run.config
     arm, train = config.arm, config.train
-    assert not isinstance(arm.model, GPTConfig), "require_prunable() has been asked"
+    assert not isinstance(arm.model, GPTConfig | ModuleConfig), "require_prunable() has been asked"
     scaling = routers_of(run.model)[0].scaling
     model = replace(arm.model, n_routed_experts=keep, routed_scaling_factor=scaling)
     optim = recovery(arm.optim, steps, recover_steps) if recover_steps else arm.optim

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
+from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugs_of
@@ -129,7 +129,7 @@ def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         shutil.copyfile(folder / CONFIG_FILE, folder / f"config-before-{number}.yaml")
     own = find_data(folder) == folder / DATA_FOLDER
     if not is_resolved(config) or config.dataset != saved.dataset:
-        if not own and (folder.resolve().parent / CONFIG_FILE).is_file():
+        if not own and find_data(folder).exists():
             raise UserError(f"{folder} shares the data of its comparison: resume that one instead")
         return set_up(config, folder)
     if config != saved:
@@ -165,18 +165,23 @@ def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
         shutil.rmtree(backup, ignore_errors=True)
 
 
-def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
-    """Audit and measure a trained model, and write the run's result.json."""
+def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> dict[str, Any]:
+    """Audit and measure a trained model, and write the run's result.json.
+
+    Without `whole` decoding is not timed, and tales are neither judged nor asked about.
+    """
     train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
     assert model_config.vocab_size is not None
     np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
     cost = model_cost(model_config, train.context_length)
     verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
-    prefill, decode = generation_latency(state.model, train.context_length)
+    latency = generation_latency(state.model, train.context_length) if whole else (None, None)
+    prefill, decode = latency
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
     result = {
-        "name": DISPLAY_NAMES[state.config.model],
+        "name": state.config.title,
+        "seed": state.config.seed,
         "folder": state.folder.name,
         "params_total": cost.params_total,
         "params_active": cost.params_active,
@@ -202,8 +207,8 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
-        "prefill_ms": prefill.median_ms,
-        "decode_ms_per_token": decode.median_ms,
+        "prefill_ms": prefill and prefill.median_ms,
+        "decode_ms_per_token": decode and decode.median_ms,
         "loss_by_position": state.last_evaluation.loss_by_position,
         "audit": asdict(verdict),
         "optimizer": optim.name,
@@ -214,7 +219,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "dtype": train.dtype,
         "threads": train.threads,
     }
-    if "val_floor_nats" in state.data.facts:
+    if whole and "val_floor_nats" in state.data.facts:
         result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
@@ -288,9 +293,9 @@ class Run:
 
 
 def find_data(folder: Path) -> Path:
-    """The prepared data of a run: its own, or the comparison's that it is part of."""
-    own = folder / DATA_FOLDER
-    return own if own.exists() else folder.resolve().parent / DATA_FOLDER
+    """The prepared data of a run: its own, or that of the study or comparison that it is part of."""
+    *inner, outermost = (folder, *folder.resolve().parents[:2])
+    return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
 
 
 def weights_of(folder: Path, checkpoint: str) -> Path:
@@ -344,8 +349,15 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders that `folder` means: itself, or the arms of a comparison."""
+    """The run folders that `folder` means: itself, or of a comparison every arm's with every seed."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: name a run folder or a comparison's")
-    arms = [entry for entry in sorted(folder.iterdir()) if (entry / CONFIG_FILE).is_file()]
-    return arms or [folder]
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
+    return inside or [folder]
+
+
+def first_seeds(folder: Path) -> list[Path]:
+    """The run folders that `folder` means, of a comparison each arm's with its first seed alone."""
+    runs = runs_in(folder)
+    seeds = {run: int(run.name.removeprefix("seed-")) if run.name.startswith("seed-") else 0 for run in runs}
+    return [run for run in runs if seeds[run] == min(seeds[o] for o in runs if o.parent == run.parent)]
