@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.jobs import Job
-from nanokimi.compare.ladder_run import KNOB, maker_of
 from nanokimi.compare.pool import Pool
+from nanokimi.compare.settle import setting_maker
+from nanokimi.compare.space import KEYS, RATE
 from nanokimi.compare.study import Study, StudyArm, open_study, with_leaks_found
 from nanokimi.compare.tune import described, geometric_grid, rounded, tune
 from nanokimi.config import DISPLAY_NAMES, ModelName, RunConfig
@@ -24,7 +25,7 @@ class SweepOptions:
     """What the command line says beside the configuration."""
 
     arms: tuple[ModelName, ...]
-    knob: str = KNOB
+    knob: str = KEYS[RATE][0]
     grid: tuple[str, ...] = ()
     """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
     value."""
@@ -48,14 +49,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
     if options.optuna is not None:
         require_optuna()
     with open_study(config, out) as study:
-        arms = [
-            StudyArm(DISPLAY_NAMES[name], replace(study.config, model=name), {"model": name})
-            for name in options.arms
-        ]
-        arms = with_leaks_found(arms)
-        for arm in arms:
-            if arm.leaking:
-                raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
+        arms = sound_arms(study, options.arms)
         with study.pool(options.workers, options.keep) as pool:
             found = curves(study, pool, arms, grids, options)
         content = {
@@ -66,6 +60,18 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
         }
         write_json(out / "sweep.json", content)
         return content
+
+
+def sound_arms(study: Study, names: Sequence[ModelName]) -> list[StudyArm]:
+    """The configuration's arms of these names, audited. Raises UserError for one that leaks."""
+    arms = [
+        StudyArm(DISPLAY_NAMES[name], replace(study.config, model=name), {"model": name}) for name in names
+    ]
+    arms = with_leaks_found(arms)
+    for arm in arms:
+        if arm.leaking:
+            raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
+    return arms
 
 
 def full_key(arm: str, knob: str) -> str:
@@ -81,7 +87,7 @@ def curves(
     options: SweepOptions,
 ) -> dict[str, dict[str, Any]]:
     """Each arm's curve."""
-    makers = {arm.name: maker_of(arm, options.knob) for arm in arms}
+    makers = {arm.name: setting_maker(arm, options.knob) for arm in arms}
     seeds = study.tuning_seeds(options.seeds)
     if options.optuna is not None:
         ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
