@@ -80,7 +80,7 @@ def swept_arms(config: RunConfig, options: dict[str, object]) -> tuple[ModelName
     if "model" not in options:
         arms: tuple[ModelName, ...] = config.compare.arms
     elif options["model"] in config.arms:
-        arms = (options["model"],)  # type: ignore[assignment]
+        arms = (options["model"],)
     else:
         raise UserError(f"--model is {options['model']}: expected nanokimi, nanogpt or variant")
     refuse_unused_plugs(config, arms)

@@ -355,7 +355,7 @@ def kind_of(arm: StudyArm) -> str:
 
 
 def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Each end with what was found for the other one with its optimizer, only its rate tuned, against its own search."""
+    """Each end with what was found for the other one with its optimizer, its rate tuned, against its own search."""
     by_name = {arm.name: arm for arm in arms if arm.leaking is None}
     more, comparisons = [], []
     for end, other in COUSINS.items():

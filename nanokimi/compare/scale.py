@@ -110,7 +110,7 @@ def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]
     families: dict[str, list[StudyArm]] = {}
     for arm in arms:
         families.setdefault(arm.changes["family"], []).append(arm)
-    found = {}
+    found: dict[str, StudyArm] = {}
     for some in families.values():
         parent = min(some, key=lambda arm: abs(arm.changes["hidden_size"] - hidden))
         found |= {arm.name: parent for arm in some if arm is not parent}

@@ -247,7 +247,7 @@ def search(
 
 
 def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
-    """What a study keeps of an arm's search; its curves go through the last pattern's centre, the best or next to it."""
+    """What a study keeps of an arm's search; its curves go through the last pattern's centre, the best or beside it."""
     best = state.best(len(seeds))
     centre = state.centre or best
     return {
@@ -261,6 +261,7 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
         "loss": best.loss if math.isfinite(best.loss) else None,
         "trials": len(state.trials),
         "runs": sum(len(trial.losses) for trial in state.trials),
+        "cpu_seconds": 0.0,
         "interior": {
             knob.name: is_interior(knob, best.values[knob.name], state.trials) for knob in state.knobs
         },

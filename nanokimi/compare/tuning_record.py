@@ -121,7 +121,8 @@ def is_record(record: dict[str, Any]) -> bool:
         all(type(record.get(key)) is kind for key, kind in kinds.items())
         and RATE in record["best_values"]
         and (record.get("loss") is None or is_number(record["loss"]))
-        and is_number(record.get("cpu_seconds", 0))
+        and is_number(record.get("cpu_seconds"))
+        and (record["kind"] != INHERITED or isinstance(record.get("inherited_from"), str))
         and all(type(interior) is bool for interior in record["interior"].values())
         and all(map(is_row, record["table"]))
         and all(is_knob_curve(curve) for curve in record["sensitivity"].values())

@@ -20,13 +20,13 @@ def searched_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The arms that had a search of their own, each with the rows of its table."""
     arms = [arm for arm in report["arms"] if arm["reading"] == "tokens" and not arm["leaking"]]
     return [
-        {**arm, "rows": rows_of(arm["tuning"])}
+        {**arm, "rows": knob_rows(arm["tuning"])}
         for arm in arms
         if arm["tuning"] and arm["tuning"]["kind"] == "search"
     ]
 
 
-def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+def knob_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each knob."""
     rows = []
     for knob, space in record["space"].items():
