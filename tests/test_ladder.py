@@ -30,6 +30,7 @@ from nanokimi.compare.ladder import (
     closed,
     composed,
     kimi_as_variant,
+    nearest_end,
     plan_ladder,
 )
 from nanokimi.compare.match import parameters
@@ -63,7 +64,7 @@ def test_the_ends_are_the_two_models() -> None:
 
 
 def test_each_rung_changes_its_own_settings_and_no_other() -> None:
-    """Beside its settings only widths, and with Muon the rate, differ between one arm and the next."""
+    """Beside its settings only widths, with Muon the rate, and once the initialiser's scale differ from arm to arm."""
     arms, comparisons = plan_ladder(preset("ladder-shakespeare"), ["up"], NAMES)
     assert [one["name"] for one in comparisons][: len(NAMES)] == [f"+ {name}" for name in NAMES]
     free = {"variant.model.intermediate_size", "variant.model.moe_intermediate_size"}
@@ -73,6 +74,8 @@ def test_each_rung_changes_its_own_settings_and_no_other() -> None:
         own = {f"variant.model.{key}" for key in rung.model} | {f"variant.optim.{key}" for key in rung.optim}
         own |= {f"variant.optim.{key}" for key in rung.instead}
         own |= {"variant.optim.lr"} if rung.name == "Muon" else set()
+        if nearest_end(frozenset(before.changes["rungs"])) != nearest_end(frozenset(after.changes["rungs"])):
+            own |= {"variant.model.initializer_range"}  # no rung's: as configured for the nearest end
         if rung.name == "MoE":  # arrives without what the next two rungs bring
             own |= {"variant.optim.router_bias_update_speed"}
         assert changed and changed <= own, rung.name
@@ -168,6 +171,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMON = (
+    "--search",
+    "rates",
     "--rungs",
     "RMSNorm,untied head,Muon",
     "--seeds",
@@ -246,7 +251,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     tuning_seeds = {line["seed"] for line in lines.values() if line["purpose"] == "tune"}
     assert len(tuning_seeds) == 2 and not tuning_seeds & {7, 8, 9}
     for arm in plan["arms"]:
-        for lr, loss in arm["tuning"]["curve"] if arm["tuning"] else []:
+        for lr, loss in arm["tuning"]["sensitivity"]["lr"] if arm["tuning"] else []:
             tried = [
                 line["val_loss"]
                 for line in lines.values()
@@ -308,7 +313,7 @@ def test_tuned_rates_are_taken_over_and_said(
     report = read_json(toy / "taken" / "study.json")
     tuned = read_json(finished / "tuned.json")["arms"]
     assert {row["name"]: row["lr"] for row in report["arms"]} == {
-        name: tuned[name]["best"] for name in (START, "+ RMSNorm", MUON_START)
+        name: tuned[name]["best"]["optim.lr"] for name in (START, "+ RMSNorm", MUON_START)
     }
     assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
 

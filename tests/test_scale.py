@@ -153,7 +153,20 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--sizes", "16,32,48,64", "--seeds", "2", "--points", "2", "--rounds", "0", "--tuning-seeds", "1")
+    more = (
+        "--sizes",
+        "16,32,48,64",
+        "--seeds",
+        "2",
+        "--points",
+        "2",
+        "--rounds",
+        "0",
+        "--tuning-seeds",
+        "1",
+        "--search",
+        "rates",
+    )
     assert cli.main(study_command(toy, "scale", *more)) == 0
     report = read_json(toy / "out" / "study.json")
     assert len(report["arms"]) == 8 and {one["family"] for one in report["curves"]} == {START, END}

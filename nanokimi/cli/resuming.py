@@ -29,7 +29,7 @@ def with_arms(config: RunConfig, verb: str, words: ArmWords) -> RunConfig:
         name, colon, _ = text.partition(":")
         if colon:
             config = with_arm(config, text)
-        elif verb == "compare":
+        elif verb != "train":
             raise UserError(
                 f"--arm '{text}': expected \"NAME: from=FAMILY ...\"; --arms chooses among known ones"
             )

@@ -16,9 +16,9 @@ from nanokimi.cli.options import (
     require_data,
     take_options,
 )
-from nanokimi.cli.plugging import name_arm_sources, refuse_unused_plugs
-from nanokimi.cli.resuming import ArmWords, plan_run
-from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_repeated
+from nanokimi.cli.plugging import refuse_unused_plugs
+from nanokimi.cli.resuming import plan_run
+from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,16 +34,6 @@ RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "resume": bool,
     "allow_changes": bool,
 }
-
-
-def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
-    """What the command line says of arms, and the other arguments."""
-    added, arguments = take_repeated("--arm", arguments)
-    options, rest = take_options(arguments, {"arms": str})
-    only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
-    if "arms" in options and not only:
-        raise UserError("--arms is empty: name arms with commas between them")
-    return ArmWords(tuple(name_arm_sources(added)), tuple(only)), rest
 
 
 def run_compare(arguments: list[str]) -> int:

@@ -39,7 +39,19 @@ def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
 
 
 def run_job(connection: Connection, folder: Path, audited: bool, config: RunConfig | None) -> tuple[str, Any]:
-    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read."""
+    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read.
+
+    The numbers hold the processor's seconds since it was begun, or resumed: what a search costs is added up from them.
+    """
+    started = time.process_time()
+    kind, found = attempt(connection, folder, audited, config)
+    if kind == "done":
+        found["cpu_seconds"] = round(time.process_time() - started, 3)
+    return kind, found
+
+
+def attempt(connection: Connection, folder: Path, audited: bool, config: RunConfig | None) -> tuple[str, Any]:
+    """As `run_job`; whatever goes wrong becomes an answer."""
     try:
         return train_job(connection, folder, audited, config or load_config(str(folder / "config.yaml")))
     except TrainingError as error:

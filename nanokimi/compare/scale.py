@@ -21,8 +21,9 @@ from nanokimi.compare.ladder import (
     check_ends,
     ladder_arm,
 )
-from nanokimi.compare.ladder_run import LadderOptions, tuned_arms
+from nanokimi.compare.ladder_run import LadderOptions
 from nanokimi.compare.match import WIDTH_STEP
+from nanokimi.compare.settle import settled
 from nanokimi.compare.study import (
     StudyArm,
     compared,
@@ -104,6 +105,18 @@ def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
     return arms
 
 
+def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
+    """By name, from which arm one inherits in a full search: that of its family whose width is nearest to `hidden`."""
+    families: dict[str, list[StudyArm]] = {}
+    for arm in arms:
+        families.setdefault(arm.changes["family"], []).append(arm)
+    found: dict[str, StudyArm] = {}
+    for some in families.values():
+        parent = min(some, key=lambda arm: abs(arm.changes["hidden_size"] - hidden))
+        found |= {arm.name: parent for arm in some if arm is not parent}
+    return found
+
+
 def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, Any]:
     """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
     if len(set(options.sizes)) < MIN_SIZES:
@@ -111,7 +124,8 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     with open_study(config, out) as study:
         arms = with_leaks_found(scale_arms(study.config, options))
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
-            arms = tuned_arms(study, pool, arms, options.ladder)
+            parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
+            arms = settled(study, pool, arms, options.ladder, parents)
             seeds = study.seeds(options.ladder.seeds)
             arms = run_seeds(pool, arms, seeds)
             base = [family for family in options.families if family != END]

@@ -26,6 +26,7 @@ from nanokimi.compare.jobs import (
 from nanokimi.compare.match import QUANTITIES, agreement, describe_agreement, steps_of
 from nanokimi.compare.pool import Pool
 from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t
+from nanokimi.compare.tuning_words import tuning_label
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
@@ -61,13 +62,13 @@ class StudyArm:
     size_gap: float | None = None
     """Of the quantity that sizes were matched in, relative; None: not matched."""
     tuning: dict[str, Any] | None = None
-    """Trials, curve, whether the optimum is interior; None: not tuned."""
+    """How its settings were found (see `tuning_record`); None: as configured."""
     leaking: str | None = None
 
-    def tuned(self, knob: str, curve: dict[str, Any]) -> StudyArm:
-        """The arm with its tuned value and where it came from."""
-        config = with_changes(self.config, {f"{self.config.model}.{knob}": curve["best"]})
-        return replace(self, config=config, tuning=curve)
+    def tuned(self, record: dict[str, Any]) -> StudyArm:
+        """The arm with the settings that were found for it and where they came from."""
+        found = {f"{self.config.model}.{key}": value for key, value in record["best"].items()}
+        return replace(self, config=with_changes(self.config, found), tuning=record)
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def judged(
 
 def labels(plan: dict[str, Any]) -> list[str]:
     """What every output says beside its numbers: matched or not, tuned or not, seeds, which interval decides."""
-    seeds, tuned = plan["seeds"], [arm["tuning"] for arm in plan["arms"] if not arm["leaking"]]
+    seeds = plan["seeds"]
     gaps = [arm["size_gap"] for arm in plan["arms"] if not arm["leaking"]]
     if None in gaps:
         sizes = "Sizes are as configured, not matched."
@@ -310,18 +311,9 @@ def labels(plan: dict[str, Any]) -> list[str]:
             f"Sizes are matched in {QUANTITIES[plan['match']][0]}; the largest remaining gap is "
             f"{max(map(abs, gaps), default=0):.2%}."
         )
-    trials = {one["trials"] for one in tuned if one}
-    rate = "Learning rates are as configured, not tuned."
-    if tuned and all(tuned):
-        counts = " or ".join(map(str, sorted(trials)))
-        edges = [arm["name"] for arm in plan["arms"] if arm["tuning"] and not arm["tuning"]["interior"]]
-        each = max(one.get("seeds", 1) for one in tuned if one)
-        seen = f"{each} seeds of its own, by their mean" if each > 1 else "a seed of its own"
-        rate = f"Each arm's learning rate is tuned with {counts} trials on {seen}"
-        named = ", ".join(edges) if len(edges) <= 5 else f"{len(edges)} arms, marked below"
-        rate += f"; at the edge of what was tried: {named}." if edges else "; every optimum is interior."
+    rate = tuning_label(plan["arms"])
     if plan.get("reading_steps"):
-        rate += " Runs at equal FLOPs or seconds take the rates tuned at equal tokens."
+        rate += " Runs at equal FLOPs or seconds take the settings tuned at equal tokens."
     several = (
         f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     )
