@@ -1,4 +1,4 @@
-"""How sure a difference over seeds is: the paired t interval (it decides), a bootstrap (shown), Holm over a whole study.
+"""How sure a difference over seeds is: the paired t interval (it decides), a bootstrap (shown), Holm over a study.
 
 Three sources of noise: which seed drew weights and batches, which trial a noisy search picked, and which text was
 scored. Arms are paired by seed (same batches) and scored on the same text, so a difference is taken within each seed,

@@ -244,7 +244,9 @@ def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float 
     if "table" in tuning:
         return [trial["losses"] for trial in tuning["table"]]
     by_rate: dict[float, list[float | None]] = {}
-    names = {results[key]["arm"] for keys in arm["runs"].values() for key in keys}  # an arm may stand under two
+    names = {
+        results[key]["arm"] for keys in arm["runs"].values() for key in keys
+    }  # an arm may stand under two
     for line in results.values():
         if line["purpose"] == "tune" and line["arm"] in names:
             by_rate.setdefault(line["lr"], []).append(line["val_loss"])
