@@ -32,6 +32,7 @@ TUNING: Types = {
 }
 NOT_IN_A_SEARCH = ("vary", "grid", "around", "factor", "points", "rounds", "optuna")
 QUICK_SHARE = 4
+NO_ARM_WORDS = ArmWords()
 MAX_FACTOR, MAX_CENTRE = 1000, 1e15
 LIMITS = {
     "workers": (1, 1024),
@@ -201,7 +202,7 @@ def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[st
 
 
 def start(
-    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords = ArmWords()
+    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords = NO_ARM_WORDS
 ) -> tuple[RunConfig, Path]:
     """The configuration and the folder."""
     from nanokimi.config.files import load_config

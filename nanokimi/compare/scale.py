@@ -167,9 +167,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
                 axis: describe_fit([row[axis] for row in rows], losses_SN, floor)
                 for axis in ("flops", "train_seconds")
             }
-            points = [
-                {key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows
-            ]
+            points = [point_of(row, report["data"]["train_tokens"]) for row in rows]
             curves.append({"family": family, "laws": laws, "points": points})
     savings = [
         saving(curves, base["family"], axis, floor)
@@ -178,6 +176,13 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
         for axis in ("flops", "train_seconds")
     ]
     return {"curves": curves, "savings": savings, "sentences": [one["sentence"] for one in savings]}
+
+
+def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
+    """One size of a family, with how many times it read the text."""
+    kept = ("flops", "train_seconds", "losses", "val_loss", "search_variance")
+    more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
+    return {**{key: row[key] for key in kept}, **more}
 
 
 def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
@@ -189,23 +194,51 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
     compute_N = np.array([point[axis] for point in by_family[base]])
     losses_SN = np.array([point["losses"] for point in by_family[base]]).T
+    search_N = [point["search_variance"] for point in by_family[base]]
     found = [
         {
             "at": point[axis],
+            "hidden_size": point["hidden_size"],
+            "epochs": point["epochs"],
             "loss": point["val_loss"],
             **multiplier(
-                compute_N, losses_SN, point[axis], np.array(point["losses"]), floor, by_law=law["describes"]
+                compute_N,
+                losses_SN,
+                point[axis],
+                np.array(point["losses"]),
+                floor,
+                by_law=law["describes"],
+                search_N=np.array([*search_N, point["search_variance"]]),
             ),
         }
         for point in by_family[END]
     ]
-    inside = [one for one in found if one["ratio"] is not None]
     what = "compute" if axis == "flops" else "training time"
+    inside = [one for one in found if one["ratio"] is not None]
+    for one in inside:
+        one["read_on"] = read_around(by_family[base], axis, one["ratio"] * one["at"])
+    sentence = " ".join([headline(found, inside, base, what, law), where_read(found, inside, base)])
+    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
+
+
+def headline(
+    found: Sequence[dict[str, Any]],
+    inside: Sequence[dict[str, Any]],
+    base: str,
+    what: str,
+    law: dict[str, Any],
+) -> str:
+    """The ratio at the largest size that the base reaches, or a bound, and by which curve."""
     if inside:
         one = max(inside, key=lambda one: one["at"])
-        sure = "no interval: one seed, or one whose curve does not reach it"
+        low, high = one["range"]
+        sure = f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose "
+        sure += "curve does not reach it"
         if one["ci95"] is not None:
-            sure = f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}"
+            sure = (
+                f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}, over seeds, searches, four curves and "
+                "each size left out"
+            )
         sentence = (
             f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
         )
@@ -229,4 +262,33 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
             f" Read between {base}'s sizes: a power law misses their losses by up to {law['misses_by']:.2f} nats, more "
             "than seeds scatter."
         )
-    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
+    return sentence
+
+
+def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
+    """The sizes on either side of a compute; one where the compute is beyond all."""
+    ordered = sorted(points, key=lambda point: point[axis])
+    below = [point["hidden_size"] for point in ordered if point[axis] <= needed][-1:]
+    above = [point["hidden_size"] for point in ordered if point[axis] > needed][:1]
+    return below + above
+
+
+def where_read(found: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]], base: str) -> str:
+    """At how many sizes a ratio was read at all, between which of the base's, and how often each read the text."""
+    sentence = f"A ratio was read at {len(inside)} of {len(found)} sizes"
+    if inside:
+        sentence += ": " + ", ".join(
+            f"{one['ratio']:.2f} at {one['hidden_size']} wide (from {base}'s {listed(one['read_on'])})"
+            for one in inside
+        )
+    outside = [one["hidden_size"] for one in found if one["ratio"] is None]
+    if outside:
+        sentence += f"; none at {listed(outside)} wide, beyond what was measured of {base}"
+    epochs = [f"{one['epochs']:.2g}" for one in found]
+    return f"{sentence}. The sizes read the text {listed(epochs)} times."
+
+
+def listed(things: Sequence[object]) -> str:
+    """As in a sentence: a; a and b; a, b and c."""
+    *most, last = map(str, things)
+    return f"{', '.join(most)} and {last}" if most else last

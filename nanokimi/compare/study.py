@@ -25,7 +25,7 @@ from nanokimi.compare.jobs import (
 )
 from nanokimi.compare.match import QUANTITIES, agreement, describe_agreement, steps_of
 from nanokimi.compare.pool import Pool
-from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t
+from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
 from nanokimi.compare.tuning_words import tuning_label
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
@@ -226,8 +226,32 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             continue
         for reading, keys in arm["runs"].items():
             lines = [results[key] for key in keys]
-            rows.append({**head, "reading": reading, **summary_of(lines)})
+            row = {**head, "reading": reading, **summary_of(lines)}
+            if row["val_loss"] is not None:
+                row["search_variance"] = search_variance(trials_of(arm, results), row["losses"])
+            rows.append(row)
     return rows
+
+
+def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
+    """The losses of a planned arm's trials, by tuning seed; nothing for one that was not tuned.
+
+    From its record; where that is of an earlier version, from the runs, or else its curve of means, each taken as one
+    run, which is the careful side.
+    """
+    tuning = arm["tuning"]
+    if tuning is None:
+        return []
+    if "table" in tuning:
+        return [trial["losses"] for trial in tuning["table"]]
+    by_rate: dict[float, list[float | None]] = {}
+    names = {
+        results[key]["arm"] for keys in arm["runs"].values() for key in keys
+    }  # an arm may stand under two
+    for line in results.values():
+        if line["purpose"] == "tune" and line["arm"] in names:
+            by_rate.setdefault(line["lr"], []).append(line["val_loss"])
+    return list(by_rate.values()) or [[loss] for _, loss in tuning["curve"]]
 
 
 def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
@@ -249,15 +273,14 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Every comparison of the plan, judged; Holm counts those of one family, which is one table, together."""
+    """Every comparison of the plan, judged; Holm counts all of them together, whichever table they stand in."""
     rows = {(row["name"], row["reading"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
     found = [judged(one, rows, runs, results, plan["stretch_tokens"]) for one in plan["comparisons"]]
-    for family in {one["family"] for one in found}:
-        members = [one for one in found if one["family"] == family and one["mean"] is not None]
-        for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
-            one["holm_p"], one["tests"] = adjusted, len(members)
-            one["words"] = in_words(one.pop("difference"), adjusted)
+    members = [one for one in found if one["mean"] is not None]
+    for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
+        one["holm_p"], one["tests"] = adjusted, len(members)
+        one["words"] = in_words(one.pop("difference"), adjusted)
     return found
 
 
@@ -278,13 +301,16 @@ def judged(
     if any(row["val_loss"] is None for row in here.values()):
         return {**base, "words": "no verdict: a run diverged"}
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
-    difference = paired_t(list(losses_S), [0.0] * len(losses_S))
+    # Arms whose every run ended the same were searched alike, with the same seeds: they differ in no choice either.
+    same = not np.any(losses_S)
+    searches = 0.0 if same else sum(w**2 * here[name]["search_variance"] for name, w in weights.items())
+    difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
         weight * np.array([results[key]["stretch_nats"] for key in runs[name][reading]])
         for name, weight in weights.items()
     )
     low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))
-    one_seed = difference.seeds < 2
+    one_seed = difference.seeds < 2 or not np.isfinite(searches)
     ratios = agreement(*here.values()) if len(here) == 2 else {}
     return {
         **base,
@@ -293,6 +319,7 @@ def judged(
         "ci95": None if one_seed else [difference.low, difference.high],
         "bootstrap95": None if one_seed else [low, high],
         "p": difference.p,
+        "search_variance": searches if np.isfinite(searches) else None,
         "seeds": difference.seeds,
         "per_seed": [float(x) for x in losses_S],
         "ratios": ratios,
@@ -317,12 +344,13 @@ def labels(plan: dict[str, Any]) -> list[str]:
     several = (
         f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     )
+    contains = " and contains the noise of both arms' searches" if any(tuned) else ""
     return [
         sizes,
         rate,
         f"{several}, paired: the same batches for every arm.",
-        "The 95% paired t interval over seeds decides, with Holm's correction over the rows of a table; the bootstrap "
-        "over seeds and text is only shown.",
+        f"The 95% paired t interval over seeds decides{contains}, with Holm's correction over all comparisons of the "
+        f"study ({len(plan['comparisons'])}); the bootstrap over seeds and text is only shown.",
     ]
 
 

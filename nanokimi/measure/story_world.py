@@ -5,7 +5,7 @@ Both use stories of a seed of their own, which no training set contains. Interva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -36,14 +36,24 @@ class Proportion:
     total: int
 
 
-def wilson(successes: int, total: int) -> Proportion:
-    """Wilson's interval for a proportion (1927): sensible for few trials and for shares near 0 and 1."""
+def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval for a proportion (1927): sensible for few trials and for shares near 0 and 1.
+
+    `total` counts independent trials; it may be the number that dependent ones are worth, with a wider `z`.
+    """
     if total == 0:
-        return Proportion(0.0, 0.0, 1.0, 0)
-    z, share = 1.959964, successes / total
+        return 0.0, 1.0
+    share = successes / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    return Proportion(share, max(middle - half, 0.0), min(middle + half, 1.0), total)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def proportion(right: Sequence[bool]) -> dict[str, Any]:
+    """One model's answers: share, interval, and each of them, so that models can be compared question by question."""
+    successes, total = sum(right), len(right)
+    found = Proportion(successes / max(total, 1), *wilson(successes, total), total)
+    return {**asdict(found), "right": [int(one) for one in right]}
 
 
 def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, Any]:
@@ -60,13 +70,13 @@ def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, A
         examples.append(
             {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
         )
-    counts = {  # where the grammar fails first, nothing is known of the facts
-        "grammatical": sum(v.grammatical for v, _ in judged),
-        "consistent": sum(v.grammatical and v.consistent for v, _ in judged),
-        "complete": sum(v.complete for v, _ in judged),
+    held = {  # where the grammar fails first, nothing is known of the facts
+        "grammatical": [v.grammatical for v, _ in judged],
+        "consistent": [v.grammatical and v.consistent for v, _ in judged],
+        "complete": [v.complete for v, _ in judged],
+        "perfect": [v.grammatical and v.consistent and v.complete for v, _ in judged],
     }
-    counts["perfect"] = sum(v.grammatical and v.consistent and v.complete for v, _ in judged)
-    shares = {name: asdict(wilson(successes, stories)) for name, successes in counts.items()}
+    shares = {name: proportion(verdicts) for name, verdicts in held.items()}
     right = sum(min(v.characters_ok / max(length, 1), 1.0) for v, length in judged) / stories
     return {**shares, "right_before_first_error": right, "examples": examples[:3]}
 
@@ -79,17 +89,18 @@ def first_sentence(text: str) -> str:
 def recall(model: nn.Module, tokenizer: Tokenizer, context_length: int, questions: int) -> dict[str, Any]:
     """Ask for facts told 20, 50, 100 and 200 words before: is the true word likelier than each wrong one?
 
-    Returns, for each distance, the share answered rightly with its interval, and what guessing would give.
+    Returns, for each distance, the share answered rightly with its interval, which questions those were, and what
+    guessing would give.
     """
     results = {}
     for distance, probes in collect_probes(questions).items():
-        right, chance = 0, 0.0
+        right, chance = [], 0.0
         for probe in probes:
             choices = [probe.answer, *probe.alternatives]
             scores = continuation_nats(model, tokenizer, context_length, probe.prefix, choices)
-            right += scores.index(min(scores)) == 0
+            right.append(scores.index(min(scores)) == 0)
             chance += 1 / len(choices)
-        results[distance] = {**asdict(wilson(right, len(probes))), "guessing": chance / max(len(probes), 1)}
+        results[distance] = {**proportion(right), "guessing": chance / max(len(probes), 1)}
     return results
 
 
