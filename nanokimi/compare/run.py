@@ -17,6 +17,7 @@ from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
 from nanokimi.config.files import save_config
+from nanokimi.data.batches import scored_windows
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
@@ -181,7 +182,8 @@ def build_report(
     train = config.train
     records = {r["name"]: read_json_lines(out / r["folder"] / "metrics.jsonl") for r in results}
     nats = [np.load(out / r["folder"] / "window_nats.npy", allow_pickle=False) for r in results]
-    paired = paired_difference(nats[0], nats[1], data.facts["val_tokens"])
+    windows = scored_windows(len(data.val_ids), data.val_doc_offsets, train.context_length)
+    paired = paired_difference(nats[0], nats[1], windows.tokens)
     environment = read_json(out / "environment.json")
     return {
         "schema_version": SCHEMA_VERSION,

@@ -30,6 +30,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
+from nanokimi.measure.floor import text_floor
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
@@ -168,8 +169,9 @@ def compared(
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan by what all have, and keep it beside the results."""
     facts, environment = study.data.facts, describe_environment()
-    floor = facts["val_floor_nats"] / facts["val_tokens"] if "val_floor_nats" in facts else None
     train = study.config.train
+    floor = text_floor(study.data, train.context_length)
+    attainable = floor.attainable_nats if floor else None
     plan = {
         "kind": "plan",
         "schema_version": SCHEMA_VERSION,
@@ -178,7 +180,8 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
             "path": Path(facts["path"]).name,
             "val_tokens": facts["val_tokens"],
             "train_tokens": facts["train_tokens"],
-            "floor": floor,
+            "floor": floor.nats / facts["val_tokens"] if floor else None,
+            "attainable_floor": attainable / facts["val_tokens"] if attainable is not None else None,
         },
         "settings": {
             "context_length": train.context_length,

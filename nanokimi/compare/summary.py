@@ -24,19 +24,24 @@ class PairedDifference:
     high: float
 
 
-def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: int) -> PairedDifference:
-    """Compare two models window by window on the same validation text.
+def paired_difference(
+    first_nats: np.ndarray, second_nats: np.ndarray, window_tokens: np.ndarray
+) -> PairedDifference:
+    """Compare two models window by window on the same validation text; a window scores so many tokens.
 
     The windows are averaged over up to 50 stretches of the text and a t interval taken over those. It says how much
     the difference depends on which text was scored; it knows nothing of what another seed would give.
     """
     differences = first_nats - second_nats
+    tokens = int(window_tokens.sum())
     difference = float(differences.sum() / tokens)
-    blocks = np.array_split(differences, min(BLOCKS, len(differences)))
+    blocks = np.array_split(np.arange(len(differences)), min(BLOCKS, len(differences)))
     if len(blocks) < 2:
         return PairedDifference(difference, float("-inf"), float("inf"))
-    # stretches differ by a window in length, so each is held against what its length alone would give
-    excess = np.array([block.sum() - differences.mean() * len(block) for block in blocks])
+    # stretches differ in length, so each is held against what its length alone would give
+    excess = np.array(
+        [differences[block].sum() - difference * window_tokens[block].sum() for block in blocks]
+    )
     spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
     half = t_quantile(0.975, len(blocks) - 1) * float(spread)
     return PairedDifference(difference, difference - half, difference + half)
@@ -79,7 +84,7 @@ def verdict(
     )
     if better.get("floor_gap") is not None:
         gaps = f"{better['floor_gap']:.4f} and {worse['floor_gap']:.4f}"
-        sentence += f" They stay {gaps} above the floor, the best that any model can do."
+        sentence += f" They stay {gaps} above the floor, below which no model can be expected to go."
     sentence += _warning(results, baselines)
     return {"sentence": sentence, "winner": better["name"], **base}
 
