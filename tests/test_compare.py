@@ -287,15 +287,16 @@ def test_the_paired_difference_equals_a_naive_computation() -> None:
     """120 windows in 50 stretches of 2 or 3; Student's t for 49 degrees of freedom is 2.0096."""
     generator = np.random.default_rng(0)
     first, second = generator.gamma(4, 10, 120), generator.gamma(4, 10, 120)
-    tokens = 120 * 16 - 5
-    found = paired_difference(first, second, tokens)
-    window_mean = sum(float(a) - float(b) for a, b in zip(first, second, strict=True)) / 120
+    counts = generator.integers(1, 17, 120)
+    tokens = int(counts.sum())
+    found = paired_difference(first, second, counts)
+    token_mean = sum(float(a) - float(b) for a, b in zip(first, second, strict=True)) / tokens
     total, excess, position = 0.0, [], 0
     for block in range(50):
         size = 3 if block < 20 else 2
         block_sum = sum(float(first[i]) - float(second[i]) for i in range(position, position + size))
         total += block_sum
-        excess.append(block_sum - size * window_mean)
+        excess.append(block_sum - token_mean * sum(int(n) for n in counts[position : position + size]))
         position += size
     assert position == 120
     deviation = math.sqrt(sum(x**2 for x in excess) / 49)
@@ -309,7 +310,8 @@ def test_the_paired_difference_is_antisymmetric_and_sees_pairs() -> None:
     generator = np.random.default_rng(1)
     hardness = generator.gamma(4, 10, 200)  # some windows are hard for both models: pairing removes that
     first, second = hardness + generator.normal(0, 0.1, 200), hardness + 1 + generator.normal(0, 0.1, 200)
-    one, other = paired_difference(first, second, 200), paired_difference(second, first, 200)
+    tokens = np.ones(200, dtype=int)
+    one, other = paired_difference(first, second, tokens), paired_difference(second, first, tokens)
     assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
     assert one.high - one.low < 0.1 and one.high < 0
 
@@ -321,20 +323,21 @@ def test_the_interval_covers_the_truth_in_95_of_100_experiments(windows: int, me
     covered = 0
     for _ in range(2000):
         differences = generator.normal(mean, 1.0, windows)
-        found = paired_difference(differences, np.zeros(windows), tokens=windows)
+        found = paired_difference(differences, np.zeros(windows), np.ones(windows, dtype=int))
         covered += found.low <= mean <= found.high
     assert 0.93 < covered / 2000 < 0.97, covered / 2000
 
 
 def test_unequal_stretches_do_not_widen_the_interval() -> None:
-    """75 windows make 25 stretches of two and 25 of one: a difference common to all windows is no noise."""
-    differences = np.random.default_rng(0).normal(10.0, 0.1, 75)
-    found = paired_difference(differences, np.zeros(75), tokens=75)
+    """A difference common to all tokens is no noise, however windows, and stretches of one or two, differ in length."""
+    tokens = np.arange(75) % 7 + 1
+    differences = np.random.default_rng(0).normal(10.0, 0.1, 75) * tokens
+    found = paired_difference(differences, np.zeros(75), tokens)
     assert found.low < 10.0 < found.high and found.high - found.low < 0.15
 
 
 def test_one_window_gives_no_interval() -> None:
-    found = paired_difference(np.array([3.0]), np.array([1.0]), tokens=4)
+    found = paired_difference(np.array([3.0]), np.array([1.0]), np.array([4]))
     assert (found.difference, found.low, found.high) == (0.5, -math.inf, math.inf)
 
 

@@ -79,10 +79,11 @@ def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
 
 def test_stretches_hold_every_window_once() -> None:
     nats = np.random.default_rng(0).normal(50, 5, 231)
-    sums, tokens = in_stretches(nats, 230 * 16 + 7, 16)
+    counts = np.array([16] * 230 + [7])
+    sums, tokens = in_stretches(nats, counts)
     assert len(sums) == len(tokens) == 100
     assert sum(sums) == pytest.approx(nats.sum(), abs=0.06) and sum(tokens) == 230 * 16 + 7
-    assert in_stretches(nats[:3], 40, 16)[1] == [16, 16, 8]
+    assert in_stretches(nats[:3], np.array([16, 9, 8]))[1] == [16, 9, 8]
 
 
 def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:

@@ -118,12 +118,12 @@ def measured(state: Any, audited: bool) -> dict[str, Any]:
     np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(config.arm.model, train.context_length)
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
-    nats, _ = in_stretches(scores.window_nats, len(state.data.val_ids), train.context_length)
+    nats, _ = in_stretches(scores.window_nats, scores.window_tokens)
     line = {
         "val_loss": scores.val_loss,
         "val_bits_per_byte": scores.val_bits_per_byte,
         "val_bits_per_char": scores.val_bits_per_char,
-        "floor_gap": floor_gaps(state.data.facts, scores)["floor_gap"],
+        "floor_gap": floor_gaps(state.data, scores, train.context_length)["floor_gap"],
         "lr": config.arm.optim.lr,
         "steps": state.step,
         "tokens": state.tokens,

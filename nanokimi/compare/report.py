@@ -18,6 +18,7 @@ from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
 from nanokimi.config.arms import arm_configs, slug
+from nanokimi.data.batches import scored_windows
 from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -55,8 +56,9 @@ def build_report(
     search = searched(config)
     arms = [arm_row(name, runs, search.get(name)) for name in arm_configs(config)]
     pairs = pairs_of(arms, runs)
+    windows = scored_windows(len(data.test_ids), data.test_doc_offsets, train.context_length)
     for pair in pairs:
-        pair["text95"] = text_interval(pair, runs, out)
+        pair["text95"] = text_interval(pair, runs, windows.tokens, out)
     environment = read_json(out / "environment.json")
     first = {run["arm"]: run for run in runs if run["seed"] == config.seed}
     records = {name: read_json_lines(out / run["folder"] / "metrics.jsonl") for name, run in first.items()}

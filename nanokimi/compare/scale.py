@@ -158,7 +158,8 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
     for row in report["arms"]:
         if row["val_loss"] is not None:
             families.setdefault(row["changes"]["family"], []).append(row)
-    floor = report["data"]["floor"]
+    # in older plans the text's entropy, which windows that cut stories cannot reach
+    floor = report["data"].get("attainable_floor", report["data"]["floor"])
     curves: list[dict[str, Any]] = []
     for family, rows in families.items():
         if len(rows) >= MIN_SIZES:

@@ -33,6 +33,7 @@ from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
+from nanokimi.measure.floor import text_floor
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
     append_json_line,
@@ -169,8 +170,9 @@ def compared(
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan by what all have, and keep it beside the results."""
     facts, environment = study.data.facts, describe_environment()
-    floor = facts["val_floor_nats"] / facts["val_tokens"] if "val_floor_nats" in facts else None
     train = study.config.train
+    floor = text_floor(study.data, train.context_length)
+    attainable = floor.attainable_nats if floor else None
     plan = {
         "kind": "plan",
         "schema_version": SCHEMA_VERSION,
@@ -179,7 +181,8 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
             "path": Path(facts["path"]).name,
             "val_tokens": facts["val_tokens"],
             "train_tokens": facts["train_tokens"],
-            "floor": floor,
+            "floor": floor.nats / facts["val_tokens"] if floor else None,
+            "attainable_floor": attainable / facts["val_tokens"] if attainable is not None else None,
         },
         "settings": {
             "context_length": train.context_length,
@@ -344,7 +347,7 @@ def labels(plan: dict[str, Any]) -> list[str]:
     several = (
         f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     )
-    contains = " and contains the noise of both arms' searches" if any(tuned) else ""
+    contains = " and contains the noise of both arms' searches" if any(arm["tuning"] for arm in plan["arms"]) else ""
     return [
         sizes,
         rate,

@@ -28,19 +28,24 @@ class PairedDifference:
     high: float
 
 
-def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: int) -> PairedDifference:
-    """Compare two models window by window on the same text.
+def paired_difference(
+    first_nats: np.ndarray, second_nats: np.ndarray, window_tokens: np.ndarray
+) -> PairedDifference:
+    """Compare two models window by window on the same text; a window scores so many tokens.
 
     The windows are averaged over up to 50 blocks of the text and a t interval taken over those. It says how much the
     difference depends on which text was scored; it knows nothing of what another seed would give.
     """
     differences = first_nats - second_nats
+    tokens = int(window_tokens.sum())
     difference = float(differences.sum() / tokens)
-    blocks = np.array_split(differences, min(BLOCKS, len(differences)))
+    blocks = np.array_split(np.arange(len(differences)), min(BLOCKS, len(differences)))
     if len(blocks) < 2:
         return PairedDifference(difference, float("-inf"), float("inf"))
-    # blocks differ by a window in length, so each is held against what its length alone would give
-    excess = np.array([block.sum() - differences.mean() * len(block) for block in blocks])
+    # blocks differ in length, so each is held against what its length alone would give
+    excess = np.array(
+        [differences[block].sum() - difference * window_tokens[block].sum() for block in blocks]
+    )
     spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
     half = t_quantile(0.975, len(blocks) - 1) * float(spread)
     return PairedDifference(difference, difference - half, difference + half)
@@ -58,12 +63,13 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
     return compare_pairs(losses, noise)
 
 
-def text_interval(pair: dict[str, Any], runs: list[dict[str, Any]], out: Path) -> list[float] | None:
+def text_interval(
+    pair: dict[str, Any], runs: list[dict[str, Any]], window_tokens: np.ndarray, out: Path
+) -> list[float] | None:
     """The interval of a pair over the text alone, for the first seed; None if the text is too short for one."""
     first, second = (next(run for run in runs if run["arm"] == pair[side]) for side in ("first", "second"))
     nats = [np.load(out / run["folder"] / "window_nats.npy", allow_pickle=False) for run in (first, second)]
-    tokens = round(nats[0].sum() / first["test_loss"])
-    found = paired_difference(nats[0], nats[1], tokens)
+    found = paired_difference(nats[0], nats[1], window_tokens)
     return [found.low, found.high] if np.isfinite(found.low) and np.isfinite(found.high) else None
 
 

@@ -167,7 +167,8 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),
     }
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.uint64)
+    contiguous = data.facts.get("contiguous", True)
+    offsets = _no_offsets() if contiguous else np.cumsum([0, *map(len, ids)], dtype=np.uint64)
     return replace(data, val_ids=np.concatenate(ids), facts=facts, val_doc_offsets=offsets, val_doc_nats=None)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanokimi.data.batches import iterate_validation
+from nanokimi.data.batches import iterate_validation, scored_windows
 from nanokimi.data.store import PreparedData
 
 TOKENS_AT_A_TIME = 4096
@@ -26,12 +26,13 @@ class Evaluation:
     val_perplexity: float
     val_bits_per_byte: float
     val_bits_per_char: float
-    loss_by_position: list[float]  # mean nats at each position of the context window
-    window_nats: np.ndarray  # (windows,) total nats
+    loss_by_position: list[float]  # mean nats of what is scored at each position of the window
+    window_nats: np.ndarray  # (windows,) total nats of what each window scores, in the order of the text
+    window_tokens: np.ndarray  # (windows,) how many tokens that is
 
     def record(self) -> dict[str, Any]:
         """What goes into metrics.jsonl."""
-        return {name: value for name, value in asdict(self).items() if name != "window_nats"}
+        return {name: value for name, value in asdict(self).items() if not name.startswith("window_")}
 
 
 class Cancelled(Exception):
@@ -52,7 +53,7 @@ def evaluate(
     *,
     cancelled: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
+    """Score `model` on the whole validation text in windows of `context_length`: see data/batches.py, scored_windows().
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
@@ -64,19 +65,24 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    window_tokens = scored_windows(len(data.val_ids), data.val_doc_offsets, context_length).tokens
+    window_nats = np.zeros(len(window_tokens))
     sums_T = np.zeros(context_length)
     counts_T = np.zeros(context_length, dtype=np.int64)
-    window_nats = []
     try:
-        for inputs, targets in iterate_validation(data.train_ids, data.val_ids, context_length, batch_size):
+        for batch in iterate_validation(
+            data.train_ids, data.val_ids, context_length, batch_size, data.val_doc_offsets
+        ):
             if cancelled is not None and cancelled():
                 raise Cancelled
-            inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            inputs_BT = torch.from_numpy(batch.inputs).to(device)
+            targets_BT = torch.from_numpy(batch.targets).to(device)
             nats_BT = token_nats(model, inputs_BT, targets_BT).cpu().double().numpy()
+            nats_BT = np.where(batch.counts, nats_BT, 0.0)
             width = nats_BT.shape[1]
             sums_T[:width] += nats_BT.sum(axis=0)
-            counts_T[:width] += nats_BT.shape[0]
-            window_nats.append(nats_BT.sum(axis=1))
+            counts_T[:width] += batch.counts.sum(axis=0)
+            window_nats[batch.numbers] = nats_BT.sum(axis=1)
     finally:
         model.train(was_training)
     total_nats, tokens = float(sums_T.sum()), int(counts_T.sum())
@@ -88,7 +94,8 @@ def evaluate(
         val_bits_per_byte=total_nats / math.log(2) / data.facts["val_text_bytes"],
         val_bits_per_char=total_nats / math.log(2) / data.facts["val_text_chars"],
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
-        window_nats=np.concatenate(window_nats),
+        window_nats=window_nats,
+        window_tokens=window_tokens,
     )
 
 

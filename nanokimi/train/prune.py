@@ -134,8 +134,8 @@ def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> t
     model.eval()
     windows = windows_at_a_time(context_length)
     total_LE: torch.Tensor | float = 0.0
-    for inputs, _ in iterate_validation(data.train_ids, data.val_ids, context_length, windows):
-        routing = model(torch.from_numpy(inputs).to(device)).routing
+    for batch in iterate_validation(data.train_ids, data.val_ids, context_length, windows):  # no token twice
+        routing = model(torch.from_numpy(batch.inputs).to(device)).routing
         total_LE = total_LE + torch.stack([layer.counts_E for layer in routing]).double()
     assert isinstance(total_LE, torch.Tensor), "there is no empty validation text"
     return total_LE.cpu()

@@ -26,6 +26,7 @@ from nanokimi.generation.story import story_ids
 from nanokimi.measure.audit import audit
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
+from nanokimi.measure.floor import text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall
@@ -201,7 +202,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data.facts, state.last_evaluation),
+        **floor_gaps(state.data, state.last_evaluation, train.context_length),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
@@ -225,14 +226,21 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
     return result
 
 
-def floor_gaps(facts: dict[str, Any], scores: Evaluation) -> dict[str, float | None]:
-    """How far a model is from the best that any can do, in nats per token and bits per byte; None if unknown."""
-    if "val_floor_nats" not in facts:
-        return {"floor_gap": None, "floor_gap_bits_per_byte": None}
-    floor_bits = facts["val_floor_nats"] / math.log(2)
+def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
+    """The floor, in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
+
+    The gap is to the attainable floor: to the floor itself where documents do not fit into the context, which is then
+    less than any model can be expected to reach.
+    """
+    floor = text_floor(data, context_length)
+    if floor is None:
+        return dict.fromkeys(("floor", "attainable_floor", "floor_gap", "floor_gap_bits_per_byte"))
+    tokens, bits = len(data.val_ids), floor.nats / math.log(2)
     return {
-        "floor_gap": scores.val_loss - facts["val_floor_nats"] / facts["val_tokens"],
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - floor_bits / facts["val_text_bytes"],
+        "floor": floor.nats / tokens,
+        "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
+        "floor_gap": scores.val_loss - floor.nats / tokens,
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts["val_text_bytes"],
     }
 
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from nanokimi.config import RunConfig
@@ -81,7 +82,9 @@ def try_validation(state: TrainState) -> ValidationTrial:
     )
 
     def score(batches: int) -> float:
-        part = replace(state.data, val_ids=ids[: batches * batch_tokens])
+        tokens = min(batches * batch_tokens, len(ids))
+        ends = np.unique(np.minimum(state.data.val_doc_offsets, tokens))  # the last document is cut
+        part = replace(state.data, val_ids=ids[:tokens], val_doc_offsets=ends)
         return timed(
             state, lambda: evaluate(state.model, part, train.context_length, train.eval_batch_size).record()
         )
