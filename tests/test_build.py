@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_text
+from conftest import PATIENCE, make_text
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data import build, corpus, encoding, store, tasks
@@ -162,8 +162,8 @@ def test_killed_for_real_and_started_again(
     )
     cache = tmp_path / "cache"
     process = subprocess.Popen([sys.executable, "-c", program, dataset.path, str(cache)])
-    deadline = time.time() + 30
-    while len(list(cache.glob("*.build/shards/*.json"))) < 3 and time.time() < deadline:
+    deadline = time.monotonic() + PATIENCE
+    while len(list(cache.glob("*.build/shards/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -238,19 +238,19 @@ def test_a_damaged_store_is_built_again(dataset: DatasetConfig) -> None:
 
 def test_two_builders_wait_for_each_other(dataset: DatasetConfig, tmp_path: Path) -> None:
     program = (
-        "import sys, time; from nanokimi.config import DatasetConfig; from nanokimi.data import build; "
+        "import sys; from nanokimi.config import DatasetConfig; from nanokimi.data import build; "
         "real = build.build; "
-        "build.build = lambda *a: (print('building', flush=True), time.sleep(1), real(*a)); "
+        "build.build = lambda *a: (print('building', flush=True), sys.stdin.readline(), real(*a)); "
         "build.prepare_store(DatasetConfig(path=sys.argv[1], tokenizer='byte', workers=1, cache=sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, dataset.path, str(tmp_path / "cache")]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert sorted(out for out, _ in outputs) == ["", "building\n"]
-    assert sum("another process prepares the same data" in err for _, err in outputs) == 1
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    first = subprocess.Popen(command, text=True, **pipes)
+    assert first.stdout is not None and first.stdout.readline() == "building\n"
+    second = subprocess.Popen(command, text=True, **pipes)
+    assert second.stderr is not None and "another process prepares the same data" in second.stderr.readline()
+    outputs = [process.communicate("go on\n", timeout=PATIENCE) for process in (first, second)]
+    assert outputs == [("", ""), ("", "")] and (first.returncode, second.returncode) == (0, 0)
 
 
 def test_large_stores_stay_in_the_cache(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TINY_ARMS, make_text
+from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.runtime import device
@@ -92,13 +92,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings.write_text(SETTINGS)
     text.write_text(make_text())
     command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--data", str(text)]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return Trained(out, text, settings, done.stdout)
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -120,7 +120,7 @@ def python(code: str) -> str:
 )
 def test_help_and_first_mistakes_do_not_wait_for_torch(action: str) -> None:
     code = f"{action}\nimport sys; sys.stderr.write(' '.join({{'torch', 'matplotlib'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().split("\n")[-1] not in ("torch", "matplotlib", "torch matplotlib"), done.stderr
 
@@ -162,7 +162,7 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: list[str]) -> None:
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(writer)
     assert done.stderr == "" and done.returncode == 141
@@ -419,7 +419,7 @@ def test_the_status_reaches_the_shell(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "missing.txt" in done.stderr
@@ -573,14 +573,14 @@ def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     metrics = out / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and '"kind": "train"' in metrics.read_text():
             break
         time.sleep(0.002)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, errors
     assert (
         errors.splitlines()[-1]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import TINY_ARMS, make_text
+from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
@@ -173,7 +173,7 @@ def start_comparison(finished: Finished, out: Path, *options: str) -> subprocess
 
 def wait_for_training(process: subprocess.Popen[str], out: Path) -> None:
     """Until the second arm has had a turn, too."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         metrics = out / "nanogpt" / "metrics.jsonl"
         if metrics.exists() and '"kind": "train"' in metrics.read_text():
@@ -185,7 +185,7 @@ def wait_for_training(process: subprocess.Popen[str], out: Path) -> None:
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
     try:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -235,7 +235,7 @@ def test_a_worker_that_dies_ends_the_comparison(finished: Finished, tmp_path: Pa
     assert status == 1, (status, errors)
     assert "Traceback" not in errors
     assert "NanoKimi" in errors.splitlines()[-1] and "out of memory?" in errors.splitlines()[-1]
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    gone, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive, "an orphan is left"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import TINY_ARMS, make_text
+from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi.compare.jobs import as_job_config, in_stretches, job_key, model_key, read_results
 from nanokimi.compare.pool import free_slots
@@ -220,7 +220,7 @@ def start_sweep(folder: Path, out: str) -> subprocess.Popen[str]:
 
 def wait_for_steps(folder: Path, steps: int) -> None:
     """Until some job has taken so many steps."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for path in folder.glob("jobs/*/metrics.jsonl"):
             if path.read_bytes().count(b"\n") >= steps:
@@ -235,14 +235,14 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.S
     (tmp_path / "tiny.yaml").write_text(SETTINGS.replace("STEPS", "150"))
     (tmp_path / "text.txt").write_text(make_text())
     whole = start_sweep(tmp_path, "whole")
-    assert whole.wait(timeout=240) == 0
+    assert whole.wait(timeout=PATIENCE) == 0
     process = start_sweep(tmp_path, "cut")
     wait_for_steps(tmp_path / "cut", 5)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == (130 if how == signal.SIGINT else -9)
-    psutil.wait_procs(children, timeout=60)
+    psutil.wait_procs(children, timeout=PATIENCE)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     if how == signal.SIGINT:
         assert error.splitlines()[-1] == "nanokimi: interrupted; repeat the command to go on in cut"
@@ -251,7 +251,7 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.S
     assert saved and len(finished) < 6
     assert 0 < max(json.loads(path.read_text())["step"] for path in saved) < 150
     again = start_sweep(tmp_path, "cut")
-    assert again.wait(timeout=240) == 0
+    assert again.wait(timeout=PATIENCE) == 0
     first, second = (read_results(tmp_path / name) for name in ("whole", "cut"))
     assert {k: timeless([v]) for k, v in first.items()} == {k: timeless([v]) for k, v in second.items()}
     curves = [json.loads((tmp_path / name / "sweep.json").read_text())["arms"] for name in ("whole", "cut")]
