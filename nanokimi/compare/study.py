@@ -347,7 +347,9 @@ def labels(plan: dict[str, Any]) -> list[str]:
     several = (
         f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
     )
-    contains = " and contains the noise of both arms' searches" if any(arm["tuning"] for arm in plan["arms"]) else ""
+    contains = (
+        " and contains the noise of both arms' searches" if any(arm["tuning"] for arm in plan["arms"]) else ""
+    )
     return [
         sizes,
         rate,

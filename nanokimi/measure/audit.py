@@ -110,7 +110,11 @@ def audit(
 
 
 def audit_passes(
-    module: nn.Module, vocab_size: int, context: int, batch_size: int | None = None, windows: object | None = None
+    module: nn.Module,
+    vocab_size: int,
+    context: int,
+    batch_size: int | None = None,
+    windows: object | None = None,
 ) -> list[tuple[int, int]]:
     """(rows, length) of each forward pass that the audit of a causal module takes, for a forecast."""
     plan = make_plan(vocab_size, context, batch_size, 256, 0, windows)
