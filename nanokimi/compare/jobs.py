@@ -33,7 +33,7 @@ NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
 }
 """Settings of the train group that change no number of a job, which is scored once, at its end."""
 STRETCHES = 100
-"""The validation windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
+"""The test windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
 
 Line = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Job:
     config: RunConfig
     """Resolved, with the model, seed and everything else; one thread on a CPU."""
     purpose: str
-    """ "tune" or "seed"."""
+    """ "tune": settings are chosen by it, on the validation part alone; "seed": it is reported, on the test part."""
     changes: dict[str, Any] = field(default_factory=dict)
     """What sets the arm apart from the study's configuration, for the record."""
     audited: bool = False
@@ -112,13 +112,13 @@ def read_results(study: Path) -> dict[str, Line]:
 
 
 def in_stretches(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
-    """(nats, tokens) of up to 100 neighbouring stretches of the validation windows."""
+    """(nats, tokens) of up to 100 neighbouring stretches of the scored windows."""
     parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
     nats = [round(float(window_nats[part].sum()), 3) for part in parts]
     return nats, [int(window_tokens[part].sum()) for part in parts]
 
 
 def stretch_tokens(data: PreparedData, context_length: int) -> list[int]:
-    """Tokens of each stretch, the same for every run of a study."""
-    tokens = scored_windows(len(data.val_ids), data.val_doc_offsets, context_length).tokens
+    """Tokens of each stretch of the test part, the same for every run of a study."""
+    tokens = scored_windows(len(data.test_ids), data.test_doc_offsets, context_length).tokens
     return in_stretches(np.zeros(len(tokens)), tokens)[1]

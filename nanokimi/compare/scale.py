@@ -156,7 +156,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
     """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
     families: dict[str, list[dict[str, Any]]] = {}
     for row in report["arms"]:
-        if row["val_loss"] is not None:
+        if row["test_loss"] is not None:
             families.setdefault(row["changes"]["family"], []).append(row)
     # in older plans the text's entropy, which windows that cut stories cannot reach
     floor = report["data"].get("attainable_floor", report["data"]["floor"])
@@ -181,7 +181,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
 
 def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     """One size of a family, with how many times it read the text."""
-    kept = ("flops", "train_seconds", "losses", "val_loss", "search_variance")
+    kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
     return {**{key: row[key] for key in kept}, **more}
 
@@ -201,7 +201,7 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
             "at": point[axis],
             "hidden_size": point["hidden_size"],
             "epochs": point["epochs"],
-            "loss": point["val_loss"],
+            "loss": point["test_loss"],
             **multiplier(
                 compute_N,
                 losses_SN,

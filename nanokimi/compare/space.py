@@ -144,7 +144,9 @@ def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> d
         elif name == RATIO:
             found["optim.adamw_lr"] = rounded(number * float(values[RATE]))
         elif name == "init_scale":
-            found["model.initializer_range"] = rounded(number / math.sqrt(config.arm.model.hidden_size))
+            model = config.arm.model
+            assert not isinstance(model, ModuleConfig), "a class of the user's initialises itself"
+            found["model.initializer_range"] = rounded(number / math.sqrt(model.hidden_size))
         elif name == "warmup":
             found["optim.warmup_steps"] = warmup_steps(value, steps)
         elif name == "weight_decay":

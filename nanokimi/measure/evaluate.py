@@ -1,4 +1,4 @@
-"""The one definition of a validation score: the whole validation text, every token a target exactly once, in fp32."""
+"""The one definition of a score: the whole validation or test text, every token a target exactly once, in fp32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ TOKENS_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one model on one validation text, and each window's share of them for paired comparisons."""
+    """Scores of one model on one part of the text, and each window's share of them for paired comparisons.
+
+    The fields are called val_ whichever part was scored; `record` calls them by it.
+    """
 
     val_loss: float  # nats per token
     val_perplexity: float
@@ -29,10 +32,15 @@ class Evaluation:
     loss_by_position: list[float]  # mean nats of what is scored at each position of the window
     window_nats: np.ndarray  # (windows,) total nats of what each window scores, in the order of the text
     window_tokens: np.ndarray  # (windows,) how many tokens that is
+    part: str = "val"
 
     def record(self) -> dict[str, Any]:
-        """What goes into metrics.jsonl."""
-        return {name: value for name, value in asdict(self).items() if not name.startswith("window_")}
+        """What goes into metrics.jsonl: val_loss and so on, or test_loss and so on."""
+        return {
+            name.replace("val_", f"{self.part}_"): value
+            for name, value in asdict(self).items()
+            if not name.startswith("window_") and name != "part"
+        }
 
 
 class Cancelled(Exception):
@@ -51,27 +59,30 @@ def evaluate(
     context_length: int,
     batch_size: int | None = None,
     *,
+    part: str = "val",
     cancelled: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Score `model` on the whole validation text in windows of `context_length`: see data/batches.py, scored_windows().
+    """Score `model` on the whole of a part, val or test, in windows of `context_length`: data/batches.py,
+    scored_windows().
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
     and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
 
-    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes.
+    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes; UserError if there is no test part.
     """
+    scored = data.scored(part)
     batch_size = batch_size or windows_at_a_time(context_length)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    window_tokens = scored_windows(len(data.val_ids), data.val_doc_offsets, context_length).tokens
+    window_tokens = scored_windows(len(scored.ids), scored.doc_offsets, context_length).tokens
     window_nats = np.zeros(len(window_tokens))
     sums_T = np.zeros(context_length)
     counts_T = np.zeros(context_length, dtype=np.int64)
     try:
         for batch in iterate_validation(
-            data.train_ids, data.val_ids, context_length, batch_size, data.val_doc_offsets
+            scored.before_ids, scored.ids, context_length, batch_size, scored.doc_offsets
         ):
             if cancelled is not None and cancelled():
                 raise Cancelled
@@ -86,16 +97,17 @@ def evaluate(
     finally:
         model.train(was_training)
     total_nats, tokens = float(sums_T.sum()), int(counts_T.sum())
-    assert tokens == len(data.val_ids), "every validation token is a target exactly once"
+    assert tokens == len(scored.ids), "every token of the part is a target exactly once"
     loss = total_nats / tokens
     return Evaluation(
         val_loss=loss,
         val_perplexity=math.exp(min(loss, 700.0)),
-        val_bits_per_byte=total_nats / math.log(2) / data.facts["val_text_bytes"],
-        val_bits_per_char=total_nats / math.log(2) / data.facts["val_text_chars"],
+        val_bits_per_byte=total_nats / math.log(2) / data.facts[f"{part}_text_bytes"],
+        val_bits_per_char=total_nats / math.log(2) / data.facts[f"{part}_text_chars"],
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
         window_nats=window_nats,
         window_tokens=window_tokens,
+        part=part,
     )
 
 

@@ -29,11 +29,12 @@ class Floor:
     """Share of the tokens that are in such documents, end-of-text included."""
 
 
-def text_floor(data: PreparedData, context_length: int) -> Floor | None:
-    """The floor of the validation text; None where its probability is not known."""
-    if data.val_doc_nats is None:
+def text_floor(data: PreparedData, context_length: int, part: str = "test") -> Floor | None:
+    """The floor of a part, val or test; None where its probability is not known."""
+    nats = data.val_doc_nats if part == "val" else data.test_doc_nats
+    if nats is None:
         return None
-    return floor_of(np.asarray(data.val_doc_nats), data.val_doc_offsets, context_length)
+    return floor_of(np.asarray(nats), data.scored(part).doc_offsets, context_length)
 
 
 def floor_of(doc_nats: np.ndarray, doc_offsets: np.ndarray, context_length: int) -> Floor:

@@ -19,6 +19,7 @@ from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugs_of
+from nanokimi.data.parts import split_note
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
@@ -37,6 +38,7 @@ from nanokimi.runtime.files import create_run_folder, find_damage, read_json, re
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
 from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.looks import evaluate_test
 from nanokimi.train.state import TrainState, fresh_optimizer
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
@@ -135,7 +137,13 @@ def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         return set_up(config, folder)
     if config != saved:
         save_config(config, folder / CONFIG_FILE)
-    return config, open_prepared(find_data(folder))
+    data = open_prepared(find_data(folder))
+    if not len(data.test_ids):
+        raise UserError(
+            f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "
+            "one: start it again in a new folder"
+        )
+    return config, data
 
 
 @contextmanager
@@ -174,7 +182,8 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
     train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
     assert model_config.vocab_size is not None
-    np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
+    scores = evaluate_test(state)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(model_config, train.context_length)
     verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
     latency = generation_latency(state.model, train.context_length) if whole else (None, None)
@@ -196,13 +205,18 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
-        **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
+        **{
+            name: value
+            for part in (state.last_evaluation, scores)
+            for name, value in part.record().items()
+            if name != "loss_by_position"
+        },
         "best_val_loss": state.best_val_loss,
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data, state.last_evaluation, train.context_length),
+        **floor_gaps(state.data, scores, train.context_length),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
@@ -210,7 +224,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
         "prefill_ms": prefill and prefill.median_ms,
         "decode_ms_per_token": decode and decode.median_ms,
-        "loss_by_position": state.last_evaluation.loss_by_position,
+        "loss_by_position": scores.loss_by_position,
         "audit": asdict(verdict),
         "optimizer": optim.name,
         "lr": optim.lr,
@@ -219,6 +233,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "device": train.device,
         "dtype": train.dtype,
         "threads": train.threads,
+        "split_note": split_note(state.data.facts),
     }
     if whole and "val_floor_nats" in state.data.facts:
         result["tales"] = know_the_world(state)
@@ -232,15 +247,16 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
     The gap is to the attainable floor: to the floor itself where documents do not fit into the context, which is then
     less than any model can be expected to reach.
     """
-    floor = text_floor(data, context_length)
+    part = scores.part
+    floor = text_floor(data, context_length, part)
     if floor is None:
         return dict.fromkeys(("floor", "attainable_floor", "floor_gap", "floor_gap_bits_per_byte"))
-    tokens, bits = len(data.val_ids), floor.nats / math.log(2)
+    tokens, bits = len(data.scored(part).ids), floor.nats / math.log(2)
     return {
         "floor": floor.nats / tokens,
         "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
         "floor_gap": scores.val_loss - floor.nats / tokens,
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts["val_text_bytes"],
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts[f"{part}_text_bytes"],
     }
 
 
