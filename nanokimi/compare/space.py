@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanokimi.compare.tune import is_number, rounded
-from nanokimi.config import OptimConfig, RunConfig
+from nanokimi.config import ModuleConfig, OptimConfig, RunConfig
 from nanokimi.config.rules import OPTIMIZERS
 from nanokimi.errors import UserError
 
