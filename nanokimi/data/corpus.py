@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -202,7 +203,7 @@ def _blocks_by_part(path: Path, starts: tuple[int, int]) -> Iterator[tuple[str, 
     done = 0
     for block in read_blocks(path):
         cuts = [0, *(min(max(start - done, 0), len(block)) for start in starts), len(block)]
-        for name, start, stop in zip(PARTS, cuts, cuts[1:], strict=True):
+        for name, (start, stop) in zip(PARTS, pairwise(cuts), strict=True):
             if start < stop:
                 yield name, block[start:stop]
         done += len(block)
