@@ -20,7 +20,7 @@ usage: nanokimi VERB [options]
   ladder     say what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
   scale      say how much compute NanoKimi saves, over several sizes
   sample     continue a prompt with a trained model
-  evaluate   score a trained model on the whole validation text
+  evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text ahead, and show what is in it
   audit      prove that a model does not read the answer (exit status 1 if it does)
   prune      drop the least used experts of a trained model, and say what it costs
@@ -74,6 +74,7 @@ usage: nanokimi sample RUN_FOLDER [options]
 usage: nanokimi evaluate RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (both models are scored)
+  --part NAME             test (default), or val: the part that settings were chosen on
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)

@@ -59,6 +59,8 @@ def run_compare(arguments: list[str]) -> int:
         return stop.exit_status
     print(summary_table(report["runs"]))
     print(report["match"]["sentence"])
+    if report["data"]["split_note"]:
+        print(report["data"]["split_note"])
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
     return 1 if not report["verdict"]["ranked"] else 0
@@ -87,9 +89,11 @@ def run_train(arguments: list[str]) -> int:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
     print(
-        f"{result['name']}: validation loss {result['val_loss']:.4f} nats per token, "
-        f"{result['val_bits_per_byte']:.4f} bits per byte; {out}"
+        f"{result['name']}: test loss {result['test_loss']:.4f} nats per token, "
+        f"{result['test_bits_per_byte']:.4f} bits per byte (validation loss {result['val_loss']:.4f}); {out}"
     )
+    if result["split_note"]:
+        print(result["split_note"])
     if not result["audit"]["causal"]:
         print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
         return 1
@@ -147,9 +151,15 @@ def run_evaluate(arguments: list[str]) -> int:
     """`nanokimi evaluate`."""
     import json
 
-    options, rest = take_options(arguments, {"data": str, "checkpoint": str, "device": str})
+    options, rest = take_options(arguments, {"data": str, "part": str, "checkpoint": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
+    part = str(options.get("part", "val" if "data" in options else "test"))
+    if part not in ("val", "test"):
+        raise UserError(f"--part is {part}: expected val or test")
+    if "data" in options and "part" in options:
+        raise UserError("--data names another text, which is scored whole: leave out --part")
     from nanokimi.config import DISPLAY_NAMES
+    from nanokimi.data.parts import split_note
     from nanokimi.data.store import as_validation_text
     from nanokimi.measure.evaluate import evaluate
     from nanokimi.train.runs import open_run, runs_in
@@ -159,13 +169,11 @@ def run_evaluate(arguments: list[str]) -> int:
         run = open_run(run_folder, str(options["device"]) if "device" in options else None, checkpoint)
         data = as_validation_text(run.data, str(options["data"])) if "data" in options else run.data
         train = run.config.train
-        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size).record()
-        tokens = {"val_tokens": len(data.val_ids)}
-        print(
-            json.dumps(
-                {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder), **tokens, **scores}
-            )
-        )
+        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
+        head = {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder)}
+        tokens = {f"{part}_tokens": len(data.scored(part).ids)}
+        note = None if "data" in options else split_note(data.facts)
+        print(json.dumps({**head, **tokens, **scores, **({"split_note": note} if note else {})}))
     return 0
 
 

@@ -17,6 +17,7 @@ from nanokimi.compare.summary import arm_segments, paired_difference, verdict
 from nanokimi.compare.worker import Arm
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
 from nanokimi.config.files import save_config
+from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
@@ -152,21 +153,21 @@ def measure(arm: Arm, display: Display) -> dict[str, Any]:
 
 
 def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
-    """What models without a neural network reach on the same text, so that an implausible loss stands out."""
+    """What models without a neural network reach on the test part, so that an implausible loss stands out."""
     facts, vocab_size = data.facts, data.tokenizer.vocab_size
     scores: dict[str, dict[str, float | None]] = {}
     for name, nats in (
-        ("unigram", unigram_nats(data.train_ids, data.val_ids, vocab_size)),
-        ("5-gram", ngram_nats(data.train_ids, data.val_ids, vocab_size)),
+        ("unigram", unigram_nats(data.train_ids, data.test_ids, vocab_size)),
+        ("5-gram", ngram_nats(data.train_ids, data.test_ids, vocab_size)),
     ):
-        per_byte = nats / LN2 / facts["val_text_bytes"]
-        scores[name] = {"val_loss": nats / facts["val_tokens"], "bits_per_byte": per_byte}
-    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.val_ids)]
-    if "val_floor_nats" in facts:
-        floor = facts["val_floor_nats"]
-        per_byte = floor / LN2 / facts["val_text_bytes"]
-        scores["floor"] = {"val_loss": floor / facts["val_tokens"], "bits_per_byte": per_byte}
-    scores["gzip"] = {"val_loss": None, "bits_per_byte": gzip_bits(*text) / facts["val_text_bytes"]}
+        per_byte = nats / LN2 / facts["test_text_bytes"]
+        scores[name] = {"test_loss": nats / facts["test_tokens"], "bits_per_byte": per_byte}
+    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
+    if "test_floor_nats" in facts:
+        floor = facts["test_floor_nats"]
+        per_byte = floor / LN2 / facts["test_text_bytes"]
+        scores["floor"] = {"test_loss": floor / facts["test_tokens"], "bits_per_byte": per_byte}
+    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip_bits(*text) / facts["test_text_bytes"]}
     return scores
 
 
@@ -181,14 +182,14 @@ def build_report(
     train = config.train
     records = {r["name"]: read_json_lines(out / r["folder"] / "metrics.jsonl") for r in results}
     nats = [np.load(out / r["folder"] / "window_nats.npy", allow_pickle=False) for r in results]
-    paired = paired_difference(nats[0], nats[1], data.facts["val_tokens"])
+    paired = paired_difference(nats[0], nats[1], data.facts["test_tokens"])
     environment = read_json(out / "environment.json")
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": verdict(results, paired, baselines),
         "match": describe_match(config, results),
         "runs": results,
-        "data": {**data.facts, "baselines": baselines},
+        "data": {**data.facts, "split_note": split_note(data.facts), "baselines": baselines},
         "machine": {**environment, "device": train.device},
         "command": environment["command"],
         "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
@@ -204,7 +205,7 @@ def build_report(
         "segments": arm_segments(records, _tokens_per_step(config)),
         "paired": {
             "windows": len(nats[0]),
-            "note": "The interval pairs the same validation windows; it does not contain the noise of another seed.",
+            "note": "The interval pairs the same test windows; it does not contain the noise of another seed.",
         },
     }
 

@@ -142,7 +142,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
     """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
     families: dict[str, list[dict[str, Any]]] = {}
     for row in report["arms"]:
-        if row["val_loss"] is not None:
+        if row["test_loss"] is not None:
             families.setdefault(row["changes"]["family"], []).append(row)
     floor = report["data"]["floor"]
     curves: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
                 for axis in ("flops", "train_seconds")
             }
             points = [
-                {key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows
+                {key: row[key] for key in ("flops", "train_seconds", "losses", "test_loss")} for row in rows
             ]
             curves.append({"family": family, "laws": laws, "points": points})
     savings = [
@@ -178,7 +178,7 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     found = [
         {
             "at": point[axis],
-            "loss": point["val_loss"],
+            "loss": point["test_loss"],
             **multiplier(
                 compute_N, losses_SN, point[axis], np.array(point["losses"]), floor, by_law=law["describes"]
             ),

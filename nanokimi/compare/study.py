@@ -29,6 +29,7 @@ from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paire
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
+from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
@@ -168,7 +169,7 @@ def compared(
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan by what all have, and keep it beside the results."""
     facts, environment = study.data.facts, describe_environment()
-    floor = facts["val_floor_nats"] / facts["val_tokens"] if "val_floor_nats" in facts else None
+    floor = facts["test_floor_nats"] / facts["test_tokens"] if "test_floor_nats" in facts else None
     train = study.config.train
     plan = {
         "kind": "plan",
@@ -177,8 +178,10 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
         "data": {
             "path": Path(facts["path"]).name,
             "val_tokens": facts["val_tokens"],
+            "test_tokens": facts["test_tokens"],
             "train_tokens": facts["train_tokens"],
             "floor": floor,
+            "split_note": split_note(facts),
         },
         "settings": {
             "context_length": train.context_length,
@@ -221,7 +224,7 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
         kept = ("name", "about", "changes", "lr", "optimizer", "size_gap", "tuning", "leaking")
         head = {key: arm[key] for key in kept}
         if arm["leaking"]:
-            rows.append({**head, "reading": "tokens", "seeds": 0, "val_loss": None})
+            rows.append({**head, "reading": "tokens", "seeds": 0, "test_loss": None, "val_loss": None})
             continue
         for reading, keys in arm["runs"].items():
             lines = [results[key] for key in keys]
@@ -230,16 +233,19 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
 
 
 def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
-    """Means over seeds; the loss is None if a run diverged."""
-    losses = [line["val_loss"] for line in lines]
+    """Means over seeds, judged by the test part; the loss is None if a run diverged."""
+    losses = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
     diverged = sum(loss is None for loss in losses)
     row: dict[str, Any] = {"seeds": len(lines), "diverged": diverged, "losses": losses}
     if diverged or not lines:
-        return {**row, "val_loss": None}
-    row |= {"val_loss": float(np.mean(losses)), "deviation": None}
+        return {**row, "test_loss": None, "val_loss": None}
+    row |= {"test_loss": float(np.mean(losses)), "deviation": None}
     if len(lines) > 1:
         row["deviation"] = float(np.std(losses, ddof=1))
-    for name in ("val_bits_per_byte", "floor_gap", "train_seconds", "ms_per_step", "peak_memory_bytes"):
+    for name in (
+        *("val_loss", "test_bits_per_byte", "floor_gap"),
+        *("train_seconds", "ms_per_step", "peak_memory_bytes"),
+    ):
         values = [line[name] for line in lines]
         row[name] = None if None in values else float(np.mean(values))
     for name in ("params_active", "params_total", "flops", "tokens", "steps"):
@@ -274,7 +280,7 @@ def judged(
     leaking = [name for name, row in here.items() if row["leaking"]]
     if leaking:
         return {**base, "words": f"no verdict: {' and '.join(leaking)} LEAKING"}
-    if any(row["val_loss"] is None for row in here.values()):
+    if any(row["test_loss"] is None for row in here.values()):
         return {**base, "words": "no verdict: a run diverged"}
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
     difference = paired_t(list(losses_S), [0.0] * len(losses_S))
@@ -329,6 +335,8 @@ def labels(plan: dict[str, Any]) -> list[str]:
         sizes,
         rate,
         f"{several}, paired: the same batches for every arm.",
+        plan["data"].get("split_note")
+        or "Settings are chosen on the validation part; the losses here are of the test part.",
         "The 95% paired t interval over seeds decides, with Holm's correction over the rows of a table; the bootstrap "
         "over seeds and text is only shown.",
     ]

@@ -49,9 +49,9 @@ def arm_cells(row: dict[str, Any]) -> list[str]:
         else f"{tuning['trials']}{'' if tuning['interior'] else ', at the edge'}"
     )
     lr = f"{row['lr']:g} ({trials})"
-    if row["val_loss"] is None:
+    if row["test_loss"] is None:
         return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", "", "", "", "", "", lr]
-    loss = f"{row['val_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
+    loss = f"{row['test_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
     floor = "" if row["floor_gap"] is None else f"{row['floor_gap']:.4f}"
     sizes = (f"{row['params_active']:,}", f"{row['params_total']:,}", f"{row['steps']:,}")
     return [row["name"], loss, floor, *sizes, f"{row['train_seconds']:.1f}", lr]

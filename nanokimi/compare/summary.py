@@ -17,7 +17,7 @@ SEGMENTS = 8
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Loss of the first model minus the second's in nats per token, with a 95% interval over the validation text."""
+    """Loss of the first model minus the second's in nats per token, with a 95% interval over the test text."""
 
     difference: float
     low: float
@@ -25,7 +25,7 @@ class PairedDifference:
 
 
 def paired_difference(first_nats: np.ndarray, second_nats: np.ndarray, tokens: int) -> PairedDifference:
-    """Compare two models window by window on the same validation text.
+    """Compare two models window by window on the same test text.
 
     The windows are averaged over up to 50 stretches of the text and a t interval taken over those. It says how much
     the difference depends on which text was scored; it knows nothing of what another seed would give.
@@ -63,7 +63,7 @@ def verdict(
     if not distinguishable:
         sentence = (
             f"{first['name']} and {second['name']} are not distinguishable with this text and seed: "
-            f"{first['val_loss']:.4f} and {second['val_loss']:.4f}, a difference of {_interval(paired)}; "
+            f"{first['test_loss']:.4f} and {second['test_loss']:.4f}, a difference of {_interval(paired)}; "
             f"{first['name']} is trained {_cost(first, second)}"
         )
         return {"sentence": sentence + _warning(results, baselines), "winner": None, **base}
@@ -71,8 +71,8 @@ def verdict(
     shown = paired
     if better is first:  # said as a positive number: how much lower the better one is
         shown = PairedDifference(-paired.difference, -paired.high, -paired.low)
-    losses = f"{better['val_loss']:.4f} against {worse['val_loss']:.4f}"
-    bits = f"{better['val_bits_per_byte']:.3f} against {worse['val_bits_per_byte']:.3f} bits per byte"
+    losses = f"{better['test_loss']:.4f} against {worse['test_loss']:.4f}"
+    bits = f"{better['test_bits_per_byte']:.3f} against {worse['test_bits_per_byte']:.3f} bits per byte"
     sentence = (
         f"With this text and seed {better['name']} is better by {_interval(shown)}: {losses}, or {bits}, "
         f"{_cost(better, worse)}"
@@ -85,15 +85,15 @@ def verdict(
 
 
 def _warning(results: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> str:
-    five_gram = baselines["5-gram"]["val_loss"]
-    if five_gram is None or min(r["val_loss"] for r in results) <= five_gram:
+    five_gram = baselines["5-gram"]["test_loss"]
+    if five_gram is None or min(r["test_loss"] for r in results) <= five_gram:
         return ""
     return " Neither beats a 5-gram model: too little training, or too little text, to conclude much."
 
 
 def _interval(paired: PairedDifference) -> str:
     if not np.isfinite(paired.low):
-        return f"{paired.difference:.4f} nats per token (too little validation text for an interval)"
+        return f"{paired.difference:.4f} nats per token (too little test text for an interval)"
     interval = f"{paired.low:.4f} to {paired.high:.4f}"
     return f"{paired.difference:.4f} nats per token (95% interval over the text {interval})"
 
@@ -118,9 +118,10 @@ def _compiling(result: dict[str, Any]) -> str:
 
 
 SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("validation loss (nats per token)", lambda r: f"{r['val_loss']:.4f}"),
-    ("perplexity", lambda r: f"{r['val_perplexity']:.3f}"),
-    ("bits per byte", lambda r: f"{r['val_bits_per_byte']:.4f}"),
+    ("test loss (nats per token)", lambda r: f"{r['test_loss']:.4f}"),
+    ("perplexity", lambda r: f"{r['test_perplexity']:.3f}"),
+    ("bits per byte", lambda r: f"{r['test_bits_per_byte']:.4f}"),
+    ("validation loss", lambda r: f"{r['val_loss']:.4f}"),
     ("active / total parameters", lambda r: f"{r['params_active']:,} / {r['params_total']:,}"),
     ("training tokens", lambda r: f"{r['tokens']:,}"),
     (

@@ -92,6 +92,15 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         0 < dataset.val_fraction < 1,
         f"dataset.val_fraction is {dataset.val_fraction}: it must lie between 0 and 1",
     )
+    test_fraction = dataset.val_fraction if dataset.test_fraction is None else dataset.test_fraction
+    _require(0 < test_fraction < 1, f"dataset.test_fraction is {test_fraction}: it must lie between 0 and 1")
+    _require(
+        dataset.val_fraction + test_fraction < 1,
+        f"dataset.val_fraction {dataset.val_fraction} and dataset.test_fraction {test_fraction} leave nothing to train "
+        "on: their sum must be below 1",
+    )
+    if dataset.split == "nanogpt":
+        _require_effect(dataset, "dataset", ("val_fraction", "test_fraction"), "dataset.split nanogpt")
     _require(
         dataset.tokenizer in TOKENIZERS or dataset.tokenizer.endswith((".json", ".model")),
         f"dataset.tokenizer is {dataset.tokenizer}: expected one of {', '.join(TOKENIZERS)}, or a path that ends in "

@@ -32,8 +32,14 @@ class DatasetConfig:
     to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""
     vocab_size: int = 1024
     """Pieces of a bpe or unigram tokenizer (at least 300: 256 of them are the byte fallback)."""
+    split: Literal["three", "nanogpt"] = "three"
+    """three: training, validation (settings are chosen on it) and test (it is reported). nanogpt, of a single text or a
+    nanoGPT folder: the first 90% to train, and the last 10% both for validation and test, which every output says."""
     val_fraction: float = 0.1
-    """Kept for validation: this part of the documents, chosen by their content; of a single text the last part."""
+    """Kept for validation: this part of the documents, chosen by their content; of a single text, the part before the
+    test part."""
+    test_fraction: float | None = None
+    """Kept for test, likewise; of a single text, its end. None: as much as for validation."""
     text_column: str = "text"
     """The column of a .jsonl, .parquet or Hub data set that holds the text."""
     fraction: float = 1.0

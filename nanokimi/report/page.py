@@ -42,7 +42,7 @@ def make_interval(verdict: Record, arms: Sequence[Arm]) -> Record | None:
     what = "Difference"
     if len(arms) == 2:
         first, second = arms
-        straight = (verdict["difference_nats"] < 0) == (first.facts["val_loss"] < second.facts["val_loss"])
+        straight = (verdict["difference_nats"] < 0) == (first.facts["test_loss"] < second.facts["test_loss"])
         what = f"{first.name} minus {second.name}" if straight else f"{second.name} minus {first.name}"
     places = [round(50 + 50 * value / reach, 2) for value in (low, verdict["difference_nats"], high)]
     return {"low": places[0], "middle": places[1], "high": places[2], "what": what}

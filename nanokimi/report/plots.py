@@ -144,12 +144,12 @@ def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselin
         _arm_line(axes, validation_curve(arm, x_key), arm, paint)
         _mark_spikes(axes, spike_places(arm, x_key), arm, paint)
     low, high = loss_limits(arms)
-    floor = (baselines.get("floor") or {}).get("val_loss")
+    floor = (baselines.get("floor") or {}).get("test_loss")
     if floor is not None:  # the best possible loss is always in sight
         low = min(low, floor - 0.06 * (high - floor))
     axes.set_ylim(low, high)
     for name, baseline in baselines.items():
-        value = baseline["val_loss"]
+        value = baseline["test_loss"]
         if value is not None and low < value < high:
             _level(axes, value, name, paint.muted, right=value > low + (high - low) / 3)
 

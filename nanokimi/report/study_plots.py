@@ -89,7 +89,7 @@ def draw_curves(
             axes.plot(
                 [point[axis]] * len(losses), losses, ".", color=paint.arms[slot], markersize=3, alpha=0.5
             )
-        means = [point["val_loss"] for point in one["points"]]
+        means = [point["test_loss"] for point in one["points"]]
         axes.plot(xs, means, MARKERS[slot], color=paint.arms[slot], markersize=5, label=one["family"])
         law = one["laws"][axis]
         fine = np.geomspace(min(xs), max(xs) * (2 if law["describes"] else 1), 61)

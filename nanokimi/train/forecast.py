@@ -279,6 +279,7 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
             **({"compiling": Phase(1, state.compile_seconds)} if train.compile else {}),
             "training": Phase(steps.total, steps.seconds),
             "validations": Phase(times["validations"], times["validations"] * validation.seconds),
+            "test": Phase(1, validation.seconds * len(data.test_ids) / len(data.val_ids)),
             "stories": Phase(times["stories"], story.reading + times["stories"] * story.seconds),
             "records": Phase(times["records"], times["records"] * telemetry + steps.total * steps.overhead),
             "checkpoints": Phase(times["checkpoints"], times["checkpoints"] * saving + weights),

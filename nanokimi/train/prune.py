@@ -57,6 +57,7 @@ def prune(
     """
     run = open_run(folder, device)
     require_prunable(run, keep)
+    run.data.scored("test")  # refuses, before anything is done, data in which the end would find no test part
     train = run.config.train
     usage_LE = expert_usage(run.model, run.data, train.context_length)
     kept_LE = usage_LE.topk(keep, dim=1).indices.sort(dim=1).values

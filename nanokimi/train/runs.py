@@ -19,6 +19,7 @@ from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugs_of
+from nanokimi.data.parts import split_note
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
@@ -36,6 +37,7 @@ from nanokimi.runtime.files import create_run_folder, find_damage, read_json, re
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
 from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.looks import evaluate_test
 from nanokimi.train.state import TrainState, fresh_optimizer
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
@@ -134,7 +136,13 @@ def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         return set_up(config, folder)
     if config != saved:
         save_config(config, folder / CONFIG_FILE)
-    return config, open_prepared(find_data(folder))
+    data = open_prepared(find_data(folder))
+    if not len(data.test_ids):
+        raise UserError(
+            f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "
+            "one: start it again in a new folder"
+        )
+    return config, data
 
 
 @contextmanager
@@ -170,7 +178,8 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
     train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
     assert model_config.vocab_size is not None
-    np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
+    scores = evaluate_test(state)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(model_config, train.context_length)
     verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
     prefill, decode = generation_latency(state.model, train.context_length)
@@ -190,13 +199,18 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
-        **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
+        **{
+            name: value
+            for part in (state.last_evaluation, scores)
+            for name, value in part.record().items()
+            if name != "loss_by_position"
+        },
         "best_val_loss": state.best_val_loss,
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data.facts, state.last_evaluation),
+        **floor_gaps(state.data.facts, scores),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
@@ -204,7 +218,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
         "prefill_ms": prefill.median_ms,
         "decode_ms_per_token": decode.median_ms,
-        "loss_by_position": state.last_evaluation.loss_by_position,
+        "loss_by_position": scores.loss_by_position,
         "audit": asdict(verdict),
         "optimizer": optim.name,
         "lr": optim.lr,
@@ -213,6 +227,7 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "device": train.device,
         "dtype": train.dtype,
         "threads": train.threads,
+        "split_note": split_note(state.data.facts),
     }
     if "val_floor_nats" in state.data.facts:
         result["tales"] = know_the_world(state)
@@ -222,12 +237,14 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
 
 def floor_gaps(facts: dict[str, Any], scores: Evaluation) -> dict[str, float | None]:
     """How far a model is from the best that any can do, in nats per token and bits per byte; None if unknown."""
-    if "val_floor_nats" not in facts:
+    part = scores.part
+    if f"{part}_floor_nats" not in facts:
         return {"floor_gap": None, "floor_gap_bits_per_byte": None}
-    floor_bits = facts["val_floor_nats"] / math.log(2)
+    floor = facts[f"{part}_floor_nats"]
     return {
-        "floor_gap": scores.val_loss - facts["val_floor_nats"] / facts["val_tokens"],
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - floor_bits / facts["val_text_bytes"],
+        "floor_gap": scores.val_loss - floor / facts[f"{part}_tokens"],
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte
+        - floor / math.log(2) / facts[f"{part}_text_bytes"],
     }
 
 

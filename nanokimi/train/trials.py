@@ -210,11 +210,11 @@ def measuring_seconds(state: TrainState, story: StoryTrial) -> float:
 def mapped_later(state: TrainState, steps: int) -> int:
     """Bytes of the tokens' files that a whole run maps into the process beyond what the steps tried have mapped.
 
-    Each window that is drawn maps the pages around it; the validation reads all of its file.
+    Each window that is drawn maps the pages around it; validation and test read all of their files.
     """
     size, batch = state.data.train_ids.nbytes, state.config.train.batch_size
 
     def mapped(steps: int) -> float:
         return size * -math.expm1(-steps * batch * MAPPED_BYTES / size)
 
-    return int(mapped(steps) - mapped(state.step)) + state.data.val_ids.nbytes
+    return int(mapped(steps) - mapped(state.step)) + state.data.val_ids.nbytes + state.data.test_ids.nbytes
