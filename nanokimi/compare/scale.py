@@ -195,7 +195,7 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
     compute_N = np.array([point[axis] for point in by_family[base]])
     losses_SN = np.array([point["losses"] for point in by_family[base]]).T
-    search_N = [point["search_variance"] for point in by_family[base]]
+    search_N = [point["search_variance"] or 0.0 for point in by_family[base]]  # None: one seed, no interval
     found = [
         {
             "at": point[axis],
@@ -209,7 +209,7 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
                 np.array(point["losses"]),
                 floor,
                 by_law=law["describes"],
-                search_N=np.array([*search_N, point["search_variance"]]),
+                search_N=np.array([*search_N, point["search_variance"] or 0.0]),
             ),
         }
         for point in by_family[END]

@@ -121,7 +121,8 @@ def search_variance(
     means_K = np.array([losses.mean() for losses in trials])
     errors_K = np.sqrt(squares / degrees / np.array([len(losses) for losses in trials]))
     noise_RK = np.random.default_rng(0).normal(size=(draws, len(trials)))
-    return float(np.var(means_K[(means_K + errors_K * noise_RK).argmin(axis=1)]))
+    above_K = means_K - means_K[0]
+    return float(np.var(above_K[(above_K + errors_K * noise_RK).argmin(axis=1)]))
 
 
 def compare_pairs(

@@ -6,6 +6,7 @@ so that the report follows from that one file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -234,7 +235,8 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             lines = [results[key] for key in keys]
             row = {**head, "reading": reading, **summary_of(lines)}
             if row["val_loss"] is not None:
-                row["search_variance"] = search_variance(trials_of(arm, results), row["losses"])
+                noise = search_variance(trials_of(arm, results), row["losses"])
+                row["search_variance"] = noise if math.isfinite(noise) else None
             rows.append(row)
     return rows
 
@@ -312,23 +314,26 @@ def judged(
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
     # Arms whose every run ended the same were searched alike, with the same seeds: they differ in no choice either.
     same = not np.any(losses_S)
-    searches = 0.0 if same else sum(w**2 * here[name]["search_variance"] for name, w in weights.items())
+    noises = {name: row["search_variance"] for name, row in here.items()}
+    known = None not in noises.values()
+    searches = sum(weight**2 * noises[name] for name, weight in weights.items()) if known else math.inf
+    searches = 0.0 if same else searches
     difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
         weight * np.array([results[key]["stretch_nats"] for key in runs[name][reading]])
         for name, weight in weights.items()
     )
     low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))
-    one_seed = difference.seeds < 2 or not np.isfinite(searches)
+    unsure = not math.isfinite(difference.low)
     ratios = agreement(*here.values()) if len(here) == 2 else {}
     return {
         **base,
         "difference": difference,
         "mean": difference.mean,
-        "ci95": None if one_seed else [difference.low, difference.high],
-        "bootstrap95": None if one_seed else [low, high],
+        "ci95": None if unsure else [difference.low, difference.high],
+        "bootstrap95": None if unsure else [low, high],
         "p": difference.p,
-        "search_variance": searches if np.isfinite(searches) else None,
+        "search_variance": searches if math.isfinite(searches) else None,
         "seeds": difference.seeds,
         "per_seed": [float(x) for x in losses_S],
         "ratios": ratios,
@@ -363,7 +368,7 @@ def labels(plan: dict[str, Any]) -> list[str]:
         plan["data"].get("split_note")
         or "Settings are chosen on the validation part; the losses here are of the test part.",
         f"The 95% paired t interval over seeds decides{contains}, with Holm's correction over all comparisons of the "
-        f"study ({len(plan['comparisons'])}); the bootstrap over seeds and text is only shown.",
+        "study; the bootstrap over seeds and text is only shown.",
     ]
 
 
