@@ -30,9 +30,9 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
-from nanokimi.measure.floor import text_floor
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
+from nanokimi.measure.floor import text_floor
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
     append_json_line,
