@@ -1,4 +1,4 @@
-"""The floor is what a model that knows the world gets when documents are scored from their beginnings, and only then."""
+"""The floor is what one who knows the world gets when documents are scored from their beginnings, and only then."""
 
 from __future__ import annotations
 

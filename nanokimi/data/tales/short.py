@@ -126,8 +126,8 @@ SHORT = """
   Then {g.a=beast} came in from the snow. {hero} looked at {f}, and {f} looked at {hero}. And the {b} and the {e}
   gave the {fd} to the {g}.
 
-- Every night {hero=child} heard a noise {p=spot}. "It is only {b.a=beast}," said {his} {k=kin}. But it [knocked|creaked]
-  {n=number} times, and {hero} pulled the {c=colour} blanket over {his} head.
+- Every night {hero=child} heard a noise {p=spot}. "It is only {b.a=beast}," said {his} {k=kin}. But it
+  [knocked|creaked] {n=number} times, and {hero} pulled the {c=colour} blanket over {his} head.
 
   On {d=day} {he} took a candle and went to look. There was no {b} {p}. There was {t.a=thing}, and it swung in the
   wind. [{N} times it hit the wall.|It was the {t} that made the noise.] {hero} took the {t} to bed with {him}, under

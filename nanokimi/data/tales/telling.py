@@ -34,9 +34,13 @@ class Story:
     facts: tuple[Fact, ...]
 
 
-@cache
 def rules(name: str = TALES) -> dict[str, Choice]:
     """Return a world's rules by name; they are read from the notation once, in about a tenth of a second."""
+    return _rules(name)
+
+
+@cache  # of a function without a default: rules() and rules(TALES) are one
+def _rules(name: str) -> dict[str, Choice]:
     compiler = Compiler(lexicons(name), THESAURUS if name == TALES else "")
     for source in SOURCES if name == TALES else (SHORT,):
         compiler.add(source)
@@ -49,9 +53,13 @@ def program(name: str = TALES) -> Choice:
     return rules(name)["story"]
 
 
-@cache
 def lexicons(name: str = TALES) -> dict[str, Lexicon]:
     """Return a world's word groups by name."""
+    return _lexicons(name)
+
+
+@cache
+def _lexicons(name: str) -> dict[str, Lexicon]:
     return read_lexicons({TALES: LEXICONS, SHORT_TALES: SHORT_LEXICONS}[name])
 
 
