@@ -31,8 +31,9 @@ class DatasetConfig:
     """The text and how it is cut into tokens."""
 
     path: str = ""
-    """The text (short option: --data). A name: tales, tales:SEED, tinystories, tinystories-v2, hf:owner/name[:split];
-    or a path: a .txt or .jsonl file (also .gz, .zst), .parquet, a folder of them, a nanoGPT folder. Empty: none yet."""
+    """The text (short option: --data). A name: tales, tales:SEED, tales-short, tinystories, tinystories-v2,
+    hf:owner/name[:split]; or a path: a .txt or .jsonl file (also .gz, .zst), .parquet, a folder of them, a nanoGPT
+    folder. Empty: none yet."""
     tokenizer: str = "char"
     """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split; or a path
     to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""

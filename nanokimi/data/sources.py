@@ -29,7 +29,9 @@ from nanokimi.data.documents import (
 from nanokimi.data.hub import hub_set
 from nanokimi.errors import UserError
 
-NAMES = ("tales", "tinystories", "tinystories-v2")
+TALES = ("tales", "tales-short")
+"""The built-in story worlds."""
+NAMES = (*TALES, "tinystories", "tinystories-v2")
 DEFAULT_CHARACTERS = 20_000_000
 """Of tales: enough for the presets of a few minutes (not tuned)."""
 
@@ -52,7 +54,7 @@ class Source:
 
 def is_name(path: str) -> bool:
     """Whether a `dataset.path` is the name of a data set and not a file or folder."""
-    return path in NAMES or path.startswith(("tales:", "hf:"))
+    return path in NAMES or path.startswith((*(f"{name}:" for name in TALES), "hf:"))
 
 
 def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
@@ -76,9 +78,9 @@ def open_source(dataset: DatasetConfig) -> Source:
     path = dataset.path
     if not path:
         raise UserError("dataset.path is not set: name a text file with --data")
-    if dataset.characters is not None and path.partition(":")[0] != "tales":
+    if dataset.characters is not None and path.partition(":")[0] not in TALES:
         raise UserError(f"dataset.characters is for tales only: leave it out with --data {path}")
-    if path.partition(":")[0] == "tales":
+    if path.partition(":")[0] in TALES:
         source = _tales(dataset)
     elif found := hub_set(path, dataset.text_column, dataset.streaming):
         _refuse_split(dataset)
@@ -135,12 +137,13 @@ def _local(path: Path, column: str) -> Source:
 
 
 def _tales(dataset: DatasetConfig) -> Source:
-    """The built-in story world: stories until there are enough characters."""
+    """A built-in story world: stories until there are enough characters."""
     _refuse_column(dataset.text_column, dataset.path)
-    seed_text = dataset.path.partition(":")[2] or "0"
+    name, _, seed_text = dataset.path.partition(":")
+    seed_text = seed_text or "0"
     if not seed_text.isdecimal() or len(seed_text) > 18:
         raise UserError(
-            f"dataset.path is {dataset.path}: expected tales or tales:SEED, a number of up to 18 digits"
+            f"dataset.path is {dataset.path}: expected {name} or {name}:SEED, a number of up to 18 digits"
         )
     seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
     try:
@@ -150,13 +153,14 @@ def _tales(dataset: DatasetConfig) -> Source:
 
     def documents() -> Iterator[Document]:
         written = 0
-        for story in tales.iterate_stories(seed, 0):
+        for story in tales.iterate_stories(seed, 0, name):
             yield Document(story.text, nats=-float(story.log_probability))
             written += len(story.text)
             if written >= wanted:
                 return
 
     fingerprint = {"tales": tales.VERSION, "seed": seed, "characters": wanted}
+    fingerprint |= {} if name == "tales" else {"world": name}
     return Source(fingerprint, documents=documents)
 
 

@@ -36,6 +36,11 @@ class Proportion:
     total: int
 
 
+def world_of(path: str) -> str:
+    """The world whose stories a `dataset.path` such as tales:3 names."""
+    return path.partition(":")[0]
+
+
 def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95% interval for a proportion (1927): sensible for few trials and for shares near 0 and 1.
 
@@ -56,16 +61,18 @@ def proportion(right: Sequence[bool]) -> dict[str, Any]:
     return {**asdict(found), "right": [int(one) for one in right]}
 
 
-def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, Any]:
+def judge_stories(
+    write: Callable[[str, int], str], stories: int, world: str = tales.WORLDS[0]
+) -> dict[str, Any]:
     """Judge what a model makes of the openings of unseen stories.
 
     `write(opening, i)` returns the continuation up to end-of-text. The opening is a story's first sentence.
     """
     judged, examples = [], []
     for i in range(stories):
-        opening = first_sentence(tales.tell(QUESTION_SEED, i).text)
+        opening = first_sentence(tales.tell(QUESTION_SEED, i, world).text)
         text = opening + write(opening, i)
-        verdict = tales.judge(text)
+        verdict = tales.judge(text, world)
         judged.append((verdict, len(text)))
         examples.append(
             {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
@@ -86,14 +93,20 @@ def first_sentence(text: str) -> str:
     return text[: text.index(".") + 1]
 
 
-def recall(model: nn.Module, tokenizer: Tokenizer, context_length: int, questions: int) -> dict[str, Any]:
+def recall(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    context_length: int,
+    questions: int,
+    world: str = tales.WORLDS[0],
+) -> dict[str, Any]:
     """Ask for facts told 20, 50, 100 and 200 words before: is the true word likelier than each wrong one?
 
-    Returns, for each distance, the share answered rightly with its interval, which questions those were, and what
-    guessing would give.
+    Returns, for each distance that the world's stories have, the share answered rightly with its interval, which
+    questions those were, and what guessing would give.
     """
     results = {}
-    for distance, probes in collect_probes(questions).items():
+    for distance, probes in collect_probes(questions, world).items():
         right, chance = [], 0.0
         for probe in probes:
             choices = [probe.answer, *probe.alternatives]
@@ -104,17 +117,17 @@ def recall(model: nn.Module, tokenizer: Tokenizer, context_length: int, question
     return results
 
 
-def collect_probes(questions: int) -> dict[str, list[tales.Probe]]:
+def collect_probes(questions: int, world: str = tales.WORLDS[0]) -> dict[str, list[tales.Probe]]:
     """`questions` probes for each distance; the kinds of facts take turns, so that names do not crowd out the rest."""
     wanted: dict[str, dict[str, list[tales.Probe]]] = {distance: {} for distance in DISTANCES}
     for index in range(20 * questions):
-        for probe in tales.probes(QUESTION_SEED + 1, index):
+        for probe in tales.probes(QUESTION_SEED + 1, index, world):
             for distance, (low, high) in DISTANCES.items():
                 if low <= probe.distance_words < high:
                     wanted[distance].setdefault(probe.kind, []).append(probe)
         if all(sum(map(len, kinds.values())) >= 4 * questions for kinds in wanted.values()):
             break
-    return {distance: list(take_turns(kinds, questions)) for distance, kinds in wanted.items()}
+    return {distance: list(take_turns(kinds, questions)) for distance, kinds in wanted.items() if kinds}
 
 
 def take_turns(kinds: dict[str, list[tales.Probe]], questions: int) -> Iterator[tales.Probe]:

@@ -30,7 +30,7 @@ from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
-from nanokimi.measure.story_world import judge_stories, recall
+from nanokimi.measure.story_world import judge_stories, recall, world_of
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
@@ -269,9 +269,10 @@ def know_the_world(state: TrainState) -> dict[str, Any]:
         told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
         return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
 
+    world, sample = world_of(state.data.facts["path"]), config.sample
     return {
-        "judged": judge_stories(write, config.sample.judged_stories),
-        "recall": recall(state.model, tokenizer, config.train.context_length, config.sample.questions),
+        "judged": judge_stories(write, sample.judged_stories, world),
+        "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),
     }
 
 

@@ -18,7 +18,7 @@ from nanokimi.generation.story import story_ids
 from nanokimi.generation.story_scores import copied_share
 from nanokimi.measure.audit import audit
 from nanokimi.measure.evaluate import TOKENS_AT_A_TIME, evaluate
-from nanokimi.measure.story_world import recall
+from nanokimi.measure.story_world import recall, world_of
 from nanokimi.model.cache import Cache
 from nanokimi.runtime.device import fenced_seconds, peak_memory_bytes, reset_peak_memory
 from nanokimi.train.loop import LOSS_AT_MOST, write
@@ -204,7 +204,8 @@ def measuring_seconds(state: TrainState, story: StoryTrial) -> float:
     seconds = LATENCY_PREFILLS * prefill + LATENCY_DECODES * story.token
     if "val_floor_nats" in state.data.facts:
         few = min(QUESTIONS_TRIED, sample.questions)
-        asked = timed(state, lambda: recall(state.model, state.data.tokenizer, context, few)) if few else 0.0
+        world, tokenizer = world_of(state.data.facts["path"]), state.data.tokenizer
+        asked = timed(state, lambda: recall(state.model, tokenizer, context, few, world)) if few else 0.0
         seconds += asked * sample.questions / max(few, 1)
         seconds += sample.judged_stories * story_tokens(state, MAX_TALE_TOKENS) * story.token
     return seconds
