@@ -143,10 +143,10 @@ class Normed(Embedded):
         (Capacity(6), "sees"),
         (NextToken(), "sees tokens from position"),
         (NextToken(size=1e-3), "sees tokens from position"),
-        (NextToken(mode="training"), "(training mode)"),
-        (NextToken(mode="evaluation"), "(evaluation mode)"),
+        (NextToken(mode="training"), "(training mode, "),
+        (NextToken(mode="evaluation"), "(evaluation mode, "),
         (BatchMean(), "sees other rows of the batch"),
-        (Normed(), "sees other rows of the batch (training mode)"),
+        (Normed(), "sees other rows of the batch (training mode, "),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -226,15 +226,8 @@ def test_a_leak_of_nan_counts_as_infinite() -> None:
             logits_BTW[:, 0] = torch.where(ids_BT[:, -1:] == 13, math.nan, logits_BTW[:, 0])
             return logits_BTW
 
-    results = [audit(Poison(), seed=seed) for seed in range(40) if not poisoned(seed)]
-    caught = [result for result in results if not result.causal]
-    assert caught and all(math.isinf(result.max_leak) for result in caught)
-
-
-def poisoned(seed: int) -> bool:
-    """Whether the audit's own tokens of this seed end in 13: then the reference is NaN, a ValueError."""
-    generator = torch.Generator().manual_seed(seed)
-    return bool((torch.randint(VOCAB, (3, CONTEXT), generator=generator)[:, -1] == 13).any())
+    result = audit(Poison())
+    assert result.verdict == "LEAKING" and math.isinf(result.max_leak)
 
 
 def test_a_masked_vocabulary_is_no_leak_and_hides_none() -> None:
@@ -324,7 +317,7 @@ def test_rounding_is_told_from_a_leak_of_its_size_in_float64() -> None:
 
     class Rounding(Embedded):
         def mix(self, x_BTD: torch.Tensor) -> torch.Tensor:
-            big = x_BTD.sum() * 1e3
+            big = x_BTD.mean() * 1e4
             return x_BTD + ((x_BTD + big) - big)
 
     class Leak(Embedded):

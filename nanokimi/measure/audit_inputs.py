@@ -146,12 +146,12 @@ def main_probes(
         yield source.other_rows(base_BT)
 
 
-def shape_probes(source: Source, shapes: Sequence[tuple[int, int]]) -> Iterator[Probe]:
+def shape_probes(source: Source, shapes: Sequence[tuple[int, int]], other_rows: bool) -> Iterator[Probe]:
     """Each shape (rows, length) with a batch of its own."""
     for rows, length in shapes:
         base_BT = source.mixed(rows, length)
         yield source.probe(base_BT, source.cuts(rows, length))
-        if rows > 1:
+        if rows > 1 and other_rows:
             yield source.other_rows(base_BT)
 
 

@@ -25,7 +25,7 @@ from nanokimi.measure.audit_inputs import (
 
 TOKENS_AT_A_TIME = 4096  # as many as an evaluation takes where no batch size is configured
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
-FEWEST_ROWS = 4
+FEWEST_ROWS, ROWS_ELSEWHERE = 4, 64
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
 SMALL_VOCABULARY = 256  # up to here every pair of neighbours is tried
 
@@ -78,17 +78,18 @@ class Plan:
 
     def probes_of(self, mode: Mode, number: int, source: Source) -> Iterator[Probe]:
         """The probes of one mode."""
-        rows, context, primary = self.main_rows(), self.context, mode in PRIMARY
+        context, primary = self.context, mode in PRIMARY
+        rows = self.main_rows() if primary else min(self.main_rows(), ROWS_ELSEWHERE)
         cuts = self.cuts if primary or len(self.cuts) < 16 else self.cuts[number % 2 :: 2]
-        yield from main_probes(source, rows, context, cuts, rows if primary else min(rows, 8))
+        yield from main_probes(source, rows, context, cuts, min(rows, ROWS_ELSEWHERE if primary else 5))
         shapes = shapes_to_try(min(rows, TOKENS_AT_A_TIME // context + 1), context, number, primary)
         if mode == EVALUATION and rows < self.rows and self.rows * context * self.vocab_size <= MOST_LOGITS:
             shapes.append((self.rows, context))
-        yield from shape_probes(source, shapes)
+        yield from shape_probes(source, shapes, primary)
         if primary:
             yield from self.sweeps(mode, source)
-        if not mode.training:
-            yield from memory_probes(source, min(rows, 4), context)
+        if mode == EVALUATION:
+            yield from memory_probes(source, min(rows, 2), context)
 
     def sweeps(self, mode: Mode, source: Source) -> Iterator[Probe]:
         """Single ids of the vocabulary and pairs of neighbours, in short windows."""
@@ -128,7 +129,7 @@ def make_plan(
 
 def planned_passes(plan: Plan, zeros: bool) -> list[tuple[int, int]]:
     """(rows, length) of every forward pass that an audit without findings takes."""
-    passes: list[tuple[int, int]] = [(plan.main_rows(), plan.context)] * len(MODES)
+    passes: list[tuple[int, int]] = [(plan.main_rows(), plan.context)] * len(MODES)  # the calls of twice()
     last: tuple[Mode, int] | None = None
     for mode, probe in plan.probes(zeros):
         shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])

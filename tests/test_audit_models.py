@@ -1,0 +1,32 @@
+"""The audit against the lists of audit_models.py: every leak is caught, nothing clean is accused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from audit_models import CHANCE, CLEAN, CONTEXT, LEAKY, RARE, VOCAB, Embedded, following, told
+from torch import nn
+
+import nanokimi
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_a_leak_is_caught(name: str) -> None:
+    result = nanokimi.audit(LEAKY[name](), vocab_size=VOCAB, context=CONTEXT)
+    assert (result.verdict, result.causal) == ("LEAKING", False), result
+    assert result.where is not None and "sees" in result.where
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_model_passes(name: str) -> None:
+    if name.startswith("transformers"):
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    result = nanokimi.audit(CLEAN[name](), vocab_size=VOCAB, context=CONTEXT)
+    assert (result.verdict, result.causal, result.where) == ("causal", True, None), result
+
+
+@pytest.mark.parametrize("name", CHANCE)
+def test_chance_is_an_answer_of_its_own(name: str) -> None:
+    result = nanokimi.audit(CHANCE[name](), vocab_size=VOCAB, context=CONTEXT)
+    assert (result.verdict, result.causal) == ("NONDETERMINISTIC", False), result
+    assert result.where is not None and "same ids" in result.where
