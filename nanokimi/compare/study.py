@@ -234,7 +234,7 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
 
 def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
     """Means over seeds, judged by the test part; the loss is None if a run diverged."""
-    losses = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
+    losses: list[Any] = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
     diverged = sum(loss is None for loss in losses)
     row: dict[str, Any] = {"seeds": len(lines), "diverged": diverged, "losses": losses}
     if diverged or not lines:

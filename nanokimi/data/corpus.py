@@ -202,7 +202,7 @@ def _blocks_by_part(path: Path, starts: tuple[int, int]) -> Iterator[tuple[str, 
     done = 0
     for block in read_blocks(path):
         cuts = [0, *(min(max(start - done, 0), len(block)) for start in starts), len(block)]
-        for name, start, stop in zip(PARTS, cuts, cuts[1:], strict=True):
+        for name, (start, stop) in zip(PARTS, itertools.pairwise(cuts), strict=True):
             if start < stop:
                 yield name, block[start:stop]
         done += len(block)
