@@ -104,7 +104,7 @@ def test_between_sizes_the_compute_is_interpolated_and_beyond_them_nothing_is_sa
 def test_what_is_saved_says_how_it_was_read() -> None:
     def points(losses: list[float], share: float) -> list[dict[str, object]]:
         rows = zip(COMPUTE, losses, strict=True)
-        return [{"flops": share * c, "losses": [x - 0.01, x, x + 0.01], "val_loss": x} for c, x in rows]
+        return [{"flops": share * c, "losses": [x - 0.01, x, x + 0.01], "test_loss": x} for c, x in rows]
 
     def curves(base: list[float]) -> list[dict[str, object]]:
         losses_SN = np.array([point["losses"] for point in points(base, 1)]).T

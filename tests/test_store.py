@@ -108,7 +108,8 @@ def test_preparing_again_replaces_the_old_data(dataset: DatasetConfig, tmp_path:
     prepare(replace(dataset, tokenizer="byte"), tmp_path / "out", 8)
     assert open_prepared(tmp_path / "out").tokenizer.name == "byte"
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["data.json", "tokenizer.json", "train.bin", "val.bin"], "no model of the old tokenizer"
+    expected = ["data.json", "test.bin", "tokenizer.json", "train.bin", "val.bin"]
+    assert found == expected, "no model of the old tokenizer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fox.txt", "out"]
 
 
