@@ -40,7 +40,7 @@ compare: {{turn_steps: 4}}
 {TINY_ARMS}"""
 RUN_FIELDS = (  # the fields that report.json promises
     "name params_total params_active flops_per_token tokens train_seconds tokens_per_second val_loss best_val_loss "
-    "val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"
+    "test_loss test_perplexity test_bits_per_byte test_bits_per_char val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"
 ).split()
 
 
@@ -104,11 +104,11 @@ def test_the_report_has_every_promised_field(finished: Finished) -> None:
 
 def test_the_verdict_follows_from_the_runs(finished: Finished) -> None:
     kimi, gpt = finished.report["runs"]
-    difference = kimi["val_loss"] - gpt["val_loss"]
+    difference = kimi["test_loss"] - gpt["test_loss"]
     assert finished.report["verdict"]["difference_nats"] == pytest.approx(difference, abs=1e-9)
     low, high = finished.report["verdict"]["ci95_nats"]
     assert low < difference < high
-    better = min((kimi, gpt), key=lambda one: one["val_loss"])["name"]
+    better = min((kimi, gpt), key=lambda one: one["test_loss"])["name"]
     assert finished.report["verdict"]["winner"] == (None if low <= 0 <= high else better)
 
 
@@ -125,7 +125,15 @@ def test_each_arm_ends_bit_for_bit_as_when_trained_alone(
     result = train_alone(replace(finished.config, model=name), tmp_path / "alone")
     assert timeless(tmp_path / "alone") == timeless(finished.out / name)
     in_comparison = finished.report["runs"][MODELS.index(name)]
-    for field in ("val_loss", "best_val_loss", "params_total", "params_active", "flops_per_token", "tokens"):
+    for field in (
+        "val_loss",
+        "test_loss",
+        "best_val_loss",
+        "params_total",
+        "params_active",
+        "flops_per_token",
+        "tokens",
+    ):
         assert result[field] == in_comparison[field], field
     weights = [
         (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", finished.out / name)
@@ -352,17 +360,17 @@ def test_quantiles_of_students_t_agree_with_the_table(degrees: int, value: float
 # ---- verdict
 
 
-def result(name: str, val_loss: float, causal: bool = True) -> dict[str, Any]:
+def result(name: str, loss: float, causal: bool = True) -> dict[str, Any]:
     costs = {"params_active": 100, "params_total": 200, "train_seconds": 10.0, "peak_memory_bytes": 1000}
     audit = {"causal": causal, "max_leak": 0.0}
     return (
-        {"name": name, "val_loss": val_loss, "val_bits_per_byte": val_loss / 2, "tokens": 512}
+        {"name": name, "test_loss": loss, "test_bits_per_byte": loss / 2, "tokens": 512}
         | costs
         | {"audit": audit}
     )
 
 
-BASELINES = {"5-gram": {"val_loss": 3.0, "bits_per_byte": 2.0}}
+BASELINES = {"5-gram": {"test_loss": 3.0, "bits_per_byte": 2.0}}
 Judge = Callable[..., dict[str, Any]]
 
 
@@ -394,7 +402,7 @@ def test_a_difference_within_the_noise_has_no_winner() -> None:
 def test_too_little_text_for_an_interval_has_no_winner() -> None:
     found = judge(1.0, 2.0, half=math.inf)
     assert found["winner"] is None and found["ci95_nats"] is None
-    assert "too little validation text" in found["sentence"]
+    assert "too little test text" in found["sentence"]
     json.dumps(found, allow_nan=False)
 
 

@@ -102,8 +102,9 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
     assert lines[0]["flops"] == pytest.approx(
         alone["flops_per_token"] * alone["tokens"] + alone["optimizer_flops_per_step"] * alone["steps"]
     )
-    total = sum(lines[0]["stretch_nats"]) / len(study.data.val_ids)
-    assert total == pytest.approx(lines[0]["val_loss"], abs=1e-4)
+    assert lines[0]["test_loss"] == alone["test_loss"]
+    total = sum(lines[0]["stretch_nats"]) / len(study.data.test_ids)
+    assert total == pytest.approx(lines[0]["test_loss"], abs=1e-4)
     folder = study.folder / "jobs" / lines[0]["key"]
     assert not (folder / "checkpoints").exists() and (folder / "window_nats.npy").exists()
     assert not list(folder.glob("samples"))
@@ -122,12 +123,20 @@ def test_a_line_without_the_audit_that_is_asked_for_is_made_again(study: Study) 
     assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([plain])
 
 
-def test_a_trial_keeps_no_losses_by_stretch_and_is_made_again_to_be_judged(study: Study) -> None:
+def test_a_trial_knows_nothing_of_the_test_part_and_is_made_again_to_be_judged(study: Study) -> None:
+    """Not even with the part gone: what settings are chosen by never opens it."""
     with study.pool(workers=1, keep=False) as pool:
+        test_file = study.folder / "jobs" / "data" / "test.bin"
+        shape, content = test_file.stat().st_size, test_file.read_bytes()
+        test_file.write_bytes(b"\0" * shape)
         (trial,) = pool.run([job_of(arm(study), 1, "tune")])
+        assert not (study.folder / "jobs" / trial["key"] / "window_nats.npy").exists()
+        test_file.write_bytes(content)
         (judged,) = pool.run([job_of(arm(study), 1, "seed")])
         (again,) = pool.run([job_of(arm(study), 1, "tune")])
-    assert "stretch_nats" not in trial and judged["stretch_nats"] and again == judged
+    assert not [name for name in trial if name.startswith("test")]
+    assert not trial.keys() & {"stretch_nats", "floor_gap"} and judged["stretch_nats"]
+    assert judged["test_loss"] != judged["val_loss"] and again == judged
     assert trial["val_loss"] == judged["val_loss"]
 
 

@@ -246,7 +246,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     runs = {arm["name"]: arm["runs"]["tokens"] for arm in plan["arms"]}
     report = read_json(finished / "study.json")
     (effect,) = [one for one in report["effects"] if one["name"] == "+ Muon"]
-    first, second = (np.array([lines[key]["val_loss"] for key in runs[name]]) for name in effect["weights"])
+    first, second = (np.array([lines[key]["test_loss"] for key in runs[name]]) for name in effect["weights"])
     assert [lines[key]["seed"] for key in runs["+ Muon"]] == [7, 8, 9]
     differences = first - second
     trials: dict[str, dict[float, list[float]]] = {name: {} for name in effect["weights"]}

@@ -161,7 +161,7 @@ def test_what_is_saved_says_how_it_was_read() -> None:
             {
                 "flops": share * c,
                 "losses": [x - 0.01, x, x + 0.01],
-                "val_loss": x,
+                "test_loss": x,
                 "search_variance": 0.0,
                 "hidden_size": width,
                 "epochs": width / 80,

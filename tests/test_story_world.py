@@ -138,8 +138,8 @@ def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], t
     )
     result = train_alone(config, tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
-    floor = facts["val_floor_nats"] / facts["val_tokens"]
-    assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["val_loss"] - floor)
-    assert 0 < result["floor_gap_bits_per_byte"] < result["val_bits_per_byte"]
+    floor = facts["test_floor_nats"] / facts["test_tokens"]
+    assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["test_loss"] - floor)
+    assert 0 < result["floor_gap_bits_per_byte"] < result["test_bits_per_byte"]
     assert result["tales"]["judged"]["perfect"]["total"] == 2
     assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}
