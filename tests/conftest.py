@@ -136,8 +136,8 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def other_rounding() -> Iterator[None]:
     """With ROUNDING=<seed> in the environment, torch rounds as another processor might (rounding.py)."""
-    seed = os.environ.get("ROUNDING")
-    with nullcontext() if seed is None else OtherRounding(int(seed)):
+    given = os.environ.get("ROUNDING")
+    with nullcontext() if given is None else OtherRounding(*map(int, given.split(","))):
         yield
 
 

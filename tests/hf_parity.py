@@ -7,7 +7,7 @@ tells how far each one's fp32 is off.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,6 +18,7 @@ from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
 
 Tensors = dict[str, torch.Tensor]
+Model = TypeVar("Model", NanoKimi, NanoGPT)
 EPS = torch.finfo(torch.float32).eps
 SAME = 1e-10
 """Relative difference in float64 below which two implementations compute the same: 500,000 of its roundings."""
@@ -187,8 +188,24 @@ def same_function(ours: Tensors, theirs: Tensors, ours_exact: Tensors, theirs_ex
         assert exact.dtype == ours_exact[name].dtype == torch.float64, name
         difference = relative_error(ours_exact[name], exact)
         assert difference <= SAME, f"{name}: {difference:.1e} in float64"
-        mine, reference = relative_error(ours[name], exact), relative_error(theirs[name], exact)
-        assert mine <= SLACK * reference + FLOOR, f"{name}: error {mine:.1e}, the reference's {reference:.1e}"
+        rounds_no_worse(ours[name], theirs[name], exact, name)
+
+
+def rounds_no_worse(
+    found: torch.Tensor, reference: torch.Tensor, exact: torch.Tensor, name: str = "error"
+) -> None:
+    """In fp32, what was found is no farther from the exact values than a few times what a reference is."""
+    assert exact.dtype == torch.float64
+    mine, allowed = relative_error(found, exact), SLACK * relative_error(reference, exact) + FLOOR
+    assert mine <= allowed, f"{name}: {mine:.1e}, where {allowed:.1e} is allowed"
+
+
+def wide_copy(model: Model) -> Model:
+    """The same model in float64 from the weights to the rotary tables; call it within InFloat64, too."""
+    with InFloat64():
+        copy = type(model)(model.config)
+        copy.load_state_dict({name: tensor.double() for name, tensor in model.state_dict().items()})
+    return copy.train(model.training)
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_GPT
-from hf_parity import EPS, InFloat64, Tensors, gpt2_gradients, gpt2_twin, same_function
+from hf_parity import EPS, InFloat64, Tensors, gpt2_gradients, gpt2_twin, same_function, wide_copy
 
 from nanokimi.config import GPTConfig, OptimConfig
 from nanokimi.model.build import build_model
@@ -70,9 +70,7 @@ def test_logits_and_all_gradients_equal_gpt2(size: tuple[int, ...], bias: bool) 
     ids, targets = batch_of(vocabulary, batch, length)
     rounded = logits_and_gradients(model, ids, targets)
     with InFloat64():
-        wide = NanoGPT(config)
-        wide.load_state_dict({name: tensor.double() for name, tensor in model.state_dict().items()})
-        exact = logits_and_gradients(wide, ids, targets)
+        exact = logits_and_gradients(wide_copy(model), ids, targets)
     for (ours, theirs), eps in ((rounded, EPS), (exact, torch.finfo(torch.float64).eps)):
         for name in [name for name in ours if name.endswith("c_attn.bias.k")]:
             # the softmax ignores a shift of all keys: zero but for the rounding of terms as large as the others'

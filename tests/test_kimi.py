@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_KIMI
-from hf_parity import InFloat64, Tensors, deepseek_gradients, deepseek_twin, same_function
+from hf_parity import InFloat64, Tensors, deepseek_gradients, deepseek_twin, same_function, wide_copy
 
 from nanokimi.config import KimiConfig, OptimConfig, YarnConfig
 from nanokimi.model.build import build_model
@@ -91,13 +91,6 @@ def tiny_batch(
 def loss_of(output: Output, targets: torch.Tensor) -> torch.Tensor:
     """Mean negative log-likelihood."""
     return F.cross_entropy(output.logits_BTW.flatten(0, 1), targets.flatten())
-
-
-def wide_copy(model: NanoKimi) -> NanoKimi:
-    """The same model in float64 from the weights to the rotary tables; within InFloat64."""
-    copy = NanoKimi(model.config)
-    copy.load_state_dict({name: tensor.double() for name, tensor in model.state_dict().items()})
-    return copy
 
 
 def logits_and_gradients(
