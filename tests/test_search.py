@@ -211,6 +211,20 @@ def test_curves_vary_one_knob_and_pass_through_the_best() -> None:
         assert record["best_values"][knob] in [value for value, _ in record["sensitivity"][knob]]
 
 
+def test_a_knob_that_changes_nothing_stays_where_it_was() -> None:
+    """Ties do not push it towards an end of the space."""
+
+    def score(asked: Sequence[Asked]) -> list[float]:
+        return [(BY_NAME["lr"].unit(settings["optim.lr"]) - 0.4) ** 2 for _, settings, _ in asked]
+
+    record = search({"gpt": ARMS["gpt"]}, score, SEEDS, STEPS, Design())["gpt"]
+    first = min(
+        record["table"][: Design().points],
+        key=lambda row: abs(BY_NAME["lr"].unit(row["values"]["lr"]) - 0.4),
+    )
+    assert {**record["best_values"], "lr": 0} == {**first["values"], "lr": 0}
+
+
 def test_few_whole_steps_of_warm_up_still_leave_equal_trials() -> None:
     """Of 6 steps warm-up is 1 or 2: no step aside from there is new, and yet every trial is another one."""
     design = Design(points=4, rounds=2)
@@ -227,7 +241,7 @@ def test_few_whole_steps_of_warm_up_still_leave_equal_trials() -> None:
 
 # ---- the whole command, at toy size
 
-FEW = ("--trials", "4", "--search-rounds", "1", "--seeds", "2")
+FEW = ("--trials", "2", "--search-rounds", "1", "--seeds", "1")
 
 
 def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
@@ -240,13 +254,10 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     content = read_json(toy / "out" / "search.json")
     record = content["arms"]["NanoGPT"]
     lines = list(read_results(toy / "out").values())
-    assert record["trials"] == 4 + 16 and record["runs"] == 4 + 4 + 32 == len(lines)
-    assert {line["purpose"] for line in lines} == {"tune"} and {line["seed"] for line in lines} == {
-        1007,
-        1008,
-    }
+    assert record["trials"] == record["runs"] == 2 + 16 == len(lines)
+    assert {line["purpose"] for line in lines} == {"tune"} and {line["seed"] for line in lines} == {1007}
     assert record["cpu_seconds"] == pytest.approx(sum(line["cpu_seconds"] for line in lines), abs=0.1)
-    assert "Cost: 40 runs of 2 steps" in shown and "weight_decay" in shown
+    assert "Cost: 18 runs of 2 steps" in shown and "weight_decay" in shown
     pasted = tmp_path / "pasted.yaml"
     pasted.write_text("\n".join(yaml_lines(record)) + "\n")
     assert set(yaml.safe_load(pasted.read_text())) == {"nanogpt"}
@@ -254,12 +265,12 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     assert config.nanogpt.optim.lr == record["best"]["optim.lr"]
     assert config.nanogpt.model.initializer_range == record["best"]["model.initializer_range"]
     results = toy / "out" / "results.jsonl"
-    half = results.read_bytes().splitlines(keepends=True)[:25]
+    half = results.read_bytes().splitlines(keepends=True)[:12]
     results.write_bytes(b"".join(half))  # as if it had been interrupted
     assert cli.main(study_command(toy, "sweep", *words, "--workers", "1")) == 0
     again = read_json(toy / "out" / "search.json")["arms"]["NanoGPT"]
     assert {**again, "cpu_seconds": 0} == {**record, "cpu_seconds": 0}
-    assert results.read_bytes().splitlines(keepends=True)[:25] == half, "what was there is not run again"
+    assert results.read_bytes().splitlines(keepends=True)[:12] == half, "what was there is not run again"
     monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
     assert cli.main(study_command(toy, "sweep", *words)) == 0
 

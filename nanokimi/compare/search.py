@@ -205,7 +205,7 @@ def move(centre: Trial, sides: Sequence[Trial], knob: Knob, step: float) -> floa
     """How far to go along a knob: to the parabola's lowest point, at most a step; without one, to the best trial."""
     here = knob.unit(centre.values[knob.name])
     points = sorted((knob.unit(trial.values[knob.name]) - here, trial.loss) for trial in (centre, *sides))
-    best = min(points, key=lambda point: point[1])[0]
+    best = min(points, key=lambda point: (point[1], abs(point[0])))[0]
     if len(points) != 3 or not all(math.isfinite(loss) for _, loss in points):
         return best
     (x0, y0), (x1, y1), (x2, y2) = points
