@@ -134,6 +134,7 @@ def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], t
     facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
     floor = facts["val_floor_nats"] / facts["val_tokens"]
     assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["val_loss"] - floor)
+    assert result["floor"] == pytest.approx(floor) and result["attainable_floor"] is None, "tales do not fit"
     assert 0 < result["floor_gap_bits_per_byte"] < result["val_bits_per_byte"]
     assert result["tales"]["judged"]["perfect"]["total"] == 2
     assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}
