@@ -140,6 +140,7 @@ def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], t
     facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
     floor = facts["test_floor_nats"] / facts["test_tokens"]
     assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["test_loss"] - floor)
+    assert result["floor"] == pytest.approx(floor) and result["attainable_floor"] is None, "tales do not fit"
     assert 0 < result["floor_gap_bits_per_byte"] < result["test_bits_per_byte"]
     assert result["tales"]["judged"]["perfect"]["total"] == 2
     assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}
