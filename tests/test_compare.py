@@ -40,7 +40,8 @@ compare: {{turn_steps: 4}}
 {TINY_ARMS}"""
 RUN_FIELDS = (  # the fields that report.json promises
     "name params_total params_active flops_per_token tokens train_seconds tokens_per_second val_loss best_val_loss "
-    "test_loss test_perplexity test_bits_per_byte test_bits_per_char val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"
+    "test_loss test_perplexity test_bits_per_byte test_bits_per_char "
+    "val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"
 ).split()
 
 
