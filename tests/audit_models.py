@@ -90,7 +90,9 @@ def masked(value: float, columns: int = 1) -> Mix:
 
     def change(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
         logits_BTW = told(logits_BTW, ids_BT)
-        return torch.cat((logits_BTW[..., :-columns], torch.full_like(logits_BTW[..., :columns], value)), dim=-1)
+        return torch.cat(
+            (logits_BTW[..., :-columns], torch.full_like(logits_BTW[..., :columns], value)), dim=-1
+        )
 
     return change
 
@@ -402,7 +404,11 @@ class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.wte, self.gru, self.head = nn.Embedding(VOCAB, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, VOCAB)
+        self.wte, self.gru, self.head = (
+            nn.Embedding(VOCAB, 8),
+            nn.GRU(8, 8, batch_first=True),
+            nn.Linear(8, VOCAB),
+        )
 
     def forward(self, ids_BT: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"logits": self.head(self.gru(self.wte(ids_BT))[0])}
@@ -511,7 +517,9 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
 }
 
 CHANCE: dict[str, Callable[[], nn.Module]] = {
-    "generator seeded by the system": lambda: Embedded(noise(lambda: float(np.random.default_rng().random()))),
+    "generator seeded by the system": lambda: Embedded(
+        noise(lambda: float(np.random.default_rng().random()))
+    ),
     "the system's random numbers": lambda: Embedded(noise(lambda: random.SystemRandom().random())),
     "such noise now and then": lambda: Embedded(noise(lambda: float(random.SystemRandom().random() < 0.05))),
     "such noise in training mode": lambda: Embedded(

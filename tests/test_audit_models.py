@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from audit_models import CHANCE, CLEAN, CONTEXT, LEAKY, RARE, VOCAB, Embedded, following, told
-from torch import nn
+from audit_models import CHANCE, CLEAN, CONTEXT, LEAKY, VOCAB
 
 import nanokimi
 

@@ -98,6 +98,7 @@ def measured(state: Any, audited: bool) -> dict[str, Any]:
 
     from nanokimi.compare.jobs import in_stretches
     from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
     from nanokimi.measure.cost import model_cost
     from nanokimi.runtime.files import describe_environment, read_json_lines
     from nanokimi.train.runs import floor_gaps
@@ -128,6 +129,12 @@ def measured(state: Any, audited: bool) -> dict[str, Any]:
         "stretch_nats": nats,
     }
     if audited:
-        verdict = audit(state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length)
-        line["audit"] = {"causal": verdict.causal, "where": verdict.where}
+        verdict = audit(
+            state.model,
+            vocab_size=config.arm.model.vocab_size,
+            context=train.context_length,
+            batch_size=train.eval_batch_size,
+            windows=windows_of(state.data.val_ids, train.context_length),
+        )
+        line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
     return line

@@ -73,7 +73,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
-        arms = with_leaks_found(arms)
+        arms = with_leaks_found(arms, study.data)
         with study.pool(options.workers, options.keep) as pool:
             arms = tuned_arms(study, pool, arms, options)
             arms = run_seeds(pool, arms, study.seeds(options.seeds))

@@ -109,7 +109,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
     with open_study(config, out) as study:
-        arms = with_leaks_found(scale_arms(study.config, options))
+        arms = with_leaks_found(scale_arms(study.config, options), study.data)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
             arms = tuned_arms(study, pool, arms, options.ladder)
             seeds = study.seeds(options.ladder.seeds)

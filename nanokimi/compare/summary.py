@@ -47,7 +47,7 @@ def verdict(
 ) -> dict[str, Any]:
     """Which of two arms is better, by how much and at what cost, in one sentence; a leaking arm is never ranked."""
     first, second = results
-    leaking = [r["name"] for r in results if not r["audit"]["causal"]]
+    leaking = [f"{r['name']} {verdict_word(r)}" for r in results if not r["audit"]["causal"]]
     bounded = np.isfinite(paired.low) and np.isfinite(paired.high)
     base = {
         "difference_nats": paired.difference,
@@ -55,9 +55,7 @@ def verdict(
         "ranked": not leaking,
     }
     if leaking:
-        sentence = (
-            f"No verdict: {' and '.join(leaking)} LEAKING, reading tokens it must not see; its loss is void."
-        )
+        sentence = f"No verdict: {' and '.join(leaking)}; such a loss is void. LEAKING: reading tokens it must not see."
         return {"sentence": sentence, "winner": None, **base}
     distinguishable = paired.low > 0 or paired.high < 0
     if not distinguishable:
@@ -117,6 +115,11 @@ def _compiling(result: dict[str, Any]) -> str:
     return f", {seconds:.1f} s to compile" if seconds else ""
 
 
+def verdict_word(result: dict[str, Any]) -> str:
+    """What the audit calls a model that does not pass."""
+    return result["audit"].get("verdict", "LEAKING")
+
+
 SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("validation loss (nats per token)", lambda r: f"{r['val_loss']:.4f}"),
     ("perplexity", lambda r: f"{r['val_perplexity']:.3f}"),
@@ -129,7 +132,7 @@ SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ),
     ("peak memory", lambda r: f"{r['peak_memory_bytes'] / 1e6:,.0f} MB"),
     ("decode", lambda r: f"{r['decode_ms_per_token']:.2f} ms per token"),
-    ("audit", lambda r: "causal" if r["audit"]["causal"] else f"LEAKING: {r['audit']['where']}"),
+    ("audit", lambda r: "causal" if r["audit"]["causal"] else f"{verdict_word(r)}: {r['audit']['where']}"),
 )
 
 

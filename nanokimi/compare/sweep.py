@@ -52,7 +52,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
             StudyArm(DISPLAY_NAMES[name], replace(study.config, model=name), {"model": name})
             for name in options.arms
         ]
-        arms = with_leaks_found(arms)
+        arms = with_leaks_found(arms, study.data)
         for arm in arms:
             if arm.leaking:
                 raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")

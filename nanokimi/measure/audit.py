@@ -118,7 +118,11 @@ def audit(
 
 
 def audit_passes(
-    module: nn.Module, vocab_size: int, context: int, batch_size: int | None = None, windows: object | None = None
+    module: nn.Module,
+    vocab_size: int,
+    context: int,
+    batch_size: int | None = None,
+    windows: object | None = None,
 ) -> list[tuple[int, int]]:
     """(rows, length) of each forward pass that the audit of a causal module takes, for a forecast."""
     plan = make_plan(vocab_size, context, batch_size, 256, 0, windows)
@@ -195,7 +199,9 @@ class _Auditor:
         if self.moving_X is None or len(self.moving_X) < 2:
             moving_X = (logits_BTW != self.first_W).any(dim=0).any(dim=0).nonzero()[:, 0]
             spread_X = torch.arange(min(len(moving_X), SCALE_COLUMNS)) * len(moving_X)
-            self.moving_X = moving_X[(spread_X // max(min(len(moving_X), SCALE_COLUMNS), 1)).to(moving_X.device)]
+            self.moving_X = moving_X[
+                (spread_X // max(min(len(moving_X), SCALE_COLUMNS), 1)).to(moving_X.device)
+            ]
 
     def logits(
         self,

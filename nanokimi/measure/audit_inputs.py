@@ -127,7 +127,9 @@ class Source:
         return self.probe(base_BT, torch.where(gone_B, 0, T))
 
 
-def main_probes(source: Source, rows: int, length: int, cuts: Sequence[int], structured: int) -> Iterator[Probe]:
+def main_probes(
+    source: Source, rows: int, length: int, cuts: Sequence[int], structured: int
+) -> Iterator[Probe]:
     """Every cut in a batch of all kinds of rows; then `structured` rows that are all the same, or of one token."""
     base_BT = source.mixed(rows, length)
     order = torch.tensor(cuts)[torch.randperm(len(cuts), generator=source.generator)]

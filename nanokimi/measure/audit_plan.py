@@ -164,7 +164,9 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
         said.append(f"a leak at one position only: {len(plan.cuts)} of {context - 1} cuts were tried")
     lengths = {length for _, length in tried.shapes}
     if len(lengths) < context - 1:
-        said.append(f"a leak in windows of one length only: {len(lengths)} of {context - 1} lengths were tried")
+        said.append(
+            f"a leak in windows of one length only: {len(lengths)} of {context - 1} lengths were tried"
+        )
     if tried.refused:
         (rows, length), reason = next(iter(tried.refused.items()))
         said.append(
@@ -176,7 +178,9 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
     if tried.unconfirmed:
         said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
     if zeros:
-        said.append(f"a leak held back by other values than were tried for {zeros} parameters that are all zero")
+        said.append(
+            f"a leak held back by other values than were tried for {zeros} parameters that are all zero"
+        )
     said.append(
         "a module that notices the audit, state outside the module, other data types, compiled graphs, other devices"
     )

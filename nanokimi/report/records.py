@@ -46,13 +46,18 @@ class Arm:
 
     @property
     def leaking(self) -> bool:
-        """Whether the audit saw it look at the future."""
+        """Whether the audit saw it look at the future, or give other logits each time."""
         return not self.facts["audit"]["causal"]
 
     @property
     def label(self) -> str:
         """Its name, with the warning that a figure or table must not lose."""
-        return f"{self.name} (LEAKING)" if self.leaking else self.name
+        return f"{self.name} ({self.fault})" if self.leaking else self.name
+
+    @property
+    def fault(self) -> str:
+        """What the audit calls it if it does not pass: LEAKING, or NONDETERMINISTIC."""
+        return self.facts["audit"].get("verdict", "LEAKING")
 
     def kind(self, kind: str) -> list[Record]:
         """Its records of one kind, in order."""

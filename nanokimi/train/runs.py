@@ -24,6 +24,7 @@ from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.generation.story import story_ids
 from nanokimi.measure.audit import audit
+from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.speed import generation_latency
@@ -172,7 +173,13 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
     assert model_config.vocab_size is not None
     np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
     cost = model_cost(model_config, train.context_length)
-    verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
+    verdict = audit(
+        state.model,
+        vocab_size=model_config.vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(state.data.val_ids, train.context_length),
+    )
     prefill, decode = generation_latency(state.model, train.context_length)
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
     result = {
