@@ -113,7 +113,7 @@ def audit(
         context_length=context,
         tolerance=auditor.tolerance,
         passes=auditor.subject.calls,
-        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros),
+        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros, auditor.bases),
     )
 
 
@@ -139,6 +139,8 @@ class _Auditor:
     max_leak: float = 0.0
     tolerance: float = 0.0
     confirmations: int = 0
+    bases: int = 0
+    """Inputs so far: each draws other random numbers, its changes the same."""
     kept: tuple[Mode, Probe, torch.Tensor, torch.Tensor] | None = None
     """The last base, its logits and tolerances: several probes share one."""
     first_W: torch.Tensor | None = None
@@ -186,6 +188,7 @@ class _Auditor:
             kept_mode, kept, base_BTW, tolerance_BT = self.kept
             if kept_mode == mode and kept.base_BT is probe.base_BT and kept.filled == probe.filled:
                 return base_BTW, tolerance_BT
+        self.bases += 1
         base_BTW = self.logits(mode, probe, changed=False)
         self.note_moving(base_BTW)
         tolerance_BT = tolerances(base_BTW, self.moving_X)
@@ -195,7 +198,7 @@ class _Auditor:
     def note_moving(self, logits_BTW: torch.Tensor) -> None:
         """Find the columns by which scales are measured; the first inputs that move any decide."""
         if self.first_W is None:
-            self.first_W = logits_BTW[0, 0]
+            self.first_W = logits_BTW[0, 0].clone()  # a view would keep the whole batch
         if self.moving_X is None or len(self.moving_X) < 2:
             moving_X = (logits_BTW != self.first_W).any(dim=0).any(dim=0).nonzero()[:, 0]
             spread_X = torch.arange(min(len(moving_X), SCALE_COLUMNS)) * len(moving_X)
@@ -216,7 +219,7 @@ class _Auditor:
         ids_BT = probe.changed_BT if changed else probe.base_BT
         before = probe.before_changed if changed else probe.before
         return self.subject.logits(
-            ids_BT, mode, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
+            ids_BT, mode, draw=self.bases, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
         )
 
     def test(self, mode: Mode, probe: Probe) -> _Finding | None:

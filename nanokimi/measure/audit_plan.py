@@ -155,7 +155,7 @@ class Tried:
     """Whether the module runs in float64, as far as that was needed."""
 
 
-def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
+def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
     """What an audit without findings cannot exclude, in words, the most specific first."""
     context, said = plan.context, []
     if not tried.moved:
@@ -175,6 +175,7 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
     most = max((rows for rows, length in tried.shapes if length == context), default=0)
     said.append(f"a leak that needs more than {most} rows of {context} tokens, or a number of rows not tried")
     said += untried_tokens(plan)
+    said.append(f"a leak that comes by chance, in fewer than about one of {draws} calls")
     if tried.unconfirmed:
         said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
     if zeros:
