@@ -314,6 +314,15 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
         when(lambda model, ids: (following(ids) == RARE) & (not model.training and torch.is_grad_enabled()))
     ),
     "single precision only": lambda: Embedded(when(only_fp32)),
+    "one call in twenty": lambda: Embedded(when(lambda model, ids: torch.rand(()) < 0.05)),
+    "one call in twenty, by Python's random": lambda: Embedded(
+        when(lambda model, ids: random.random() < 0.05)
+    ),
+    "eight rows": lambda: Embedded(shape_is(lambda rows: rows == 8)),
+    "where rows begin with the last id": lambda: Embedded(when(lambda model, ids: ids[:, :1] == VOCAB - 1)),
+    "the token two later after a repeated one": lambda: Embedded(
+        lambda model, ids, logits: logits + 0.1 * ((following(ids) == ids) * following(ids, 2))[..., None]
+    ),
     # earlier calls
     "remembers the last call": lambda: Embedded(remembered),
     "looks up what it has read": lambda: Embedded(looked_up),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from audit_models import CHANCE, CLEAN, CONTEXT, LEAKY, VOCAB
 
@@ -28,3 +30,9 @@ def test_chance_is_an_answer_of_its_own(name: str) -> None:
     result = nanokimi.audit(CHANCE[name](), vocab_size=VOCAB, context=CONTEXT)
     assert (result.verdict, result.causal) == ("NONDETERMINISTIC", False), result
     assert result.where is not None and "same ids" in result.where
+
+
+def test_readme_says_how_many_there_are() -> None:
+    assert len(LEAKY) >= 40 and len(CLEAN) >= 20
+    readme = (Path(nanokimi.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{len(LEAKY)} leaky and {len(CLEAN)} clean models" in readme

@@ -96,7 +96,9 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
         lines = pool.run([*jobs, jobs[0]])
         assert len({worker.process.pid for worker in pool.workers}) == 2
     assert lines[0] == lines[3] and len(read_results(study.folder)) == 3
-    assert lines[2]["audit"] == {"causal": True, "where": None} and "audit" not in lines[0]
+    assert (
+        lines[2]["audit"] == {"causal": True, "where": None, "verdict": "causal"} and "audit" not in lines[0]
+    )
     alone = train_alone(replace(jobs[0].config, model="nanogpt"), study.folder.parent / "alone")
     assert lines[0]["val_loss"] == alone["val_loss"] and lines[0]["params_active"] == alone["params_active"]
     assert lines[0]["flops"] == pytest.approx(

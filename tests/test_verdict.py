@@ -99,7 +99,7 @@ def arm(name: str, losses: list[float], leaking: str | None = None) -> dict[str,
 def judge(
     losses: dict[str, list[float]], *, leaks: tuple[str, ...] = (), spread: SpreadConfig | None = None
 ) -> dict[str, Any]:
-    arms = [arm(name, row, "position 3 sees 4" if name in leaks else None) for name, row in losses.items()]
+    arms = [arm(name, row, "LEAKING: row 1" if name in leaks else None) for name, row in losses.items()]
     sound = {name: row for name, row in losses.items() if name not in leaks}
     return verdict(arms, compare_pairs(sound, {}), BASELINES, spread)
 
@@ -139,8 +139,7 @@ def test_the_same_arm_twice_is_a_draw() -> None:
 def test_a_leaking_model_is_never_ranked_however_low_its_loss(leaks: tuple[str, ...]) -> None:
     found = judge({"A": [0.1, 0.1, 0.11], "B": [0.1, 0.12, 0.1], "C": [1.5, 1.5, 1.51]}, leaks=leaks)
     assert found["winner"] not in leaks and found["ranked"] is False and "LEAKING" in found["sentence"]
-    named = found["sentence"].partition("LEAKING")[0]
-    assert [name for name in ("A", "B", "C") if name in named.split(" read")[0]] == list(leaks)
+    assert [name for name in ("A", "B", "C") if f"{name} is LEAKING" in found["sentence"]] == list(leaks)
     json.dumps(found, allow_nan=False)
 
 

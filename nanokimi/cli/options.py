@@ -94,7 +94,7 @@ Prints a summary. Training with the same settings finds the tokens in the cache.
 usage: nanokimi audit RUN_FOLDER [options]
        nanokimi audit FILE.py:NAME --vocab_size N --context N [options]
 
-  RUN_FOLDER              of `train`, or of `compare` (both models are audited)
+  RUN_FOLDER              of `train`, or of `compare` (both models are audited, also on its validation text)
   FILE.py:NAME            a function or class of yours that, called without arguments, returns an nn.Module which
                           maps token ids to logits; the file is executed
   --vocab_size N          number of token ids
@@ -102,7 +102,7 @@ usage: nanokimi audit RUN_FOLDER [options]
   --device NAME           (default for a run: its own)
 """
     + OPEN_PLUG
-    + "Exit status 1 if a model is LEAKING.\n",
+    + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give other logits.\n",
     "prune": """\
 usage: nanokimi prune RUN_FOLDER --keep N [options]
 

@@ -103,7 +103,8 @@ def run_train(arguments: list[str]) -> int:
     if result["split_note"]:
         print(result["split_note"])
     if not result["audit"]["causal"]:
-        print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
+        verdict, where = result["audit"]["verdict"], result["audit"]["where"]
+        print(f"{verdict}: {where}; the loss is void", file=sys.stderr)
         return 1
     return 0
 
@@ -214,17 +215,18 @@ def run_audit(arguments: list[str]) -> int:
         evidence = (
             f"max leak {result.max_leak:.3g} of logits, {result.cuts} cuts, context {result.context_length}"
         )
-        print(
-            f"{name}: causal ({evidence})"
-            if result.causal
-            else f"{name}: LEAKING: {result.where} ({evidence})"
-        )
+        if not result.causal:
+            print(f"{name}: {result.verdict}: {result.where} ({evidence})")
+            continue
+        print(f"{name}: causal ({evidence}, {result.passes} passes)")
+        print("  not excluded:", *result.not_excluded, sep="\n  - ")
     return 0 if all(result.causal for result in results.values()) else 1
 
 
 def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResult]:
     """Audit the model of each run in `folder`."""
     from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
     from nanokimi.train.runs import open_run, runs_in
 
     results = {}
@@ -238,8 +240,14 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
         )
         if any(limit is None or not 2 <= value <= limit for value, limit in limits):
             raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
+        windows = windows_of(run.data.val_ids, context)
+        windows = [window for window in windows if window.max() < vocab_size]
         results[titled(run_folder, folder, run.config.title)] = audit(
-            run.model, vocab_size=vocab_size, context=context
+            run.model,
+            vocab_size=vocab_size,
+            context=context,
+            batch_size=run.config.train.eval_batch_size,
+            windows=windows,
         )
     return results
 

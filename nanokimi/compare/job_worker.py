@@ -123,6 +123,7 @@ def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[st
     import statistics
 
     from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
     from nanokimi.measure.cost import model_cost
     from nanokimi.runtime.files import describe_environment, read_json_lines
 
@@ -150,8 +151,14 @@ def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[st
         "commit": describe_environment()["commit"],
     }
     if order.audited:
-        verdict = audit(state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length)
-        line["audit"] = {"causal": verdict.causal, "where": verdict.where}
+        verdict = audit(
+            state.model,
+            vocab_size=config.arm.model.vocab_size,
+            context=train.context_length,
+            batch_size=train.eval_batch_size,
+            windows=windows_of(state.data.val_ids, train.context_length),
+        )
+        line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
     return line
 
 

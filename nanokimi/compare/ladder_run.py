@@ -73,7 +73,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             more, tests = inheritance_tests(arms)
             arms += [arm for arm in more if known is None or arm.name in known]
             comparisons += [one for one in tests if known is None or one["name"] in known]
-        arms = with_leaks_found(arms)
+        arms = with_leaks_found(arms, study.data)
         with study.pool(options.workers, options.keep) as pool:
             arms = settled(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))

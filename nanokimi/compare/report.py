@@ -100,9 +100,9 @@ def as_run(result: dict[str, Any]) -> dict[str, Any]:
 def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None) -> dict[str, Any]:
     """One arm over its seeds."""
     own = [run for run in runs if run["arm"] == name]
-    leaks = [run["audit"]["where"] for run in own if not run["audit"]["causal"]]
+    leaks = [f"{r['audit']['verdict']}: {r['audit']['where']}" for r in own if not r["audit"]["causal"]]
     row: dict[str, Any] = {"name": name, "slug": slug(name), "seeds": [run["seed"] for run in own]}
-    row |= {"leaking": (leaks[0] or "not causal") if leaks else None}
+    row |= {"leaking": leaks[0] if leaks else None}
     for key in AVERAGED:
         known = [run[key] for run in own if run.get(key) is not None]
         row[key] = fmean(known) if known else None

@@ -122,7 +122,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
     with open_study(config, out) as study:
-        arms = with_leaks_found(scale_arms(study.config, options))
+        arms = with_leaks_found(scale_arms(study.config, options), study.data)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
             parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
             arms = settled(study, pool, arms, options.ladder, parents)

@@ -34,7 +34,8 @@ from nanokimi.config.rules import validate
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import NONDETERMINISTIC, audit
+from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.floor import text_floor
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
@@ -124,8 +125,11 @@ def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, aud
     return Job(arm.name, validate(as_job_config(config, seed)), purpose, arm.changes, audited)
 
 
-def with_leaks_found(arms: Sequence[StudyArm]) -> list[StudyArm]:
-    """The arms, each architecture audited once as it is before training; a leaking one is not worth training."""
+def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[StudyArm]:
+    """The arms, each architecture audited once as it is before training; a leaking one is not worth training.
+
+    Raises UserError if the same ids give an arm's model other logits each time.
+    """
     seen: dict[str, str | None] = {}
     for arm in arms:
         key = model_key(arm.config)
@@ -136,7 +140,13 @@ def with_leaks_found(arms: Sequence[StudyArm]) -> list[StudyArm]:
                 build_model(model, arm.config.seed),
                 vocab_size=model.vocab_size,
                 context=arm.config.train.context_length,
+                batch_size=arm.config.train.eval_batch_size,
+                windows=windows_of(data.val_ids, arm.config.train.context_length),
             )
+            if verdict.verdict == NONDETERMINISTIC:
+                raise UserError(
+                    f"{arm.name} is {verdict.verdict}, so no run could be repeated: {verdict.where}"
+                )
             seen[key] = None if verdict.causal else verdict.where
     return [replace(arm, leaking=seen[model_key(arm.config)]) for arm in arms]
 

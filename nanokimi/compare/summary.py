@@ -28,7 +28,7 @@ SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("training time", lambda arm: f"{arm['train_seconds']:.1f} s ({arm['ms_per_step']:.1f} ms per step)"),
     ("peak memory", lambda arm: f"{arm['peak_memory_bytes'] / 1e6:,.0f} MB"),
     ("decode", _shown("decode_ms_per_token", ".2f", " ms per token")),
-    ("audit", lambda arm: "causal" if arm["leaking"] is None else f"LEAKING: {arm['leaking']}"),
+    ("audit", lambda arm: "causal" if arm["leaking"] is None else arm["leaking"]),
 )
 
 

@@ -66,7 +66,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
 def sound_arms(study: Study) -> list[StudyArm]:
     """The configuration's arms, audited. Raises UserError for one that leaks."""
     arms = [StudyArm(name, arm, {"model": arm.model}) for name, arm in arm_configs(study.config).items()]
-    arms = with_leaks_found(arms)
+    arms = with_leaks_found(arms, study.data)
     for arm in arms:
         if arm.leaking:
             raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")

@@ -85,10 +85,10 @@ def verdict(
     base = {"winner": None, "ranked": not leaking}
     sentences = []
     if leaking:
-        verb = "reads" if len(leaking) == 1 else "read"
-        sentences.append(
-            f"{listed(leaking)} {verb} tokens that must not be seen (LEAKING): not ranked, the loss is void."
+        reasons = "; ".join(
+            f"{arm['name']} is {arm['leaking']}" for arm in arms if arm["leaking"] is not None
         )
+        sentences.append(f"{reasons}. Not ranked: the loss is void.")
     if not sound:
         return {**base, "sentence": " ".join(sentences)}
     seeds = len(sound[0]["seeds"])

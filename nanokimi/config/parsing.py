@@ -149,15 +149,16 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def all_keys(cls: type = RunConfig, prefix: str = "") -> list[str]:
+@cache
+def all_keys(cls: type = RunConfig, prefix: str = "") -> tuple[str, ...]:
     """Every key, dotted, groups included."""
-    keys = []
-    for name, hint in get_type_hints(cls).items():
+    keys: list[str] = []
+    for name, hint in _hints(cls).items():
         keys.append(prefix + name)
         for part in (hint, *get_args(hint)):
             if is_dataclass(part):
                 keys += all_keys(part, f"{prefix}{name}.")  # type: ignore[arg-type]
-    return keys
+    return tuple(keys)
 
 
 def require_setting(key: str, option: str) -> None:
@@ -245,12 +246,19 @@ def _one_line(error: Exception) -> str:
     return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The declared types of a group: Python reads them from text, each time anew."""
+    return get_type_hints(cls)
+
+
+@cache
 def _type_of(key: str) -> Any:
     """The declared type of a dotted key."""
     kind: Any = RunConfig
     for part in key.split("."):
         group = next(c for c in (kind, *get_args(kind)) if is_dataclass(c))
-        kind = get_type_hints(group)[part]
+        kind = _hints(group)[part]
     return kind
 
 

@@ -28,7 +28,6 @@ from nanokimi.measure.audit_calls import (
 from nanokimi.measure.audit_inputs import Probe
 from nanokimi.measure.audit_plan import (
     MODES,
-    ROWS_ELSEWHERE,
     Plan,
     Tried,
     make_plan,
@@ -114,7 +113,7 @@ def audit(
         context_length=context,
         tolerance=auditor.tolerance,
         passes=auditor.subject.calls,
-        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros),
+        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros, auditor.bases),
     )
 
 
@@ -140,8 +139,14 @@ class _Auditor:
     max_leak: float = 0.0
     tolerance: float = 0.0
     confirmations: int = 0
+    bases: int = 0
+    """Inputs so far: each draws other random numbers, its changes the same."""
     kept: tuple[Mode, Probe, torch.Tensor, torch.Tensor] | None = None
     """The last base, its logits and tolerances: several probes share one."""
+    first_W: torch.Tensor | None = None
+    """The logits of the first position of all."""
+    moving_X: torch.Tensor | None = None
+    """Columns whose logits differ between inputs, up to SCALE_COLUMNS of them."""
 
     def run(self, zeros: bool) -> _Finding | None:
         """Try everything, up to the first finding."""
@@ -168,7 +173,7 @@ class _Auditor:
     def unless_refused(self, mode: Mode, probe: Probe) -> _Finding | None:
         """Test, but let a module refuse shapes that an evaluation does not have."""
         shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
-        if shape[1] == self.plan.context and shape[0] >= min(self.plan.main_rows(), ROWS_ELSEWHERE):
+        if shape == (self.plan.main_rows(), self.plan.context):
             return self.test(mode, probe)
         try:
             return self.test(mode, probe)
@@ -183,10 +188,23 @@ class _Auditor:
             kept_mode, kept, base_BTW, tolerance_BT = self.kept
             if kept_mode == mode and kept.base_BT is probe.base_BT and kept.filled == probe.filled:
                 return base_BTW, tolerance_BT
+        self.bases += 1
         base_BTW = self.logits(mode, probe, changed=False)
-        tolerance_BT = tolerances(base_BTW)
+        self.note_moving(base_BTW)
+        tolerance_BT = tolerances(base_BTW, self.moving_X)
         self.kept = None if probe.before else (mode, probe, base_BTW, tolerance_BT)
         return base_BTW, tolerance_BT
+
+    def note_moving(self, logits_BTW: torch.Tensor) -> None:
+        """Find the columns by which scales are measured; the first inputs that move any decide."""
+        if self.first_W is None:
+            self.first_W = logits_BTW[0, 0].clone()  # a view would keep the whole batch
+        if self.moving_X is None or len(self.moving_X) < 2:
+            moving_X = (logits_BTW != self.first_W).any(dim=0).any(dim=0).nonzero()[:, 0]
+            spread_X = torch.arange(min(len(moving_X), SCALE_COLUMNS)) * len(moving_X)
+            self.moving_X = moving_X[
+                (spread_X // max(min(len(moving_X), SCALE_COLUMNS), 1)).to(moving_X.device)
+            ]
 
     def logits(
         self,
@@ -201,7 +219,7 @@ class _Auditor:
         ids_BT = probe.changed_BT if changed else probe.base_BT
         before = probe.before_changed if changed else probe.before
         return self.subject.logits(
-            ids_BT, mode, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
+            ids_BT, mode, draw=self.bases, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
         )
 
     def test(self, mode: Mode, probe: Probe) -> _Finding | None:
@@ -239,7 +257,7 @@ class _Auditor:
             base64_BTW, changed64_BTW = doubles
             moved64_BT = movement(changed64_BTW, base64_BTW)
             moved64_BT = moved64_BT.where(probe.protected_BT().to(moved_BT.device), 0.0)
-            ratio64_BT = moved64_BT / tolerances(base64_BTW)
+            ratio64_BT = moved64_BT / tolerances(base64_BTW, self.moving_X)
             if bool((ratio64_BT > 1).any()):
                 worst, dtype = int(ratio64_BT.argmax()), torch.float64
                 base_BTW, changed_BTW = doubles
@@ -263,7 +281,7 @@ class _Auditor:
     ) -> bool:
         """Whether a probe's inputs give other logits when they are tried again, where they must not move."""
         protected_BT = probe.protected_BT().to(base_BTW.device)
-        tolerance_BT = tolerances(base_BTW)
+        tolerance_BT = tolerances(base_BTW, self.moving_X)
         for changed, before_BTW in ((False, base_BTW), (True, changed_BTW)) * REPEATS:
             again_BT = movement(self.logits(mode, probe, changed=changed, dtype=dtype), before_BTW)
             if bool((again_BT > tolerance_BT)[protected_BT].any()):
@@ -309,7 +327,7 @@ class _Auditor:
                 alone = Probe(probe.base_BT, alone_BT, probe.cut_B, probe.before, probe.before, probe.filled)
                 base_BTW = self.logits(mode, alone, changed=False, dtype=dtype)
                 moved_BT = movement(self.logits(mode, alone, changed=True, dtype=dtype), base_BTW)
-                if bool(moved_BT[row, position] > tolerances(base_BTW)[row, position]):
+                if bool(moved_BT[row, position] > tolerances(base_BTW, self.moving_X)[row, position]):
                     source = f"sees tokens from position {cut} on"
         where = f"position {position} of row {row} {source} ({mode}, {rows} rows of {length}"
         if probe.filled:
@@ -327,24 +345,16 @@ def movement(logits_BTW: torch.Tensor, reference_BTW: torch.Tensor) -> torch.Ten
     return change_BTW.abs().nan_to_num(nan=float("inf")).masked_fill(same_BTW, 0.0).amax(dim=-1)
 
 
-def tolerances(logits_BTW: torch.Tensor) -> torch.Tensor:
+def tolerances(logits_BTW: torch.Tensor, moving_X: torch.Tensor | None) -> torch.Tensor:
     """How much logits may move by rounding, (B, T): a share of each position's scale.
 
-    The scale is the mean deviation from the median over columns. Columns that are the same for all inputs (masked
-    ones, mostly) are left out, and what is infinite or far away counts for LARGEST_SCALE.
+    The scale is the mean deviation from the median over the columns `moving_X`. Those that are the same for all inputs
+    (masked ones, mostly) are left out, and what is infinite or far away counts for LARGEST_SCALE.
     """
-    W = logits_BTW.shape[-1]
     share, least = TOLERANCES[torch.float64 if logits_BTW.dtype == torch.float64 else torch.float32]
-    logits_NW = logits_BTW.flatten(0, 1)
-    some = (torch.arange(min(W, SCALE_COLUMNS)) * W // min(W, SCALE_COLUMNS)).to(logits_NW.device)
-    some_NX = logits_NW[:, some]
-    moving_X = (some_NX != some_NX[:1]).any(dim=0)
-    if not bool(moving_X.any()):
-        some_NX = logits_NW
-        moving_X = (some_NX != some_NX[:1]).any(dim=0)
-    if not bool(moving_X.any()):
+    if moving_X is None or not len(moving_X):
         return torch.full_like(logits_BTW[..., 0], least)
-    some_NX = some_NX[:, moving_X]
+    some_NX = logits_BTW.flatten(0, 1)[:, moving_X]
     some_NX = some_NX.masked_fill(~some_NX.isfinite(), float("nan"))
     deviation_NX = (some_NX - some_NX.nanmedian(dim=1, keepdim=True).values).abs()
     scale_N = deviation_NX.clamp(max=LARGEST_SCALE).nanmean(dim=1).nan_to_num()

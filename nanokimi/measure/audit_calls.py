@@ -61,6 +61,7 @@ class Subject:
         ids_BT: torch.Tensor,
         mode: Mode,
         *,
+        draw: int = 0,
         before: Sequence[torch.Tensor] = (),
         dtype: torch.dtype = torch.float32,
         jitter: tuple[float, int] | None = None,
@@ -68,8 +69,8 @@ class Subject:
     ) -> torch.Tensor:
         """The logits (B, T, W) that a fresh copy gives for `ids_BT`, after it was called with each of `before`.
 
-        `jitter` is the relative size of a change of every parameter, and its seed. `filled` replaces the parameters
-        that are all zero.
+        `draw` says which random numbers it draws. `jitter` is the relative size of a change of every parameter, and
+        its seed. `filled` replaces the parameters that are all zero.
         """
         copied = fresh_copy(self.module).to(dtype).train(mode.training)
         if filled:
@@ -78,7 +79,7 @@ class Subject:
             jitter_(copied, *jitter)
         with mode.context():
             for ids in (*before, ids_BT):
-                seed_everything(self.seed)
+                seed_everything(self.seed + draw)
                 self.calls += 1
                 self.tokens += ids.numel()
                 output = self.call(copied, ids.to(self.device))

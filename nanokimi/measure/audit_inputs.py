@@ -88,7 +88,10 @@ class Source:
         for number in range(rows):
             kind = ROW_KINDS[(first + number) % len(ROW_KINDS)]
             found.append(found[-1] if kind == "repeated" and found else self.row(kind, length))
-        return torch.stack(found)
+        mixed_BT = torch.stack(found)
+        begun_B = self.below(5, rows)  # some begin as texts often do: with the first id, or the last
+        mixed_BT[begun_B == 0, 0], mixed_BT[begun_B == 1, 0] = 0, self.vocab_size - 1
+        return mixed_BT
 
     def change(self, base_BT: torch.Tensor, cut_B: torch.Tensor) -> torch.Tensor:
         """The rows with other tokens from their cuts on; the token at the cut differs for sure.
@@ -215,7 +218,10 @@ def shapes_to_try(rows: int, context: int, number: int, primary: bool) -> list[t
 
     `number` counts the modes: what is too much for one is spread over all.
     """
-    shapes = [(count, context) for count in ((1, 2, 3, 5) if primary else (1, 5 - number % 4))]
+    shapes = [(count, context) for count in ((1, 2, 3, 4, 5) if primary else (1, 5 - number % 4))]
+    shapes += [
+        (count, context) for count in (6, 7, 8, 9, 16, 32) if primary and count * context <= SHORT_TOKENS
+    ]
     less = [(rows // 2 + 1, context // 2), (rows + 1, context // 4), (4, context - 1), (6, context * 3 // 4)]
     shapes += [shape for place, shape in enumerate(less) if primary or place % 2 == number % 2]
     short = [length for length in range(2, min(context, 10)) if primary or length % 2 == number % 2]

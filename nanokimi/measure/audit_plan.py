@@ -25,7 +25,7 @@ from nanokimi.measure.audit_inputs import (
 
 TOKENS_AT_A_TIME = 4096  # as many as an evaluation takes where no batch size is configured
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
-FEWEST_ROWS, ROWS_ELSEWHERE = 4, 64
+FEWEST_ROWS, MOST_ROWS = 4, 64
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
 SMALL_VOCABULARY = 256  # up to here every pair of neighbours is tried
 
@@ -58,8 +58,9 @@ class Plan:
     pairs_swept: int = 0
 
     def main_rows(self) -> int:
-        """Rows of most batches: the evaluation's, or fewer where its logits take much memory."""
-        return min(self.rows, max(FEWEST_ROWS, LOGITS_AT_A_TIME // (self.context * self.vocab_size)))
+        """Rows of most batches: the evaluation's, or fewer where they are many or their logits take much memory."""
+        held = LOGITS_AT_A_TIME // (self.context * self.vocab_size)
+        return min(self.rows, MOST_ROWS, max(FEWEST_ROWS, held))
 
     def tokens_at_a_time(self) -> int:
         """Tokens of a batch of short windows."""
@@ -78,12 +79,11 @@ class Plan:
 
     def probes_of(self, mode: Mode, number: int, source: Source) -> Iterator[Probe]:
         """The probes of one mode."""
-        context, primary = self.context, mode in PRIMARY
-        rows = self.main_rows() if primary else min(self.main_rows(), ROWS_ELSEWHERE)
+        rows, context, primary = self.main_rows(), self.context, mode in PRIMARY
         cuts = self.cuts if primary or len(self.cuts) < 16 else self.cuts[number % 2 :: 2]
-        yield from main_probes(source, rows, context, cuts, min(rows, ROWS_ELSEWHERE if primary else 5))
+        yield from main_probes(source, rows, context, cuts, rows if primary else min(rows, 5))
         shapes = shapes_to_try(min(rows, TOKENS_AT_A_TIME // context + 1), context, number, primary)
-        if mode == EVALUATION and rows < self.rows and self.rows * context * self.vocab_size <= MOST_LOGITS:
+        if primary and rows < self.rows and self.rows * context * self.vocab_size <= MOST_LOGITS:
             shapes.append((self.rows, context))
         yield from shape_probes(source, shapes, primary)
         if primary:
@@ -155,7 +155,7 @@ class Tried:
     """Whether the module runs in float64, as far as that was needed."""
 
 
-def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
+def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
     """What an audit without findings cannot exclude, in words, the most specific first."""
     context, said = plan.context, []
     if not tried.moved:
@@ -175,6 +175,7 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int) -> tuple[str, ...]:
     most = max((rows for rows, length in tried.shapes if length == context), default=0)
     said.append(f"a leak that needs more than {most} rows of {context} tokens, or a number of rows not tried")
     said += untried_tokens(plan)
+    said.append(f"a leak that comes by chance, in fewer than about one of {draws} calls")
     if tried.unconfirmed:
         said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
     if zeros:

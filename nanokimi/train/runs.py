@@ -25,6 +25,7 @@ from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.generation.story import story_ids
 from nanokimi.measure.audit import audit
+from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import text_floor
@@ -185,7 +186,13 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
     scores = evaluate_test(state)
     np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(model_config, train.context_length)
-    verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
+    verdict = audit(
+        state.model,
+        vocab_size=model_config.vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(state.data.val_ids, train.context_length),
+    )
     latency = generation_latency(state.model, train.context_length) if whole else (None, None)
     prefill, decode = latency
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]

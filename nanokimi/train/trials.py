@@ -16,7 +16,10 @@ import torch
 from nanokimi.config import RunConfig
 from nanokimi.generation.story import story_ids
 from nanokimi.generation.story_scores import copied_share
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import audit_passes, movement
+from nanokimi.measure.audit_calls import Mode, Subject, default_call, random_states_kept
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.audit_plan import EVALUATION, TRAINING
 from nanokimi.measure.evaluate import TOKENS_AT_A_TIME, evaluate
 from nanokimi.measure.story_world import recall, world_of
 from nanokimi.model.cache import Cache
@@ -29,8 +32,7 @@ from nanokimi.train.step import train_step
 WARM_UP_STEPS = 2  # slower than the rest: buffers are allocated and kernels chosen
 MIN_STEPS, STEP_SECONDS = 3, 4.0  # steps that are timed: at least so many, and for so long
 PART_SECONDS = 1.5  # a validation and a story are timed for about so long
-AUDIT_CUTS, AUDIT_FORWARDS = 256, 10  # of audit(): the most cuts, and the forward passes that one cut takes
-AUDIT_CUTS_TRIED, QUESTIONS_TRIED = 17, 4
+QUESTIONS_TRIED = 4
 LATENCY_PREFILLS, LATENCY_DECODES = 24, 53  # calls of generation_latency()
 MAPPED_BYTES = 65536  # Linux maps so much of a file around each address that is read
 
@@ -174,22 +176,28 @@ def try_steps(state: TrainState) -> StepsTrial:
 
 
 def audit_seconds(state: TrainState) -> float:
-    """Seconds of the audit: few of its cuts are tried where one alone takes long."""
-    context, vocab_size = state.config.train.context_length, state.config.arm.model.vocab_size
+    """Seconds of the audit: two shapes of its passes are timed, the others taken to lie on the line through them."""
+    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
     assert vocab_size is not None
-    cuts = min(AUDIT_CUTS, context - 1)
+    windows = windows_of(state.data.val_ids, train.context_length)
+    passes = audit_passes(state.model, vocab_size, train.context_length, train.eval_batch_size, windows)
+    subject = Subject(state.model, default_call(state.model), state.config.seed)
 
-    def with_cuts(number: int) -> float:
-        return timed(
-            state,
-            lambda: audit(state.model, vocab_size=vocab_size, context=context, max_cuts=number),
+    def seconds_of(shape: tuple[int, int], mode: Mode) -> float:
+        ids_BT = torch.randint(vocab_size, shape)
+        base_BTW = subject.logits(ids_BT, mode)
+        start = fenced_seconds(state.device)
+        movement(subject.logits(ids_BT, mode), base_BTW)
+        return fenced_seconds(state.device) - start
+
+    with random_states_kept(state.device):
+        few, many = ((2, 2), passes[0])
+        least, most = (
+            sum(seconds_of(shape, mode) for mode in (EVALUATION, TRAINING)) / 2 for shape in (few, many)
         )
-
-    one = with_cuts(1)
-    few = min(AUDIT_CUTS_TRIED, cuts)
-    if few < 2 or one > PART_SECONDS:
-        return one * (AUDIT_FORWARDS + 2 * (cuts - 1)) / AUDIT_FORWARDS
-    return one + max(with_cuts(few) - one, 0.0) * (cuts - 1) / (few - 1)
+    small, large = math.prod(few), math.prod(many)
+    each = max(most - least, 0.0) / max(large - small, 1)
+    return sum(least + each * (rows * length - small) for rows, length in passes)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from nanokimi.config import ModuleConfig, RunConfig
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import audit
+from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.model.build import build_model
 from nanokimi.model.user_module import UserModule, require_logits
 
@@ -22,8 +23,9 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
     require_logits(model)
     vocab_size = config.arm.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
-    verdict = audit(model, vocab_size=vocab_size, context=config.train.context_length)
-    if not verdict.causal:
+    context = config.train.context_length
+    found = audit(model, vocab_size=vocab_size, context=context, windows=windows_of(data.val_ids, context))
+    if not found.causal:
         raise UserError(
-            f"{config.title} is LEAKING before its first step: {verdict.where}; its loss would be void"
+            f"{config.title} is {found.verdict} before its first step: {found.where}; its loss would be void"
         )
