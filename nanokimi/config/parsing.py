@@ -258,7 +258,7 @@ def _type_of(key: str) -> Any:
     kind: Any = RunConfig
     for part in key.split("."):
         group = next(c for c in (kind, *get_args(kind)) if is_dataclass(c))
-        kind = _hints(group)[part]
+        kind = _hints(group)[part]  # type: ignore[arg-type]
     return kind
 
 
