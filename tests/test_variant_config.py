@@ -17,6 +17,7 @@ from nanokimi.errors import UserError
 V = "variant.model."
 CHANGED: dict[str, Any] = {
     **{"num_key_value_heads": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8},
+    **{"head_dim": 12, "qkv_bias": True},
     **{"qk_rope_head_dim": 8, "v_head_dim": 8, "num_latents": 3, "rope_theta": 10.0, "intermediate_size": 40},
     **{"moe_intermediate_size": 24, "n_routed_experts": 5, "n_shared_experts": 2, "num_experts_per_tok": 1},
     **{"first_k_dense_replace": 1, "norm_topk_prob": False, "routed_scaling_factor": 2.0},
@@ -66,7 +67,7 @@ def test_each_setting_is_taken_by_the_parts_that_read_it_and_refused_by_the_othe
 def test_the_table_of_readers_knows_every_setting_that_one_part_alone_reads() -> None:
     common = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "norm_eps", "dropout"}
     common |= {"max_position_embeddings", "norm", "positions", "attention", "feed_forward", "experts"}
-    common |= {"tie_word_embeddings", "initialization", "initializer_range"}
+    common |= {"tie_word_embeddings", "initialization", "initializer_range", "lm_head_bias"}
     of_several = {"rope_theta", "intermediate_size", "bias"}  # tested below
     named = {*READ_BY_ATTENTION, *READ_BY_EXPERTS}
     assert named | common | of_several == {field.name for field in fields(VariantConfig)}
