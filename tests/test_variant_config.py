@@ -153,7 +153,7 @@ def test_a_run_saved_before_there_were_variants_is_still_resolved(tmp_path: Path
     path = tmp_path / "config.yaml"
     save_config(whole, path)
     content = yaml.safe_load(path.read_text())
-    del content["variant"], content["compare"]["arms"]
+    del content["variant"], content["arms"]
     path.write_text(yaml.safe_dump(content))
     assert is_resolved(load_config(str(path)))
     assert not is_resolved(load_config(str(path), ["--model", "variant"]))
