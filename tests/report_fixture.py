@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
+import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from nanokimi.measure.spikes import spike_entries
 
+SEEDS = (1337, 1338)
 LAYERS, HEADS, EXPERTS, CONTEXT, BATCH = (1, 2, 3), 4, 8, 64, 12
 PROMPT = "Once, there was a small boy named Charlie. Charlie loved stories more than anything else."
 STORY = (
@@ -21,8 +25,8 @@ STORY = (
     '"Mom, can I fly it?" he asked. His mom smiled and said, "Yes, but hold the string." The kite went up and up '
     "until it was a little dot in the sky. Charlie laughed, and the wind laughed with him."
 )
-SPEED = {"NanoKimi": 41.3, "NanoGPT": 24.6}
-FLOOR = {"NanoKimi": 1.31, "NanoGPT": 1.36}
+SPEED = {"NanoKimi": 41.3, "NanoGPT with Muon": 30.0, "NanoGPT": 24.6}
+FLOOR = {"NanoKimi": 1.31, "NanoGPT with Muon": 1.33, "NanoGPT": 1.36}
 SPIKES = {"NanoKimi": {0.55: 0.7, 0.7: 2.4, 0.8: 1.1, 0.95: 0.9}, "NanoGPT": {0.6: 1.3}}
 """Heights in nats of the spikes, by share of the run."""
 EVENTS = (
@@ -39,9 +43,12 @@ def loss_at(name: str, step: int) -> float:
     return FLOOR.get(name, 1.4) + 2.85 * math.exp(-step / 40) + 0.9 / (1 + step / 120)
 
 
-def make_records(name: str, steps: int, eval_every: int, prompt: str, story: str) -> list[dict[str, Any]]:
-    """metrics.jsonl of one arm."""
-    rng, kimi, records = random.Random(name), name.startswith("NanoKimi"), []
+def make_records(
+    name: str, seed: int, steps: int, eval_every: int, prompt: str, story: str
+) -> list[dict[str, Any]]:
+    """metrics.jsonl of one arm with one seed."""
+    rng, kimi, records = random.Random(f"{name} {seed}"), name.startswith("NanoKimi"), []
+    luck = rng.gauss(0, 0.004)
     for step in range(steps + 1):
         place = {
             "step": step,
@@ -65,7 +72,7 @@ def make_records(name: str, steps: int, eval_every: int, prompt: str, story: str
                 | {"grad_norm": 0.4, "step_ms": SPEED.get(name, 30.0), "memory_bytes": memory}
             )
         if step % eval_every == 0 or step == steps:
-            loss = loss_at(name, step) + 0.04
+            loss = loss_at(name, step) + 0.04 + luck
             by_position = [loss + 1.1 / (t + 1) for t in range(CONTEXT)]
             scores = {
                 "val_loss": loss,
@@ -112,13 +119,16 @@ def attention_record(rng: random.Random, step: int) -> dict[str, Any]:
     return {"kind": "attention", "step": step, "max_logits": logits, "clips": clips, "tau": 100.0}
 
 
-def make_run(name: str, records: list[dict[str, Any]], leaks: bool) -> dict[str, Any]:
+def make_run(name: str, seed: int, records: list[dict[str, Any]], leaks: bool) -> dict[str, Any]:
     """An entry of report.json."""
     kimi, last = name.startswith("NanoKimi"), [r for r in records if r["kind"] == "eval"][-1]
     step_ms = SPEED.get(name, 30.0)
     return {
         "name": name,
-        "folder": name.lower().replace(" ", "-"),
+        "arm": name,
+        "seed": seed,
+        "folder": f"{slug(name)}/seed-{seed}",
+        "flops": last["flops"],
         "params_total": 1_234_567 if kimi else 809_856,
         "params_active": 812_345 if kimi else 809_856,
         "flops_per_token": 4.9e6 if kimi else 5.1e6,
@@ -130,7 +140,10 @@ def make_run(name: str, records: list[dict[str, Any]], leaks: bool) -> dict[str,
         "tokens_per_second": BATCH * CONTEXT / step_ms * 1000,
         "ms_per_step": step_ms,
         "best_val_loss": last["val_loss"] - 0.0012,
-        "test_loss": last["val_loss"],
+        "test_loss": last["val_loss"] + 0.01,
+        "test_perplexity": math.exp(last["val_loss"] + 0.01),
+        "test_bits_per_byte": (last["val_loss"] + 0.01) / math.log(2),
+        "test_bits_per_char": (last["val_loss"] + 0.01) / math.log(2),
         **{
             key: last[key] for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char")
         },
@@ -142,39 +155,70 @@ def make_run(name: str, records: list[dict[str, Any]], leaks: bool) -> dict[str,
         "prefill_ms": 6.31 if kimi else 3.84,
         "decode_ms_per_token": 3.42 if kimi else 1.57,
         "loss_by_position": last["loss_by_position"],
-        "audit": {"causal": not leaks, "max_leak": 0.731 if leaks else 0.0, "cuts": 6}
-        | {"where": "model.layers.1.mlp.gate" if leaks else None},
+        "audit": {"causal": not leaks, "verdict": "LEAKING" if leaks else "causal"}
+        | {"max_leak": 0.731 if leaks else 0.0, "cuts": 6, "not_excluded": ["a leak that comes by chance"]}
+        | {"where": "position 3 sees token 9" if leaks else None},
         "optimizer": "muonclip" if kimi else "adamw",
         "lr": 0.005 if kimi else 0.001,
+        "schedule": "100 steps of warm-up, cosine to 0 of the peak",
         "device": "cpu",
         "dtype": "fp32",
         "threads": 2,
     }
 
 
-def make_verdict(runs: list[dict[str, Any]], leaking: tuple[str, ...]) -> dict[str, Any]:
-    """The sentence and its numbers."""
-    if leaking:
-        sentence = f"No verdict: {' and '.join(leaking)} sees the tokens it is asked to predict, so its loss is void."
-        return {
-            "sentence": sentence,
-            "winner": None,
-            "difference_nats": 0.0,
-            "ci95_nats": [0.0, 0.0],
-            "ranked": False,
-        }
-    first, other = runs[0], runs[-1]
-    gap = first["val_loss"] - other["val_loss"]
-    sentence = (
-        f"NanoKimi predicts the validation text better: {first['val_bits_per_byte']:.3f} against "
-        f"{other['val_bits_per_byte']:.3f} bits per byte, and took 1.68 times as long to train."
+def make_arm(name: str, runs: list[dict[str, Any]], leaks: bool) -> dict[str, Any]:
+    """An arm's entry of report.json: means over its seeds."""
+    own = [run for run in runs if run["arm"] == name]
+    means = (
+        "test_loss",
+        "test_bits_per_byte",
+        "val_loss",
+        "train_seconds",
+        "ms_per_step",
+        "tokens_per_second",
     )
+    means += ("peak_memory_bytes", "decode_ms_per_token", "prefill_ms")
+    alike = ("params_active", "params_total", "flops", "tokens", "steps", "optimizer", "lr", "schedule")
+    losses = [run["test_loss"] for run in own]
     return {
-        "sentence": sentence,
-        "winner": first["name"],
-        "difference_nats": gap,
-        "ranked": len(runs) > 1,
-    } | {"ci95_nats": [gap - 0.011, gap + 0.011]}
+        "name": name,
+        "slug": slug(name),
+        "seeds": [run["seed"] for run in own],
+        "leaking": "LEAKING: position 3 sees token 9" if leaks else None,
+        "deviation": statistics.stdev(losses) if len(losses) > 1 else None,
+        "floor_gap": None,
+        "search": None,
+        **{key: statistics.fmean(run[key] for run in own) for key in means},
+        **{key: own[0][key] for key in alike},
+    }
+
+
+def make_pairs(arms: list[dict[str, Any]], seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Every pair of sound arms."""
+    sound = [arm for arm in arms if arm["leaking"] is None]
+    pairs = []
+    for first, second in itertools.combinations(sound, 2):
+        mean = first["test_loss"] - second["test_loss"]
+        several = len(seeds) > 1
+        pairs.append(
+            {"first": first["name"], "second": second["name"], "mean": mean, "seeds": len(seeds)}
+            | {"ci95": [mean - 0.02, mean + 0.02] if several else None, "p": 0.01, "holm_p": 0.03, "tests": 3}
+            | {"per_seed": [mean] * len(seeds), "words": "lower by" if mean < 0 else "higher by"}
+            | {"text95": [mean - 0.005, mean + 0.005]}
+        )
+    return pairs
+
+
+def make_verdict(arms: list[dict[str, Any]], seeds: tuple[int, ...]) -> dict[str, Any]:
+    """The sentence, and who won."""
+    leaking = [arm["name"] for arm in arms if arm["leaking"]]
+    best = min(arms, key=lambda arm: arm["test_loss"])["name"]
+    if leaking:
+        return {"sentence": f"{leaking[0]} is LEAKING. Not ranked.", "winner": None, "ranked": False}
+    if len(seeds) < 2 or len(arms) < 2:
+        return {"sentence": "No winner: one seed cannot tell.", "winner": None, "ranked": True}
+    return {"sentence": f"{best} is better than the others.", "winner": best, "ranked": True}
 
 
 def add_incidents(name: str, records: list[dict[str, Any]], run: dict[str, Any], steps: int) -> None:
@@ -184,7 +228,7 @@ def add_incidents(name: str, records: list[dict[str, Any]], run: dict[str, Any],
         if record["kind"] == "train":
             record["loss"] += heights.get(record["step"], 0.0)
     run["spikes"] = spike_entries(records)
-    if name == "NanoKimi":
+    if name == "NanoKimi" and run["seed"] == SEEDS[0]:
         run |= {"batches_skipped": 2, "micro_batch_size": 6}
         for share, event, detail in EVENTS:
             step = round(share * steps)
@@ -221,6 +265,11 @@ def make_context(steps: int) -> dict[str, Any]:
             "val_tokens": 480_900,
             "val_text_bytes": 481_233,
             "val_text_chars": 480_900,
+            "test_tokens": 470_100,
+            "test_text_bytes": 470_400,
+            "test_text_chars": 470_100,
+            "split": "three",
+            "split_note": None,
             "baselines": {
                 "unigram": {"test_loss": 2.8874, "bits_per_byte": 4.1656},
                 "5-gram": {"test_loss": 1.6021, "bits_per_byte": 2.3113},
@@ -240,7 +289,8 @@ def make_context(steps: int) -> dict[str, Any]:
         },
         "command": "nanokimi compare --data data/stories.txt --preset nano",
         "repeat": "nanokimi compare --config runs/compare-nano-1/config.yaml",
-        "seed": 1337,
+        "spread": None,
+        "match": {"asked": None, "ratios": {}, "sentence": "Matched in tokens."},
         "settings": {
             "context_length": CONTEXT,
             "batch_size": BATCH,
@@ -249,17 +299,19 @@ def make_context(steps: int) -> dict[str, Any]:
             "steps": steps,
         }
         | {"turn_steps": 10},
-        "paired": {
-            "windows": 7515,
-            "note": "Both models score the same windows; the interval is over their differences.",
-        },
     }
+
+
+def slug(name: str) -> str:
+    """An arm's folder."""
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def write_comparison(
     folder: Path,
     *,
-    names: tuple[str, ...] = ("NanoKimi", "NanoGPT"),
+    names: tuple[str, ...] = ("NanoKimi", "NanoGPT with Muon", "NanoGPT"),
+    seeds: tuple[int, ...] = SEEDS,
     steps: int = 120,
     eval_every: int = 40,
     leaking: tuple[str, ...] = (),
@@ -268,23 +320,31 @@ def write_comparison(
     kinds: tuple[str, ...] = ("train", "eval", "router", "attention", "sample", "event"),
     incidents: bool = False,
 ) -> dict[str, Any]:
-    """Write report.json and each arm's metrics.jsonl, with only these kinds of record; return the report."""
-    made = {name: make_records(name, steps, eval_every, prompt, story) for name in names}
-    runs = [make_run(name, made[name], name in leaking) for name in names]
+    """Write report.json and each run's metrics.jsonl, with only these kinds of record; return the report."""
+    made = {
+        (name, seed): make_records(name, seed, steps, eval_every, prompt, story)
+        for seed in seeds
+        for name in names
+    }
+    runs = [make_run(name, seed, lines, name in leaking) for (name, seed), lines in made.items()]
     for run in runs if incidents else []:
-        add_incidents(run["name"], made[run["name"]], run, steps)
+        add_incidents(run["arm"], made[run["arm"], run["seed"]], run, steps)
+    arms = [make_arm(name, runs, name in leaking) for name in names]
     report = {
-        "schema_version": 1,
-        "verdict": make_verdict(runs, leaking),
+        "schema_version": 2,
+        "verdict": make_verdict(arms, seeds),
+        "arms": arms,
         "runs": runs,
+        "comparisons": make_pairs(arms, seeds),
+        "seeds": list(seeds),
         **make_context(steps),
     }
-    report["segments"] = make_segments(made, steps, eval_every)
+    report["segments"] = make_segments({name: made[name, seeds[0]] for name in names}, steps, eval_every)
     for run in runs:
-        arm = folder / run["folder"]
-        arm.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(record) for record in made[run["name"]] if record["kind"] in kinds]
-        (arm / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        place = folder / run["folder"]
+        place.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(record) for record in made[run["arm"], run["seed"]] if record["kind"] in kinds]
+        (place / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     write_report_json(folder, report)
     return report
 

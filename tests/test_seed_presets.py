@@ -94,8 +94,8 @@ def test_every_arm_of_a_seed_preset_trains_samples_and_is_causal(
     assert status == 0 and asked.sample.prompts[0] in out, err
     status, out, _ = shell(f"audit {tmp_path}/run")
     assert status == 0 and "causal" in out and "LEAKING" not in out
-    status, out, _ = shell(f"evaluate {tmp_path}/run --part val")
-    assert json.loads(out)["val_loss"] == pytest.approx(result["val_loss"], abs=1e-5)
+    status, out, _ = shell(f"evaluate {tmp_path}/run")
+    assert json.loads(out)["test_loss"] == pytest.approx(result["test_loss"], abs=1e-5)
 
 
 def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
@@ -106,6 +106,9 @@ def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
     line = f'{small("seed-000-small", stories)} --arm "NanoKimiK2: from=variant {chosen}"'
     status, _, err = shell(f"train {line} --out {tmp_path}/alone")
     assert status == 1 and "LEAKING" in err and "the loss is void" in err
+    status, out, _ = shell(f"compare {line} --out {tmp_path}/both")
+    assert status == 1 and "NanoKimiK2 is LEAKING" in out
+    assert read_json(tmp_path / "both" / "report.json")["verdict"]["ranked"] is False
 
 
 def header(name: str) -> str:
