@@ -385,6 +385,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
         *("variant.model.routed_scaling_factor", "variant.model.intermediate_size"),
         *("variant.model.num_key_value_heads", "variant.model.q_lora_rank", "variant.optim.adamw_lr"),
+        *("variant.model.head_dim", "variant.model.qkv_bias"),
     }
     assert {key for key, value in leaves(config).items() if value is None} == off_by_choice
     assert "auto" not in (config.train.device, config.train.dtype)
