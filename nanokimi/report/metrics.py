@@ -143,7 +143,7 @@ def _over_seeds(arm: Arm, key: str) -> Any:
     """The arm's own entry; where it has none, the mean of its runs, or what they say if that is no number."""
     if arm.facts.get(key) is not None:
         return arm.facts[key]
-    values = [run.facts.get(key) for run in arm.runs]
+    values: list[Any] = [run.facts.get(key) for run in arm.runs]
     if not values or None in values:
         return None
     if all(isinstance(value, int | float) for value in values):

@@ -46,7 +46,7 @@ def reach_of(comparisons: Sequence[Record]) -> float:
 
 
 def tick_of(reach: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, ... (or a tenth, a hundredth, ...) that fits beside zero with room for its text."""
+    """The largest 1, 2 or 5 times a power of ten that fits on the axis with room for its text."""
     power = 10.0 ** math.floor(math.log10(reach))
     return max(step for step in (power / 2, power, 2 * power, 5 * power) if step <= 0.85 * reach)
 

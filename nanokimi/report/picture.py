@@ -63,7 +63,7 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
 
 
 def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
-    """Differences of test loss: thick over seeds, thin over the text alone; filled where the interval leaves zero out."""
+    """Differences of test loss: thick over seeds, thin over the text alone; filled marks: decided."""
     dress(axes, paint, "First minus second, test loss (nats per token); left: the first is lower", "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")

@@ -32,7 +32,7 @@ def make_searches(arms: Sequence[Arm]) -> Record:
 
 
 def alike(arms: Sequence[Arm]) -> str:
-    """Whether every arm had the same trials, seeds, design and space, as a sentence; empty for one arm or none searched."""
+    """Whether every arm had the same trials, seeds, design and space; empty if there is nothing to compare."""
     searches = [arm.facts["search"] for arm in arms if arm.facts.get("search")]
     if len(arms) < 2 or not searches:
         return ""
@@ -60,14 +60,13 @@ def _ranges(search: Record) -> Record:
 
 
 def _search(arm: Arm, search: Record) -> Record:
-    interior = search.get("interior") or {}
     rows = [
         {
             "knob": knob,
             "setting": limits.get("setting") or knob,
             "range": range_text(limits),
             "best": value_text(best_of(search, knob)),
-            "place": {True: "interior", False: AT_THE_EDGE}.get(interior.get(knob), "not judged"),
+            "place": place_of(search, knob),
         }
         for knob, limits in search["space"].items()
     ]
@@ -90,6 +89,12 @@ def best_of(search: Record, knob: str) -> Any:
     """The best value of a knob; report.json keeps it under the name of the setting that the knob turns."""
     best = search.get("best") or {}
     return best.get(search["space"][knob].get("setting"), best.get(knob))
+
+
+def place_of(search: Record, knob: str) -> str:
+    """Whether the best value lies inside what was searched."""
+    inside = (search.get("interior") or {}).get(knob)
+    return "not judged" if inside is None else "interior" if inside else AT_THE_EDGE
 
 
 def range_text(limits: Record) -> str:
