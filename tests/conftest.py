@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rounding import OtherRounding
 
 from nanokimi.config import (
     DatasetConfig,
@@ -96,6 +98,8 @@ nanogpt:
   optim: {lr: 3e-3, warmup_steps: 2}
 """
 """Both arms of a run that takes seconds, as a settings file has them."""
+PATIENCE = 600.0
+"""Seconds that a test gives another process for what takes it a few: a loaded machine keeps this deadline, too."""
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
 
 
@@ -127,6 +131,14 @@ def study_command(folder: Path, verb: str, *more: str) -> list[str]:
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and two test processes would fight for it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def other_rounding() -> Iterator[None]:
+    """With ROUNDING=<seed> in the environment, torch rounds as another processor might (rounding.py)."""
+    given = os.environ.get("ROUNDING")
+    with nullcontext() if given is None else OtherRounding(*map(int, given.split(","))):
+        yield
 
 
 @pytest.fixture(autouse=True)

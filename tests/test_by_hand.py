@@ -128,8 +128,7 @@ def test_blocks_grow_with_the_experts_share() -> None:
 needs_bf16 = pytest.mark.skipif(not cpu_has_fast_bf16(), reason="the path is for processors with bf16")
 
 
-@needs_bf16
-@pytest.mark.parametrize("in_c", [True, False])
+@pytest.mark.parametrize("in_c", [pytest.param(True, marks=needs_bf16), False])
 @pytest.mark.parametrize("q_lora_rank", [None, 16])
 def test_a_whole_model_takes_the_same_step(
     monkeypatch: pytest.MonkeyPatch, q_lora_rank: int | None, in_c: bool

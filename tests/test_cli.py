@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TINY_ARMS, make_text
+from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.runtime import device
@@ -92,13 +92,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings.write_text(SETTINGS)
     text.write_text(make_text())
     command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--data", str(text)]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return Trained(out, text, settings, done.stdout)
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -120,7 +120,7 @@ def python(code: str) -> str:
 )
 def test_help_and_first_mistakes_do_not_wait_for_torch(action: str) -> None:
     code = f"{action}\nimport sys; sys.stderr.write(' '.join({{'torch', 'matplotlib'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().split("\n")[-1] not in ("torch", "matplotlib", "torch matplotlib"), done.stderr
 
@@ -162,7 +162,7 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: list[str]) -> None:
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(writer)
     assert done.stderr == "" and done.returncode == 141
@@ -419,7 +419,7 @@ def test_the_status_reaches_the_shell(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "missing.txt" in done.stderr
@@ -431,6 +431,7 @@ def test_the_status_reaches_the_shell(tmp_path: Path) -> None:
 
 def test_training_prints_the_score_and_where_it_lies(trained: Trained) -> None:
     result = read_json(trained.out / "result.json")
+    assert f"test loss {result['test_loss']:.4f}" in trained.printed
     assert f"validation loss {result['val_loss']:.4f}" in trained.printed
     assert str(trained.out) in trained.printed and trained.printed.count("\n") == 1
 
@@ -439,10 +440,30 @@ def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.Ca
     assert cli.main(["evaluate", str(trained.out)]) == 0
     scored = json.loads(capsys.readouterr().out)
     result = read_json(trained.out / "result.json")
-    for name in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "loss_by_position"):
+    names = ("loss", "perplexity", "bits_per_byte", "bits_per_char")
+    for name in (*(f"test_{name}" for name in names), "loss_by_position"):
         assert scored[name] == result[name], name
-    assert scored["name"] == "NanoKimi"
-    assert scored["val_tokens"] == read_json(trained.out / "data" / "data.json")["val_tokens"]
+    assert scored["name"] == "NanoKimi" and "split_note" not in scored
+    facts = read_json(trained.out / "data" / "data.json")
+    assert scored["test_tokens"] == facts["test_tokens"] and "val_loss" not in scored
+    assert cli.main(["evaluate", str(trained.out), "--part", "val"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert [scored[f"val_{name}"] for name in names] == [result[f"val_{name}"] for name in names]
+    assert scored["val_tokens"] == facts["val_tokens"] and "test_loss" not in scored
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--part", "train"), "--part is train: expected val or test"),
+        (("--part", "val", "--data", "x.txt"), "scored whole: leave out --part"),
+    ],
+)
+def test_evaluate_refuses_parts_that_are_none(
+    trained: Trained, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert cli.main(["evaluate", str(trained.out), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_evaluate_scores_another_text_whole(
@@ -450,7 +471,7 @@ def test_evaluate_scores_another_text_whole(
 ) -> None:
     """The validation part given as a file scores alike but for the token before it, which is the same, too."""
     text = trained.text.read_text()
-    (tmp_path / "same.txt").write_text(text[int(len(text) * 0.9) :])
+    (tmp_path / "same.txt").write_text(text[int(len(text) * 0.8) : int(len(text) * 0.9)])
     (tmp_path / "other.txt").write_text("Zebras! 42 quick \u2603 foxes. " * 20)
     assert cli.main(["evaluate", str(trained.out), "--data", str(tmp_path / "same.txt")]) == 0
     same = json.loads(capsys.readouterr().out)
@@ -573,14 +594,14 @@ def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     metrics = out / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and '"kind": "train"' in metrics.read_text():
             break
         time.sleep(0.002)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, errors
     assert (
         errors.splitlines()[-1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import study_command, write_study_files
+from conftest import PATIENCE, study_command, write_study_files
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
@@ -80,7 +80,7 @@ def test_compiled_training_is_the_same_and_resumes_bit_for_bit(
         broken.stop_requested |= record["kind"] == "train" and record["step"] == 3
     assert broken.step == 3
     command = [sys.executable, "-m", "nanokimi", "train", "--resume", "--out", str(broken.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert losses(broken) == losses(whole)
     weights = load_file(broken.folder / "model.safetensors")
@@ -175,7 +175,7 @@ def test_without_a_compiler_one_line_says_so(tmp_path: Path) -> None:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1, done.stderr

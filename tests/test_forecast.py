@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_text
+from conftest import PATIENCE, make_text
 
 from nanokimi import cli
 from nanokimi.config import RunConfig
@@ -62,7 +62,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
     def run(*options: str) -> str:
         done = subprocess.run(
-            [*command, *options], capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+            [*command, *options],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -255,11 +260,11 @@ def test_an_interrupted_dry_run_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not list(own_cache.glob("dry-run-*/run/config.yaml")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, errors
     assert errors.count("\n") == 1 and errors.startswith("nanokimi: interrupted") and printed == ""
     assert not list(own_cache.glob("dry-run-*"))

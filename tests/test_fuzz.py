@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 SHORT = {"config": 60, "checkpoint": 60, "store": 250, "formats": 150, "tokenizers": 120}
 
 
 def run_fuzzer(loader: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), loader, "--out", str(out), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("loader", SHORT)

@@ -25,6 +25,10 @@ from nanokimi.optim.schedule import lr_scale
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 STEPS, BATCH, LENGTH = 20, 8, 16
+# In any order of rounding: under ATen's default, AVX2 and MKL's oldest instructions, and under rounding.py's seeds 1 to
+# 6, no loss moved by more than 2.5e-7, two units in the last place. This is forty times as much, and less than one
+# token's other expert would move a loss of 128 tokens.
+TOLERANCE = 1e-5
 # every mechanism takes part: query latent, clipped heads, balancing, auxiliary loss, schedule
 RUNS: dict[str, tuple[KimiConfig | GPTConfig, OptimConfig]] = {
     "nanokimi": (
@@ -74,7 +78,7 @@ def golden_losses(name: str) -> list[float]:
 def test_losses_are_the_recorded_ones(name: str) -> None:
     expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
     assert len(expected) == STEPS
-    assert golden_losses(name) == pytest.approx(expected, rel=1e-4)
+    assert golden_losses(name) == pytest.approx(expected, rel=TOLERANCE)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_KIMI
+from conftest import PATIENCE, TINY_KIMI
 from hf_parity import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -329,7 +329,7 @@ try:
 except MemoryError as error:
     print(error, torch.equal(p, before))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("out of memory") and done.stdout.endswith("True\n"), done.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY_GPT, TINY_KIMI
@@ -25,7 +26,9 @@ from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
+from nanokimi.model.gpt import GPTBlock
 from nanokimi.runtime.files import read_json, write_json
+from nanokimi.train import step as one_step
 from nanokimi.train.runs import set_up
 
 
@@ -137,14 +140,24 @@ def test_a_twin_with_experts_in_every_layer_can_be_solved() -> None:
     assert abs(solved.gap) < 0.05 and "intermediate_size" not in solved.changes
 
 
-def test_seconds_are_measured(prepared: tuple[RunConfig, PreparedData]) -> None:
-    """An arm against itself gets nearly equal steps; against one of four times the layers, far more."""
+def test_seconds_are_measured(
+    prepared: tuple[RunConfig, PreparedData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm of six times the layers gets a sixth of the steps, by a clock that only moves while a layer is at work."""
     config, data = prepared
+    clock, forward = [0.0], GPTBlock.forward
+
+    def takes_a_second(*args: Any, **kwargs: Any) -> Any:
+        clock[0] += 1.0
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(one_step, "fenced_seconds", lambda _: clock[0])
+    monkeypatch.setattr(GPTBlock, "forward", takes_a_second)
     gpt = replace(config, model="nanogpt", train=replace(config.train, max_steps=1000))
     deep = replace(gpt, nanogpt=replace(gpt.nanogpt, model=replace(gpt.nanogpt.model, num_hidden_layers=12)))
     found = solve("seconds", {"nanogpt": gpt, "nanokimi": validate(deep)}, data)
     assert found["nanogpt"]["train.max_steps"] == 1000
-    assert 100 < found["nanokimi"]["train.max_steps"] < 600
+    assert found["nanokimi"]["train.max_steps"] == fewer_steps(1000, [2.0, 12.0])[1] < 170
 
 
 def test_every_report_says_what_is_matched(prepared: tuple[RunConfig, PreparedData]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import PATIENCE
 from filelock import FileLock
 
 from nanokimi import cli
@@ -349,7 +350,7 @@ def test_a_second_process_is_refused_and_a_killed_ones_lock_is_not_in_the_way(
         (line,) = capsys.readouterr().err.splitlines()
         assert "another process is training in" in line
     holder = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); "
-    holder += "lock.acquire(); print('held'); time.sleep(60)"
+    holder += "lock.acquire(); print('held'); time.sleep(3600)"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", holder, str(folder / ".lock")], stdout=subprocess.PIPE, text=True
     )
@@ -374,7 +375,7 @@ def long_run(tiny_config: Build, tmp_path: Path) -> Iterator[tuple[subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if (out / "metrics.jsonl").exists() and '"kind": "train"' in (out / "metrics.jsonl").read_text():
             break
@@ -395,7 +396,7 @@ def test_a_second_signal_stops_at_once(
     process.send_signal(signal.SIGCONT)
     time.sleep(0.001)
     process.send_signal(number)
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode in (128 + number, -number), errors  # -15: the shell shows 143
     assert "Traceback" not in errors
     state = reopen(out)
@@ -410,7 +411,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) 
         [sys.executable, str(Path(__file__).with_name("soak.py")), "--kills", "4", "--folder", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import PATIENCE
 from safetensors.torch import load_file
 
 from nanokimi import cli
@@ -235,7 +236,7 @@ def test_a_real_limit_on_memory_is_kept_by_smaller_micro_batches(tiny_config: Bu
         settings, out = tmp_path / f"{name}.yaml", tmp_path / name
         save_config(replace(config, train=replace(config.train, memory_limit_gb=limit)), settings)
         command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--out", str(out)]
-        subprocess.run(command, check=True, capture_output=True, timeout=200)
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
         done[name] = read_json(out / "result.json")
     # code that is loaded after the limit was set is not counted by the system
     assert done["free"]["peak_memory_bytes"] > 0.8e9 and done["limited"]["peak_memory_bytes"] < 0.62e9
@@ -491,7 +492,7 @@ def test_on_a_real_small_disk_the_run_ends_with_a_line_and_goes_on_once_there_is
         env=environment | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     log = (tmp_path / "log").read_text()
     assert done.returncode == 0, log + done.stderr

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import make_text
+from conftest import PATIENCE, make_text
 from fuzz_loaders import nanogpt_files, parquet_file, stories
 from fuzz_mutations import LAUGHS, LAUGHS_INSIDE
 
@@ -160,9 +160,9 @@ def test_an_exponent_in_yaml_is_a_number(tmp_path: Path) -> None:
 )
 def test_hostile_yaml_is_one_line(text: str, part: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    start = time.monotonic()
+    start = time.process_time()  # this process's own: others may keep the machine busy
     assert part in complaint(load_config, str(tmp_path / "c.yaml"))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_anchors_of_ordinary_size_are_fine() -> None:
@@ -430,9 +430,9 @@ def test_a_pattern_that_panics_is_one_line(tmp_path: Path, capfd: pytest.Capture
     """Backtracking without end: the library gives up with a Rust panic, which is no Exception."""
     pattern = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": "x"}
     tokenizer = read_foreign(tokenizer_json(tmp_path, normalizer=pattern))
-    start = time.monotonic()
+    start = time.process_time()  # this process's own: others may keep the machine busy
     assert "cannot encode the text" in complaint(tokenizer.encode, "a" * 1000)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_text_that_a_tokenizer_cannot_encode_is_one_line(tmp_path: Path) -> None:
@@ -531,6 +531,6 @@ def test_the_command_line_ends_with_one_line_and_status_2(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "nanokimi", "train", "--config", "c.yaml", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

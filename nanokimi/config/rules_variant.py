@@ -10,7 +10,7 @@ from nanokimi.config.checks import (
     require_possible,
     validate_positions,
 )
-from nanokimi.config.schema import AnyArm, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema import Family, ModuleArm, TrainConfig, VariantArm, VariantConfig
 from nanokimi.config.schema_optim import OptimConfig
 
 ATTENTIONS = ("mha", "gqa", "mla", "latent")
@@ -45,11 +45,13 @@ def is_plug(part: str) -> bool:
     return bool(colon) and path.endswith(".py") and name.isidentifier()
 
 
-def plugs_of(arm: AnyArm) -> list[str]:
+def plugs_of(arm: Family) -> list[str]:
     """FILE.py:NAME of every class of the user's that an arm is made of."""
     parts: list[str] = [arm.optim.name]
     if isinstance(arm, VariantArm):
         parts += [arm.model.attention, arm.model.experts]
+    if isinstance(arm, ModuleArm):
+        parts.append(arm.model.source)
     return [part for part in parts if is_plug(part)]
 
 

@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanokimi.config import GPTConfig, KimiConfig, ModelConfig, OptimConfig, TrainConfig, VariantConfig
+from nanokimi.config import (
+    GPTConfig,
+    KimiConfig,
+    ModelConfig,
+    ModuleConfig,
+    OptimConfig,
+    TrainConfig,
+    VariantConfig,
+)
+from nanokimi.measure.cost_module import module_cost
 from nanokimi.measure.cost_variant import variant_parts
 from nanokimi.optim.groups import MATRIX_OPTIMIZERS, assign
 from nanokimi.optim.shampoo import ROOT_ITERATIONS
@@ -41,6 +50,8 @@ def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True)
         return Cost(
             int(total), int(active), 2 * active + flops, 3 * (2 * active + flops), int(cache), int(fixed)
         )
+    if isinstance(config, ModuleConfig):
+        return Cost(*module_cost(config, context_length), 0)
     if isinstance(config, KimiConfig):
         total, active = _kimi_parameters(config)
         qk_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
@@ -104,7 +115,8 @@ def optimizer_flops(
         if algorithm == "muon":
             matrices = blocks * (shape[0] if len(shape) == 3 else 1)
             total += matrices * matrix_update_flops(shape[-2] // blocks, shape[-1], optim)
-    if optim.name == "muonclip" and optim.qk_clip_logits == "exact":
+    exact = optim.name == "muonclip" and optim.qk_clip_logits == "exact"
+    if exact and not isinstance(model, ModuleConfig):
         width = model.hidden_size
         if isinstance(model, VariantConfig) and model.attention == "latent":
             width = 0  # its logits are at hand

@@ -14,6 +14,7 @@ from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.gpt import NanoGPT
+from nanokimi.model.user_module import UserModule
 from nanokimi.optim.qk_clip import MuonClip
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import (
@@ -167,7 +168,7 @@ def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
 
 def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
     """Nudge each router's bias by the whole step's load (all micro-batches together)."""
-    routers = model.routers() if speed != 0 and not isinstance(model, NanoGPT) else []
+    routers = [] if speed == 0 or isinstance(model, NanoGPT | UserModule) else model.routers()
     for layer, router in enumerate(routers):
         if not hasattr(router, "update_bias_"):
             continue  # balanced by a loss, or not at all
