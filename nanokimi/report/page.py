@@ -23,7 +23,7 @@ from nanokimi.report.metrics import (
     make_table,
     value_of,
 )
-from nanokimi.report.pairs import make_seeds, make_strip, spread_sentence
+from nanokimi.report.pairs import make_seeds, make_strip, spread_words
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
 from nanokimi.report.records import (
@@ -80,6 +80,22 @@ def make_training(arms: Sequence[Arm]) -> str | None:
     return svg("Training loss", WIDE, plots.draw_training, arms) if measured else None
 
 
+def make_equal_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of equal budgets: which budget and how much of it, and each arm's loss."""
+    names = {
+        "step": ("steps", units.count),
+        "tokens": ("tokens", units.count),
+        "flops": ("FLOPs", units.short),
+        "train_seconds": ("time", units.seconds),
+    }
+    rows = []
+    for row in equal_budgets(arms):
+        name, show = names[row["key"]]
+        losses = [units.fixed(row["losses"].get(arm.name)) for arm in arms]
+        rows.append((f"{name}: {show(row['budget'])}", losses))
+    return rows
+
+
 def make_position(arms: Sequence[Arm]) -> Record | None:
     """The figure, and the loss at the 1st, 4th, 16th, ... and the last position."""
     losses = [plots.position_losses(arm) for arm in arms]
@@ -87,7 +103,10 @@ def make_position(arms: Sequence[Arm]) -> Record | None:
     if not longest:
         return None
     shown = [4**i for i in range(20) if 4**i < longest] + [longest]
-    rows = [(place, [row[place - 1] if place <= len(row) else None for row in losses]) for place in shown]
+    rows = [
+        (units.count(place), [units.fixed(row[place - 1] if place <= len(row) else None) for row in losses])
+        for place in shown
+    ]
     return {"svg": svg("Loss by position", WIDE, plots.draw_position, arms), "rows": rows}
 
 
@@ -219,22 +238,23 @@ def make_training_words(arms: Sequence[Arm]) -> Record:
 
 def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[Record]) -> Record:
     """What stands above the fold: verdict, intervals, the table of arms and what to know before believing it."""
-    split = report["data"].get("split") or report["settings"].get("split")
+    floors = {one["key"]: one["nats"] for one in baselines if "floor" in one["key"]}
     return {
         "winner": winner_name(report["verdict"], arms),
-        "spread": spread_sentence(report, arms),
-        "nanogpt_split": split == "nanogpt",
+        "spread": spread_words(report),
+        "nanogpt_split": report["data"].get("split") == "nanogpt",
         "strip": make_strip(report, arms),
         "rows": make_rows(arms, report["verdict"]),
         "baselines": baselines,
-        "floors": [one for one in baselines if "floor" in one["key"]],
+        "has_floor": floors.get("floor") is not None,
+        "out_of_reach": floors.get("floor") is not None and floors.get("attainable_floor") is None,
         "seeds": seeds_of(arms),
     }
 
 
 def make_context(report: Record, arms: Sequence[Arm]) -> Record:
     """Everything that the template shows."""
-    verdict, baselines = report["verdict"], baseline_scores(report["data"])
+    verdict, baselines = report["verdict"], baseline_scores(report["data"], arms)
     table = make_table(arms, verdict)
     return {
         "report": report,
@@ -251,14 +271,20 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "score_bars": make_score_bars(arms, baselines),
         "loss_figures": make_loss_figures(arms, baselines),
         "training_figure": make_training(arms),
-        "equal_budgets": equal_budgets(arms),
+        "equal_rows": make_equal_rows(arms),
         "position": make_position(arms),
         "cost_bars": make_cost_bars(arms),
         "table": table,
+        "marked": any(cell["won"] for group in table for row in group["rows"] for cell in row["cells"]),
         "segments": make_segments(arms, report.get("segments") or []),
         "segment_columns": SEGMENT_COLUMNS,
         "memory": make_memory(arms),
-        "memory_rows": [row for group in table for row in group["rows"] if "emory" in row["title"]],
+        "memory_rows": [
+            (row["title"], [cell["text"] for cell in row["cells"]])
+            for group in table
+            for row in group["rows"]
+            if "emory" in row["title"]
+        ],
         "routers": [router for arm in arms if (router := make_router(arm))],
         "attentions": [attention for arm in arms if (attention := make_attention(arm))],
         "stories": make_stories(arms),

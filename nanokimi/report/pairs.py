@@ -96,28 +96,21 @@ def _row(one: Record, by_name: dict[str, Arm], reach: float) -> Record:
 def words_of(one: Record, void: bool) -> str:
     """What may be said of a comparison: its own words, where an interval over seeds allows any."""
     if void:
-        return "no verdict: an arm is LEAKING or was not found causal"
+        return "no verdict: an arm did not pass its audit"
     if one.get("ci95") is None:
         return "one seed: decides nothing"
     return str(one.get("words") or "")
 
 
-def spread_sentence(report: Record, arms: Sequence[Arm]) -> str:
-    """With one seed: how far runs of this preset differ from one another, as far as that was measured."""
-    if seeds_of(arms) != 1 or len(arms) < 2:
-        return ""
-    start = "One seed: no winner is named."
+def spread_words(report: Record) -> str:
+    """How far runs of this preset differ from one another, as far as that was measured."""
     spread = report.get("spread")
     if not spread:
-        return f"{start} How far runs of these settings differ from one another has not been measured."
-    parts = []
-    if spread.get("seed") is not None:
-        parts.append(f"by {units.fixed(spread['seed'])} nats per token from seed to seed")
-    if spread.get("rounding") is not None:
-        parts.append(f"by {units.fixed(spread['rounding'])} by rounding alone")
+        return "How far runs of these settings differ from one another has not been measured."
     return (
-        f"{start} Runs of this preset were measured to differ {units.listed(parts)} "
-        f"({units.count(spread.get('runs'))} runs, {spread.get('file')})."
+        f"Runs of this preset were measured to differ by {units.fixed(spread['seed'])} nats per token from seed to "
+        f"seed and by {units.fixed(spread['rounding'])} by rounding alone (standard deviations over "
+        f"{units.count(spread['runs'])} runs, {spread['file']})."
     )
 
 
@@ -137,9 +130,9 @@ def short_verdict(report: Record, arms: Sequence[Arm]) -> str:
 
 
 def make_seeds(arms: Sequence[Arm]) -> Record | None:
-    """Test loss of each arm and seed; None where there is one seed alone."""
+    """Rows of the test loss of each seed and arm; None where there is one seed alone."""
     seeds = list(dict.fromkeys(run.seed for arm in arms for run in arm.runs))
     if len(seeds) < 2:
         return None
     losses = [{run.seed: run.facts.get("test_loss") for run in arm.runs} for arm in arms]
-    return {"seeds": seeds, "rows": [(seed, [row.get(seed) for row in losses]) for seed in seeds]}
+    return {"shown": [(seed, [units.fixed(row.get(seed)) for row in losses]) for seed in seeds]}

@@ -111,7 +111,7 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
 
 
 def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:
-    baselines = baseline_scores(report["data"])
+    baselines = baseline_scores(report["data"], arms)
     panels = iter(figure.subplots(2, 3).flat)
 
     def panel(title: str) -> Axes:

@@ -182,15 +182,18 @@ def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
 
 def _draw_levels(axes: Axes, paint: Paint, baselines: Sequence[Record], low: float, high: float) -> None:
     """Each baseline as a level; those above the axis are named at its top, names that would collide take turns."""
-    measured = [one for one in baselines if one["nats"] is not None]
-    inside = sorted((one for one in measured if low < one["nats"] < high), key=lambda one: one["nats"])
+    levels: dict[float, str] = {}
+    for one in baselines:
+        if one["nats"] is not None:
+            name = f"{levels[one['nats']]} = {one['name']}" if one["nats"] in levels else one["name"]
+            levels[one["nats"]] = name
     previous, right = -math.inf, False
-    for one in inside:
-        crowded = one["nats"] - previous < 0.07 * (high - low)
-        right = not right if crowded else one["nats"] > low + (high - low) / 3
-        level_line(axes, one["nats"], one["name"], paint.muted, right=right)
-        previous = one["nats"]
-    above = [f"{one['name']} {one['nats']:.3f}" for one in measured if one["nats"] >= high]
+    for nats in sorted(nats for nats in levels if low < nats < high):
+        crowded = nats - previous < 0.07 * (high - low)
+        right = not right if crowded else nats > low + (high - low) / 3
+        level_line(axes, nats, levels[nats], paint.muted, right=right)
+        previous = nats
+    above = [f"{name} {nats:.3f}" for nats, name in levels.items() if nats >= high]
     if above:
         axes.annotate(
             "above: " + ", ".join(above),

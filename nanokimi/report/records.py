@@ -155,18 +155,23 @@ def winner_name(verdict: Record, arms: Sequence[Arm]) -> str | None:
     return verdict["winner"] if allowed else None
 
 
-def baseline_scores(data: Record) -> list[Record]:
+def baseline_scores(data: Record, arms: Sequence[Arm]) -> list[Record]:
     """Each baseline's name, bits per byte and loss in nats per token, the worst first.
 
-    gzip knows no tokens; its loss is its bits spread over the tokens that the models predict.
+    gzip knows no tokens; its loss is its bits spread over the tokens that the models predict. The attainable floor
+    depends on the windows, so the runs have it: where documents do not fit into them it is not known, only higher.
     """
+    entries = dict(data.get("baselines") or {})
+    runs = [run.facts for arm in arms for run in arm.runs]
+    if "floor" in entries and runs and "attainable_floor" not in entries:
+        entries["attainable_floor"] = {"test_loss": runs[0].get("attainable_floor")}
+    per_byte = data["test_text_bytes"] / data["test_tokens"] * math.log(2)
     scores = []
-    for name, entry in (data.get("baselines") or {}).items():
+    for key, entry in entries.items():
         nats, bits = entry.get("test_loss"), entry.get("bits_per_byte")
-        if nats is None and bits is not None and data.get("test_tokens") and data.get("test_text_bytes"):
-            nats = bits * math.log(2) * data["test_text_bytes"] / data["test_tokens"]
-        shown = BASELINE_NAMES.get(name, name)
-        scores.append({"key": name, "name": shown, "nats": nats, "bits_per_byte": bits})
+        nats = bits * per_byte if nats is None and bits is not None else nats
+        bits = nats / per_byte if bits is None and nats is not None else bits
+        scores.append({"key": key, "name": BASELINE_NAMES.get(key, key), "nats": nats, "bits_per_byte": bits})
     return sorted(scores, key=lambda s: -(s["bits_per_byte"] or 0.0))
 
 

@@ -21,42 +21,44 @@ AT_THE_EDGE = "AT THE EDGE"
 
 def make_searches(arms: Sequence[Arm]) -> Record:
     """Each arm's search, and whether they were alike."""
-    entries = [
-        {"arm": arm, "search": _search(arm, arm.facts["search"])} for arm in arms if arm.facts.get("search")
-    ]
+    searched = [arm for arm in arms if arm.facts.get("search")]
     return {
-        "entries": entries,
+        "entries": [{"arm": arm, "search": _search(arm, arm.facts["search"])} for arm in searched],
         "as_configured": [arm for arm in arms if not arm.facts.get("search")],
         "alike": alike(arms),
     }
 
 
 def alike(arms: Sequence[Arm]) -> str:
-    """Whether every arm had the same trials, seeds, design and space; empty if there is nothing to compare."""
+    """Whether every arm had the same design, trials, seeds and space; empty if there is nothing to compare."""
     searches = [arm.facts["search"] for arm in arms if arm.facts.get("search")]
     if len(arms) < 2 or not searches:
         return ""
     if len(searches) < len(arms):
         missing = units.listed([arm.name for arm in arms if not arm.facts.get("search")])
         return f"NOT ALIKE: no search was made for {missing}."
-    first, differ = searches[0], []
-    for key, name in (("trials", "trials"), ("seeds", "tuning seeds"), ("design", "design")):
-        if any(search.get(key) != first.get(key) for search in searches):
-            differ.append(name)
-    if any(search.get("runs") != first.get("runs") for search in searches) and "trials" not in differ:
-        differ.append("number of runs")
+    first = searches[0]
+    differ = [
+        name
+        for key, name in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
+        if any(search.get(key) != first.get(key) for search in searches)
+    ]
+    if not all(_same_ranges(search, first) for search in searches):
+        differ.append("ranges")
     if differ:
         return f"NOT ALIKE: the arms differ in {units.listed(differ)}."
-    same_space = all(_ranges(search) == _ranges(first) for search in searches)
-    space = "the same space" if same_space else "spaces that differ (see each)"
-    return f"Every arm was searched with the same design, trials and tuning seeds, over {space}."
+    knobs = {tuple(sorted(search["space"])) for search in searches}
+    less = "" if len(knobs) == 1 else ", less the knobs that an arm does not have"
+    return f"Every arm was searched with the same design, trials, tuning seeds and ranges{less}."
 
 
-def _ranges(search: Record) -> Record:
-    return {
-        knob: (limits.get("low"), limits.get("high"), limits.get("scale"))
-        for knob, limits in search["space"].items()
-    }
+def _same_ranges(search: Record, other: Record) -> bool:
+    """Whether the knobs that both have were searched over the same values."""
+    keys = ("low", "high", "scale", "choices")
+    return all(
+        [search["space"][knob].get(key) for key in keys] == [other["space"][knob].get(key) for key in keys]
+        for knob in search["space"].keys() & other["space"].keys()
+    )
 
 
 def _search(arm: Arm, search: Record) -> Record:
@@ -73,11 +75,12 @@ def _search(arm: Arm, search: Record) -> Record:
     figures = [
         (knob, svg(f"{knob} of {arm.name}", NARROW, draw_sensitivity, arm, search, knob))
         for knob, points in (search.get("sensitivity") or {}).items()
-        if any(loss is not None for _, loss in points)
+        if knob in search["space"] and any(loss is not None for _, loss in points)
     ]
     return {
         "facts": search,
         "rows": rows,
+        "left_out": list((search.get("left_out") or {}).items()),
         "figures": figures,
         "knobs": list(search["space"]),
         "trials": _trials(search),
@@ -86,9 +89,10 @@ def _search(arm: Arm, search: Record) -> Record:
 
 
 def best_of(search: Record, knob: str) -> Any:
-    """The best value of a knob; report.json keeps it under the name of the setting that the knob turns."""
+    """The best value of a knob; a record without `best_values` has it under the setting that the knob turns."""
+    found = (search.get("best_values") or {}).get(knob)
     best = search.get("best") or {}
-    return best.get(search["space"][knob].get("setting"), best.get(knob))
+    return best.get(search["space"][knob].get("setting"), best.get(knob)) if found is None else found
 
 
 def place_of(search: Record, knob: str) -> str:
@@ -101,7 +105,7 @@ def range_text(limits: Record) -> str:
     """A knob's limits and scale, or its choices."""
     if limits.get("low") is None:
         return ", ".join(map(value_text, limits.get("choices") or [])) or units.MISSING
-    scale = f", {limits['scale']}" if limits.get("scale") else ""
+    scale = f" ({limits['scale']})" if limits.get("scale") else ""
     return f"{value_text(limits['low'])} to {value_text(limits['high'])}{scale}"
 
 
@@ -112,8 +116,13 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a knob's value has a place on an axis; a schedule's name has not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _trials(search: Record) -> list[Record]:
-    """Every trial, the best first; one that diverged with any seed has no mean and comes last."""
+    """Every trial, the lowest mean first; one that diverged with any seed has no mean and comes last."""
     rows = []
     for trial in search.get("table") or []:
         losses = trial["losses"]
@@ -129,34 +138,44 @@ def _trials(search: Record) -> list[Record]:
 
 
 def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, knob: str) -> None:
-    """Mean loss over the values of one knob; dotted: the limits of what was searched, ring: the best trial's value."""
+    """Mean loss over the values of one knob; dotted: the limits of what was searched; ring: the best trial's value.
+
+    Values that are words, such as a schedule's name, stand to the right of the numbers.
+    """
+    limits = search["space"][knob]
+    dress(axes, paint, knob, "Validation loss (nats)")
     points = [(x, y) for x, y in search["sensitivity"][knob] if y is not None]
-    limits = search["space"].get(knob) or {}
-    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x, _ in points)
-    dress(axes, paint, value_text(limits.get("setting") or knob), "Validation loss (nats)")
-    places = [float(x) for x, _ in points] if numeric else [float(i) for i in range(len(points))]
-    losses, colour, slot = [y for _, y in points], paint.arms[arm.slot], arm.slot
-    axes.plot(places, losses, color=colour, marker=plots.MARKERS[slot], markersize=4)
-    best = best_of(search, knob) if knob in search["space"] else None
-    for place, (x, y) in zip(places, points, strict=True):
-        if best is not None and x == best:
-            axes.plot([place], [y], "o", markersize=10, markerfacecolor="none", color=paint.ink)
-    if not numeric:
-        axes.set_xticks(places, [value_text(x) for x, _ in points])
-        return
-    if limits.get("scale") == "log" and min(places) > 0:
-        _log_ticks(axes, places)
-    for end in (limits.get("low"), limits.get("high")):
-        if end is not None:
-            axes.axvline(end, color=paint.muted, linewidth=0.85, linestyle=(0, (1.2, 1.4)))
+    numbers = sorted((float(x), y) for x, y in points if is_number(x))
+    words = [(str(x), y) for x, y in points if not is_number(x)]
+    log = limits.get("scale") == "log" and bool(numbers) and numbers[0][0] > 0
+    ends = [end for end in (limits.get("low"), limits.get("high")) if end is not None] if numbers else []
+    reach = [x for x, _ in numbers] + [float(end) for end in ends]
+    right, step = (max(reach), 0.14 * (max(reach) - min(reach))) if reach else (0.0, 1.0)
+    places = [x for x, _ in numbers] + [right + step * (i + 1) for i in range(len(words))]
+    losses = [y for _, y in numbers + words]
+    marker, colour = plots.MARKERS[arm.slot], paint.arms[arm.slot]
+    axes.plot(places[: len(numbers)], losses[: len(numbers)], color=colour, marker=marker, markersize=4)
+    axes.plot(places[len(numbers) :], losses[len(numbers) :], marker, color=colour, markersize=4)
+    best = best_of(search, knob)
+    for place, loss, value in zip(places, losses, [x for x, _ in numbers + words], strict=True):
+        if value == best:
+            axes.plot([place], [loss], "o", markersize=10, markerfacecolor="none", color=paint.ink)
+    for end in ends:
+        axes.axvline(end, color=paint.muted, linewidth=0.85, linestyle=(0, (1.2, 1.4)))
+    if log:
+        axes.set_xscale("log")
+    _few_ticks(axes, [x for x, _ in numbers], [*zip(places[len(numbers) :], words, strict=True)], log)
 
 
-def _log_ticks(axes: Axes, places: Sequence[float]) -> None:
-    """A logarithmic axis with a label at up to five of the values tried."""
+def _few_ticks(axes: Axes, numbers: Sequence[float], words: Sequence[tuple[float, Any]], log: bool) -> None:
+    """A label at up to four of the numbers tried, and at each word."""
     from matplotlib.ticker import NullLocator
 
-    axes.set_xscale("log")
-    stride = -(-len(places) // 5)
-    kept = sorted(places)[::stride]
-    axes.set_xticks(kept, [f"{value:.2g}" for value in kept])
+    kept: list[float] = []
+    for number in numbers:
+        far = [number / x > 1.6 if log else number - x > 0.2 * (numbers[-1] - numbers[0]) for x in kept[-1:]]
+        kept += [number] if all(far) else []
+    axes.set_xticks(
+        kept + [place for place, _ in words], [f"{x:.2g}" for x in kept] + [word for _, (word, _) in words]
+    )
     axes.xaxis.set_minor_locator(NullLocator())
