@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -161,7 +162,7 @@ def make_run(name: str, seed: int, records: list[Record], outcome: str) -> Recor
             "causal": causal,
             "verdict": outcome,
             "max_leak": 0.0 if causal else 0.731,
-            "where": None if causal else "model.layers.1.mlp.gate",
+            "where": None if causal else "position 3 sees token 9",
             "cuts": 6,
             "not_excluded": ["a leak that needs more than 128 rows"] if causal else [],
         },
@@ -177,7 +178,7 @@ def make_run(name: str, seed: int, records: list[Record], outcome: str) -> Recor
 
 def slug(name: str) -> str:
     """The arm's folder."""
-    return name.lower().replace(" ", "-")
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def make_arm(name: str, runs: list[Record], search: Record | None) -> Record:
@@ -261,12 +262,16 @@ def make_comparisons(arms: list[Record], runs: list[Record]) -> list[Record]:
         per_seed = [one - other for one, other in zip(*losses, strict=True)]
         mean, several = fmean(per_seed), len(per_seed) > 1
         low, high = mean - 0.06, mean + 0.06
-        words = "not distinguishable" if low <= 0 <= high else "first lower" if high < 0 else "second lower"
+        side = "lower" if high < 0 else "higher"
+        words = "not distinguishable" if low <= 0 <= high else f"{side} by {abs(mean):.4f}"
         made.append(
             {"first": first["name"], "second": second["name"], "mean": mean, "tests": len(pairs)}
             | {"ci95": [low, high] if several else None, "seeds": len(per_seed), "per_seed": per_seed}
             | {"p": 0.02 if several else None, "holm_p": (0.04 if words != "not distinguishable" else 0.3)}
-            | {"words": words if several else "one seed", "text95": [mean - 0.011, mean + 0.011]}
+            | {
+                "words": words if several else "not distinguishable (one seed)",
+                "text95": [mean - 0.011, mean + 0.011],
+            }
         )
         made[-1]["holm_p"] = made[-1]["holm_p"] if several else None
     return made
@@ -287,13 +292,13 @@ def make_verdict(arms: list[Record], seeds: tuple[int, ...]) -> Record:
 
 
 def add_incidents(name: str, records: list[Record], run: Record, steps: int) -> None:
-    """Let a run spike; the first arm also skips batches, runs out of memory and is resumed."""
+    """Let a run spike; the first arm's first seed also skips batches, runs out of memory and is resumed."""
     heights = {round(share * steps): height for share, height in SPIKES.get(name, {}).items()}
     for record in records:
         if record["kind"] == "train":
             record["loss"] += heights.get(record["step"], 0.0)
     run["spikes"] = spike_entries(records)
-    if name == "NanoKimi":
+    if name == "NanoKimi" and run["seed"] == SEEDS[0]:
         run |= {"batches_skipped": 2, "micro_batch_size": 6}
         for share, event, detail in EVENTS:
             step = round(share * steps)
@@ -388,7 +393,7 @@ def write_comparison(
         for name in names:
             made[name, seed] = make_records(name, seed, steps, eval_every, prompt, story)
             run = make_run(name, seed, made[name, seed], (outcomes or {}).get(name, "causal"))
-            if incidents and seed == seeds[0]:
+            if incidents:
                 add_incidents(name, made[name, seed], run, steps)
             runs.append(run)
     arms = [make_arm(name, runs, make_search(name) if searched else None) for name in names]

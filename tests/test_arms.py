@@ -165,6 +165,7 @@ def test_a_class_of_the_users_is_an_arm_like_any_other(
     assert mine["params_total"] == 2 * 4 * vocabulary + vocabulary
     assert mine["params_active"] == 4 * vocabulary, "the embedding is a look-up"
     capsys.readouterr()
+    forget_plugs()
     run_folder = str(folder / "out" / "mine" / "seed-1337")
     assert cli.main(["sample", run_folder]) == 2, "the file is not named"
     assert "mine.py" in capsys.readouterr().err

@@ -337,7 +337,7 @@ def test_the_floor_of_tales_is_summed_over_the_stories_of_each_part(
     from nanokimi.data import sources
 
     told = [types.SimpleNamespace(text=text, log_probability=-float(i)) for i, text in enumerate(stories())]
-    tales = types.SimpleNamespace(VERSION=1, iterate_stories=lambda seed, start: iter(told[start:]))
+    tales = types.SimpleNamespace(VERSION=1, iterate_stories=lambda seed, start, world: iter(told[start:]))
     monkeypatch.setattr(sources.importlib, "import_module", lambda name: tales)
     data = prepare(DatasetConfig(path="tales:3", tokenizer="byte", workers=1), tmp_path / "out", 8)
     nats = {story.text: -story.log_probability for story in told}

@@ -244,7 +244,7 @@ CASES: list[tuple[str, str, str]] = [
     # the text
     ("{T} --data missing.txt", "missing.txt does not exist", ""),
     ("{T} --data empty.txt", "empty.txt is empty", "empty.txt"),
-    ("{T} --data short.txt", "too short", "short.txt"),
+    ("{T} --data short.txt", "at least 1,000 in all", "short.txt"),
     ("{T} --data latin.txt", "not UTF-8", "latin.txt"),
     ("{T} --data utf16.txt", "utf-16", "utf16.txt"),
     ("{T} --data folder", "folder holds no text", "folder"),
@@ -312,7 +312,7 @@ CASES: list[tuple[str, str, str]] = [
     ("evaluate {R} --checkpoint newest", "there are final, best, last", ""),
     ("sample {X} --checkpoint last", "damaged", "cut checkpoints/step-00000012/model.safetensors"),
     ("sample {X}", "model.safetensors", "cut model.safetensors"),
-    ("sample {X}", "dataset.path is null", "cut config.yaml"),
+    ("sample {X}", "config.yaml", "cut config.yaml"),
     ("sample {X}", "tokenizer.json", "cut data/tokenizer.json"),
     ("sample {X}", "train.bin", "cut data/train.bin"),
     # evaluating
@@ -629,5 +629,5 @@ def test_without_a_text_the_tales_are_the_default(monkeypatch: pytest.MonkeyPatc
     assert choose_config({"config": "smoke"}, []) == "smoke"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert choose_config({}, []) == "tales-gpu", "a bigger one on a GPU"
-    for name in ("tales", "tales-gpu"):
-        assert load_config(name).dataset.path == "tales"
+    assert load_config("tales").dataset.path == "tales-short"
+    assert load_config("tales-gpu").dataset.path == "tales"

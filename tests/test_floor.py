@@ -67,7 +67,7 @@ class Oracle(nn.Module):
 @pytest.fixture(scope="module")
 def filler(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     folder = tmp_path_factory.mktemp("filler")
-    (folder / "filler.txt").write_text("abcdefghij" * 20)
+    (folder / "filler.txt").write_text("abcdefghij" * 100)
     return prepare(DatasetConfig(path=str(folder / "filler.txt")), folder / "data", context_length=4)
 
 
@@ -94,7 +94,7 @@ def world(filler: PreparedData) -> tuple[Oracle, PreparedData]:
 def test_one_who_knows_the_world_gets_exactly_the_floor(world: tuple[Oracle, PreparedData]) -> None:
     """Scored from their beginnings, documents cost what the world says; cut anywhere, they cost more."""
     oracle, data = world
-    floor = text_floor(data, 64)
+    floor = text_floor(data, 64, "val")
     assert floor is not None and floor.documents_that_fit == floor.tokens_that_fit == 1
     assert floor.nats == floor.attainable_nats == pytest.approx(float(data.val_doc_nats.sum()))
     scored = evaluate(oracle, data, context_length=64, batch_size=16)
@@ -107,7 +107,7 @@ def test_one_who_knows_the_world_gets_exactly_the_floor(world: tuple[Oracle, Pre
 
 def test_documents_that_do_not_fit_cost_more_than_the_floor(world: tuple[Oracle, PreparedData]) -> None:
     oracle, data = world
-    floor = text_floor(data, 5)
+    floor = text_floor(data, 5, "val")
     assert floor is not None and floor.attainable_nats is None and floor.documents_that_fit == 0
     scored = evaluate(oracle, data, context_length=5)
     cut = evaluate(oracle, replace(data, val_doc_offsets=data.val_doc_offsets[:0]), context_length=5)
@@ -167,13 +167,12 @@ def short_tales(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 def test_short_tales_fit_into_128_tokens_so_their_floor_can_be_reached(short_tales: PreparedData) -> None:
-    floor = text_floor(short_tales, 128)
-    assert floor is not None and floor.attainable_nats == floor.nats == pytest.approx(
-        short_tales.facts["val_floor_nats"]
-    )
-    longest = int(np.diff(short_tales.train_doc_offsets.astype(np.int64)).max())
-    assert longest <= 128
-    texts = short_tales.tokenizer.decode(short_tales.val_ids.tolist()).split(tales.END_OF_TEXT)
+    for part in ("val", "test"):
+        floor = text_floor(short_tales, 128, part)
+        known = short_tales.facts[f"{part}_floor_nats"]
+        assert floor is not None and floor.attainable_nats == floor.nats == pytest.approx(known)
+    assert int(np.diff(short_tales.train_doc_offsets.astype(np.int64)).max()) <= 128
+    texts = short_tales.tokenizer.decode(short_tales.test_ids.tolist()).split(tales.END_OF_TEXT)
     assert floor.nats == pytest.approx(
         -sum(tales.score(text, "tales-short") for text in texts[:-1]), rel=1e-9
     )

@@ -25,7 +25,7 @@ from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 
-CLOCKS = {"train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
+CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
 SETTINGS = f"""\
 seed: 7

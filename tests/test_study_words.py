@@ -188,9 +188,9 @@ class Asked:
 
 
 def test_whole_numbers_are_swept_in_whole_numbers(config: RunConfig) -> None:
-    options = sweep.SweepOptions(arms=("nanogpt",), knob="train.batch_size", around=3, factor=1.5)
+    options = sweep.SweepOptions(knob="train.batch_size", around=3, factor=1.5)
     assert sweep.grid_of(config, options) == [1, 2, 3, 4, 7]
-    rates = sweep.SweepOptions(arms=("nanogpt",), grid=("1e-3", "2"))
+    rates = sweep.SweepOptions(grid=("1e-3", "2"))
     assert [(type(value), value) for value in sweep.grid_of(config, rates)] == [(float, 1e-3), (float, 2.0)]
 
 
@@ -213,7 +213,7 @@ def test_the_place_of_a_best_value_is_judged_by_order(
 
 
 def test_the_leak_is_that_of_the_leaking_arm(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--compare.arms", "[nanogpt,variant]", "--variant.model.experts", "expert_choice")
+    words = ("--arm", "Variant: from=variant", "--variant.model.experts", "expert_choice")
     error = refused(toy, capsys, "sweep", *words)
     assert "Variant is LEAKING: " in error and "None" not in error
 

@@ -19,6 +19,7 @@ from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
 from nanokimi.config.arms import arm_configs, slug
 from nanokimi.data.batches import scored_windows
+from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -71,7 +72,7 @@ def build_report(
         "comparisons": pairs,
         "spread": None if spread is None else {**vars(spread)},
         "match": describe_match(config, arms),
-        "data": {**data.facts, "baselines": baselines},
+        "data": {**data.facts, "split_note": split_note(data.facts), "baselines": baselines},
         "machine": {**environment, "device": train.device},
         "command": environment["command"],
         "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),

@@ -57,7 +57,7 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
     losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in sound}
     searches = {arm["name"]: arm["search"] for arm in sound if arm["search"]}
     noise = {
-        name: search_variance([trial["losses"] for trial in search["table"]])
+        name: search_variance([trial["losses"] for trial in search["table"]], losses[name])
         for name, search in searches.items()
     }
     return compare_pairs(losses, noise)

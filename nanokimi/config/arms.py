@@ -2,7 +2,7 @@
 
 A file says `arms: {NAME: {from: nanogpt, optim: {name: muon}}}`, a command line `--arm "NAME: from=nanogpt
 optim.name=muon"`. `from` is a model family of the configuration, a class of the user's (FILE.py:CLASS), or another arm;
-`model` and `optim` hold what differs from it.
+`model` and `optim` hold what differs from it; a part that they replace takes along the settings that it alone reads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nanokimi.config.parsing import (
     typed,
     with_parsed,
 )
+from nanokimi.config.replaced import defaults_of_replaced
 from nanokimi.config.rules import validate
 from nanokimi.config.rules_variant import is_plug
 from nanokimi.config.schema import DISPLAY_NAMES, FAMILIES, RunConfig
@@ -97,7 +98,8 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
     content: dict[str, Any] = {base.model: parts}
     check_keys(content, where)
     parser = config_parser()
-    whole = merged(plain(asdict(base)), content)
+    kept = merged(plain(asdict(base)), {base.model: defaults_of_replaced(base.arm, parts)})
+    whole = merged(kept, content)
     values = typed(lambda: parser.parse_object(whole, defaults=True), f"{where}: ")
     try:
         return validate(build(parser, values))

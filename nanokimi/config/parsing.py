@@ -14,7 +14,7 @@ from functools import cache
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from nanokimi.config.schema import BUDGETS, RunConfig, YarnConfig
+from nanokimi.config.schema import BUDGETS, RunConfig, SpreadConfig, YarnConfig
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def settings_help() -> str:
     """Every setting with its meaning, type and default, as text."""
     yarn = jsonargparse_parser()
     yarn.add_class_arguments(YarnConfig, "nanokimi.model.rope_scaling")
+    yarn.add_class_arguments(SpreadConfig, "compare.spread")
     groups = ("CONFIG", ".help", "--print_config", "options:")
     paragraphs = re.split(
         r"\n(?=\S|  --)", config_parser().format_help() + yarn.format_help().partition("\n\n")[2]
@@ -178,6 +179,7 @@ def is_whole(key: str) -> bool:
 
 
 def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
+    """Refuse keys that are no settings. Raises UserError naming the nearest one."""
     known = all_keys()
     for key, value in content.items():
         dotted = f"{prefix}{key}"

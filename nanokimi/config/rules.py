@@ -95,9 +95,9 @@ def _validate_module(arm: ModuleArm, trained: bool, train: TrainConfig) -> None:
     _require_positive(model, path, ("vocab_size", "max_position_embeddings"))
     _validate_positions(model.max_position_embeddings, path, train)
     _require(
-        arm.optim.name != "muonclip",
-        "module.optim.name is muonclip: QK-Clip needs to know the heads of the attention, which it does not of your "
-        "class; take muon",
+        not arm.optim.clips,
+        f"module.optim.name is {arm.optim.name}: QK-Clip needs to know the heads of the attention, which it does not "
+        f"of your class; take {arm.optim.name.removesuffix('clip')}",
     )
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
     _require_effect(arm.optim, "module.optim", kimi_only, "a class of yours")
@@ -243,14 +243,16 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
 
 OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
 OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every", "shampoo_beta", "eps")
+OF_QK_CLIP = ("qk_clip_tau", "qk_clip_logits")
 OF_FOREIGN = ("momentum", "nesterov", "eps", "options")
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("eps",),
     "muon": (*OF_MUON, "split_heads"),
-    "muonclip": (*OF_MUON, "split_heads", "qk_clip_tau", "qk_clip_logits"),
-    "truemuon": OF_MUON,
+    "muonclip": (*OF_MUON, "split_heads", *OF_QK_CLIP),
+    "truemuon": (*OF_MUON, "split_heads"),
     "lion": (),
     "shampoo": (*OF_PRECONDITIONERS, "handover_steps"),
+    "shampooclip": (*OF_PRECONDITIONERS, "handover_steps", *OF_QK_CLIP),
     "soap": OF_PRECONDITIONERS,
 }
 """Each optimizer of this package with the settings that it reads, beside those that all read."""

@@ -74,7 +74,7 @@ def scored_windows(tokens: int, doc_offsets: np.ndarray | None, context_length: 
         return Windows(starts, starts, np.minimum(starts + context_length, tokens))
     offsets = doc_offsets.astype(np.int64)
     begins, ends = offsets[:-1][np.diff(offsets) > 0], offsets[1:][np.diff(offsets) > 0]
-    step = max(context_length // 2, 1)
+    step = (context_length + 1) // 2
     counts = 1 + -(-np.maximum(ends - begins - context_length, 0) // step)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # within its document
     begins, ends = np.repeat(begins, counts), np.repeat(ends, counts)

@@ -250,4 +250,6 @@ def as_windows(windows: object, vocab_size: int, context: int) -> list[torch.Ten
 def windows_of(ids: np.ndarray, context: int, count: int = WINDOWS_KEPT) -> list[np.ndarray]:
     """Windows for an audit, spread over a text; one shorter window where the text is short."""
     starts = np.linspace(0, max(len(ids) - context, 0), count).astype(np.int64)
-    return [np.asarray(ids[start : start + context]) for start in sorted({int(start) for start in starts})]
+    return [
+        ids[start : start + context].astype(np.int64) for start in sorted({int(start) for start in starts})
+    ]

@@ -20,6 +20,7 @@ from nanokimi.config import (
     TrainConfig,
     VariantConfig,
 )
+from nanokimi.config.rules_variant import head_width
 from nanokimi.measure.cost_module import module_cost
 from nanokimi.measure.cost_variant import variant_parts
 from nanokimi.optim.groups import MATRIX_OPTIMIZERS, assign
@@ -115,9 +116,9 @@ def optimizer_flops(
         if algorithm == "muon":
             matrices = blocks * (shape[0] if len(shape) == 3 else 1)
             total += matrices * matrix_update_flops(shape[-2] // blocks, shape[-1], optim)
-    exact = optim.name == "muonclip" and optim.qk_clip_logits == "exact"
+    exact = optim.clips and optim.qk_clip_logits == "exact"
     if exact and not isinstance(model, ModuleConfig):
-        width = model.hidden_size
+        width = heads * head_width(model) if isinstance(model, VariantConfig) else model.hidden_size
         if isinstance(model, VariantConfig) and model.attention == "latent":
             width = 0  # its logits are at hand
         elif isinstance(model, KimiConfig) or (isinstance(model, VariantConfig) and model.attention == "mla"):
@@ -135,9 +136,9 @@ def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
     an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
     """
     m, n = sorted((rows, columns))
-    if optim.name not in ("shampoo", "soap"):
+    if optim.name not in ("shampoo", "shampooclip", "soap"):
         return optim.ns_steps * (4 * m * m * n + 2 * m**3)
     both_sides, cubes = 2 * m * n * (m + n), m**3 + n**3
-    if optim.name == "shampoo":
+    if optim.name != "soap":
         return 2 * both_sides + 8 * ROOT_ITERATIONS * cubes / optim.precondition_every
     return 4 * both_sides + (2 + 8 / 3) * cubes / optim.precondition_every

@@ -246,7 +246,7 @@ def step_floor(state: TrainState, rates: MachineRates) -> dict[str, float]:
     train, optim, model = config.train, config.arm.optim, config.arm.model
     shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
     plain = optim.name in ("muon", "muonclip", "truemuon")
-    matrices = replace(optim, name="muon" if optim.name == "muonclip" else optim.name)
+    matrices = replace(optim, name=optim.name.removesuffix("clip") if optim.clips else optim.name)
     muon_flops = optimizer_flops(shapes, matrices, model, train)
     flops = rates.flops_per_second
     ns_rate = rates.best_flops_per_second if optim.ns_dtype == "auto" else flops.get(optim.ns_dtype, 1.0)

@@ -87,7 +87,7 @@ def telemetry_records(state: TrainState) -> list[Record]:
         with torch.no_grad():
             inputs_BT = training_batch(state)[0][: state.micro_batch_size]
             state.telemetry.max_logits_LH = state.model(inputs_BT, want_max_logits=True).max_logits_LH
-    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.name == "muonclip" else None)
+    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.clips else None)
 
 
 def sample_records(state: TrainState) -> list[Record]:

@@ -24,7 +24,7 @@ from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.generation.story import story_ids
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import AuditResult, audit
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
@@ -182,17 +182,9 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
     """
     train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
-    assert model_config.vocab_size is not None
     scores = evaluate_test(state)
     np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(model_config, train.context_length)
-    verdict = audit(
-        state.model,
-        vocab_size=model_config.vocab_size,
-        context=train.context_length,
-        batch_size=train.eval_batch_size,
-        windows=windows_of(state.data.val_ids, train.context_length),
-    )
     latency = generation_latency(state.model, train.context_length) if whole else (None, None)
     prefill, decode = latency
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
@@ -212,12 +204,8 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
-        **{
-            name: value
-            for part in (state.last_evaluation, scores)
-            for name, value in part.record().items()
-            if name != "loss_by_position"
-        },
+        **state.last_evaluation.record(),
+        **scores.record(),  # also the loss by position
         "best_val_loss": state.best_val_loss,
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
@@ -231,8 +219,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
         "prefill_ms": prefill and prefill.median_ms,
         "decode_ms_per_token": decode and decode.median_ms,
-        "loss_by_position": scores.loss_by_position,
-        "audit": asdict(verdict),
+        "audit": asdict(audit_of(state)),
         "optimizer": optim.name,
         "lr": optim.lr,
         "schedule": describe_schedule(optim),
@@ -246,6 +233,19 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
+
+
+def audit_of(state: TrainState) -> AuditResult:
+    """The audit of a trained model, in the shape of its evaluation and on its validation text."""
+    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
+    assert vocab_size is not None, "resolve() fills this in"
+    return audit(
+        state.model,
+        vocab_size=vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(state.data.val_ids, train.context_length),
+    )
 
 
 def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
