@@ -192,7 +192,7 @@ def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
         "AT THE EDGE",
         "8 Sobol points",
         "diverged",
-        "Changed since: optim.lr",
+        "Not as the search found it: optim.lr",
         "not searched",
         "NOT ALIKE",
     ):
