@@ -18,7 +18,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from nanokimi.measure.story_world import wilson
+import numpy as np
+
+from nanokimi.compare.proportions import over_seeds
 
 COLUMNS = (
     ("val_loss", "validation loss (nats/token)", "{:.4f}", 1.0),
@@ -73,16 +75,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def tales_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: what the story world's parser and its questions said, the trials of all seeds together."""
+    """Markdown: what the story world's parser and its questions said, with intervals over questions and seeds."""
     names = list(dict.fromkeys(row["name"] for row in rows))
 
     def pooled(find: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
         cells = []
         for name in names:
             parts = [find(row["tales"]) for row in rows if row["name"] == name]
-            total = sum(part["total"] for part in parts)
-            p = wilson(round(sum(part["share"] * part["total"] for part in parts)), total)
-            cells.append(f"{p.share:.0%} ({p.low:.0%} to {p.high:.0%}) of {total}")
+            if any("right" not in part for part in parts):
+                raise SystemExit(
+                    "these runs do not say which questions were answered (an earlier version): run them again"
+                )
+            p = over_seeds(np.array([part["right"] for part in parts]))
+            asked = f"{parts[0]['total']} x {len(parts)} seeds"
+            cells.append(f"{p.share:.0%} ({p.low:.0%} to {p.high:.0%}) of {asked}")
         return " | ".join(cells)
 
     lines = []

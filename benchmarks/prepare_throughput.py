@@ -179,7 +179,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     workers = options.workers or available_cores()
-    tokens = facts["train_tokens"] + facts["val_tokens"]
+    tokens = sum(facts[f"{part}_tokens"] for part in ("train", "val", "test"))
     training = stages["choose_tokenizer"] - stages["choose_sentences"]
     preparing = seconds - training
     speed, best = size / preparing / workers / 1e6, max(library.values())

@@ -439,9 +439,8 @@ def load_a_store(root: Path, case: Case) -> None:
         data.tokenizer.decode(ids[:200]).encode("utf-8")
     if len(data.train_ids) > CONTEXT:
         sample_batch(data.train_ids, seed=1, index=0, batch_size=2, context_length=CONTEXT)
-    assert sum(y.size for _, y in iterate_validation(data.train_ids, data.val_ids, 64, 8)) == len(
-        data.val_ids
-    )
+    scored = iterate_validation(data.train_ids, data.val_ids, 64, 8, data.val_doc_offsets)
+    assert sum(int(batch.counts.sum()) for batch in scored) == len(data.val_ids)
     facts = data.facts
     for name in ("val_text_bytes", "val_text_chars", "val_tokens"):
         assert 1.5 / facts[name] > 0, name

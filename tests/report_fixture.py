@@ -1,6 +1,6 @@
 """A comparison folder with made-up numbers of a realistic shape, for the tests of the report and for looking at it.
 
-`python tests/report_fixture.py FOLDER [STEPS] [incidents]` writes one and its report.
+`python tests/report_fixture.py FOLDER [STEPS] [ARMS] [SEEDS] [incidents]` writes one and its report.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sys
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from nanokimi.measure.spikes import spike_entries
@@ -21,8 +24,11 @@ STORY = (
     '"Mom, can I fly it?" he asked. His mom smiled and said, "Yes, but hold the string." The kite went up and up '
     "until it was a little dot in the sky. Charlie laughed, and the wind laughed with him."
 )
-SPEED = {"NanoKimi": 41.3, "NanoGPT": 24.6}
-FLOOR = {"NanoKimi": 1.31, "NanoGPT": 1.36}
+NAMES = ("NanoKimi", "NanoGPT with Muon", "NanoGPT")
+SEEDS = (1337, 1338)
+SPEED = {"NanoKimi": 41.3, "NanoGPT with Muon": 27.9, "NanoGPT": 24.6}
+LOWEST = {"NanoKimi": 1.31, "NanoGPT with Muon": 1.33, "NanoGPT": 1.42}
+FLOOR, BYTES_PER_TOKEN = 1.05, 481_233 / 480_900
 SPIKES = {"NanoKimi": {0.55: 0.7, 0.7: 2.4, 0.8: 1.1, 0.95: 0.9}, "NanoGPT": {0.6: 1.3}}
 """Heights in nats of the spikes, by share of the run."""
 EVENTS = (
@@ -32,16 +38,18 @@ EVENTS = (
     (0.32, "nonfinite_rolled_back", "weights and optimizer as after step 30"),
     (0.5, "resumed", "from the checkpoint of step 60"),
 )
+Record = dict[str, Any]
 
 
 def loss_at(name: str, step: int) -> float:
-    """A curve from the logarithm of 65 characters down to the arm's floor."""
-    return FLOOR.get(name, 1.4) + 2.85 * math.exp(-step / 40) + 0.9 / (1 + step / 120)
+    """A curve from the logarithm of 65 characters down to the arm's lowest loss."""
+    return LOWEST.get(name, 1.45) + 2.85 * math.exp(-step / 40) + 0.9 / (1 + step / 120)
 
 
-def make_records(name: str, steps: int, eval_every: int, prompt: str, story: str) -> list[dict[str, Any]]:
-    """metrics.jsonl of one arm."""
-    rng, kimi, records = random.Random(name), name.startswith("NanoKimi"), []
+def make_records(name: str, seed: int, steps: int, eval_every: int, prompt: str, story: str) -> list[Record]:
+    """metrics.jsonl of one run."""
+    rng, kimi, records = random.Random(f"{name} {seed}"), name.startswith("NanoKimi"), []
+    luck = rng.gauss(0, 0.012)
     for step in range(steps + 1):
         place = {
             "step": step,
@@ -58,14 +66,14 @@ def make_records(name: str, steps: int, eval_every: int, prompt: str, story: str
                 {
                     "kind": "train",
                     **place,
-                    "loss": loss_at(name, step) + rng.gauss(0, 0.06),
+                    "loss": loss_at(name, step) + luck + rng.gauss(0, 0.06),
                     **aux,
                     "lr": 1e-3,
                 }
                 | {"grad_norm": 0.4, "step_ms": SPEED.get(name, 30.0), "memory_bytes": memory}
             )
         if step % eval_every == 0 or step == steps:
-            loss = loss_at(name, step) + 0.04
+            loss = loss_at(name, step) + luck + 0.04
             by_position = [loss + 1.1 / (t + 1) for t in range(CONTEXT)]
             scores = {
                 "val_loss": loss,
@@ -83,7 +91,7 @@ def make_records(name: str, steps: int, eval_every: int, prompt: str, story: str
     return records
 
 
-def router_record(rng: random.Random, step: int) -> dict[str, Any]:
+def router_record(rng: random.Random, step: int) -> Record:
     """Expert shares that start uneven and settle."""
     uneven = 0.9 * math.exp(-step / 150) + 0.08
     weights = [[max(0.02, 1 + uneven * math.sin(2.1 * e + i) + rng.gauss(0, 0.05)) for e in range(EXPERTS)]
@@ -104,7 +112,7 @@ def router_record(rng: random.Random, step: int) -> dict[str, Any]:
     }
 
 
-def attention_record(rng: random.Random, step: int) -> dict[str, Any]:
+def attention_record(rng: random.Random, step: int) -> Record:
     """Logits that grow until QK-Clip catches some."""
     logits = [[4 + 110 * (1 - math.exp(-step / (150 + 90 * i))) * (0.6 + 0.3 * rng.random()) for _ in range(HEADS)]
               for i in range(4)]  # fmt: skip
@@ -112,28 +120,37 @@ def attention_record(rng: random.Random, step: int) -> dict[str, Any]:
     return {"kind": "attention", "step": step, "max_logits": logits, "clips": clips, "tau": 100.0}
 
 
-def make_run(name: str, records: list[dict[str, Any]], leaks: bool) -> dict[str, Any]:
-    """An entry of report.json."""
+def make_run(name: str, seed: int, records: list[Record], outcome: str) -> Record:
+    """An entry of report.json's runs; `outcome` is its audit's."""
     kimi, last = name.startswith("NanoKimi"), [r for r in records if r["kind"] == "eval"][-1]
-    step_ms = SPEED.get(name, 30.0)
+    step_ms, causal = SPEED.get(name, 30.0), outcome == "causal"
+    test = last["val_loss"] + 0.021
+    scores = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char"}
     return {
         "name": name,
-        "folder": name.lower().replace(" ", "-"),
+        "arm": name,
+        "seed": seed,
+        "folder": f"{slug(name)}/seed-{seed}",
         "params_total": 1_234_567 if kimi else 809_856,
         "params_active": 812_345 if kimi else 809_856,
         "flops_per_token": 4.9e6 if kimi else 5.1e6,
         "forward_flops_per_token": 1.63e6 if kimi else 1.7e6,
         "optimizer_flops_per_step": 2.4e8 if kimi else 9.7e6,
+        "flops": last["flops"],
         "steps": last["step"],
         "tokens": last["tokens"],
         "train_seconds": last["train_seconds"],
         "tokens_per_second": BATCH * CONTEXT / step_ms * 1000,
         "ms_per_step": step_ms,
         "best_val_loss": last["val_loss"] - 0.0012,
-        **{
-            key: last[key] for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char")
-        },
-        "floor_gap": None,
+        **{key: last[key] for key in sorted(scores)},
+        "test_loss": test,
+        "test_perplexity": math.exp(test),
+        "test_bits_per_byte": test / math.log(2) / BYTES_PER_TOKEN,
+        "test_bits_per_char": test / math.log(2),
+        "floor": FLOOR,
+        "attainable_floor": FLOOR,
+        "floor_gap": test - FLOOR,
         "peak_memory_bytes": 512_300_000 if kimi else 431_700_000,
         "idle_memory_bytes": 301_000_000,
         "optimizer_state_bytes": 5_900_000 if kimi else 6_478_848,
@@ -141,56 +158,154 @@ def make_run(name: str, records: list[dict[str, Any]], leaks: bool) -> dict[str,
         "prefill_ms": 6.31 if kimi else 3.84,
         "decode_ms_per_token": 3.42 if kimi else 1.57,
         "loss_by_position": last["loss_by_position"],
-        "audit": {"causal": not leaks, "max_leak": 0.731 if leaks else 0.0, "cuts": 6}
-        | {"where": "model.layers.1.mlp.gate" if leaks else None},
-        "optimizer": "muonclip" if kimi else "adamw",
+        "audit": {
+            "causal": causal,
+            "verdict": outcome,
+            "max_leak": 0.0 if causal else 0.731,
+            "where": None if causal else "position 3 sees token 9",
+            "cuts": 6,
+            "not_excluded": ["a leak that needs more than 128 rows"] if causal else [],
+        },
+        "optimizer": {"NanoKimi": "muonclip", "NanoGPT with Muon": "muon"}.get(name, "adamw"),
         "lr": 0.005 if kimi else 0.001,
+        "schedule": "10 steps of warm-up, cosine",
+        "weight_decay": 0.1,
         "device": "cpu",
         "dtype": "fp32",
         "threads": 2,
     }
 
 
-def make_verdict(runs: list[dict[str, Any]], leaking: tuple[str, ...]) -> dict[str, Any]:
-    """The sentence and its numbers."""
-    if leaking:
-        sentence = f"No verdict: {' and '.join(leaking)} sees the tokens it is asked to predict, so its loss is void."
-        return {
-            "sentence": sentence,
-            "winner": None,
-            "difference_nats": 0.0,
-            "ci95_nats": [0.0, 0.0],
-            "ranked": False,
-        }
-    first, other = runs[0], runs[-1]
-    gap = first["val_loss"] - other["val_loss"]
-    sentence = (
-        f"NanoKimi predicts the validation text better: {first['val_bits_per_byte']:.3f} against "
-        f"{other['val_bits_per_byte']:.3f} bits per byte, and took 1.68 times as long to train."
+def slug(name: str) -> str:
+    """The arm's folder."""
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def make_arm(name: str, runs: list[Record], search: Record | None) -> Record:
+    """An entry of report.json's arms: means over its seeds."""
+    own = [run for run in runs if run["arm"] == name]
+    audit = own[0]["audit"]
+    averaged = (
+        "test_loss",
+        "test_bits_per_byte",
+        "val_loss",
+        "floor_gap",
+        "train_seconds",
+        "ms_per_step",
+    ) + (
+        "tokens_per_second",
+        "peak_memory_bytes",
+        "decode_ms_per_token",
+        "prefill_ms",
     )
+    alike = ("params_active", "params_total", "flops", "tokens", "steps", "optimizer", "lr", "schedule")
+    losses = [run["test_loss"] for run in own]
     return {
-        "sentence": sentence,
-        "winner": first["name"],
-        "difference_nats": gap,
-        "ranked": len(runs) > 1,
-    } | {"ci95_nats": [gap - 0.011, gap + 0.011]}
+        "name": name,
+        "slug": slug(name),
+        "seeds": [run["seed"] for run in own],
+        "leaking": None if audit["causal"] else f"{audit['verdict']}: {audit['where']}",
+        "deviation": stdev(losses) if len(losses) > 1 else None,
+        **{key: fmean(run[key] for run in own) for key in averaged},
+        **{key: own[0][key] for key in alike},
+        "search": search,
+    }
 
 
-def add_incidents(name: str, records: list[dict[str, Any]], run: dict[str, Any], steps: int) -> None:
-    """Let a run spike; the first arm also skips batches, runs out of memory and is resumed."""
+def make_search(name: str) -> Record:
+    """A tuning record: two knobs that are numbers, and one whose last value is a word."""
+    muon = name != "NanoGPT"
+    best = {"lr": 0.016 if muon else 0.004, "init_scale": 0.8, "decay": "cosine"}
+    curves: dict[str, list[list[Any]]] = {
+        "lr": [[best["lr"] * 2.0**i, 1.5 + 0.03 * i * i] for i in range(-2, 3)],
+        "init_scale": [[0.2, 1.61], [0.4, 1.53], [0.8, 1.5], [1.6, None]],
+        "decay": [[0.3, 1.56], [0.6, 1.52], [1.0, 1.51], ["cosine", 1.5]],
+    }
+    table = [
+        {
+            "values": {**best, knob: value},
+            "losses": [None if loss is None else loss - 0.004, loss and loss + 0.004],
+        }
+        for knob, curve in curves.items()
+        for value, loss in curve
+    ]
+    return {
+        "kind": "search",
+        "space": {
+            "lr": {"low": 0.0005, "high": 0.064, "scale": "log", "setting": "optim.lr"},
+            "init_scale": {"low": 0.15, "high": 2.0, "scale": "log", "setting": "model.initializer_range"},
+            "decay": {"low": 0.1, "high": 1.0, "scale": "linear, then cosine", "setting": "optim.schedule"},
+        },
+        "left_out": {} if muon else {"adamw_ratio": "adamw has a single rate"},
+        "design": "64 points of a Sobol sequence, the same for every arm, then a pattern around the best",
+        "seeds": [2337, 2338],
+        "best": {"optim.lr": best["lr"], "model.initializer_range": 0.05, "optim.schedule": "cosine"},
+        "best_values": best,
+        "loss": 1.5,
+        "trials": len(table),
+        "runs": 2 * len(table),
+        "cpu_seconds": 5_400.0,
+        "interior": {"lr": True, "init_scale": muon, "decay": True},
+        "table": table,
+        "sensitivity": curves,
+        "file": "tales.json",
+        "changed": [],
+    }
+
+
+def make_comparisons(arms: list[Record], runs: list[Record]) -> list[Record]:
+    """Every pair of arms that passed the audit; the interval over the text is narrower than that over seeds."""
+    pairs = list(combinations([arm for arm in arms if arm["leaking"] is None], 2))
+    made = []
+    for first, second in pairs:
+        losses = [[r["test_loss"] for r in runs if r["arm"] == arm["name"]] for arm in (first, second)]
+        per_seed = [one - other for one, other in zip(*losses, strict=True)]
+        mean, several = fmean(per_seed), len(per_seed) > 1
+        low, high = mean - 0.06, mean + 0.06
+        side = "lower" if high < 0 else "higher"
+        words = "not distinguishable" if low <= 0 <= high else f"{side} by {abs(mean):.4f}"
+        made.append(
+            {"first": first["name"], "second": second["name"], "mean": mean, "tests": len(pairs)}
+            | {"ci95": [low, high] if several else None, "seeds": len(per_seed), "per_seed": per_seed}
+            | {"p": 0.02 if several else None, "holm_p": (0.04 if words != "not distinguishable" else 0.3)}
+            | {
+                "words": words if several else "not distinguishable (one seed)",
+                "text95": [mean - 0.011, mean + 0.011],
+            }
+        )
+        made[-1]["holm_p"] = made[-1]["holm_p"] if several else None
+    return made
+
+
+def make_verdict(arms: list[Record], seeds: tuple[int, ...]) -> Record:
+    """The sentence and the winner: the first arm of several, where the seeds allow one."""
+    void = [f"{arm['name']} is {arm['leaking']}" for arm in arms if arm["leaking"]]
+    losses = ", ".join(f"{arm['name']} {arm['test_loss']:.4f}" for arm in arms if not arm["leaking"])
+    if void:
+        sentence = f"{'; '.join(void)}. Not ranked: the loss is void."
+    elif len(seeds) < 2:
+        sentence = f"{losses} nats per token of the test text (one seed). No winner: one seed cannot tell."
+    else:
+        sentence = f"{losses} nats per token of the test text (means of {len(seeds)} seeds)."
+    named = len(seeds) > 1 and len(arms) > 1 and not void
+    return {"sentence": sentence, "winner": arms[0]["name"] if named else None, "ranked": not void}
+
+
+def add_incidents(name: str, records: list[Record], run: Record, steps: int) -> None:
+    """Let a run spike; the first arm's first seed also skips batches, runs out of memory and is resumed."""
     heights = {round(share * steps): height for share, height in SPIKES.get(name, {}).items()}
     for record in records:
         if record["kind"] == "train":
             record["loss"] += heights.get(record["step"], 0.0)
     run["spikes"] = spike_entries(records)
-    if name == "NanoKimi":
+    if name == "NanoKimi" and run["seed"] == SEEDS[0]:
         run |= {"batches_skipped": 2, "micro_batch_size": 6}
         for share, event, detail in EVENTS:
             step = round(share * steps)
             records.append({"kind": "event", "step": step, "event": event, "detail": detail})
 
 
-def make_segments(records: dict[str, list[dict[str, Any]]], steps: int, length: int) -> list[dict[str, Any]]:
+def make_segments(records: dict[str, list[Record]], steps: int, length: int) -> list[Record]:
     """The table by segment of steps."""
     segments = []
     for start in range(1, steps + 1, length):
@@ -206,7 +321,7 @@ def make_segments(records: dict[str, list[dict[str, Any]]], steps: int, length: 
     return segments
 
 
-def make_context(steps: int) -> dict[str, Any]:
+def make_context(steps: int) -> Record:
     """What the arms share: data, machine, settings."""
     return {
         "data": {
@@ -216,14 +331,17 @@ def make_context(steps: int) -> dict[str, Any]:
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             "tokenizer": "char",
             "vocab_size": 65,
-            "train_tokens": 4_328_101,
+            "split": "three",
+            "train_tokens": 3_847_201,
             "val_tokens": 480_900,
-            "val_text_bytes": 481_233,
-            "val_text_chars": 480_900,
+            "test_tokens": 480_900,
+            "test_text_bytes": 481_233,
+            "test_text_chars": 480_900,
             "baselines": {
-                "unigram": {"val_loss": 2.8874, "bits_per_byte": 4.1656},
-                "5-gram": {"val_loss": 1.6021, "bits_per_byte": 2.3113},
-                "gzip": {"val_loss": None, "bits_per_byte": 2.8341},
+                "unigram": {"test_loss": 2.8874, "bits_per_byte": 4.1656},
+                "5-gram": {"test_loss": 1.6021, "bits_per_byte": 2.3113},
+                "floor": {"test_loss": FLOOR, "bits_per_byte": FLOOR / math.log(2) / BYTES_PER_TOKEN},
+                "gzip": {"test_loss": None, "bits_per_byte": 2.8341},
             },
         },
         "machine": {
@@ -239,7 +357,6 @@ def make_context(steps: int) -> dict[str, Any]:
         },
         "command": "nanokimi compare --data data/stories.txt --preset nano",
         "repeat": "nanokimi compare --config runs/compare-nano-1/config.yaml",
-        "seed": 1337,
         "settings": {
             "context_length": CONTEXT,
             "batch_size": BATCH,
@@ -248,47 +365,59 @@ def make_context(steps: int) -> dict[str, Any]:
             "steps": steps,
         }
         | {"turn_steps": 10},
-        "paired": {
-            "windows": 7515,
-            "note": "Both models score the same windows; the interval is over their differences.",
-        },
+        "spread": {"seed": 0.0123, "rounding": 0.0045, "runs": 24, "file": "benchmarks/results/spread.jsonl"},
+        "match": {"asked": None, "ratios": {}, "sentence": "Matched in tokens; unmatched in training time."},
     }
 
 
 def write_comparison(
     folder: Path,
     *,
-    names: tuple[str, ...] = ("NanoKimi", "NanoGPT"),
+    names: tuple[str, ...] = NAMES,
+    seeds: tuple[int, ...] = SEEDS,
     steps: int = 120,
     eval_every: int = 40,
-    leaking: tuple[str, ...] = (),
+    outcomes: dict[str, str] | None = None,
+    searched: bool = True,
     prompt: str = PROMPT,
     story: str = STORY,
     kinds: tuple[str, ...] = ("train", "eval", "router", "attention", "sample", "event"),
     incidents: bool = False,
-) -> dict[str, Any]:
-    """Write report.json and each arm's metrics.jsonl, with only these kinds of record; return the report."""
-    made = {name: make_records(name, steps, eval_every, prompt, story) for name in names}
-    runs = [make_run(name, made[name], name in leaking) for name in names]
-    for run in runs if incidents else []:
-        add_incidents(run["name"], made[run["name"]], run, steps)
+) -> Record:
+    """Write report.json and each run's metrics.jsonl, with only these kinds of record; return the report.
+
+    `outcomes` says what the audit found of an arm; what is not named is causal.
+    """
+    made, runs = {}, []
+    for seed in seeds:
+        for name in names:
+            made[name, seed] = make_records(name, seed, steps, eval_every, prompt, story)
+            run = make_run(name, seed, made[name, seed], (outcomes or {}).get(name, "causal"))
+            if incidents:
+                add_incidents(name, made[name, seed], run, steps)
+            runs.append(run)
+    arms = [make_arm(name, runs, make_search(name) if searched else None) for name in names]
     report = {
-        "schema_version": 1,
-        "verdict": make_verdict(runs, leaking),
+        "schema_version": 2,
+        "verdict": make_verdict(arms, seeds),
+        "arms": arms,
         "runs": runs,
+        "comparisons": make_comparisons(arms, runs),
+        "seeds": list(seeds),
         **make_context(steps),
     }
-    report["segments"] = make_segments(made, steps, eval_every)
+    firsts = {name: made[name, seeds[0]] for name in names}
+    report["segments"] = make_segments(firsts, steps, eval_every)
     for run in runs:
-        arm = folder / run["folder"]
-        arm.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(record) for record in made[run["name"]] if record["kind"] in kinds]
-        (arm / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        own = folder / run["folder"]
+        own.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(record) for record in made[run["arm"], run["seed"]] if record["kind"] in kinds]
+        (own / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     write_report_json(folder, report)
     return report
 
 
-def write_report_json(folder: Path, report: dict[str, Any]) -> None:
+def write_report_json(folder: Path, report: Record) -> None:
     """Replace report.json."""
     (folder / "report.json").write_text(json.dumps(report))
 
@@ -296,6 +425,15 @@ def write_report_json(folder: Path, report: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from nanokimi.report import write_report
 
-    target, length = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2000
-    write_comparison(target, steps=length, eval_every=max(1, length // 8), incidents="incidents" in sys.argv)
+    numbers = [int(word) for word in sys.argv[2:] if word.isdigit()]
+    target, (length, arm_count, seed_count) = Path(sys.argv[1]), [*numbers, *(2000, 3, 2)[len(numbers) :]]
+    shown = (*NAMES, *(f"Another arm, number {i}" for i in range(4, 9)))[:arm_count]
+    write_comparison(
+        target,
+        names=shown,
+        seeds=tuple(range(1337, 1337 + seed_count)),
+        steps=length,
+        eval_every=max(1, length // 8),
+        incidents="incidents" in sys.argv,
+    )
     write_report(target)

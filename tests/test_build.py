@@ -20,6 +20,7 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data import build, corpus, encoding, store, tasks
 from nanokimi.data.build import prepare_store
 from nanokimi.data.encoding import finished_record, plan_shards
+from nanokimi.data.parts import PARTS
 from nanokimi.data.store import as_validation_text, open_prepared, prepare
 from nanokimi.errors import TrainingError, UserError
 
@@ -54,7 +55,11 @@ def test_documents_come_back_with_an_end_of_text_each(
     end = data.tokenizer.end_of_text_id
     assert end == data.tokenizer.vocab_size - 1 == data.facts["end_of_text_id"]
     found = []
-    for ids, offsets in ((data.train_ids, data.train_doc_offsets), (data.val_ids, data.val_doc_offsets)):
+    for ids, offsets in (
+        (data.train_ids, data.train_doc_offsets),
+        (data.val_ids, data.val_doc_offsets),
+        (data.test_ids, data.test_doc_offsets),
+    ):
         assert offsets[0] == 0 and offsets[-1] == len(ids)
         for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
             document = ids[int(start) : int(stop)]
@@ -69,9 +74,10 @@ def test_facts_count_the_documents_own_text(dataset: DatasetConfig, tmp_path: Pa
     """Bits per byte divide by the text, though the nats of end-of-text count: one token more for each document."""
     facts = prepare(dataset, tmp_path / "out", 8).facts
     sizes = [len(text.encode()) for text in stories()]
-    assert facts["train_text_bytes"] + facts["val_text_bytes"] == sum(sizes) == facts["chars"]
-    assert facts["train_tokens"] + facts["val_tokens"] == sum(sizes) + len(sizes)
-    assert facts["train_documents"] + facts["val_documents"] == facts["documents"] == len(sizes)
+    total = {of: sum(facts[f"{part}_{of}"] for part in PARTS) for of in ("text_bytes", "tokens", "documents")}
+    assert total["text_bytes"] == sum(sizes) == facts["chars"]
+    assert total["tokens"] == sum(sizes) + len(sizes)
+    assert total["documents"] == facts["documents"] == len(sizes)
     assert facts["file_bytes"] == Path(dataset.path).stat().st_size
     assert facts["bytes_per_token"] == facts["val_text_bytes"] / facts["val_tokens"]
 
@@ -209,16 +215,16 @@ def test_the_cache_is_hit_by_the_same_content_and_missed_by_any_change(
         patch.setattr(build, "read_source", None)  # a hit reads nothing but the file's hash
         assert prepare_store(dataset) == first
         assert prepare_store(replace(dataset, path=str(copy))) == first
-        assert prepare_store(replace(dataset, workers=2, vocab_size=500)) == first, (
-            "neither changes the tokens"
-        )
+        same = replace(dataset, workers=2, vocab_size=500, test_fraction=dataset.val_fraction)
+        assert prepare_store(same) == first, "none of them changes the tokens"
     others = [
         replace(dataset, tokenizer="char"),
         replace(dataset, val_fraction=0.2),
+        replace(dataset, test_fraction=0.2),
         replace(dataset, fraction=0.5),
     ]
     stores = {prepare_store(other) for other in others}
-    assert len(stores | {first}) == 4
+    assert len(stores | {first}) == 5
     before = Path(dataset.path).stat()
     text = Path(dataset.path).read_text()
     Path(dataset.path).write_text(text.replace("Story 7.", "Story X."))
@@ -265,7 +271,7 @@ def test_large_stores_stay_in_the_cache(
     assert names == ["data.json", "tokenizer.json"]
     shutil.rmtree(large.facts["store"])
     assert np.array_equal(open_prepared(tmp_path / "small").train_ids, small.train_ids)
-    with pytest.raises(UserError, match=r"train\.idx cannot be read.*prepare the data again"):
+    with pytest.raises(UserError, match=r"train\.bin cannot be read.*prepare the data again"):
         open_prepared(tmp_path / "large")
 
 
@@ -308,8 +314,9 @@ def test_contiguous_text_in_pieces_is_encoded_as_a_whole(
     (work,) = (tmp_path / "b").glob("*[!k]")
     assert np.array_equal(whole.train_ids, cut.train_ids) and np.array_equal(whole.val_ids, cut.val_ids)
     assert len(whole.train_doc_offsets) == 0 and work.is_dir()
-    expected = whole.tokenizer.encode(make_text(30_000)[:27_000])
-    assert np.array_equal(whole.train_ids, expected)
+    assert np.array_equal(whole.test_ids, cut.test_ids)
+    for ids, start, stop in ((whole.train_ids, 0, 24), (whole.val_ids, 24, 27), (whole.test_ids, 27, 30)):
+        assert np.array_equal(ids, whole.tokenizer.encode(make_text(30_000)[start * 1000 : stop * 1000]))
 
 
 def test_another_text_is_scored_document_by_document(dataset: DatasetConfig, tmp_path: Path) -> None:
@@ -322,7 +329,7 @@ def test_another_text_is_scored_document_by_document(dataset: DatasetConfig, tmp
     assert scored.val_doc_offsets.tolist() == [0, 4, 9]
 
 
-def test_the_floor_of_tales_is_summed_over_the_validation_stories(
+def test_the_floor_of_tales_is_summed_over_the_stories_of_each_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import types
@@ -330,16 +337,16 @@ def test_the_floor_of_tales_is_summed_over_the_validation_stories(
     from nanokimi.data import sources
 
     told = [types.SimpleNamespace(text=text, log_probability=-float(i)) for i, text in enumerate(stories())]
-    tales = types.SimpleNamespace(VERSION=1, iterate_stories=lambda seed, start: iter(told[start:]))
+    tales = types.SimpleNamespace(VERSION=1, iterate_stories=lambda seed, start, world: iter(told[start:]))
     monkeypatch.setattr(sources.importlib, "import_module", lambda name: tales)
     data = prepare(DatasetConfig(path="tales:3", tokenizer="byte", workers=1), tmp_path / "out", 8)
     nats = {story.text: -story.log_probability for story in told}
-    offsets = data.val_doc_offsets
-    texts = [
-        data.tokenizer.decode(data.val_ids[a : b - 1]) for a, b in zip(offsets, offsets[1:], strict=False)
-    ]
-    assert data.val_doc_nats is not None and data.val_doc_nats.tolist() == [nats[text] for text in texts]
-    assert data.facts["val_floor_nats"] == pytest.approx(sum(nats[text] for text in texts))
+    for part in ("val", "test"):
+        ids, offsets = getattr(data, f"{part}_ids"), getattr(data, f"{part}_doc_offsets")
+        texts = [data.tokenizer.decode(ids[a : b - 1]) for a, b in zip(offsets, offsets[1:], strict=False)]
+        found = getattr(data, f"{part}_doc_nats")
+        assert len(texts) > 5 and found.tolist() == [nats[text] for text in texts]
+        assert data.facts[f"{part}_floor_nats"] == pytest.approx(sum(nats[text] for text in texts))
     assert data.facts["path"] == "tales:3"
     (tmp_path / "other.txt").write_text("another text")
     other = as_validation_text(data, str(tmp_path / "other.txt"))

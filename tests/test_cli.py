@@ -244,7 +244,7 @@ CASES: list[tuple[str, str, str]] = [
     # the text
     ("{T} --data missing.txt", "missing.txt does not exist", ""),
     ("{T} --data empty.txt", "empty.txt is empty", "empty.txt"),
-    ("{T} --data short.txt", "too short", "short.txt"),
+    ("{T} --data short.txt", "at least 1,000 in all", "short.txt"),
     ("{T} --data latin.txt", "not UTF-8", "latin.txt"),
     ("{T} --data utf16.txt", "utf-16", "utf16.txt"),
     ("{T} --data folder", "folder holds no text", "folder"),
@@ -312,7 +312,7 @@ CASES: list[tuple[str, str, str]] = [
     ("evaluate {R} --checkpoint newest", "there are final, best, last", ""),
     ("sample {X} --checkpoint last", "damaged", "cut checkpoints/step-00000012/model.safetensors"),
     ("sample {X}", "model.safetensors", "cut model.safetensors"),
-    ("sample {X}", "dataset.path is null", "cut config.yaml"),
+    ("sample {X}", "config.yaml", "cut config.yaml"),
     ("sample {X}", "tokenizer.json", "cut data/tokenizer.json"),
     ("sample {X}", "train.bin", "cut data/train.bin"),
     # evaluating
@@ -431,6 +431,7 @@ def test_the_status_reaches_the_shell(tmp_path: Path) -> None:
 
 def test_training_prints_the_score_and_where_it_lies(trained: Trained) -> None:
     result = read_json(trained.out / "result.json")
+    assert f"test loss {result['test_loss']:.4f}" in trained.printed
     assert f"validation loss {result['val_loss']:.4f}" in trained.printed
     assert str(trained.out) in trained.printed and trained.printed.count("\n") == 1
 
@@ -439,10 +440,30 @@ def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.Ca
     assert cli.main(["evaluate", str(trained.out)]) == 0
     scored = json.loads(capsys.readouterr().out)
     result = read_json(trained.out / "result.json")
-    for name in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "loss_by_position"):
+    names = ("loss", "perplexity", "bits_per_byte", "bits_per_char")
+    for name in (*(f"test_{name}" for name in names), "loss_by_position"):
         assert scored[name] == result[name], name
-    assert scored["name"] == "NanoKimi"
-    assert scored["val_tokens"] == read_json(trained.out / "data" / "data.json")["val_tokens"]
+    assert scored["name"] == "NanoKimi" and "split_note" not in scored
+    facts = read_json(trained.out / "data" / "data.json")
+    assert scored["test_tokens"] == facts["test_tokens"] and "val_loss" not in scored
+    assert cli.main(["evaluate", str(trained.out), "--part", "val"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert [scored[f"val_{name}"] for name in names] == [result[f"val_{name}"] for name in names]
+    assert scored["val_tokens"] == facts["val_tokens"] and "test_loss" not in scored
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--part", "train"), "--part is train: expected val or test"),
+        (("--part", "val", "--data", "x.txt"), "scored whole: leave out --part"),
+    ],
+)
+def test_evaluate_refuses_parts_that_are_none(
+    trained: Trained, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert cli.main(["evaluate", str(trained.out), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_evaluate_scores_another_text_whole(
@@ -450,7 +471,7 @@ def test_evaluate_scores_another_text_whole(
 ) -> None:
     """The validation part given as a file scores alike but for the token before it, which is the same, too."""
     text = trained.text.read_text()
-    (tmp_path / "same.txt").write_text(text[int(len(text) * 0.9) :])
+    (tmp_path / "same.txt").write_text(text[int(len(text) * 0.8) : int(len(text) * 0.9)])
     (tmp_path / "other.txt").write_text("Zebras! 42 quick \u2603 foxes. " * 20)
     assert cli.main(["evaluate", str(trained.out), "--data", str(tmp_path / "same.txt")]) == 0
     same = json.loads(capsys.readouterr().out)
@@ -608,5 +629,5 @@ def test_without_a_text_the_tales_are_the_default(monkeypatch: pytest.MonkeyPatc
     assert choose_config({"config": "smoke"}, []) == "smoke"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert choose_config({}, []) == "tales-gpu", "a bigger one on a GPU"
-    for name in ("tales", "tales-gpu"):
-        assert load_config(name).dataset.path == "tales"
+    assert load_config("tales").dataset.path == "tales-short"
+    assert load_config("tales-gpu").dataset.path == "tales"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -9,38 +10,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
-from nanokimi.compare.stats import t_quantile
-from nanokimi.compare.summary import PairedDifference, arm_segments, paired_difference, verdict
-from nanokimi.compare.worker import Arm
-from nanokimi.config import ModelName, RunConfig
+from nanokimi.compare.arm_process import ArmProcess
+from nanokimi.compare.summary import arm_segments
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train.alone import train_alone
 
-MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
+ARMS = {"NanoKimi": "nanokimi", "NanoGPT with Muon": "nanogpt-with-muon", "NanoGPT": "nanogpt"}
+"""Each arm and its folder."""
+SEEDS = (7, 8)
 CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
 SETTINGS = f"""\
 seed: 7
 train: {{context_length: 16, batch_size: 8, max_steps: 45, eval_every: 15, save_every: 100, device: cpu, threads: 1}}
 sample: {{prompts: [the small boy], max_new_tokens: 20}}
-compare: {{turn_steps: 4}}
-{TINY_ARMS}"""
+compare: {{turn_steps: 4, seeds: 2}}
+{TINY_ARMS}
+arms:
+  NanoKimi: {{from: nanokimi}}
+  NanoGPT with Muon: {{from: nanogpt, optim: {{name: muon}}}}
+  NanoGPT: {{from: nanogpt}}
+"""
 RUN_FIELDS = (  # the fields that report.json promises
     "name params_total params_active flops_per_token tokens train_seconds tokens_per_second val_loss best_val_loss "
-    "val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes decode_ms_per_token audit"
+    "test_loss test_perplexity test_bits_per_byte test_bits_per_char "
+    "val_perplexity val_bits_per_byte val_bits_per_char floor_gap peak_memory_bytes arm seed folder flops audit"
 ).split()
 
 
@@ -63,9 +71,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     (folder / "tiny.yaml").write_text(SETTINGS)
     config = load_config(str(folder / "tiny.yaml"), ["--data", str(folder / "text.txt")])
     turns = []
-    original = Arm.take_turn
+    original = ArmProcess.take_turn
 
-    def watched(self: Arm, steps: int) -> Iterator[Any]:
+    def watched(self: ArmProcess, steps: int) -> Iterator[Any]:
         kinds = []
         for item in original(self, steps):
             kinds.append(item[0]["kind"])
@@ -73,7 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         turns.append((self.name, kinds.count("train"), kinds.count("eval")))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Arm, "take_turn", watched)
+        patch.setattr(ArmProcess, "take_turn", watched)
         report = comparison.compare(config, folder / "out")
     return Finished(config, folder / "tiny.yaml", folder / "text.txt", folder / "out", report, turns)
 
@@ -88,28 +96,50 @@ def timeless(path: Path) -> list[dict[str, Any]]:
 def test_the_report_has_every_promised_field(finished: Finished) -> None:
     report = read_json(finished.out / "report.json")
     assert report == json.loads(json.dumps(finished.report))
-    assert set(report) >= {"runs", "data", "verdict"}
-    assert [one["name"] for one in report["runs"]] == ["NanoKimi", "NanoGPT"]
+    assert set(report) >= {"arms", "runs", "comparisons", "data", "verdict", "spread", "match", "segments"}
+    assert [(one["seed"], one["arm"]) for one in report["runs"]] == [
+        (s, name) for s in SEEDS for name in ARMS
+    ]
+    assert [one["name"] for one in report["arms"]] == list(ARMS)
     for one in report["runs"]:
         assert set(RUN_FIELDS) <= set(one)
-        values = [one[name] for name in RUN_FIELDS if name not in ("name", "floor_gap", "audit")]
+        values = [
+            one[name] for name in RUN_FIELDS if name not in ("name", "arm", "folder", "floor_gap", "audit")
+        ]
         assert all(isinstance(x, int | float) and math.isfinite(x) and x > 0 for x in values)
         assert one["audit"]["causal"] is True and one["audit"]["max_leak"] >= 0
         assert one["tokens"] == 45 * 8 * 16 and one["steps"] == 45
-    assert set(report["verdict"]) >= {"sentence", "winner", "difference_nats", "ci95_nats", "ranked"}
+        assert (finished.out / one["folder"] / "metrics.jsonl").is_file()
+        assert (one["decode_ms_per_token"] is None) is (one["seed"] != 7), "timed for the first seed alone"
+    assert set(report["verdict"]) == {"sentence", "winner", "ranked"}
     text = finished.text.read_bytes()
     assert report["data"]["file_bytes"] == len(text)
     assert set(report["data"]["baselines"]) == {"unigram", "5-gram", "gzip"}
 
 
-def test_the_verdict_follows_from_the_runs(finished: Finished) -> None:
-    kimi, gpt = finished.report["runs"]
-    difference = kimi["val_loss"] - gpt["val_loss"]
-    assert finished.report["verdict"]["difference_nats"] == pytest.approx(difference, abs=1e-9)
-    low, high = finished.report["verdict"]["ci95_nats"]
-    assert low < difference < high
-    better = min((kimi, gpt), key=lambda one: one["val_loss"])["name"]
-    assert finished.report["verdict"]["winner"] == (None if low <= 0 <= high else better)
+def test_means_and_pairs_follow_from_the_runs(finished: Finished) -> None:
+    losses = {name: [r["test_loss"] for r in finished.report["runs"] if r["arm"] == name] for name in ARMS}
+    for arm in finished.report["arms"]:
+        assert arm["test_loss"] == pytest.approx(sum(losses[arm["name"]]) / 2)
+        assert arm["deviation"] == pytest.approx(
+            abs(losses[arm["name"]][0] - losses[arm["name"]][1]) / math.sqrt(2)
+        )
+    pairs = finished.report["comparisons"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [*itertools.combinations(ARMS, 2)]
+    for pair in pairs:
+        differences = [a - b for a, b in zip(losses[pair["first"]], losses[pair["second"]], strict=True)]
+        assert pair["per_seed"] == pytest.approx(differences) and pair["tests"] == 3
+        assert pair["ci95"][0] < pair["mean"] < pair["ci95"][1]
+        assert pair["text95"][0] < differences[0] < pair["text95"][1], "over the text: of the first seed"
+
+
+def test_the_same_arms_with_one_seed_name_no_winner(finished: Finished, tmp_path: Path) -> None:
+    config = replace(finished.config, compare=replace(finished.config.compare, seeds=1))
+    report = comparison.compare(config, tmp_path / "out")
+    assert report["verdict"]["winner"] is None and "No winner" in report["verdict"]["sentence"]
+    assert all(pair["ci95"] is None for pair in report["comparisons"])
+    for one, expected in zip(report["runs"], finished.report["runs"], strict=False):
+        assert one["test_loss"] == expected["test_loss"], "another number of seeds changes no run"
 
 
 def test_page_and_picture_exist(finished: Finished) -> None:
@@ -118,34 +148,39 @@ def test_page_and_picture_exist(finished: Finished) -> None:
     assert (finished.out / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "seed"), [("NanoKimi", 7), ("NanoGPT with Muon", 8)])
 def test_each_arm_ends_bit_for_bit_as_when_trained_alone(
-    name: ModelName, finished: Finished, tmp_path: Path
+    name: str, seed: int, finished: Finished, tmp_path: Path
 ) -> None:
-    result = train_alone(replace(finished.config, model=name), tmp_path / "alone")
-    assert timeless(tmp_path / "alone") == timeless(finished.out / name)
-    in_comparison = finished.report["runs"][MODELS.index(name)]
-    for field in ("val_loss", "best_val_loss", "params_total", "params_active", "flops_per_token", "tokens"):
-        assert result[field] == in_comparison[field], field
-    weights = [
-        (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", finished.out / name)
-    ]
+    result = train_alone(replace(arm_configs(finished.config)[name], seed=seed), tmp_path / "alone")
+    folder = finished.out / ARMS[name] / f"seed-{seed}"
+    assert timeless(tmp_path / "alone") == timeless(folder)
+    (inside,) = (r for r in finished.report["runs"] if (r["arm"], r["seed"]) == (name, seed))
+    for field in ("val_loss", "test_loss", "best_val_loss", "params_active", "flops_per_token", "tokens"):
+        assert result[field] == inside[field], field
+    weights = [(place / "model.safetensors").read_bytes() for place in (tmp_path / "alone", folder)]
     assert weights[0] == weights[1]
 
 
-def test_turns_alternate_until_both_are_done(finished: Finished) -> None:
-    names = [name for name, _, _ in finished.turns]
-    assert names == ["NanoKimi", "NanoGPT"] * (len(names) // 2)
-    steps = [taken for _, taken, _ in finished.turns]
-    assert steps[:-2] == [4] * 22 and steps[-2:] == [1, 1], "4 steps a turn, 45 in all, the last one short"
+def test_turns_alternate_until_all_are_done_seed_by_seed(finished: Finished) -> None:
+    half = len(finished.turns) // 2
+    for seed, turns in zip(SEEDS, (finished.turns[:half], finished.turns[half:]), strict=True):
+        names = [name for name, _, _ in turns]
+        assert names == [f"{name}, seed {seed}" for name in ARMS] * (len(names) // 3)
+        steps = [taken for _, taken, _ in turns]
+        assert steps[:-3] == [4] * 33 and steps[-3:] == [1] * 3, (
+            "4 steps a turn, 45 in all, the last one short"
+        )
 
 
 def test_the_saved_config_repeats_the_comparison(finished: Finished) -> None:
-    assert load_config(str(finished.out / "config.yaml")).train.max_steps == 45
-    for name in MODELS:
-        assert load_config(str(finished.out / name / "config.yaml")).model == name
-        assert (finished.out / name / "model.safetensors").is_file()
-    assert not (finished.out / "nanokimi" / "data").exists(), "the tokens are stored once, for both"
+    saved = load_config(str(finished.out / "config.yaml"))
+    assert saved.train.max_steps == 45 and list(saved.arms) == list(ARMS)
+    for name, slug in ARMS.items():
+        config = load_config(str(finished.out / slug / "seed-8" / "config.yaml"))
+        assert (config.name, config.seed, config.arms) == (name, 8, {})
+        assert (finished.out / slug / "seed-8" / "model.safetensors").is_file()
+    assert not list(finished.out.glob("*/seed-*/data")), "the tokens are stored once, for all"
 
 
 def test_a_comparison_is_not_written_into_a_folder_that_is_taken(finished: Finished) -> None:
@@ -153,6 +188,20 @@ def test_a_comparison_is_not_written_into_a_folder_that_is_taken(finished: Finis
     with pytest.raises(UserError, match="already holds files"):
         comparison.compare(finished.config, finished.out)
     assert (finished.out / "report.json").read_bytes() == before
+
+
+def test_sample_and_evaluate_take_a_comparison(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sample", str(finished.out), "--prompt", "the small", "--max_new_tokens", "4"]) == 0
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if line.startswith("---")] == [
+        f"--- {name}" for name in sorted(ARMS)
+    ]
+    assert cli.main(["evaluate", str(finished.out)]) == 0
+    scores = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {(one["name"], one["seed"]): one["test_loss"] for one in scores}
+    assert found == {(r["arm"], r["seed"]): pytest.approx(r["test_loss"]) for r in finished.report["runs"]}
 
 
 # ---- interruption and death
@@ -172,10 +221,10 @@ def start_comparison(finished: Finished, out: Path, *options: str) -> subprocess
 
 
 def wait_for_training(process: subprocess.Popen[str], out: Path) -> None:
-    """Until the second arm has had a turn, too."""
+    """Until the last arm has had a turn, too."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
-        metrics = out / "nanogpt" / "metrics.jsonl"
+        metrics = out / "nanogpt" / "seed-7" / "metrics.jsonl"
         if metrics.exists() and '"kind": "train"' in metrics.read_text():
             return
         time.sleep(0.005)
@@ -202,9 +251,9 @@ def interrupt(finished: Finished, out: Path, number: signal.Signals) -> None:
     assert "Traceback" not in errors
     assert f"nanokimi compare --resume --out {out}" in errors.splitlines()[-1]
     assert not (out / "report.json").exists()
-    for name in MODELS:
-        assert list((out / name / "checkpoints").iterdir()), f"{name} was saved"
-    assert max(timeless(out / name)[-1]["step"] for name in MODELS) < 45, "it was stopped before its end"
+    folders = [out / slug / "seed-7" for slug in ARMS.values()]
+    assert all(list((folder / "checkpoints").iterdir()) for folder in folders), "each was saved"
+    assert max(timeless(folder)[-1]["step"] for folder in folders) < 45, "it was stopped before its end"
 
 
 def test_an_interrupted_comparison_resumes_to_the_same_end(finished: Finished, tmp_path: Path) -> None:
@@ -212,13 +261,13 @@ def test_an_interrupted_comparison_resumes_to_the_same_end(finished: Finished, t
     interrupt(finished, out, signal.SIGINT)
     assert cli.main(["compare", "--resume", "--out", str(out)]) == 0
     report = read_json(out / "report.json")
-    for name, one, expected in zip(MODELS, report["runs"], finished.report["runs"], strict=True):
-        assert timeless(out / name) == timeless(finished.out / name)
-        assert one["val_loss"] == expected["val_loss"] and one["tokens"] == expected["tokens"]
-    assert report["verdict"]["difference_nats"] == finished.report["verdict"]["difference_nats"]
+    for one, expected in zip(report["runs"], finished.report["runs"], strict=True):
+        assert timeless(out / one["folder"]) == timeless(finished.out / expected["folder"])
+        assert one["test_loss"] == expected["test_loss"] and one["tokens"] == expected["tokens"]
+    assert report["verdict"] == finished.report["verdict"]
 
 
-def test_a_comparison_that_is_told_to_end_saves_both_arms(finished: Finished, tmp_path: Path) -> None:
+def test_a_comparison_that_is_told_to_end_saves_every_arm(finished: Finished, tmp_path: Path) -> None:
     interrupt(finished, tmp_path / "out", signal.SIGTERM)
 
 
@@ -229,7 +278,7 @@ def test_a_worker_that_dies_ends_the_comparison(finished: Finished, tmp_path: Pa
     wait_for_training(process, out)
     family = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in family if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) == 2
+    assert len(workers) == 3
     workers[0].kill()
     status, errors = end_of(process)
     assert status == 1, (status, errors)
@@ -240,19 +289,19 @@ def test_a_worker_that_dies_ends_the_comparison(finished: Finished, tmp_path: Pa
 
 
 @pytest.fixture
-def arm(finished: Finished, tmp_path: Path) -> Iterator[Arm]:
+def arm(finished: Finished, tmp_path: Path) -> Iterator[ArmProcess]:
     """One worker in a folder of its own."""
     folder = tmp_path / "nanogpt"
     folder.mkdir()
-    (folder / "config.yaml").write_bytes((finished.out / "nanogpt" / "config.yaml").read_bytes())
+    (folder / "config.yaml").write_bytes((finished.out / "nanogpt" / "seed-7" / "config.yaml").read_bytes())
     (tmp_path / "data").symlink_to(finished.out / "data")
-    started = Arm("NanoGPT", folder, resume=False)
+    started = ArmProcess("NanoGPT", folder, resume=False)
     yield started
     started.process.kill()
     started.process.join()
 
 
-def test_a_worker_killed_while_it_starts_is_a_training_error(arm: Arm) -> None:
+def test_a_worker_killed_while_it_starts_is_a_training_error(arm: ArmProcess) -> None:
     """It never read the request: the pipe then breaks in another way than when it dies at work."""
     turn = arm.take_turn(5)
     os.kill(arm.process.pid or 0, signal.SIGSTOP)
@@ -263,163 +312,21 @@ def test_a_worker_killed_while_it_starts_is_a_training_error(arm: Arm) -> None:
         list(turn)
 
 
-def test_a_worker_killed_between_turns_is_a_training_error(arm: Arm) -> None:
+def test_a_worker_killed_between_turns_is_a_training_error(arm: ArmProcess) -> None:
     """The parent notices when it sends the next request, not when it waits for an answer."""
     list(arm.take_turn(1))
     os.kill(arm.process.pid or 0, signal.SIGKILL)
     arm.process.join()
-    for request in (lambda: list(arm.take_turn(1)), arm.stop, arm.finish):
+    for request in (lambda: list(arm.take_turn(1)), arm.stop, lambda: arm.finish(True)):
         with pytest.raises(TrainingError, match="NanoGPT ended with exit code -9"):
             request()
 
 
-def test_what_goes_wrong_in_a_worker_is_said_in_one_line(arm: Arm) -> None:
+def test_what_goes_wrong_in_a_worker_is_said_in_one_line(arm: ArmProcess) -> None:
     (arm.folder / "config.yaml").write_text("seed: many")
     with pytest.raises(UserError, match="NanoGPT: .*seed is many") as caught:
         list(arm.take_turn(1))
     assert "\n" not in str(caught.value)
-
-
-# ---- paired difference
-
-
-def test_the_paired_difference_equals_a_naive_computation() -> None:
-    """120 windows in 50 stretches of 2 or 3; Student's t for 49 degrees of freedom is 2.0096."""
-    generator = np.random.default_rng(0)
-    first, second = generator.gamma(4, 10, 120), generator.gamma(4, 10, 120)
-    tokens = 120 * 16 - 5
-    found = paired_difference(first, second, tokens)
-    window_mean = sum(float(a) - float(b) for a, b in zip(first, second, strict=True)) / 120
-    total, excess, position = 0.0, [], 0
-    for block in range(50):
-        size = 3 if block < 20 else 2
-        block_sum = sum(float(first[i]) - float(second[i]) for i in range(position, position + size))
-        total += block_sum
-        excess.append(block_sum - size * window_mean)
-        position += size
-    assert position == 120
-    deviation = math.sqrt(sum(x**2 for x in excess) / 49)
-    half = 2.0096 * deviation * math.sqrt(50) / tokens
-    assert found.difference == pytest.approx(total / tokens)
-    assert found.low == pytest.approx(total / tokens - half, rel=1e-3)
-    assert found.high == pytest.approx(total / tokens + half, rel=1e-3)
-
-
-def test_the_paired_difference_is_antisymmetric_and_sees_pairs() -> None:
-    generator = np.random.default_rng(1)
-    hardness = generator.gamma(4, 10, 200)  # some windows are hard for both models: pairing removes that
-    first, second = hardness + generator.normal(0, 0.1, 200), hardness + 1 + generator.normal(0, 0.1, 200)
-    one, other = paired_difference(first, second, 200), paired_difference(second, first, 200)
-    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
-    assert one.high - one.low < 0.1 and one.high < 0
-
-
-@pytest.mark.parametrize("windows", [12, 50, 75, 200, 520])
-@pytest.mark.parametrize("mean", [0.0, 3.0])
-def test_the_interval_covers_the_truth_in_95_of_100_experiments(windows: int, mean: float) -> None:
-    generator = np.random.default_rng(windows)
-    covered = 0
-    for _ in range(2000):
-        differences = generator.normal(mean, 1.0, windows)
-        found = paired_difference(differences, np.zeros(windows), tokens=windows)
-        covered += found.low <= mean <= found.high
-    assert 0.93 < covered / 2000 < 0.97, covered / 2000
-
-
-def test_unequal_stretches_do_not_widen_the_interval() -> None:
-    """75 windows make 25 stretches of two and 25 of one: a difference common to all windows is no noise."""
-    differences = np.random.default_rng(0).normal(10.0, 0.1, 75)
-    found = paired_difference(differences, np.zeros(75), tokens=75)
-    assert found.low < 10.0 < found.high and found.high - found.low < 0.15
-
-
-def test_one_window_gives_no_interval() -> None:
-    found = paired_difference(np.array([3.0]), np.array([1.0]), tokens=4)
-    assert (found.difference, found.low, found.high) == (0.5, -math.inf, math.inf)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "value"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (49, 2.010)],
-)
-def test_quantiles_of_students_t_agree_with_the_table(degrees: int, value: float) -> None:
-    assert t_quantile(0.975, degrees) == pytest.approx(value, rel=1e-3)
-
-
-# ---- verdict
-
-
-def result(name: str, val_loss: float, causal: bool = True) -> dict[str, Any]:
-    costs = {"params_active": 100, "params_total": 200, "train_seconds": 10.0, "peak_memory_bytes": 1000}
-    audit = {"causal": causal, "max_leak": 0.0}
-    return (
-        {"name": name, "val_loss": val_loss, "val_bits_per_byte": val_loss / 2, "tokens": 512}
-        | costs
-        | {"audit": audit}
-    )
-
-
-BASELINES = {"5-gram": {"val_loss": 3.0, "bits_per_byte": 2.0}}
-Judge = Callable[..., dict[str, Any]]
-
-
-def judge(
-    kimi: float, gpt: float, half: float, *, leaks: tuple[bool, bool] = (False, False)
-) -> dict[str, Any]:
-    results = [result("NanoKimi", kimi, not leaks[0]), result("NanoGPT", gpt, not leaks[1])]
-    difference = kimi - gpt
-    return verdict(results, PairedDifference(difference, difference - half, difference + half), BASELINES)
-
-
-@pytest.mark.parametrize(("kimi", "gpt", "winner"), [(1.5, 1.7, "NanoKimi"), (1.7, 1.5, "NanoGPT")])
-def test_the_winner_is_named_with_a_positive_difference(kimi: float, gpt: float, winner: str) -> None:
-    found = judge(kimi, gpt, half=0.1)
-    assert found["winner"] == winner and found["ranked"] is True
-    assert found["sentence"].startswith(f"With this text and seed {winner} is better")
-    assert "0.2000" in found["sentence"] and "0.1000 to 0.3000" in found["sentence"]
-    assert "1.5000 against 1.7000" in found["sentence"]
-    assert found["difference_nats"] == pytest.approx(kimi - gpt)
-
-
-def test_a_difference_within_the_noise_has_no_winner() -> None:
-    found = judge(1.5, 1.55, half=0.1)
-    assert found["winner"] is None and found["ranked"] is True
-    assert "not distinguishable" in found["sentence"] and "better" not in found["sentence"]
-    assert "1.5000" in found["sentence"] and "1.5500" in found["sentence"]
-
-
-def test_too_little_text_for_an_interval_has_no_winner() -> None:
-    found = judge(1.0, 2.0, half=math.inf)
-    assert found["winner"] is None and found["ci95_nats"] is None
-    assert "too little validation text" in found["sentence"]
-    json.dumps(found, allow_nan=False)
-
-
-@pytest.mark.parametrize("leaks", [(True, False), (False, True), (True, True)])
-def test_a_leaking_model_is_never_ranked_however_low_its_loss(leaks: tuple[bool, bool]) -> None:
-    found = judge(0.1 if leaks[0] else 1.5, 0.1 if leaks[1] else 1.5, half=0.01, leaks=leaks)
-    assert found["winner"] is None and found["ranked"] is False
-    assert "LEAKING" in found["sentence"] and "better" not in found["sentence"]
-    for name, leaking in zip(("NanoKimi", "NanoGPT"), leaks, strict=True):
-        assert (name in found["sentence"]) is leaking, "the leaking ones are named, nobody else"
-
-
-def test_models_below_a_five_gram_are_called_undertrained() -> None:
-    assert "5-gram" in judge(3.1, 3.3, half=0.01)["sentence"]
-    assert "5-gram" not in judge(2.9, 3.3, half=0.01)["sentence"]
-
-
-def test_costs_are_multiples_of_the_other() -> None:
-    cheap, dear = result("NanoKimi", 1.0), result("NanoGPT", 2.0)
-    dear |= {"train_seconds": 40.0, "peak_memory_bytes": 2000, "params_active": 400, "params_total": 1000}
-    sentence = verdict([cheap, dear], PairedDifference(-1, -1.1, -0.9), BASELINES)["sentence"]
-    for part in ("0.25x the training time", "0.50x the peak memory", "0.25x the active", "0.20x the total"):
-        assert part in sentence, sentence
-    assert "the same tokens" in sentence
-    dear["tokens"] = 1024
-    assert (
-        "0.50x the tokens" in verdict([cheap, dear], PairedDifference(-1, -1.1, -0.9), BASELINES)["sentence"]
-    )
 
 
 # ---- segments

@@ -378,12 +378,14 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanokimi.optim.adamw_lr",  # means: follows lr
         "nanogpt.optim.adamw_lr",
-        *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant")),
+        *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant", "module")),
+        *("module.optim.adamw_lr", "compare.spread", "compare.search", "dataset.test_fraction"),
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
         *("variant.model.routed_scaling_factor", "variant.model.intermediate_size"),
         *("variant.model.num_key_value_heads", "variant.model.q_lora_rank", "variant.optim.adamw_lr"),
+        *("variant.model.head_dim", "variant.model.qkv_bias"),
     }
     assert {key for key, value in leaves(config).items() if value is None} == off_by_choice
     assert "auto" not in (config.train.device, config.train.dtype)

@@ -236,7 +236,15 @@ def test_a_missing_library_is_named_and_so_is_tales(tmp_path: Path, monkeypatch:
 
 def test_names_stay_names_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("tales", "tales:7", "tinystories", "tinystories-v2", "hf:a/b:c"):
+    for name in (
+        "tales",
+        "tales:7",
+        "tales-short",
+        "tales-short:7",
+        "tinystories",
+        "tinystories-v2",
+        "hf:a/b:c",
+    ):
         assert with_absolute_paths(DatasetConfig(path=name)).path == name
     moved = with_absolute_paths(DatasetConfig(path="a.txt", tokenizer="t.json"))
     assert moved.path == str(tmp_path / "a.txt") and moved.tokenizer == str(tmp_path / "t.json")
@@ -252,7 +260,7 @@ def test_tales_stop_when_there_are_enough_characters(monkeypatch: pytest.MonkeyP
     """Written against the interface of nanokimi.data.tales, with a stand-in for its stories."""
     import types
 
-    def iterate_stories(seed: int, start: int):  # type: ignore[no-untyped-def]
+    def iterate_stories(seed: int, start: int, name: str):  # type: ignore[no-untyped-def]
         number = start
         while True:
             yield types.SimpleNamespace(text=f"story {seed} {number:04d}", log_probability=-2.5)

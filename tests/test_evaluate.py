@@ -47,7 +47,7 @@ class Spy(Bigram):
 def data_of(train: list[int], val: list[int], val_bytes: int, val_chars: int, tmp: Path) -> PreparedData:
     """Prepared data with these ids; the rest does not matter to a score."""
     path = tmp / "filler.txt"
-    path.write_text("abcdefghij" * 20)
+    path.write_text("abcdefghij" * 100)
     filler = prepare(DatasetConfig(path=str(path)), tmp / "data", context_length=4)
     facts = filler.facts | {"val_text_bytes": val_bytes, "val_text_chars": val_chars}
     return replace(
@@ -101,7 +101,7 @@ def test_bits_are_counted_over_the_bytes_and_characters_of_the_raw_text(tmp_path
 
 def test_bits_of_a_uniform_model_do_not_depend_on_the_tokenizer(tmp_path: Path) -> None:
     """A uniform model over W ids spends log2(W) bits on each token; per byte that is what the text's facts say."""
-    text = "caf\u00e9 cr\u00e8me \u2603 " * 40
+    text = "caf\u00e9 cr\u00e8me \u2603 " * 80
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
     for name in ("char", "byte"):
@@ -109,12 +109,14 @@ def test_bits_of_a_uniform_model_do_not_depend_on_the_tokenizer(tmp_path: Path) 
         width = data.tokenizer.vocab_size
         model = Bigram(width)
         nn.init.zeros_(model.table)
-        scored = evaluate(model, data, context_length=8, batch_size=3)
-        val_text = text[int(len(text) * 0.9) :]
-        bits = math.log2(width) * len(data.val_ids)
-        assert scored.val_loss == pytest.approx(math.log(width), rel=1e-6)
-        assert scored.val_bits_per_char == pytest.approx(bits / len(val_text), rel=1e-6)
-        assert scored.val_bits_per_byte == pytest.approx(bits / len(val_text.encode()), rel=1e-6)
+        starts = {"val": int(len(text) * 0.8), "test": int(len(text) * 0.9)}
+        for part, ids in (("val", data.val_ids), ("test", data.test_ids)):
+            scored = evaluate(model, data, context_length=8, batch_size=3, part=part)
+            part_text = text[starts[part] : starts[part] + len(text) // 10]
+            bits = math.log2(width) * len(ids)
+            assert scored.val_loss == pytest.approx(math.log(width), rel=1e-6)
+            assert scored.val_bits_per_char == pytest.approx(bits / len(part_text), rel=1e-6)
+            assert scored.val_bits_per_byte == pytest.approx(bits / len(part_text.encode()), rel=1e-6)
 
 
 @pytest.fixture
@@ -155,6 +157,23 @@ def test_each_token_is_a_target_exactly_once(length: int, long_data: PreparedDat
     assert scored.window_nats.sum() == pytest.approx(203 * math.log(61), rel=1e-6)
     assert len(scored.window_nats) == math.ceil(203 / length)
     assert len(scored.loss_by_position) == min(length, 203)
+
+
+@pytest.mark.parametrize("length", [1, 16, 50, 149, 500])
+def test_each_token_of_the_test_part_is_a_target_exactly_once(length: int, long_data: PreparedData) -> None:
+    """And no other: the first is predicted from the last validation token, the last from its own predecessor."""
+    test = np.random.default_rng(1).integers(0, 61, size=149)
+    facts = long_data.facts | {"test_text_bytes": 149, "test_text_chars": 100}
+    data = replace(long_data, test_ids=test.astype(np.uint16), facts=facts)
+    model = Bigram(61)
+    table = model.table.detach().double().numpy()
+    total = sum(naive_nats(table, before=int(data.val_ids[-1]), targets=test.tolist()))
+    scored = evaluate(model, data, context_length=length, batch_size=3, part="test")
+    assert scored.window_nats.sum() == pytest.approx(total, rel=1e-6)
+    record = scored.record()
+    assert record["test_loss"] == pytest.approx(total / 149, rel=1e-6)
+    assert record["test_bits_per_char"] == pytest.approx(total / math.log(2) / 100, rel=1e-6)
+    assert not [name for name in record if name.startswith("val")], "called by the part that was scored"
 
 
 def test_window_nats_add_up_to_the_total(long_data: PreparedData) -> None:
@@ -204,7 +223,7 @@ def test_evaluation_leaves_the_random_state_and_the_weights_alone(long_data: Pre
 
 def test_the_record_holds_plain_numbers_only(long_data: PreparedData) -> None:
     record = evaluate(Bigram(61), long_data, context_length=16, batch_size=4).record()
-    assert set(record) == {f for f in Evaluation.__dataclass_fields__ if f != "window_nats"}
+    assert set(record) == set(Evaluation.__dataclass_fields__) - {"window_nats", "window_tokens", "part"}
     numbers = [record.pop("loss_by_position"), list(record.values())]
     assert all(type(number) is float for group in numbers for number in group)
 

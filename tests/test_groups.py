@@ -108,6 +108,15 @@ def test_rows_are_cut_as_the_projections_are_fused(split: bool) -> None:
     assert cut == {f"transformer.h.{i}.attn.c_attn.weight" for i in (0, 1)}
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "truemuon"])
+def test_split_heads_cuts_the_queries_keys_and_values_of_mha(optimizer: str) -> None:
+    model = build_model(replace(TINY_VARIANT, attention="mha"), 0)
+    optim = OptimConfig(name=optimizer, split_heads=True)
+    groups = names_of(model, build_optimizer(model, optim, 2).param_groups)
+    cut = {name for group, names in groups if group["blocks"] == 2 for name in names}
+    assert cut == {f"model.layers.{i}.self_attn.{p}_proj.weight" for i in (0, 1) for p in "qkv"}
+
+
 def test_split_heads_orthogonalises_each_head_alone() -> None:
     """After one step without decay, each head's rows have moved by a nearly orthogonal block of their own."""
     moved = {}

@@ -13,6 +13,8 @@ from nanokimi.data.sources import open_source
 from nanokimi.data.store import prepare
 from nanokimi.errors import UserError
 
+END = "<|endoftext|>"
+
 
 @pytest.fixture(autouse=True)
 def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,10 +38,28 @@ def load(path: str, **settings: object) -> list[tuple[str, str | None]]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_validation_split_of_its_own_is_used(tmp_path: Path, streaming: bool) -> None:
-    path = write(tmp_path / "set", train=["a", "b"], validation=["c"])
-    assert load(path, streaming=streaming) == [("a", "train"), ("b", "train"), ("c", "val")]
+def test_splits_of_its_own_are_used(tmp_path: Path, streaming: bool) -> None:
+    """Published parts stay what they are; the one that is missing is taken from the part that nobody reports."""
+    train = [("a", "train"), ("b", "train")]
+    path = write(tmp_path / "both", train=["a", "b"], validation=["c"], test=["d"])
+    assert load(path, streaming=streaming) == [*train, ("c", "val"), ("d", "test")]
     assert load(f"{path}:validation", streaming=streaming) == [("c", None)]
+    path = write(tmp_path / "val", train=["a", "b"], validation=["c"])
+    assert load(path, streaming=streaming) == [*train, ("c", "val|test")]
+    path = write(tmp_path / "test", train=["a", "b"], test=["d"])
+    assert load(path, streaming=streaming) == [("a", "train|val"), ("b", "train|val"), ("d", "test")]
+
+
+@pytest.mark.parametrize(("held_out", "kept"), [("validation", "train"), ("test", "test")])
+def test_the_missing_part_comes_out_of_one_other(tmp_path: Path, held_out: str, kept: str) -> None:
+    texts = [" ".join(f"{name}{i}" for i in range(30)) for name in map(str, range(80))]
+    path = write(tmp_path / "set", train=texts[:40], **{held_out: texts[40:]})
+    data = prepare(DatasetConfig(path=path, tokenizer="byte", val_fraction=0.3), tmp_path / "out", 8)
+    assert sum(data.facts[f"{part}_documents"] for part in ("train", "val", "test")) == 80
+    assert data.facts[f"{kept}_documents"] == 40
+    ids = {"train": data.train_ids, "test": data.test_ids}[kept]
+    own = texts[:40] if kept == "train" else texts[40:]
+    assert sorted(data.tokenizer.decode(ids).split(END)[:-1]) == sorted(own)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -65,7 +85,7 @@ def test_tinystories_v2_lines_become_stories(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(hub, "TINYSTORIES", str(folder))
     expected = [
         (text, part)
-        for split, part in (("train", "train"), ("validation", "val"))
+        for split, part in (("train", "train"), ("validation", "val|test"))
         for text in (f"{split} one.\n\nIt went on.", f"{split} two.", "")
     ]
     assert load("tinystories-v2") == expected
@@ -75,19 +95,35 @@ def test_tinystories_v2_lines_become_stories(tmp_path: Path, monkeypatch: pytest
 def test_tinystories_is_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.TINYSTORIES == "roneneldan/TinyStories"
     monkeypatch.setattr(hub, "TINYSTORIES", write(tmp_path / "set", train=["a"], validation=["b"])[3:])
-    assert load("tinystories") == [("a", "train"), ("b", "val")]
+    assert load("tinystories") == [("a", "train"), ("b", "val|test")]
 
 
-def test_exact_and_near_duplicates_of_the_own_validation_split_are_removed(tmp_path: Path) -> None:
-    words = " ".join(f"word{i}" for i in range(60))
+def test_what_stands_in_a_held_out_part_is_removed_from_the_others(tmp_path: Path) -> None:
+    """Training loses copies and near copies of validation and test documents, validation those of test documents."""
+    first, second, third = (" ".join(f"{name}{i}" for i in range(60)) for name in "abc")
     other = [" ".join(f"{name}{i}" for i in range(40)) for name in "pqrs"]
-    path = write(tmp_path / "set", train=[words, words + " more", *other], validation=[words])
+    path = write(
+        tmp_path / "set",
+        train=[first, first + " more", second, second + " more", *other],
+        validation=[first, second, "and " + second, third],
+        test=[second],
+    )
     data = prepare(DatasetConfig(path=path, tokenizer="byte"), tmp_path / "out", 8)
-    assert data.facts["exact_duplicates_across_split"] == 1
-    assert data.facts["near_duplicates_across_split"] == 1
-    assert data.facts["train_documents"] == 4 and data.facts["val_documents"] == 1
-    assert data.tokenizer.decode(data.train_ids) == "".join(text + "<|endoftext|>" for text in other)
-    assert data.tokenizer.decode(data.val_ids) == words + "<|endoftext|>"
+    parts = {"train": data.train_ids, "val": data.val_ids, "test": data.test_ids}
+    found = {name: data.tokenizer.decode(ids).split(END)[:-1] for name, ids in parts.items()}
+    assert found == {"train": other, "val": [first, third], "test": [second]}
+    assert [data.facts[f"{part}_documents"] for part in parts] == [4, 2, 1]
+    assert data.facts["exact_duplicates_across_split"] == data.facts["near_duplicates_across_split"] == 2
+    assert data.facts["exact_duplicates_of_test_in_val"] == data.facts["near_duplicates_of_test_in_val"] == 1
+    removed = sum(count for name, count in data.facts.items() if "_duplicates_" in name)
+    assert data.facts["documents"] == 13 == 7 + removed, "every document is kept once, or counted as removed"
+
+
+def test_a_split_of_its_own_that_is_too_small_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", train=["a" * 300, "b" * 300], validation=["c" * 300])
+    with pytest.raises(UserError, match="set has no document to (validate|test) with") as caught:
+        prepare(DatasetConfig(path=path, tokenizer="byte"), tmp_path / "out", 8)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

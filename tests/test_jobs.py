@@ -25,7 +25,7 @@ from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 
-CLOCKS = {"train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
+CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
 SETTINGS = f"""\
 seed: 7
@@ -79,10 +79,11 @@ def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
 
 def test_stretches_hold_every_window_once() -> None:
     nats = np.random.default_rng(0).normal(50, 5, 231)
-    sums, tokens = in_stretches(nats, 230 * 16 + 7, 16)
+    counts = np.array([16] * 230 + [7])
+    sums, tokens = in_stretches(nats, counts)
     assert len(sums) == len(tokens) == 100
     assert sum(sums) == pytest.approx(nats.sum(), abs=0.06) and sum(tokens) == 230 * 16 + 7
-    assert in_stretches(nats[:3], 40, 16)[1] == [16, 16, 8]
+    assert in_stretches(nats[:3], np.array([16, 9, 8]))[1] == [16, 9, 8]
 
 
 def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:
@@ -95,14 +96,17 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
         lines = pool.run([*jobs, jobs[0]])
         assert len({worker.process.pid for worker in pool.workers}) == 2
     assert lines[0] == lines[3] and len(read_results(study.folder)) == 3
-    assert lines[2]["audit"] == {"causal": True, "where": None} and "audit" not in lines[0]
+    assert (
+        lines[2]["audit"] == {"causal": True, "where": None, "verdict": "causal"} and "audit" not in lines[0]
+    )
     alone = train_alone(replace(jobs[0].config, model="nanogpt"), study.folder.parent / "alone")
     assert lines[0]["val_loss"] == alone["val_loss"] and lines[0]["params_active"] == alone["params_active"]
     assert lines[0]["flops"] == pytest.approx(
         alone["flops_per_token"] * alone["tokens"] + alone["optimizer_flops_per_step"] * alone["steps"]
     )
-    total = sum(lines[0]["stretch_nats"]) / len(study.data.val_ids)
-    assert total == pytest.approx(lines[0]["val_loss"], abs=1e-4)
+    assert lines[0]["test_loss"] == alone["test_loss"]
+    total = sum(lines[0]["stretch_nats"]) / len(study.data.test_ids)
+    assert total == pytest.approx(lines[0]["test_loss"], abs=1e-4)
     folder = study.folder / "jobs" / lines[0]["key"]
     assert not (folder / "checkpoints").exists() and (folder / "window_nats.npy").exists()
     assert not list(folder.glob("samples"))
@@ -121,12 +125,20 @@ def test_a_line_without_the_audit_that_is_asked_for_is_made_again(study: Study) 
     assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([plain])
 
 
-def test_a_trial_keeps_no_losses_by_stretch_and_is_made_again_to_be_judged(study: Study) -> None:
+def test_a_trial_knows_nothing_of_the_test_part_and_is_made_again_to_be_judged(study: Study) -> None:
+    """Not even with the part gone: what settings are chosen by never opens it."""
     with study.pool(workers=1, keep=False) as pool:
+        test_file = study.folder / "jobs" / "data" / "test.bin"
+        shape, content = test_file.stat().st_size, test_file.read_bytes()
+        test_file.write_bytes(b"\0" * shape)
         (trial,) = pool.run([job_of(arm(study), 1, "tune")])
+        assert not (study.folder / "jobs" / trial["key"] / "window_nats.npy").exists()
+        test_file.write_bytes(content)
         (judged,) = pool.run([job_of(arm(study), 1, "seed")])
         (again,) = pool.run([job_of(arm(study), 1, "tune")])
-    assert "stretch_nats" not in trial and judged["stretch_nats"] and again == judged
+    assert not [name for name in trial if name.startswith("test")]
+    assert not trial.keys() & {"stretch_nats", "floor_gap"} and judged["stretch_nats"]
+    assert judged["test_loss"] != judged["val_loss"] and again == judged
     assert trial["val_loss"] == judged["val_loss"]
 
 

@@ -30,10 +30,12 @@ from nanokimi.compare.ladder import (
     closed,
     composed,
     kimi_as_variant,
+    nearest_end,
     plan_ladder,
 )
 from nanokimi.compare.match import parameters
-from nanokimi.compare.study import report_of
+from nanokimi.compare.stats import holm, search_variance
+from nanokimi.compare.study import report_of, trials_of
 from nanokimi.compare.tune import geometric_grid, is_interior, next_value, tune
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, settings
@@ -63,7 +65,7 @@ def test_the_ends_are_the_two_models() -> None:
 
 
 def test_each_rung_changes_its_own_settings_and_no_other() -> None:
-    """Beside its settings only widths, and with Muon the rate, differ between one arm and the next."""
+    """Beside its settings only widths, with Muon the rate, and once the initialiser's scale differ from arm to arm."""
     arms, comparisons = plan_ladder(preset("ladder-shakespeare"), ["up"], NAMES)
     assert [one["name"] for one in comparisons][: len(NAMES)] == [f"+ {name}" for name in NAMES]
     free = {"variant.model.intermediate_size", "variant.model.moe_intermediate_size"}
@@ -73,6 +75,8 @@ def test_each_rung_changes_its_own_settings_and_no_other() -> None:
         own = {f"variant.model.{key}" for key in rung.model} | {f"variant.optim.{key}" for key in rung.optim}
         own |= {f"variant.optim.{key}" for key in rung.instead}
         own |= {"variant.optim.lr"} if rung.name == "Muon" else set()
+        if nearest_end(frozenset(before.changes["rungs"])) != nearest_end(frozenset(after.changes["rungs"])):
+            own |= {"variant.model.initializer_range"}  # no rung's: as configured for the nearest end
         if rung.name == "MoE":  # arrives without what the next two rungs bring
             own |= {"variant.optim.router_bias_update_speed"}
         assert changed and changed <= own, rung.name
@@ -168,6 +172,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMON = (
+    "--search",
+    "rates",
     "--rungs",
     "RMSNorm,untied head,Muon",
     "--seeds",
@@ -229,7 +235,10 @@ def test_a_leaking_arm_is_not_trained_and_not_ranked(finished: Path) -> None:
 
 
 def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
-    """Recomputed from results.jsonl and the plan, with the interval of the printed table's t (2 degrees: 4.303)."""
+    """Recomputed from results.jsonl and the plan, with the interval of the printed table's t (2 degrees: 4.303).
+
+    Both arms' searches are in it, from the losses of their trials.
+    """
     lines = {
         line["key"]: line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "run"
     }
@@ -237,16 +246,27 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     runs = {arm["name"]: arm["runs"]["tokens"] for arm in plan["arms"]}
     report = read_json(finished / "study.json")
     (effect,) = [one for one in report["effects"] if one["name"] == "+ Muon"]
-    first, second = (np.array([lines[key]["val_loss"] for key in runs[name]]) for name in effect["weights"])
+    first, second = (np.array([lines[key]["test_loss"] for key in runs[name]]) for name in effect["weights"])
     assert [lines[key]["seed"] for key in runs["+ Muon"]] == [7, 8, 9]
     differences = first - second
-    half = 4.302653 * differences.std(ddof=1) / math.sqrt(3)
+    trials: dict[str, dict[float, list[float]]] = {name: {} for name in effect["weights"]}
+    for line in lines.values():
+        if line["purpose"] == "tune" and line["arm"] in trials:
+            trials[line["arm"]].setdefault(line["lr"], []).append(line["val_loss"])
+    searches = [
+        search_variance(list(trials[name].values()), [lines[key]["val_loss"] for key in runs[name]])
+        for name in trials
+    ]
+    assert effect["search_variance"] == pytest.approx(sum(searches)) and all(
+        len(t) == 2 for t in trials.values()
+    )
+    half = 4.302653 * math.sqrt(differences.var(ddof=1) / 3 + sum(searches))
     assert effect["mean"] == pytest.approx(differences.mean())
     assert effect["ci95"] == pytest.approx([differences.mean() - half, differences.mean() + half], rel=1e-5)
     tuning_seeds = {line["seed"] for line in lines.values() if line["purpose"] == "tune"}
     assert len(tuning_seeds) == 2 and not tuning_seeds & {7, 8, 9}
     for arm in plan["arms"]:
-        for lr, loss in arm["tuning"]["curve"] if arm["tuning"] else []:
+        for lr, loss in arm["tuning"]["sensitivity"]["lr"] if arm["tuning"] else []:
             tried = [
                 line["val_loss"]
                 for line in lines.values()
@@ -308,16 +328,34 @@ def test_tuned_rates_are_taken_over_and_said(
     report = read_json(toy / "taken" / "study.json")
     tuned = read_json(finished / "tuned.json")["arms"]
     assert {row["name"]: row["lr"] for row in report["arms"]} == {
-        name: tuned[name]["best"] for name in (START, "+ RMSNorm", MUON_START)
+        name: tuned[name]["best"]["optim.lr"] for name in (START, "+ RMSNorm", MUON_START)
     }
     assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
 
 
-def test_holm_counts_the_rows_of_a_table(finished: Path) -> None:
-    effects = read_json(finished / "study.json")["effects"]
-    readings = [one for one in effects if one["family"] == "readings"]
-    assert len({one["reading"] for one in readings}) == 3
-    assert {one["tests"] for one in readings if one["mean"] is not None} == {len(readings)}
+def test_holm_counts_the_whole_study(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    judged = [one for one in report["effects"] if one["mean"] is not None]
+    assert len({one["family"] for one in judged}) > 2 and len({one["reading"] for one in judged}) == 3
+    assert {one["tests"] for one in judged} == {len(judged)}
+    assert [one["holm_p"] for one in judged] == holm([one["p"] for one in judged])
+    assert any("over all comparisons of the study" in label for label in report["labels"])
+
+
+def test_the_trials_of_an_arm_are_found_in_records_old_and_new(finished: Path) -> None:
+    """In the tuning's table; where an earlier version kept none, in the runs, or its curve of means."""
+    plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
+    arm = next(arm for arm in plan["arms"] if arm["tuning"])
+    table = [{"values": {"optim.lr": 1e-3}, "losses": [3.0, None]}, {"values": {}, "losses": [2.0, 2.1]}]
+    assert trials_of({**arm, "tuning": {**arm["tuning"], "table": table}}, {}) == [[3.0, None], [2.0, 2.1]]
+    old = {key: value for key, value in arm["tuning"].items() if key != "table"}
+    curve = [loss for _, loss in old["curve"]]
+    from_runs = trials_of({**arm, "tuning": old}, read_results(finished))
+    assert sorted(sum(losses) / len(losses) for losses in from_runs) == pytest.approx(sorted(curve))
+    assert all(len(losses) == 2 for losses in from_runs)
+    judged = {key: line for key, line in read_results(finished).items() if line["purpose"] == "seed"}
+    assert trials_of({**arm, "tuning": old}, judged) == [[loss] for loss in curve]
+    assert trials_of({**arm, "tuning": None}, judged) == []
 
 
 def test_runs_of_several_versions_are_said(finished: Path) -> None:

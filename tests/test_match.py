@@ -114,23 +114,23 @@ def test_compare_asks_for_a_quantity_and_remembers(
         arms = matched_arms(asked, data, tmp_path)
         (tmp_path / MATCH_FILE).unlink()
         count = parameters(quantity, 16)
-        assert count(arms["nanogpt"].arm.model) == pytest.approx(count(config.nanokimi.model), rel=0.02)
-        assert arms["nanokimi"].nanokimi == config.nanokimi
+        assert count(arms["NanoGPT"].arm.model) == pytest.approx(count(config.nanokimi.model), rel=0.02)
+        assert arms["NanoKimi"].nanokimi == config.nanokimi
     asked = replace(config, compare=replace(config.compare, match="flops"))
     arms = matched_arms(asked, data, tmp_path)
-    assert arms["nanogpt"].train.max_steps == 12 and arms["nanokimi"].train.max_steps < 12
+    assert arms["NanoGPT"].train.max_steps == 12 and arms["NanoKimi"].train.max_steps < 12
     changed = read_json(tmp_path / MATCH_FILE)
-    assert changed["asked"] == "flops" and changed["changes"]["nanokimi"]["train.max_steps"] < 12
-    changed["changes"]["nanogpt"]["train.max_steps"] = 9
+    assert changed["asked"] == "flops" and changed["changes"]["NanoKimi"]["train.max_steps"] < 12
+    changed["changes"]["NanoGPT"]["train.max_steps"] = 9
     write_json(tmp_path / MATCH_FILE, changed)
-    assert matched_arms(asked, data, tmp_path)["nanogpt"].train.max_steps == 9, (
+    assert matched_arms(asked, data, tmp_path)["NanoGPT"].train.max_steps == 9, (
         "resuming solves nothing again"
     )
     longer = replace(asked, train=replace(asked.train, max_steps=24))
-    assert matched_arms(longer, data, tmp_path)["nanogpt"].train.max_steps == 24, (
+    assert matched_arms(longer, data, tmp_path)["NanoGPT"].train.max_steps == 24, (
         "another budget, another answer"
     )
-    assert matched_arms(config, data, tmp_path)["nanogpt"].train.max_steps == 12
+    assert matched_arms(config, data, tmp_path)["NanoGPT"].train.max_steps == 12
 
 
 def test_a_twin_with_experts_in_every_layer_can_be_solved() -> None:
@@ -163,8 +163,8 @@ def test_seconds_are_measured(
 def test_every_report_says_what_is_matched(prepared: tuple[RunConfig, PreparedData]) -> None:
     config, _ = prepared
     run = {"tokens": 1, "params_active": 10, "params_total": 20, "train_seconds": 1.0, "steps": 1}
-    run |= {"flops_per_token": 5, "optimizer_flops_per_step": 0}
-    other = {**run, "params_total": 40, "flops_per_token": 5.2, "train_seconds": 0.5}
+    run |= {"name": "NanoKimi", "flops": 5}
+    other = {**run, "name": "NanoGPT", "params_total": 40, "flops": 5.2, "train_seconds": 0.5}
     said = describe_match(config, [run, other])
     assert said["asked"] is None
     assert said["sentence"] == (
@@ -173,5 +173,5 @@ def test_every_report_says_what_is_matched(prepared: tuple[RunConfig, PreparedDa
     )
     asked = replace(config, compare=replace(config.compare, match="total_params"))
     assert describe_match(asked, [run, other])["sentence"].startswith(
-        "Matched as asked in total parameters; the remaining gap is -50.00%."
+        "Matched as asked in total parameters; the largest remaining gap is 50.00%."
     )

@@ -15,9 +15,12 @@ from conftest import make_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanokimi.config import DatasetConfig
+from nanokimi.config import DatasetConfig, RunConfig, TrainConfig
+from nanokimi.config.rules import validate
+from nanokimi.data.parts import NANOGPT_NOTE
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.store import prepare
+from nanokimi.data.summary import summary_text
 from nanokimi.errors import UserError
 
 TEXT = make_text(3000) + "\u00e9"
@@ -40,15 +43,43 @@ def write(folder: Path, protocol: int = 4, meta: bool = True) -> DatasetConfig:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_ids_and_characters_are_used_as_they_are(tmp_path: Path, protocol: int) -> None:
-    data = prepare(write(tmp_path / "gpt", protocol), tmp_path / "out", 8)
+    """With its published split, which is first 90% to train and the rest both to validate and to test."""
+    data = prepare(replace(write(tmp_path / "gpt", protocol), split="nanogpt"), tmp_path / "out", 8)
     cut = int(len(TEXT) * 0.9)
     assert data.tokenizer.decode(data.train_ids) == TEXT[:cut]
     assert data.tokenizer.decode(data.val_ids) == TEXT[cut:]
     assert np.array_equal(data.train_ids, np.fromfile(tmp_path / "gpt" / "train.bin", dtype=np.uint16))
     assert data.facts["val_text_chars"] == len(TEXT) - cut
     assert data.facts["val_text_bytes"] == len(TEXT) - cut + 1
+    assert np.array_equal(data.test_ids, data.val_ids) and data.facts["test_text_chars"] == len(TEXT) - cut
+    assert data.facts["chars"] == len(TEXT), "the last part is counted once"
     assert data.facts["train_text_bytes"] == cut == data.facts["train_tokens"]
     assert data.tokenizer.vocab_size == len(CHARACTERS) + 1, "and the escape"
+
+
+def test_the_test_part_is_the_second_half_of_val_bin(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "gpt")
+    data = prepare(dataset, tmp_path / "out", 8)
+    val = np.fromfile(tmp_path / "gpt" / "val.bin", dtype=np.uint16)
+    assert np.array_equal(np.concatenate([data.val_ids, data.test_ids]), val)
+    assert abs(len(data.val_ids) - len(data.test_ids)) <= 1
+    assert np.array_equal(data.train_ids, np.fromfile(tmp_path / "gpt" / "train.bin", dtype=np.uint16))
+    decoded = [data.tokenizer.decode(ids) for ids in (data.val_ids, data.test_ids)]
+    assert [data.facts[f"{part}_text_chars"] for part in ("val", "test")] == [len(text) for text in decoded]
+    assert data.facts["test_text_bytes"] == len(decoded[1].encode())
+
+
+def test_a_test_bin_is_the_test_part(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "gpt")
+    before = prepare(dataset, tmp_path / "before", 8)
+    ids = np.fromfile(tmp_path / "gpt" / "train.bin", dtype=np.uint16)[:150]
+    ids.tofile(tmp_path / "gpt" / "test.bin")
+    data = prepare(dataset, tmp_path / "out", 8)
+    assert np.array_equal(data.test_ids, ids)
+    assert len(data.val_ids) == len(before.val_ids) + len(before.test_ids)
+    ids[:99].tofile(tmp_path / "gpt" / "test.bin")
+    with pytest.raises(UserError, match="leaves 99 characters for the test part, which needs 100"):
+        prepare(dataset, tmp_path / "again", 8)
 
 
 def test_prepared_from_the_text_itself_it_is_the_same(tmp_path: Path) -> None:
@@ -56,7 +87,7 @@ def test_prepared_from_the_text_itself_it_is_the_same(tmp_path: Path) -> None:
     # The last character of TEXT is in no training part.
     path.write_text(TEXT[:-1] + "." if "." in TEXT else TEXT)
     text = path.read_text()
-    ours = prepare(DatasetConfig(path=str(path)), tmp_path / "ours", 8)
+    ours = prepare(DatasetConfig(path=str(path), split="nanogpt"), tmp_path / "ours", 8)
     folder = tmp_path / "gpt"
     folder.mkdir()
     characters = sorted(set(text))
@@ -65,8 +96,25 @@ def test_prepared_from_the_text_itself_it_is_the_same(tmp_path: Path) -> None:
     for name, part in (("train", text[:cut]), ("val", text[cut:])):
         np.array([stoi[character] for character in part], dtype=np.uint16).tofile(folder / f"{name}.bin")
     (folder / "meta.pkl").write_bytes(pickle.dumps({"itos": dict(enumerate(characters)), "stoi": stoi}))
-    theirs = prepare(DatasetConfig(path=str(folder)), tmp_path / "theirs", 8)
+    theirs = prepare(DatasetConfig(path=str(folder), split="nanogpt"), tmp_path / "theirs", 8)
     assert np.array_equal(ours.train_ids, theirs.train_ids) and np.array_equal(ours.val_ids, theirs.val_ids)
+    assert np.array_equal(ours.test_ids, theirs.test_ids) and np.array_equal(ours.test_ids, ours.val_ids)
+    for name in ("chars", "split", *(f"{part}_text_bytes" for part in ("train", "val", "test"))):
+        assert ours.facts[name] == theirs.facts[name], name
+
+
+def test_nanogpts_split_is_said_and_refused_where_it_means_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = replace(write(tmp_path / "gpt"), split="nanogpt")
+    data = prepare(dataset, tmp_path / "out", 8)
+    assert NANOGPT_NOTE in capsys.readouterr().err and NANOGPT_NOTE in summary_text(data)
+    (tmp_path / "some.jsonl").write_text('{"text": "a document"}\n')
+    with pytest.raises(UserError, match="split nanogpt cuts a single text.*holds documents: leave it out"):
+        prepare(replace(dataset, path=str(tmp_path / "some.jsonl")), tmp_path / "no", 8)
+    for name in ("val_fraction", "test_fraction"):
+        with pytest.raises(UserError, match=f"{name} has no effect with dataset.split nanogpt"):
+            validate(RunConfig(dataset=replace(dataset, **{name: 0.2}), train=TrainConfig(max_steps=1)))
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from nanokimi.data.overlap import (
     shingles,
     similarity,
 )
+from nanokimi.data.parts import HASHES, PARTS, Ranges
 from nanokimi.data.sources import Source
 from nanokimi.errors import UserError
 
@@ -52,22 +53,78 @@ def read(texts: list[str], folder: Path, **settings: float) -> Corpus:
 
 
 def sides(corpus: Corpus) -> dict[str, str]:
-    return {text: part for part in ("train", "val") for _, text in corpus.units(part)}
+    return {text: part for part in PARTS for _, text in corpus.units(part)}
 
 
 TEXTS = [f"document number {i}" for i in range(200)]
+LONG = [f"document number {i}, " + " ".join(words(i, 30)) for i in range(200)]
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.permutations(TEXTS), st.integers(60, 200), st.sampled_from([0.1, 0.3]))
+@given(
+    st.permutations(LONG),
+    st.integers(60, 200),
+    st.sampled_from([0.1, 0.3]),
+    st.sampled_from([None, 0.15, 0.4]),
+)
 def test_more_documents_never_move_one(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], count: int, fraction: float
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], count: int, val: float, test: float | None
 ) -> None:
+    """Every document is in exactly one part, wherever it stands and whatever comes beside it."""
     folder = tmp_path_factory.mktemp("corpus")
-    few = sides(read(texts[:count], folder / "few", val_fraction=fraction))
-    many = sides(read(texts, folder / "many", val_fraction=fraction))
-    assert len(few) == count and len(many) == len(texts)
-    assert few.items() <= many.items()
+    shares = {"val_fraction": val} if test is None else {"val_fraction": val, "test_fraction": test}
+    few, many = read(texts[:count], folder / "few", **shares), read(texts, folder / "many", **shares)
+    assert "split_widened" not in few.facts
+    assert sum(len(few.hashes(part)) for part in PARTS) == count == len(sides(few))
+    assert sides(few).items() <= sides(many).items()
+    assert sorted(sides(many)) == sorted(texts)
+
+
+def test_neither_fraction_moves_a_document_between_the_other_parts(tmp_path: Path) -> None:
+    """What is reported stays the same text when more is set aside for tuning, and the other way round."""
+    plain = sides(read(LONG, tmp_path / "a", val_fraction=0.1, test_fraction=0.2))
+    more_val = sides(read(LONG, tmp_path / "b", val_fraction=0.4, test_fraction=0.2))
+    more_test = sides(read(LONG, tmp_path / "c", val_fraction=0.1, test_fraction=0.5))
+    for one, moved, kept in ((more_val, "val", "test"), (more_test, "test", "val")):
+        assert {t for t in LONG if one[t] == kept} == {t for t in LONG if plain[t] == kept}
+        changed = {(plain[t], one[t]) for t in LONG if one[t] != plain[t]}
+        assert changed == {("train", moved)}
+
+
+@given(st.integers(0, HASHES - 1), st.floats(1e-6, 0.5), st.floats(1e-6, 0.49))
+def test_a_hash_is_in_one_range(content: int, val: float, test: float) -> None:
+    ranges = Ranges.of(DatasetConfig(val_fraction=val, test_fraction=test))
+    assert ranges.val_below <= ranges.test_from
+    below, above = content / HASHES < val, 1 - content / HASHES <= test
+    if abs(content / HASHES - val) > 1e-12 and abs(1 - content / HASHES - test) > 1e-12:
+        assert ranges.part_of(content) == ("val" if below else "test" if above else "train")
+    assert ranges.part_of(content, "train|val") == ("val" if content < ranges.val_below else "train")
+    assert ranges.part_of(content, "val|test") == ("val" if content < HASHES // 2 else "test")
+    assert [ranges.part_of(content, part) for part in PARTS] == list(PARTS)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.integers(0, 10**6), min_size=3, max_size=12))
+def test_few_documents_give_one_each_to_validation_and_test(
+    tmp_path_factory: pytest.TempPathFactory, numbers: set[int]
+) -> None:
+    """A text of a few kilobytes works; the lowest hashes validate, the highest test, and none is in two parts."""
+    texts = [f"{number} " + " ".join(words(number, 40)) for number in sorted(numbers)]
+    corpus = read(texts, tmp_path_factory.mktemp("few") / "c")
+    found = sides(corpus)
+    by_hash = sorted(texts, key=lambda text: content_hash(text.encode()))
+    places = [PARTS.index(found[text]) for text in by_hash]
+    order = [(1, 0, 2)[place] for place in places]  # val, train, test
+    assert order == sorted(order) and set(order) == {0, 1, 2}
+    assert corpus.facts["documents"] == len(texts) == len(found)
+
+
+def test_small_documents_are_added_until_there_are_a_hundred_bytes(tmp_path: Path) -> None:
+    corpus = read(TEXTS[:40], tmp_path / "c", val_fraction=0.01)
+    assert corpus.facts["split_widened"]
+    for part in ("val", "test"):
+        sizes = np.diff(np.array(corpus.offsets(part)).astype(int))
+        assert sizes.sum() >= 100 > sizes.sum() - sizes.min()
 
 
 def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: Path) -> None:
@@ -75,7 +132,9 @@ def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: 
     hashes = [content_hash(text.encode()) for text in texts]
     assert abs(sum(is_chosen(h, 0.1) for h in hashes) - 2000) < 4 * 45
     half = read(texts, tmp_path / "half", fraction=0.5)
-    assert abs(len(half.hashes("train")) - 9000) < 4 * 70 and abs(len(half.hashes("val")) - 1000) < 4 * 31
+    sizes = {part: len(half.hashes(part)) for part in PARTS}
+    assert abs(sizes["train"] - 8000) < 4 * 70
+    assert abs(sizes["val"] - 1000) < 4 * 31 and abs(sizes["test"] - 1000) < 4 * 31
     assert half.facts["documents_left_out"] == 20_000 - half.facts["documents"]
     tenth = sides(read(texts, tmp_path / "tenth", fraction=0.1))
     assert tenth.items() <= sides(half).items(), "a smaller fraction is part of a larger one"
@@ -84,15 +143,19 @@ def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: 
 def test_copies_are_on_one_side_and_counted(tmp_path: Path) -> None:
     corpus = read([*TEXTS, *TEXTS, TEXTS[0], "  \n", ""], tmp_path / "c")
     assert sides(corpus) == sides(read(TEXTS, tmp_path / "d"))
-    assert corpus.facts["duplicates_in_train"] + corpus.facts["duplicates_in_val"] == 201
+    assert sum(corpus.facts[f"duplicates_in_{part}"] for part in PARTS) == 201
     assert corpus.facts["documents_empty"] == 2
     assert repeated(np.array([3, 3, 3, 1], dtype=np.uint64)) == 2
 
 
 def test_a_side_without_documents_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no document to validate with: of 1 documents"):
-        read(["only one"], tmp_path / "c", val_fraction=1e-9)
-    with pytest.raises(UserError, match="no document to train on: of 2 documents, 2 are empty"):
+    message = "some has no document to .*of 2 documents, 0 are empty.*use more documents"
+    with pytest.raises(UserError, match=message) as caught:
+        read(LONG[:2], tmp_path / "c")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="some has no document to .*of 3 documents, 0 are empty"):
+        read(["too", "short", "for a score"], tmp_path / "e")
+    with pytest.raises(UserError, match="no document to train on.*of 2 documents, 2 are empty"):
         read(["", " "], tmp_path / "d")
 
 

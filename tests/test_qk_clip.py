@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.gpt import CausalSelfAttention
 from nanokimi.model.layers import rotate
 from nanokimi.optim.groups import build_optimizer, muon_groups
-from nanokimi.optim.qk_clip import MuonClip, qk_clip_
+from nanokimi.optim.qk_clip import MuonClip, ShampooClip, qk_clip_
 from nanokimi.optim.rms_logits import rms_logits
 
 CONFIGS: dict[str, KimiConfig | GPTConfig] = {
@@ -208,6 +209,31 @@ def test_clip_follows_the_update_of_the_step() -> None:
     )
     ours, theirs = (m.attentions()[0].c_attn.weight[:8] for m in (model, plain))
     torch.testing.assert_close(ours, theirs * 0.2**0.5, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("logits", ["exact", "rms"])
+def test_shampooclip_is_shampoo_and_then_qk_clip(logits: Literal["exact", "rms"]) -> None:
+    """By the logits before the update, whether they are the step's own or an estimate from the weights."""
+    ends = []
+    for name in ("shampooclip", "shampoo"):
+        model = build_model(replace(CONFIGS["nanokimi"], initializer_range=0.1), 0)
+        optim = OptimConfig(name=name, lr=1e-2, handover_steps=2)
+        if optim.clips:
+            optim = replace(optim, qk_clip_tau=0.01, qk_clip_logits=logits)
+        optimizer = build_optimizer(model, optim, 4)
+        output = model(IDS, want_max_logits=True)
+        seen_LH = rms_logits(model) if logits == "rms" else output.max_logits_LH
+        F.cross_entropy(output.logits_BTW.flatten(0, 1), IDS.flatten()).backward()
+        if isinstance(optimizer, ShampooClip):
+            assert optimizer.needs_logits == (logits == "exact")
+            optimizer.step(max_logits_LH=output.max_logits_LH)
+            assert int(optimizer.heads_clipped) == 8
+        else:
+            optimizer.step()
+            qk_clip_(model.attentions(), seen_LH, 0.01)
+        ends.append(model.state_dict())
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
 
 
 @pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])

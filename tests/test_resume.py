@@ -113,6 +113,7 @@ def test_every_optimizer_and_precision_resumes_bit_for_bit(
 OTHERS: dict[str, dict[str, Any]] = {
     "muonclip": {"qk_clip_logits": "rms", "qk_clip_tau": 0.05},
     "truemuon": {},
+    "shampooclip": {"precondition_every": 3, "qk_clip_tau": 0.01},
     "lion": {"lr": 1e-3},
     "shampoo": {"precondition_every": 3, "handover_steps": 6},
     "soap": {"precondition_every": 3},

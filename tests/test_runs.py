@@ -57,6 +57,7 @@ RESULT_FIELDS = {
         "first_step_ms",
     ),
     *("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "best_val_loss", "floor_gap"),
+    *("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char"),
     *("peak_memory_bytes", "idle_memory_bytes", "optimizer_state_bytes", "cache_bytes_per_token"),
     *("prefill_ms", "decode_ms_per_token", "loss_by_position", "audit", "optimizer", "lr", "device"),
     *("dtype", "threads"),
@@ -124,7 +125,9 @@ def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
     assert stored["params_total"] == parameters
     windows = np.load(out / "window_nats.npy", allow_pickle=False)
     facts = read_json(out / "data" / "data.json")
-    assert windows.sum() == pytest.approx(stored["val_loss"] * facts["val_tokens"])
+    assert windows.sum() == pytest.approx(stored["test_loss"] * facts["test_tokens"])
+    kinds = {record["kind"]: record for record in read_json_lines(out / "metrics.jsonl")}
+    assert not [name for record in kinds.values() for name in record if name.startswith("test")]
 
     environment = read_json(out / "environment.json")
     assert (
@@ -171,7 +174,35 @@ def test_an_opened_run_scores_as_its_result_says(tiny_config: Build, tmp_path: P
     result = train_alone(tiny_config(max_steps=4), tmp_path / "run")
     opened = open_run(tmp_path / "run")
     scored = evaluate(opened.model, opened.data, 16, 64)
-    assert scored.val_loss == result["val_loss"]
+    assert scored.val_loss == result["val_loss"] != result["test_loss"]
+    tested = evaluate(opened.model, opened.data, 16, 64, part="test").record()
+    for name in ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char"):
+        assert tested[name] == result[name]
+    assert tested["loss_by_position"] == result["loss_by_position"]
+
+
+def test_nanogpts_split_reports_the_text_that_was_tuned_on_and_says_so(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    config = tiny_config(max_steps=2)
+    config = replace(config, dataset=replace(config.dataset, split="nanogpt"))
+    result = train_alone(config, tmp_path / "run")
+    assert result["test_loss"] == result["val_loss"] and "chosen on" in result["split_note"]
+
+
+def test_a_run_without_a_test_part_is_opened_but_not_resumed(tiny_config: Build, tmp_path: Path) -> None:
+    """As an earlier version left it: its model still writes and validates; the way on is said in one line."""
+    train_alone(tiny_config(max_steps=2), tmp_path / "run")
+    data = tmp_path / "run" / "data"
+    (data / "test.bin").unlink()
+    facts = {k: v for k, v in read_json(data / "data.json").items() if not k.startswith(("test", "split"))}
+    (data / "data.json").write_text(json.dumps(facts | {"schema_version": 1}))
+    opened = open_run(tmp_path / "run")
+    assert evaluate(opened.model, opened.data, 16, 64).val_loss > 0
+    with pytest.raises(UserError, match="without a test part.*--part val"):
+        evaluate(opened.model, opened.data, 16, 64, part="test")
+    with pytest.raises(UserError, match="begun without a test part.*in a new folder"):
+        train_alone(open_run(tmp_path / "run").config, tmp_path / "run", resume=True)
 
 
 # ---- folders that are taken, or that fail

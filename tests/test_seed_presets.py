@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from nanokimi.cli import main
-from nanokimi.config import ModelName, RunConfig
+from nanokimi.config import OptimConfig, RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config, preset_names
 from nanokimi.config.rules import resolve
 from nanokimi.data.tales import generate_text
@@ -18,6 +22,7 @@ from nanokimi.measure.cost import Cost, model_cost
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json
 
+PRESETS = Path(__file__).parent.parent / "nanokimi" / "presets"
 Answer = tuple[int, str, str]
 Shell = Callable[[str], Answer]
 
@@ -49,7 +54,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     """The command line."""
 
     def run(line: str) -> Answer:
-        return main(line.split()), *capsys.readouterr()
+        return main(shlex.split(line)), *capsys.readouterr()
 
     return run
 
@@ -63,131 +68,242 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(name: str, text: Path) -> str:
-    arms = load_config(name).compare.arms
-    return (
-        f"--config {name} --data {text} {QUICK}"
-        + "".join(NARROW.format(arm=arm) for arm in arms)
-        + REDUCED[name]
-    )
+    arms = arm_configs(load_config(name)).values()
+    families = "".join(NARROW.format(arm=family) for family in sorted({arm.model for arm in arms}))
+    return f"--config {name} --data {text} {QUICK}{families}{REDUCED[name]}"
+
+
+ARMS = [(name, arm) for name in REDUCED for arm in load_config(name).arms]
 
 
 def test_every_seed_preset_is_tried() -> None:
     assert sorted(REDUCED) == [name for name in preset_names() if name.startswith("seed-")]
 
 
-@pytest.mark.parametrize("name", REDUCED)
-def test_a_seed_preset_trains_samples_and_is_causal(
-    name: str, stories: Path, tmp_path: Path, shell: Shell
+@pytest.mark.parametrize(("name", "arm"), ARMS, ids=lambda value: value.replace(" ", "-"))
+def test_every_arm_of_a_seed_preset_trains_samples_and_is_causal(
+    name: str, arm: str, stories: Path, tmp_path: Path, shell: Shell
 ) -> None:
-    status, _, err = shell(f"train {small(name, stories)} --out {tmp_path}/run")
+    status, _, err = shell(f"train {small(name, stories)} --arm \"Mine: from='{arm}'\" --out {tmp_path}/run")
     assert status == 0, err
     result = read_json(tmp_path / "run" / "result.json")
     assert result["audit"]["causal"] and result["steps"] == 6
-    asked = load_config(name)
+    asked = arm_configs(load_config(name))[arm]
     assert result["optimizer"] == asked.arm.optim.name
     status, out, err = shell(f"sample {tmp_path}/run")
     assert status == 0 and asked.sample.prompts[0] in out, err
     status, out, _ = shell(f"audit {tmp_path}/run")
     assert status == 0 and "causal" in out and "LEAKING" not in out
     status, out, _ = shell(f"evaluate {tmp_path}/run")
-    assert json.loads(out)["val_loss"] == pytest.approx(result["val_loss"], abs=1e-5)
+    assert json.loads(out)["test_loss"] == pytest.approx(result["test_loss"], abs=1e-5)
 
 
 def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
     stories: Path, tmp_path: Path, shell: Shell
 ) -> None:
-    """As the seed had it. top-k's own settings go, since nothing would read them."""
-    chosen = "--variant.model.experts expert_choice --variant.model.capacity_factor 2.5 "
-    chosen += "--variant.model.num_experts_per_tok 2 --variant.model.aux_loss_alpha 0"
-    line = f"{small('seed-000-small', stories)} {chosen}"
+    """As the seed had it. The arm leaves top-k's own settings behind."""
+    chosen = "model.experts=expert_choice model.capacity_factor=2.5"
+    line = f'{small("seed-000-small", stories)} --arm "NanoKimiK2: from=variant {chosen}"'
     status, _, err = shell(f"train {line} --out {tmp_path}/alone")
     assert status == 1 and "LEAKING" in err and "the loss is void" in err
     status, out, _ = shell(f"compare {line} --out {tmp_path}/both")
-    assert status == 1 and "No verdict: Variant LEAKING" in out
+    assert status == 1 and "NanoKimiK2 is LEAKING" in out
     assert read_json(tmp_path / "both" / "report.json")["verdict"]["ranked"] is False
+
+
+def header(name: str) -> str:
+    """The comment at the top of a preset, as one line."""
+    lines = (PRESETS / f"{name}.yaml").read_text().splitlines()
+    return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+
+
+FILES = [f"seed-{rest}" for rest in ("000", "000-small", "002", "002-k2", "003")]
+
+
+@pytest.mark.parametrize("name", [*FILES, *(f"seed-004/{part}" for part in ("model", "train", "dataset"))])
+def test_a_header_separates_what_is_written_what_is_repaired_and_what_is_not_reproduced(name: str) -> None:
+    order = [header(name).find(title) for title in ("As written", "Repaired, because:", "Not reproduced:")]
+    assert -1 < order[0] < order[1] < order[2]
 
 
 # ---- sizes, which no test here can afford to train
 
 
-def resolved(name: str, vocab_size: int | None = None) -> RunConfig:
-    config = load_config(name)
-    size = vocab_size or config.dataset.vocab_size
-    return resolve(config, vocab_size=size, device="cpu", dtype="fp32", threads=1)
+def arms_of(name: str, vocab_size: int | None = None) -> dict[str, RunConfig]:
+    """Each arm's configuration for a text of so many tokens, by the arm's name without " of seed N"."""
+    found = {}
+    for arm, config in arm_configs(load_config(name)).items():
+        size = vocab_size or config.dataset.vocab_size
+        ready = resolve(config, vocab_size=size, device="cpu", dtype="fp32", threads=1)
+        found[arm.partition(" of ")[0]] = ready
+    return found
 
 
-def cost(config: RunConfig, arm: ModelName) -> Cost:
-    return model_cost(config.arms[arm].model, config.train.context_length)
+def cost(config: RunConfig) -> Cost:
+    return model_cost(config.arm.model, config.train.context_length)
+
+
+def same_but(first: object, second: object, *names: str) -> bool:
+    """Whether two settings groups differ in these settings at most."""
+    return replace(first, **{name: getattr(second, name) for name in names}) == second  # type: ignore[type-var]
 
 
 def test_seed_0_has_its_sizes_and_no_more_active_parameters_than_its_twin() -> None:
-    """By formula: 218M parameters are not built. The seed itself had 6.26 B beside 69.4 M, and did not say so."""
-    config = resolved("seed-000")
-    model, train = config.variant.model, config.train
+    """By formula: 223M parameters are not built. The seed itself had 6.26 B beside 69.4 M, and did not say so."""
+    arms = arms_of("seed-000")
+    model, train, data = arms["NanoKimiK2"].variant.model, arms["NanoGPT"].train, arms["NanoGPT"].dataset
     assert (model.hidden_size, model.num_hidden_layers, model.num_attention_heads) == (768, 8, 8)
     assert (model.n_routed_experts, model.num_experts_per_tok, model.n_shared_experts) == (32, 6, 1)
     assert (model.q_lora_rank, model.kv_lora_rank, model.qk_rope_head_dim) == (192, 32, 32)
-    assert (config.dataset.tokenizer, config.dataset.vocab_size, train.context_length) == (
-        "unigram",
-        8000,
-        512,
-    )
+    assert (data.tokenizer, data.vocab_size, train.context_length) == ("unigram", 8000, 512)
     d, width, ranks = 768, 8 * 224, 192 + 32 + 32
     attention = d * ranks + 192 * width + 32 * 8 * (192 + 224) + width * d
-    expert = 3 * d * 312
-    outside = 2 * 8000 * d + (2 * 8 + 1) * d
+    expert = 3 * d * 320
+    outside = 2 * 8000 * d + 2 * (2 * 8 + 1) * d
     by_hand = outside + 8 * (attention + 192 + 32 + 33 * expert + 32 * d)
-    total, active = cost(config, "variant").params_total, cost(config, "variant").params_active
-    assert total == by_hand and 200e6 < total < 250e6
-    assert active == 8000 * d + 8 * (attention + 7 * expert + 32 * d)
-    assert abs(active / cost(config, "nanogpt").params_active - 1) < 0.01
+    kimi, gpt = cost(arms["NanoKimiK2"]), cost(arms["NanoGPT"])
+    assert kimi.params_total == by_hand and 200e6 < by_hand < 250e6
+    assert kimi.params_active == 8000 * d + 8 * (attention + 7 * expert + 32 * d)
+    assert abs(kimi.params_active / gpt.params_active - 1) < 0.02
+    assert round(gpt.params_total / 1e6, 1) == 69.4
+
+
+def test_seed_0_clips_and_balances_as_it_says() -> None:
+    """QK-Clip was its headline: tau 20, logits from the weights, after each step."""
+    for name in ("seed-000", "seed-000-small"):
+        arms = arms_of(name)
+        optim, model = arms["NanoKimiK2"].arm.optim, arms["NanoKimiK2"].variant.model
+        assert (optim.name, optim.qk_clip_tau, optim.qk_clip_logits) == ("shampooclip", 20.0, "rms")
+        assert (model.aux_loss_alpha, model.initialization) == (0.0025, "torch")
+        gpt = arms["NanoGPT"].variant.model
+        assert (gpt.feed_forward, gpt.initialization, gpt.initializer_range) == ("relu", "flat", 0.02)
+        assert gpt.bias and not gpt.qkv_bias and not gpt.lm_head_bias and not gpt.tie_word_embeddings
+        assert same_but(
+            arms["NanoGPT"].arm.optim, OptimConfig(), "lr", "betas", "warmup_steps", "min_lr_ratio"
+        )
 
 
 def test_the_small_sibling_of_seed_0_differs_in_size_and_budget_only() -> None:
     large, little = load_config("seed-000").variant, load_config("seed-000-small").variant
     for name in ("norm", "positions", "rope_theta", "attention", "feed_forward", "experts", "aux_loss_alpha"):
         assert getattr(large.model, name) == getattr(little.model, name)
-    assert large.optim.name == little.optim.name == "shampoo" and little.optim.handover_steps
-    config = resolved("seed-000-small")
-    assert abs(cost(config, "variant").params_active / cost(config, "nanogpt").params_active - 1) < 0.02
+    for name in ("name", "qk_clip_tau", "qk_clip_logits", "weight_decay", "grad_clip", "min_lr_ratio"):
+        assert getattr(large.optim, name) == getattr(little.optim, name)
+    active = [cost(config).params_active for config in arms_of("seed-000-small").values()]
+    assert abs(active[0] / active[1] - 1) < 0.02
 
 
-def test_seed_2_has_its_sizes() -> None:
-    config = resolved("seed-002", 66)
-    model, train, optim = config.variant.model, config.train, config.variant.optim
-    assert (model.hidden_size, model.num_hidden_layers, model.num_attention_heads) == (64, 4, 4)
-    assert (model.experts, model.n_routed_experts, optim.name) == ("soft", 4, "truemuon")
-    assert (train.batch_size, train.context_length, train.max_steps) == (16, 32, 10_000)
-    gpt = config.nanogpt.optim
-    assert (gpt.name, gpt.lr, gpt.schedule) == ("adamw", 1e-3, "constant")
-    assert 0.27e6 < cost(config, "variant").params_total < 0.28e6
-    assert 0.20e6 < cost(config, "nanogpt").params_total < 0.21e6
+def test_seed_2_has_its_sizes_and_one_schedule() -> None:
+    arms = arms_of("seed-002", 65)
+    kimi, gpt = arms["NanoKimi"], arms["NanoGPT"]
+    train, optim = kimi.train, kimi.arm.optim
+    assert (kimi.variant.model.experts, kimi.variant.model.n_routed_experts, optim.name) == (
+        "soft",
+        4,
+        "truemuon",
+    )
+    assert (train.batch_size, train.context_length, train.max_steps, train.eval_every) == (
+        16,
+        32,
+        10_000,
+        100,
+    )
+    assert (gpt.arm.optim.name, gpt.arm.optim.lr, gpt.arm.optim.weight_decay) == ("adamw", 1e-3, 0.01)
+    for name in ("schedule", "warmup_steps", "decay_fraction", "min_lr_ratio", "grad_clip", "betas"):
+        assert getattr(optim, name) == getattr(gpt.arm.optim, name), "alike"
+    assert optim.grad_clip is None and optim.warmup_steps == 0 and optim.split_heads
+    assert cost(gpt).params_total == 209_729, "as the notebook counts them"
+    assert cost(kimi).params_total == 278_097 - 3_088, "but for biases of experts and routers"
+
+
+def test_seed_2s_nanogpt_is_the_notebooks() -> None:
+    """Logits of the module below, written as the notebook's classes are, from the same weights."""
+    config = arms_of("seed-002", 65)["NanoGPT"]
+    ours, theirs = build_model(config.arm.model, 0).double(), NotebookGPT().double()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    theirs.load_state_dict(ours.state_dict())
+    ids = torch.randint(65, (3, 32), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(ids).logits_BTW, theirs(ids), rtol=1e-9, atol=1e-9)
+    begun, fresh = build_model(config.arm.model, 0), NotebookGPT()
+    for name, value in fresh.state_dict().items():
+        found = begun.state_dict()[name]
+        assert float(found.std()) == pytest.approx(float(value.std()), rel=0.3), name
+        if name.endswith(("proj.weight", "lm_head.weight")):
+            assert float(found.abs().max()) <= value.shape[1] ** -0.5, name
+
+
+class NotebookGPT(nn.Module):
+    """Seed 2's NanoGPT with our names, by torch's layers and their own initial weights; logits scaled by the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.lm_head = nn.Module(), nn.Linear(64, 65)
+        self.model.embed_tokens, self.model.embed_positions = nn.Embedding(65, 64), nn.Embedding(32, 64)
+        self.model.layers, self.model.norm = nn.ModuleList(nn.Module() for _ in range(4)), nn.LayerNorm(64)
+        for layer in self.model.layers:
+            layer.input_layernorm, layer.post_attention_layernorm = nn.LayerNorm(64), nn.LayerNorm(64)
+            layer.self_attn, layer.mlp = nn.Module(), nn.Module()
+            for name in ("q_proj", "k_proj", "v_proj"):
+                setattr(layer.self_attn, name, nn.Linear(64, 64, bias=False))
+            layer.self_attn.o_proj = nn.Linear(64, 64)
+            layer.mlp.up_proj, layer.mlp.down_proj = nn.Linear(64, 256), nn.Linear(256, 64)
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        T = ids_BT.shape[1]
+        x = self.model.embed_tokens(ids_BT) + self.model.embed_positions(torch.arange(T))
+        for layer in self.model.layers:
+            h, attention, heads = layer.input_layernorm(x), layer.self_attn, []
+            for rows in torch.arange(64).split(16):
+                q, k, v = (
+                    h @ p.weight[rows].T for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+                )
+                weights = (q @ k.mT * 16**-0.5).masked_fill(torch.ones(T, T).tril() == 0, float("-inf"))
+                heads.append(weights.softmax(dim=-1) @ v)
+            x = x + attention.o_proj(torch.cat(heads, dim=-1))
+            h = layer.mlp.up_proj(layer.post_attention_layernorm(x))
+            x = x + layer.mlp.down_proj(torch.relu(h))
+        logits: torch.Tensor = self.lm_head(self.model.norm(x))
+        return logits
 
 
 def test_nanokimi_enters_seed_2s_contest_within_its_limits() -> None:
-    config = resolved("seed-002-k2", 66)
-    total = cost(config, "nanokimi").params_total
-    assert total == sum(p.numel() for p in build_model(config.nanokimi.model, seed=0).parameters()) <= 280_000
-    train = config.train
-    assert train.context_length == 32 and train.max_tokens == 5.12e6
-    assert 5.12e6 % (train.batch_size * 32) == 0, "exactly as many tokens"
-    assert config.nanogpt == resolved("seed-002", 66).nanogpt, "the same opponent"
+    contest, seed = arms_of("seed-002-k2", 65), arms_of("seed-002", 65)
+    kimi, train = contest["NanoKimi"], contest["NanoKimi"].train
+    by_name = arm_configs(load_config("seed-002-k2"))
+    assert list(by_name) == ["NanoKimi", "NanoKimi of seed 2", "NanoGPT of seed 2"]
+    model = by_name["NanoKimi"].nanokimi.model
+    ready = replace(model, vocab_size=65, max_position_embeddings=32)
+    total = model_cost(ready, 32).params_total
+    assert total == sum(p.numel() for p in build_model(ready, seed=0).parameters()) <= 280_000
+    assert train.max_steps is not None and train.max_steps * train.batch_size * train.context_length == 5.12e6
+    assert kimi.dataset == seed["NanoKimi"].dataset and train == seed["NanoKimi"].train
+    for name in ("NanoKimi of seed 2", "NanoGPT of seed 2"):
+        assert by_name[name].variant == arm_configs(load_config("seed-002"))[name].variant, (
+            "the same opponents"
+        )
 
 
 def test_seed_3_has_its_sizes() -> None:
-    config = load_config("seed-003")
-    model, sample = config.variant.model, config.sample
-    assert (model.attention, model.num_latents, model.hidden_size // model.num_attention_heads) == (
+    arms = arms_of("seed-003")
+    config = arms["NanoKimi"]
+    model, sample, optim = config.variant.model, config.sample, config.variant.optim
+    assert (model.attention, model.num_latents, model.num_attention_heads, model.head_dim) == (
         "latent",
         16,
+        1,
         64,
     )
     assert (model.hidden_size, model.num_hidden_layers, model.n_routed_experts) == (256, 6, 4)
     assert (config.dataset.path, config.dataset.fraction) == ("tinystories", 0.1)
     assert (config.dataset.tokenizer, config.dataset.vocab_size) == ("bpe", 4096)
-    assert (config.train.context_length, config.train.batch_size, config.train.max_steps) == (64, 32, 5000)
+    train = config.train
+    assert (train.context_length, train.batch_size, train.max_steps, train.eval_every) == (64, 32, 5000, 100)
     assert (sample.top_k, sample.temperature, sample.max_new_tokens) == (50, 0.8, 50)
-    assert (config.variant.optim.name, config.variant.optim.betas) == ("lion", (0.9, 0.99))
+    assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("lion", 1e-3, (0.9, 0.99), 0.01)
+    for arm in arms.values():
+        assert (arm.arm.optim.schedule, arm.arm.optim.warmup_steps) == ("constant", 0)
 
 
 def test_seed_4_is_three_files_that_make_one() -> None:
@@ -195,11 +311,12 @@ def test_seed_4_is_three_files_that_make_one() -> None:
     assert config == load_config("seed-004/model,seed-004/train,seed-004/dataset")
     model, optim = config.variant.model, config.variant.optim
     assert (model.experts, model.num_experts_per_tok) == ("topk", 2) and model.aux_loss_alpha > 0
+    assert (model.moe_intermediate_size, model.initialization) == (3072, "xavier")
     assert (optim.name, optim.betas, optim.weight_decay) == ("adamw", (0.9, 0.95), 0.1)
+    whole = arms_of("seed-004")["NanoKimi"]
     with torch.device("meta"):
-        whole = resolved("seed-004")
         built = build_model(whole.variant.model, seed=0)
-    assert sum(p.numel() for p in built.parameters()) == cost(whole, "variant").params_total
+    assert sum(p.numel() for p in built.parameters()) == cost(whole).params_total
 
 
 def test_seed_4_takes_a_file_of_the_users_for_one_of_its_own(

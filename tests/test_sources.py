@@ -1,4 +1,4 @@
-"""Reading one local text file and cutting it in two."""
+"""Reading one local text file and cutting it into parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanokimi.data.sources import read_text, split_text
+from nanokimi.config import DatasetConfig
+from nanokimi.data.parts import MIN_PART, split_positions
+from nanokimi.data.sources import read_text
 from nanokimi.errors import UserError
 
 
@@ -68,30 +70,53 @@ def test_encoded_surrogate_is_not_utf8(tmp_path: Path) -> None:
     assert "offset 1 " in complaint(write(tmp_path, b"a\xed\xa0\x80"))
 
 
-def test_split_is_nanogpts_for_tinyshakespeare() -> None:
-    train, val = split_text("x" * 1_115_394, 0.1)
-    assert (len(train), len(val)) == (1_003_854, 111_540)
+def cuts(characters: int, **settings: object) -> tuple[int, int, int]:
+    """The sizes of the parts."""
+    val, test = split_positions(characters, DatasetConfig(path="some", **settings))  # type: ignore[arg-type]
+    return val, test - val, characters - test
+
+
+def test_nanogpts_split_is_its_own_cut_of_tinyshakespeare() -> None:
+    val, test = split_positions(1_115_394, DatasetConfig(split="nanogpt"))
+    assert val == test == int(1_115_394 * 0.9) == 1_003_854, "validation and test are the same text"
+
+
+def test_one_text_is_cut_into_training_validation_and_test_in_this_order() -> None:
+    assert cuts(10_000) == (8000, 1000, 1000)
+    assert cuts(10_000, val_fraction=0.2) == (6000, 2000, 2000), "test is as large as validation"
+    assert cuts(10_000, val_fraction=0.2, test_fraction=0.05) == (7500, 2000, 500)
 
 
 def test_split_does_not_suffer_from_floating_point() -> None:
-    assert int(10 * (1 - 0.9)) == 0, "the trap that this test is about"
-    assert split_text("0123456789", 0.9) == ("0", "123456789")
-    assert split_text("x" * 1000, 0.001)[1] == "x"
+    assert int(10_000 * (1 - 0.8 - 0.1)) == 999, "the trap that this test is about"
+    assert cuts(10_000, val_fraction=0.8, test_fraction=0.1) == (1000, 8000, 1000)
 
 
 @settings(deadline=None)
-@given(st.text(min_size=2), st.floats(0.001, 0.999))
-def test_split_loses_nothing_and_leaves_no_side_empty(text: str, fraction: float) -> None:
+@given(st.integers(0, 10**6), st.floats(0.001, 0.999), st.floats(0.001, 0.999), st.booleans())
+def test_split_loses_nothing_and_leaves_no_part_small(
+    size: int, val: float, test: float, nanogpt: bool
+) -> None:
+    if val + test >= 0.9999:
+        return
+    settings = {"split": "nanogpt"} if nanogpt else {"val_fraction": val, "test_fraction": test}
+    val, test = (0.1, 0.1) if nanogpt else (val, test)
     try:
-        train, val = split_text(text, fraction)
-    except UserError:
-        assert len(text) * min(fraction, 1 - fraction) < 1
+        parts = split_positions(size, DatasetConfig(path="some", **settings))  # type: ignore[arg-type]
+    except UserError as error:
+        assert size * min(val, test) < MIN_PART and "\n" not in str(error)
     else:
-        assert train + val == text and train and val
-        assert abs(len(val) - len(text) * fraction) <= 1
+        sizes = parts[0], (size if nanogpt else parts[1]) - parts[0], size - parts[1]
+        assert min(sizes[1:]) >= MIN_PART and sizes[0] > 0
+        assert abs(sizes[1] - size * val) <= 1 and abs(sizes[2] - size * test) <= 1
 
 
-@pytest.mark.parametrize(("text", "fraction"), [("", 0.1), ("a", 0.1), ("a", 0.9), ("abc", 0.9)])
-def test_split_refuses_an_empty_side(text: str, fraction: float) -> None:
-    with pytest.raises(UserError, match="too few"):
-        split_text(text, fraction)
+def test_a_small_text_is_refused_with_the_length_that_is_enough() -> None:
+    """One of a few kilobytes is cut; below a thousand characters a score would say nothing."""
+    assert cuts(1000) == (800, 100, 100)
+    with pytest.raises(UserError, match="some has 999 characters.* need 100 each, so at least 1,000 in all"):
+        cuts(999)
+    with pytest.raises(UserError, match="at least 5,000 in all"):
+        cuts(4999, val_fraction=0.3, test_fraction=0.02)
+    with pytest.raises(UserError, match="some has 0 characters"):
+        cuts(0, split="nanogpt")

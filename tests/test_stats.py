@@ -1,4 +1,8 @@
-"""Intervals over seeds, on synthetic data whose truth is known; tables of Student's t; Holm by hand."""
+"""Intervals over seeds on synthetic data whose truth is known, and every formula against scipy or statsmodels.
+
+Two runs of one seed hardly correlate (0.03 to 0.14 over our studies' arms), so coverage is simulated at any
+correlation; and false winners where each of two equal arms was tuned by itself.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,74 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
+from nanokimi.compare.proportions import over_seeds
 from nanokimi.compare.stats import (
+    LEVEL,
     NOT_DISTINGUISHABLE,
     SeedDifference,
+    compare_pairs,
     hierarchical_bootstrap,
     holm,
     in_words,
     paired_t,
+    search_variance,
     t_cdf,
     t_quantile,
 )
+from nanokimi.measure.story_world import wilson
 
 EXPERIMENTS = 2000
 
 
-def t_cdf_by_integration(t: float, degrees: int) -> float:
-    """The density summed up: slow, and shares nothing with the code."""
-    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
-    xs = np.linspace(0, t, 200_001)
-    ys = scale * (1 + xs**2 / degrees) ** (-(degrees + 1) / 2)
-    return 0.5 + float(np.sum((ys[1:] + ys[:-1]) / 2 * np.diff(xs)))
+def at_most(share: float, experiments: int) -> float:
+    """What a rate of `share` does not exceed by the luck of so many experiments: three standard errors."""
+    return share + 3 * math.sqrt(share * (1 - share) / experiments)
+
+
+# ---- against scipy and statsmodels
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 12, 49])
-@pytest.mark.parametrize("t", [-2.5, 0.0, 0.3, 1.0, 4.7])
-def test_students_t_is_the_integral_of_its_density(t: float, degrees: int) -> None:
-    assert t_cdf(t, degrees) == pytest.approx(t_cdf_by_integration(t, degrees), abs=1e-8)
+def test_students_t_is_scipys(degrees: int) -> None:
+    ts = [-40.0, -2.5, 0.0, 0.3, 1.0, 4.7, 40.0]
+    assert [t_cdf(t, degrees) for t in ts] == pytest.approx(scipy_stats.t.cdf(ts, degrees), abs=1e-13)
+    shares = [0.5, 0.6, 0.9, 0.975, 0.9999]
+    found = [t_quantile(share, degrees) for share in shares]
+    assert found == pytest.approx(scipy_stats.t.ppf(shares, degrees), rel=1e-9, abs=1e-12)
 
 
-def test_quantiles_are_those_of_the_printed_tables() -> None:
-    printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042, 120: 1.980}
-    assert {n: round(t_quantile(0.975, n), 3) for n in printed} == printed
+def test_there_is_no_quantile_without_degrees_of_freedom() -> None:
     with pytest.raises(ValueError, match="0 degrees"):
         t_quantile(0.975, 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 12])
+def test_the_paired_t_test_is_scipys(seeds: int) -> None:
+    first, second = np.random.default_rng(seeds).normal(2, 0.01, (2, seeds))
+    found, expected = paired_t(list(first), list(second)), scipy_stats.ttest_rel(first, second)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    generator = np.random.default_rng(1)
+    for count in (1, 2, 13, 39):
+        p_values = list(generator.uniform(0, 1, count) ** 4)
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-12)
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (1, 10), (8, 10), (50, 50), (49, 150)])
+def test_wilsons_interval_is_that_of_statsmodels(right: int, total: int) -> None:
+    assert wilson(right, total) == pytest.approx(proportion_confint(right, total, method="wilson"), abs=1e-6)
+
+
+# ---- intervals over seeds
 
 
 def test_a_paired_interval_by_hand() -> None:
@@ -52,21 +90,123 @@ def test_a_paired_interval_by_hand() -> None:
     assert paired_t([1.0], [2.0]).low == -math.inf
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_intervals_cover_the_truth_and_null_comparisons_have_no_winner(seeds: int) -> None:
-    """Issue E, 4: 95% intervals cover 93-97% over 2,000 experiments; a false winner in at most 7% of nulls."""
+@pytest.mark.parametrize("correlation", [0.0, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_cover_the_truth_whatever_pairing_is_worth(seeds: int, correlation: float) -> None:
+    """95% intervals hold the truth in 93 to 97% of 2,000 experiments, and 3 to 7% of equal arms have a winner."""
     generator = np.random.default_rng(11)
-    # What a seed does to both arms: pairing removes it.
-    shared = generator.normal(0, 0.05, (EXPERIMENTS, seeds))
-    covered = winners = 0
+    shape = (EXPERIMENTS, seeds)
+    shared, *own = generator.normal(0, 0.02, (3, *shape))
+    first, second = (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * one for one in own)
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] == pytest.approx(correlation, abs=0.05)
     for truth in (-0.02, 0.0):
-        first = shared + truth + generator.normal(0, 0.01, shared.shape)
-        second = shared + generator.normal(0, 0.01, shared.shape)
-        found = [paired_t(a, b) for a, b in zip(first, second, strict=True)]
-        covered = sum(one.low <= truth <= one.high for one in found)
-        assert 0.93 <= covered / EXPERIMENTS <= 0.97
-        winners = sum(not in_words(one).startswith(NOT_DISTINGUISHABLE) for one in found)
-    assert winners / EXPERIMENTS <= 0.07
+        found = [paired_t(a + truth, b) for a, b in zip(first, second, strict=True)]
+        assert 0.93 <= sum(one.low <= truth <= one.high for one in found) / EXPERIMENTS <= 0.97
+    assert sum(one.distinguishable for one in found) / EXPERIMENTS <= at_most(LEVEL, EXPERIMENTS)
+
+
+def test_what_the_searches_add_widens_the_interval() -> None:
+    first, second = [1.0, 2.0, 3.0], [0.5, 1.0, 3.5]
+    plain, wide = paired_t(first, second), paired_t(first, second, extra_variance=0.5)
+    assert wide.mean == plain.mean and wide.p > plain.p
+    expected = (plain.high - plain.mean) ** 2 + t_quantile(0.975, 2) ** 2 * 0.5
+    assert (wide.high - wide.mean) ** 2 == pytest.approx(expected)
+    assert paired_t([1.0, 2.0], [0.5, 1.5], extra_variance=0.01).p > 0, "equal differences are not certainty"
+    unknown = paired_t(first, second, extra_variance=math.inf)
+    assert in_words(unknown) == "not distinguishable (the search's noise is unknown)" and unknown.p == 1
+
+
+# ---- the search
+
+
+def landscape(generator: np.random.Generator, trials: int) -> np.ndarray:
+    """True losses of a search's trials, in standard deviations of a run: from flat to steep."""
+    steep = math.exp(generator.uniform(math.log(0.1), math.log(3)))
+    if trials == 4:  # rates around an optimum
+        return steep * (np.arange(4) - 1.5 - generator.uniform(-0.5, 0.5)) ** 2
+    drawn = generator.uniform(-1, 1, (trials, 5))  # five settings, of which some matter
+    return np.asarray(steep * (drawn**2 * [4, 2, 1, 0.5, 0.25]).sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("trials", "tuning_seeds", "seeds"), [(4, 1, 5), (4, 2, 5), (4, 3, 3), (8, 1, 5), (16, 2, 5), (50, 1, 3)]
+)
+def test_equal_arms_tuned_apart_have_few_false_winners(trials: int, tuning_seeds: int, seeds: int) -> None:
+    """Without the searches' noise 5 to 12%, with it at most 5%, up to the luck of 500 experiments."""
+    generator, experiments = np.random.default_rng(trials + seeds), 500
+    old = new = 0
+    for _ in range(experiments):
+        truth_K = landscape(generator, trials)
+        runs, noise = [], 0.0
+        for _ in range(2):
+            tried = truth_K[:, None] + generator.normal(size=(trials, tuning_seeds))
+            judged = list(truth_K[tried.mean(axis=1).argmin()] + generator.normal(size=seeds))
+            runs.append(judged)
+            noise += search_variance(tried.tolist(), judged, draws=300)
+        old += paired_t(*runs).distinguishable
+        new += paired_t(*runs, extra_variance=noise).distinguishable
+    assert new / experiments <= at_most(LEVEL, experiments) and new < old
+    if (trials, tuning_seeds) == (8, 1):
+        assert old / experiments > at_most(LEVEL, experiments), "what this is against is there"
+
+
+def test_the_search_s_variance_is_that_of_what_it_picks() -> None:
+    """Two trials whose means are one standard error of a mean apart: a coin with a known chance and two known sides."""
+    apart, deviation = 0.02, 0.02 * math.sqrt(2)
+    tried = [[1 - deviation / math.sqrt(2), 1 + deviation / math.sqrt(2)]]
+    tried.append([loss + apart for loss in tried[0]])
+    wrong = scipy_stats.norm.cdf(-1 / math.sqrt(2))
+    expected = apart**2 * wrong * (1 - wrong)
+    assert search_variance(tried) == pytest.approx(expected, rel=0.05)
+    assert search_variance([*tried, [None, 0.5], []]) == search_variance(tried), "what diverged is not picked"
+
+
+def test_a_search_that_cannot_err_adds_nothing_and_an_unknown_noise_everything() -> None:
+    steep = [[1.0, 1.001], [2.0, 2.001], [3.0, 3.001]]
+    assert search_variance(steep) == 0.0
+    assert search_variance([[1.0, 1.2]]) == search_variance([]) == 0.0, "there was no choice"
+    once = [[1.0], [1.01], [1.3]]
+    assert search_variance(once) == math.inf, "one tuning seed says nothing of its noise"
+    assert search_variance(once, [1.02, 1.04]) > 0, "the judged runs do"
+    assert search_variance(once, [1.02, 1.04]) < search_variance(once, [1.0, 1.06])
+    wild = [[1.0, 1.1], [1.1, 1.0], [3.0, 9.0], [4.0, 8.0]]
+    assert search_variance(wild) < 0.01, "the worse half's scatter is not the better half's"
+
+
+# ---- pairs of a report
+
+
+def test_every_pair_is_judged_and_holm_counts_all_of_them() -> None:
+    generator = np.random.default_rng(4)
+    losses = {
+        name: list(loss + generator.normal(0, 0.01, 3)) for name, loss in (("a", 1), ("b", 2), ("c", 2))
+    }
+    found = compare_pairs(losses, {"a": 1e-6})
+    assert [(one["first"], one["second"]) for one in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [one["holm_p"] for one in found] == holm([one["p"] for one in found])
+    assert found[0]["words"].startswith("lower by ") and found[2]["words"] == NOT_DISTINGUISHABLE
+    for one in found:
+        extra = 1e-6 * ((one["first"] == "a") + (one["second"] == "a"))
+        alone = paired_t(losses[one["first"]], losses[one["second"]], extra_variance=extra)
+        assert (one["mean"], one["ci95"], one["p"]) == (alone.mean, [alone.low, alone.high], alone.p)
+        assert (one["tests"], one["seeds"]) == (3, 3) and one["mean"] == pytest.approx(
+            np.mean(one["per_seed"])
+        )
+
+
+def test_one_seed_has_no_interval_and_no_winner() -> None:
+    (found,) = compare_pairs({"a": [1.0], "b": [2.0]}, {})
+    assert found["ci95"] is found["p"] is found["holm_p"] is None
+    assert found["mean"] == -1.0 and found["words"] == "not distinguishable (one seed)"
+    (unknown,) = compare_pairs({"a": [1.0, 1.1], "b": [2.0, 2.1]}, {"a": math.inf})
+    assert unknown["ci95"] is None and "unknown" in unknown["words"]
+    (same,) = compare_pairs({"a": [1.0, 1.1], "b": [1.0, 1.1]}, {"a": 1.0, "b": 1.0})
+    assert same["words"] == "not distinguishable: every run ended the same" and same["ci95"] == [0, 0]
+    with pytest.raises(ValueError, match="a has 1 seeds, b 2: they cannot be paired"):
+        compare_pairs({"a": [1.0], "b": [2.0, 3.0]}, {})
+
+
+# ---- many at once
 
 
 def test_holm_keeps_false_winners_among_many_rungs_rare() -> None:
@@ -121,8 +261,36 @@ def test_the_bootstrap_is_the_naive_one() -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
-    assert holm([]) == []
+
+
+# ---- shares over questions and seeds
+
+
+@pytest.mark.parametrize(("of_questions", "of_seeds"), [(0.0, 0.0), (0.7, 0.0), (1.5, 0.0), (1.5, 0.3)])
+def test_a_share_over_seeds_holds_the_truth_when_questions_are_shared(
+    of_questions: float, of_seeds: float
+) -> None:
+    """50 questions under 3 seeds, some hard for every seed: as 150 trials 74 to 95%, now at least 93%."""
+    generator, experiments = np.random.default_rng(6), 600
+    truth = scipy_stats.norm.cdf(-0.5 / math.sqrt(1 + of_questions**2 + of_seeds**2))
+    hard_EQ = of_questions * generator.normal(size=(experiments, 1, 50))
+    bad_ES = of_seeds * generator.normal(size=(experiments, 3, 1))
+    right_ESQ = -0.5 + hard_EQ + bad_ES + generator.normal(size=(experiments, 3, 50)) > 0
+    found = [over_seeds(right_SQ) for right_SQ in right_ESQ]
+    naive = [wilson(right_SQ.sum(), 150) for right_SQ in right_ESQ]
+    assert sum(one.low <= truth <= one.high for one in found) / experiments >= 0.93
+    if of_questions == 1.5:
+        assert sum(low <= truth <= high for low, high in naive) / experiments < 0.88
+
+
+def test_answers_that_all_seeds_share_are_worth_one_seed_s() -> None:
+    once = np.random.default_rng(2).uniform(size=50) < 0.3
+    same, alone = over_seeds(np.stack([once] * 3)), wilson(once.sum(), 50)
+    assert (same.low, same.high) == pytest.approx(alone, abs=0.015) and same.total == 150
+    none = over_seeds(np.zeros((3, 50)))
+    assert (none.low, none.high) == wilson(0, 50), "nothing right in 150 answers to 50 questions"
+    one = over_seeds(once[None])
+    assert (one.low, one.high) == pytest.approx(alone) and one.total == 50
 
 
 def test_what_is_said() -> None:

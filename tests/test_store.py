@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.store import open_prepared, prepare
+from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
-# The Cyrillic letter and the emoji stand in the validation part only.
-TRAIN, VAL = (
+# The Cyrillic letter and the emoji stand in the validation part only, the Danish ones in the test part.
+TRAIN, VAL, TEST = (
     "The quick brown fox\r\njumps over the lazy dog. " * 18,
-    "A caf\u00e9, a \u0416, and a \U0001f600. " * 4,
+    "A caf\u00e9, a \u0416, and a \U0001f600. " * 6,
+    "Nothing but \u00e6 and \u00f8. " * 6,
 )
+PARTS = ("train", "val", "test")
 Name = Literal["char", "byte", "bpe", "unigram"]
 NAMES: tuple[Name, ...] = ("char", "byte", "bpe", "unigram")
 
@@ -30,18 +32,24 @@ NAMES: tuple[Name, ...] = ("char", "byte", "bpe", "unigram")
 @pytest.fixture
 def dataset(tmp_path: Path) -> DatasetConfig:
     path = tmp_path / "fox.txt"
-    path.write_bytes((TRAIN + VAL).encode("utf-8"))
-    fraction = len(VAL) / len(TRAIN + VAL)
-    return DatasetConfig(path=str(path), val_fraction=fraction, vocab_size=286)
+    text = TRAIN + VAL + TEST
+    path.write_bytes(text.encode("utf-8"))
+    fractions = {"val_fraction": len(VAL) / len(text), "test_fraction": len(TEST) / len(text)}
+    return DatasetConfig(path=str(path), vocab_size=286, **fractions)
+
+
+def texts_of(prepared: PreparedData) -> dict[str, str]:
+    """The text of each part."""
+    ids = (prepared.train_ids, prepared.val_ids, prepared.test_ids)
+    return {part: prepared.tokenizer.decode(one) for part, one in zip(PARTS, ids, strict=True)}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_parts_come_back_as_text(dataset: DatasetConfig, tmp_path: Path, name: Name) -> None:
+def test_all_parts_come_back_as_text(dataset: DatasetConfig, tmp_path: Path, name: Name) -> None:
     prepared = prepare(replace(dataset, tokenizer=name), tmp_path / "out", 8)
-    train = prepared.tokenizer.decode(prepared.train_ids)
-    val = prepared.tokenizer.decode(prepared.val_ids)
-    assert train + val == TRAIN + VAL
-    assert abs(len(val) - len(VAL)) <= 1
+    found = texts_of(prepared)
+    assert "".join(found.values()) == TRAIN + VAL + TEST
+    assert abs(len(found["val"]) - len(VAL)) <= 1 and abs(len(found["test"]) - len(TEST)) <= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,24 +57,25 @@ def test_facts_are_those_of_the_text(dataset: DatasetConfig, tmp_path: Path, nam
     prepared = prepare(replace(dataset, tokenizer=name), tmp_path / "out", 8)
     data = Path(str(dataset.path)).read_bytes()
     facts = prepared.facts
-    train = prepared.tokenizer.decode(prepared.train_ids)
-    val = prepared.tokenizer.decode(prepared.val_ids)
+    found, ids = texts_of(prepared), (prepared.train_ids, prepared.val_ids, prepared.test_ids)
     assert facts["path"] == dataset.path and facts["tokenizer"] == name
     assert facts["sha256"] == hashlib.sha256(data).hexdigest()
-    assert facts["file_bytes"] == len(data) == facts["train_text_bytes"] + facts["val_text_bytes"]
-    assert facts["chars"] == len(TRAIN + VAL) == facts["train_text_chars"] + facts["val_text_chars"]
-    assert facts["train_text_bytes"] == len(train.encode()) and facts["val_text_bytes"] == len(val.encode())
-    assert facts["train_text_chars"] == len(train) and facts["val_text_chars"] == len(val)
-    assert facts["train_tokens"] == len(prepared.train_ids) and facts["val_tokens"] == len(prepared.val_ids)
+    assert facts["file_bytes"] == len(data) == sum(facts[f"{part}_text_bytes"] for part in PARTS)
+    assert facts["chars"] == len(TRAIN + VAL + TEST) == sum(facts[f"{part}_text_chars"] for part in PARTS)
+    for part, tokens in zip(PARTS, ids, strict=True):
+        assert facts[f"{part}_text_bytes"] == len(found[part].encode())
+        assert facts[f"{part}_text_chars"] == len(found[part])
+        assert facts[f"{part}_tokens"] == len(tokens)
+    assert facts["split"] == "three"
     assert facts["vocab_size"] == prepared.tokenizer.vocab_size
-    assert math.isclose(facts["bytes_per_token"], len(val.encode()) / len(prepared.val_ids))
+    assert math.isclose(facts["bytes_per_token"], len(found["val"].encode()) / len(prepared.val_ids))
 
 
 def test_tokenizer_knows_only_the_training_part(dataset: DatasetConfig, tmp_path: Path) -> None:
     prepared = prepare(dataset, tmp_path / "out", 8)
     train = prepared.tokenizer.decode(prepared.train_ids)
     assert prepared.tokenizer.vocab_size == len(set(train)) + 1
-    assert len(prepared.tokenizer.encode("\u0416")) > 1
+    assert len(prepared.tokenizer.encode("\u0416")) > 1 and len(prepared.tokenizer.encode("\u00e6")) > 1
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["characters"] == "".join(
         sorted(set(train))
     )
@@ -89,9 +98,9 @@ def test_large_vocabulary_gets_wider_ids(tmp_path: Path) -> None:
     text = "".join(chr(point) for point in range(0x10000, 0x10000 + 66_000)) + "ab"
     path = tmp_path / "wide.txt"
     path.write_text(text, encoding="utf-8")
-    prepared = prepare(DatasetConfig(path=str(path), val_fraction=0.0001), tmp_path / "out", 8)
+    prepared = prepare(DatasetConfig(path=str(path), val_fraction=0.002), tmp_path / "out", 8)
     assert prepared.train_ids.dtype == np.uint32 and prepared.train_ids.max() > 65_535
-    assert prepared.tokenizer.decode(prepared.train_ids) + prepared.tokenizer.decode(prepared.val_ids) == text
+    assert "".join(texts_of(prepared).values()) == text
 
 
 def test_preparing_again_replaces_the_old_data(dataset: DatasetConfig, tmp_path: Path) -> None:
@@ -99,7 +108,8 @@ def test_preparing_again_replaces_the_old_data(dataset: DatasetConfig, tmp_path:
     prepare(replace(dataset, tokenizer="byte"), tmp_path / "out", 8)
     assert open_prepared(tmp_path / "out").tokenizer.name == "byte"
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["data.json", "tokenizer.json", "train.bin", "val.bin"], "no model of the old tokenizer"
+    expected = ["data.json", "test.bin", "tokenizer.json", "train.bin", "val.bin"]
+    assert found == expected, "no model of the old tokenizer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fox.txt", "out"]
 
 
@@ -145,6 +155,28 @@ def test_failure_while_writing_leaves_no_trace(
         assert before == ({path.name: path.read_bytes() for path in folder.iterdir()} if existing else {})
 
 
+def test_data_of_an_earlier_version_has_no_test_part_and_says_so(
+    dataset: DatasetConfig, tmp_path: Path
+) -> None:
+    """What version 1 wrote is opened, to sample and to score the validation part."""
+    new = prepare(dataset, tmp_path / "out", 8)
+    for path in (tmp_path / "out").glob("test.*"):
+        path.unlink()
+    facts = {name: fact for name, fact in new.facts.items() if not name.startswith(("test", "split"))}
+    (tmp_path / "out" / "data.json").write_text(json.dumps({**facts, "schema_version": 1}))
+    old = open_prepared(tmp_path / "out")
+    assert np.array_equal(old.scored("val").ids, new.val_ids) and len(old.test_ids) == 0
+    assert old.fingerprint != new.fingerprint
+    with pytest.raises(UserError, match="without a test part.*--part val, or train again"):
+        old.scored("test")
+
+
+def test_the_fingerprint_knows_the_test_part(dataset: DatasetConfig, tmp_path: Path) -> None:
+    one = prepare(dataset, tmp_path / "out", 8)
+    other = replace(one, test_ids=one.test_ids[::-1])
+    assert one.fingerprint != other.fingerprint
+
+
 def test_unset_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dataset.path is not set"):
         prepare(DatasetConfig(), tmp_path / "out", 8)
@@ -152,17 +184,20 @@ def test_unset_path_is_refused(tmp_path: Path) -> None:
 
 def test_short_text_is_refused_with_a_length_that_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
-    path.write_text("a" * 20)
     dataset = DatasetConfig(path=str(path))
-    with pytest.raises(UserError, match="18 training tokens.* needs 66") as caught:
-        prepare(dataset, tmp_path / "out", 64)
+    path.write_text("a" * 20)
+    with pytest.raises(UserError, match="has 20 characters.* at least 1,000 in all"):
+        prepare(dataset, tmp_path / "out", 8)
+    path.write_text("a" * 1010)
+    with pytest.raises(UserError, match="808 training tokens.* needs 1026") as caught:
+        prepare(dataset, tmp_path / "out", 1024)
     assert not (tmp_path / "out").exists()
     needed = int(str(caught.value).split("about ")[1].split()[0])
     path.write_text("a" * needed)
-    assert len(prepare(dataset, tmp_path / "out", 64).train_ids) >= 66
+    assert len(prepare(dataset, tmp_path / "out", 1024).train_ids) >= 1026
     path.write_text("a" * (needed - 2))
     with pytest.raises(UserError, match="too short"):
-        prepare(dataset, tmp_path / "out", 64)
+        prepare(dataset, tmp_path / "out", 1024)
 
 
 def test_missing_and_damaged_data_are_refused(dataset: DatasetConfig, tmp_path: Path) -> None:
@@ -191,6 +226,7 @@ def test_missing_and_damaged_data_are_refused(dataset: DatasetConfig, tmp_path: 
 )
 def test_shakespeare_has_nanogpts_numbers(tmp_path: Path) -> None:
     """nanoGPT's data/shakespeare_char: 65 characters, 1,003,854 training and 111,540 validation tokens."""
-    prepared = prepare(DatasetConfig(path=str(SHAKESPEARE)), tmp_path / "out", 64)
+    prepared = prepare(DatasetConfig(path=str(SHAKESPEARE), split="nanogpt"), tmp_path / "out", 64)
     assert prepared.tokenizer.vocab_size == 65 + 1
     assert (len(prepared.train_ids), len(prepared.val_ids)) == (1_003_854, 111_540)
+    assert np.array_equal(prepared.test_ids, prepared.val_ids)

@@ -20,6 +20,7 @@ from nanokimi.measure.story_world import (
     continuation_nats,
     first_sentence,
     judge_stories,
+    proportion,
     recall,
     wilson,
 )
@@ -28,12 +29,14 @@ from nanokimi.model.output import Output
 from nanokimi.train.alone import train_alone
 
 
-def test_wilson_by_table() -> None:
-    """Values from Wilson's formula worked out by hand for 8 of 10 and 0 of 10."""
-    found = wilson(8, 10)
-    assert (found.share, found.low, found.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10).low == 0 and wilson(0, 10).high == pytest.approx(0.2775, abs=1e-4)
-    assert (wilson(0, 0).low, wilson(0, 0).high) == (0, 1)
+def test_a_proportion_says_which_were_right() -> None:
+    """Wilson's interval worked out by hand for 8 of 10; tests/test_stats.py holds it against statsmodels."""
+    found = proportion([True] * 8 + [False] * 2)
+    assert (found["share"], found["low"], found["high"]) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert found["right"] == [1] * 8 + [0] * 2 and found["total"] == 10
+    nothing = proportion([])
+    assert (nothing["share"], nothing["low"], nothing["high"], nothing["total"]) == (0, 0, 1, 0)
+    assert wilson(0, 0) == (0, 1)
 
 
 def test_the_world_s_own_stories_are_perfect_and_cut_ones_are_not() -> None:
@@ -120,7 +123,10 @@ def test_an_untrained_model_guesses() -> None:
     tokenizer = ByteTokenizer()
     model = build_model(replace(TINY_GPT, vocab_size=256, max_position_embeddings=64), seed=0)
     for answers in recall(model, tokenizer, 64, questions=12).values():
-        assert answers["total"] == 12 and 0.1 < answers["guessing"] < 0.6
+        assert answers["total"] == len(answers["right"]) == 12
+        assert (
+            sum(answers["right"]) == pytest.approx(12 * answers["share"]) and 0.1 < answers["guessing"] < 0.6
+        )
         assert answers["low"] <= answers["guessing"] + 0.25, "no better than chance by a wide margin"
 
 
@@ -132,8 +138,9 @@ def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], t
     )
     result = train_alone(config, tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
-    floor = facts["val_floor_nats"] / facts["val_tokens"]
-    assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["val_loss"] - floor)
-    assert 0 < result["floor_gap_bits_per_byte"] < result["val_bits_per_byte"]
+    floor = facts["test_floor_nats"] / facts["test_tokens"]
+    assert 0 < floor < 0.2 and result["floor_gap"] == pytest.approx(result["test_loss"] - floor)
+    assert result["floor"] == pytest.approx(floor) and result["attainable_floor"] is None, "tales do not fit"
+    assert 0 < result["floor_gap_bits_per_byte"] < result["test_bits_per_byte"]
     assert result["tales"]["judged"]["perfect"]["total"] == 2
     assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}

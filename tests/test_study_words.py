@@ -16,7 +16,8 @@ from nanokimi.compare import sweep
 from nanokimi.compare.ladder import END, NAMES, START, check_ends, plan_ladder
 from nanokimi.compare.ladder_run import also_arm
 from nanokimi.compare.study import StudyArm
-from nanokimi.compare.tune import described, read_tuned
+from nanokimi.compare.tune import described
+from nanokimi.compare.tuning_record import read_tuned
 from nanokimi.config import RunConfig
 from nanokimi.config.files import is_whole, load_config, settings, with_parsed
 from nanokimi.config.rules import resolve
@@ -187,9 +188,9 @@ class Asked:
 
 
 def test_whole_numbers_are_swept_in_whole_numbers(config: RunConfig) -> None:
-    options = sweep.SweepOptions(arms=("nanogpt",), knob="train.batch_size", around=3, factor=1.5)
+    options = sweep.SweepOptions(knob="train.batch_size", around=3, factor=1.5)
     assert sweep.grid_of(config, options) == [1, 2, 3, 4, 7]
-    rates = sweep.SweepOptions(arms=("nanogpt",), grid=("1e-3", "2"))
+    rates = sweep.SweepOptions(grid=("1e-3", "2"))
     assert [(type(value), value) for value in sweep.grid_of(config, rates)] == [(float, 1e-3), (float, 2.0)]
 
 
@@ -199,7 +200,7 @@ def test_the_place_of_a_best_value_is_judged_by_order(
     """A 0 among the values only means that no further one is tried."""
     for best, interior in ((0.0, False), (0.1, True), (0.2, False)):
         asked = Asked({best: 0.5})
-        monkeypatch.setattr(sweep, "maker_of", asked)
+        monkeypatch.setattr(sweep, "setting_maker", asked)
         monkeypatch.setattr("nanokimi.compare.pool.Pool.run", lambda _, jobs, asked=asked: asked.run(jobs))
         words = ("--model", "nanogpt", "--vary", "optim.weight_decay", "--grid", "0.2,0,0.1")
         assert cli.main(study_command(toy, "sweep", *words)) == 0
@@ -212,7 +213,7 @@ def test_the_place_of_a_best_value_is_judged_by_order(
 
 
 def test_the_leak_is_that_of_the_leaking_arm(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--compare.arms", "[nanogpt,variant]", "--variant.model.experts", "expert_choice")
+    words = ("--arm", "Variant: from=variant", "--variant.model.experts", "expert_choice")
     error = refused(toy, capsys, "sweep", *words)
     assert "Variant is LEAKING: " in error and "None" not in error
 
@@ -228,7 +229,7 @@ CURVE = {"knob": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 1, "interior":
     [
         ([], "is no tuned.json: name that of an earlier ladder or scale"),
         ({"arms": [CURVE]}, "is no tuned.json"),
-        ({"arms": {START: 0.01}}, f"is damaged: what it says of '{START}' is no tuning curve"),
+        ({"arms": {START: 0.01}}, f"is damaged: what it says of '{START}' is no tuning record"),
         ({"arms": {START: {k: v for k, v in CURVE.items() if k != "best"}}}, "is damaged"),
         ({"arms": {START: {**CURVE, "best": "0.01"}}}, "is damaged"),
         ({"arms": {START: {**CURVE, "curve": [[0.01]]}}}, "is damaged"),
@@ -241,7 +242,7 @@ CURVE = {"knob": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 1, "interior":
 def test_a_file_of_tuned_rates_is_looked_over(tmp_path: Path, content: object, message: str) -> None:
     (tmp_path / "tuned.json").write_text(json.dumps(content))
     with pytest.raises(UserError) as error:
-        read_tuned(tmp_path / "tuned.json", "optim.lr")
+        read_tuned(tmp_path / "tuned.json")
     assert f"{tmp_path / 'tuned.json'} " in str(error.value) and message in str(error.value)
 
 

@@ -141,6 +141,45 @@ def test_judge_accepts_the_stories_and_what_stops_early(stories: list[Story]) ->
             assert verdict.characters_ok == cut and "ends too early" in str(verdict.first_error)
 
 
+def test_short_tales_are_short_and_in_good_english() -> None:
+    told = [tell(SEED, index, "tales-short") for index in range(3000)]
+    lengths = [len(story.text.split()) for story in told]
+    assert min(lengths) >= 55 and max(lengths) <= 90
+    assert len({story.text for story in told}) == len(told)
+    for story in told:
+        assert story.text.isascii() and story.text.endswith("\n") and not story.text.endswith("\n\n")
+        assert not re.search(MISPRINT, story.text), story.text
+        assert all(paragraph.count('"') % 2 == 0 for paragraph in story.text.split("\n\n")), story.text
+        for article, word in re.findall(r"\b([Aa]n?) ([a-z]+)", story.text):
+            assert (article.lower() == "an") == (word[0] in "aeiou"), story.text
+        outside = re.sub(r'"[^"]*"', "", story.text)
+        assert not re.search(r"[.] [a-z]", outside), story.text
+
+
+def test_each_world_is_judged_by_its_own_rules() -> None:
+    short, long = tell(SEED, 1, "tales-short").text, tell(SEED, 1).text
+    assert judge(short, "tales-short").complete and judge(long).complete
+    assert not judge(short).complete and not judge(long, "tales-short").complete
+    text = generate_text(SEED, characters=5000, name="tales-short")
+    each = [tell(SEED, index, "tales-short").log_probability for index in range(100)]
+    scores = story_scores(text, "tales-short")
+    assert scores == pytest.approx(each[: len(scores)], rel=1e-12)
+    assert score(text, "tales-short") == pytest.approx(sum(scores))
+
+
+def test_probes_of_short_tales_ask_for_what_only_the_story_tells() -> None:
+    kinds = set()
+    for index in range(60):
+        for probe in probes(SEED, index, "tales-short"):
+            answer = judge(probe.prefix + probe.answer, "tales-short")
+            assert answer.grammatical and answer.consistent
+            for alternative in probe.alternatives:
+                verdict = judge(probe.prefix + alternative, "tales-short")
+                assert verdict.grammatical and not verdict.consistent, (probe, alternative, verdict)
+            kinds.add(probe.kind)
+    assert {"name", "place", "colour", "kin", "number", "object", "animal", "food", "trade", "time"} <= kinds
+
+
 def test_judge_finds_the_first_wrong_character(stories: list[Story]) -> None:
     for story in stories[:100]:
         half = story.text.index(" ", len(story.text) // 2)

@@ -8,13 +8,14 @@ from random import Random
 
 import pytest
 
-from nanokimi.data.tales import continuations, judge, score, tell
+from nanokimi.data.tales import WORLDS, continuations, judge, score, tell
 from nanokimi.data.tales.notation import Compiler, read_lexicons
 from nanokimi.data.tales.reading import NotATale, Reader
 from nanokimi.data.tales.telling import Sampler, lexicons, program, rules
 from nanokimi.data.tales.world import Bind, Choice, Entity, Option, Text, World
 
 SEED = 23
+PLOTS = (("tales", "plot"), ("tales", "fable"), ("tales-short", "story"))
 
 
 class Recorder(Sampler):
@@ -33,7 +34,7 @@ class Recorder(Sampler):
         assert total == pytest.approx(1, abs=1e-9)
         option = super().choose(choice, world)
         self.derivation.append(option)
-        if choice is rules()["plot"] or choice is rules()["fable"]:
+        if any(choice is rules(name)[plot] for name, plot in PLOTS):
             self.plot = f"{choice.where} {choice.options.index(option)}"
         return option
 
@@ -48,8 +49,8 @@ class Recorder(Sampler):
 class RecordingReader(Reader):
     """Reads and writes down every choice."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text, name=name)
         self.derivation: list[object] = []
 
     def choose(self, choice: Choice, world: World) -> Option:
@@ -63,15 +64,15 @@ class RecordingReader(Reader):
         return entity
 
 
-def check_derivations(count: int) -> set[str]:
+def check_derivations(count: int, name: str = "tales") -> set[str]:
     plots = set()
     for index in range(count):
         recorder, world = Recorder(SEED, index), World()
-        program().perform(world, recorder)
-        story = tell(SEED, index)
+        program(name).perform(world, recorder)
+        story = tell(SEED, index, name)
         assert story.text == "".join(recorder.parts) + "\n"
-        reader, read_world = RecordingReader(story.text), World()
-        program().perform(read_world, reader)
+        reader, read_world = RecordingReader(story.text, name), World()
+        program(name).perform(read_world, reader)
         assert reader.derivation == recorder.derivation and read_world.facts == world.facts
         assert reader.position == len(story.text) - 1
         assert reader.log_probability == pytest.approx(recorder.log_probability, rel=1e-12)
@@ -86,9 +87,15 @@ def test_the_reader_finds_the_derivation_that_told_the_story() -> None:
     assert len(plots) >= 40, plots
 
 
+def test_the_reader_finds_the_derivation_of_short_tales() -> None:
+    """Of every one of them: the plots of the smaller world are 14."""
+    assert len(check_derivations(2000, "tales-short")) == 14
+
+
 @pytest.mark.slow
-def test_the_reader_finds_the_derivation_of_many_stories() -> None:
-    check_derivations(10_000)
+@pytest.mark.parametrize("name", ["tales", "tales-short"])
+def test_the_reader_finds_the_derivation_of_many_stories(name: str) -> None:
+    check_derivations(10_000, name)
 
 
 def test_scores_are_the_probabilities_of_the_telling() -> None:
@@ -125,6 +132,18 @@ def test_continuations_sum_to_one_and_chain_to_the_score() -> None:
         assert len(fitting) == 1
         told, total = told + fitting[0][0], total + fitting[0][1]
     assert total == pytest.approx(story.log_probability)
+
+
+def test_continuations_of_short_tales_chain_to_the_score() -> None:
+    for index in range(20):
+        story, told, total = tell(SEED, index, "tales-short"), "", 0.0
+        while told != story.text:
+            branches = continuations(told, "tales-short")
+            assert math.fsum(math.exp(log) for _, log in branches) == pytest.approx(1)
+            fitting = [(words, log) for words, log in branches if story.text.startswith(told + words)]
+            assert len(fitting) == 1
+            told, total = told + fitting[0][0], total + fitting[0][1]
+        assert total == pytest.approx(story.log_probability)
 
 
 def test_continuations_renormalise_within_a_choice() -> None:
@@ -253,9 +272,9 @@ def test_the_thesaurus_turns_a_phrase_into_a_choice() -> None:
         assert reader.log_probability == pytest.approx(-2 * math.log(2))
 
 
-@pytest.mark.parametrize("name", sorted(lexicons()))
-def test_in_a_word_group_no_entry_begins_another(name: str) -> None:
-    entities = lexicons()[name].entities
+@pytest.mark.parametrize(("world", "name"), [(w, name) for w in WORLDS for name in sorted(lexicons(w))])
+def test_in_a_word_group_no_entry_begins_another(world: str, name: str) -> None:
+    entities = lexicons(world)[name].entities
     shared = set.intersection(*[set(entity.forms) for entity in entities])
     for form in shared - {"he", "him", "his", "himself", "was", "child", "job"}:
         words = sorted(entity.forms[form] for entity in entities)

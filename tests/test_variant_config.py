@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanokimi.config import ARM_NAMES, RunConfig, VariantConfig
+from nanokimi.config import FAMILIES, RunConfig, VariantConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve, validate
 from nanokimi.config.rules_variant import ATTENTIONS, EXPERTS, READ_BY_ATTENTION, READ_BY_EXPERTS
@@ -17,6 +17,7 @@ from nanokimi.errors import UserError
 V = "variant.model."
 CHANGED: dict[str, Any] = {
     **{"num_key_value_heads": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8},
+    **{"head_dim": 12, "qkv_bias": True},
     **{"qk_rope_head_dim": 8, "v_head_dim": 8, "num_latents": 3, "rope_theta": 10.0, "intermediate_size": 40},
     **{"moe_intermediate_size": 24, "n_routed_experts": 5, "n_shared_experts": 2, "num_experts_per_tok": 1},
     **{"first_k_dense_replace": 1, "norm_topk_prob": False, "routed_scaling_factor": 2.0},
@@ -66,7 +67,7 @@ def test_each_setting_is_taken_by_the_parts_that_read_it_and_refused_by_the_othe
 def test_the_table_of_readers_knows_every_setting_that_one_part_alone_reads() -> None:
     common = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "norm_eps", "dropout"}
     common |= {"max_position_embeddings", "norm", "positions", "attention", "feed_forward", "experts"}
-    common |= {"tie_word_embeddings", "initialization", "initializer_range"}
+    common |= {"tie_word_embeddings", "initialization", "initializer_range", "lm_head_bias"}
     of_several = {"rope_theta", "intermediate_size", "bias"}  # tested below
     named = {*READ_BY_ATTENTION, *READ_BY_EXPERTS}
     assert named | common | of_several == {field.name for field in fields(VariantConfig)}
@@ -136,19 +137,9 @@ def test_the_optimizers_settings_for_parts_that_are_not_there_are_refused(
         validate(replace(config, variant=replace(config.variant, optim=optim)))
 
 
-def test_compare_takes_any_two_different_arms() -> None:
-    assert load_config("smoke").compare.arms == ("nanokimi", "nanogpt")
-    chosen = load_config("smoke", ["--compare.arms", "[variant, nanogpt]"])
-    assert chosen.compare.arms == ("variant", "nanogpt")
-    with pytest.raises(UserError, match="names variant twice"):
-        load_config("smoke", ["--compare.arms", "[variant, variant]"])
-    with pytest.raises(UserError, match=r"compare\.arms"):
-        load_config("smoke", ["--compare.arms", "[variant, gpt]"])
-
-
 def test_a_variant_is_resolved_saved_and_read_back(tmp_path: Path) -> None:
     config = replace(variant(attention="latent", num_latents=3, dropout=0.1), model="variant")
-    assert config.arm is config.variant and list(config.arms) == list(ARM_NAMES)
+    assert config.arm is config.variant and list(config.families) == list(FAMILIES)
     whole = resolve(config, vocab_size=61, device="cpu", dtype="fp32", threads=1)
     assert whole.variant.model.vocab_size == 61
     assert whole.variant.model.max_position_embeddings == config.train.context_length
@@ -163,7 +154,7 @@ def test_a_run_saved_before_there_were_variants_is_still_resolved(tmp_path: Path
     path = tmp_path / "config.yaml"
     save_config(whole, path)
     content = yaml.safe_load(path.read_text())
-    del content["variant"], content["compare"]["arms"]
+    del content["variant"], content["arms"]
     path.write_text(yaml.safe_dump(content))
     assert is_resolved(load_config(str(path)))
     assert not is_resolved(load_config(str(path), ["--model", "variant"]))

@@ -30,11 +30,14 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "gqa rope": {"attention": "gqa", "num_key_value_heads": 1, "positions": "rope", "bias": True},
     "mla": {"attention": "mla", "positions": "rope"},
     "mla q": {"attention": "mla", "positions": "rope", "q_lora_rank": 12, "norm": "rmsnorm"},
+    "mha narrow": {"head_dim": 12, "bias": True, "qkv_bias": False},
     "latent": {"attention": "latent"},
+    "latent narrow": {"attention": "latent", "head_dim": 10, "qkv_bias": True},
     "latent bias": {"attention": "latent", "bias": True, "num_latents": 5},
 }
 FEEDS: dict[str, dict[str, Any]] = {
     **{form: {"feed_forward": form} for form in ("gelu", "relu", "relu2", "swiglu")},
+    "relu head bias": {"feed_forward": "relu", "lm_head_bias": True},
     "soft": {"experts": "soft"},
     "soft swiglu shared": {"experts": "soft", "feed_forward": "swiglu", "n_shared_experts": 1},
     "topk": {"experts": "topk", "aux_loss_alpha": 0.01},

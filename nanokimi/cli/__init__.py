@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"nanokimi {__version__}")
             return 0
         if verb not in USAGE:
-            from nanokimi.config.files import nearest
+            from nanokimi.config.parsing import nearest
 
             raise UserError(f"there is no verb '{verb}'{nearest(verb, list(USAGE))}")
         if any(option in ("-h", "--help") for option in arguments[1:]):

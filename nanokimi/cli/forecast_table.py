@@ -14,6 +14,7 @@ SINGLE = {
     "compiling": "compiling",
     "audit": "audit",
     "measuring": "measuring at the end",
+    "test": "scoring the test part",
 }
 
 

@@ -20,7 +20,7 @@ usage: nanokimi VERB [options]
   ladder     say what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
   scale      say how much compute NanoKimi saves, over several sizes
   sample     continue a prompt with a trained model
-  evaluate   score a trained model on the whole validation text
+  evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text ahead, and show what is in it
   audit      prove that a model does not read the answer (exit status 1 if it does)
   prune      drop the least used experts of a trained model, and say what it costs
@@ -74,6 +74,7 @@ usage: nanokimi sample RUN_FOLDER [options]
 usage: nanokimi evaluate RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (both models are scored)
+  --part NAME             test (default), or val: the part that settings were chosen on
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
@@ -93,7 +94,7 @@ Prints a summary. Training with the same settings finds the tokens in the cache.
 usage: nanokimi audit RUN_FOLDER [options]
        nanokimi audit FILE.py:NAME --vocab_size N --context N [options]
 
-  RUN_FOLDER              of `train`, or of `compare` (both models are audited)
+  RUN_FOLDER              of `train`, or of `compare` (both models are audited, also on its validation text)
   FILE.py:NAME            a function or class of yours that, called without arguments, returns an nn.Module which
                           maps token ids to logits; the file is executed
   --vocab_size N          number of token ids
@@ -101,7 +102,7 @@ usage: nanokimi audit RUN_FOLDER [options]
   --device NAME           (default for a run: its own)
 """
     + OPEN_PLUG
-    + "Exit status 1 if a model is LEAKING.\n",
+    + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give other logits.\n",
     "prune": """\
 usage: nanokimi prune RUN_FOLDER --keep N [options]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from nanokimi.config import ModelName, RunConfig
+from nanokimi.config import RunConfig
 from nanokimi.config.rules_variant import plugs_of
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugs import name_plug, named_plugs, plug_setting
@@ -14,7 +15,7 @@ OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say
 
 
 def plug_in(verb: str, arguments: list[str]) -> list[str]:
-    """Run the files that --plug names, and put their classes into the variant arm of a run to be trained."""
+    """Run the files that --plug names, and put their classes into the family of a run to be trained."""
     if verb not in TRAINING_VERBS + OPENING_VERBS:
         return arguments
     rest, remaining = [], list(arguments)
@@ -34,13 +35,22 @@ def plug_in(verb: str, arguments: list[str]) -> list[str]:
     return rest
 
 
-def refuse_unused_plugs(config: RunConfig, arms: Iterable[ModelName]) -> None:
+def name_arm_sources(texts: Iterable[str]) -> list[str]:
+    """Run the files that --arm names with from=FILE.py:CLASS; the words as configurations keep them."""
+    named = []
+    for text in texts:
+        found = re.search(r"\bfrom=(\S+\.py:\w+)", text)
+        named.append(text.replace(found[1], name_plug(found[1]).name) if found else text)
+    return named
+
+
+def refuse_unused_plugs(arms: Iterable[RunConfig]) -> None:
     """A class that none of these arms uses would be ignored."""
-    used = {name for arm in arms for name in plugs_of(config.arms[arm])}
+    used = {name for arm in arms for name in plugs_of(arm.arm)}
     for spec in named_plugs():
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:
             raise UserError(
-                f"--plug {name} has no effect: it goes into the variant arm, which this run does not train (--model "
-                "variant, or --compare.arms)"
+                f'--plug {name} has no effect: no arm is made of it (--model variant or module, or --arm "NAME: '
+                'from=variant")'
             )

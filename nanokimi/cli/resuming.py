@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nanokimi.cli.options import choose_config
-from nanokimi.config import ARM_NAMES, FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config import FAMILIES, FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config.arms import arm_config, only_arms, with_arm
 from nanokimi.config.files import load_config, settings, with_changes
 from nanokimi.errors import UserError
 
 UNSET = (None, "auto", "")
 
 
-def plan_run(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunConfig, Path | None, bool]:
+@dataclass(frozen=True)
+class ArmWords:
+    """What a command line says of arms: those that --arm adds (or, for train, names), those that --arms keeps."""
+
+    added: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+def with_arms(config: RunConfig, verb: str, words: ArmWords) -> RunConfig:
+    """The configuration with these arms; of `train` the one arm's own. Raises UserError for what is none."""
+    for text in words.added:
+        name, colon, _ = text.partition(":")
+        if colon:
+            config = with_arm(config, text)
+        elif verb != "train":
+            raise UserError(
+                f"--arm '{text}': expected \"NAME: from=FAMILY ...\"; --arms chooses among known ones"
+            )
+        if verb == "train":
+            chosen = only_arms(config, [name.strip()], "--arm") if not config.arms else config
+            if name.strip() not in (chosen.arms or {}):
+                only_arms(config, [name.strip()], "--arm")
+            config = arm_config(config, chosen.arms, name.strip())
+    return only_arms(config, list(words.only)) if words.only else config
+
+
+def plan_run(
+    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords
+) -> tuple[RunConfig, Path | None, bool]:
     """(configuration, folder or None for the next free one, whether a run is continued) of `train` and `compare`.
 
     Raises UserError if there is nothing to resume, or if it was started with other settings.
@@ -26,17 +55,24 @@ def plan_run(verb: str, options: dict[str, object], rest: list[str]) -> tuple[Ru
     if "allow_changes" in options and not resume:
         raise UserError("--allow-changes belongs to --resume: a new run takes any settings")
     if resume and out is not None and (out / "config.yaml").is_file():
-        return resumed_config(verb, out, options, rest), out, True
+        return resumed_config(verb, out, options, rest, arms), out, True
     if resume and not rest and "config" not in options:
         raise UserError(
             f"{out} holds no run to resume: it has no config.yaml; with --config or --data a run is started there"
         )
-    return load_config(choose_config(options, rest), rest), out, False
+    return with_arms(load_config(choose_config(options, rest), rest), verb, arms), out, False
 
 
-def resumed_config(verb: str, folder: Path, options: dict[str, object], rest: list[str]) -> RunConfig:
+def resumed_config(
+    verb: str, folder: Path, options: dict[str, object], rest: list[str], arms: ArmWords
+) -> RunConfig:
     """The configuration to continue the run in `folder` with."""
-    is_comparison = sum((folder / name).is_dir() for name in ARM_NAMES) >= 2
+    if sum((folder / name / "config.yaml").is_file() for name in FAMILIES) >= 2:
+        raise UserError(
+            f"{folder} was begun by an earlier version: repeat it with nanokimi compare --config "
+            f"{folder / 'config.yaml'}"
+        )
+    is_comparison = any(folder.glob("*/seed-*/config.yaml"))
     if verb == "train" and is_comparison:
         raise UserError(
             f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
@@ -45,7 +81,7 @@ def resumed_config(verb: str, folder: Path, options: dict[str, object], rest: li
         raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")
     path = str(folder / "config.yaml")
     saved = load_config(path)
-    given = load_config(str(options.get("config", path)), rest)
+    given = with_arms(load_config(str(options.get("config", path)), rest), verb, arms)
     changes = differences(saved, given)
     named = [key for key in changes if key not in FREE_WHEN_RESUMED]
     if named and "allow_changes" not in options:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import choose_config, config_stem, require_data, take_options
-from nanokimi.cli.plugging import refuse_unused_plugs
+from nanokimi.cli.plugging import name_arm_sources, refuse_unused_plugs
+from nanokimi.cli.resuming import ArmWords, with_arms
+from nanokimi.config import DISPLAY_NAMES, FAMILIES
+from nanokimi.config.arms import arm_configs
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugs import named_plugs
 
@@ -21,8 +24,15 @@ Types = dict[str, Callable[[str], object]]
 
 SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
 GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
-TUNING: Types = {**GRID, "tuning_seeds": int, "tuned": str, "no_tune": bool, "quick": bool}
+SEARCH: Types = {"trials": int, "search_rounds": int}
+TUNING: Types = {
+    **GRID,
+    **SEARCH,
+    **{"search": str, "tuning_seeds": int, "tuned": str, "no_tune": bool, "quick": bool},
+}
+NOT_IN_A_SEARCH = ("vary", "grid", "around", "factor", "points", "rounds", "optuna")
 QUICK_SHARE = 4
+NO_ARM_WORDS = ArmWords()
 MAX_FACTOR, MAX_CENTRE = 1000, 1e15
 LIMITS = {
     "workers": (1, 1024),
@@ -30,18 +40,24 @@ LIMITS = {
     "rounds": (0, 20),
     "seeds": (1, 1000),
     "tuning_seeds": (1, 100),
+    "trials": (2, 4096),
+    "search_rounds": (0, 20),
     "optuna": (1, 10_000),
 }
 
 
 def run_sweep(arguments: list[str]) -> int:
     """`nanokimi sweep`."""
-    types: Types = {**SHARED, **GRID, "model": str, "vary": str, "grid": str, "around": float, "optuna": int}
-    options, rest = take_options(arguments, types)
-    config, out = start("sweep", options, rest)
-    known = config.compare.arms
-    if "model" in options and options["model"] not in ("nanokimi", "nanogpt", "variant"):
-        raise UserError(f"--model is {options['model']}: expected nanokimi, nanogpt or variant")
+    arms, arguments = take_arms(arguments)
+    types: Types = {**SHARED, **GRID, **SEARCH, "search": bool, "model": str, "vary": str, "grid": str}
+    options, rest = take_options(arguments, {**types, "around": float, "optuna": int})
+    config, out = start("sweep", options, rest, arms)
+    config = swept_arms(config, options)
+    if "search" in options:
+        return search_arms(config, out, options)
+    for name in SEARCH:
+        if name in options:
+            raise UserError(f"--{name.replace('_', '-')} belongs to --search: give both, or neither")
 
     from nanokimi.compare.sweep import SweepOptions, sweep_text
     from nanokimi.compare.sweep import run_sweep as sweep
@@ -54,13 +70,46 @@ def run_sweep(arguments: list[str]) -> int:
     }
     if "vary" in options:
         picked["knob"] = str(options["vary"])
-    arms = (str(options["model"]),) if "model" in options else known
-    refuse_unused_plugs(config, arms)  # type: ignore[arg-type]
-    wanted = SweepOptions(arms=arms, grid=grid, **picked)  # type: ignore[arg-type]
+    wanted = SweepOptions(grid=grid, **picked)
 
     def work() -> int:
         print(sweep_text(sweep(config, out, wanted)), end="")
         print(out / "sweep.json")
+        return 0
+
+    return interruptible(work)
+
+
+def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
+    """The configuration with the arms that `sweep` is about: of the family that is named, or all."""
+    if "model" in options:
+        family = str(options["model"])
+        if family not in FAMILIES:
+            raise UserError(f"--model is {family}: expected one of {', '.join(FAMILIES)}")
+        config = replace(config, arms={DISPLAY_NAMES[family]: {"from": family}})
+    refuse_unused_plugs(arm_configs(config).values())
+    return config
+
+
+def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
+    """`nanokimi sweep --search`."""
+    from nanokimi.compare.settle import TuningOptions
+    from nanokimi.compare.sweep_search import SEARCH_FILE, SearchOptions, run_search, search_text
+
+    for name in NOT_IN_A_SEARCH:
+        if name in options:
+            raise UserError(
+                f"--{name} and --search exclude each other: a search has its own space and design"
+            )
+    picked: dict[str, Any] = {name: options[name] for name in SEARCH if name in options}
+    if "seeds" in options:
+        picked["tuning_seeds"] = options["seeds"]
+    machine: dict[str, Any] = {name: options[name] for name in ("workers", "keep") if name in options}
+    wanted = SearchOptions(tuning=TuningOptions(**picked), **machine)
+
+    def work() -> int:
+        print(search_text(run_search(config, out, wanted)), end="")
+        print(out / SEARCH_FILE)
         return 0
 
     return interruptible(work)
@@ -128,6 +177,16 @@ def run_scale(arguments: list[str]) -> int:
     return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
 
 
+def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
+    """What the command line says of arms, and the other arguments."""
+    added, arguments = take_repeated("--arm", arguments)
+    options, rest = take_options(arguments, {"arms": str})
+    only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
+    if "arms" in options and not only:
+        raise UserError("--arms is empty: name arms with commas between them")
+    return ArmWords(tuple(name_arm_sources(added)), tuple(only)), rest
+
+
 def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
     """Every value of an option that may be repeated, and the other arguments."""
     values, rest, remaining = [], [], list(arguments)
@@ -142,7 +201,9 @@ def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[st
     return values, rest
 
 
-def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunConfig, Path]:
+def start(
+    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords = NO_ARM_WORDS
+) -> tuple[RunConfig, Path]:
     """The configuration and the folder."""
     from nanokimi.config.files import load_config
     from nanokimi.runtime.files import default_run_folder
@@ -155,10 +216,14 @@ def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunCo
         raise UserError(f"--factor is {factor:g}: it must be above 1, and {MAX_FACTOR} at most")
     if not 0 < around <= MAX_CENTRE:
         raise UserError(f"--around is {around:g}: it must be above 0, and {MAX_CENTRE:g} at most")
-    if "tuned" in options and "no_tune" in options:
-        raise UserError("--tuned and --no-tune exclude each other")
+    for one, other in (("tuned", "no_tune"), ("search", "no_tune"), ("tuned", "search")):
+        if one in options and other in options:
+            raise UserError(f"--{one} and --{other.replace('_', '-')} exclude each other")
+    trials = int(str(options.get("trials", 2)))
+    if trials & (trials - 1):
+        raise UserError(f"--trials is {trials}: it must be a power of two, such as 32")
     chosen = choose_config(options, rest)
-    config = load_config(chosen, rest)
+    config = with_arms(load_config(chosen, rest), verb, arms)
     require_data(config.dataset.path)
     out = Path(str(options["out"])) if "out" in options else default_run_folder(verb, config_stem(chosen))
     return config, out
@@ -167,13 +232,22 @@ def start(verb: str, options: dict[str, object], rest: list[str]) -> tuple[RunCo
 def ladder_options(options: dict[str, object]) -> LadderOptions:
     """What ladder and scale share."""
     from nanokimi.compare.ladder_run import LadderOptions
+    from nanokimi.compare.settle import FULL, NONE, RATES_ONLY, SEARCHES
 
-    names = ("points", "factor", "rounds", "seeds", "tuning_seeds", "workers")
+    names = ("points", "factor", "rounds", "seeds", "tuning_seeds", "workers", "search", *SEARCH)
     picked: dict[str, Any] = {name: options[name] for name in names if name in options}
     if "quick" in options:
-        picked = {"seeds": 2, "rounds": 0, "tuning_seeds": 1, **picked}
+        picked = {"seeds": 2, "rounds": 0, "tuning_seeds": 1, "search": RATES_ONLY, **picked}
+    if "no_tune" in options:
+        picked["search"] = NONE
+    chosen = picked.get("search", FULL)
+    if chosen not in SEARCHES:
+        raise UserError(f"--search is {chosen}: expected {', '.join(SEARCHES[:-1])} or {SEARCHES[-1]}")
+    for name in SEARCH:
+        if name in options and (chosen != FULL or "tuned" in options):
+            raise UserError(f"--{name.replace('_', '-')} belongs to --search full: leave it out")
     tuned = Path(str(options["tuned"])) if "tuned" in options else None
-    return LadderOptions(tune="no_tune" not in options, tuned=tuned, keep="keep" in options, **picked)
+    return LadderOptions(tuned=tuned, keep="keep" in options, **picked)
 
 
 def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:

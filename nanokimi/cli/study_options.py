@@ -13,15 +13,21 @@ _SHARED = """\
 
 _TUNING = """\
   --seeds N               seeds that arms are judged by, counted up from the configuration's (default: 5)
-  --points N              learning rates that each arm's tuning starts with (default: 3), around its family's
+  --search WHAT           full (default): rate, AdamW's rate beside Muon's, initialiser scale, warm-up, weight decay,
+                          schedule and betas, with equal trials for each arm that is searched; the others inherit what
+                          was found for the nearest of them with their optimizer, and have their rate tuned by a grid;
+                          rates: every arm's rate alone, by a grid; none: nothing, as --no-tune
+  --trials N              points that a full search begins with, a power of two (default: 32)
+  --search-rounds N       patterns of steps around each arm's best that follow (default: 2)
+  --points N              learning rates that a grid starts with (default: 3), around those configured or inherited
   --factor X              ratio of neighbouring rates (default: 2)
   --rounds N              most extensions of the grids while an optimum lies at an edge (default: 3); each gives every
                           arm one more trial
-  --tuning-seeds N        seeds of its own that each rate is tried with, their mean decides (default: 2): with one, a
+  --tuning-seeds N        seeds of its own that settings are tried with, their mean decides (default: 2): with one, a
                           rate may be chosen at which other seeds go astray
-  --tuned FILE            take the tuned rates from the tuned.json of an earlier ladder or scale with these arms
-  --no-tune               take the configured rates; said in every output
-  --quick                 a quarter of the steps, 2 seeds, rates tried with one, no extensions: to see it work
+  --tuned FILE            take the settings from the tuned.json of an earlier ladder or scale with these arms
+  --no-tune               take the configured settings; said in every output
+  --quick                 a quarter of the steps, 2 seeds, only rates, tried with one, no extensions: to see it work
 """
 
 STUDY_USAGE = {
@@ -41,7 +47,9 @@ usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
   --rounds N              most extensions while the best value lies at an edge (default: 4)
   --seeds N               seeds for each value (default: 1); none of them is one that ladder or scale judges by
   --optuna TRIALS         let Optuna choose TRIALS values within the grid's range
-Prints the whole curve and writes it into sweep.json. Settle on a value by naming it in the configuration.
+  --search                search all at once, alike for each arm: rates, initialiser scale, warm-up, weight decay,
+                          schedule, betas (--trials N and --search-rounds N as for ladder; --seeds N: default 2)
+Prints the whole curve and writes it into sweep.json, a search into search.json, with lines to paste into a preset.
 """,
     "ladder": """\
 usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]

@@ -18,7 +18,7 @@ from nanokimi.cli.options import (
 )
 from nanokimi.cli.plugging import refuse_unused_plugs
 from nanokimi.cli.resuming import plan_run
-from nanokimi.cli.studies import run_ladder, run_scale, run_sweep
+from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ RUN_OPTIONS: dict[str, Callable[[str], object]] = {
 
 def run_compare(arguments: list[str]) -> int:
     """`nanokimi compare`."""
+    from nanokimi.config.arms import arm_configs
     from nanokimi.runtime.files import default_run_folder
 
+    arms, arguments = take_arms(arguments)
     options, rest = take_options(arguments, RUN_OPTIONS)
     if any(word.partition("=")[0] == "--model" for word in rest):
-        raise UserError("compare trains both models: leave out --model")
-    config, out, resume = plan_run("compare", options, rest)
-    refuse_unused_plugs(config, config.compare.arms)
+        raise UserError("compare trains several arms: leave out --model, or choose some with --arms")
+    config, out, resume = plan_run("compare", options, rest, arms)
+    refuse_unused_plugs(arm_configs(config).values())
     require_data(config.dataset.path)
     out = out or default_run_folder("compare", config_stem(choose_config(options, rest)))
 
@@ -57,8 +59,10 @@ def run_compare(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
-    print(summary_table(report["runs"]))
+    print(summary_table(report["arms"]))
     print(report["match"]["sentence"])
+    if report["data"]["split_note"]:
+        print(report["data"]["split_note"])
     print(report["verdict"]["sentence"])
     print(f"{out / 'report.html'}")
     return 1 if not report["verdict"]["ranked"] else 0
@@ -66,15 +70,21 @@ def run_compare(arguments: list[str]) -> int:
 
 def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
+    from nanokimi.config.arms import slug
     from nanokimi.runtime.files import default_run_folder
 
+    arms, arguments = take_arms(arguments)
+    if len(arms.added) > 1 or arms.only:
+        raise UserError("train trains one arm: name it with one --arm, or a family with --model")
     options, rest = take_options(arguments, {**RUN_OPTIONS, "dry_run": bool})
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
-    config, out, resume = plan_run("train", options, rest)
-    refuse_unused_plugs(config, [config.model])
+    config, out, resume = plan_run("train", options, rest, arms)
+    refuse_unused_plugs([config])
     require_data(config.dataset.path)
-    out = out or default_run_folder(config.model, config_stem(choose_config(options, rest)))
+    out = out or default_run_folder(
+        slug(config.name) or config.model, config_stem(choose_config(options, rest))
+    )
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.alone import train_alone
@@ -87,11 +97,14 @@ def run_train(arguments: list[str]) -> int:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
     print(
-        f"{result['name']}: validation loss {result['val_loss']:.4f} nats per token, "
-        f"{result['val_bits_per_byte']:.4f} bits per byte; {out}"
+        f"{result['name']}: test loss {result['test_loss']:.4f} nats per token, "
+        f"{result['test_bits_per_byte']:.4f} bits per byte (validation loss {result['val_loss']:.4f}); {out}"
     )
+    if result["split_note"]:
+        print(result["split_note"])
     if not result["audit"]["causal"]:
-        print(f"LEAKING: {result['audit']['where']}; the loss is void", file=sys.stderr)
+        verdict, where = result["audit"]["verdict"], result["audit"]["where"]
+        print(f"{verdict}: {where}; the loss is void", file=sys.stderr)
         return 1
     return 0
 
@@ -119,14 +132,13 @@ def run_sample(arguments: list[str]) -> int:
     folder = Path(one_target(rest, "run folder"))
     from dataclasses import replace
 
-    from nanokimi.config import DISPLAY_NAMES
     from nanokimi.config.rules import validate
     from nanokimi.generation.story import stream_story
-    from nanokimi.train.runs import open_run, runs_in
+    from nanokimi.train.runs import first_seeds, open_run
 
     device, checkpoint = options.pop("device", None), str(options.pop("checkpoint", "final"))
     prompt = options.pop("prompt", None)
-    for run_folder in runs_in(folder):
+    for run_folder in first_seeds(folder):
         run = open_run(run_folder, str(device) if device else None, checkpoint)
         sample = replace(run.config.sample, **{k: v for k, v in options.items() if k != "seed"})  # type: ignore[arg-type]
         if prompt is not None:
@@ -136,7 +148,7 @@ def run_sample(arguments: list[str]) -> int:
         )
         for text in config.sample.prompts:
             run.data.tokenizer.encode(text)  # refuses what cannot be encoded before anything is printed
-            print(f"--- {DISPLAY_NAMES[config.model]}\n{text}", end="", flush=True)
+            print(f"--- {config.title}\n{text}", end="", flush=True)
             for piece in stream_story(run.model, run.data.tokenizer, text, config):
                 print(piece, end="", flush=True)
             print()
@@ -147,9 +159,14 @@ def run_evaluate(arguments: list[str]) -> int:
     """`nanokimi evaluate`."""
     import json
 
-    options, rest = take_options(arguments, {"data": str, "checkpoint": str, "device": str})
+    options, rest = take_options(arguments, {"data": str, "part": str, "checkpoint": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
-    from nanokimi.config import DISPLAY_NAMES
+    part = str(options.get("part", "val" if "data" in options else "test"))
+    if part not in ("val", "test"):
+        raise UserError(f"--part is {part}: expected val or test")
+    if "data" in options and "part" in options:
+        raise UserError("--data names another text, which is scored whole: leave out --part")
+    from nanokimi.data.parts import split_note
     from nanokimi.data.store import as_validation_text
     from nanokimi.measure.evaluate import evaluate
     from nanokimi.train.runs import open_run, runs_in
@@ -159,13 +176,11 @@ def run_evaluate(arguments: list[str]) -> int:
         run = open_run(run_folder, str(options["device"]) if "device" in options else None, checkpoint)
         data = as_validation_text(run.data, str(options["data"])) if "data" in options else run.data
         train = run.config.train
-        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size).record()
-        tokens = {"val_tokens": len(data.val_ids)}
-        print(
-            json.dumps(
-                {"name": DISPLAY_NAMES[run.config.model], "folder": str(run_folder), **tokens, **scores}
-            )
-        )
+        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
+        head = {"name": run.config.title, "seed": run.config.seed, "folder": str(run_folder)}
+        tokens = {f"{part}_tokens": len(data.scored(part).ids)}
+        note = None if "data" in options else split_note(data.facts)
+        print(json.dumps({**head, **tokens, **scores, **({"split_note": note} if note else {})}))
     return 0
 
 
@@ -200,18 +215,18 @@ def run_audit(arguments: list[str]) -> int:
         evidence = (
             f"max leak {result.max_leak:.3g} of logits, {result.cuts} cuts, context {result.context_length}"
         )
-        print(
-            f"{name}: causal ({evidence})"
-            if result.causal
-            else f"{name}: LEAKING: {result.where} ({evidence})"
-        )
+        if not result.causal:
+            print(f"{name}: {result.verdict}: {result.where} ({evidence})")
+            continue
+        print(f"{name}: causal ({evidence}, {result.passes} passes)")
+        print("  not excluded:", *result.not_excluded, sep="\n  - ")
     return 0 if all(result.causal for result in results.values()) else 1
 
 
 def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResult]:
     """Audit the model of each run in `folder`."""
-    from nanokimi.config import DISPLAY_NAMES
     from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
     from nanokimi.train.runs import open_run, runs_in
 
     results = {}
@@ -225,8 +240,21 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
         )
         if any(limit is None or not 2 <= value <= limit for value, limit in limits):
             raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
-        results[DISPLAY_NAMES[run.config.model]] = audit(run.model, vocab_size=vocab_size, context=context)
+        windows = windows_of(run.data.val_ids, context)
+        windows = [window for window in windows if window.max() < vocab_size]
+        results[titled(run_folder, folder, run.config.title)] = audit(
+            run.model,
+            vocab_size=vocab_size,
+            context=context,
+            batch_size=run.config.train.eval_batch_size,
+            windows=windows,
+        )
     return results
+
+
+def titled(run: Path, folder: Path, title: str) -> str:
+    """What a run is called, with its seed if it is one of several."""
+    return f"{title}, {run.name}" if run != folder and run.name.startswith("seed-") else title
 
 
 def audit_file(target: str, options: dict[str, object]) -> dict[str, AuditResult]:

@@ -6,11 +6,13 @@ import gc
 import signal
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.worker import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.compare.arm_process import ORPHAN_SECONDS, SIGNALS, set_blocked
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
@@ -29,19 +31,40 @@ def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
         name_plug(plug)
     try:
         while True:
-            kind, key, audited, config = connection.recv()
+            kind, key, order, config = connection.recv()
             if kind == "job":
-                connection.send(run_job(connection, Path(jobs_folder) / key, audited, config))
+                connection.send(run_job(connection, Path(jobs_folder) / key, order, config))
             else:
                 connection.send(("stopped", None))
     except (EOFError, OSError):
         pass  # the parent is gone
 
 
-def run_job(connection: Connection, folder: Path, audited: bool, config: RunConfig | None) -> tuple[str, Any]:
-    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read."""
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of a job beside its training."""
+
+    purpose: str
+    """ "tune": only the validation part is looked at; "seed": the test part is scored, too."""
+    audited: bool
+
+
+def run_job(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
+    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read.
+
+    The numbers hold the processor's seconds since it was begun, or resumed: what a search costs is added up from them.
+    """
+    started = time.process_time()
+    kind, found = attempt(connection, folder, order, config)
+    if kind == "done":
+        found["cpu_seconds"] = round(time.process_time() - started, 3)
+    return kind, found
+
+
+def attempt(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
+    """As `run_job`; whatever goes wrong becomes an answer."""
     try:
-        return train_job(connection, folder, audited, config or load_config(str(folder / "config.yaml")))
+        return train_job(connection, folder, order, config or load_config(str(folder / "config.yaml")))
     except TrainingError as error:
         if DIVERGED in str(error):
             return "done", {"val_loss": None, "diverged": True, "why": str(error)[:200]}
@@ -57,11 +80,12 @@ def run_job(connection: Connection, folder: Path, audited: bool, config: RunConf
         return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
 
 
-def train_job(connection: Connection, folder: Path, audited: bool, config: RunConfig) -> tuple[str, Any]:
+def train_job(connection: Connection, folder: Path, order: Order, config: RunConfig) -> tuple[str, Any]:
     """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
     import torch
 
     from nanokimi.data.store import open_prepared
+    from nanokimi.measure.evaluate import Cancelled
     from nanokimi.runtime.device import release_memory
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
@@ -87,31 +111,31 @@ def train_job(connection: Connection, folder: Path, audited: bool, config: RunCo
         if not state.finished:
             connection.recv()  # the request to stop
             return "stopped", None
-        return "done", measured(state, audited)
+        try:
+            return "done", measured(state, order, connection.poll)
+        except Cancelled:
+            connection.recv()
+            return "stopped", None
 
 
-def measured(state: Any, audited: bool) -> dict[str, Any]:
-    """What results.jsonl keeps of a trained model."""
+def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
     import statistics
 
-    import numpy as np
-
-    from nanokimi.compare.jobs import in_stretches
     from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
     from nanokimi.measure.cost import model_cost
     from nanokimi.runtime.files import describe_environment, read_json_lines
-    from nanokimi.train.runs import floor_gaps
 
     config, train, scores = state.config, state.config.train, state.last_evaluation
-    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    tested = {} if order.purpose == "tune" else tested_line(state, cancelled)
     cost = model_cost(config.arm.model, train.context_length)
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
-    nats, _ = in_stretches(scores.window_nats, len(state.data.val_ids), train.context_length)
     line = {
         "val_loss": scores.val_loss,
         "val_bits_per_byte": scores.val_bits_per_byte,
         "val_bits_per_char": scores.val_bits_per_char,
-        "floor_gap": floor_gaps(state.data.facts, scores)["floor_gap"],
+        **tested,
         "lr": config.arm.optim.lr,
         "steps": state.step,
         "tokens": state.tokens,
@@ -125,9 +149,32 @@ def measured(state: Any, audited: bool) -> dict[str, Any]:
         "device": train.device,
         "dtype": train.dtype,
         "commit": describe_environment()["commit"],
-        "stretch_nats": nats,
     }
-    if audited:
-        verdict = audit(state.model, vocab_size=config.arm.model.vocab_size, context=train.context_length)
-        line["audit"] = {"causal": verdict.causal, "where": verdict.where}
+    if order.audited:
+        verdict = audit(
+            state.model,
+            vocab_size=config.arm.model.vocab_size,
+            context=train.context_length,
+            batch_size=train.eval_batch_size,
+            windows=windows_of(state.data.val_ids, train.context_length),
+        )
+        line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
     return line
+
+
+def tested_line(state: Any, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """What a line says of the test part: scores, and the losses by stretch."""
+    import numpy as np
+
+    from nanokimi.compare.jobs import in_stretches
+    from nanokimi.train.looks import evaluate_test
+    from nanokimi.train.runs import floor_gaps
+
+    scores = evaluate_test(state, cancelled)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    kept = ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char")
+    return {
+        **{name: value for name, value in scores.record().items() if name in kept},
+        "floor_gap": floor_gaps(state.data, scores, state.config.train.context_length)["floor_gap"],
+        "stretch_nats": in_stretches(scores.window_nats, scores.window_tokens)[0],
+    }

@@ -19,6 +19,7 @@ import numpy as np
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.files import settings
 from nanokimi.config.rules_variant import is_plug
+from nanokimi.data.batches import scored_windows
 from nanokimi.data.store import PreparedData
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.runtime.plugs import plug_hashes
@@ -32,7 +33,7 @@ NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
 }
 """Settings of the train group that change no number of a job, which is scored once, at its end."""
 STRETCHES = 100
-"""The validation windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
+"""The test windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
 
 Line = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Job:
     config: RunConfig
     """Resolved, with the model, seed and everything else; one thread on a CPU."""
     purpose: str
-    """ "tune" or "seed"."""
+    """ "tune": settings are chosen by it, on the validation part alone; "seed": it is reported, on the test part."""
     changes: dict[str, Any] = field(default_factory=dict)
     """What sets the arm apart from the study's configuration, for the record."""
     audited: bool = False
@@ -110,19 +111,14 @@ def read_results(study: Path) -> dict[str, Line]:
     return {line["key"]: line for line in read_json_lines(path) if line.get("kind") == "run"}
 
 
-def in_stretches(
-    window_nats: np.ndarray, val_tokens: int, context_length: int
-) -> tuple[list[float], list[int]]:
-    """(nats, tokens) of up to 100 neighbouring stretches of the validation windows."""
-    tokens = np.full(len(window_nats), context_length)
-    tokens[-1] = val_tokens - context_length * (len(window_nats) - 1)
+def in_stretches(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
+    """(nats, tokens) of up to 100 neighbouring stretches of the scored windows."""
     parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
     nats = [round(float(window_nats[part].sum()), 3) for part in parts]
-    return nats, [int(tokens[part].sum()) for part in parts]
+    return nats, [int(window_tokens[part].sum()) for part in parts]
 
 
 def stretch_tokens(data: PreparedData, context_length: int) -> list[int]:
-    """Tokens of each stretch, the same for every run of a study."""
-    tokens = len(data.val_ids)
-    windows = tokens // context_length + (tokens % context_length > 0)
-    return in_stretches(np.zeros(windows), tokens, context_length)[1]
+    """Tokens of each stretch of the test part, the same for every run of a study."""
+    tokens = scored_windows(len(data.test_ids), data.test_doc_offsets, context_length).tokens
+    return in_stretches(np.zeros(len(tokens)), tokens)[1]

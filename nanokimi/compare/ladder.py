@@ -2,7 +2,8 @@
 
 An arm is a set of rungs. Each rung is plain data: the settings that it takes over from NanoKimi's part of the
 configuration, what it needs below it, and what holds while it is missing. Every arm has NanoGPT's active parameters
-and its own tuned learning rate.
+and its own tuned learning rate. In a full search the four ends are searched alike and every other arm inherits from one
+of them: the schedule is then nobody's own, and WSD no rung upwards.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nanokimi.compare.match import parameters, solve_width
+from nanokimi.compare.settle import HELD
+from nanokimi.compare.space import COSINE, KEYS, schedule_settings
 from nanokimi.compare.study import StudyArm, compared
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantArm, VariantConfig
+from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
@@ -45,7 +49,7 @@ RUNGS = (
     Rung("RoPE", "architecture", model=("positions", "rope_theta")),
     Rung("SwiGLU", "architecture", model=("feed_forward",)),
     Rung("untied head", "architecture", model=("tie_word_embeddings",)),
-    Rung("flat init", "architecture", model=("initialization", "initializer_range")),
+    Rung("flat init", "architecture", model=("initialization",)),
     Rung(
         "MLA",
         "architecture",
@@ -105,6 +109,20 @@ NAMES = tuple(BY_NAME)
 EVERYTHING = frozenset(NAMES)
 ARCHITECTURE = frozenset(rung.name for rung in RUNGS if rung.family == "architecture")
 OPTIMIZER = EVERYTHING - ARCHITECTURE
+SCHEDULE = "WSD"
+INHERITS = "inherits"
+"""Among an arm's changes: the end whose settings it takes."""
+COUSINS = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
+"""The other end with the same optimizer."""
+ENDS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
+
+
+def nearest_end(rungs: frozenset[str]) -> str:
+    """The end with the same optimizer whose architecture shares most with an arm of these rungs."""
+    mostly_kimi = 2 * len(rungs & ARCHITECTURE) > len(ARCHITECTURE)
+    if "Muon" in rungs:
+        return END if mostly_kimi else MUON_START
+    return ADAMW_END if mostly_kimi else START
 
 
 def gpt_as_variant(model: GPTConfig) -> VariantConfig:
@@ -166,11 +184,15 @@ def closed(rungs: frozenset[str]) -> frozenset[str]:
 
 
 def composed(config: RunConfig, rungs: frozenset[str]) -> VariantArm:
-    """The arm that has these rungs, not yet matched in size, with its family's configured learning rate."""
+    """The arm that has these rungs, not yet matched in size, with its family's configured learning rate.
+
+    The scale of its initial weights belongs to no rung: as configured it is that of the nearest end.
+    """
     assert closed(rungs) == rungs
     start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
     first, last = config.nanogpt.optim, config.nanokimi.optim
-    model: dict[str, Any] = {}
+    scale = (end if nearest_end(rungs) in (ADAMW_END, END) else start).initializer_range
+    model: dict[str, Any] = {"initializer_range": scale}
     optim: dict[str, Any] = {"lr": last.lr if "Muon" in rungs else first.lr}
     known = {f.name for f in fields(OptimConfig)}
     for rung in RUNGS:
@@ -198,12 +220,21 @@ def ladder_arm(config: RunConfig, name: str, rungs: frozenset[str], about: str =
     return StudyArm(name, validate(whole), changes, about, solved.gap)
 
 
-def climb(config: RunConfig, chosen: Sequence[str]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Upwards: each rung added to all before it, and compared with them."""
+def climb(
+    config: RunConfig, chosen: Sequence[str], searched: bool
+) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Upwards: each rung added to all before it, and compared with them.
+
+    Where schedules are searched for all, the last rung before WSD leads to NanoKimi.
+    """
     arms = [ladder_arm(config, START, frozenset())]
     comparisons = []
+    if searched:
+        chosen = [name for name in chosen if name != SCHEDULE]
     for name in chosen:
         rungs = frozenset([*arms[-1].changes["rungs"], name])
+        if searched and rungs | {SCHEDULE} == EVERYTHING:
+            rungs = EVERYTHING
         if closed(rungs) != rungs:
             raise UserError(f"--rungs: {name} needs {' and '.join(BY_NAME[name].needs)}")
         title = END if rungs == EVERYTHING else f"+ {name}"
@@ -214,14 +245,28 @@ def climb(config: RunConfig, chosen: Sequence[str]) -> tuple[list[StudyArm], lis
     return arms, comparisons
 
 
-def descend(config: RunConfig, chosen: Sequence[str]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Downwards: NanoKimi without one rung (and what stands on it), compared with NanoKimi."""
+def descend(
+    config: RunConfig, chosen: Sequence[str], searched: bool
+) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Downwards: NanoKimi without one rung (and what stands on it), compared with NanoKimi.
+
+    Where schedules are searched for all, NanoKimi without WSD is NanoKimi with a cosine.
+    """
     arms, comparisons = [ladder_arm(config, END, EVERYTHING)], []
     for name in chosen:
         rungs = closed(EVERYTHING - {name})
         gone = [one for one in NAMES if one not in rungs]
         title = f"without {' and '.join(gone)}"
-        arms.append(ladder_arm(config, title, rungs, f"NanoKimi {title}"))
+        arm = ladder_arm(config, title, rungs, f"NanoKimi {title}")
+        if searched and name == SCHEDULE:
+            cosine = {f"variant.{key}": value for key, value in schedule_settings(COSINE).items()}
+            arm = replace(
+                arm,
+                config=validate(with_changes(arm.config, cosine)),
+                changes={**arm.changes, HELD: list(KEYS["decay"])},
+                about="NanoKimi with a cosine",
+            )
+        arms.append(arm)
         comparisons.append(compared("downwards", title, title, END))
     return arms, comparisons
 
@@ -254,15 +299,15 @@ def muon_start(config: RunConfig) -> StudyArm:
 
 
 def plan_ladder(
-    config: RunConfig, directions: Sequence[str], chosen: Sequence[str]
+    config: RunConfig, directions: Sequence[str], chosen: Sequence[str], searched: bool = False
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Every arm once, and every comparison, of the directions asked for."""
+    """Every arm once, and every comparison, of the directions asked for; `searched`: schedules are, for all alike."""
     check_ends(config)
     arms: dict[str, StudyArm] = {}
     comparisons: list[dict[str, Any]] = []
     parts = {
-        "up": lambda: climb(config, chosen),
-        "down": lambda: descend(config, chosen),
+        "up": lambda: climb(config, chosen, searched),
+        "down": lambda: descend(config, chosen, searched),
         "square": lambda: square(config),
     }
     for direction in directions:
@@ -274,3 +319,50 @@ def plan_ladder(
         base = START if START in arms else END
         comparisons.append(compared("beside", f"{MUON_START} against {base}", MUON_START, base))
     return list(arms.values()), comparisons
+
+
+def lineage(config: RunConfig, arms: Sequence[StudyArm]) -> dict[str, StudyArm]:
+    """By name, from which end an arm inherits in a full search.
+
+    The ends are searched themselves, and so is an arm whose optimizer none of them has.
+    """
+    known = {arm.name: arm for arm in arms}
+    found: dict[str, StudyArm] = {}
+    for arm in arms:
+        name = end_of(arm, known)
+        if name == arm.name:
+            continue
+        parent = known.get(name) or ladder_arm(config, name, ENDS[name])
+        if kind_of(arm) == kind_of(parent):
+            found[arm.name] = parent
+    return found
+
+
+def end_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
+    """The end that an arm is one of, inherits from, or was made from."""
+    if INHERITS in arm.changes:
+        return str(arm.changes[INHERITS])
+    if arm.name in ENDS:
+        return arm.name
+    if "rungs" in arm.changes:
+        return nearest_end(frozenset(arm.changes["rungs"]))
+    return end_of(known[arm.changes["from"]], known)
+
+
+def kind_of(arm: StudyArm) -> str:
+    """The optimizer; Muon with QK-Clip counts as Muon."""
+    return "muon" if (name := arm.config.arm.optim.name) == "muonclip" else name
+
+
+def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Each end with what was found for the other one with its optimizer, its rate tuned, against its own search."""
+    by_name = {arm.name: arm for arm in arms if arm.leaking is None}
+    more, comparisons = [], []
+    for end, other in COUSINS.items():
+        if end in by_name and other in by_name:
+            name = f"{end}, settings of {other}"
+            about = f"{end} with what was found for {other}, its rate tuned"
+            changes = {**by_name[end].changes, INHERITS: other}
+            more.append(replace(by_name[end], name=name, about=about, changes=changes))
+            comparisons.append(compared("inheritance", name, name, end))
+    return more, comparisons

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.jobs import RESULTS_FILE, Job
-from nanokimi.compare.ladder import END, MUON_START, START, plan_ladder
+from nanokimi.compare.jobs import RESULTS_FILE
+from nanokimi.compare.ladder import END, MUON_START, START, inheritance_tests, lineage, plan_ladder
 from nanokimi.compare.match import fewer_steps, parameters, solve_width
 from nanokimi.compare.pool import Pool
+from nanokimi.compare.settle import FULL, HELD, TuningOptions, settled
 from nanokimi.compare.study import (
     Study,
     StudyArm,
@@ -25,35 +26,27 @@ from nanokimi.compare.study import (
     write_plan,
 )
 from nanokimi.compare.study_output import write_outputs
-from nanokimi.compare.tune import geometric_grid, read_tuned, tune
+from nanokimi.compare.tuning_record import SEARCHED, read_tuned
 from nanokimi.config import OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
-from nanokimi.runtime.files import read_json_lines, write_json
+from nanokimi.runtime.files import read_json_lines
 from nanokimi.runtime.plugs import name_plug, plug_setting
 
-TUNED_FILE = "tuned.json"
-KNOB = "optim.lr"
 READINGS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 RACE = (START, MUON_START, END)
 """The arms that are compared under every reading."""
 
 
 @dataclass(frozen=True)
-class LadderOptions:
+class LadderOptions(TuningOptions):
     """What the command line says beside the configuration."""
 
     directions: tuple[str, ...] = ("up", "down", "square")
     rungs: tuple[str, ...] = ()
     seeds: int = 5
-    points: int = 3
-    factor: float = 2.0
-    rounds: int = 3
-    tuning_seeds: int = 2
-    tune: bool = True
-    tuned: Path | None = None
     readings: tuple[str, ...] = ("tokens", "flops", "seconds")
     also: tuple[str, ...] = ()
     plugs: tuple[str, ...] = ()
@@ -64,7 +57,10 @@ class LadderOptions:
 def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str, Any]:
     """Everything, from configuration to pages; whatever an earlier call has finished in `out` is not run again."""
     with open_study(config, out) as study:
-        arms, comparisons = plan_ladder(study.config, options.directions, options.rungs)
+        known = None if options.tuned is None else read_tuned(options.tuned)
+        kinds = {record["kind"] for record in (known or {}).values()}
+        searched = options.search == FULL if known is None else SEARCHED in kinds
+        arms, comparisons = plan_ladder(study.config, options.directions, options.rungs, searched)
         for text in options.also:
             arm = also_arm(arms, text)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
@@ -73,9 +69,13 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
-        arms = with_leaks_found(arms)
+        if searched:
+            more, tests = inheritance_tests(arms)
+            arms += [arm for arm in more if known is None or arm.name in known]
+            comparisons += [one for one in tests if known is None or one["name"] in known]
+        arms = with_leaks_found(arms, study.data)
         with study.pool(options.workers, options.keep) as pool:
-            arms = tuned_arms(study, pool, arms, options)
+            arms = settled(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))
             steps = reading_steps(study, pool, arms, options)
             race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
@@ -122,9 +122,16 @@ def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
         config = with_parsed(base.config, given)
         changes = {key: settings(config)[key] for key in given}
         about = f"{base.name} with {' '.join(words)}"
-        return resized(name, config, {**changes, "from": base.name}, about)
+        return resized(name, config, {**changes, **made_from(base)}, about)
     except UserError as error:
         raise UserError(f"--also '{text}': {error}") from None
+
+
+def made_from(base: StudyArm) -> dict[str, Any]:
+    """What an arm made from another says of it: its name, and what it, too, holds on to when it inherits settings."""
+    held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
+    held += base.changes.get(HELD, [])
+    return {"from": base.name, **({HELD: held} if held else {})}
 
 
 def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
@@ -156,47 +163,7 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
         about += ", and without QK-Clip, which it has no rescale_heads_ for"
     name = f"{base.name} with {plug.name}"
-    return resized(name, with_changes(base.config, changes), {**changes, "from": base.name}, about)
-
-
-def tuned_arms(study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions) -> list[StudyArm]:
-    """The arms with their tuned learning rates: from a file, or found here; leaking ones stay as they are."""
-    if options.tuned is not None:
-        known = read_tuned(options.tuned, KNOB)
-        missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
-        if missing:
-            raise UserError(
-                f"{options.tuned} has no value for the arm '{missing[0]}': name the tuned.json of a study with this arm"
-            )
-        return [arm if arm.leaking else arm.tuned(KNOB, known[arm.name]) for arm in arms]
-    if not options.tune:
-        return list(arms)
-    sound = [arm for arm in arms if arm.leaking is None]
-    makers: dict[str, Callable[[Any, int], Job]] = {arm.name: maker_of(arm) for arm in sound}
-    grids = {
-        arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in sound
-    }
-    seeds = study.tuning_seeds(options.tuning_seeds)
-    curves = tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=options.rounds)
-    write_tuned(study, seeds, {name: {**curve, "knob": KNOB} for name, curve in curves.items()})
-    return [arm if arm.leaking else arm.tuned(KNOB, curves[arm.name]) for arm in arms]
-
-
-def maker_of(arm: StudyArm, knob: str = KNOB) -> Callable[[Any, int], Job]:
-    """(value, seed) to a job that trains the arm with that value."""
-
-    def make(value: Any, seed: int) -> Job:
-        key = knob if knob.startswith("train.") else f"{arm.config.model}.{knob}"
-        changed = replace(arm, config=with_changes(arm.config, {key: value}))
-        return job_of(changed, seed, "tune")
-
-    return make
-
-
-def write_tuned(study: Study, seeds: Sequence[int], arms: dict[str, Any]) -> None:
-    """tuned.json: each arm's best value, with the whole curve."""
-    content = {"schema_version": 1, "seeds": seeds, "steps": study.steps, "arms": arms}
-    write_json(study.folder / TUNED_FILE, content)
+    return resized(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)
 
 
 def reading_steps(

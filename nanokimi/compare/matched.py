@@ -1,4 +1,4 @@
-"""`compare --match`: the two arms' configurations after one of them was given another size, or fewer steps.
+"""`compare --match`: the arms' configurations after some of them were given another size, or fewer steps.
 
 What was solved is kept in the comparison's match.json, so that resuming finds the same arms: speeds are measured once.
 """
@@ -19,10 +19,12 @@ from nanokimi.compare.match import (
     solve_size,
     steps_of,
 )
-from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig
+from nanokimi.config import BUDGETS, ModuleConfig, RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
+from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
@@ -36,8 +38,7 @@ TURNS, STEPS_A_TURN = 4, 6
 
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
     """The configuration of each arm, with `model` set; also writes match.json where something was asked for."""
-    names = config.compare.arms
-    plain: dict[str, RunConfig] = {name: with_changes(config, {"model": name}) for name in names}
+    plain = arm_configs(config)
     if config.compare.match == "none":
         return plain
     path = folder / MATCH_FILE
@@ -49,20 +50,28 @@ def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[st
     else:
         changes = solve(config.compare.match, plain, data)
         write_json(path, {"schema_version": 2, **asked, "changes": changes})
-    return {name: validate(with_changes(plain[name], changes.get(name, {}))) for name in names}
+    return {name: validate(with_changes(arm, changes.get(name, {}))) for name, arm in plain.items()}
 
 
 def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:
-    """For each arm the settings to change, so that both agree in `quantity`.
+    """For each arm the settings to change, so that all agree in `quantity`; sizes follow the first arm's.
 
-    Raises UserError if the budget is not one that steps follow from.
+    Raises UserError if the budget is not one that steps follow from, or an arm has no size that can be changed.
     """
-    first, second = arms
+    first, *others = arms
     config = arms[first]
     if quantity in ("active_params", "total_params"):
         count = parameters(quantity, config.train.context_length)
-        found = solve_size(arms[second].arm.model, count, count(config.arm.model))
-        return {second: {f"{second}.model.{name}": value for name, value in found.changes.items()}}
+        changes = {}
+        for other in others:
+            arm = arms[other]
+            if isinstance(arm.arm.model, ModuleConfig):
+                raise UserError(
+                    f"--match {quantity}: {other} is a class of yours, whose size cannot be solved for"
+                )
+            found = solve_size(arm.arm.model, count, count(config.arm.model))
+            changes[other] = {f"{arm.model}.model.{name}": value for name, value in found.changes.items()}
+        return changes
     steps = steps_of(config, len(data.train_ids))
     costs = {"tokens": equal_cost, "flops": flops_per_step, "seconds": seconds_per_step}[quantity](arms, data)
     budget = {"train.max_epochs": None, "train.max_tokens": None}
@@ -107,17 +116,20 @@ def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[flo
     return [statistics.median(taken) for taken in seconds]
 
 
-def describe_match(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What report.json says of fairness: what was asked for, the gap that remains, and every other quantity."""
-    runs = [
-        {**r, "flops": r["flops_per_token"] * r["tokens"] + r["optimizer_flops_per_step"] * r["steps"]}
-        for r in results
-    ]
-    ratios = agreement(*runs)
-    first, second = (DISPLAY_NAMES[name] for name in config.compare.arms)
-    sentence = f"{first} against {second}: {describe_agreement(ratios)}."
+def describe_match(config: RunConfig, arms: list[dict[str, Any]]) -> dict[str, Any]:
+    """What report.json says of fairness: what was asked for, and in what each arm agrees with the first.
+
+    `arms` are the report's rows; `ratios` are the first arm over each other one.
+    """
+    first, *others = arms
     asked = config.compare.match
+    ratios = {other["name"]: agreement(first, other) for other in others}
+    sentences = [
+        f"{first['name']} against {name}: {describe_agreement(found)}." for name, found in ratios.items()
+    ]
     if asked != "none":
-        gap = f"{ratios[asked] - 1:+.2%}"
-        sentence = f"Matched as asked in {QUANTITIES[asked][0]}; the remaining gap is {gap}. {sentence}"
-    return {"asked": None if asked == "none" else asked, "ratios": ratios, "sentence": sentence}
+        gap = max((abs(found[asked] - 1) for found in ratios.values()), default=0.0)
+        sentences.insert(
+            0, f"Matched as asked in {QUANTITIES[asked][0]}; the largest remaining gap is {gap:.2%}."
+        )
+    return {"asked": None if asked == "none" else asked, "ratios": ratios, "sentence": " ".join(sentences)}

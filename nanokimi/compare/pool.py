@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from nanokimi.compare.job_worker import work
+from nanokimi.compare.arm_process import set_blocked
+from nanokimi.compare.job_worker import Order, work
 from nanokimi.compare.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
-from nanokimi.compare.worker import set_blocked
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
@@ -85,7 +85,7 @@ class Worker:
             save_config(job.config, folder / CONFIG_FILE)
             keep_plugs(job.config, folder)  # the worker reads the file again, and refuses another content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
-        self.connection.send(("job", key, job.audited, job.config if fresh else None))
+        self.connection.send(("job", key, Order(job.purpose, job.audited), job.config if fresh else None))
 
     def death(self) -> str:
         """Why the process is gone."""
@@ -127,12 +127,12 @@ class Pool:
         return self.results[self.key(job)]
 
     def is_missing(self, key: str, job: Job) -> bool:
-        """Whether a job has no line, or one that lacks what is asked for now: the audit, or the losses by stretch."""
+        """Whether a job has no line, or one that lacks what is asked for now: the audit, or the test part's losses."""
         line = self.results.get(key)
         if line is None or line["val_loss"] is None:
             return line is None
-        lacks_stretches = job.purpose == "seed" and "stretch_nats" not in line
-        return lacks_stretches or (job.audited and "audit" not in line)
+        lacks_test = job.purpose == "seed" and "test_loss" not in line
+        return lacks_test or (job.audited and "audit" not in line)
 
     def run(self, jobs: Sequence[Job]) -> list[Line]:
         """Run what has no result yet; return all lines, in order.
@@ -170,7 +170,7 @@ class Pool:
         """Have every running job save itself and end."""
         for worker in self.workers:
             if worker.job is not None:
-                worker.connection.send(("stop", "", False, None))
+                worker.connection.send(("stop", "", None, None))
         for worker in self.workers:
             while worker.job is not None:
                 self.receive(worker, 0, 0)
@@ -208,8 +208,6 @@ class Pool:
         """Write a finished job's line, then remove what is not needed any more."""
         head = {"kind": "run", "key": key, "arm": job.arm, "purpose": job.purpose, "changes": job.changes}
         line = {**head, "model": job.config.model, "seed": job.config.seed, **found}
-        if job.purpose == "tune":
-            line.pop("stretch_nats", None)  # half of a line, and only what is judged needs it
         append_json_line(self.study / RESULTS_FILE, line)
         self.results[key] = line
         folder = self.study / JOBS_FOLDER / key

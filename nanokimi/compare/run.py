@@ -1,53 +1,45 @@
-"""THE COMPARISON: every model on the same tokens, in turns, each in its own process; then one report.
+"""THE COMPARISON: every arm on the same tokens, in turns, each in its own process, for every seed; then one report.
 
-Turns of a few steps are passed between the arms, so that whatever else the machine does hits all of them alike.
+Turns of a few steps are passed between the arms, so that whatever else the machine does hits all of them alike. Seeds
+follow one after another: the memory that is needed at a time does not grow with their number.
 """
 
 from __future__ import annotations
 
-import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nanokimi.compare.matched import describe_match, matched_arms
-from nanokimi.compare.summary import arm_segments, paired_difference, verdict
-from nanokimi.compare.worker import Arm
-from nanokimi.config import BUDGETS, DISPLAY_NAMES, RunConfig, TrainConfig
+from nanokimi.compare.arm_process import ArmProcess
+from nanokimi.compare.matched import matched_arms
+from nanokimi.compare.report import build_report, score_baselines
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
-from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.runtime.device import check_memory_limit, choose_device
 from nanokimi.runtime.display import Display
-from nanokimi.runtime.files import (
-    describe_environment,
-    read_json,
-    read_json_lines,
-    refuse_links,
-    write_json,
-)
+from nanokimi.runtime.files import describe_environment, read_json, refuse_links, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.locks import only_process
 from nanokimi.train.runs import (
     CONFIG_FILE,
+    RESULT_FILE,
     fresh_folder,
     keep_plugs,
     restored_if_refused,
     set_up,
     take_up,
 )
-
-SCHEMA_VERSION = 1
-LN2 = float(np.log(2))
+from nanokimi.train.user_code import require_sound
 
 
 def compare(
     config: RunConfig, out: Path, *, resume: bool = False, allow_changes: bool = False
 ) -> dict[str, Any]:
-    """Train the two arms that `config` names, measure and audit them, write the report; return report.json's content.
+    """Train the arms that `config` names, measure and audit them, write the report; return report.json's content.
 
     Raises:
         UserError: the input or the configuration cannot be used.
@@ -58,12 +50,12 @@ def compare(
     if not resume:
         with fresh_folder(out) as folder:
             config, data = set_up(config, folder)
-            make_arms(config, data, folder)
+            make_runs(config, data, folder)
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
             config, data = take_up(config, out)
-            make_arms(config, data, out)
+            make_runs(config, data, out)
         try:
             return train_and_report(config, data, out, resume, allow_changes)
         except OSError as error:
@@ -71,15 +63,30 @@ def compare(
             raise TrainingError(f"cannot write {where}; what was saved is whole: {again(out)}") from None
 
 
-def make_arms(config: RunConfig, data: PreparedData, folder: Path) -> None:
-    """One run folder for each arm, with its configuration; whatever is there already is kept."""
-    if not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", describe_environment())
-    for name, arm in matched_arms(config, data, folder).items():
-        (folder / name).mkdir(exist_ok=True)
-        save_config(arm, folder / name / CONFIG_FILE)
-        shutil.copyfile(folder / "environment.json", folder / name / "environment.json")
-        keep_plugs(arm, folder / name)
+def seeds_of(config: RunConfig) -> list[int]:
+    """The seeds that every arm is trained with."""
+    return [config.seed + i for i in range(config.compare.seeds)]
+
+
+def run_folder(out: Path, arm: str, seed: int) -> Path:
+    """The folder of one arm with one seed."""
+    return out / slug(arm) / f"seed-{seed}"
+
+
+def make_runs(config: RunConfig, data: PreparedData, out: Path) -> None:
+    """One run folder for each arm and seed, with its configuration; whatever is there already is kept."""
+    if not (out / "environment.json").exists():
+        write_json(out / "environment.json", describe_environment())
+    arms = matched_arms(config, data, out)
+    for arm in arms.values():
+        require_sound(arm, data)
+    for name, arm in arms.items():
+        for seed in seeds_of(config):
+            folder = run_folder(out, name, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_config(replace(arm, seed=seed), folder / CONFIG_FILE)
+            shutil.copyfile(out / "environment.json", folder / "environment.json")
+            keep_plugs(arm, folder)
 
 
 def again(out: Path) -> str:
@@ -92,8 +99,14 @@ def train_and_report(
 ) -> dict[str, Any]:
     """Everything that happens once folders, configuration and data are there."""
     baselines = score_baselines(data)
-    with Display([DISPLAY_NAMES[name] for name in config.compare.arms], _tokens_per_step(config)) as display:
-        results = train_in_turns(config, out, display, resume, allow_changes)
+    names = list(matched_arms(config, data, out))
+    results: list[dict[str, Any]] = []
+    for seed in seeds_of(config):
+        folders = {name: run_folder(out, name, seed) for name in names}
+        if resume and all((folder / RESULT_FILE).is_file() for folder in folders.values()):
+            results += [read_json(folder / RESULT_FILE) for folder in folders.values()]
+            continue
+        results += train_in_turns(config, out, folders, seed, resume, allow_changes)
     report = build_report(config, data, baselines, results, out)
     write_json(out / "report.json", report)
 
@@ -104,116 +117,58 @@ def train_and_report(
 
 
 def train_in_turns(
-    config: RunConfig, out: Path, display: Display, resume: bool, allow_changes: bool
+    config: RunConfig, out: Path, folders: dict[str, Path], seed: int, resume: bool, allow_changes: bool
 ) -> list[dict[str, Any]]:
-    """Run the arms to their end, `turn_steps` at a time, and return their results."""
-    arms: list[Arm] = []
+    """Train every arm with one seed to its end, `turn_steps` at a time, and return their results."""
+    several = config.compare.seeds > 1
+    titles = {name: f"{name}, seed {seed}" if several else name for name in folders}
+    processes: list[ArmProcess] = []
     signals: list[int] = []
     stopped = f"interrupted; {again(out)}"
 
     def ask_to_stop(number: int) -> None:
         signals.append(number)
-        for arm in arms:
-            arm.tell_to_stop()
+        for process in processes:
+            process.tell_to_stop()
 
     def stop_now(number: int) -> None:
         raise Interrupted(number, stopped)
 
-    try:
-        for name in config.compare.arms:
-            arms.append(Arm(DISPLAY_NAMES[name], out / name, resume, allow_changes))
-        with on_first_signal(ask_to_stop):
-            while not all(arm.finished for arm in arms) and not signals:
-                for arm in arms:
-                    if not arm.finished and not signals:
-                        for record, total in arm.take_turn(config.compare.turn_steps):
-                            display.show(arm.name, record, total)
-                        display.say(arm.name, "trained" if arm.finished else "waiting")
-            for arm in arms:
-                if signals:
-                    arm.stop()
-        if signals:
-            raise Interrupted(signals[0], stopped)
-        with on_first_signal(stop_now):  # all is saved: what is left can be done again
-            return [measure(arm, display) for arm in arms]
-    except TrainingError as error:
-        raise TrainingError(f"{error}; {again(out)}") from None
-    finally:
-        for arm in arms:
-            arm.process.kill()
+    with Display(list(titles.values()), config.train.batch_size * config.train.context_length) as display:
+        try:
+            for name, folder in folders.items():
+                processes.append(ArmProcess(titles[name], folder, resume, allow_changes))
+            with on_first_signal(ask_to_stop):
+                take_turns(processes, config.compare.turn_steps, signals, display)
+            if signals:
+                raise Interrupted(signals[0], stopped)
+            # Stories are judged and decoding is timed for the first seed alone: they take longer than its training.
+            whole = seed == config.seed
+            with on_first_signal(stop_now):  # all is saved: what is left can be done again
+                return [measure(process, display, whole) for process in processes]
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {again(out)}") from None
+        finally:
+            for process in processes:
+                process.process.kill()
 
 
-def measure(arm: Arm, display: Display) -> dict[str, Any]:
+def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], display: Display) -> None:
+    """Let each arm take `steps` steps in turn until all have finished or a signal came; then they are saved."""
+    while not all(process.finished for process in processes) and not signals:
+        for process in processes:
+            if not process.finished and not signals:
+                for record, total in process.take_turn(steps):
+                    display.show(process.name, record, total)
+                display.say(process.name, "trained" if process.finished else "waiting")
+    if signals:
+        for process in processes:
+            process.stop()
+
+
+def measure(process: ArmProcess, display: Display, whole: bool) -> dict[str, Any]:
     """The result of an arm that is trained."""
-    display.say(arm.name, "being audited and measured")
-    result = arm.finish()
-    display.say(arm.name, "done")
+    display.say(process.name, "being audited and measured")
+    result = process.finish(whole)
+    display.say(process.name, "done")
     return result
-
-
-def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
-    """What models without a neural network reach on the same text, so that an implausible loss stands out."""
-    facts, vocab_size = data.facts, data.tokenizer.vocab_size
-    scores: dict[str, dict[str, float | None]] = {}
-    for name, nats in (
-        ("unigram", unigram_nats(data.train_ids, data.val_ids, vocab_size)),
-        ("5-gram", ngram_nats(data.train_ids, data.val_ids, vocab_size)),
-    ):
-        per_byte = nats / LN2 / facts["val_text_bytes"]
-        scores[name] = {"val_loss": nats / facts["val_tokens"], "bits_per_byte": per_byte}
-    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.val_ids)]
-    if "val_floor_nats" in facts:
-        floor = facts["val_floor_nats"]
-        per_byte = floor / LN2 / facts["val_text_bytes"]
-        scores["floor"] = {"val_loss": floor / facts["val_tokens"], "bits_per_byte": per_byte}
-    scores["gzip"] = {"val_loss": None, "bits_per_byte": gzip_bits(*text) / facts["val_text_bytes"]}
-    return scores
-
-
-def build_report(
-    config: RunConfig,
-    data: PreparedData,
-    baselines: dict[str, dict[str, float | None]],
-    results: list[dict[str, Any]],
-    out: Path,
-) -> dict[str, Any]:
-    """The content of report.json; docs/report.md describes each field."""
-    train = config.train
-    records = {r["name"]: read_json_lines(out / r["folder"] / "metrics.jsonl") for r in results}
-    nats = [np.load(out / r["folder"] / "window_nats.npy", allow_pickle=False) for r in results]
-    paired = paired_difference(nats[0], nats[1], data.facts["val_tokens"])
-    environment = read_json(out / "environment.json")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "verdict": verdict(results, paired, baselines),
-        "match": describe_match(config, results),
-        "runs": results,
-        "data": {**data.facts, "baselines": baselines},
-        "machine": {**environment, "device": train.device},
-        "command": environment["command"],
-        "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
-        "seed": config.seed,
-        "settings": {
-            "context_length": train.context_length,
-            "batch_size": train.batch_size,
-            "dtype": train.dtype,
-            "threads": train.threads,
-            "budget": describe_budget(train),
-            "turn_steps": config.compare.turn_steps,
-        },
-        "segments": arm_segments(records, _tokens_per_step(config)),
-        "paired": {
-            "windows": len(nats[0]),
-            "note": "The interval pairs the same validation windows; it does not contain the noise of another seed.",
-        },
-    }
-
-
-def describe_budget(train: TrainConfig) -> str:
-    """The budget in words."""
-    name = next(name for name in BUDGETS if getattr(train, name) is not None)
-    return f"{getattr(train, name):,} {name.removeprefix('max_')}"
-
-
-def _tokens_per_step(config: RunConfig) -> int:
-    return config.train.batch_size * config.train.context_length

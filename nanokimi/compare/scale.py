@@ -21,8 +21,9 @@ from nanokimi.compare.ladder import (
     check_ends,
     ladder_arm,
 )
-from nanokimi.compare.ladder_run import LadderOptions, tuned_arms
+from nanokimi.compare.ladder_run import LadderOptions
 from nanokimi.compare.match import WIDTH_STEP
+from nanokimi.compare.settle import settled
 from nanokimi.compare.study import (
     StudyArm,
     compared,
@@ -104,14 +105,27 @@ def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
     return arms
 
 
+def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
+    """By name, from which arm one inherits in a full search: that of its family whose width is nearest to `hidden`."""
+    families: dict[str, list[StudyArm]] = {}
+    for arm in arms:
+        families.setdefault(arm.changes["family"], []).append(arm)
+    found: dict[str, StudyArm] = {}
+    for some in families.values():
+        parent = min(some, key=lambda arm: abs(arm.changes["hidden_size"] - hidden))
+        found |= {arm.name: parent for arm in some if arm is not parent}
+    return found
+
+
 def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, Any]:
     """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
     with open_study(config, out) as study:
-        arms = with_leaks_found(scale_arms(study.config, options))
+        arms = with_leaks_found(scale_arms(study.config, options), study.data)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
-            arms = tuned_arms(study, pool, arms, options.ladder)
+            parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
+            arms = settled(study, pool, arms, options.ladder, parents)
             seeds = study.seeds(options.ladder.seeds)
             arms = run_seeds(pool, arms, seeds)
             base = [family for family in options.families if family != END]
@@ -142,9 +156,10 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
     """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
     families: dict[str, list[dict[str, Any]]] = {}
     for row in report["arms"]:
-        if row["val_loss"] is not None:
+        if row["test_loss"] is not None:
             families.setdefault(row["changes"]["family"], []).append(row)
-    floor = report["data"]["floor"]
+    # in older plans the text's entropy, which windows that cut stories cannot reach
+    floor = report["data"].get("attainable_floor", report["data"]["floor"])
     curves: list[dict[str, Any]] = []
     for family, rows in families.items():
         if len(rows) >= MIN_SIZES:
@@ -153,9 +168,7 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
                 axis: describe_fit([row[axis] for row in rows], losses_SN, floor)
                 for axis in ("flops", "train_seconds")
             }
-            points = [
-                {key: row[key] for key in ("flops", "train_seconds", "losses", "val_loss")} for row in rows
-            ]
+            points = [point_of(row, report["data"]["train_tokens"]) for row in rows]
             curves.append({"family": family, "laws": laws, "points": points})
     savings = [
         saving(curves, base["family"], axis, floor)
@@ -164,6 +177,13 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
         for axis in ("flops", "train_seconds")
     ]
     return {"curves": curves, "savings": savings, "sentences": [one["sentence"] for one in savings]}
+
+
+def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
+    """One size of a family, with how many times it read the text."""
+    kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
+    more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
+    return {**{key: row[key] for key in kept}, **more}
 
 
 def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
@@ -175,23 +195,51 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
     compute_N = np.array([point[axis] for point in by_family[base]])
     losses_SN = np.array([point["losses"] for point in by_family[base]]).T
+    search_N = [point["search_variance"] or 0.0 for point in by_family[base]]  # None: one seed, no interval
     found = [
         {
             "at": point[axis],
-            "loss": point["val_loss"],
+            "hidden_size": point["hidden_size"],
+            "epochs": point["epochs"],
+            "loss": point["test_loss"],
             **multiplier(
-                compute_N, losses_SN, point[axis], np.array(point["losses"]), floor, by_law=law["describes"]
+                compute_N,
+                losses_SN,
+                point[axis],
+                np.array(point["losses"]),
+                floor,
+                by_law=law["describes"],
+                search_N=np.array([*search_N, point["search_variance"] or 0.0]),
             ),
         }
         for point in by_family[END]
     ]
-    inside = [one for one in found if one["ratio"] is not None]
     what = "compute" if axis == "flops" else "training time"
+    inside = [one for one in found if one["ratio"] is not None]
+    for one in inside:
+        one["read_on"] = read_around(by_family[base], axis, one["ratio"] * one["at"])
+    sentence = " ".join([headline(found, inside, base, what, law), where_read(found, inside, base)])
+    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
+
+
+def headline(
+    found: Sequence[dict[str, Any]],
+    inside: Sequence[dict[str, Any]],
+    base: str,
+    what: str,
+    law: dict[str, Any],
+) -> str:
+    """The ratio at the largest size that the base reaches, or a bound, and by which curve."""
     if inside:
         one = max(inside, key=lambda one: one["at"])
-        sure = "no interval: one seed, or one whose curve does not reach it"
+        low, high = one["range"]
+        sure = f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose "
+        sure += "curve does not reach it"
         if one["ci95"] is not None:
-            sure = f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}"
+            sure = (
+                f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}, over seeds, searches, four curves and "
+                "each size left out"
+            )
         sentence = (
             f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
         )
@@ -215,4 +263,33 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
             f" Read between {base}'s sizes: a power law misses their losses by up to {law['misses_by']:.2f} nats, more "
             "than seeds scatter."
         )
-    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
+    return sentence
+
+
+def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
+    """The sizes on either side of a compute; one where the compute is beyond all."""
+    ordered = sorted(points, key=lambda point: point[axis])
+    below = [point["hidden_size"] for point in ordered if point[axis] <= needed][-1:]
+    above = [point["hidden_size"] for point in ordered if point[axis] > needed][:1]
+    return below + above
+
+
+def where_read(found: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]], base: str) -> str:
+    """At how many sizes a ratio was read at all, between which of the base's, and how often each read the text."""
+    sentence = f"A ratio was read at {len(inside)} of {len(found)} sizes"
+    if inside:
+        sentence += ": " + ", ".join(
+            f"{one['ratio']:.2f} at {one['hidden_size']} wide (from {base}'s {listed(one['read_on'])})"
+            for one in inside
+        )
+    outside = [one["hidden_size"] for one in found if one["ratio"] is None]
+    if outside:
+        sentence += f"; none at {listed(outside)} wide, beyond what was measured of {base}"
+    epochs = [f"{one['epochs']:.2g}" for one in found]
+    return f"{sentence}. The sizes read the text {listed(epochs)} times."
+
+
+def listed(things: Sequence[object]) -> str:
+    """As in a sentence: a; a and b; a, b and c."""
+    *most, last = map(str, things)
+    return f"{', '.join(most)} and {last}" if most else last

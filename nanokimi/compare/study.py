@@ -6,6 +6,7 @@ so that the report follows from that one file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,15 +24,19 @@ from nanokimi.compare.jobs import (
     model_key,
     stretch_tokens,
 )
-from nanokimi.compare.match import QUANTITIES, agreement, describe_agreement, steps_of
+from nanokimi.compare.match import agreement, describe_agreement, steps_of
 from nanokimi.compare.pool import Pool
-from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t
+from nanokimi.compare.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
+from nanokimi.compare.study_labels import labels, versions
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
+from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import NONDETERMINISTIC, audit
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.floor import text_floor
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
     append_json_line,
@@ -61,13 +66,13 @@ class StudyArm:
     size_gap: float | None = None
     """Of the quantity that sizes were matched in, relative; None: not matched."""
     tuning: dict[str, Any] | None = None
-    """Trials, curve, whether the optimum is interior; None: not tuned."""
+    """How its settings were found (see `tuning_record`); None: as configured."""
     leaking: str | None = None
 
-    def tuned(self, knob: str, curve: dict[str, Any]) -> StudyArm:
-        """The arm with its tuned value and where it came from."""
-        config = with_changes(self.config, {f"{self.config.model}.{knob}": curve["best"]})
-        return replace(self, config=config, tuning=curve)
+    def tuned(self, record: dict[str, Any]) -> StudyArm:
+        """The arm with the settings that were found for it and where they came from."""
+        found = {f"{self.config.model}.{key}": value for key, value in record["best"].items()}
+        return replace(self, config=with_changes(self.config, found), tuning=record)
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,11 @@ def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, aud
     return Job(arm.name, validate(as_job_config(config, seed)), purpose, arm.changes, audited)
 
 
-def with_leaks_found(arms: Sequence[StudyArm]) -> list[StudyArm]:
-    """The arms, each architecture audited once as it is before training; a leaking one is not worth training."""
+def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[StudyArm]:
+    """The arms, each architecture audited once as it is before training; a leaking one is not worth training.
+
+    Raises UserError if the same ids give an arm's model other logits each time.
+    """
     seen: dict[str, str | None] = {}
     for arm in arms:
         key = model_key(arm.config)
@@ -132,7 +140,13 @@ def with_leaks_found(arms: Sequence[StudyArm]) -> list[StudyArm]:
                 build_model(model, arm.config.seed),
                 vocab_size=model.vocab_size,
                 context=arm.config.train.context_length,
+                batch_size=arm.config.train.eval_batch_size,
+                windows=windows_of(data.val_ids, arm.config.train.context_length),
             )
+            if verdict.verdict == NONDETERMINISTIC:
+                raise UserError(
+                    f"{arm.name} is {verdict.verdict}, so no run could be repeated: {verdict.where}"
+                )
             seen[key] = None if verdict.causal else verdict.where
     return [replace(arm, leaking=seen[model_key(arm.config)]) for arm in arms]
 
@@ -168,8 +182,9 @@ def compared(
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan by what all have, and keep it beside the results."""
     facts, environment = study.data.facts, describe_environment()
-    floor = facts["val_floor_nats"] / facts["val_tokens"] if "val_floor_nats" in facts else None
     train = study.config.train
+    floor = text_floor(study.data, train.context_length)
+    attainable = floor.attainable_nats if floor else None
     plan = {
         "kind": "plan",
         "schema_version": SCHEMA_VERSION,
@@ -177,8 +192,11 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
         "data": {
             "path": Path(facts["path"]).name,
             "val_tokens": facts["val_tokens"],
+            "test_tokens": facts["test_tokens"],
             "train_tokens": facts["train_tokens"],
-            "floor": floor,
+            "floor": floor.nats / facts["test_tokens"] if floor else None,
+            "attainable_floor": attainable / facts["test_tokens"] if attainable is not None else None,
+            "split_note": split_note(facts),
         },
         "settings": {
             "context_length": train.context_length,
@@ -221,25 +239,53 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
         kept = ("name", "about", "changes", "lr", "optimizer", "size_gap", "tuning", "leaking")
         head = {key: arm[key] for key in kept}
         if arm["leaking"]:
-            rows.append({**head, "reading": "tokens", "seeds": 0, "val_loss": None})
+            rows.append({**head, "reading": "tokens", "seeds": 0, "test_loss": None, "val_loss": None})
             continue
         for reading, keys in arm["runs"].items():
             lines = [results[key] for key in keys]
-            rows.append({**head, "reading": reading, **summary_of(lines)})
+            row = {**head, "reading": reading, **summary_of(lines)}
+            if row["val_loss"] is not None:
+                noise = search_variance(trials_of(arm, results), row["losses"])
+                row["search_variance"] = noise if math.isfinite(noise) else None
+            rows.append(row)
     return rows
 
 
+def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
+    """The losses of a planned arm's trials, by tuning seed; nothing for one that was not tuned.
+
+    From its record; where that is of an earlier version, from the runs, or else its curve of means, each taken as one
+    run, which is the careful side.
+    """
+    tuning = arm["tuning"]
+    if tuning is None:
+        return []
+    if "table" in tuning:
+        return [trial["losses"] for trial in tuning["table"]]
+    by_rate: dict[float, list[float | None]] = {}
+    names = {
+        results[key]["arm"] for keys in arm["runs"].values() for key in keys
+    }  # an arm may stand under two
+    for line in results.values():
+        if line["purpose"] == "tune" and line["arm"] in names:
+            by_rate.setdefault(line["lr"], []).append(line["val_loss"])
+    return list(by_rate.values()) or [[loss] for _, loss in tuning["curve"]]
+
+
 def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
-    """Means over seeds; the loss is None if a run diverged."""
-    losses = [line["val_loss"] for line in lines]
+    """Means over seeds, judged by the test part; the loss is None if a run diverged."""
+    losses: list[Any] = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
     diverged = sum(loss is None for loss in losses)
     row: dict[str, Any] = {"seeds": len(lines), "diverged": diverged, "losses": losses}
     if diverged or not lines:
-        return {**row, "val_loss": None}
-    row |= {"val_loss": float(np.mean(losses)), "deviation": None}
+        return {**row, "test_loss": None, "val_loss": None}
+    row |= {"test_loss": float(np.mean(losses)), "deviation": None}
     if len(lines) > 1:
         row["deviation"] = float(np.std(losses, ddof=1))
-    for name in ("val_bits_per_byte", "floor_gap", "train_seconds", "ms_per_step", "peak_memory_bytes"):
+    for name in (
+        *("val_loss", "test_bits_per_byte", "floor_gap"),
+        *("train_seconds", "ms_per_step", "peak_memory_bytes"),
+    ):
         values = [line[name] for line in lines]
         row[name] = None if None in values else float(np.mean(values))
     for name in ("params_active", "params_total", "flops", "tokens", "steps"):
@@ -248,15 +294,14 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Every comparison of the plan, judged; Holm counts those of one family, which is one table, together."""
+    """Every comparison of the plan, judged; Holm counts all of them together, whichever table they stand in."""
     rows = {(row["name"], row["reading"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
     found = [judged(one, rows, runs, results, plan["stretch_tokens"]) for one in plan["comparisons"]]
-    for family in {one["family"] for one in found}:
-        members = [one for one in found if one["family"] == family and one["mean"] is not None]
-        for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
-            one["holm_p"], one["tests"] = adjusted, len(members)
-            one["words"] = in_words(one.pop("difference"), adjusted)
+    members = [one for one in found if one["mean"] is not None]
+    for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
+        one["holm_p"], one["tests"] = adjusted, len(members)
+        one["words"] = in_words(one.pop("difference"), adjusted)
     return found
 
 
@@ -274,73 +319,36 @@ def judged(
     leaking = [name for name, row in here.items() if row["leaking"]]
     if leaking:
         return {**base, "words": f"no verdict: {' and '.join(leaking)} LEAKING"}
-    if any(row["val_loss"] is None for row in here.values()):
+    if any(row["test_loss"] is None for row in here.values()):
         return {**base, "words": "no verdict: a run diverged"}
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
-    difference = paired_t(list(losses_S), [0.0] * len(losses_S))
+    # Arms whose every run ended the same were searched alike, with the same seeds: they differ in no choice either.
+    same = not np.any(losses_S)
+    noises = {name: row["search_variance"] for name, row in here.items()}
+    known = None not in noises.values()
+    searches = sum(weight**2 * noises[name] for name, weight in weights.items()) if known else math.inf
+    searches = 0.0 if same else searches
+    difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
         weight * np.array([results[key]["stretch_nats"] for key in runs[name][reading]])
         for name, weight in weights.items()
     )
     low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))
-    one_seed = difference.seeds < 2
+    unsure = not math.isfinite(difference.low)
     ratios = agreement(*here.values()) if len(here) == 2 else {}
     return {
         **base,
         "difference": difference,
         "mean": difference.mean,
-        "ci95": None if one_seed else [difference.low, difference.high],
-        "bootstrap95": None if one_seed else [low, high],
+        "ci95": None if unsure else [difference.low, difference.high],
+        "bootstrap95": None if unsure else [low, high],
         "p": difference.p,
+        "search_variance": searches if math.isfinite(searches) else None,
         "seeds": difference.seeds,
         "per_seed": [float(x) for x in losses_S],
         "ratios": ratios,
         "match": describe_agreement(ratios),
     }
-
-
-def labels(plan: dict[str, Any]) -> list[str]:
-    """What every output says beside its numbers: matched or not, tuned or not, seeds, which interval decides."""
-    seeds, tuned = plan["seeds"], [arm["tuning"] for arm in plan["arms"] if not arm["leaking"]]
-    gaps = [arm["size_gap"] for arm in plan["arms"] if not arm["leaking"]]
-    if None in gaps:
-        sizes = "Sizes are as configured, not matched."
-    else:
-        sizes = (
-            f"Sizes are matched in {QUANTITIES[plan['match']][0]}; the largest remaining gap is "
-            f"{max(map(abs, gaps), default=0):.2%}."
-        )
-    trials = {one["trials"] for one in tuned if one}
-    rate = "Learning rates are as configured, not tuned."
-    if tuned and all(tuned):
-        counts = " or ".join(map(str, sorted(trials)))
-        edges = [arm["name"] for arm in plan["arms"] if arm["tuning"] and not arm["tuning"]["interior"]]
-        each = max(one.get("seeds", 1) for one in tuned if one)
-        seen = f"{each} seeds of its own, by their mean" if each > 1 else "a seed of its own"
-        rate = f"Each arm's learning rate is tuned with {counts} trials on {seen}"
-        named = ", ".join(edges) if len(edges) <= 5 else f"{len(edges)} arms, marked below"
-        rate += f"; at the edge of what was tried: {named}." if edges else "; every optimum is interior."
-    if plan.get("reading_steps"):
-        rate += " Runs at equal FLOPs or seconds take the rates tuned at equal tokens."
-    several = (
-        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
-    )
-    return [
-        sizes,
-        rate,
-        f"{several}, paired: the same batches for every arm.",
-        "The 95% paired t interval over seeds decides, with Holm's correction over the rows of a table; the bootstrap "
-        "over seeds and text is only shown.",
-    ]
-
-
-def versions(plan: dict[str, Any], results: dict[str, Line]) -> list[str]:
-    """A label if the runs were made by several versions of the program."""
-    keys = [key for arm in plan["arms"] for some in arm["runs"].values() for key in some]
-    commits = sorted({str(results[key].get("commit"))[:7] for key in keys})
-    if len(commits) < 2:
-        return []
-    return [f"The runs were made by {len(commits)} versions of the program: {', '.join(commits)}."]
 
 
 def choose(names: Sequence[str], wanted: str, option: str) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.tuning_record import INHERITED, SEARCHED, is_at_edge
+from nanokimi.report.study_search import knob_rows
 from nanokimi.runtime.files import write_atomic, write_json
 
 FAMILIES = {
@@ -17,11 +19,13 @@ FAMILIES = {
     "square": "Architecture times optimizer",
     "beside": "Always beside",
     "also": "Added on the command line",
+    "inheritance": "Inheritance: an end with the settings found for the other (positive: its own search is better)",
     "readings": "The verdict under several readings, each from runs fully decayed for it",
     "families": "At each size",
 }
 EFFECT_HEAD = ("", "difference", "95% t interval (decides)", "Holm p", "bootstrap (shown)", "verdict")
 ARM_HEAD = ("arm", "loss", "above floor", "active", "total", "steps", "seconds", "lr (trials)")
+SEARCH_HEAD = ("arm", "knob", "searched from", "to", "best", "place", "loss around it, by one knob at a time")
 
 
 def effect_cells(effect: dict[str, Any]) -> list[str]:
@@ -42,19 +46,43 @@ def arm_cells(row: dict[str, Any]) -> list[str]:
     """One arm as text."""
     if row["leaking"]:
         return [row["name"], f"LEAKING: {row['leaking']}", "", "", "", "", "", ""]
-    tuning = row["tuning"]
-    trials = (
-        "not tuned"
-        if tuning is None
-        else f"{tuning['trials']}{'' if tuning['interior'] else ', at the edge'}"
-    )
-    lr = f"{row['lr']:g} ({trials})"
-    if row["val_loss"] is None:
+    lr = f"{row['lr']:g} ({tuning_cell(row['tuning'])})"
+    if row["test_loss"] is None:
         return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", "", "", "", "", "", lr]
-    loss = f"{row['val_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
+    loss = f"{row['test_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
     floor = "" if row["floor_gap"] is None else f"{row['floor_gap']:.4f}"
     sizes = (f"{row['params_active']:,}", f"{row['params_total']:,}", f"{row['steps']:,}")
     return [row["name"], loss, floor, *sizes, f"{row['train_seconds']:.1f}", lr]
+
+
+def tuning_cell(tuning: dict[str, Any] | None) -> str:
+    """How many trials an arm had and of what."""
+    if tuning is None:
+        return "not tuned"
+    text = str(tuning["trials"])
+    if tuning["kind"] == SEARCHED:
+        text += ", searched"
+    elif tuning["kind"] == INHERITED:
+        text += f", else {tuning['inherited_from']}'s settings"
+    edge = is_at_edge(tuning)
+    if edge:
+        text += ", at the edge" + (f" in {', '.join(edge)}" if tuning["kind"] == SEARCHED else "")
+    return text
+
+
+def search_rows(report: dict[str, Any]) -> list[list[str]]:
+    """What was searched: a row for each arm and knob."""
+    rows = []
+    for arm in report["arms"]:
+        record = arm["tuning"]
+        if arm["reading"] != "tokens" or arm["leaking"] or not record or record["kind"] != SEARCHED:
+            continue
+        for row in knob_rows(record):
+            place = "interior" if row["interior"] else "AT THE EDGE"
+            rows.append(
+                [arm["name"], *(row[key] for key in ("knob", "low", "high", "best")), place, row["curve"]]
+            )
+    return rows
 
 
 def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
@@ -70,6 +98,9 @@ def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list
     for reading in dict.fromkeys(row["reading"] for row in report["arms"] if row["reading"] != "tokens"):
         rows = [arm_cells(row) for row in report["arms"] if row["reading"] == reading]
         found.append((f"Arms, at equal {'FLOPs' if reading == 'flops' else reading}", head, rows))
+    rows = search_rows(report)
+    if rows:
+        found.append(("What was searched", SEARCH_HEAD, rows))
     return found
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.jobs import Job
-from nanokimi.compare.ladder_run import KNOB, maker_of
 from nanokimi.compare.pool import Pool
+from nanokimi.compare.settle import setting_maker
+from nanokimi.compare.space import KEYS, RATE
 from nanokimi.compare.study import Study, StudyArm, open_study, with_leaks_found
 from nanokimi.compare.tune import described, geometric_grid, rounded, tune
-from nanokimi.config import DISPLAY_NAMES, ModelName, RunConfig
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import is_whole, require_setting, settings, with_parsed
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
@@ -23,8 +25,7 @@ from nanokimi.runtime.files import write_json
 class SweepOptions:
     """What the command line says beside the configuration."""
 
-    arms: tuple[ModelName, ...]
-    knob: str = KNOB
+    knob: str = KEYS[RATE][0]
     grid: tuple[str, ...] = ()
     """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
     value."""
@@ -42,20 +43,14 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
     """Try the values; write sweep.json into `out`, and return its content."""
     if options.knob.split(".")[0] not in ("model", "optim", "train"):
         raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
-    for name in options.arms:
-        require_setting(full_key(name, options.knob), "--vary")
-    grids = {DISPLAY_NAMES[name]: grid_of(replace(config, model=name), options) for name in options.arms}
+    asked = arm_configs(config)
+    for arm in asked.values():
+        require_setting(full_key(arm.model, options.knob), "--vary")
+    grids = {name: grid_of(arm, options) for name, arm in asked.items()}
     if options.optuna is not None:
         require_optuna()
     with open_study(config, out) as study:
-        arms = [
-            StudyArm(DISPLAY_NAMES[name], replace(study.config, model=name), {"model": name})
-            for name in options.arms
-        ]
-        arms = with_leaks_found(arms)
-        for arm in arms:
-            if arm.leaking:
-                raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
+        arms = sound_arms(study)
         with study.pool(options.workers, options.keep) as pool:
             found = curves(study, pool, arms, grids, options)
         content = {
@@ -66,6 +61,16 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
         }
         write_json(out / "sweep.json", content)
         return content
+
+
+def sound_arms(study: Study) -> list[StudyArm]:
+    """The configuration's arms, audited. Raises UserError for one that leaks."""
+    arms = [StudyArm(name, arm, {"model": arm.model}) for name, arm in arm_configs(study.config).items()]
+    arms = with_leaks_found(arms, study.data)
+    for arm in arms:
+        if arm.leaking:
+            raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
+    return arms
 
 
 def full_key(arm: str, knob: str) -> str:
@@ -81,7 +86,7 @@ def curves(
     options: SweepOptions,
 ) -> dict[str, dict[str, Any]]:
     """Each arm's curve."""
-    makers = {arm.name: maker_of(arm, options.knob) for arm in arms}
+    makers = {arm.name: setting_maker(arm, options.knob) for arm in arms}
     seeds = study.tuning_seeds(options.seeds)
     if options.optuna is not None:
         ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.jobs import Job
 from nanokimi.compare.pool import Pool
 from nanokimi.errors import UserError
-from nanokimi.runtime.files import read_json
 
 Points = dict[float, float | None]
 DIGITS = 4
@@ -73,11 +71,13 @@ def tune(
 ) -> dict[str, dict[str, Any]]:
     """Try every arm's grid, then extend. `makers` turn (value, seed) into a job.
 
-    Returns for each arm the best value, the whole curve (mean over seeds), the numbers of trials and of seeds, and
-    whether the optimum is interior; if it is not after `max_rounds` extensions, the best so far is taken. Only numbers
-    above 0 can be extended: for other values `max_rounds` must be 0.
+    Returns for each arm the best value, the whole curve (mean over seeds) and each seed's loss, the numbers of trials
+    and of seeds, the processor's seconds, and whether the optimum is interior; if it is not after `max_rounds`
+    extensions, the best so far is taken. Only numbers above 0 can be extended: for other values `max_rounds` must be 0.
     """
     curves: dict[str, Points] = {name: {} for name in makers}
+    tables: dict[str, list[list[Any]]] = {name: [] for name in makers}
+    seconds = dict.fromkeys(makers, 0.0)
     due = {name: list(grids[name]) for name in makers}
     rounds = 0
     while True:
@@ -86,11 +86,21 @@ def tune(
         losses: dict[tuple[str, Any], list[float | None]] = {}
         for (name, value, _), line in zip(asked, lines, strict=True):
             losses.setdefault((name, value), []).append(line["val_loss"])
+            seconds[name] += cpu_seconds(line)
         for (name, value), found in losses.items():
+            tables[name].append([value, found])
             kept = [loss for loss in found if loss is not None]
             curves[name][value] = sum(kept) / len(kept) if len(kept) == len(found) else None
         if rounds == max_rounds or all(map(is_interior, curves.values())):
-            return {name: {**described(points), "seeds": len(seeds)} for name, points in curves.items()}
+            return {
+                name: {
+                    **described(points),
+                    "seeds": len(seeds),
+                    "losses": tables[name],
+                    "cpu_seconds": round(seconds[name], 1),
+                }
+                for name, points in curves.items()
+            }
         rounds += 1
         due = {name: [next_value(points, factor)] for name, points in curves.items()}
 
@@ -109,41 +119,9 @@ def described(points: Points) -> dict[str, Any]:
     }
 
 
-def read_tuned(path: Path, knob: str) -> dict[str, dict[str, Any]]:
-    """The curves of an earlier study's tuned.json, by arm.
-
-    Raises UserError for any other file, and for one that holds values of another setting.
-    """
-    content = read_json(path)
-    arms = content.get("arms") if isinstance(content, dict) else None
-    if not isinstance(arms, dict):
-        raise UserError(f"{path} is no tuned.json: name that of an earlier ladder or scale")
-    for name, curve in arms.items():
-        if not isinstance(curve, dict) or not is_curve(curve):
-            raise UserError(f"{path} is damaged: what it says of '{name}' is no tuning curve")
-        if curve["knob"] != knob:
-            raise UserError(
-                f"{path} holds values of {curve['knob']}, not of {knob}: name the tuned.json of an earlier ladder or "
-                "scale"
-            )
-    return arms
-
-
-def is_curve(curve: dict[str, Any]) -> bool:
-    """Whether a dictionary from a file is what `described` returns, with the name of its setting."""
-    kinds = {"knob": str, "trials": int, "interior": bool, "curve": list}
-    return (
-        all(type(curve.get(key)) is kind for key, kind in kinds.items())
-        and type(curve.get("seeds", 1)) is int
-        and is_number(curve.get("best"))
-        and all(
-            isinstance(point, list)
-            and len(point) == 2
-            and is_number(point[0])
-            and (point[1] is None or is_number(point[1]))
-            for point in curve["curve"]
-        )
-    )
+def cpu_seconds(line: dict[str, Any]) -> float:
+    """What a run cost: the processor's seconds; of runs made before these were kept, the seconds of training."""
+    return float(line.get("cpu_seconds") or line.get("train_seconds") or 0.0)
 
 
 def is_number(value: object) -> bool:

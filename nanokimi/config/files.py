@@ -1,35 +1,35 @@
-"""Configurations as YAML files and command-line overrides: reading, naming errors in one line, writing.
-
-jsonargparse does the typing and the dotted overrides; this file turns its complaints into one line that names the
-nearest valid key, finds presets, and writes resolved configurations back.
-"""
+"""Configurations as files: finding presets, reading YAML with command-line overrides, writing it back."""
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
+from nanokimi.config.arms import arm_configs, arms_of_pair
+from nanokimi.config.parsing import all_keys as all_keys
+from nanokimi.config.parsing import (
+    build,
+    check_keys,
+    config_parser,
+    expand,
+    merged,
+    nearest,
+    plain,
+    typed,
+)
+from nanokimi.config.parsing import is_whole as is_whole
+from nanokimi.config.parsing import require_setting as require_setting
+from nanokimi.config.parsing import settings as settings
+from nanokimi.config.parsing import settings_help as settings_help
+from nanokimi.config.parsing import with_changes as with_changes
+from nanokimi.config.parsing import with_parsed as with_parsed
 from nanokimi.config.rules import validate
-from nanokimi.config.schema import BUDGETS, RunConfig, YarnConfig
+from nanokimi.config.schema import RunConfig
 from nanokimi.errors import UserError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-MOST_LISTED = 40  # names in an error message
-SHORT_OPTIONS = {
-    "--data": "--dataset.path",
-    "--match": "--compare.match",
-    "--on_nonfinite": "--train.on_nonfinite",
-}
 
 
 def presets() -> dict[str, list[Path]]:
@@ -65,34 +65,6 @@ def find_configs(names: str) -> list[Path]:
     return found
 
 
-def jsonargparse_parser() -> ArgumentParser:
-    """An empty parser that reads attribute docstrings and raises errors."""
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    return jsonargparse.ArgumentParser(prog="nanokimi", exit_on_error=False, add_help=False)
-
-
-@cache
-def config_parser() -> ArgumentParser:
-    """A parser that knows every key of RunConfig, for parsing and for `--help`."""
-    parser = jsonargparse_parser()
-    parser.add_class_arguments(RunConfig, None)
-    return parser
-
-
-def settings_help() -> str:
-    """Every setting with its meaning, type and default, as text."""
-    yarn = jsonargparse_parser()
-    yarn.add_class_arguments(YarnConfig, "nanokimi.model.rope_scaling")
-    groups = ("CONFIG", ".help", "--print_config", "options:")
-    paragraphs = re.split(
-        r"\n(?=\S|  --)", config_parser().format_help() + yarn.format_help().partition("\n\n")[2]
-    )
-    kept = [p for p in paragraphs[1:] if not any(word in p.split("\n")[0] for word in groups)]
-    return "\n".join(kept).strip() + "\n"
-
-
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and validate.
 
@@ -102,48 +74,18 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     content: dict[str, Any] = {}
     paths = find_configs(name)
     for path in paths:
-        content = _merged(content, _read_settings(path))
-    arguments = _expand(overrides)
+        content = merged(content, _read_settings(path))
+    arguments = expand(overrides)
     parser = config_parser()
     source = f"{', '.join(map(str, paths))}: "
-    values = _typed(lambda: parser.parse_object(content, defaults=True), source)
-    values = _typed(lambda: parser.parse_args(arguments, namespace=values))
+    values = typed(lambda: parser.parse_object(content, defaults=True), source)
+    values = typed(lambda: parser.parse_args(arguments, namespace=values))
     try:
-        return validate(_build(parser, values))
+        config = validate(build(parser, values))
+        arm_configs(config)  # refuses arms that cannot be
+        return config
     except UserError as error:
         raise UserError(f"{error} (settings: {name})") from None
-
-
-def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
-    """The configuration with some settings, by dotted key, replaced by what the command line reads in these words.
-
-    Raises UserError for a word of the wrong kind; whether the values fit together is not checked.
-    """
-    parser = config_parser()
-    arguments = _expand([f"--{key}={word}" for key, word in words.items()])
-    values = _typed(lambda: parser.parse_object(_plain(asdict(config)), defaults=True))
-    values = _typed(lambda: parser.parse_args(arguments, namespace=values))
-    return _build(parser, values)
-
-
-def _typed(parse: Callable[[], Any], source: str = "") -> Any:
-    """What jsonargparse makes of some values. Raises UserError with one line, `source` in front."""
-    from jsonargparse import ArgumentError
-
-    # its YAML resolver raises half of Python's exceptions for values that only look like dates or numbers
-    refused = (
-        ArgumentError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    )
-    try:
-        return parse()
-    except refused as error:
-        raise UserError(f"{source}{_one_line(error)}") from None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -155,29 +97,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds {type(content).__name__}, not settings: expected lines such as 'seed: 1'"
         )
-    _check_keys(content or {}, str(path))
-    return content or {}
-
-
-def _merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings of two files: groups are merged, and where both say something the later one counts."""
-    merged = dict(before)
-    if prefix == "train." and set(BUDGETS) & after.keys():  # as on the command line
-        merged = {key: value for key, value in before.items() if key not in BUDGETS}
-    for key, value in after.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value, f"{prefix}{key}.") if both else value
-    return merged
-
-
-def _build(parser: ArgumentParser, values: Any) -> RunConfig:
-    parts = parser.instantiate(values)
-    config = RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
-    for key, value in settings(config).items():
-        kind = _type_of(key)
-        if value is None and NoneType not in get_args(kind):
-            raise UserError(f"{key} is null: expected {_describe(kind)}")
-    return config
+    content = arms_of_pair(content or {})
+    check_keys(content, str(path))
+    return content
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -186,170 +108,4 @@ def save_config(config: RunConfig, path: Path) -> None:
 
     from nanokimi.runtime.files import write_atomic
 
-    write_atomic(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True))
-
-
-def settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its dotted key, as JSON holds it."""
-    flat: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and not (prefix and _is_table(prefix)):
-            for key, item in value.items():
-                add(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            flat[prefix] = _plain(value)
-
-    add("", asdict(config))
-    return flat
-
-
-def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """The configuration with some settings, by dotted key, replaced; nothing is checked."""
-    for key, value in changes.items():
-        config = _replaced(config, key.split("."), value)
-    return config
-
-
-def _replaced(part: Any, path: list[str], value: Any) -> Any:
-    name = path[0]
-    if len(path) > 1:
-        value = _replaced(getattr(part, name), path[1:], value)
-    elif isinstance(value, list):
-        value = tuple(value)
-    return replace(part, **{name: value})
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML has no other sequence."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def all_keys(cls: type = RunConfig, prefix: str = "") -> list[str]:
-    """Every key, dotted, groups included."""
-    keys = []
-    for name, hint in get_type_hints(cls).items():
-        keys.append(prefix + name)
-        for part in (hint, *get_args(hint)):
-            if is_dataclass(part):
-                keys += all_keys(part, f"{prefix}{name}.")  # type: ignore[arg-type]
-    return keys
-
-
-def require_setting(key: str, option: str) -> None:
-    """Raises UserError, `option` in front, unless the dotted key is that of a single setting."""
-    if key not in all_keys():
-        raise UserError(f"{option}: there is no setting '{key}'{nearest(key, all_keys())}")
-    if is_dataclass(_type_of(key)):
-        raise UserError(
-            f"{option}: {key} is a group of settings: name one of them, such as {key}.{_first_key(key)}"
-        )
-
-
-def is_whole(key: str) -> bool:
-    """Whether a setting takes whole numbers only (or null)."""
-    kind = _type_of(key)
-    return int in (kind, *get_args(kind)) and float not in get_args(kind)
-
-
-def _check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
-    known = all_keys()
-    for key, value in content.items():
-        dotted = f"{prefix}{key}"
-        if dotted not in known:
-            raise UserError(f"{source}: there is no setting '{dotted}'{nearest(dotted, known)}")
-        if isinstance(value, dict) and not _is_table(dotted):
-            _check_keys(value, source, f"{dotted}.")
-        elif is_dataclass(_type_of(dotted)):
-            raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
-
-
-def _expand(arguments: Sequence[str]) -> list[str]:
-    """Short options spelled out; unknown options and missing values refused."""
-    known, result = all_keys(), []
-    remaining = list(arguments)
-    while remaining:
-        option = remaining.pop(0)
-        if not option.startswith("--"):
-            raise UserError(f"'{option}' is not an option: settings are given as --key value")
-        option, equals, value = option.partition("=")
-        given, option = option, f"--{option.removeprefix('--').replace('-', '_')}"
-        option = SHORT_OPTIONS.get(option, option)
-        key = option.removeprefix("--")
-        table, _, entry = key.rpartition(".")
-        if key not in known and not (entry and table in known and _is_table(table)):
-            raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
-        if key in known and is_dataclass(_type_of(key)):
-            raise UserError(
-                f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
-            )
-        if not equals:
-            if not remaining or remaining[0].startswith("--"):
-                raise UserError(
-                    f"option {given} needs a value (one that starts with dashes: {given}=--value)"
-                )
-            value = remaining.pop(0)
-        result.append(f"{option}={value}")
-    named = {option.partition("=")[0].removeprefix("--train.") for option in result}
-    if named & set(BUDGETS):  # a budget on the command line takes the place of the file's
-        result = [f"--train.{budget}=null" for budget in BUDGETS if budget not in named] + result
-    return result
-
-
-def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
-    """'; the nearest is X', by the whole name or else by its last part."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:
-        last = {key.rsplit(".", 1)[-1]: key for key in known}
-        close = [last[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1)]
-    if close:
-        return f"; the nearest is {dashes}{close[0]}"
-    shown = known if len(known) <= MOST_LISTED else known[:12]
-    rest = f" and {len(known) - len(shown)} more" if len(shown) < len(known) else ""
-    return f"; there are {', '.join(shown)}{rest}"
-
-
-def _one_line(error: Exception) -> str:
-    """jsonargparse's message as one line: the key, what it takes, what it was given."""
-    text = " ".join(str(error).split())
-    if type(error).__name__ != "ArgumentError":
-        return f"a value looks like a date or a number and is none ({type(error).__name__}: {text})"
-    key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
-    given = re.search(r"(?:Got value|Given value): (.*)$", text)
-    if key is None or given is None:
-        return text if " " in text else f"a value is of no kind that settings have ({text})"
-    return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
-
-
-def _type_of(key: str) -> Any:
-    """The declared type of a dotted key."""
-    kind: Any = RunConfig
-    for part in key.split("."):
-        group = next(c for c in (kind, *get_args(kind)) if is_dataclass(c))
-        kind = get_type_hints(group)[part]
-    return kind
-
-
-def _is_table(key: str) -> bool:
-    """Whether a setting holds names of somebody else's, which only their owner can check."""
-    return get_origin(_type_of(key)) is dict
-
-
-def _first_key(group: str) -> str:
-    return fields(_type_of(group))[0].name
-
-
-def _describe(kind: Any) -> str:
-    """A type in words."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if get_origin(kind) is dict:
-        return "a list of values with names, like {name: value}"
-    if get_origin(kind) is tuple:
-        return "a list like [" + ", ".join("..." if a is ... else _describe(a) for a in get_args(kind)) + "]"
-    if get_args(kind):
-        return " or ".join(_describe(part) for part in get_args(kind))
-    return words.get(kind, "a group of settings")
+    write_atomic(path, yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))

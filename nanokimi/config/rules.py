@@ -13,14 +13,15 @@ from nanokimi.config.checks import require_effect as _require_effect
 from nanokimi.config.checks import require_positive as _require_positive
 from nanokimi.config.checks import require_possible as _require_possible
 from nanokimi.config.checks import validate_positions as _validate_positions
-from nanokimi.config.rules_variant import validate_variant
+from nanokimi.config.rules_variant import is_plug, validate_variant
 from nanokimi.config.schema import (
-    ARM_NAMES,
     BUDGETS,
-    AnyArm,
+    FAMILIES,
     DatasetConfig,
+    Family,
     GPTConfig,
     KimiConfig,
+    ModuleArm,
     RunConfig,
     SampleConfig,
     TrainConfig,
@@ -70,15 +71,13 @@ def validate(config: RunConfig) -> RunConfig:
     _validate_dataset(config.dataset)
     _validate_train(config.train)
     _validate_sample(config.sample)
-    _require_positive(config.compare, "compare", ("turn_steps",))
-    _require(
-        len(set(config.compare.arms)) == 2,
-        f"compare.arms names {config.compare.arms[0]} twice: name two different arms of {', '.join(ARM_NAMES)}",
-    )
+    _require_positive(config.compare, "compare", ("turn_steps", "seeds"))
+    _require(config.seed + config.compare.seeds <= 2**63, f"seed {config.seed} leaves no room for more seeds")
     _validate_kimi(config.nanokimi.model, config.train)
     _validate_gpt(config.nanogpt.model, config.train)
     validate_variant(config.variant, config.train)
-    for name, arm in config.arms.items():
+    _validate_module(config.module, config.model == "module", config.train)
+    for name, arm in config.families.items():
         _validate_optim(arm.optim, f"{name}.optim")
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
     _require_effect(
@@ -87,11 +86,37 @@ def validate(config: RunConfig) -> RunConfig:
     return config
 
 
+def _validate_module(arm: ModuleArm, trained: bool, train: TrainConfig) -> None:
+    model, path = arm.model, "module.model"
+    _require(
+        not trained or is_plug(model.source),
+        f"{path}.source is '{model.source}': expected FILE.py:CLASS, a class of yours",
+    )
+    _require_positive(model, path, ("vocab_size", "max_position_embeddings"))
+    _validate_positions(model.max_position_embeddings, path, train)
+    _require(
+        not arm.optim.clips,
+        f"module.optim.name is {arm.optim.name}: QK-Clip needs to know the heads of the attention, which it does not "
+        f"of your class; take {arm.optim.name.removesuffix('clip')}",
+    )
+    kimi_only = ("router", "router_bias_update_speed", "split_heads")
+    _require_effect(arm.optim, "module.optim", kimi_only, "a class of yours")
+
+
 def _validate_dataset(dataset: DatasetConfig) -> None:
     _require(
         0 < dataset.val_fraction < 1,
         f"dataset.val_fraction is {dataset.val_fraction}: it must lie between 0 and 1",
     )
+    test_fraction = dataset.val_fraction if dataset.test_fraction is None else dataset.test_fraction
+    _require(0 < test_fraction < 1, f"dataset.test_fraction is {test_fraction}: it must lie between 0 and 1")
+    _require(
+        dataset.val_fraction + test_fraction < 1,
+        f"dataset.val_fraction {dataset.val_fraction} and dataset.test_fraction {test_fraction} leave nothing to train "
+        "on: their sum must be below 1",
+    )
+    if dataset.split == "nanogpt":
+        _require_effect(dataset, "dataset", ("val_fraction", "test_fraction"), "dataset.split nanogpt")
     _require(
         dataset.tokenizer in TOKENIZERS or dataset.tokenizer.endswith((".json", ".model")),
         f"dataset.tokenizer is {dataset.tokenizer}: expected one of {', '.join(TOKENIZERS)}, or a path that ends in "
@@ -218,14 +243,16 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
 
 OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
 OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every", "shampoo_beta", "eps")
+OF_QK_CLIP = ("qk_clip_tau", "qk_clip_logits")
 OF_FOREIGN = ("momentum", "nesterov", "eps", "options")
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("eps",),
     "muon": (*OF_MUON, "split_heads"),
-    "muonclip": (*OF_MUON, "split_heads", "qk_clip_tau", "qk_clip_logits"),
-    "truemuon": OF_MUON,
+    "muonclip": (*OF_MUON, "split_heads", *OF_QK_CLIP),
+    "truemuon": (*OF_MUON, "split_heads"),
     "lion": (),
     "shampoo": (*OF_PRECONDITIONERS, "handover_steps"),
+    "shampooclip": (*OF_PRECONDITIONERS, "handover_steps", *OF_QK_CLIP),
     "soap": OF_PRECONDITIONERS,
 }
 """Each optimizer of this package with the settings that it reads, beside those that all read."""
@@ -281,14 +308,15 @@ def resolve(
     What follows from other settings stays None: whoever changes those in a saved file gets what follows from them.
     """
     train = replace(config.train, device=device, dtype=dtype, threads=threads)
-    arms = {
-        name: _resolve_sizes(name, arm, vocab_size, train.context_length) for name, arm in config.arms.items()
+    families = {
+        name: _resolve_sizes(name, arm, vocab_size, train.context_length)
+        for name, arm in config.families.items()
     }
-    return validate(replace(config, train=train, **arms))  # type: ignore[arg-type]  # each arm keeps its type
+    return validate(replace(config, train=train, **families))  # type: ignore[arg-type]  # each keeps its type
 
 
-def _resolve_sizes(name: str, arm: AnyArm, vocab_size: int, context_length: int) -> AnyArm:
-    """The arm with its vocabulary and longest sequence filled in."""
+def _resolve_sizes(name: str, arm: Family, vocab_size: int, context_length: int) -> Family:
+    """The family with its vocabulary and longest sequence filled in."""
     model = arm.model
     if model.vocab_size is not None and model.vocab_size < vocab_size:
         raise UserError(
@@ -305,10 +333,11 @@ def _resolve_sizes(name: str, arm: AnyArm, vocab_size: int, context_length: int)
 def is_resolved(config: RunConfig) -> bool:
     """Whether `resolve` has been over this configuration.
 
-    Only the arms that are trained count: a run saved before another arm was invented is resolved all the same.
+    Only the families that are trained count: a run saved before another one was invented is resolved all the same.
     """
     train = config.train
-    models = [config.arms[name].model for name in (config.model, *config.compare.arms)]
+    named = {spec.get("from") for spec in config.arms.values()} & set(FAMILIES)
+    models = [config.families[name].model for name in {config.model, *named}]  # type: ignore[index]
     chosen = [size for model in models for size in (model.vocab_size, model.max_position_embeddings)]
     return None not in (*chosen, train.threads) and "auto" not in (train.device, train.dtype)
 

@@ -10,13 +10,15 @@ from nanokimi.config.checks import (
     require_possible,
     validate_positions,
 )
-from nanokimi.config.schema import AnyArm, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema import Family, ModuleArm, TrainConfig, VariantArm, VariantConfig
 from nanokimi.config.schema_optim import OptimConfig
 
 ATTENTIONS = ("mha", "gqa", "mla", "latent")
 EXPERTS = ("none", "soft", "topk", "sigmoid-bias", "expert_choice")
 
 READ_BY_ATTENTION: dict[str, tuple[str, ...]] = {
+    "head_dim": ("mha", "gqa", "latent"),
+    "qkv_bias": ("mha", "gqa", "latent"),
     "num_key_value_heads": ("gqa",),
     "q_lora_rank": ("mla",),
     "kv_lora_rank": ("mla",),
@@ -45,11 +47,13 @@ def is_plug(part: str) -> bool:
     return bool(colon) and path.endswith(".py") and name.isidentifier()
 
 
-def plugs_of(arm: AnyArm) -> list[str]:
+def plugs_of(arm: Family) -> list[str]:
     """FILE.py:NAME of every class of the user's that an arm is made of."""
     parts: list[str] = [arm.optim.name]
     if isinstance(arm, VariantArm):
         parts += [arm.model.attention, arm.model.experts]
+    if isinstance(arm, ModuleArm):
+        parts.append(arm.model.source)
     return [part for part in parts if is_plug(part)]
 
 
@@ -70,7 +74,14 @@ def validate_variant(arm: VariantArm, train: TrainConfig) -> None:
 
 def _validate_sizes(model: VariantConfig, path: str, train: TrainConfig) -> None:
     sizes: tuple[str, ...] = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    sizes += ("num_key_value_heads", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
+    sizes += (
+        "head_dim",
+        "num_key_value_heads",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+    )
     sizes += ("v_head_dim", "num_latents", "intermediate_size", "moe_intermediate_size", "n_routed_experts")
     sizes += ("num_experts_per_tok", "routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta")
     require_positive(model, path, sizes + ("initializer_range",))
@@ -89,7 +100,8 @@ def _validate_sizes(model: VariantConfig, path: str, train: TrainConfig) -> None
             model.capacity_factor <= model.n_routed_experts,
             f"{path}.capacity_factor {model.capacity_factor} is above n_routed_experts {model.n_routed_experts}",
         )
-    widths = 4 * model.hidden_size + 3 * (model.intermediate_size or 4 * model.hidden_size)
+    own = model.num_attention_heads * (model.head_dim or 0)
+    widths = 4 * max(model.hidden_size, own) + 3 * (model.intermediate_size or 4 * model.hidden_size)
     if model.attention == "mla":
         qk_dim = model.qk_nope_head_dim + model.qk_rope_head_dim
         widths += model.num_attention_heads * (qk_dim + 2 * model.v_head_dim)
@@ -114,10 +126,10 @@ def _validate_heads(model: VariantConfig, path: str) -> None:
         f"{path}.positions rope does not fit {path}.attention latent: its queries stand at no position",
     )
     require(
-        model.hidden_size % heads == 0,
+        model.head_dim is not None or model.hidden_size % heads == 0,
         f"{path}.hidden_size {model.hidden_size} does not divide into num_attention_heads {heads}",
     )
-    width = model.hidden_size // heads
+    width = head_width(model)
     require(not rope or width % 2 == 0, f"{path}: heads are {width} wide, and rotation needs an even number")
     groups = model.num_key_value_heads
     require(
@@ -138,6 +150,8 @@ def _refuse_ignored(model: VariantConfig, path: str) -> None:
             require_effect(model, path, ignored, f"{path}.{part} {chosen}")
     if model.positions != "rope":
         require_effect(model, path, ("rope_theta",), f"{path}.positions {model.positions}")
+    if model.initialization in ("torch", "xavier"):
+        require_effect(model, path, ("initializer_range",), f"{path}.initialization {model.initialization}")
     dense = model.experts == "none" or model.first_k_dense_replace > 0
     if not dense:
         require_effect(model, path, ("intermediate_size",), f"{path}.experts in every layer")
@@ -151,8 +165,18 @@ def _validate_optim(optim: OptimConfig, model: VariantConfig, path: str) -> None
         require_effect(optim, path, ("router",), "variant.model.experts none")
     if not is_plug(model.experts) and model.experts != "sigmoid-bias":
         require_effect(optim, path, ("router_bias_update_speed",), f"variant.model.experts {model.experts}")
-    if not is_plug(model.attention) and model.attention != "mla":
+    if not is_plug(model.attention) and model.attention not in ("mla", "mha"):
         require_effect(optim, path, ("split_heads",), f"variant.model.attention {model.attention}")
+
+
+def head_width(model: VariantConfig) -> int:
+    """Width of a head of mha, gqa and latent."""
+    return model.head_dim or model.hidden_size // model.num_attention_heads
+
+
+def has_qkv_bias(model: VariantConfig) -> bool:
+    """Whether the queries, keys and values of mha, gqa and latent have biases."""
+    return model.bias if model.qkv_bias is None else model.qkv_bias
 
 
 def key_value_heads(model: VariantConfig) -> int:
@@ -164,9 +188,7 @@ def key_value_heads(model: VariantConfig) -> int:
 
 def rotary_width(model: VariantConfig) -> int:
     """Dimensions of a head that RoPE turns."""
-    return (
-        model.qk_rope_head_dim if model.attention == "mla" else model.hidden_size // model.num_attention_heads
-    )
+    return model.qk_rope_head_dim if model.attention == "mla" else head_width(model)
 
 
 def dense_width(model: VariantConfig) -> int:

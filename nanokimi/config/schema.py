@@ -1,7 +1,8 @@
 """Every knob of a run: its type, default and meaning (a variant's in `schema_variant`; limits are in `rules`).
 
-A configuration describes the arms of a comparison (NanoKimi, NanoGPT and a variant composed at will) and everything
-that they share: the text, the batches, the budget. `compare` trains two of them, `train` the one that `model` names.
+A configuration describes the model families (NanoKimi, NanoGPT, a variant composed at will, a class of the user's), the
+arms that are made of them, and everything that arms share: the text, the batches, the budget. An arm is a name, a model
+and an optimizer with its schedule; `compare` trains them all, `train` one. `arms` turns each into a configuration.
 Words are those of Hugging Face's DeepSeek-V3 and Llama configurations, for all models. `None` means "off" or, where
 the text says so, "chosen for you"; `rules.resolve` replaces the chosen ones by values, so that the file saved with a
 run repeats it.
@@ -10,14 +11,19 @@ run repeats it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.schema_variant import VariantConfig as VariantConfig
 
-ModelName = Literal["nanokimi", "nanogpt", "variant"]
-ARM_NAMES: tuple[ModelName, ...] = ("nanokimi", "nanogpt", "variant")
-DISPLAY_NAMES: dict[str, str] = {"nanokimi": "NanoKimi", "nanogpt": "NanoGPT", "variant": "Variant"}
+ModelName = Literal["nanokimi", "nanogpt", "variant", "module"]
+FAMILIES: tuple[ModelName, ...] = ("nanokimi", "nanogpt", "variant", "module")
+DISPLAY_NAMES: dict[str, str] = {
+    "nanokimi": "NanoKimi",
+    "nanogpt": "NanoGPT",
+    "variant": "Variant",
+    "module": "Module",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +31,22 @@ class DatasetConfig:
     """The text and how it is cut into tokens."""
 
     path: str = ""
-    """The text (short option: --data). A name: tales, tales:SEED, tinystories, tinystories-v2, hf:owner/name[:split];
-    or a path: a .txt or .jsonl file (also .gz, .zst), .parquet, a folder of them, a nanoGPT folder. Empty: none yet."""
+    """The text (short option: --data). A name: tales, tales:SEED, tales-short, tinystories, tinystories-v2,
+    hf:owner/name[:split]; or a path: a .txt or .jsonl file (also .gz, .zst), .parquet, a folder of them, a nanoGPT
+    folder. Empty: none yet."""
     tokenizer: str = "char"
     """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split; or a path
     to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""
     vocab_size: int = 1024
     """Pieces of a bpe or unigram tokenizer (at least 300: 256 of them are the byte fallback)."""
+    split: Literal["three", "nanogpt"] = "three"
+    """three: training, validation (settings are chosen on it) and test (it is reported). nanogpt, of a single text or a
+    nanoGPT folder: the first 90% to train, and the last 10% both for validation and test, which every output says."""
     val_fraction: float = 0.1
-    """Kept for validation: this part of the documents, chosen by their content; of a single text the last part."""
+    """Kept for validation: this part of the documents, chosen by their content; of a single text, the part before the
+    test part."""
+    test_fraction: float | None = None
+    """Kept for test, likewise; of a single text, its end. None: as much as for validation."""
     text_column: str = "text"
     """The column of a .jsonl, .parquet or Hub data set that holds the text."""
     fraction: float = 1.0
@@ -145,6 +158,31 @@ class GPTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    """A model of the user's: any torch module that maps token ids (B, T) to logits (B, T, W)."""
+
+    source: str = ""
+    """FILE.py:CLASS, named with --arm or --plug. The class is called with those of vocab_size, context_length and
+    the arguments below that its __init__ takes."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+    vocab_size: int | None = None
+    """None: the tokenizer's."""
+    max_position_embeddings: int | None = None
+    """Longest sequence; None: train.context_length."""
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """None that anybody outside can see: no caches, no attention logits."""
+        return 0
+
+    @property
+    def num_attention_heads(self) -> int:
+        """None that anybody outside can see: matrices are taken whole."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What both arms share: batches, budget, precision, machine, and how often to look."""
 
@@ -220,16 +258,36 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpreadConfig:
+    """Standard deviations of the reported loss, in nats per token, over runs of a preset that should be equal."""
+
+    seed: float
+    """Over runs that differ in the seed alone; the largest of the preset's arms."""
+    rounding: float
+    """Over runs that differ only in how sums are rounded; the largest of the preset's arms."""
+    runs: int
+    """Runs behind the smaller of the two samples."""
+    file: str
+    """Where the runs are recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """How `compare` runs its arms."""
 
-    arms: tuple[ModelName, ModelName] = ("nanokimi", "nanogpt")
-    """The two arms that compare trains."""
+    seeds: int = 1
+    """Seeds that every arm is trained with, counted up from `seed` (short option: --seeds). A winner is named only
+    with two or more."""
     match: Literal["none", "active_params", "total_params", "flops", "tokens", "seconds"] = "none"
-    """What both arms must agree in (short option: --match): the second gets another size (active_params, total_params),
-    or the dearer one fewer steps, its schedule decayed to their end (flops, seconds; tokens: the same steps)."""
+    """What all arms must agree in (short option: --match): each gets the first one's size (active_params,
+    total_params), or the dearer ones fewer steps, their schedules decayed to their end (flops, seconds; tokens: the
+    same steps)."""
     turn_steps: int = 10
-    """Steps one arm takes before the other's turn."""
+    """Steps one run takes before the next one's turn."""
+    spread: SpreadConfig | None = None
+    """How much runs of a preset differ; None: not measured."""
+    search: str | None = None
+    """The file that says how the arms' settings were searched: a path, or a name below the presets' `searches`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,8 +322,18 @@ class VariantArm:
     """Optimizer."""
 
 
-ModelConfig = KimiConfig | GPTConfig | VariantConfig
-AnyArm = KimiArm | GPTArm | VariantArm
+@dataclass(frozen=True, kw_only=True)
+class ModuleArm:
+    """A model of the user's and how it is optimised."""
+
+    model: ModuleConfig = field(default_factory=ModuleConfig)
+    """Class and arguments."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer."""
+
+
+ModelConfig = KimiConfig | GPTConfig | VariantConfig | ModuleConfig
+Family = KimiArm | GPTArm | VariantArm | ModuleArm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +341,9 @@ class RunConfig:
     """Everything that decides what a run computes."""
 
     model: ModelName = "nanokimi"
-    """The arm that `train` trains."""
+    """The family of the model that `train` trains."""
+    name: str = ""
+    """What the run is called in tables; empty: as its family."""
     seed: int = 1337
     """Initial weights, batches and samples follow from it."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -285,21 +355,36 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     """Comparison."""
     nanokimi: KimiArm = field(default_factory=KimiArm)
-    """The NanoKimi arm."""
+    """The NanoKimi family."""
     nanogpt: GPTArm = field(default_factory=GPTArm)
-    """The NanoGPT arm."""
+    """The NanoGPT family."""
     variant: VariantArm = field(default_factory=VariantArm)
-    """The arm composed at will."""
+    """The family composed at will."""
+    module: ModuleArm = field(default_factory=ModuleArm)
+    """The family of a class of yours."""
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The arms of a comparison, in the order of its tables: NAME: {from: FAMILY, FILE.py:CLASS or another arm, model:
+    {...}, optim: {...}}, the last two holding what differs from it. Empty: NanoKimi and NanoGPT."""
 
     @property
-    def arm(self) -> AnyArm:
-        """The arm that `model` names."""
-        return self.arms[self.model]
+    def arm(self) -> Family:
+        """The model and optimizer of the family that `model` names."""
+        return self.families[self.model]
 
     @property
-    def arms(self) -> dict[ModelName, AnyArm]:
-        """Every arm by its name."""
-        return {"nanokimi": self.nanokimi, "nanogpt": self.nanogpt, "variant": self.variant}
+    def title(self) -> str:
+        """What the run is called."""
+        return self.name or DISPLAY_NAMES[self.model]
+
+    @property
+    def families(self) -> dict[ModelName, Family]:
+        """Every family by its name."""
+        return {
+            "nanokimi": self.nanokimi,
+            "nanogpt": self.nanogpt,
+            "variant": self.variant,
+            "module": self.module,
+        }
 
 
 BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")

@@ -11,9 +11,9 @@ class OptimConfig:
     """One arm's optimizer and learning-rate schedule."""
 
     name: str = "adamw"
-    """adamw; lion; muon, truemuon, shampoo or soap for hidden matrices and AdamW for the rest; muonclip: muon and
-    QK-Clip after each step; torch:NAME or pytorch-optimizer:NAME, a class of that library; or FILE.py:NAME, a class
-    of yours named with --plug."""
+    """adamw; lion; muon, truemuon, shampoo or soap for hidden matrices and AdamW for the rest; muonclip, shampooclip:
+    muon or shampoo, and QK-Clip after each step; torch:NAME or pytorch-optimizer:NAME, a class of that library; or
+    FILE.py:NAME, a class of yours named with --plug."""
     lr: float = 1e-3
     """Peak learning rate. Updates of muon, shampoo and soap have AdamW's size, so one rate serves both parts; lion
     wants a fifth to a third of it, truemuon 0.2 times the square root of the width as much."""
@@ -36,11 +36,11 @@ class OptimConfig:
     router: Literal["muon", "adamw"] = "muon"
     """Which optimizer updates the router's matrix: the hidden matrices' (muon, or whatever `name` says), or AdamW."""
     split_heads: bool = False
-    """Each head's rows of MLA's last projections are a matrix of their own (not truemuon, which never cut them)."""
+    """Each head's rows of MLA's last projections, of mha's queries, keys and values, are a matrix of their own."""
     qk_clip_tau: float = 100.0
-    """muonclip: largest attention logit a head may have seen before its weights are scaled down."""
+    """muonclip, shampooclip: largest attention logit a head may have seen before its weights are scaled down."""
     qk_clip_logits: Literal["exact", "rms"] = "exact"
-    """muonclip: where that logit comes from: exact, the step's own logits; rms, an estimate from the weights alone."""
+    """Where that logit comes from: exact, the step's own logits; rms, an estimate from the weights alone."""
     precondition_every: int = 10
     """shampoo, soap: steps between new inverse roots or eigenbases."""
     shampoo_beta: float = 0.95
@@ -62,6 +62,11 @@ class OptimConfig:
     """wsd: last part of the run, over which the rate falls linearly."""
     min_lr_ratio: float = 0.1
     """Rate at the end of the schedule over the peak rate."""
+
+    @property
+    def clips(self) -> bool:
+        """Whether QK-Clip follows each step."""
+        return self.name in ("muonclip", "shampooclip")
 
     @property
     def foreign(self) -> bool:

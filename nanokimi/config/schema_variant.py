@@ -21,6 +21,8 @@ class VariantConfig:
     """Blocks."""
     num_attention_heads: int = 4
     """Attention heads (H)."""
+    head_dim: int | None = None
+    """mha, gqa, latent: width of a head; None: hidden_size / num_attention_heads."""
     max_position_embeddings: int | None = None
     """Longest sequence; None: train.context_length."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
@@ -29,6 +31,10 @@ class VariantConfig:
     """Epsilon of every norm."""
     bias: bool = False
     """Biases in LayerNorms, in the projections of mha, gqa and latent, and in dense gelu, relu and relu2 layers."""
+    qkv_bias: bool | None = None
+    """mha, gqa, latent: biases of queries, keys and values; None: as bias."""
+    lm_head_bias: bool = False
+    """A bias for each token of the vocabulary, added to the logits."""
     dropout: float = 0.0
     """Dropout after the embedding, on both residual branches, and on the attention weights of mha and gqa."""
     positions: Literal["learned", "rope"] = "learned"
@@ -81,7 +87,9 @@ class VariantConfig:
     """expert_choice: experts that a token gets on average."""
     tie_word_embeddings: bool = True
     """Whether the head's matrix is the embedding's."""
-    initialization: Literal["gpt2", "flat"] = "gpt2"
-    """gpt2: residual outputs get the standard deviation divided by sqrt(2 * layers); flat: one for every matrix."""
+    initialization: Literal["gpt2", "flat", "torch", "xavier"] = "gpt2"
+    """gpt2: normal, with residual outputs' standard deviation divided by sqrt(2 * layers); flat: one for every matrix;
+    torch: what nn.Linear and nn.Embedding begin with, an expert and a router as an nn.Linear; xavier: every matrix
+    uniform by Glorot's formula, the rest as torch."""
     initializer_range: float = 0.02
-    """Standard deviation of the initial weights."""
+    """gpt2, flat: standard deviation of the initial weights."""

@@ -1,13 +1,18 @@
-"""Windows of token ids: random ones to train on, and every validation token exactly once to score.
+"""Windows of token ids: random ones to train on, and windows that score every token of a text exactly once.
 
 Batch i is a pure function of (seed, i): a run that resumes, evaluates more often or trains the other arm sees
 the same batches without any generator state to save. Philox (Salmon et al., SC 2011) is built for this: a
 counter-based generator whose stream is chosen by key and counter.
+
+Windows to train on are cut anywhere. Windows to score begin where a document begins, right after end-of-text: only then
+does a model see what the document's own probability is conditioned on. Training on cuts does not stand in the way:
+what follows end-of-text has the same distribution whether end-of-text is the first token of a window or a later one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,28 +35,101 @@ def sample_batch(
     return windows[:, :-1], windows[:, 1:]
 
 
-def iterate_validation(
-    train_ids: np.ndarray, val_ids: np.ndarray, context_length: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield int64 (inputs, targets) that make each validation token a target once, in order.
+@dataclass(frozen=True)
+class Windows:
+    """Where a text is scored: window i predicts tokens starts[i] to stops[i], and those from scored[i] on count.
 
-    Windows of `context_length` do not overlap and come `batch_size` at a time; what is left over is one
-    shorter window of its own, shape (1, rest). The first token is predicted from the last training token.
+    The tokens before scored[i] are there to be read. Windows are in the order of the text.
     """
-    full = len(val_ids) // context_length
-    for window in range(0, full, batch_size):
-        stop = min(window + batch_size, full)
-        inputs, targets = _shifted(train_ids, val_ids, window * context_length, stop * context_length)
-        yield inputs.reshape(-1, context_length), targets.reshape(-1, context_length)
-    if full * context_length < len(val_ids):
-        inputs, targets = _shifted(train_ids, val_ids, full * context_length, len(val_ids))
-        yield inputs[None], targets[None]
+
+    starts: np.ndarray
+    scored: np.ndarray
+    stops: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Tokens that a model reads in each window."""
+        return self.stops - self.starts
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens that each window scores; they sum to the text's."""
+        return self.stops - self.scored
 
 
-def _shifted(
-    train_ids: np.ndarray, val_ids: np.ndarray, start: int, stop: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Validation tokens start to stop as targets, and the token before each of them as input."""
-    before = train_ids[-1:] if start == 0 else val_ids[start - 1 : start]
-    tokens = np.concatenate([before, val_ids[start:stop]]).astype(np.int64)
-    return tokens[:-1], tokens[1:]
+def scored_windows(tokens: int, doc_offsets: np.ndarray | None, context_length: int) -> Windows:
+    """Windows that score each of `tokens` once.
+
+    A document (see PreparedData.val_doc_offsets) has windows of its own. The first begins at the document's first
+    token, so a model knows that it is at a beginning, and nothing foreign stands before it: what is scored depends
+    on no other document. What does not fit goes on in windows that end half a context later each and reach back as
+    far as the context allows, so that a token has at least half a context before it. One contiguous text (None, or
+    no offsets) is cut into windows that do not overlap, of which the last may be shorter.
+    """
+    if doc_offsets is None or not len(doc_offsets):
+        starts = np.arange(0, tokens, context_length)
+        return Windows(starts, starts, np.minimum(starts + context_length, tokens))
+    offsets = doc_offsets.astype(np.int64)
+    begins, ends = offsets[:-1][np.diff(offsets) > 0], offsets[1:][np.diff(offsets) > 0]
+    step = (context_length + 1) // 2
+    counts = 1 + -(-np.maximum(ends - begins - context_length, 0) // step)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # within its document
+    begins, ends = np.repeat(begins, counts), np.repeat(ends, counts)
+    stops = np.minimum(begins + context_length + number * step, ends)
+    scored = np.where(number == 0, begins, begins + context_length + (number - 1) * step)
+    return Windows(np.maximum(begins, stops - context_length), scored, stops)
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Some windows, each filled up to the longest of them behind its last token."""
+
+    numbers: np.ndarray
+    """Which windows they are."""
+    inputs: np.ndarray
+    targets: np.ndarray
+    counts: np.ndarray
+    """(windows, width) bool: which targets count."""
+
+
+def iterate_validation(
+    train_ids: np.ndarray,
+    val_ids: np.ndarray,
+    context_length: int,
+    batch_size: int,
+    doc_offsets: np.ndarray | None = None,
+) -> Iterator[ScoredBatch]:
+    """Yield int64 batches in which each validation token is once a target that counts.
+
+    See scored_windows() for the windows. A batch holds as many tokens as `batch_size` whole windows. Documents'
+    windows come longest first, so that neighbours differ little in length and few places are filled up for nothing;
+    those of a contiguous text come in order, and a shorter last one on its own. The first token is predicted from
+    the last of `train_ids`, as every other document's from the end-of-text before it.
+    """
+    windows = scored_windows(len(val_ids), doc_offsets, context_length)
+    widths = windows.widths
+    order = np.argsort(-widths, kind="stable")
+    is_contiguous = doc_offsets is None or not len(doc_offsets)
+    first = 0
+    while first < len(order):
+        width = int(widths[order[first]])
+        last = first + max(batch_size * context_length // width, 1)
+        if is_contiguous:
+            last = first + min(batch_size, int((widths[order[first:]] == width).sum()))
+        yield _cut(train_ids, val_ids, windows, order[first:last], width)
+        first = last
+
+
+def _cut(
+    train_ids: np.ndarray, val_ids: np.ndarray, windows: Windows, numbers: np.ndarray, width: int
+) -> ScoredBatch:
+    """The windows `numbers`, in rows of `width`."""
+    places = windows.starts[numbers][:, None] + np.arange(width)
+    inside = places < windows.stops[numbers][:, None]
+    places = np.where(inside, places, windows.starts[numbers][:, None])
+    targets = val_ids[places].astype(np.int64)
+    inputs = np.where(places > 0, val_ids[np.maximum(places - 1, 0)], train_ids[-1]).astype(np.int64)
+    return ScoredBatch(numbers, inputs, targets, inside & (places >= windows.scored[numbers][:, None]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data import encoding
 from nanokimi.data.cache import cache_folder, locked, store_key
-from nanokimi.data.corpus import PARTS, Corpus, read_source
+from nanokimi.data.corpus import Corpus, read_source
 from nanokimi.data.documents import file_sha256
 from nanokimi.data.foreign import FOREIGN, is_foreign
 from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, tokens_identity
+from nanokimi.data.parts import PARTS, fractions
 from nanokimi.data.sources import Source, open_source
 from nanokimi.data.tasks import CORPUS, SHARDS, TOKENIZER, build_table, run_tasks
 from nanokimi.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
@@ -28,9 +30,10 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 from nanokimi.runtime.progress import byte_progress
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Part of each store's key: raise it when the same text and settings give another store."""
 FACTS_FILE = "data.json"
+HELD_OUT = ("val", "test")
 
 
 def prepare_store(dataset: DatasetConfig) -> Path:
@@ -44,7 +47,8 @@ def prepare_store(dataset: DatasetConfig) -> Path:
         {
             "version": BUILD_VERSION,
             "source": tokens_identity(Path(dataset.path)) if source is None else source.fingerprint,
-            "val_fraction": dataset.val_fraction,
+            "split": dataset.split,
+            "parts": [str(share) for share in fractions(dataset)],
             "fraction": dataset.fraction,
             "tokenizer": tokenizer_identity(dataset),
         }
@@ -108,56 +112,85 @@ def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> N
     shards = [shard for part in PARTS for shard in encoding.plan_shards(corpus.offsets(part), part)]
     records = encode(corpus, tokenizer, shards, work, workers)
     encoding.join_shards(shards, work / SHARDS, target, documents=not corpus.contiguous)
-    facts = describe(source, corpus, tokenizer, records) | counts
+    facts = describe(dataset, source, corpus, tokenizer, records) | counts
     if facts.get("changed_by_tokenizer"):
         facts["warning"] = (
             f"the tokenizer {dataset.tokenizer} does not give back {facts['changed_by_tokenizer']} of "
             f"{facts['units_encoded']} texts as they were: a score per byte is that of its own version of them"
         )
-    if (nats := work / CORPUS / "val.nats").exists():
-        shutil.copy(nats, target / "val.nats")
-        facts["val_floor_nats"] = float(np.fromfile(nats, dtype=np.float64).sum())
+    for part in HELD_OUT:
+        if (path := work / CORPUS / f"{part}.nats").exists():
+            nats = np.fromfile(path, dtype=np.float64)[corpus.keep(part)]
+            nats.tofile(target / f"{part}.nats")
+            facts[f"{part}_floor_nats"] = float(nats.sum())
     tokenizer.save(target)
     (target / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
-    """Mark the training documents that are, or nearly are, validation documents; return how many of each."""
+    """Mark the training documents that are, or nearly are, held out, and the validation documents that are in the
+    test part so; return how many of each.
+    """
     done = corpus.folder / "overlap.json"
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    exact = np.isin(corpus.hashes("train"), corpus.hashes("val"))
-    tasks = {
-        part: [
-            {
-                "kind": kind,
-                "facts": corpus.facts,
-                "part": part,
-                "start": s.start,
-                "stop": s.stop,
-                "bytes": s.bytes,
-            }
-            for s in encoding.plan_shards(corpus.offsets(part), part)
-        ]
-        for part, kind in (("val", "bands"), ("train", "overlap"))
-    }
-    with byte_progress("near duplicates", corpus.facts["val_text_bytes"]) as report:
-        run_tasks(work, tasks["val"], workers, report)
-    build_table(corpus.folder, [int(str(task["start"])) for task in tasks["val"]])
-    with byte_progress("near duplicates", corpus.facts["train_text_bytes"]) as report:
-        found = run_tasks(work, tasks["train"], workers, report)
-    near = np.zeros(len(exact), dtype=bool)
-    near[[number for numbers in found for number in numbers]] = True
-    keep = ~(exact | near)
-    if not keep.any():
-        raise UserError("every training document is also in the validation part: use more documents")
-    keep.tofile(corpus.folder / "train.keep")
-    counts = {
-        "exact_duplicates_across_split": int(exact.sum()),
-        "near_duplicates_across_split": int((near & ~exact).sum()),
-    }
+    for part in PARTS:  # of a build that was stopped: all documents are looked at again
+        (corpus.folder / f"{part}.keep").unlink(missing_ok=True)
+    tasks = [
+        {
+            "kind": "bands",
+            "facts": corpus.facts,
+            "part": s.part,
+            "start": s.start,
+            "stop": s.stop,
+            "bytes": s.bytes,
+        }
+        for part in HELD_OUT
+        for s in encoding.plan_shards(corpus.offsets(part), part)
+    ]
+    with byte_progress("near duplicates", sum(corpus.facts[f"{p}_text_bytes"] for p in HELD_OUT)) as report:
+        run_tasks(work, tasks, workers, report)
+    counts, keep = {}, {}
+    for part, against, name in (("val", ("test",), "_of_test_in_val"), ("train", HELD_OUT, "_across_split")):
+        build_table(corpus.folder, against, tasks)
+        exact = np.isin(corpus.hashes(part), np.concatenate([corpus.hashes(one) for one in against]))
+        near = near_copies(corpus, part, against, work, workers)
+        keep[part] = ~(exact | near)
+        if not keep[part].any():
+            raise UserError(
+                f"every document of the {part} part is also in the {' or '.join(against)} part: use more documents"
+            )
+        counts[f"exact_duplicates{name}"] = int(exact.sum())
+        counts[f"near_duplicates{name}"] = int((near & ~exact).sum())
+    for task in tasks:
+        for kind in ("bands", "shingles"):
+            (corpus.folder / f"{kind}-{task['part']}-{task['start']}").unlink()
+    for part, kept in keep.items():
+        kept.tofile(corpus.folder / f"{part}.keep")
     write_json(done, counts)
     return counts
+
+
+def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, workers: int) -> np.ndarray:
+    """Which documents of a part are nearly the same as one of the parts `against`: a bool for each."""
+    shards = encoding.plan_shards(corpus.offsets(part), part)
+    tasks = [
+        {
+            "kind": "overlap",
+            "facts": corpus.facts,
+            "part": part,
+            "against": against,
+            "start": s.start,
+            "stop": s.stop,
+            "bytes": s.bytes,
+        }
+        for s in shards
+    ]
+    with byte_progress("near duplicates", corpus.facts[f"{part}_text_bytes"]) as report:
+        found = run_tasks(work, tasks, workers, report)
+    near = np.zeros(len(corpus.hashes(part)), dtype=bool)
+    near[[number for numbers in found for number in numbers]] = True
+    return near
 
 
 def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> Tokenizer:
@@ -194,7 +227,11 @@ def encode(
 
 
 def describe(
-    source: Source, corpus: Corpus, tokenizer: Tokenizer, records: dict[str, list[dict[str, Any]]]
+    dataset: DatasetConfig,
+    source: Source,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    records: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
     """The content of data.json: sizes of the text that is used, the tokenizer, and what was counted on the way.
 
@@ -206,10 +243,12 @@ def describe(
     for part in PARTS:
         if not sums[part]["tokens"] or not sums[part]["bytes"]:
             raise UserError(f"the tokenizer {tokenizer.name} makes no tokens of the {part} text: use another")
+    once = PARTS[:2] if dataset.split == "nanogpt" else PARTS  # its test part is its validation part
     facts = {
-        "file_bytes": source.file_bytes or corpus.facts["train_text_bytes"] + corpus.facts["val_text_bytes"],
+        "file_bytes": source.file_bytes or sum(corpus.facts[f"{part}_text_bytes"] for part in once),
         "sha256": source.sha256 or store_key(source.fingerprint),
-        "chars": sums["train"]["chars"] + sums["val"]["chars"],
+        "split": dataset.split,
+        "chars": sum(sums[part]["chars"] for part in once),
         **{f"{p}_text_{unit}": sums[p][unit] for p in PARTS for unit in ("bytes", "chars")},
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
@@ -217,10 +256,14 @@ def describe(
         "bytes_per_token": sums["val"]["bytes"] / sums["val"]["tokens"],
         "end_of_text_id": None if corpus.contiguous else tokenizer.end_of_text_id,
     }
-    facts |= {name: corpus.facts[name] for name in corpus.facts if name.startswith(("doc", "dup", "contig"))}
+    facts |= {
+        name: corpus.facts[name]
+        for name in corpus.facts
+        if name.startswith(("doc", "dup", "contig", "split"))
+    }
     if not corpus.contiguous:
         facts |= {f"{part}_documents": sums[part]["units"] for part in PARTS}
     if tokenizer.name in FOREIGN:
-        facts["changed_by_tokenizer"] = sum(r["changed"] for part in PARTS for r in records[part])
-        facts["units_encoded"] = sum(r["units"] for part in PARTS for r in records[part])
+        facts["changed_by_tokenizer"] = sum(r["changed"] for part in once for r in records[part])
+        facts["units_encoded"] = sum(r["units"] for part in once for r in records[part])
     return facts

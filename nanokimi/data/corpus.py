@@ -1,4 +1,4 @@
-"""A source, read once: the text of both parts on disk, in units that can be encoded one by one and in any process.
+"""A source, read once: the text of its three parts on disk, in units that can be encoded one by one and in any process.
 
 A unit is a document, or, of one contiguous text, a piece of it that ends where a line ends. Memory holds 16 bytes for
 each document and one block of text.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,11 +21,11 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import read_blocks
 from nanokimi.data.overlap import content_hash, is_chosen, repeated
-from nanokimi.data.sources import Source, split_position
+from nanokimi.data.parts import MIN_PART, PARTS, Ranges, split_positions
+from nanokimi.data.sources import Source
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 
-PARTS = ("train", "val")
 PIECE_CHARS = 1 << 18
 MAX_PIECE_CHARS = 1 << 22
 """Where no line ends in so many characters, the text is cut between any two of them."""
@@ -88,11 +90,18 @@ class Corpus:
             for number, text in zip(numbers, texts, strict=True):
                 yield number, text.decode("utf-8")
 
-    def text_of(self, part: str) -> Callable[[int], str]:
-        """A function from a unit's number to its text."""
-        offsets = self.offsets(part)
-        text = np.memmap(self.folder / f"{part}.txt", dtype=np.uint8, mode="r")
-        return lambda number: bytes(text[int(offsets[number]) : int(offsets[number + 1])]).decode("utf-8")
+    def text_of(self, parts: Sequence[str]) -> Callable[[int], str]:
+        """A function from a unit's number, counted through `parts`, to its text."""
+        texts = [np.memmap(self.folder / f"{part}.txt", dtype=np.uint8, mode="r") for part in parts]
+        offsets = [self.offsets(part) for part in parts]
+        starts = np.cumsum([0, *(len(one) - 1 for one in offsets)])
+
+        def text(number: int) -> str:
+            place = int(np.searchsorted(starts, number, side="right")) - 1
+            start, stop = offsets[place][number - starts[place] :][:2]
+            return bytes(texts[place][int(start) : int(stop)]).decode("utf-8")
+
+        return text
 
 
 @dataclass
@@ -123,13 +132,13 @@ def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Re
     if path.exists():
         return Corpus(folder, json.loads(path.read_text(encoding="utf-8")))
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.txt", "wb") as train, open(folder / "val.txt", "wb") as val:
-        parts = {"train": _Part(train), "val": _Part(val)}
-        if source.text_file is not None:
-            facts = _read_text(source.text_file, dataset, parts, report)
-        else:
-            assert source.documents is not None, "a source is a text or documents"
-            facts = _read_documents(source, dataset, parts, report)
+    ranges = Ranges.of(dataset)
+    parts, facts = _read(source, dataset, ranges, folder, report)
+    if wider := _widened(ranges, parts, facts):
+        parts, facts = _read(source, dataset, wider, folder, report)
+        facts["split_widened"] = True
+    if source.text_file is None:
+        _require_documents(dataset, parts, facts)
     for name, part in parts.items():
         part.save(folder, name)
         facts |= {f"{name}_text_bytes": part.ends[-1], f"{name}_text_chars": part.chars}
@@ -137,27 +146,67 @@ def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Re
     return Corpus(folder, facts)
 
 
+def _read(
+    source: Source, dataset: DatasetConfig, ranges: Ranges, folder: Path, report: Report
+) -> tuple[dict[str, _Part], dict[str, Any]]:
+    """Read everything once, and write the text of each part."""
+    with ExitStack() as files:
+        parts = {name: _Part(files.enter_context(open(folder / f"{name}.txt", "wb"))) for name in PARTS}
+        if source.text_file is not None:
+            return parts, _read_text(source.text_file, dataset, parts, report)
+        return parts, _read_documents(source, dataset, ranges, parts, report)
+
+
+def _widened(ranges: Ranges, parts: dict[str, _Part], facts: dict[str, Any]) -> Ranges | None:
+    """Wider ranges, if validation or test got too little of a set of documents without a split of its own."""
+    if facts["contiguous"] or facts["own_split"]:
+        return None
+    if min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
+        return None
+    hashes = np.concatenate([np.array(part.hashes, dtype=np.uint64) for part in parts.values()])
+    sizes = np.concatenate([np.diff(np.array(part.ends, dtype=np.int64)) for part in parts.values()])
+    return ranges.widened(hashes, sizes)
+
+
+def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], facts: dict[str, Any]) -> None:
+    """Refuse parts that are empty or too small."""
+    for name, what, least in (
+        ("train", "train on", 1),
+        ("val", "validate with", MIN_PART),
+        ("test", "test with", MIN_PART),
+    ):
+        if parts[name].ends[-1] < least:
+            raise UserError(
+                f"{dataset.path} has no document to {what}, or less than {least} bytes of them: of "
+                f"{facts['documents_read']} documents, {facts['documents_empty']} are empty, "
+                f"{facts['documents_left_out']} are outside dataset.fraction {dataset.fraction}, and of the others "
+                "validation and test need at least one each; use more documents, or other fractions"
+            )
+
+
 def _read_text(path: Path, dataset: DatasetConfig, parts: dict[str, _Part], report: Report) -> dict[str, Any]:
-    """One text: nanoGPT's split by position, in pieces."""
-    train_chars = split_position(sum(len(block) for block in read_blocks(path)), dataset.val_fraction)
+    """One text, cut by position, in pieces. In nanoGPT's split, what is for validation is the test part, too."""
+    starts = split_positions(sum(len(block) for block in read_blocks(path)), dataset)
     done = 0
-    for name, blocks in itertools.groupby(_blocks_by_part(path, train_chars), key=lambda block: block[0]):
+    for name, blocks in itertools.groupby(_blocks_by_part(path, starts), key=lambda block: block[0]):
         for piece in cut_pieces(text for _, text in blocks):
             data = piece.encode("utf-8")
-            parts[name].add(data, len(piece))
+            for part in ("val", "test") if dataset.split == "nanogpt" and name == "test" else (name,):
+                parts[part].add(data, len(piece))
             done += len(data)
             report(done)
     return {"contiguous": True, "documents": 1}
 
 
-def _blocks_by_part(path: Path, train_chars: int) -> Iterator[tuple[str, str]]:
-    """The blocks of a text with the part that each belongs to."""
+def _blocks_by_part(path: Path, starts: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """The blocks of a text with the part that each belongs to; `starts` are those of validation and test."""
+    done = 0
     for block in read_blocks(path):
-        if train_chars:
-            yield "train", block[:train_chars]
-        if rest := block[train_chars:]:
-            yield "val", rest
-        train_chars -= min(train_chars, len(block))
+        cuts = [0, *(min(max(start - done, 0), len(block)) for start in starts), len(block)]
+        for name, (start, stop) in zip(PARTS, pairwise(cuts), strict=True):
+            if start < stop:
+                yield name, block[start:stop]
+        done += len(block)
 
 
 def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
@@ -191,10 +240,11 @@ def _line_start(text: str, start: int, stop: int) -> int | None:
 
 
 def _read_documents(
-    source: Source, dataset: DatasetConfig, parts: dict[str, _Part], report: Report
+    source: Source, dataset: DatasetConfig, ranges: Ranges, parts: dict[str, _Part], report: Report
 ) -> dict[str, Any]:
-    """Documents: each to the side that its content, or its data set, says."""
-    assert source.documents is not None
+    """Documents: each to the part that its content, or its data set, says."""
+    assert source.documents is not None, "a source is a text or documents"
+    own_split = False
     counts = {"documents_read": 0, "documents_empty": 0, "documents_left_out": 0}
     done = 0
     for number, document in enumerate(source.documents(), start=1):
@@ -213,28 +263,20 @@ def _read_documents(
             counts["documents_left_out"] += 1
             continue
         content = content_hash(data)
-        side = document.part or ("val" if is_chosen(content, dataset.val_fraction) else "train")
-        parts[side].add(data, len(document.text))
-        parts[side].hashes.append(content)
+        own_split = own_split or document.part is not None
+        part = parts[ranges.part_of(content, document.part)]
+        part.add(data, len(document.text))
+        part.hashes.append(content)
         if document.nats is not None:
-            parts[side].nats.append(document.nats)
+            part.nats.append(document.nats)
         done += len(data)
         if number % 256 == 0:
             report(done)
     report(done)
-    for side, what in (("train", "train on"), ("val", "validate with")):
-        if not parts[side].hashes:
-            raise UserError(
-                f"{dataset.path} has no document to {what}: of {counts['documents_read']} documents, "
-                f"{counts['documents_empty']} are empty, {counts['documents_left_out']} are outside dataset.fraction "
-                f"{dataset.fraction} and the content of the others decides (dataset.val_fraction "
-                f"{dataset.val_fraction}); use more documents, or another fraction"
-            )
-    train, val = np.array(parts["train"].hashes), np.array(parts["val"].hashes)
     return {
         "contiguous": False,
-        "documents": len(train) + len(val),
+        "own_split": own_split,
+        "documents": sum(len(part.hashes) for part in parts.values()),
         **counts,
-        "duplicates_in_train": repeated(train),
-        "duplicates_in_val": repeated(val),
+        **{f"duplicates_in_{name}": repeated(np.array(part.hashes)) for name, part in parts.items()},
     }

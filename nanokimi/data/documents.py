@@ -39,7 +39,8 @@ class Document(NamedTuple):
 
     text: str
     part: str | None = None
-    """train or val where the data set comes with a split of its own; None: its content decides."""
+    """What a data set with a split of its own says: train, val, test, or "train|val" or "val|test", where its content
+    decides between two; None: its content decides."""
     nats: float | None = None
     """Its exact negative log-probability where the source is a known distribution."""
 

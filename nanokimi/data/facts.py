@@ -9,10 +9,12 @@ from typing import Any
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import parse_json, read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had no test part; such data is still read, to sample and to score the validation part."""
 MAX_VOCAB_SIZE = 0x110000 + 2
 """Every character, the escape and end-of-text."""
 COUNTS = ("vocab_size", "train_tokens", "val_tokens", "val_text_bytes", "val_text_chars")
+TEST_COUNTS = ("test_tokens", "test_text_bytes", "test_text_chars")
 MAYBE_COUNTS = ("file_bytes", "chars", "train_text_bytes", "train_text_chars", "documents", "end_of_text_id")
 """Null where nothing was counted."""
 DOCUMENT_COUNTS = ("train_documents", "val_documents")
@@ -20,8 +22,16 @@ REMOVED_COUNTS = (
     *("exact_duplicates_across_split", "near_duplicates_across_split"),
     *("documents_empty", "documents_left_out", "duplicates_in_train", "duplicates_in_val"),
 )
+TEST_REMOVED_COUNTS = (
+    "exact_duplicates_of_test_in_val",
+    "near_duplicates_of_test_in_val",
+    "duplicates_in_test",
+)
 CHANGED_COUNTS = ("changed_by_tokenizer", "units_encoded")
 """Both, where the tokenizer was made elsewhere."""
+FLOORS = ("val_floor_nats", "test_floor_nats")
+"""Both, where the source is a known distribution."""
+SPLITS = ("three", "nanogpt")
 TEXTS = ("path", "sha256", "tokenizer", "store")
 
 
@@ -40,17 +50,25 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def _check(facts: dict[str, Any]) -> None:
-    if facts.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {facts.get('schema_version')}, not {SCHEMA_VERSION}")
+    version = facts.get("schema_version")
+    if isinstance(version, bool) or version not in (1, SCHEMA_VERSION):
+        raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
     for name in TEXTS:
         if not isinstance(facts.get(name), str):
             raise ValueError(f"{name} is no text")
     for name in ("contiguous", "tokens_in_store"):
         if not isinstance(facts.get(name), bool):
             raise ValueError(f"{name} is not true or false")
-    for name in COUNTS + (() if facts["contiguous"] else DOCUMENT_COUNTS):
+    counts: tuple[str, ...] = COUNTS + (() if facts["contiguous"] else DOCUMENT_COUNTS)
+    removed: tuple[str, ...] = () if facts["contiguous"] else REMOVED_COUNTS
+    if version == SCHEMA_VERSION:
+        counts += TEST_COUNTS + (() if facts["contiguous"] else ("test_documents",))
+        removed += () if facts["contiguous"] else TEST_REMOVED_COUNTS
+        if facts.get("split") not in SPLITS:
+            raise ValueError(f"split is {facts.get('split')}, not one of {', '.join(SPLITS)}")
+    for name in counts:
         _require_count(facts, name, 1)
-    for name in () if facts["contiguous"] else REMOVED_COUNTS:
+    for name in removed:
         _require_count(facts, name, 0)
     for name in MAYBE_COUNTS:
         if name not in facts:
@@ -61,12 +79,15 @@ def _check(facts: dict[str, Any]) -> None:
         _require_count(facts, name, 0)
     if facts["vocab_size"] > MAX_VOCAB_SIZE:
         raise ValueError(f"vocab_size is {facts['vocab_size']}, above {MAX_VOCAB_SIZE}")
-    for name in ("bytes_per_token", *(["val_floor_nats"] if "val_floor_nats" in facts else [])):
+    floors = [name for name in FLOORS if name in facts]
+    if floors and facts["contiguous"]:
+        raise ValueError(f"{floors[0]} is of documents, and there are none")
+    if floors and version == SCHEMA_VERSION and len(floors) < len(FLOORS):
+        raise ValueError(f"{floors[0]} stands alone: expected {' and '.join(FLOORS)}")
+    for name in ("bytes_per_token", *floors):
         value = facts.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{name} is no number above 0")
-    if "val_floor_nats" in facts and facts["contiguous"]:
-        raise ValueError("val_floor_nats is of documents, and there are none")
 
 
 def _require_count(facts: dict[str, Any], name: str, least: int) -> None:

@@ -15,6 +15,7 @@ from nanokimi.errors import UserError
 TINYSTORIES = "roneneldan/TinyStories"
 V2_FILES = {"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"}
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
+TEST_SPLIT = "test"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class HubSet:
     name: str
     repository: str
     split: str | None
-    """None: train, and the set's own validation split if it has one."""
+    """None: train, and the set's own validation and test splits if it has them."""
     column: str
     streaming: bool
     files: dict[str, str] | None = None
@@ -44,7 +45,7 @@ class HubSet:
         }
 
     def documents(self) -> Iterator[Document]:
-        """All documents; those of a validation split of its own come marked."""
+        """All documents; where the set has a validation or test split of its own, they come marked."""
         datasets = _import_datasets(self.name)
         options: dict[str, Any] = {"keep_linebreaks": True} if self.files else {}
         with _one_line(self.name):
@@ -70,10 +71,15 @@ class HubSet:
                 f"{self.name} has no split '{wanted}' (it has: {', '.join(splits)}): name one as "
                 "hf:owner/name:split; --data tales needs none"
             )
-        own = next((name for name in VALIDATION_SPLITS if name in splits), None)
-        if self.split is not None or own is None:
+        val = next((name for name in VALIDATION_SPLITS if name in splits), None)
+        test = TEST_SPLIT if TEST_SPLIT in splits else None
+        if self.split is not None or val is None and test is None:
             return [(wanted, None)]
-        return [(wanted, "train"), (own, "val")]
+        if test is None:
+            return [(wanted, "train"), (str(val), "val|test")]
+        if val is None:
+            return [(wanted, "train|val"), (test, "test")]
+        return [(wanted, "train"), (val, "val"), (test, "test")]
 
 
 def hub_set(path: str, column: str, streaming: bool) -> HubSet | None:

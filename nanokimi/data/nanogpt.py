@@ -2,6 +2,9 @@
 
 The ids are used as they are. A meta.pkl holds the sorted characters that they stand for, which makes our character
 tokenizer; without one, the ids are some other tokenizer's (GPT-2's, mostly), which the user has to name.
+
+The test part is test.bin, if there is one, or else the second half of val.bin, whose first half is then for validation;
+with `dataset.split: nanogpt`, all of val.bin is both, as in nanoGPT.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import file_sha256
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.foreign import is_foreign, read_foreign
+from nanokimi.data.parts import MIN_PART, PARTS
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import is_name
 from nanokimi.data.tokenizers import CharTokenizer, Tokenizer
@@ -25,6 +29,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
 
 FILES = ("train.bin", "val.bin")
+TEST = "test.bin"
 META = "meta.pkl"
 BLOCK_TOKENS = 1 << 22
 MAX_DECODED_TOKENS = 100_000_000
@@ -38,7 +43,7 @@ def is_nanogpt_folder(path: str) -> bool:
 
 def tokens_identity(folder: Path) -> dict[str, str]:
     """Hashes of the files that are used."""
-    names = [*FILES, *([META] if (folder / META).is_file() else [])]
+    names = [*FILES, *(name for name in (TEST, META) if (folder / name).is_file())]
     return {name: file_sha256(folder / name) for name in names}
 
 
@@ -50,34 +55,55 @@ def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
             f"{folder} holds tokens, which are used whole: leave out dataset.fraction, characters and streaming"
         )
     tokenizer = _tokenizer(folder, dataset.tokenizer)
-    parts = {name: _read_ids(folder / name, tokenizer.vocab_size) for name in FILES}
+    parts = _parts(folder, dataset.split, tokenizer.vocab_size)
     for name, ids in parts.items():
-        with open(target / name, "wb") as file:
+        with open(target / f"{name}.bin", "wb") as file:
             for block in _blocks(ids):
                 block.astype(id_dtype(tokenizer.vocab_size)).tofile(file)
     tokenizer.save(target)
-    val_bytes, val_chars = _text_size(parts["val.bin"], tokenizer)
-    train_bytes, train_chars = None, None
-    if len(parts["train.bin"]) <= MAX_DECODED_TOKENS:
-        train_bytes, train_chars = _text_size(parts["train.bin"], tokenizer)
+    sizes: dict[str, tuple[int, int] | tuple[None, None]] = {
+        name: _text_size(ids, tokenizer)
+        if name != "train" or len(ids) <= MAX_DECODED_TOKENS
+        else (None, None)
+        for name, ids in parts.items()
+    }
+    for name in PARTS[1:]:
+        if (sizes[name][1] or 0) < MIN_PART:
+            raise UserError(
+                f"{folder} leaves {sizes[name][1]} characters for the {name} part, which needs {MIN_PART}: make "
+                "val.bin longer, or test.bin, if there is one"
+            )
+    once = PARTS[:2] if dataset.split == "nanogpt" else PARTS
+    chars = [sizes[name][1] for name in once]
     facts: dict[str, Any] = {
-        "file_bytes": sum((folder / name).stat().st_size for name in FILES),
+        "file_bytes": sum(
+            path.stat().st_size for name in (*FILES, TEST) if (path := folder / name).is_file()
+        ),
         "sha256": tokens_identity(folder)["train.bin"],
-        "chars": None if train_chars is None else train_chars + val_chars,
-        "train_text_bytes": train_bytes,
-        "train_text_chars": train_chars,
-        "val_text_bytes": val_bytes,
-        "val_text_chars": val_chars,
+        "split": dataset.split,
+        "chars": None if None in chars else sum(filter(None, chars)),
+        **{f"{name}_text_bytes": size for name, (size, _) in sizes.items()},
+        **{f"{name}_text_chars": size for name, (_, size) in sizes.items()},
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
-        "train_tokens": len(parts["train.bin"]),
-        "val_tokens": len(parts["val.bin"]),
-        "bytes_per_token": val_bytes / len(parts["val.bin"]),
+        **{f"{name}_tokens": len(ids) for name, ids in parts.items()},
+        "bytes_per_token": (sizes["val"][0] or 0) / len(parts["val"]),
         "end_of_text_id": None,
         "contiguous": True,
         "documents": 1,
     }
     (target / "data.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _parts(folder: Path, split: str, vocab_size: int) -> dict[str, np.ndarray]:
+    """The ids of each part."""
+    train, val = (_read_ids(folder / name, vocab_size) for name in FILES)
+    if split == "nanogpt":
+        return {"train": train, "val": val, "test": val}
+    if (folder / TEST).is_file():
+        return {"train": train, "val": val, "test": _read_ids(folder / TEST, vocab_size)}
+    half = len(val) // 2
+    return {"train": train, "val": val[:half], "test": val[half:]}
 
 
 def _tokenizer(folder: Path, named: str) -> Tokenizer:

@@ -1,13 +1,13 @@
 """Which documents are the same, or nearly: splits by content, exact duplicates, and near duplicates across the split.
 
-A document's side is decided by a hash of its text alone, so it never moves as data grows, and two copies are always
-on the same side. Near duplicates (Jaccard similarity of word 5-grams of at least 0.8) may fall on both sides:
+A document's part is decided by a hash of its text alone (see `parts`), so two copies are always in the same one. Near
+duplicates (Jaccard similarity of word 5-grams of at least 0.8) may fall on both sides of a split:
 MinHash (Broder, 1997) with locality-sensitive banding proposes pairs, and the similarity is then computed exactly.
 
-Only the validation side is held in memory, 20 numbers of 8 bytes and an index of 4 for each of its documents (about
-240 bytes), and some bits for each of its shingles; training documents stream past it. A training document of whose
-shingles less than 0.8 occur in any validation document cannot be a near duplicate: a bitmap of all validation shingles
-says so, and most training documents need no MinHash.
+Only documents that are held out (validation and test) are held in memory, 20 numbers of 8 bytes and an index of 4 for
+each (about 240 bytes), and some bits for each of their shingles; training documents stream past them. A training
+document of whose shingles less than 0.8 occur in any document that is held out cannot be a near duplicate: a bitmap of
+all their shingles says so, and most training documents need no MinHash.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_CANDIDATES = 64
 BITS_PER_SHINGLE = 4
 """Of the bitmap, at least: a shingle that occurs nowhere passes for one that does with a probability below 1/4."""
 MAX_BITS = 1 << 29
-"""64 MB: beyond 130 million validation shingles the bitmap fills up and lets more pass, which only takes time."""
+"""64 MB: beyond 130 million shingles the bitmap fills up and lets more pass, which only takes time."""
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -129,7 +129,7 @@ def band_keys(sets: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandTable:
-    """The bands of the validation documents, sorted, so that a band's documents are found by bisection."""
+    """The bands of the documents held out, sorted, so that a band's documents are found by bisection."""
 
     keys: np.ndarray
     documents: np.ndarray
@@ -141,7 +141,7 @@ class BandTable:
         return cls(keys.ravel()[order], (order // BANDS).astype(np.uint32))
 
     def candidates(self, keys: np.ndarray) -> list[tuple[int, list[int]]]:
-        """(row, validation documents) for the rows of `keys` that share a band with any."""
+        """(row, documents held out) for the rows of `keys` that share a band with any."""
         left = np.searchsorted(self.keys, keys.ravel(), side="left")
         right = np.searchsorted(self.keys, keys.ravel(), side="right")
         left, right = left.reshape(keys.shape), right.reshape(keys.shape)
@@ -158,7 +158,7 @@ class BandTable:
 
 @dataclass(frozen=True)
 class SeenShingles:
-    """A bitmap of the shingles of all validation documents: may say yes of one that is not there, never no of one."""
+    """A bitmap of the shingles of all documents held out: may say yes of one that is not there, never no of one."""
 
     bits: np.ndarray
 
@@ -185,10 +185,10 @@ def near_duplicates(
     numbers: Sequence[int],
     texts: Sequence[bytes],
     table: BandTable,
-    validation_text: Callable[[int], str],
+    held_out_text: Callable[[int], str],
     seen: SeenShingles | None = None,
 ) -> list[int]:
-    """Those `numbers` whose UTF-8 texts are nearly the same as some validation document; `seen` only saves time."""
+    """Those `numbers` whose UTF-8 texts are nearly the same as some document held out; `seen` only saves time."""
     if not texts:
         return []
     found = shingle_sets(texts)
@@ -201,5 +201,5 @@ def near_duplicates(
     return [
         numbers[possible[row]]
         for row, documents in table.candidates(band_keys(sets))
-        if any(similarity(sets[row], shingles(validation_text(d))) >= THRESHOLD for d in documents)
+        if any(similarity(sets[row], shingles(held_out_text(d))) >= THRESHOLD for d in documents)
     ]

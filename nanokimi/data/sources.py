@@ -1,4 +1,4 @@
-"""Text in: what `dataset.path` may name, a whole file read exactly, and the split of one text into two parts.
+"""Text in: what `dataset.path` may name, and a whole file read exactly.
 
 Nothing is cleaned or normalised: line ends, a byte-order mark and NUL characters are kept, so that the bytes
 of the text are the bytes of the file and a score per byte means what it says.
@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,9 @@ from nanokimi.data.documents import (
 from nanokimi.data.hub import hub_set
 from nanokimi.errors import UserError
 
-NAMES = ("tales", "tinystories", "tinystories-v2")
+TALES = ("tales", "tales-short")
+"""The built-in story worlds."""
+NAMES = (*TALES, "tinystories", "tinystories-v2")
 DEFAULT_CHARACTERS = 20_000_000
 """Of tales: enough for the presets of a few minutes (not tuned)."""
 
@@ -46,14 +47,14 @@ class Source:
     sha256: str | None = None
     """Of the file, or of the names and hashes of all files."""
     text_file: Path | None = None
-    """The file of one contiguous text, cut in two by position; None: documents."""
+    """The file of one contiguous text, cut by position; None: documents."""
     documents: Callable[[], Iterator[Document]] | None = None
     """The documents, to be split by content."""
 
 
 def is_name(path: str) -> bool:
     """Whether a `dataset.path` is the name of a data set and not a file or folder."""
-    return path in NAMES or path.startswith(("tales:", "hf:"))
+    return path in NAMES or path.startswith((*(f"{name}:" for name in TALES), "hf:"))
 
 
 def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
@@ -77,11 +78,12 @@ def open_source(dataset: DatasetConfig) -> Source:
     path = dataset.path
     if not path:
         raise UserError("dataset.path is not set: name a text file with --data")
-    if dataset.characters is not None and path.partition(":")[0] != "tales":
+    if dataset.characters is not None and path.partition(":")[0] not in TALES:
         raise UserError(f"dataset.characters is for tales only: leave it out with --data {path}")
-    if path.partition(":")[0] == "tales":
+    if path.partition(":")[0] in TALES:
         source = _tales(dataset)
     elif found := hub_set(path, dataset.text_column, dataset.streaming):
+        _refuse_split(dataset)
         return Source(found.fingerprint(), documents=found.documents)
     else:
         source = _local(Path(path), dataset.text_column)
@@ -92,7 +94,18 @@ def open_source(dataset: DatasetConfig) -> Source:
             f"dataset.fraction takes part of the documents, and {path} is a single one (it has no lines "
             "'<|endoftext|>'): leave it out"
         )
+    if source.text_file is None:
+        _refuse_split(dataset)
     return source
+
+
+def _refuse_split(dataset: DatasetConfig) -> None:
+    """Refuse nanoGPT's split, which is by position, where there are documents."""
+    if dataset.split == "nanogpt":
+        raise UserError(
+            f"dataset.split nanogpt cuts a single text, or takes a folder's train.bin and val.bin, and {dataset.path} "
+            "holds documents: leave it out"
+        )
 
 
 def _local(path: Path, column: str) -> Source:
@@ -124,12 +137,13 @@ def _local(path: Path, column: str) -> Source:
 
 
 def _tales(dataset: DatasetConfig) -> Source:
-    """The built-in story world: stories until there are enough characters."""
+    """A built-in story world: stories until there are enough characters."""
     _refuse_column(dataset.text_column, dataset.path)
-    seed_text = dataset.path.partition(":")[2] or "0"
+    name, _, seed_text = dataset.path.partition(":")
+    seed_text = seed_text or "0"
     if not seed_text.isdecimal() or len(seed_text) > 18:
         raise UserError(
-            f"dataset.path is {dataset.path}: expected tales or tales:SEED, a number of up to 18 digits"
+            f"dataset.path is {dataset.path}: expected {name} or {name}:SEED, a number of up to 18 digits"
         )
     seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
     try:
@@ -139,13 +153,14 @@ def _tales(dataset: DatasetConfig) -> Source:
 
     def documents() -> Iterator[Document]:
         written = 0
-        for story in tales.iterate_stories(seed, 0):
+        for story in tales.iterate_stories(seed, 0, name):
             yield Document(story.text, nats=-float(story.log_probability))
             written += len(story.text)
             if written >= wanted:
                 return
 
     fingerprint = {"tales": tales.VERSION, "seed": seed, "characters": wanted}
+    fingerprint |= {} if name == "tales" else {"world": name}
     return Source(fingerprint, documents=documents)
 
 
@@ -187,27 +202,6 @@ def read_text(path: str | Path) -> str:
     if not text:
         raise UserError(f"{path} is empty: name a file with text in it")
     return text
-
-
-def split_text(text: str, val_fraction: float) -> tuple[str, str]:
-    """Cut `text` into its first part for training and its last `val_fraction`, by characters, for validation.
-
-    The cut is nanoGPT's int(0.9 * n), but of the decimal number that the user wrote: in floating point
-    10 * (1 - 0.9) is 0.9999999999999998, and int() of that would lose the training part.
-    """
-    cut = split_position(len(text), val_fraction)
-    return text[:cut], text[cut:]
-
-
-def split_position(characters: int, val_fraction: float) -> int:
-    """How many of so many characters are for training; raise UserError if a part would be empty."""
-    cut = int(characters * (1 - Fraction(str(val_fraction))))
-    if not 0 < cut < characters:
-        raise UserError(
-            f"the text has {characters} characters, too few for a validation part of {val_fraction} "
-            "(dataset.val_fraction) beside a training part: use a longer text"
-        )
-    return cut
 
 
 def _suggest(path: Path) -> str:

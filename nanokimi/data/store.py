@@ -1,4 +1,4 @@
-"""Prepared data on disk: token ids of both parts, the tokenizer and the facts about the text, in one folder.
+"""Prepared data on disk: token ids of all parts, the tokenizer and the facts about the text, in one folder.
 
 The tokens live in the cache (see `build`); a run's own folder holds a copy of small ones, so that it can be moved, and
 refers to large ones. A folder is written beside its final place and renamed when complete: it exists whole or not at
@@ -16,24 +16,22 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.build import FACTS_FILE, prepare_store
-from nanokimi.data.corpus import PARTS
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.facts import SCHEMA_VERSION, read_facts
 from nanokimi.data.foreign import FOREIGN
+from nanokimi.data.parts import PARTS, fractions, split_note
 from nanokimi.data.sources import open_source, read_text
 from nanokimi.data.tokenizers import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 
-TRAIN_FILE, VAL_FILE = "train.bin", "val.bin"
-NATS_FILE = "val.nats"
 TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))
-TOKEN_FILES = (TRAIN_FILE, VAL_FILE, "train.idx", "val.idx", NATS_FILE)
+TOKEN_FILES = tuple(f"{part}.{kind}" for part in PARTS for kind in ("bin", "idx", "nats"))
 OWN_FILES = {FACTS_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
 BLOCK_TOKENS = 1 << 20
 HASHED_IDS = 500_000
@@ -43,6 +41,19 @@ COPY_BYTES = 64_000_000
 
 def _no_offsets() -> np.ndarray:
     return np.zeros(0, dtype=np.uint64)
+
+
+def _no_ids() -> np.ndarray:
+    return np.zeros(0, dtype=np.uint16)
+
+
+class ScoredPart(NamedTuple):
+    """A part that is scored, and what stands before it."""
+
+    before_ids: np.ndarray
+    """Its first token is predicted from the last of these."""
+    ids: np.ndarray
+    doc_offsets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,12 @@ class PreparedData:
     """The same for `val_ids`."""
     val_doc_nats: np.ndarray | None = None
     """Each validation document's exact negative log-probability in nats, where its source knows it (tales)."""
+    test_ids: np.ndarray = field(default_factory=_no_ids)
+    """What is reported; empty in data that an earlier version prepared. In nanoGPT's split, the validation text."""
+    test_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
+    """The same for `test_ids`."""
+    test_doc_nats: np.ndarray | None = None
+    """The same for each test document."""
     tokenizer_sha256: str = ""
     """Of the tokenizer's files."""
 
@@ -67,11 +84,27 @@ class PreparedData:
     def fingerprint(self) -> dict[str, str]:
         """Hashes by which a resumed run knows its data again; of more than 64 MB, 64 pieces are hashed."""
         tokens = hashlib.sha256()
-        for ids in (self.train_ids, self.val_ids):
+        parts = (self.train_ids, self.val_ids, self.test_ids)
+        for ids in parts if len(self.test_ids) else parts[:2]:
             tokens.update(f"{len(ids)} {ids.dtype.str} ".encode())
             for start in sorted({int(x) for x in np.linspace(0, max(len(ids) - HASHED_IDS, 0), 64)}):
                 tokens.update(np.ascontiguousarray(ids[start : start + HASHED_IDS]).tobytes())
         return {"tokens_sha256": tokens.hexdigest(), "tokenizer_sha256": self.tokenizer_sha256}
+
+    def scored(self, part: str) -> ScoredPart:
+        """The validation or test part as an evaluation needs it.
+
+        Raises UserError for the test part of data that has none.
+        """
+        if part == "val":
+            return ScoredPart(self.train_ids, self.val_ids, self.val_doc_offsets)
+        if not len(self.test_ids):
+            raise UserError(
+                f"{self.facts['path']} was prepared without a test part, by an earlier version: evaluate with --part "
+                "val, or train again in a new folder"
+            )
+        before = self.train_ids if self.facts.get("split") == "nanogpt" else self.val_ids
+        return ScoredPart(before, self.test_ids, self.test_doc_offsets)
 
 
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:
@@ -88,7 +121,7 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
         advice = f"{context_length} needs {context_length + 2}; use a longer text, or a shorter context"
         if facts["train_text_chars"]:
             characters_per_token = facts["train_text_chars"] / facts["train_tokens"]
-            needed = math.ceil((context_length + 2) * characters_per_token / (1 - dataset.val_fraction))
+            needed = math.ceil((context_length + 2) * characters_per_token / (1 - sum(fractions(dataset))))
             advice = (
                 f"{context_length} needs {context_length + 2}; use a text of about {needed} characters, or a "
                 "shorter context"
@@ -99,6 +132,8 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
         )
     if "warning" in facts:
         print(f"nanokimi: warning: {facts['warning']}", file=sys.stderr)
+    if note := split_note(facts):
+        print(f"nanokimi: {note}", file=sys.stderr)
     facts = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **facts, "store": str(store)}
     _write_folder(folder, store, facts)
     return open_prepared(folder)
@@ -115,26 +150,43 @@ def open_prepared(folder: Path) -> PreparedData:
             f"{facts['vocab_size']}; prepare the data again"
         )
     tokens_folder = Path(facts["store"]) if facts["tokens_in_store"] else folder
-    offsets = {part: _no_offsets() for part in PARTS}
-    nats = None
-    if not facts["contiguous"]:
-        offsets = {part: _open_offsets(tokens_folder, part, facts) for part in PARTS}
-    if "val_floor_nats" in facts:
-        nats = _open_array(tokens_folder / NATS_FILE, np.dtype("<f8"), facts["val_documents"])
-        if not np.isfinite(nats).all():
-            raise UserError(
-                f"{tokens_folder / NATS_FILE} is damaged (a number is not finite): prepare the data again"
-            )
+    parts = {part: _open_part(tokens_folder, part, facts) for part in PARTS}
     return PreparedData(
         tokenizer=tokenizer,
-        train_ids=_open_ids(tokens_folder / TRAIN_FILE, facts["vocab_size"], facts["train_tokens"]),
-        val_ids=_open_ids(tokens_folder / VAL_FILE, facts["vocab_size"], facts["val_tokens"]),
+        train_ids=parts["train"].ids,
+        val_ids=parts["val"].ids,
         facts=facts,
-        train_doc_offsets=offsets["train"],
-        val_doc_offsets=offsets["val"],
-        val_doc_nats=nats,
+        train_doc_offsets=parts["train"].offsets,
+        val_doc_offsets=parts["val"].offsets,
+        val_doc_nats=parts["val"].nats,
+        test_ids=parts["test"].ids,
+        test_doc_offsets=parts["test"].offsets,
+        test_doc_nats=parts["test"].nats,
         tokenizer_sha256=_tokenizer_sha256(folder),
     )
+
+
+class _Part(NamedTuple):
+    """The files of one part."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    nats: np.ndarray | None
+
+
+def _open_part(folder: Path, part: str, facts: dict[str, Any]) -> _Part:
+    """Open a part; the test part is empty where an earlier version prepared the data."""
+    if part == "test" and facts["schema_version"] == 1:
+        return _Part(_no_ids(), _no_offsets(), None)
+    ids = _open_ids(folder / f"{part}.bin", facts["vocab_size"], facts[f"{part}_tokens"])
+    offsets = _no_offsets() if facts["contiguous"] else _open_offsets(folder, part, facts)
+    nats = None
+    if f"{part}_floor_nats" in facts:
+        path = folder / f"{part}.nats"
+        nats = _open_array(path, np.dtype("<f8"), facts[f"{part}_documents"])
+        if not np.isfinite(nats).all():
+            raise UserError(f"{path} is damaged (a number is not finite): prepare the data again")
+    return _Part(ids, offsets, nats)
 
 
 def _tokenizer_sha256(folder: Path) -> str:
@@ -167,7 +219,8 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),
     }
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.uint64)
+    contiguous = data.facts.get("contiguous", True)
+    offsets = _no_offsets() if contiguous else np.cumsum([0, *map(len, ids)], dtype=np.uint64)
     return replace(data, val_ids=np.concatenate(ids), facts=facts, val_doc_offsets=offsets, val_doc_nats=None)
 
 

@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from nanokimi.data.parts import PARTS, split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers import Tokenizer
 
+PART_NAMES = ("train", "validation", "test")
+CUTS = {
+    "three": "training, then validation, its end for test",
+    "nanogpt": "its last part is both for validation and test",
+}
 BAR = 40
 BLOCK_TOKENS = 1 << 22
 
@@ -19,21 +25,27 @@ def summary_text(data: PreparedData) -> str:
     facts = data.facts
     rows = [("data", facts["path"])]
     if facts["contiguous"]:
-        rows += [("documents", "1 (a single text: its last part is for validation)")]
+        rows += [("documents", f"1 (a single text: {CUTS[facts['split']]})")]
     else:
-        rows += [("documents", f"{facts['train_documents']:,} train, {facts['val_documents']:,} validation")]
+        rows += [("documents", sizes(facts, "documents"))]
         rows += [("removed", removed(facts))]
         rows += [("duplicates kept", f"{facts['duplicates_in_train']:,} within the training part (exact)")]
-    for unit in ("bytes", "chars"):
-        sizes = [facts[f"{part}_text_{unit}"] for part in ("train", "val")]
-        train, val = (f"{size:,}" if size is not None else "not counted" for size in sizes)
-        rows += [(unit, f"{train} train, {val} validation")]
-    rows += [("tokens", f"{facts['train_tokens']:,} train, {facts['val_tokens']:,} validation")]
+    rows += [(unit, sizes(facts, f"text_{unit}")) for unit in ("bytes", "chars")]
+    rows += [("tokens", sizes(facts, "tokens"))]
+    if note := split_note(facts):
+        rows += [("beware", note)]
+    if facts.get("split_widened"):
+        rows += [
+            (
+                "few documents",
+                "validation and test were given the nearest hashes; more documents may move them",
+            )
+        ]
     rows += [("vocabulary", f"{facts['vocab_size']:,} ({facts['tokenizer']})")]
     rows += [("bytes per token", f"{facts['bytes_per_token']:.3f} (validation)")]
-    if "val_floor_nats" in facts:
-        floor = facts["val_floor_nats"] / facts["val_tokens"]
-        rows += [("floor", f"{floor:.4f} nats per validation token: no model can be expected to do better")]
+    if "test_floor_nats" in facts:
+        floor = facts["test_floor_nats"] / facts["test_tokens"]
+        rows += [("floor", f"{floor:.4f} nats per test token: no model can be expected to do better")]
     if "changed_by_tokenizer" in facts:
         changed, units = facts["changed_by_tokenizer"], facts["units_encoded"]
         rows += [("not lossless", f"{changed:,} of {units:,} texts come back changed")]
@@ -42,17 +54,26 @@ def summary_text(data: PreparedData) -> str:
     return text + ("\ntokens per document\n" + histogram(lengths) if len(lengths) else "")
 
 
+def sizes(facts: dict[str, Any], of: str) -> str:
+    """What each part has of something, in words."""
+    numbers = [facts[f"{part}_{of}"] for part in PARTS]
+    shown = ["not counted" if number is None else f"{number:,}" for number in numbers]
+    return ", ".join(f"{number} {name}" for number, name in zip(shown, PART_NAMES, strict=True))
+
+
 def removed(facts: dict[str, Any]) -> str:
-    """What was taken out of the training part, in words."""
+    """What was taken out, in words."""
     exact, near = facts["exact_duplicates_across_split"], facts["near_duplicates_across_split"]
-    text = f"{exact:,} exact and {near:,} near duplicates of validation documents, from the training part"
+    text = f"{exact:,} exact and {near:,} near duplicates of validation and test documents, from the training part"
+    exact, near = facts["exact_duplicates_of_test_in_val"], facts["near_duplicates_of_test_in_val"]
+    text += f"; {exact:,} and {near:,} of test documents, from the validation part"
     text += f"; {facts['documents_empty']:,} empty"
     return text + (f"; {facts['documents_left_out']:,} left out" if facts["documents_left_out"] else "")
 
 
 def document_lengths(data: PreparedData) -> np.ndarray:
     """Tokens of every document, end-of-text included; empty for one contiguous text."""
-    offsets = (data.train_doc_offsets, data.val_doc_offsets)
+    offsets = (data.train_doc_offsets, data.val_doc_offsets, data.test_doc_offsets)
     return np.concatenate([np.diff(part.astype(np.int64)) for part in offsets])
 
 
@@ -86,13 +107,18 @@ def bytes_of_ids(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def draw_summary(data: PreparedData, path: Path) -> None:
-    """Write the picture: lengths of documents, frequency of tokens by rank, bytes per token."""
+    """Write the picture: the parts, lengths of documents, frequency of tokens by rank, bytes per token."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    documents, ranks, sizes = figure.subplots(1, 3)
+    parts, documents, ranks, by_bytes = figure.subplots(1, 4, width_ratios=(1, 2, 2, 2))
+    tokens = [data.facts[f"{part}_tokens"] for part in PARTS]
+    bars = parts.bar(PART_NAMES, tokens, color=["#3b6ea8", "#d98e04", "#b03a48"])
+    parts.bar_label(bars, [f"{count / sum(tokens):.1%}" for count in tokens])
+    parts.set(title="tokens of each part", ylabel="tokens")
+    parts.tick_params(axis="x", labelrotation=30)
     counts = token_counts(data.train_ids, data.tokenizer.vocab_size)
     lengths = document_lengths(data)
     if len(lengths):
@@ -112,7 +138,7 @@ def draw_summary(data: PreparedData, path: Path) -> None:
     of_id = bytes_of_ids(data.tokenizer)
     by_size = np.bincount(of_id, weights=counts)
     mean = float((of_id * counts).sum() / counts.sum())
-    sizes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
-    sizes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
-    sizes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)
+    by_bytes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
+    by_bytes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
+    by_bytes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)
     figure.savefig(path, dpi=120)

@@ -11,7 +11,7 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cache
@@ -49,8 +49,8 @@ def perform(work: Path, task: Task) -> Any:
     batches = corpus.batches(task["part"], task["start"], task["stop"])
     if task["kind"] == "bands":
         with (
-            open(work / CORPUS / f"bands-{task['start']}", "wb") as bands,
-            open(work / CORPUS / f"shingles-{task['start']}", "wb") as hashes,
+            open(work / CORPUS / f"bands-{task['part']}-{task['start']}", "wb") as bands,
+            open(work / CORPUS / f"shingles-{task['part']}-{task['start']}", "wb") as hashes,
         ):
             for _, texts in batches:
                 sets = shingle_sets(texts)
@@ -58,24 +58,24 @@ def perform(work: Path, task: Task) -> Any:
                 hashes.write(sets.hashes.tobytes())
         return None
     assert task["kind"] == "overlap"
-    table, seen = open_table(work / CORPUS)
-    text_of = corpus.text_of("val")
+    against = task["against"]
+    table, seen = open_table(work / CORPUS, against)
+    text_of = corpus.text_of(against)
     found = [near_duplicates(numbers, texts, table, text_of, seen) for numbers, texts in batches]
     return [number for some in found for number in some]
 
 
-def build_table(folder: Path, starts: list[int]) -> None:
-    """Sort the bands that the "bands" tasks wrote, gather their shingles, and remove what they wrote."""
-    parts = [np.fromfile(folder / f"bands-{start}", dtype=np.uint64) for start in starts]
+def build_table(folder: Path, against: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Sort the bands that the "bands" tasks wrote of the parts `against`, and gather their shingles."""
+    names = [f"{task['part']}-{task['start']}" for part in against for task in tasks if task["part"] == part]
+    parts = [np.fromfile(folder / f"bands-{name}", dtype=np.uint64) for name in names]
     table = BandTable.build(np.concatenate(parts).reshape(-1, BANDS))
-    table.keys.tofile(folder / "bands.keys")
-    table.documents.tofile(folder / "bands.documents")
-    paths = [folder / f"shingles-{start}" for start in starts]
+    prefix = "-".join(against)
+    table.keys.tofile(folder / f"{prefix}.keys")
+    table.documents.tofile(folder / f"{prefix}.documents")
+    paths = [folder / f"shingles-{name}" for name in names]
     count = sum(path.stat().st_size for path in paths) // 4
-    SeenShingles.build(_hash_blocks(paths), count).bits.tofile(folder / "shingles.bits")
-    for start in starts:
-        (folder / f"bands-{start}").unlink()
-        (folder / f"shingles-{start}").unlink()
+    SeenShingles.build(_hash_blocks(paths), count).bits.tofile(folder / f"{prefix}.bits")
 
 
 def _hash_blocks(paths: list[Path]) -> Iterator[np.ndarray]:
@@ -86,11 +86,12 @@ def _hash_blocks(paths: list[Path]) -> Iterator[np.ndarray]:
                 yield block
 
 
-def open_table(folder: Path) -> tuple[BandTable, SeenShingles]:
+def open_table(folder: Path, against: Sequence[str]) -> tuple[BandTable, SeenShingles]:
     """What `build_table` wrote, mapped: all processes share its memory."""
-    keys = np.memmap(folder / "bands.keys", dtype=np.uint64, mode="r")
-    documents = np.memmap(folder / "bands.documents", dtype=np.uint32, mode="r")
-    bits = np.memmap(folder / "shingles.bits", dtype=np.uint8, mode="r")
+    prefix = "-".join(against)
+    keys = np.memmap(folder / f"{prefix}.keys", dtype=np.uint64, mode="r")
+    documents = np.memmap(folder / f"{prefix}.documents", dtype=np.uint32, mode="r")
+    bits = np.memmap(folder / f"{prefix}.bits", dtype=np.uint8, mode="r")
     return BandTable(keys, documents), SeenShingles(bits)
 
 

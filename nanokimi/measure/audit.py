@@ -1,28 +1,49 @@
 """The audit: does a language model read the answer? Works on any module that maps token ids to logits.
 
-A causal model's logits at a position may depend on that position and earlier ones of the same row, on nothing else.
-So: change the tokens after a cut, or other rows of the batch, and look whether any logit before moves. This is done
-for every cut, in evaluation and in training mode (dropout seeded alike), on a copy of the module.
+A causal model's logits at a position may depend on that position and earlier ones of the same row, on nothing else: not
+on later tokens, other rows, its own earlier calls. So: change those, and look whether a logit moves. What is tried
+stands in audit_plan.py, the inputs in audit_inputs.py, and how a module is called in audit_calls.py.
 
 Changing the inputs can change the order of rounding (experts get other tokens beside them), so a movement counts only
-above a small share of the logits' size. A suspicion is confirmed in float64 where the module allows it: rounding
-vanishes there (also the kind that tips a router's near-tie), a leak stays.
+above a small share of the logits' scale at that position. A suspicion is then tried in float64 where the module allows
+it: rounding vanishes there (also the kind that tips a router's near-tie), a leak stays. A movement that vanishes is
+still a leak if a tiny change of the parameters does not cause one like it: then it was no rounding in fp32 either.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-Call = Callable[[nn.Module, torch.Tensor], object]
+from nanokimi.measure.audit_calls import (
+    Call,
+    Mode,
+    Subject,
+    default_call,
+    random_states_kept,
+    zero_parameters,
+)
+from nanokimi.measure.audit_inputs import Probe
+from nanokimi.measure.audit_plan import (
+    MODES,
+    Plan,
+    Tried,
+    make_plan,
+    not_excluded,
+    planned_passes,
+)
 
-TOLERANCE_FP32 = 2e-5  # share of the largest logit
-TOLERANCE_FP64 = 1e-10
+TOLERANCES = {torch.float32: (5e-5, 1e-7), torch.float64: (1e-8, 1e-12)}
+"""Share of a position's scale, and nats that matter to nobody."""
+LARGEST_SCALE = 30.0
+"""Nats. A deviation of a logit counts for no more, so a few huge ones cannot widen the tolerance."""
+SCALE_COLUMNS = 128
+CONFIRMATIONS, REPEATS = 24, 2
+JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
+SMALL = 200  # tolerances
+CAUSAL, LEAKING, NONDETERMINISTIC = "causal", "LEAKING", "NONDETERMINISTIC"
 
 
 @dataclass(frozen=True)
@@ -30,16 +51,19 @@ class AuditResult:
     """Whether a module is causal, and the evidence."""
 
     causal: bool
+    verdict: str  # "causal", "LEAKING", or "NONDETERMINISTIC": the same ids gave different logits
     max_leak: float  # largest movement of a logit that must not move (absolute, fp32)
-    where: str | None  # the worst leak in words, None if causal
-    cuts: int  # positions at which the future was changed
+    where: str | None  # what was found, in words, None if causal
+    cuts: int  # positions at which the future was changed, in windows of the whole context
     context_length: int
-    tolerance: float  # movements up to here are rounding
+    tolerance: float  # movements up to here are rounding, at the position that moved most
+    passes: int  # forward passes that were made
+    not_excluded: tuple[str, ...]  # what may still be wrong with a module that passes
 
 
 @dataclass(frozen=True)
-class _Leak:
-    size: float
+class _Finding:
+    verdict: str
     where: str
 
 
@@ -48,133 +72,291 @@ def audit(
     *,
     vocab_size: int,
     context: int,
-    batch_size: int = 3,
+    batch_size: int | None = None,
     max_cuts: int = 256,
     seed: int = 0,
     call: Call | None = None,
+    windows: object | None = None,
 ) -> AuditResult:
-    """Test whether `module` is causal and treats rows of a batch independently.
+    """Test whether `module` is causal, treats rows of a batch independently, and forgets earlier calls.
 
     Args:
         module: maps ids (B, T) to logits (B, T, W): a tensor, a tuple that starts with it, or an object or dictionary
             with `logits` (Hugging Face) or `logits_BTW` (ours). A `forward` with a `targets` parameter (nanoGPT's,
-            which otherwise computes only the last position) is given the ids as targets.
+            which otherwise computes only the last position) is given the next tokens as targets.
         vocab_size: ids are drawn below it.
         context: length of the sequences (T).
-        batch_size: rows, at least 2.
+        batch_size: rows that an evaluation takes at a time, at least 2; None: 4,096 tokens at a time.
         max_cuts: when T - 1 is more, that many cuts are spread evenly (the number used is in the result).
         seed: of the test's tokens and of dropout.
         call: how to call the module, if not as above; returns any of the forms above.
+        windows: ids of real text, (N, T) or a sequence of rows; some are used, cut to `context`.
 
     Returns:
-        AuditResult. The module, its mode and the global random state are left as they were.
+        AuditResult. The module, its mode and all global random states are left as they were.
 
     Raises:
-        ValueError: the logits do not have the shape (B, T, W), or an argument is too small.
+        ValueError: the logits do not have the shape (B, T, W), or are NaN; an argument is too small; windows hold ids
+            outside the vocabulary.
     """
-    if batch_size < 2 or context < 2 or vocab_size < 2:
-        raise ValueError("the audit needs batch_size, context and vocab_size of at least 2")
-    call = call or _default_call(module)
-    cuts = sorted({round(1 + i * (context - 2) / max(max_cuts - 1, 1)) for i in range(max_cuts)})
-    leak, scale = _worst_leak(module, torch.float32, call, vocab_size, context, batch_size, cuts, seed)
-    tolerance = TOLERANCE_FP32 * scale
-    causal = leak.size <= tolerance
-    if not causal and _runs_in_float64(module, call, vocab_size, context):
-        confirmed, scale64 = _worst_leak(
-            module, torch.float64, call, vocab_size, context, batch_size, cuts, seed
-        )
-        causal = confirmed.size <= TOLERANCE_FP64 * scale64
-    return AuditResult(causal, leak.size, None if causal else leak.where, len(cuts), context, tolerance)
+    plan = make_plan(vocab_size, context, batch_size, max_cuts, seed, windows)
+    zeros = zero_parameters(module)
+    auditor = _Auditor(Subject(module, call or default_call(module), seed), plan)
+    with random_states_kept(auditor.subject.device):
+        finding = auditor.run(zeros > 0)
+    return AuditResult(
+        causal=finding is None,
+        verdict=finding.verdict if finding else CAUSAL,
+        max_leak=auditor.max_leak,
+        where=finding.where if finding else None,
+        cuts=len(plan.cuts),
+        context_length=context,
+        tolerance=auditor.tolerance,
+        passes=auditor.subject.calls,
+        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros, auditor.bases),
+    )
 
 
-def _worst_leak(
+def audit_passes(
     module: nn.Module,
-    dtype: torch.dtype,
-    call: Call,
     vocab_size: int,
     context: int,
-    batch_size: int,
-    cuts: list[int],
-    seed: int,
-) -> tuple[_Leak, float]:
-    """The largest forbidden movement, and the size of the largest logit."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(seed)
-    ids_BT = torch.randint(vocab_size, (batch_size, context), generator=generator)
-    # an offset of 1 to W - 1 changes every token for sure
-    changed_BT = (ids_BT + torch.randint(1, vocab_size, ids_BT.shape, generator=generator)) % vocab_size
-    worst, scale = _Leak(0.0, "nowhere"), 0.0
-
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        for training in (False, True):
-            mode = "training" if training else "evaluation"
-
-            copied = copy.deepcopy(module).to(dtype).train(training)
-            buffers = [buffer.clone() for buffer in copied.buffers()]
-
-            def logits(
-                ids: torch.Tensor, copied: nn.Module = copied, kept: list[torch.Tensor] = buffers
-            ) -> torch.Tensor:
-                torch.manual_seed(seed)
-                found = _find_logits(call(copied, ids.to(device)), ids)
-                for buffer, value in zip(copied.buffers(), kept, strict=True):
-                    buffer.copy_(value)  # running statistics of one call must not reach the next
-                return found
-
-            reference_BTW = logits(ids_BT)
-            if reference_BTW.isnan().any():
-                raise ValueError("the module's logits are NaN: there is nothing to audit")
-            scale = max(scale, float(reference_BTW.nan_to_num(posinf=0, neginf=0).abs().max()))
-            for cut in cuts:
-                future_BT = torch.cat((ids_BT[:, :cut], changed_BT[:, cut:]), dim=1)
-                moved_BT = _movement(logits(future_BT), reference_BTW)[:, :cut]
-                row, position = divmod(int(moved_BT.argmax()), cut)
-                where = f"position {position} of row {row} sees tokens from position {cut} on ({mode} mode)"
-                worst = max(worst, _Leak(float(moved_BT.max()), where), key=lambda leak: leak.size)
-            for row in range(batch_size):
-                others_BT = changed_BT.clone()
-                others_BT[row] = ids_BT[row]
-                moved_T = _movement(logits(others_BT), reference_BTW)[row]
-                where = f"position {int(moved_T.argmax())} of row {row} sees other rows of the batch ({mode} mode)"
-                worst = max(worst, _Leak(float(moved_T.max()), where), key=lambda leak: leak.size)
-    return worst, scale
+    batch_size: int | None = None,
+    windows: object | None = None,
+) -> list[tuple[int, int]]:
+    """(rows, length) of each forward pass that the audit of a causal module takes, for a forecast."""
+    plan = make_plan(vocab_size, context, batch_size, 256, 0, windows)
+    return planned_passes(plan, zero_parameters(module) > 0)
 
 
-def _movement(logits_BTW: torch.Tensor, reference_BTW: torch.Tensor) -> torch.Tensor:
-    """Largest change over the vocabulary (B, T); a logit that becomes NaN has moved infinitely."""
-    change_BTW = (logits_BTW - reference_BTW).abs().nan_to_num(nan=float("inf"))
-    return change_BTW.masked_fill(logits_BTW == reference_BTW, 0.0).amax(dim=-1)
+@dataclass
+class _Auditor:
+    """An audit under way."""
 
+    subject: Subject
+    plan: Plan
+    tried: Tried = field(default_factory=Tried)
+    max_leak: float = 0.0
+    tolerance: float = 0.0
+    confirmations: int = 0
+    bases: int = 0
+    """Inputs so far: each draws other random numbers, its changes the same."""
+    kept: tuple[Mode, Probe, torch.Tensor, torch.Tensor] | None = None
+    """The last base, its logits and tolerances: several probes share one."""
+    first_W: torch.Tensor | None = None
+    """The logits of the first position of all."""
+    moving_X: torch.Tensor | None = None
+    """Columns whose logits differ between inputs, up to SCALE_COLUMNS of them."""
 
-def _default_call(module: nn.Module) -> Call:
-    if "targets" in inspect.signature(module.forward).parameters:
-        return lambda m, ids_BT: m(ids_BT, targets=ids_BT)
-    return lambda m, ids_BT: m(ids_BT)
+    def run(self, zeros: bool) -> _Finding | None:
+        """Try everything, up to the first finding."""
+        begun: set[Mode] = set()
+        for mode, probe in self.plan.probes(zeros):
+            finding = None
+            if mode not in begun:
+                begun.add(mode)
+                finding = self.twice(mode, probe)
+            finding = finding or self.unless_refused(mode, probe)
+            if finding is not None:
+                return finding
+        assert len(begun) == len(MODES)
+        return None
 
+    def twice(self, mode: Mode, probe: Probe) -> _Finding | None:
+        """The same ids two times."""
+        base_BTW, tolerance_BT = self.reference(mode, probe)
+        if not self.tried.shapes and bool(base_BTW.isnan().any(dim=-1).float().mean() > 0.5):
+            raise ValueError("the module's logits are NaN: there is nothing to audit")
+        same = Probe(probe.base_BT, probe.base_BT, torch.full_like(probe.cut_B, probe.base_BT.shape[1]))
+        return self.test(mode, same)
 
-def _find_logits(output: object, ids_BT: torch.Tensor) -> torch.Tensor:
-    if isinstance(output, dict):
-        output = output.get("logits")
-    for name in ("logits_BTW", "logits"):
-        output = getattr(output, name, output)
-    if isinstance(output, tuple | list):
-        output = output[0]
-    if not isinstance(output, torch.Tensor) or output.dim() != 3 or output.shape[:2] != ids_BT.shape:
-        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(
-            f"the module returned {found} for ids of shape {tuple(ids_BT.shape)}: expected (B, T, W)"
+    def unless_refused(self, mode: Mode, probe: Probe) -> _Finding | None:
+        """Test, but let a module refuse shapes that an evaluation does not have."""
+        shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
+        if shape == (self.plan.main_rows(), self.plan.context):
+            return self.test(mode, probe)
+        try:
+            return self.test(mode, probe)
+        except Exception as error:
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:80]
+            self.tried.refused.setdefault(shape, reason)
+            return None
+
+    def reference(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of a probe's base, and how much they may move."""
+        if self.kept is not None and not probe.before:
+            kept_mode, kept, base_BTW, tolerance_BT = self.kept
+            if kept_mode == mode and kept.base_BT is probe.base_BT and kept.filled == probe.filled:
+                return base_BTW, tolerance_BT
+        self.bases += 1
+        base_BTW = self.logits(mode, probe, changed=False)
+        self.note_moving(base_BTW)
+        tolerance_BT = tolerances(base_BTW, self.moving_X)
+        self.kept = None if probe.before else (mode, probe, base_BTW, tolerance_BT)
+        return base_BTW, tolerance_BT
+
+    def note_moving(self, logits_BTW: torch.Tensor) -> None:
+        """Find the columns by which scales are measured; the first inputs that move any decide."""
+        if self.first_W is None:
+            self.first_W = logits_BTW[0, 0].clone()  # a view would keep the whole batch
+        if self.moving_X is None or len(self.moving_X) < 2:
+            moving_X = (logits_BTW != self.first_W).any(dim=0).any(dim=0).nonzero()[:, 0]
+            spread_X = torch.arange(min(len(moving_X), SCALE_COLUMNS)) * len(moving_X)
+            self.moving_X = moving_X[
+                (spread_X // max(min(len(moving_X), SCALE_COLUMNS), 1)).to(moving_X.device)
+            ]
+
+    def logits(
+        self,
+        mode: Mode,
+        probe: Probe,
+        *,
+        changed: bool,
+        dtype: torch.dtype = torch.float32,
+        jitter: tuple[float, int] | None = None,
+    ) -> torch.Tensor:
+        """The logits of one of a probe's two inputs."""
+        ids_BT = probe.changed_BT if changed else probe.base_BT
+        before = probe.before_changed if changed else probe.before
+        return self.subject.logits(
+            ids_BT, mode, draw=self.bases, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
         )
-    return output
+
+    def test(self, mode: Mode, probe: Probe) -> _Finding | None:
+        """Whether a probe finds something."""
+        base_BTW, tolerance_BT = self.reference(mode, probe)
+        changed_BTW = self.logits(mode, probe, changed=True)
+        all_BT = movement(changed_BTW, base_BTW)
+        moved_BT = all_BT.where(probe.protected_BT().to(all_BT.device), 0.0)
+        self.tried.shapes.add((probe.base_BT.shape[0], probe.base_BT.shape[1]))
+        self.tried.moved |= bool(all_BT.any())
+        worst = int((moved_BT / tolerance_BT).argmax())
+        if float(moved_BT.max()) >= self.max_leak:
+            self.max_leak, self.tolerance = float(moved_BT.max()), float(tolerance_BT.flatten()[worst])
+        if not bool((moved_BT > tolerance_BT).any()):
+            return None
+        if self.confirmations >= CONFIRMATIONS:
+            self.tried.unconfirmed += 1
+            return None
+        self.confirmations += 1
+        return self.confirm(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT)
+
+    def confirm(
+        self,
+        mode: Mode,
+        probe: Probe,
+        base_BTW: torch.Tensor,
+        changed_BTW: torch.Tensor,
+        moved_BT: torch.Tensor,
+        tolerance_BT: torch.Tensor,
+    ) -> _Finding | None:
+        """What a movement in fp32 is: a leak, chance, or rounding (None)."""
+        worst, dtype = int((moved_BT / tolerance_BT).argmax()), torch.float32
+        doubles = self.in_double(mode, probe)
+        if doubles is not None:
+            base64_BTW, changed64_BTW = doubles
+            moved64_BT = movement(changed64_BTW, base64_BTW)
+            moved64_BT = moved64_BT.where(probe.protected_BT().to(moved_BT.device), 0.0)
+            ratio64_BT = moved64_BT / tolerances(base64_BTW, self.moving_X)
+            if bool((ratio64_BT > 1).any()):
+                worst, dtype = int(ratio64_BT.argmax()), torch.float64
+                base_BTW, changed_BTW = doubles
+            elif self.explained(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT):
+                return None
+        if self.varies(mode, probe, base_BTW, changed_BTW, dtype):
+            words = "the same ids give logits that differ, with all random generators seeded alike"
+            return _Finding(NONDETERMINISTIC, f"{words} (by {float(moved_BT.max()):.3g}; {mode})")
+        return self.leak(mode, probe, worst, dtype)
+
+    def in_double(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The logits of a probe's inputs in float64, if the module runs in it."""
+        try:
+            base_BTW = self.logits(mode, probe, changed=False, dtype=torch.float64)
+            return base_BTW, self.logits(mode, probe, changed=True, dtype=torch.float64)
+        except (RuntimeError, TypeError, NotImplementedError):
+            return None  # a kernel without float64, or a device without it (MPS)
+
+    def varies(
+        self, mode: Mode, probe: Probe, base_BTW: torch.Tensor, changed_BTW: torch.Tensor, dtype: torch.dtype
+    ) -> bool:
+        """Whether a probe's inputs give other logits when they are tried again, where they must not move."""
+        protected_BT = probe.protected_BT().to(base_BTW.device)
+        tolerance_BT = tolerances(base_BTW, self.moving_X)
+        for changed, before_BTW in ((False, base_BTW), (True, changed_BTW)) * REPEATS:
+            again_BT = movement(self.logits(mode, probe, changed=changed, dtype=dtype), before_BTW)
+            if bool((again_BT > tolerance_BT)[protected_BT].any()):
+                return True
+        return False
+
+    def explained(
+        self,
+        mode: Mode,
+        probe: Probe,
+        base_BTW: torch.Tensor,
+        changed_BTW: torch.Tensor,
+        moved_BT: torch.Tensor,
+        tolerance_BT: torch.Tensor,
+    ) -> bool:
+        """Whether parameters that differ in their last digits move the same logits about as far.
+
+        Movements of less than 1% of the scale need no such explanation: what has such a leak gains nothing by it.
+        """
+        unexplained_BT = moved_BT > SMALL * tolerance_BT
+        if not bool(unexplained_BT.any()):
+            return True
+        for number in range(JITTERS):
+            changed = number % 2 == 1
+            jittered_BTW = self.logits(mode, probe, changed=changed, jitter=(JITTER, number))
+            caused_BT = movement(jittered_BTW, changed_BTW if changed else base_BTW)
+            unexplained_BT &= caused_BT < EXPLAINED * moved_BT
+            if not bool(unexplained_BT.any()):
+                return True
+        return False
+
+    def leak(self, mode: Mode, probe: Probe, worst: int, dtype: torch.dtype) -> _Finding:
+        """The leak in words: whether it comes through time, through the batch or from an earlier call."""
+        rows, length = probe.base_BT.shape
+        row, position = divmod(worst, length)
+        cut = int(probe.cut_B[row])
+        source = "sees an earlier call"
+        if probe.changed_BT is not probe.base_BT:
+            source = "sees other rows of the batch"
+            if position < cut < length:
+                alone_BT = probe.base_BT.clone()
+                alone_BT[row] = probe.changed_BT[row]
+                alone = Probe(probe.base_BT, alone_BT, probe.cut_B, probe.before, probe.before, probe.filled)
+                base_BTW = self.logits(mode, alone, changed=False, dtype=dtype)
+                moved_BT = movement(self.logits(mode, alone, changed=True, dtype=dtype), base_BTW)
+                if bool(moved_BT[row, position] > tolerances(base_BTW, self.moving_X)[row, position]):
+                    source = f"sees tokens from position {cut} on"
+        where = f"position {position} of row {row} {source} ({mode}, {rows} rows of {length}"
+        if probe.filled:
+            where += ", parameters that are zero filled"
+        return _Finding(LEAKING, where + ")")
 
 
-def _runs_in_float64(module: nn.Module, call: Call, vocab_size: int, context: int) -> bool:
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            call(
-                copy.deepcopy(module).double().eval(),
-                torch.zeros(2, context, dtype=torch.long, device=device),
-            )
-    except (RuntimeError, TypeError, NotImplementedError):
-        return False  # a kernel without float64, or a device without it (MPS)
-    return True
+def movement(logits_BTW: torch.Tensor, reference_BTW: torch.Tensor) -> torch.Tensor:
+    """Largest change over the vocabulary (B, T); a logit that becomes NaN has moved infinitely."""
+    change_BTW = logits_BTW - reference_BTW
+    change_BT = torch.linalg.vector_norm(change_BTW, ord=float("inf"), dim=-1)
+    if bool(change_BT.isfinite().all()):
+        return change_BT
+    same_BTW = (logits_BTW == reference_BTW) | (logits_BTW.isnan() & reference_BTW.isnan())
+    return change_BTW.abs().nan_to_num(nan=float("inf")).masked_fill(same_BTW, 0.0).amax(dim=-1)
+
+
+def tolerances(logits_BTW: torch.Tensor, moving_X: torch.Tensor | None) -> torch.Tensor:
+    """How much logits may move by rounding, (B, T): a share of each position's scale.
+
+    The scale is the mean deviation from the median over the columns `moving_X`. Those that are the same for all inputs
+    (masked ones, mostly) are left out, and what is infinite or far away counts for LARGEST_SCALE.
+    """
+    share, least = TOLERANCES[torch.float64 if logits_BTW.dtype == torch.float64 else torch.float32]
+    if moving_X is None or not len(moving_X):
+        return torch.full_like(logits_BTW[..., 0], least)
+    some_NX = logits_BTW.flatten(0, 1)[:, moving_X]
+    some_NX = some_NX.masked_fill(~some_NX.isfinite(), float("nan"))
+    deviation_NX = (some_NX - some_NX.nanmedian(dim=1, keepdim=True).values).abs()
+    scale_N = deviation_NX.clamp(max=LARGEST_SCALE).nanmean(dim=1).nan_to_num()
+    scale_N = scale_N.clamp(min=1e-3 * float(scale_N.median()))
+    return (share * scale_N).clamp(min=least).view(logits_BTW.shape[:2])

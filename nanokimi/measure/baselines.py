@@ -1,4 +1,4 @@
-"""Scores that need no neural network: how well counting tokens, or gzip, predicts the validation text.
+"""Scores that need no neural network: how well counting tokens, or gzip, predicts the test text.
 
 A model that does worse than the n-gram has not learnt; one that does far better than any text allows has seen
 the answers. Both ends are worth a number beside every loss.

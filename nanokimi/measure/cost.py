@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanokimi.config import GPTConfig, KimiConfig, ModelConfig, OptimConfig, TrainConfig, VariantConfig
+from nanokimi.config import (
+    GPTConfig,
+    KimiConfig,
+    ModelConfig,
+    ModuleConfig,
+    OptimConfig,
+    TrainConfig,
+    VariantConfig,
+)
+from nanokimi.config.rules_variant import head_width
+from nanokimi.measure.cost_module import module_cost
 from nanokimi.measure.cost_variant import variant_parts
 from nanokimi.optim.groups import MATRIX_OPTIMIZERS, assign
 from nanokimi.optim.shampoo import ROOT_ITERATIONS
@@ -41,6 +51,8 @@ def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True)
         return Cost(
             int(total), int(active), 2 * active + flops, 3 * (2 * active + flops), int(cache), int(fixed)
         )
+    if isinstance(config, ModuleConfig):
+        return Cost(*module_cost(config, context_length), 0)
     if isinstance(config, KimiConfig):
         total, active = _kimi_parameters(config)
         qk_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
@@ -104,8 +116,9 @@ def optimizer_flops(
         if algorithm == "muon":
             matrices = blocks * (shape[0] if len(shape) == 3 else 1)
             total += matrices * matrix_update_flops(shape[-2] // blocks, shape[-1], optim)
-    if optim.name == "muonclip" and optim.qk_clip_logits == "exact":
-        width = model.hidden_size
+    exact = optim.clips and optim.qk_clip_logits == "exact"
+    if exact and not isinstance(model, ModuleConfig):
+        width = heads * head_width(model) if isinstance(model, VariantConfig) else model.hidden_size
         if isinstance(model, VariantConfig) and model.attention == "latent":
             width = 0  # its logits are at hand
         elif isinstance(model, KimiConfig) or (isinstance(model, VariantConfig) and model.attention == "mla"):
@@ -123,9 +136,9 @@ def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
     an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
     """
     m, n = sorted((rows, columns))
-    if optim.name not in ("shampoo", "soap"):
+    if optim.name not in ("shampoo", "shampooclip", "soap"):
         return optim.ns_steps * (4 * m * m * n + 2 * m**3)
     both_sides, cubes = 2 * m * n * (m + n), m**3 + n**3
-    if optim.name == "shampoo":
+    if optim.name != "soap":
         return 2 * both_sides + 8 * ROOT_ITERATIONS * cubes / optim.precondition_every
     return 4 * both_sides + (2 + 8 / 3) * cubes / optim.precondition_every

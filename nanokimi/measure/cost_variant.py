@@ -7,7 +7,14 @@ from typing import NamedTuple
 import torch
 
 from nanokimi.config import VariantConfig
-from nanokimi.config.rules_variant import dense_width, has_experts, is_plug, key_value_heads
+from nanokimi.config.rules_variant import (
+    dense_width,
+    has_experts,
+    has_qkv_bias,
+    head_width,
+    is_plug,
+    key_value_heads,
+)
 from nanokimi.model.variants.latent import CHUNK
 from nanokimi.model.variants.variant import build_plug
 
@@ -29,6 +36,7 @@ def variant_parts(config: VariantConfig, context_length: int, causal: bool) -> l
     d, layers = c.hidden_size, c.num_hidden_layers
     norm = d * (2 if c.norm == "layernorm" and c.bias else 1)
     outer = c.vocab_size * d * (1 if c.tie_word_embeddings else 2) + (2 * layers + 1) * norm
+    outer += c.vocab_size if c.lm_head_bias else 0
     if c.positions == "learned":
         outer += c.max_position_embeddings * d
     parts = [PartCost(outer, c.vocab_size * d)]
@@ -53,16 +61,16 @@ def attention_cost(c: VariantConfig, context_length: int, causal: bool) -> PartC
         flops = 2 * heads * (qk_dim + c.v_head_dim) * visible
         cache = c.kv_lora_rank + c.qk_rope_head_dim
         return PartCost(active + c.kv_lora_rank + (c.q_lora_rank or 0), active, flops, cache)
-    shared = key_value_heads(c) * (d // heads)
-    active = 2 * d * d + 2 * d * shared
-    biases = 2 * d + 2 * shared if c.bias else 0
+    own, shared = heads * head_width(c), key_value_heads(c) * head_width(c)
+    active = 2 * d * own + 2 * d * shared
+    biases = (d if c.bias else 0) + (own + 2 * shared if has_qkv_bias(c) else 0)
     if c.attention == "latent":
         j = c.num_latents
-        active += j * d
+        active += j * own
         # Positions weighed anew at each position.
         taken_in = chunk_pairs(context_length, causal) / context_length
-        return PartCost(active + biases, active, 2 * j * d * (taken_in + 2), 0, j * (d + heads))
-    return PartCost(active + biases, active, 4 * d * visible, 2 * shared)
+        return PartCost(active + biases, active, 2 * j * own * (taken_in + 2), 0, j * (own + heads))
+    return PartCost(active + biases, active, 4 * own * visible, 2 * shared)
 
 
 def chunk_pairs(context_length: int, causal: bool) -> int:

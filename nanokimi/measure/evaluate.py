@@ -1,4 +1,4 @@
-"""The one definition of a validation score: the whole validation text, every token a target exactly once, in fp32."""
+"""The one definition of a score: the whole validation or test text, every token a target exactly once, in fp32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanokimi.data.batches import iterate_validation
+from nanokimi.data.batches import iterate_validation, scored_windows
 from nanokimi.data.store import PreparedData
 
 TOKENS_AT_A_TIME = 4096
@@ -20,18 +20,27 @@ TOKENS_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one model on one validation text, and each window's share of them for paired comparisons."""
+    """Scores of one model on one part of the text, and each window's share of them for paired comparisons.
+
+    The fields are called val_ whichever part was scored; `record` calls them by it.
+    """
 
     val_loss: float  # nats per token
     val_perplexity: float
     val_bits_per_byte: float
     val_bits_per_char: float
-    loss_by_position: list[float]  # mean nats at each position of the context window
-    window_nats: np.ndarray  # (windows,) total nats
+    loss_by_position: list[float]  # mean nats of what is scored at each position of the window
+    window_nats: np.ndarray  # (windows,) total nats of what each window scores, in the order of the text
+    window_tokens: np.ndarray  # (windows,) how many tokens that is
+    part: str = "val"
 
     def record(self) -> dict[str, Any]:
-        """What goes into metrics.jsonl."""
-        return {name: value for name, value in asdict(self).items() if name != "window_nats"}
+        """What goes into metrics.jsonl: val_loss and so on, or test_loss and so on."""
+        return {
+            name.replace("val_", f"{self.part}_"): value
+            for name, value in asdict(self).items()
+            if not name.startswith("window_") and name != "part"
+        }
 
 
 class Cancelled(Exception):
@@ -50,45 +59,55 @@ def evaluate(
     context_length: int,
     batch_size: int | None = None,
     *,
+    part: str = "val",
     cancelled: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Score `model` on the whole validation text in non-overlapping windows of `context_length`.
+    """Score `model` on the whole of a part, val or test, in windows of `context_length`: data/batches.py,
+    scored_windows().
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
     and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
 
-    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes.
+    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes; UserError if there is no test part.
     """
+    scored = data.scored(part)
     batch_size = batch_size or windows_at_a_time(context_length)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    window_tokens = scored_windows(len(scored.ids), scored.doc_offsets, context_length).tokens
+    window_nats = np.zeros(len(window_tokens))
     sums_T = np.zeros(context_length)
     counts_T = np.zeros(context_length, dtype=np.int64)
-    window_nats = []
     try:
-        for inputs, targets in iterate_validation(data.train_ids, data.val_ids, context_length, batch_size):
+        for batch in iterate_validation(
+            scored.before_ids, scored.ids, context_length, batch_size, scored.doc_offsets
+        ):
             if cancelled is not None and cancelled():
                 raise Cancelled
-            inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            inputs_BT = torch.from_numpy(batch.inputs).to(device)
+            targets_BT = torch.from_numpy(batch.targets).to(device)
             nats_BT = token_nats(model, inputs_BT, targets_BT).cpu().double().numpy()
+            nats_BT = np.where(batch.counts, nats_BT, 0.0)
             width = nats_BT.shape[1]
             sums_T[:width] += nats_BT.sum(axis=0)
-            counts_T[:width] += nats_BT.shape[0]
-            window_nats.append(nats_BT.sum(axis=1))
+            counts_T[:width] += batch.counts.sum(axis=0)
+            window_nats[batch.numbers] = nats_BT.sum(axis=1)
     finally:
         model.train(was_training)
     total_nats, tokens = float(sums_T.sum()), int(counts_T.sum())
-    assert tokens == len(data.val_ids), "every validation token is a target exactly once"
+    assert tokens == len(scored.ids), "every token of the part is a target exactly once"
     loss = total_nats / tokens
     return Evaluation(
         val_loss=loss,
         val_perplexity=math.exp(min(loss, 700.0)),
-        val_bits_per_byte=total_nats / math.log(2) / data.facts["val_text_bytes"],
-        val_bits_per_char=total_nats / math.log(2) / data.facts["val_text_chars"],
+        val_bits_per_byte=total_nats / math.log(2) / data.facts[f"{part}_text_bytes"],
+        val_bits_per_char=total_nats / math.log(2) / data.facts[f"{part}_text_chars"],
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
-        window_nats=np.concatenate(window_nats),
+        window_nats=window_nats,
+        window_tokens=window_tokens,
+        part=part,
     )
 
 

@@ -5,7 +5,7 @@ Both use stories of a seed of their own, which no training set contains. Interva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -36,37 +36,54 @@ class Proportion:
     total: int
 
 
-def wilson(successes: int, total: int) -> Proportion:
-    """Wilson's interval for a proportion (1927): sensible for few trials and for shares near 0 and 1."""
+def world_of(path: str) -> str:
+    """The world whose stories a `dataset.path` such as tales:3 names."""
+    return path.partition(":")[0]
+
+
+def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval for a proportion (1927): sensible for few trials and for shares near 0 and 1.
+
+    `total` counts independent trials; it may be the number that dependent ones are worth, with a wider `z`.
+    """
     if total == 0:
-        return Proportion(0.0, 0.0, 1.0, 0)
-    z, share = 1.959964, successes / total
+        return 0.0, 1.0
+    share = successes / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    return Proportion(share, max(middle - half, 0.0), min(middle + half, 1.0), total)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def judge_stories(write: Callable[[str, int], str], stories: int) -> dict[str, Any]:
+def proportion(right: Sequence[bool]) -> dict[str, Any]:
+    """One model's answers: share, interval, and each of them, so that models can be compared question by question."""
+    successes, total = sum(right), len(right)
+    found = Proportion(successes / max(total, 1), *wilson(successes, total), total)
+    return {**asdict(found), "right": [int(one) for one in right]}
+
+
+def judge_stories(
+    write: Callable[[str, int], str], stories: int, world: str = tales.WORLDS[0]
+) -> dict[str, Any]:
     """Judge what a model makes of the openings of unseen stories.
 
     `write(opening, i)` returns the continuation up to end-of-text. The opening is a story's first sentence.
     """
     judged, examples = [], []
     for i in range(stories):
-        opening = first_sentence(tales.tell(QUESTION_SEED, i).text)
+        opening = first_sentence(tales.tell(QUESTION_SEED, i, world).text)
         text = opening + write(opening, i)
-        verdict = tales.judge(text)
+        verdict = tales.judge(text, world)
         judged.append((verdict, len(text)))
         examples.append(
             {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
         )
-    counts = {  # where the grammar fails first, nothing is known of the facts
-        "grammatical": sum(v.grammatical for v, _ in judged),
-        "consistent": sum(v.grammatical and v.consistent for v, _ in judged),
-        "complete": sum(v.complete for v, _ in judged),
+    held = {  # where the grammar fails first, nothing is known of the facts
+        "grammatical": [v.grammatical for v, _ in judged],
+        "consistent": [v.grammatical and v.consistent for v, _ in judged],
+        "complete": [v.complete for v, _ in judged],
+        "perfect": [v.grammatical and v.consistent and v.complete for v, _ in judged],
     }
-    counts["perfect"] = sum(v.grammatical and v.consistent and v.complete for v, _ in judged)
-    shares = {name: asdict(wilson(successes, stories)) for name, successes in counts.items()}
+    shares = {name: proportion(verdicts) for name, verdicts in held.items()}
     right = sum(min(v.characters_ok / max(length, 1), 1.0) for v, length in judged) / stories
     return {**shares, "right_before_first_error": right, "examples": examples[:3]}
 
@@ -76,34 +93,41 @@ def first_sentence(text: str) -> str:
     return text[: text.index(".") + 1]
 
 
-def recall(model: nn.Module, tokenizer: Tokenizer, context_length: int, questions: int) -> dict[str, Any]:
+def recall(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    context_length: int,
+    questions: int,
+    world: str = tales.WORLDS[0],
+) -> dict[str, Any]:
     """Ask for facts told 20, 50, 100 and 200 words before: is the true word likelier than each wrong one?
 
-    Returns, for each distance, the share answered rightly with its interval, and what guessing would give.
+    Returns, for each distance that the world's stories have, the share answered rightly with its interval, which
+    questions those were, and what guessing would give.
     """
     results = {}
-    for distance, probes in collect_probes(questions).items():
-        right, chance = 0, 0.0
+    for distance, probes in collect_probes(questions, world).items():
+        right, chance = [], 0.0
         for probe in probes:
             choices = [probe.answer, *probe.alternatives]
             scores = continuation_nats(model, tokenizer, context_length, probe.prefix, choices)
-            right += scores.index(min(scores)) == 0
+            right.append(scores.index(min(scores)) == 0)
             chance += 1 / len(choices)
-        results[distance] = {**asdict(wilson(right, len(probes))), "guessing": chance / max(len(probes), 1)}
+        results[distance] = {**proportion(right), "guessing": chance / max(len(probes), 1)}
     return results
 
 
-def collect_probes(questions: int) -> dict[str, list[tales.Probe]]:
+def collect_probes(questions: int, world: str = tales.WORLDS[0]) -> dict[str, list[tales.Probe]]:
     """`questions` probes for each distance; the kinds of facts take turns, so that names do not crowd out the rest."""
     wanted: dict[str, dict[str, list[tales.Probe]]] = {distance: {} for distance in DISTANCES}
     for index in range(20 * questions):
-        for probe in tales.probes(QUESTION_SEED + 1, index):
+        for probe in tales.probes(QUESTION_SEED + 1, index, world):
             for distance, (low, high) in DISTANCES.items():
                 if low <= probe.distance_words < high:
                     wanted[distance].setdefault(probe.kind, []).append(probe)
         if all(sum(map(len, kinds.values())) >= 4 * questions for kinds in wanted.values()):
             break
-    return {distance: list(take_turns(kinds, questions)) for distance, kinds in wanted.items()}
+    return {distance: list(take_turns(kinds, questions)) for distance, kinds in wanted.items() if kinds}
 
 
 def take_turns(kinds: dict[str, list[tales.Probe]], questions: int) -> Iterator[tales.Probe]:

@@ -21,7 +21,7 @@ from nanokimi.errors import UserError
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
 from nanokimi.optim.named import build_foreign
-from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.optim.qk_clip import MuonClip, ShampooClip
 from nanokimi.optim.rms_logits import can_estimate, rms_logits
 from nanokimi.optim.shampoo import Shampoo
 from nanokimi.optim.soap import SOAP
@@ -45,10 +45,12 @@ RULES = (
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
-    Rule(r"\.(q|q_b|kv_b)_proj\.weight$", "muon", "heads"),  # cut into heads only if OptimConfig.split_heads
+    Rule(
+        r"\.(q|k|v|q_b|kv_b)_proj\.weight$", "muon", "heads"
+    ),  # cut into heads only if OptimConfig.split_heads
     Rule(r"", "muon"),
 )
-MATRIX_OPTIMIZERS = ("muon", "muonclip", "truemuon", "shampoo", "soap")
+MATRIX_OPTIMIZERS = ("muon", "muonclip", "truemuon", "shampoo", "shampooclip", "soap")
 """Names in OptimConfig of those that take what RULES give to Muon and leave the rest to AdamW."""
 
 
@@ -80,7 +82,8 @@ def muon_groups(
 
     Args:
         named_parameters: `model.named_parameters()`.
-        num_heads: blocks that the rows of MLA's up-projections are cut into (1: kept whole).
+        num_heads: blocks that the rows of query, key and value projections are cut into (1: kept whole); not for
+            models whose heads share keys.
         router: the router's optimizer.
     """
     groups: dict[tuple[Algorithm, int], list[nn.Parameter]] = {}
@@ -133,11 +136,14 @@ def build_matrix_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int)
         of_matrices = group["algorithm"] == "muon" or optim.adamw_lr is None
         group["lr"] = optim.lr if of_matrices else optim.adamw_lr
     options: dict[str, Any] = dict(weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps)
-    if optim.name in ("shampoo", "soap"):
+    if optim.name in ("shampoo", "shampooclip", "soap"):
         options |= dict(shampoo_beta=optim.shampoo_beta, precondition_every=optim.precondition_every)
         if optim.name == "soap":
             return SOAP(groups, optim.lr, **options)
-        return Shampoo(groups, optim.lr, handover_steps=optim.handover_steps, **options)
+        options |= dict(handover_steps=optim.handover_steps)
+        if optim.name == "shampoo":
+            return Shampoo(groups, optim.lr, **options)
+        return ShampooClip(groups, optim.lr, **clip_options(model, optim), **options)
     ns_dtype = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[optim.ns_dtype]
     options |= dict(
         momentum=optim.momentum, nesterov=optim.nesterov, ns_steps=optim.ns_steps, ns_dtype=ns_dtype
@@ -146,11 +152,16 @@ def build_matrix_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int)
         return TrueMuon(groups, optim.lr, **options)
     if optim.name == "muon":
         return Muon(groups, optim.lr, **options)
+    return MuonClip(groups, optim.lr, **clip_options(model, optim), **options)
+
+
+def clip_options(model: nn.Module, optim: OptimConfig) -> dict[str, Any]:
+    """What QK-Clip needs beside the optimizer's own settings. Raises UserError where the attention has no heads."""
     attentions = model.attentions()  # type: ignore[operator]  # every model of ours has it
     if not all(hasattr(attention, "rescale_heads_") for attention in attentions):
         raise UserError(
-            "optim.name muonclip: the model's attention has no heads that QK-Clip could rescale (rescale_heads_); use "
-            "muon"
+            f"optim.name {optim.name}: the model's attention has no heads that QK-Clip could rescale "
+            f"(rescale_heads_); use {optim.name.removesuffix('clip')}"
         )
     estimate = None
     if optim.qk_clip_logits == "rms":
@@ -159,6 +170,4 @@ def build_matrix_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int)
                 "optim.qk_clip_logits rms: nothing is known of this attention's weights; use exact"
             )
         estimate = partial(rms_logits, model)
-    return MuonClip(
-        groups, optim.lr, attentions=attentions, tau=optim.qk_clip_tau, estimate=estimate, **options
-    )
+    return dict(attentions=attentions, tau=optim.qk_clip_tau, estimate=estimate)

@@ -1,8 +1,8 @@
 """QK-Clip, and with Muon: MuonClip, the optimizer of Kimi K2 (arXiv 2507.20534, section 2.1 and algorithm 1).
 
-Muon lets attention logits grow without bound. After each step, every head whose largest logit in that step's forward
-pass was above tau has its query and key weights scaled so that the same inputs would give exactly tau. Only the
-attention knows which rows belong to which head, so it does the scaling itself, in `rescale_heads_(gamma_H)`.
+Muon lets attention logits grow without bound, as others may. After each step, every head whose largest logit in that
+step's forward pass was above tau has its query and key weights scaled so that the same inputs would give exactly tau.
+Only the attention knows which rows belong to which head, so it does the scaling itself, in `rescale_heads_(gamma_H)`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from nanokimi.optim.muon import Muon
+from nanokimi.optim.shampoo import Shampoo
 
 
 class RescalableAttention(Protocol):
@@ -51,24 +52,16 @@ def qk_clip_(
     return torch.stack(clipped).sum()
 
 
-class MuonClip(Muon):
-    """Muon followed by QK-Clip, for any model whose attentions have `rescale_heads_`.
+class Clipping(torch.optim.Optimizer):
+    """Put before an optimizer among the bases of a class, it lets QK-Clip follow each of that optimizer's steps.
 
     Args:
-        params: as for Muon.
-        attentions: the model's attention layers, in the order of the logits given to `step`.
+        params, lr, **options: as for the optimizer.
+        attentions: the model's attention layers, in the order of the logits given to `step`; they need
+            `rescale_heads_`.
         tau: largest logit that is left alone.
         estimate: in place of the logits of `step`, a function that finds each head's largest logit from the weights
             before the update (`rms_logits`); the forward pass then need not look for them.
-        lr, **options: as for Muon.
-
-    Example::
-
-        groups = muon_groups(model.named_parameters())
-        optimizer = MuonClip(groups, attentions=model.attentions(), lr=2e-3)
-        output = model(ids, want_max_logits=True)
-        loss(output).backward()
-        optimizer.step(max_logits_LH=output.max_logits_LH)
     """
 
     def __init__(
@@ -83,7 +76,7 @@ class MuonClip(Muon):
     ) -> None:
         if tau <= 0:
             raise ValueError(f"tau is {tau}: it must be above 0")
-        super().__init__(params, lr, **options)
+        super().__init__(params, lr, **options)  # type: ignore[arg-type]  # the optimizer's
         self.attentions, self.tau, self.estimate = list(attentions), tau, estimate
         self.heads_clipped: torch.Tensor = torch.zeros((), dtype=torch.int64)
 
@@ -99,7 +92,7 @@ class MuonClip(Muon):
         *,
         max_logits_LH: Sequence[torch.Tensor] | torch.Tensor | None = None,
     ) -> Any:
-        """Muon's step, then QK-Clip by the logits of this step's forward pass.
+        """The optimizer's step, then QK-Clip by the logits of this step's forward pass.
 
         Raises:
             ValueError: `max_logits_LH` is missing; without it QK-Clip would silently do nothing.
@@ -107,7 +100,25 @@ class MuonClip(Muon):
         if self.estimate is not None:
             max_logits_LH = self.estimate()
         if max_logits_LH is None:
-            raise ValueError("MuonClip.step needs max_logits_LH, the largest logit of each head in this step")
+            name = type(self).__name__
+            raise ValueError(f"{name}.step needs max_logits_LH, the largest logit of each head in this step")
         loss = super().step(closure)
         self.heads_clipped = qk_clip_(self.attentions, max_logits_LH, self.tau)
         return loss
+
+
+class MuonClip(Clipping, Muon):
+    """Muon followed by QK-Clip, for any model whose attentions have `rescale_heads_`; see both for the arguments.
+
+    Example::
+
+        groups = muon_groups(model.named_parameters())
+        optimizer = MuonClip(groups, attentions=model.attentions(), lr=2e-3)
+        output = model(ids, want_max_logits=True)
+        loss(output).backward()
+        optimizer.step(max_logits_LH=output.max_logits_LH)
+    """
+
+
+class ShampooClip(Clipping, Shampoo):
+    """Shampoo followed by QK-Clip, as an earlier nanoKimi (seed 0) meant its optimizer to be."""

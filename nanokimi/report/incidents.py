@@ -9,74 +9,74 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanokimi.report import units
-from nanokimi.report.records import MAX_SPIKES, Arm, Record
+from nanokimi.report.records import MAX_SPIKES, Record, Run
 
 NAMED_SPIKES, NAMED_STEPS = 3, 3
 MAX_DETAIL = 200
 
 
-def incident_lines(arm: Arm) -> list[str]:
+def incident_lines(run: Run) -> list[str]:
     """A sentence for each sort of incident that the run had, as plain text that is not yet escaped."""
-    lines = [_spikes(arm), _skipped(arm), _rolled_back(arm), _out_of_memory(arm), _resumed(arm)]
+    lines = [_spikes(run), _skipped(run), _rolled_back(run), _out_of_memory(run), _resumed(run)]
     return [line for line in lines if line]
 
 
-def skipped_batches(arm: Arm) -> int:
+def skipped_batches(run: Run) -> int:
     """Batches that the run drew and did not learn from."""
-    counted: int = arm.facts.get("batches_skipped") or 0
-    return max(counted, len(_events(arm, "nonfinite_skipped")))
+    counted: int = run.facts.get("batches_skipped") or 0
+    return max(counted, len(_events(run, "nonfinite_skipped")))
 
 
-def _spikes(arm: Arm) -> str:
+def _spikes(run: Run) -> str:
     named = []
-    for spike in arm.spikes[:NAMED_SPIKES]:
+    for spike in run.spikes[:NAMED_SPIKES]:
         heights = f"{units.plain(spike['loss'])} against a usual {units.plain(spike['usual'])}"
         named.append(f"step {units.count(spike['step'])} ({heights})")
     if not named:
         return ""
-    total = len(arm.spikes)
+    total = len(run.spikes)
     if total == 1:
         return f"1 loss spike, at {named[0]}."
     marked = f", of which the {MAX_SPIKES} highest are marked" if total > MAX_SPIKES else ""
     which = "the highest at" if total > NAMED_SPIKES else "at"
-    return f"{units.count(total)} loss spikes{marked}, {which} {_listed(named)}."
+    return f"{units.count(total)} loss spikes{marked}, {which} {units.listed(named)}."
 
 
-def _skipped(arm: Arm) -> str:
-    total = skipped_batches(arm)
+def _skipped(run: Run) -> str:
+    total = skipped_batches(run)
     if not total:
         return ""
-    places = _places(_events(arm, "nonfinite_skipped"))
+    places = _places(_events(run, "nonfinite_skipped"))
     batches = "1 batch" if total == 1 else f"{units.count(total)} batches"
     return f"{batches} skipped{places}, because the loss or a gradient was not finite."
 
 
-def _rolled_back(arm: Arm) -> str:
-    events = _events(arm, "nonfinite_rolled_back")
+def _rolled_back(run: Run) -> str:
+    events = _events(run, "nonfinite_rolled_back")
     if not events:
         return ""
     why = f"after a loss or gradient that was not finite{_detail(events)}"
     return f"Rolled back to an earlier state {_often(events)}{_places(events)}, {why}."
 
 
-def _out_of_memory(arm: Arm) -> str:
-    events = _events(arm, "out_of_memory")
+def _out_of_memory(run: Run) -> str:
+    events = _events(run, "out_of_memory")
     if not events:
         return ""
-    micro = arm.facts.get("micro_batch_size")
+    micro = run.facts.get("micro_batch_size")
     went_on = f", and went on with micro-batches of {units.count(micro)}" if micro else ""
     return f"Ran out of memory {_often(events)}{_places(events)}{went_on}{_detail(events)}."
 
 
-def _resumed(arm: Arm) -> str:
-    events = _events(arm, "resumed")
+def _resumed(run: Run) -> str:
+    events = _events(run, "resumed")
     if not events:
         return ""
     return f"Interrupted and resumed {_often(events)}{_places(events)}."
 
 
-def _events(arm: Arm, event: str) -> list[Record]:
-    return [record for record in arm.kind("event") if record.get("event") == event]
+def _events(run: Run, event: str) -> list[Record]:
+    return [record for record in run.kind("event") if record.get("event") == event]
 
 
 def _often(events: Sequence[Record]) -> str:
@@ -90,11 +90,7 @@ def _places(events: Sequence[Record]) -> str:
         return ""
     if len(steps) > NAMED_STEPS + 1:
         steps = [*steps[:NAMED_STEPS], f"{units.count(len(steps) - NAMED_STEPS)} more"]
-    return f", at {'step' if len(steps) == 1 else 'steps'} {_listed(steps)}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    return f", at {'step' if len(steps) == 1 else 'steps'} {units.listed(steps)}"
 
 
 def _detail(events: Sequence[Record]) -> str:

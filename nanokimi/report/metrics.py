@@ -1,7 +1,8 @@
 """The numbers of a run: how each is written, which end is better, and when an arm may be called better in it.
 
-A leaking arm is never ranked. A quality is won only by the verdict's winner, because only the verdict has an
-interval; a cost is won by the lowest number, unless the arms lie within TIE of each other.
+An arm that is LEAKING, or that could not be audited, is never ranked, and with one seed nothing is. A quality is won
+only by the verdict's winner, because only the verdict has an interval; a cost is won by the lowest number, unless the
+two best arms lie within TIE of each other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanokimi.report import units
-from nanokimi.report.records import Arm, Record
+from nanokimi.report.records import Arm, Record, seeds_of, winner_name
 
 Cost = tuple[str, list[str], list[float]]
 """Title, and each arm's text and value."""
@@ -35,18 +36,24 @@ class Metric:
     """Compared by subtraction, not by division."""
 
 
-VAL_LOSS = Metric(
-    "val_loss", "Validation loss (nats)", units.fixed, better="low", quality=True, difference=True
-)
+TEST_LOSS = Metric("test_loss", "Test loss (nats)", units.fixed, better="low", quality=True, difference=True)
+DEVIATION = Metric("deviation", "Standard deviation over seeds (nats)", units.fixed)
 BITS_PER_BYTE = Metric(
-    "val_bits_per_byte", "Bits per byte", units.fixed, better="low", quality=True, difference=True
+    "test_bits_per_byte", "Bits per byte", units.fixed, better="low", quality=True, difference=True
 )
-PERPLEXITY = Metric("val_perplexity", "Perplexity", units.fixed, better="low", quality=True)
+FLOOR_GAP = Metric(
+    "floor_gap",
+    "Above the floor (nats)",
+    units.fixed,
+    better="low",
+    quality=True,
+    difference=True,
+)
 TRAIN_TIME = Metric("train_seconds", "Training time", units.seconds, better="low")
 SPEED = Metric("tokens_per_second", "Tokens per second", units.count, better="high")
 PEAK_MEMORY = Metric("peak_memory_bytes", "Peak memory", units.size, better="low")
-TILES = (VAL_LOSS, BITS_PER_BYTE, PERPLEXITY, TRAIN_TIME, SPEED, PEAK_MEMORY)
 
+TOKENS = Metric("tokens", "Training tokens", units.count)
 PARAMS = Metric("params_total", "Parameters", units.short)
 ACTIVE = Metric("params_active", "Active parameters per token", units.short)
 FLOPS = Metric("flops_per_token", "Training FLOPs per token", units.short, better="low")
@@ -60,20 +67,24 @@ COSTS = (PARAMS, ACTIVE, FLOPS, STEP_TIME, MEMORY, STATE, CACHE, PREFILL, DECODE
 PICTURE_COSTS = (ACTIVE, FLOPS, STEP_TIME, MEMORY, CACHE, DECODE)
 
 TABLE: dict[str, tuple[Metric, ...]] = {
-    "Quality": (
-        VAL_LOSS,
-        Metric("best_val_loss", "Best validation loss of the run", units.fixed, difference=True),
-        PERPLEXITY,
+    "Quality, on the test text": (
+        TEST_LOSS,
+        DEVIATION,
+        Metric("test_perplexity", "Perplexity", units.fixed, better="low", quality=True),
         BITS_PER_BYTE,
         Metric(
-            "val_bits_per_char",
+            "test_bits_per_char",
             "Bits per character",
             units.fixed,
             better="low",
             quality=True,
             difference=True,
         ),
-        Metric("floor_gap", "Loss above the text's entropy (nats)", units.fixed, difference=True),
+        FLOOR_GAP,
+    ),
+    "On the validation text": (
+        Metric("val_loss", "Final validation loss (nats)", units.fixed, difference=True),
+        Metric("best_val_loss", "Best validation loss of the run (nats)", units.fixed, difference=True),
     ),
     "Training": (
         TRAIN_TIME,
@@ -81,7 +92,8 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         SPEED,
         STEP_TIME,
         Metric("steps", "Optimizer steps", units.count),
-        Metric("tokens", "Training tokens", units.count),
+        TOKENS,
+        Metric("flops", "Training FLOPs", units.short, better="low"),
         FLOPS,
         Metric("forward_flops_per_token", "Forward FLOPs per token", units.short, better="low"),
         Metric("optimizer_flops_per_step", "Optimizer FLOPs per step", units.short, better="low"),
@@ -107,23 +119,52 @@ TABLE: dict[str, tuple[Metric, ...]] = {
 }
 
 
+FIRST_COLUMNS = (
+    Metric("params_active", "Active parameters", units.short),
+    Metric("params_total", "All parameters", units.short),
+    Metric("flops", "FLOPs", units.short),
+    Metric("train_seconds", "Training", units.seconds),
+    Metric("ms_per_step", "One step", units.milliseconds),
+    Metric("peak_memory_bytes", "Peak memory", units.size),
+    Metric("decode_ms_per_token", "Write one token", units.milliseconds),
+)
+"""The costs beside the losses on the first screen."""
+
+
 def value_of(arm: Arm, metric: Metric) -> Any:
-    """The number, or None where it was not measured."""
+    """The arm's number, or None where it was not measured."""
     if metric is MEMORY:
-        peak, idle = arm.facts.get("peak_memory_bytes"), arm.facts.get("idle_memory_bytes")
+        peak, idle = _over_seeds(arm, "peak_memory_bytes"), _over_seeds(arm, "idle_memory_bytes")
         return None if peak is None or idle is None else peak - idle
-    return arm.facts.get(metric.key)
+    return _over_seeds(arm, metric.key)
+
+
+def _over_seeds(arm: Arm, key: str) -> Any:
+    """The arm's own entry; where it has none, the mean of the runs that have one, or what they say if it is no number.
+
+    Decoding is timed for the first seed alone.
+    """
+    if arm.facts.get(key) is not None:
+        return arm.facts[key]
+    values: list[Any] = [run.facts[key] for run in arm.runs if run.facts.get(key) is not None]
+    if not values:
+        return None
+    if all(isinstance(value, int | float) for value in values):
+        return sum(values) / len(values)
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def winner_of(metric: Metric, arms: Sequence[Arm], verdict: Record) -> str | None:
     """The name of the arm that may be called better in this number, if any may."""
-    clean = {arm.name: value_of(arm, metric) for arm in arms if not arm.leaking}
-    if not verdict["ranked"] or metric.better is None or len(clean) < 2 or None in clean.values():
+    sound = {arm.name: value_of(arm, metric) for arm in arms if arm.sound}
+    if not verdict["ranked"] or seeds_of(arms) < 2 or metric.better is None:
+        return None
+    if len(sound) < 2 or None in sound.values():
         return None
     if metric.quality:
-        return verdict["winner"] if verdict["winner"] in clean else None
-    order = sorted(clean, key=lambda name: clean[name], reverse=metric.better == "high")
-    first, second = clean[order[0]], clean[order[1]]
+        return winner_name(verdict, arms)
+    order = sorted(sound, key=lambda name: sound[name], reverse=metric.better == "high")
+    first, second = sound[order[0]], sound[order[1]]
     return order[0] if abs(first - second) > TIE * abs(second) else None
 
 
@@ -136,24 +177,29 @@ def against(metric: Metric, value: Any, other: Any) -> str:
     return units.ratio(value / other) if other else ""
 
 
-def make_tiles(arm: Arm, arms: Sequence[Arm], verdict: Record) -> list[Record]:
-    """The headline numbers of one arm; beside a number that lost, how far it lies from the winner's."""
-    by_name, tiles = {other.name: other for other in arms}, []
-    for metric in TILES:
-        value, winner = value_of(arm, metric), winner_of(metric, arms, verdict)
-        note = ""
-        if winner is not None and winner != arm.name and not arm.leaking:
-            other = value_of(by_name[winner], metric)
-            note = units.signed(value - other) if metric.difference else units.relative(value / other)
-        tile = {"title": metric.title, "text": metric.show(value), "won": winner == arm.name, "note": note}
-        if value is not None:
-            tiles.append(tile)
-    return tiles
+def make_rows(arms: Sequence[Arm], verdict: Record) -> list[Record]:
+    """The table of the first screen: a row for each arm, with the mean over its seeds."""
+    losses = (BITS_PER_BYTE, FLOOR_GAP)
+    columns = [m for m in (*losses, *FIRST_COLUMNS) if any(value_of(arm, m) is not None for arm in arms)]
+    attainable = any(run.facts.get("attainable_floor") is not None for arm in arms for run in arm.runs)
+    titles = {FLOOR_GAP.key: "Above the attainable floor" if attainable else "Above the floor"}
+    rows = []
+    for arm in arms:
+        loss = units.spread(value_of(arm, TEST_LOSS), value_of(arm, DEVIATION))
+        cells = [
+            {"title": TEST_LOSS.title, "text": loss, "won": winner_of(TEST_LOSS, arms, verdict) == arm.name}
+        ]
+        for metric in columns:
+            value, won = value_of(arm, metric), winner_of(metric, arms, verdict) == arm.name
+            text = units.MISSING if value is None else metric.show(value)
+            cells.append({"title": titles.get(metric.key, metric.title), "text": text, "won": won})
+        rows.append({"arm": arm, "seeds": len(arm.runs), "cells": cells})
+    return rows
 
 
 def make_table(arms: Sequence[Arm], verdict: Record) -> list[Record]:
     """The full table: groups of rows; of two arms, the last cell compares the first with the second."""
-    comparable = len(arms) == 2 and not any(arm.leaking for arm in arms)
+    comparable = len(arms) == 2 and all(arm.sound for arm in arms)
     groups = []
     for title, metrics in TABLE.items():
         rows = []

@@ -11,12 +11,32 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanokimi.report import plots, units
+from nanokimi.report import plots, telemetry, units
 from nanokimi.report.incidents import incident_lines, skipped_batches
-from nanokimi.report.metrics import COSTS, PICTURE_COSTS, make_costs, make_table, make_tiles
+from nanokimi.report.metrics import (
+    BITS_PER_BYTE,
+    COSTS,
+    PICTURE_COSTS,
+    TOKENS,
+    make_costs,
+    make_rows,
+    make_table,
+    value_of,
+)
+from nanokimi.report.pairs import make_seeds, make_strip, spread_words
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
-from nanokimi.report.records import BUDGETS, Arm, Record, equal_budgets, read_comparison
+from nanokimi.report.records import (
+    BUDGETS,
+    Arm,
+    Record,
+    baseline_scores,
+    equal_budgets,
+    read_comparison,
+    seeds_of,
+    winner_name,
+)
+from nanokimi.report.searched import make_searches
 from nanokimi.runtime.files import write_atomic
 
 ROUTER_PANELS = (
@@ -33,27 +53,12 @@ SEGMENT_COLUMNS = (
 )
 
 
-def make_interval(verdict: Record, arms: Sequence[Arm]) -> Record | None:
-    """What was subtracted, and where it and its interval lie on a strip, in percent; None if nothing is ranked."""
-    if not verdict["ranked"] or not verdict.get("ci95_nats"):
-        return None
-    low, high = verdict["ci95_nats"]
-    reach = 1.15 * max(abs(low), abs(high), abs(verdict["difference_nats"])) or 1.0
-    what = "Difference"
-    if len(arms) == 2:
-        first, second = arms
-        straight = (verdict["difference_nats"] < 0) == (first.facts["val_loss"] < second.facts["val_loss"])
-        what = f"{first.name} minus {second.name}" if straight else f"{second.name} minus {first.name}"
-    places = [round(50 + 50 * value / reach, 2) for value in (low, verdict["difference_nats"], high)]
-    return {"low": places[0], "middle": places[1], "high": places[2], "what": what}
-
-
-def make_score_bars(arms: Sequence[Arm], baselines: Record) -> list[Record]:
+def make_score_bars(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[Record]:
     """Bits per byte of the models and of the counting baselines, with the length of each bar."""
     scores: list[tuple[str, int | None, Any]] = [
-        (arm.label, arm.slot, arm.facts.get("val_bits_per_byte")) for arm in arms
+        (arm.label, arm.slot, value_of(arm, BITS_PER_BYTE)) for arm in arms
     ]
-    scores += [(name, None, baseline["bits_per_byte"]) for name, baseline in baselines.items()]
+    scores += [(baseline["name"], None, baseline["bits_per_byte"]) for baseline in baselines]
     measured = [score for score in scores if score[2] is not None]
     top = max((value for _, _, value in measured), default=1.0)
     return [
@@ -62,21 +67,46 @@ def make_score_bars(arms: Sequence[Arm], baselines: Record) -> list[Record]:
     ]
 
 
-def make_loss_figures(arms: Sequence[Arm], baselines: Record) -> list[str]:
-    """The four loss panels."""
-    if not any(arm.kind("eval") or arm.kind("train") for arm in arms):
+def make_loss_figures(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[str]:
+    """The validation loss against each budget."""
+    if not any(arm.kind("eval") for arm in arms):
         return []
     return [svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in BUDGETS]
 
 
+def make_training(arms: Sequence[Arm]) -> str | None:
+    """The training loss by step."""
+    measured = any(arm.kind("train") for arm in arms)
+    return svg("Training loss", WIDE, plots.draw_training, arms) if measured else None
+
+
+def make_equal_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of equal budgets: which budget and how much of it, and each arm's loss."""
+    names = {
+        "step": ("steps", units.count),
+        "tokens": ("tokens", units.count),
+        "flops": ("FLOPs", units.short),
+        "train_seconds": ("time", units.seconds),
+    }
+    rows = []
+    for row in equal_budgets(arms):
+        name, show = names[row["key"]]
+        losses = [units.fixed(row["losses"].get(arm.name)) for arm in arms]
+        rows.append((f"{name}: {show(row['budget'])}", losses))
+    return rows
+
+
 def make_position(arms: Sequence[Arm]) -> Record | None:
     """The figure, and the loss at the 1st, 4th, 16th, ... and the last position."""
-    losses = [arm.facts.get("loss_by_position") or [] for arm in arms]
+    losses = [plots.position_losses(arm) for arm in arms]
     longest = max(len(row) for row in losses)
     if not longest:
         return None
     shown = [4**i for i in range(20) if 4**i < longest] + [longest]
-    rows = [(place, [row[place - 1] if place <= len(row) else None for row in losses]) for place in shown]
+    rows = [
+        (units.count(place), [units.fixed(row[place - 1] if place <= len(row) else None) for row in losses])
+        for place in shown
+    ]
     return {"svg": svg("Loss by position", WIDE, plots.draw_position, arms), "rows": rows}
 
 
@@ -105,16 +135,18 @@ def make_router(arm: Arm) -> Record | None:
     maps, lines = [], []
     for i, layer in enumerate(records[0]["layers"]):
         name = f"Expert load of {arm.name}, layer {layer}"
-        maps.append((f"Layer {layer}", svg(name, FLAT, plots.draw_experts, arm, i)))
+        maps.append((f"Layer {layer}", svg(name, FLAT, telemetry.draw_experts, arm, i)))
     dead = max(max(record["dead_experts"]) for record in records)
     for key, title, y_label in ROUTER_PANELS:
         if key != "dead_experts" or dead:
-            lines.append((title, svg(f"{title} of {arm.name}", NARROW, plots.draw_router, arm, key, y_label)))
+            lines.append(
+                (title, svg(f"{title} of {arm.name}", NARROW, telemetry.draw_router, arm, key, y_label))
+            )
     if any(record.get("aux_loss") is not None for record in arm.kind("train")):
         lines.append(
             (
                 "Auxiliary (balance) loss",
-                svg(f"Auxiliary loss of {arm.name}", NARROW, plots.draw_aux_loss, arm),
+                svg(f"Auxiliary loss of {arm.name}", NARROW, telemetry.draw_aux_loss, arm),
             )
         )
     return {"arm": arm, "maps": maps, "lines": lines, "dead": dead, "experts": len(records[0]["load"][0])}
@@ -125,10 +157,10 @@ def make_attention(arm: Arm) -> Record | None:
     records = arm.kind("attention")
     if not records:
         return None
-    figures = [svg(f"Largest attention logit of {arm.name}", WIDE, plots.draw_logits, arm)]
+    figures = [svg(f"Largest attention logit of {arm.name}", WIDE, telemetry.draw_logits, arm)]
     clips = sum(record["clips"] for record in records)
     if clips:
-        figures.append(svg(f"Heads clipped in {arm.name}", WIDE, plots.draw_clips, arm))
+        figures.append(svg(f"Heads clipped in {arm.name}", WIDE, telemetry.draw_clips, arm))
     largest = max(max(layer) for record in records for layer in record["max_logits"])
     return {"arm": arm, "figures": figures, "clips": clips, "largest": largest, "tau": records[-1]["tau"]}
 
@@ -142,19 +174,20 @@ WORLD_ROWS = (
 
 
 def make_world(arms: Sequence[Arm]) -> Record | None:
-    """What the story world's judge and its questions say; None unless the arms were trained on tales."""
-    asked = [arm for arm in arms if arm.facts.get("tales")]
+    """What the story world's judge and its questions say of each first seed; None unless trained on tales."""
+    asked = [arm for arm in arms if arm.runs and arm.runs[0].facts.get("tales")]
     if not asked:
         return None
-    judged = [(title, [arm.facts["tales"]["judged"][key] for arm in asked]) for key, title in WORLD_ROWS]
-    distances = list(asked[0].facts["tales"]["recall"])
-    recalled = [(words, [arm.facts["tales"]["recall"][words] for arm in asked]) for words in distances]
-    errors = [(arm, arm.facts["tales"]["judged"]["examples"]) for arm in asked]
-    return {"arms": asked, "judged": judged, "recalled": recalled, "errors": errors}
+    tales = [arm.runs[0].facts["tales"] for arm in asked]
+    judged = [(title, [one["judged"][key] for one in tales]) for key, title in WORLD_ROWS]
+    right = [one["judged"]["right_before_first_error"] for one in tales]
+    recalled = [(words, [one["recall"][words] for one in tales]) for words in tales[0]["recall"]]
+    errors = [(arm, one["judged"]["examples"]) for arm, one in zip(asked, tales, strict=True)]
+    return {"arms": asked, "judged": judged, "right": right, "recalled": recalled, "errors": errors}
 
 
 def make_stories(arms: Sequence[Arm]) -> list[Record]:
-    """Samples by step and prompt: what each arm wrote at the same moment of its training."""
+    """Samples by step and prompt: what each arm's first seed wrote at the same moment of its training."""
     steps: dict[int, dict[str, list[Record]]] = {}
     for arm in arms:
         for record in arm.kind("sample"):
@@ -164,36 +197,94 @@ def make_stories(arms: Sequence[Arm]) -> list[Record]:
     return [{"step": step, "prompts": steps[step]} for step in sorted(steps)]
 
 
+def make_segments(arms: Sequence[Arm], segments: Sequence[Record]) -> list[Record]:
+    """A table for each arm: rows of its numbers, segment by segment."""
+    tables = []
+    for arm in arms:
+        rows = [
+            (one["from_step"], one["to_step"], one["arms"][arm.name])
+            for one in segments
+            if arm.name in one["arms"]
+        ]
+        if rows:
+            tables.append({"arm": arm, "rows": rows})
+    return tables
+
+
+def make_audits(arms: Sequence[Arm]) -> list[Record]:
+    """Each arm's outcome and the audit that says it: that of its first run with this outcome."""
+    audits = []
+    for arm in arms:
+        worst = [run for run in arm.runs if run.audit == arm.audit] or list(arm.runs)
+        facts = (worst[0].facts.get("audit") or {}) if worst else {}
+        reason = arm.facts.get("leaking") or facts.get("where")
+        audits.append({"arm": arm, "outcome": arm.audit, "facts": facts, "reason": reason})
+    return audits
+
+
+def make_training_words(arms: Sequence[Arm]) -> Record:
+    """What the arms' training shared: tokens, seeds, and incidents that set them apart."""
+    runs = [run for arm in arms for run in arm.runs]
+    incidents = [(arm, run, lines) for arm in arms for run in arm.runs if (lines := incident_lines(run))]
+    return {
+        "same_tokens": len({run.facts["tokens"] for run in runs}) == 1,
+        "tokens": [(arm, value_of(arm, TOKENS)) for arm in arms if arm.runs],
+        "seeds": list(dict.fromkeys(run.seed for run in runs)),
+        "incidents": incidents,
+        "spiking": any(run.spikes for run in runs),
+        "skipping": any(skipped_batches(run) for run in runs),
+    }
+
+
+def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[Record]) -> Record:
+    """What stands above the fold: verdict, intervals, the table of arms and what to know before believing it."""
+    floors = {one["key"]: one["nats"] for one in baselines if "floor" in one["key"]}
+    return {
+        "winner": winner_name(report["verdict"], arms),
+        "spread": spread_words(report),
+        "nanogpt_split": report["data"].get("split") == "nanogpt",
+        "strip": make_strip(report, arms),
+        "rows": make_rows(arms, report["verdict"]),
+        "baselines": baselines,
+        "has_floor": floors.get("floor") is not None,
+        "out_of_reach": floors.get("floor") is not None and floors.get("attainable_floor") is None,
+        "seeds": seeds_of(arms),
+    }
+
+
 def make_context(report: Record, arms: Sequence[Arm]) -> Record:
     """Everything that the template shows."""
-    verdict, data = report["verdict"], report["data"]
-    baselines = data.get("baselines") or {}
+    verdict, baselines = report["verdict"], baseline_scores(report["data"], arms)
     table = make_table(arms, verdict)
     return {
         "report": report,
         "verdict": verdict,
-        "interval": make_interval(verdict, arms),
-        "data": data,
+        "data": report["data"],
         "machine": report["machine"],
-        "paired": report.get("paired"),
         "arms": arms,
-        "leaking": [arm for arm in arms if arm.leaking],
-        "tiles": {arm.name: make_tiles(arm, arms, verdict) for arm in arms},
-        "same_tokens": len({arm.facts["tokens"] for arm in arms}) == 1,
-        "baselines": baselines,
+        "unsound": [arm for arm in arms if not arm.sound],
+        "first": make_first_screen(report, arms, baselines),
+        "training": make_training_words(arms),
+        "audits": make_audits(arms),
+        "searches": make_searches(arms),
+        "seeds_table": make_seeds(arms),
         "score_bars": make_score_bars(arms, baselines),
         "loss_figures": make_loss_figures(arms, baselines),
-        "incidents": [(arm, lines) for arm in arms if (lines := incident_lines(arm))],
-        "spiking": any(arm.spikes for arm in arms),
-        "skipping": any(skipped_batches(arm) for arm in arms),
-        "equal_budgets": equal_budgets(arms),
+        "training_figure": make_training(arms),
+        "equal_rows": make_equal_rows(arms),
         "position": make_position(arms),
         "cost_bars": make_cost_bars(arms),
         "table": table,
-        "segments": report.get("segments") or [],
+        "marked": any(cell["won"] for group in table for row in group["rows"] for cell in row["cells"]),
+        "segments": make_segments(arms, report.get("segments") or []),
         "segment_columns": SEGMENT_COLUMNS,
         "memory": make_memory(arms),
-        "memory_rows": [row for group in table for row in group["rows"] if "emory" in row["title"]],
+        "memory_rows": [
+            (row["title"], [cell["text"] for cell in row["cells"]])
+            for group in table
+            for row in group["rows"]
+            if "emory" in row["title"]
+        ],
         "routers": [router for arm in arms if (router := make_router(arm))],
         "attentions": [attention for arm in arms if (attention := make_attention(arm))],
         "stories": make_stories(arms),

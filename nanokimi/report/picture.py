@@ -1,4 +1,4 @@
-"""`comparison.png`: the comparison at a glance, for a README or a slide; six panels under the verdict."""
+"""`comparison.png`: the comparison at a glance, for a README or a slide; six panels under one line."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nanokimi.report.metrics import Cost
+from nanokimi.report.metrics import BITS_PER_BYTE, Cost, value_of
+from nanokimi.report.pairs import make_strip, short_verdict
 from nanokimi.report.plots import (
     LINES,
     MARKERS,
     PAPER,
     RC,
     Paint,
-    draw_logits,
     draw_loss,
-    draw_memory,
     draw_position,
     dress,
+    position_losses,
 )
-from nanokimi.report.records import Arm, Record
+from nanokimi.report.records import Arm, Record, baseline_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,8 @@ def draw_bars(axes: Axes, paint: Paint, bars: Sequence[tuple[str, str, float]], 
     axes.barh(places, values, color=colours, height=0.66)
     for place, value in zip(places, values, strict=True):
         axes.annotate(f" {value:.3f}", (value, place), va="center", color=paint.ink)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [textwrap.fill(name, 24) for name in names])
+    axes.tick_params(axis="y", labelsize=8 if len(names) > 9 else 8.6)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.16 * max(values))
 
@@ -51,14 +52,38 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
     height = 0.8 / len(arms)
     for i, (_, texts, values) in enumerate(costs):
         top = max(values) or 1.0
-        for arm, text, value in zip(arms, texts, values, strict=True):
-            place = i - 0.4 + height * (arm.slot + 0.5)
+        for row, (arm, text, value) in enumerate(zip(arms, texts, values, strict=True)):
+            place = i - 0.4 + height * (row + 0.5)
             axes.barh(place, value / top, color=paint.arms[arm.slot], height=height * 0.92)
             if len(arms) <= 3:
-                axes.annotate(f" {text}", (value / top, place), va="center", color=paint.ink, fontsize=8)
+                axes.annotate(f" {text}", (value / top, place), va="center", color=paint.ink, fontsize=7.5)
     axes.set_yticks(range(len(costs)), [textwrap.fill(title, 17) for title, _, _ in costs])
     axes.set_ylim(len(costs) - 0.45, -0.55)
     axes.set_xlim(0, 1.3)
+
+
+def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
+    """Differences of test loss: thick over seeds, thin over the text alone; filled marks: decided."""
+    dress(axes, paint, "First minus second, test loss (nats per token); left: the first is lower", "")
+    axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
+    axes.grid(False, axis="y")
+    axes.axvline(0, color=paint.ink, linewidth=1.0)
+    for place, row in enumerate(rows):
+        one = row["facts"]
+        if one["mean"] is None:
+            continue
+        colour = paint.ink if row["decided"] else paint.muted
+        if one.get("ci95"):
+            axes.plot(one["ci95"], [place] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
+        if one.get("text95"):
+            axes.plot(one["text95"], [place + 0.24] * 2, color=paint.muted, linewidth=0.9)
+        face = colour if row["decided"] else "white"
+        axes.plot([one["mean"]], [place], "o", markersize=6, color=colour, markerfacecolor=face)
+    names = [f"{row['first'].label} - {row['second'].label}" for row in rows]
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 30) for name in names])
+    axes.tick_params(axis="y", labelcolor=paint.ink, length=0, labelsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.margins(x=0.08)
 
 
 def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> bytes:
@@ -69,31 +94,24 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
     from matplotlib.lines import Line2D
 
     with rc_context(RC):
-        layout = ConstrainedLayoutEngine(rect=(0.01, 0.05, 0.98, 0.94), w_pad=0.12, h_pad=0.12)
+        foot = 0.05 if len(arms) <= 4 else 0.08
+        layout = ConstrainedLayoutEngine(rect=(0.01, foot, 0.98, 0.99 - foot), w_pad=0.12, h_pad=0.12)
         figure = Figure(figsize=(15, 9.2), layout=layout)
         _draw_panels(figure, report, arms, costs)
-        figure.suptitle(_balanced(report["verdict"]["sentence"], 105), fontsize=15, fontweight="bold")
+        title = textwrap.shorten(short_verdict(report, arms), 110, placeholder=" ...")
+        figure.suptitle(title, fontsize=14, fontweight="bold")
         keys = [
             Line2D([], [], color=PAPER.arms[s], linestyle=LINES[s], marker=MARKERS[s], label=label)
             for s, label in ((arm.slot, arm.label) for arm in arms)
         ]
-        for arm in [arm for arm in arms if arm.spikes][:1]:
-            key = Line2D([], [], color=PAPER.muted, linestyle="none", marker=MARKERS[arm.slot])
-            key.set(markerfacecolor="none", label="hollow, upper edge: loss spike")
-            keys.append(key)
-        figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=11)
+        figure.legend(handles=keys, loc="lower center", ncols=min(4, len(keys)), fontsize=11)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, facecolor="white")
     return buffer.getvalue()
 
 
-def _balanced(text: str, width: int) -> str:
-    lines = len(textwrap.wrap(text, width))
-    return textwrap.fill(text, min(width, len(text) // lines + 8))
-
-
 def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:
-    baselines = report["data"].get("baselines") or {}
+    baselines = baseline_scores(report["data"], arms)
     panels = iter(figure.subplots(2, 3).flat)
 
     def panel(title: str) -> Axes:
@@ -101,23 +119,24 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
         axes.set_title(title, loc="left", fontsize=11, color=PAPER.ink, pad=18)
         return axes
 
-    draw_loss(panel("Loss by step"), PAPER, arms, "step", baselines)
-    draw_loss(panel("Loss by training time"), PAPER, arms, "train_seconds", baselines)
-    scores = [(a.label, PAPER.arms[a.slot], a.facts["val_bits_per_byte"]) for a in arms]
-    scores += [(name, BASELINE_COLOUR, b["bits_per_byte"]) for name, b in baselines.items()]
-    measured = [score for score in scores if score[2] is not None]
-    if measured:
-        draw_bars(panel("Validation text, beside simple baselines"), PAPER, measured, "Bits per byte")
+    several = any(len(arm.runs) > 1 for arm in arms)
+    lines = "; thin: seeds, bold: mean" if several else ""
+    draw_loss(panel(f"Validation loss by step{lines}"), PAPER, arms, "step", baselines)
+    draw_loss(panel("Validation loss by training time"), PAPER, arms, "train_seconds", baselines)
+    bits = [(arm, value_of(arm, BITS_PER_BYTE)) for arm in arms]
+    bars = [(arm.label, PAPER.arms[arm.slot], value) for arm, value in bits if value is not None]
+    bars += [
+        (b["name"], BASELINE_COLOUR, b["bits_per_byte"]) for b in baselines if b["bits_per_byte"] is not None
+    ]
+    if bars:
+        draw_bars(panel("Test text, beside simple baselines"), PAPER, bars, "Bits per byte")
+    strip = make_strip(report, arms)
+    if strip:
+        thick = "thick: 95% over seeds; " if strip["over_seeds"] else "one seed; "
+        draw_pairs(panel(f"Differences ({thick}thin: text only, decides nothing)"), PAPER, strip["rows"])
     if costs:
         draw_costs(panel("Cost"), PAPER, arms, costs)
-    if any(a.facts.get("loss_by_position") for a in arms):
-        draw_position(panel("Loss by position"), PAPER, arms)
-    for arm in arms:
-        if arm.kind("attention"):
-            draw_logits(panel(f"Largest attention logit, {arm.name}"), PAPER, arm)
-            break
-    else:
-        if any("memory_bytes" in r for a in arms for r in a.kind("train")):
-            draw_memory(panel("Memory"), PAPER, arms)
+    if any(position_losses(arm) for arm in arms):
+        draw_position(panel("Test loss by position"), PAPER, arms)
     for axes in panels:
         axes.set_axis_off()

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from nanokimi.report import units
 from nanokimi.report.records import (
     BUDGETS,
+    SLOTS,
     Arm,
     Record,
     Series,
-    by_layer,
-    expert_shares,
     loss_limits,
     peaks,
     series,
@@ -37,8 +36,11 @@ WIDE = (4.5, 2.8)
 NARROW = (3.4, 2.5)
 FLAT = (3.4, 2.0)
 """Panels in inches: two, three or three to a row, so that text has one size on the page."""
-LINES = ((0, ()), (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 3)), (0, (9, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = (
+    *((0, ()), (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5))),
+    *((0, (3, 3)), (0, (9, 2)), (0, (7, 1.5, 1.2, 1.5, 1.2, 1.5)), (0, (2.5, 1.2))),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MAX_MARKERS = 25
 
 
@@ -52,7 +54,9 @@ class Paint:
     arms: tuple[str, ...]
 
 
-PAGE = Paint(ink="#010101", muted="#010102", grid="#010103", arms=tuple(f"#02020{slot}" for slot in range(6)))
+PAGE = Paint(
+    ink="#010101", muted="#010102", grid="#010103", arms=tuple(f"#02020{slot}" for slot in range(SLOTS))
+)
 PAGE_VARIABLES = {PAGE.ink: "--ink", PAGE.muted: "--muted", PAGE.grid: "--line"} | {
     placeholder: f"--arm-{slot}" for slot, placeholder in enumerate(PAGE.arms)
 }
@@ -60,7 +64,7 @@ PAPER = Paint(
     ink="#1b1f24",
     muted="#5a6370",
     grid="#e3e6ea",
-    arms=("#0067a5", "#c4520a", "#00795c", "#a0478a", "#806400", "#4d5866"),
+    arms=("#0067a5", "#c4520a", "#00795c", "#a0478a", "#806400", "#4d5866", "#8c2f2f", "#5b45b0"),
 )
 RC: dict[Any, Any] = {
     "font.size": 8.6,
@@ -110,20 +114,25 @@ def dress(axes: Axes, paint: Paint, x_label: str, y_label: str) -> None:
         spine.set_color(paint.grid)
 
 
-def _short_ticks(axes: Axes) -> None:
+def short_ticks(axes: Axes) -> None:
+    """At most six ticks, with short labels."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(units.tick))
 
 
-def _arm_line(axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool = True) -> None:
+def arm_line(
+    axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool = True, bold: bool = False
+) -> None:
+    """A curve in the arm's colour, line style and, if it may, marker."""
     xs, ys = points
     axes.plot(
         xs,
         ys,
         color=paint.arms[arm.slot],
         linestyle=LINES[arm.slot],
+        linewidth=2.2 if bold else None,
         marker=MARKERS[arm.slot] if marks else None,
         markersize=4.5,
         markevery=max(1, -(-len(xs) // MAX_MARKERS)),
@@ -131,27 +140,71 @@ def _arm_line(axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool
     )
 
 
-def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Record) -> None:
-    """Validation loss (markers) over smoothed training loss (thin), with the baselines that fit the axis.
+def _seed_lines(axes: Axes, curves: Sequence[Series], arm: Arm, paint: Paint) -> None:
+    """One thin line per seed; none for a single seed, which the bold line is already."""
+    for xs, ys in curves if len(curves) > 1 else ():
+        axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.8, alpha=0.5)
+
+
+def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Sequence[Record]) -> None:
+    """Validation loss: thin for each seed, bold for their mean; and every baseline, at its height or named above."""
+    dress(axes, paint, BUDGETS[x_key], "Validation loss (nats per token)")
+    short_ticks(axes)
+    by_step: list[Series] = []
+    for arm in arms:
+        _seed_lines(axes, [validation_curve([run], x_key) for run in arm.runs], arm, paint)
+        arm_line(axes, validation_curve(arm.runs, x_key), arm, paint, bold=True)
+        by_step += [validation_curve([run], "step") for run in arm.runs]
+    low, high = loss_limits(by_step)
+    floors = [one["nats"] for one in baselines if "floor" in one["key"] and one["nats"] is not None]
+    if floors:  # the best possible loss is always in sight
+        low = min(low, min(floors) - 0.06 * (high - min(floors)))
+    axes.set_ylim(low, high)
+    _draw_levels(axes, paint, baselines, low, high)
+
+
+def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
+    """Smoothed training loss by step: thin for each seed, bold for their mean.
 
     Loss spikes, which the smoothing hides and the axis may leave out, are hollow marks on the upper edge.
     """
-    dress(axes, paint, BUDGETS[x_key], "Loss (nats per token)")
-    _short_ticks(axes)
+    dress(axes, paint, BUDGETS["step"], "Training loss (nats per token)")
+    short_ticks(axes)
+    curves: list[Series] = []
     for arm in arms:
-        xs, ys = training_curve(arm, x_key)
-        axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.9, alpha=0.45)
-        _arm_line(axes, validation_curve(arm, x_key), arm, paint)
-        _mark_spikes(axes, spike_places(arm, x_key), arm, paint)
-    low, high = loss_limits(arms)
-    floor = (baselines.get("floor") or {}).get("val_loss")
-    if floor is not None:  # the best possible loss is always in sight
-        low = min(low, floor - 0.06 * (high - floor))
-    axes.set_ylim(low, high)
-    for name, baseline in baselines.items():
-        value = baseline["val_loss"]
-        if value is not None and low < value < high:
-            _level(axes, value, name, paint.muted, right=value > low + (high - low) / 3)
+        seeds = [training_curve([run], "step", window=arm.smoothing) for run in arm.runs]
+        _seed_lines(axes, seeds, arm, paint)
+        arm_line(axes, training_curve(arm.runs, "step", window=arm.smoothing), arm, paint, marks=False)
+        _mark_spikes(axes, [place for run in arm.runs for place in spike_places(run, "step")], arm, paint)
+        curves += seeds
+    axes.set_ylim(*loss_limits(curves))
+
+
+def _draw_levels(axes: Axes, paint: Paint, baselines: Sequence[Record], low: float, high: float) -> None:
+    """Each baseline as a level; those above the axis are named at its top, names that would collide take turns."""
+    levels: dict[float, str] = {}
+    for one in baselines:
+        if one["nats"] is not None:
+            name = f"{levels[one['nats']]} = {one['name']}" if one["nats"] in levels else one["name"]
+            levels[one["nats"]] = name
+    previous, right = -math.inf, False
+    for nats in sorted(nats for nats in levels if low < nats < high):
+        crowded = nats - previous < 0.07 * (high - low)
+        right = not right if crowded else nats > low + (high - low) / 3
+        level_line(axes, nats, levels[nats], paint.muted, right=right)
+        previous = nats
+    above = [f"{name} {nats:.3f}" for nats, name in levels.items() if nats >= high]
+    if above:
+        axes.annotate(
+            "above: " + ", ".join(above),
+            (1, 1),
+            xycoords="axes fraction",
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color=paint.muted,
+            fontsize=8,
+        )
 
 
 def _mark_spikes(axes: Axes, places: Sequence[float], arm: Arm, paint: Paint) -> None:
@@ -171,7 +224,7 @@ def _mark_spikes(axes: Axes, places: Sequence[float], arm: Arm, paint: Paint) ->
     )
 
 
-def _level(axes: Axes, value: float, name: str, colour: str, *, right: bool = False) -> None:
+def level_line(axes: Axes, value: float, name: str, colour: str, *, right: bool = False) -> None:
     """A dashed level with its name above it, at the end where falling (right) or rising curves are far away."""
     axes.axhline(value, color=colour, linewidth=0.85, linestyle=(0, (2, 2)))
     axes.annotate(
@@ -186,6 +239,12 @@ def _level(axes: Axes, value: float, name: str, colour: str, *, right: bool = Fa
     )
 
 
+def position_losses(arm: Arm) -> list[float]:
+    """Mean over the seeds of the loss at each position; empty where a run has none."""
+    rows = [run.facts.get("loss_by_position") or [] for run in arm.runs]
+    return [sum(column) / len(rows) for column in zip(*rows, strict=False)] if all(rows) else []
+
+
 def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
     """Loss of the 1st, 2nd, ... token of a window: what more context is worth."""
     from matplotlib.ticker import FuncFormatter, NullLocator
@@ -193,10 +252,10 @@ def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
     dress(axes, paint, "Position in the context (tokens, log scale)", "Loss (nats per token)")
     longest = 1
     for arm in arms:
-        losses = arm.facts.get("loss_by_position") or []
+        losses = position_losses(arm)
         longest = max(longest, len(losses))
         points = ([float(i + 1) for i in range(len(losses))], list(losses))
-        _arm_line(axes, points, arm, paint, marks=False)
+        arm_line(axes, points, arm, paint, marks=False)
     axes.set_xscale("log", base=2)
     axes.set_xticks([2.0**i for i in range(int(math.log2(longest)) + 1)])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -204,142 +263,10 @@ def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
 
 
 def draw_memory(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
-    """Memory after each step, in MB."""
+    """Memory after each step of the first seed, in MB."""
     dress(axes, paint, "Optimizer steps", "Memory (MB)")
-    _short_ticks(axes)
+    short_ticks(axes)
     for arm in arms:
         xs, ys = peaks(series(arm.kind("train"), "step", "memory_bytes"))
-        _arm_line(axes, (xs, [y / 1e6 for y in ys]), arm, paint, marks=False)
+        arm_line(axes, (xs, [y / 1e6 for y in ys]), arm, paint, marks=False)
     axes.set_ylim(bottom=0)
-
-
-def draw_layers(
-    axes: Axes,
-    paint: Paint,
-    arm: Arm,
-    steps: list[float],
-    rows: list[list[float]],
-    layers: list[int],
-    y_label: str,
-) -> None:
-    """One line per layer, from faint (first) to full (last)."""
-    dress(axes, paint, "Optimizer steps", y_label)
-    _short_ticks(axes)
-    named = {0, len(layers) // 2, len(layers) - 1} if len(layers) > 8 else set(range(len(layers)))
-    for i, (layer, values) in enumerate(zip(layers, rows, strict=True)):
-        xs, ys = peaks((steps, values))
-        axes.plot(
-            xs,
-            ys,
-            color=paint.arms[arm.slot],
-            alpha=0.3 + 0.7 * (i + 1) / len(layers),
-            linestyle=LINES[i % len(LINES)],
-            linewidth=1.5,
-            label=f"layer {layer}" if i in named else None,
-        )
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=4,
-        labelcolor=paint.muted,
-        borderaxespad=0.1,
-        handlelength=1.7,
-        handletextpad=0.5,
-        columnspacing=1.1,
-    )
-
-
-def draw_router(axes: Axes, paint: Paint, arm: Arm, key: str, y_label: str) -> None:
-    """One of the router's per-layer numbers through the run."""
-    from matplotlib.ticker import MaxNLocator
-
-    records = arm.kind("router")
-    layers = records[0]["layers"]
-    draw_layers(axes, paint, arm, [r["step"] for r in records], by_layer(records, key), layers, y_label)
-    if key == "router_entropy":
-        uniform = math.log(len(records[0]["load"][0]))
-        _reference(axes, paint, uniform, f"uniform: {uniform:.3f}")
-    else:
-        axes.set_ylim(bottom=0)
-    if key == "dead_experts":
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def draw_logits(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """The largest attention logit of each layer's top head, against QK-Clip's threshold."""
-    from matplotlib.ticker import FuncFormatter
-
-    records = arm.kind("attention")
-    rows, steps = by_layer(records, "max_logits"), [r["step"] for r in records]
-    draw_layers(axes, paint, arm, steps, rows, list(range(len(rows))), "Largest logit (log scale)")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(units.tick))
-    axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five))
-    if records[-1]["tau"] is not None:
-        _reference(axes, paint, records[-1]["tau"], f"tau = {records[-1]['tau']:g}")
-
-
-def _one_two_five(value: float, _position: int | None = None) -> str:
-    return units.tick(value) if f"{value:e}"[0] in "25" else ""
-
-
-def _reference(axes: Axes, paint: Paint, value: float, text: str) -> None:
-    """A level, and room for its name above it."""
-    low, high = axes.get_ylim()
-    if axes.get_yscale() == "log":
-        axes.set_ylim(top=max(high, value * (value / low) ** 0.14))
-    else:
-        axes.set_ylim(top=max(high, value + 0.14 * (value - low)))
-    _level(axes, value, text, paint.ink)
-
-
-def draw_clips(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """Heads that QK-Clip scaled down, between one record and the next."""
-    from matplotlib.ticker import MaxNLocator
-
-    xs, ys = peaks(series(arm.kind("attention"), "step", "clips"))
-    dress(axes, paint, "Optimizer steps", "Heads clipped (between records)")
-    _short_ticks(axes)
-    axes.fill_between(xs, ys, step="pre", color=paint.arms[arm.slot], alpha=0.75, linewidth=0)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_ylim(bottom=0)
-
-
-def draw_aux_loss(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """The balance loss, smoothed as the training loss is."""
-    dress(axes, paint, "Optimizer steps", "Auxiliary loss")
-    _short_ticks(axes)
-    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-    _arm_line(axes, training_curve(arm, "step", "aux_loss"), arm, paint, marks=False)
-    axes.yaxis.get_offset_text().set_color(paint.muted)
-
-
-def draw_experts(axes: Axes, paint: Paint, arm: Arm, layer: int) -> None:
-    """A heat map of each expert's share over the fair share: clear is fair, green is more, purple is less."""
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.ticker import FixedLocator
-
-    records = arm.kind("router")
-    edges, shares = expert_shares(records, layer)
-    experts = len(shares)
-    purple, green = (0.53, 0.25, 0.68), (0.10, 0.60, 0.36)
-    colours = LinearSegmentedColormap.from_list(
-        "share", [(0.0, (*purple, 1.0)), (0.5, (*purple, 0.0)), (0.5, (*green, 0.0)), (1.0, (*green, 1.0))]
-    )
-    dress(axes, paint, "Optimizer steps", "Expert")
-    axes.grid(False)
-    _short_ticks(axes)
-    relative = [[share * experts for share in row] for row in shares]
-    rows = [i - 0.5 for i in range(experts + 1)]
-    mesh = axes.pcolormesh(edges, rows, relative, cmap=colours, vmin=0, vmax=2, rasterized=True)
-    axes.invert_yaxis()
-    stride = -(-experts // 16)
-    axes.yaxis.set_major_locator(FixedLocator(list(range(0, experts, stride))))
-    for row in rows[1:-1]:
-        axes.axhline(row, color=paint.grid, linewidth=0.5)
-    figure = axes.get_figure()
-    assert figure is not None
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=16)
-    bar.set_ticks([0, 1, 2], labels=["none", "fair", "2x fair"])
-    bar.ax.tick_params(colors=paint.muted, length=2)
-    bar.outline.set_edgecolor(paint.grid)

@@ -1,10 +1,11 @@
-"""What the run folders say: each arm's facts and records, and the series that the figures and tables are made of.
+"""What the folders of a comparison say: each arm's facts, its runs and their records, and the series made of them.
 
 Plain Python on plain lists: a report of a few thousand steps needs nothing faster, and a test can check every number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,18 @@ from typing import Any
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json, read_json_lines
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_POINTS = 400
 MAX_COLUMNS = 120
 MAX_SPIKES = 25
+SLOTS = 8
+"""Colours, line styles and markers; a ninth arm begins again with the first."""
 SMOOTHED_FRACTION = 0.02
 IGNORED_FRACTION = 0.05
+
+CAUSAL, LEAKING, NONDETERMINISTIC, NOT_AUDITED = "causal", "LEAKING", "NONDETERMINISTIC", "not audited"
+OUTCOMES = (LEAKING, NONDETERMINISTIC, NOT_AUDITED, CAUSAL)
+"""What an audit can say, the worst first."""
 
 Record = dict[str, Any]
 Series = tuple[list[float], list[float]]
@@ -31,37 +38,75 @@ BUDGETS = {
 }
 """What a loss can be held against, and the name of that axis."""
 
+BASELINE_NAMES = {"attainable_floor": "attainable floor", "floor": "floor (entropy of the text)"}
+"""How the page calls the baselines whose names in report.json are not yet words."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One run of the comparison."""
+class Run:
+    """An arm trained with one seed."""
 
-    name: str
-    slot: int
-    """Its place in the comparison, which gives it its colour, line style and marker."""
+    seed: int
     facts: Record
     """Its entry in report.json."""
     records: list[Record]
     """Its metrics.jsonl."""
-
-    @property
-    def leaking(self) -> bool:
-        """Whether the audit saw it look at the future."""
-        return not self.facts["audit"]["causal"]
-
-    @property
-    def label(self) -> str:
-        """Its name, with the warning that a figure or table must not lose."""
-        return f"{self.name} (LEAKING)" if self.leaking else self.name
 
     def kind(self, kind: str) -> list[Record]:
         """Its records of one kind, in order."""
         return [record for record in self.records if record["kind"] == kind]
 
     @property
+    def audit(self) -> str:
+        """One of OUTCOMES; results from before there were three of them say only whether the model was causal."""
+        audit = self.facts.get("audit")
+        if not audit:
+            return NOT_AUDITED
+        said = str(audit.get("verdict") or (CAUSAL if audit.get("causal") else LEAKING)).lower()
+        return next((outcome for outcome in OUTCOMES if outcome.lower() == said), NOT_AUDITED)
+
+    @property
     def spikes(self) -> list[Record]:
         """Its loss spikes (step; loss and usual in nats per token), the highest above the usual first."""
         return sorted(self.facts.get("spikes") or [], key=lambda s: s["usual"] - s["loss"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A name, a model and an optimizer, with one run for each seed."""
+
+    name: str
+    slot: int
+    """Its place in the comparison, which gives it its colour, line style and marker."""
+    facts: Record
+    """Its entry in report.json: means over its seeds."""
+    runs: tuple[Run, ...]
+    """In the order of the seeds; none if it was refused before it was trained."""
+
+    def kind(self, kind: str) -> list[Record]:
+        """The records of one kind of its first seed."""
+        return self.runs[0].kind(kind) if self.runs else []
+
+    @property
+    def audit(self) -> str:
+        """The worst of what the audits of its runs said."""
+        said = {run.audit for run in self.runs} or {NOT_AUDITED}
+        return next(outcome for outcome in OUTCOMES if outcome in said)
+
+    @property
+    def sound(self) -> bool:
+        """Whether its numbers may be ranked: what is random or was not audited may hide a look at the future."""
+        return self.audit == CAUSAL
+
+    @property
+    def leaking(self) -> bool:
+        """Whether the audit saw it look at the future."""
+        return self.audit == LEAKING
+
+    @property
+    def label(self) -> str:
+        """Its name, with the warning that a figure or table must not lose."""
+        return self.name if self.sound else f"{self.name} ({self.audit})"
 
     @property
     def smoothing(self) -> int:
@@ -73,25 +118,79 @@ def read_comparison(folder: Path) -> tuple[Record, list[Arm]]:
     """report.json and its arms. Raises UserError if a file is missing or of another version."""
     report = read_json(folder / "report.json")
     if report.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{folder / 'report.json'} has schema_version {report.get('schema_version')}, this program reads "
-            f"{SCHEMA_VERSION}: repeat the comparison"
-        )
-    arms = []
-    for slot, facts in enumerate(report["runs"]):
+        raise UserError(_of_another_version(folder / "report.json", report))
+    runs: dict[str, list[Run]] = {entry["name"]: [] for entry in report["arms"]}
+    for facts in report["runs"]:
         path = folder / facts["folder"] / "metrics.jsonl"
         if not path.exists():
             raise UserError(
                 f"cannot read {path}: the comparison names this run but its records are not there"
             )
-        arms.append(Arm(name=facts["name"], slot=slot, facts=facts, records=read_json_lines(path)))
+        runs[facts["arm"]].append(Run(seed=facts["seed"], facts=facts, records=read_json_lines(path)))
+    arms = [
+        Arm(name=entry["name"], slot=slot % SLOTS, facts=entry, runs=tuple(runs[entry["name"]]))
+        for slot, entry in enumerate(report["arms"])
+    ]
     return report, arms
+
+
+def _of_another_version(path: Path, report: Record) -> str:
+    packages = (report.get("machine") or {}).get("packages") or {}
+    writer = f"nanokimi {packages['nanokimi']}" if packages.get("nanokimi") else "another nanokimi"
+    return (
+        f"{path} was written by {writer} with schema_version {report.get('schema_version')}, this program reads "
+        f"{SCHEMA_VERSION}: repeat the comparison, or make its page with the version that wrote it"
+    )
+
+
+def seeds_of(arms: Sequence[Arm]) -> int:
+    """The fewest seeds of an arm that was trained; with one seed nothing is ranked."""
+    return min((len(arm.runs) for arm in arms if arm.runs), default=0)
+
+
+def winner_name(verdict: Record, arms: Sequence[Arm]) -> str | None:
+    """The verdict's winner, if this report may name one: never with one seed, never an arm that is not sound."""
+    sound = {arm.name for arm in arms if arm.sound}
+    allowed = verdict["ranked"] and seeds_of(arms) > 1 and verdict["winner"] in sound
+    return verdict["winner"] if allowed else None
+
+
+def baseline_scores(data: Record, arms: Sequence[Arm]) -> list[Record]:
+    """Each baseline's name, bits per byte and loss in nats per token, the worst first.
+
+    gzip knows no tokens; its loss is its bits spread over the tokens that the models predict. The attainable floor
+    depends on the windows, so the runs have it: where documents do not fit into them it is not known, only higher.
+    """
+    entries = dict(data.get("baselines") or {})
+    runs = [run.facts for arm in arms for run in arm.runs]
+    if "floor" in entries and runs and "attainable_floor" not in entries:
+        entries["attainable_floor"] = {"test_loss": runs[0].get("attainable_floor")}
+    per_byte = data["test_text_bytes"] / data["test_tokens"] * math.log(2)
+    scores = []
+    for key, entry in entries.items():
+        nats, bits = entry.get("test_loss"), entry.get("bits_per_byte")
+        nats = bits * per_byte if nats is None and bits is not None else nats
+        bits = nats / per_byte if bits is None and nats is not None else bits
+        scores.append({"key": key, "name": BASELINE_NAMES.get(key, key), "nats": nats, "bits_per_byte": bits})
+    return sorted(scores, key=lambda s: -(s["bits_per_byte"] or 0.0))
 
 
 def series(records: Sequence[Record], x_key: str, y_key: str) -> Series:
     """The points of two fields, leaving out the records that lack either."""
     points = [(r[x_key], r[y_key]) for r in records if r.get(x_key) is not None and r.get(y_key) is not None]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def mean_series(runs: Sequence[Run], kind: str, x_key: str, y_key: str) -> Series:
+    """The mean over the runs of two fields, at the steps that all runs have."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for run in runs:
+        for record in run.kind(kind):
+            if record.get(x_key) is not None and record.get(y_key) is not None:
+                points.setdefault(record["step"], []).append((record[x_key], record[y_key]))
+    shared = [pairs for _, pairs in sorted(points.items()) if len(pairs) == len(runs)]
+    means = [[sum(column) / len(pairs) for column in zip(*pairs, strict=True)] for pairs in shared]
+    return [x for x, _ in means], [y for _, y in means]
 
 
 def trailing_mean(values: Sequence[float], window: int) -> list[float]:
@@ -112,21 +211,21 @@ def thin(points: Series, limit: int = MAX_POINTS) -> Series:
     return [xs[i] for i in kept], [ys[i] for i in kept]
 
 
-def training_curve(arm: Arm, x_key: str, y_key: str = "loss") -> Series:
-    """A field of the training records, averaged over the last `arm.smoothing` steps, at most MAX_POINTS points."""
-    xs, ys = series(arm.kind("train"), x_key, y_key)
-    return thin((xs, trailing_mean(ys, arm.smoothing)))
+def training_curve(runs: Sequence[Run], x_key: str, y_key: str = "loss", *, window: int = 1) -> Series:
+    """A field of the training records: mean of the runs, and of the last `window` steps; at most MAX_POINTS points."""
+    xs, ys = mean_series(runs, "train", x_key, y_key)
+    return thin((xs, trailing_mean(ys, window)))
 
 
-def validation_curve(arm: Arm, x_key: str) -> Series:
-    """The validation loss at each evaluation, at most MAX_POINTS points."""
-    return thin(series(arm.kind("eval"), x_key, "val_loss"))
+def validation_curve(runs: Sequence[Run], x_key: str) -> Series:
+    """The validation loss at each evaluation, mean of the runs; at most MAX_POINTS points."""
+    return thin(mean_series(runs, "eval", x_key, "val_loss"))
 
 
-def spike_places(arm: Arm, x_key: str) -> list[float]:
-    """Where the arm's MAX_SPIKES highest spikes lie on the axis of a budget."""
-    at = {record["step"]: record.get(x_key) for record in arm.kind("train")}
-    places = [at.get(spike["step"]) for spike in arm.spikes[:MAX_SPIKES]]
+def spike_places(run: Run, x_key: str) -> list[float]:
+    """Where the run's MAX_SPIKES highest spikes lie on the axis of a budget."""
+    at = {record["step"]: record.get(x_key) for record in run.kind("train")}
+    places = [at.get(spike["step"]) for spike in run.spikes[:MAX_SPIKES]]
     return [place for place in places if place is not None]
 
 
@@ -138,15 +237,11 @@ def peaks(points: Series, limit: int = MAX_POINTS) -> Series:
     return [xs[min(i + stretch, len(xs)) - 1] for i in starts], [max(ys[i : i + stretch]) for i in starts]
 
 
-def loss_limits(arms: Sequence[Arm]) -> tuple[float, float]:
-    """The loss axis: every low value, but only the high ones after the first 5% of the steps."""
-    lows, highs = [], []
-    for arm in arms:
-        last = max((r["step"] for r in arm.records), default=0)
-        for xs, ys in (training_curve(arm, "step"), validation_curve(arm, "step")):
-            late = [y for x, y in zip(xs, ys, strict=True) if x >= IGNORED_FRACTION * last]
-            lows += ys
-            highs += late
+def loss_limits(curves: Sequence[Series]) -> tuple[float, float]:
+    """The loss axis of curves by step: every low value, but only the high ones after the first 5% of the steps."""
+    last = max((xs[-1] for xs, _ in curves if xs), default=0)
+    lows = [y for _, ys in curves for y in ys]
+    highs = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= IGNORED_FRACTION * last]
     if not highs:
         return 0.0, 1.0
     low, high = min(lows), max(highs)
@@ -165,11 +260,11 @@ def interpolate(points: Series, x: float) -> float | None:
 
 
 def equal_budgets(arms: Sequence[Arm]) -> list[Record]:
-    """The validation loss that each arm had when the one with the least of each budget ended."""
+    """The validation loss (mean of its seeds) that each arm had when the one with the least of each budget ended."""
     rows = []
     for key, title in BUDGETS.items():
-        curves = {arm.name: validation_curve(arm, key) for arm in arms}
-        if len(arms) < 2 or not all(xs for xs, _ in curves.values()):
+        curves = {arm.name: validation_curve(arm.runs, key) for arm in arms if arm.runs}
+        if len(curves) < 2 or not all(xs for xs, _ in curves.values()):
             continue
         budget = min(xs[-1] for xs, _ in curves.values())
         losses = {name: interpolate(curve, budget) for name, curve in curves.items()}

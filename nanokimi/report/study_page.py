@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanokimi.report import plots, study_plots, units
+from nanokimi.report import plots, study_plots, study_search, units
 from nanokimi.report.page import render
 from nanokimi.report.plots import WIDE, svg
 from nanokimi.runtime.files import read_json, write_atomic
@@ -21,6 +21,12 @@ TITLES = {
     ),
     "beside": ("Always beside", ""),
     "also": ("Added on the command line", ""),
+    "inheritance": (
+        "Inheritance, tested on the ends",
+        "Every other arm takes over what was found for an end and has only its rate tuned. Here an end does so with "
+        "what was found for the other one with its optimizer, against its own search. Right of zero: its own search "
+        "is better.",
+    ),
     "readings": (
         "Per token, per FLOP, per second",
         "The same models, each trained anew with a schedule that decays to the end of its own budget: equal tokens; "
@@ -47,7 +53,7 @@ def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Arms with a tuning curve that has a best."""
+    """Arms whose rate was tuned, and has a best; of searched ones the curve is the rate's alone."""
     arms = [arm for arm in report["arms"] if arm["reading"] == "tokens" and arm["tuning"]]
     return [arm for arm in arms if arm["tuning"]["loss"] is not None]
 
@@ -65,6 +71,7 @@ def matches(groups: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 def make_context(report: dict[str, Any]) -> dict[str, Any]:
     """Everything that the template shows."""
     groups, tuned = groups_of(report), tuned_arms(report)
+    searched = study_search.searched_arms(report)
     curves, floor = report.get("curves") or [], report["data"]["floor"]
     return {
         "report": report,
@@ -72,6 +79,8 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
         "matches": matches(groups),
         "tuned": tuned,
         "tuning": svg("Tuning curves", WIDE, study_plots.draw_tuning, tuned) if tuned else None,
+        "searched": searched,
+        "search_svgs": study_search.figures(searched),
         "curves": [
             svg(f"Loss by {axis}", WIDE, study_plots.draw_curves, curves, axis, floor)
             for axis in ("flops", "train_seconds")

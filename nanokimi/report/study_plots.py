@@ -55,10 +55,12 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _=None: f"{x:g}x"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     for arm in arms:
-        curve = [(x, y) for x, y in arm["tuning"]["curve"] if y is not None]
-        best = arm["tuning"]["loss"]
+        curve = [(x, y) for x, y in arm["tuning"]["sensitivity"]["lr"] if y is not None]
+        if not curve:
+            continue
+        best_x, best_y = min(curve, key=lambda point: point[1])
         muon = arm["optimizer"] != "adamw"
-        xs, ys = [x / arm["tuning"]["best"] for x, _ in curve], [y - best for _, y in curve]
+        xs, ys = [x / best_x for x, _ in curve], [y - best_y for _, y in curve]
         axes.plot(
             xs, ys, color=paint.arms[0 if muon else 1], marker="o", markersize=2.5, linewidth=0.9, alpha=0.6
         )
@@ -89,7 +91,7 @@ def draw_curves(
             axes.plot(
                 [point[axis]] * len(losses), losses, ".", color=paint.arms[slot], markersize=3, alpha=0.5
             )
-        means = [point["val_loss"] for point in one["points"]]
+        means = [point["test_loss"] for point in one["points"]]
         axes.plot(xs, means, MARKERS[slot], color=paint.arms[slot], markersize=5, label=one["family"])
         law = one["laws"][axis]
         fine = np.geomspace(min(xs), max(xs) * (2 if law["describes"] else 1), 61)

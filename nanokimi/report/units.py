@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 Number = float | int | None
 
@@ -50,6 +51,21 @@ def fixed(value: Number) -> str:
 def signed(value: Number) -> str:
     """A difference of losses: four decimals and always a sign."""
     return MISSING if value is None else f"{value:+,.4f}"
+
+
+def spread(mean: Number, deviation: Number) -> str:
+    """A mean over seeds with its standard deviation; the mean alone where one seed gives none."""
+    return fixed(mean) if deviation is None else f"{fixed(mean)} \u00b1 {fixed(deviation)}"
+
+
+def between(ends: Sequence[float] | None) -> str:
+    """An interval of differences."""
+    return MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def plain(value: Number) -> str:

@@ -77,26 +77,27 @@ def load_plug(name: str) -> type:
 
 
 def place_of(cls: type) -> str:
-    """Where a class plugs in: "optimizer", "attention" or "feed_forward". Raises UserError if nowhere."""
+    """Where a class plugs in: "optimizer", "attention", "feed_forward", or "model". Raises UserError if nowhere."""
     import torch
 
     if issubclass(cls, torch.optim.Optimizer):
         return "optimizer"
-    place = getattr(cls, "plugs_into", None)
-    if not issubclass(cls, torch.nn.Module) or place not in ("attention", "feed_forward"):
+    place = getattr(cls, "plugs_into", "model")
+    if not issubclass(cls, torch.nn.Module) or place not in ("attention", "feed_forward", "model"):
         raise UserError(
-            f"--plug {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, or an nn.Module with plugs_into = "
-            '"attention" or "feed_forward"'
+            f"--plug {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, a whole model, or a module with "
+            'plugs_into = "attention" or "feed_forward"'
         )
-    return place
+    return str(place)
 
 
 def plug_setting(plug: Plug) -> str:
-    """The setting, as on the command line, that puts a plug into the variant arm."""
+    """The setting, as on the command line, that puts a plug into the variant family, or makes it the module family."""
     keys = {
         "optimizer": "variant.optim.name",
         "attention": "variant.model.attention",
         "feed_forward": "variant.model.experts",
+        "model": "module.model.source",
     }
     return f"--{keys[place_of(plug.cls)]}={plug.name}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config import RunConfig
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import check_memory_limit, choose_device, limit_memory, memory_bytes
@@ -57,7 +57,7 @@ def train_and_finish(
     limit_memory(config.train.memory_limit_gb, device)
     idle_memory_bytes = memory_bytes(device)
     state = build_state(config, data, out)
-    name = DISPLAY_NAMES[config.model]
+    name = config.title
     stopped = f"interrupted; continue with: nanokimi train --resume --out {out}"
     signals: list[int] = []
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.rules import resolve
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.store import PreparedData
@@ -87,7 +88,7 @@ def run_bench(config: RunConfig, quick: bool = False) -> Bench:
     device = torch.device(config.train.device)
     rates = measure_machine(device, 0.1 if quick else 0.5)
     seconds = QUICK_SECONDS if quick else SECONDS
-    models = [bench_model(replace(config, model=name), rates, seconds) for name in config.compare.arms]
+    models = [bench_model(arm, rates, seconds) for arm in arm_configs(config).values()]
     return Bench(str(device), config.train.dtype, config.train.threads or 1, rates, models)
 
 
@@ -101,7 +102,7 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
     parts = time_parts(state, seconds)
     prefill, decode = generation_latency(state.model, train.context_length)
     return ModelBench(
-        name=DISPLAY_NAMES[config.model],
+        name=config.title,
         optimizer=config.arm.optim.name,
         params_total=cost.params_total,
         params_active=cost.params_active,
@@ -245,7 +246,7 @@ def step_floor(state: TrainState, rates: MachineRates) -> dict[str, float]:
     train, optim, model = config.train, config.arm.optim, config.arm.model
     shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
     plain = optim.name in ("muon", "muonclip", "truemuon")
-    matrices = replace(optim, name="muon" if optim.name == "muonclip" else optim.name)
+    matrices = replace(optim, name=optim.name.removesuffix("clip") if optim.clips else optim.name)
     muon_flops = optimizer_flops(shapes, matrices, model, train)
     flops = rates.flops_per_second
     ns_rate = rates.best_flops_per_second if optim.ns_dtype == "auto" else flops.get(optim.ns_dtype, 1.0)

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from nanokimi.config import DISPLAY_NAMES, RunConfig
+from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.data.build import prepare_store
 from nanokimi.data.cache import cache_folder
@@ -218,7 +218,7 @@ def build(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[
     config, data = set_up(config, folder / "run")
     write_json(folder / "environment.json", describe_environment())
     cost = model_cost(config.arm.model, config.train.context_length)
-    what = f"{DISPLAY_NAMES[config.model]} of {cost.params_total:,} parameters on {config.train.device}"
+    what = f"{config.title} of {cost.params_total:,} parameters on {config.train.device}"
     limit_memory(config.train.memory_limit_gb, choose_device(config.train.device))
     say(f"weights, gradients and optimizer state of {what}")
     if config.train.device == "cpu" and 12 * cost.params_total > psutil.virtual_memory().available:
@@ -254,7 +254,7 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
     more = min(times["checkpoints"], train.keep_checkpoints + 2) - 1
     lines = times["validations"] * validation.line_bytes + steps.total * steps.line_bytes
     return Forecast(
-        name=DISPLAY_NAMES[config.model],
+        name=config.title,
         device=train.device,
         dtype=train.dtype,
         threads=train.threads or 1,
@@ -279,6 +279,7 @@ def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Fore
             **({"compiling": Phase(1, state.compile_seconds)} if train.compile else {}),
             "training": Phase(steps.total, steps.seconds),
             "validations": Phase(times["validations"], times["validations"] * validation.seconds),
+            "test": Phase(1, validation.seconds * len(data.test_ids) / len(data.val_ids)),
             "stories": Phase(times["stories"], story.reading + times["stories"] * story.seconds),
             "records": Phase(times["records"], times["records"] * telemetry + steps.total * steps.overhead),
             "checkpoints": Phase(times["checkpoints"], times["checkpoints"] * saving + weights),

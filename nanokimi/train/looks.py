@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -39,7 +39,7 @@ def look(state: TrainState, last: bool) -> Iterator[Record]:
 
 def evaluate_now(state: TrainState) -> Evaluation:
     """Score the model on the validation text and remember it."""
-    result = evaluate_in_memory(state)
+    result = evaluate_in_memory(state, "val", cancelled=lambda: state.should_stop)
     if not math.isfinite(result.val_loss):
         raise TrainingError(
             f"the validation loss after step {state.step} is not finite: lower the learning rate"
@@ -50,14 +50,24 @@ def evaluate_now(state: TrainState) -> Evaluation:
     return result
 
 
-def evaluate_in_memory(state: TrainState) -> Evaluation:
+def evaluate_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
+    """Score a trained model on the test part, which nothing before has read."""
+    result = evaluate_in_memory(state, "test", cancelled=cancelled)
+    if not math.isfinite(result.val_loss):
+        raise TrainingError("the test loss is not finite: lower the learning rate")
+    return result
+
+
+def evaluate_in_memory(
+    state: TrainState, part: str, cancelled: Callable[[], bool] | None = None
+) -> Evaluation:
     """Evaluate, with fewer windows at a time if memory runs out: the score does not depend on it."""
     train = state.config.train
     windows = train.eval_batch_size or windows_at_a_time(train.context_length)
     while True:
         try:
             return evaluate(
-                state.model, state.data, train.context_length, windows, cancelled=lambda: state.should_stop
+                state.model, state.data, train.context_length, windows, part=part, cancelled=cancelled
             )
         except (RuntimeError, MemoryError) as error:
             if windows == 1 or not is_out_of_memory(error):
@@ -77,7 +87,7 @@ def telemetry_records(state: TrainState) -> list[Record]:
         with torch.no_grad():
             inputs_BT = training_batch(state)[0][: state.micro_batch_size]
             state.telemetry.max_logits_LH = state.model(inputs_BT, want_max_logits=True).max_logits_LH
-    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.name == "muonclip" else None)
+    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.clips else None)
 
 
 def sample_records(state: TrainState) -> list[Record]:

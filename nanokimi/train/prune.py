@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanokimi.config import GPTConfig, OptimConfig, RunConfig, VariantConfig
+from nanokimi.config import GPTConfig, ModuleConfig, OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.files import save_config
 from nanokimi.config.rules import validate
 from nanokimi.config.rules_variant import is_plug
@@ -57,6 +57,7 @@ def prune(
     """
     run = open_run(folder, device)
     require_prunable(run, keep)
+    run.data.scored("test")  # refuses, before anything is done, data in which the end would find no test part
     train = run.config.train
     usage_LE = expert_usage(run.model, run.data, train.context_length)
     kept_LE = usage_LE.topk(keep, dim=1).indices.sort(dim=1).values
@@ -99,7 +100,7 @@ def require_prunable(run: Run, keep: int) -> None:
     """Refuse a model without experts that can be told apart by their use."""
     model = run.config.arm.model
     variant = model.experts if isinstance(model, VariantConfig) else ""
-    if isinstance(model, GPTConfig) or not routers_of(run.model):
+    if isinstance(model, GPTConfig | ModuleConfig) or not routers_of(run.model):
         raise UserError(f"{run.folder} has no experts to drop")
     if variant == "expert_choice" or is_plug(variant):
         raise UserError(f"experts {variant} cannot be pruned: their use says nothing of their worth")
@@ -134,8 +135,8 @@ def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> t
     model.eval()
     windows = windows_at_a_time(context_length)
     total_LE: torch.Tensor | float = 0.0
-    for inputs, _ in iterate_validation(data.train_ids, data.val_ids, context_length, windows):
-        routing = model(torch.from_numpy(inputs).to(device)).routing
+    for batch in iterate_validation(data.train_ids, data.val_ids, context_length, windows):  # no token twice
+        routing = model(torch.from_numpy(batch.inputs).to(device)).routing
         total_LE = total_LE + torch.stack([layer.counts_E for layer in routing]).double()
     assert isinstance(total_LE, torch.Tensor), "there is no empty validation text"
     return total_LE.cpu()
@@ -145,7 +146,7 @@ def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunCon
     """The run's configuration with fewer experts, the same scale of the gates, and the recovery as its budget."""
     config = run.config
     arm, train = config.arm, config.train
-    assert not isinstance(arm.model, GPTConfig), "require_prunable() has been asked"
+    assert not isinstance(arm.model, GPTConfig | ModuleConfig), "require_prunable() has been asked"
     scaling = routers_of(run.model)[0].scaling
     model = replace(arm.model, n_routed_experts=keep, routed_scaling_factor=scaling)
     optim = recovery(arm.optim, steps, recover_steps) if recover_steps else arm.optim

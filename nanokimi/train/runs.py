@@ -15,20 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import DISPLAY_NAMES, OptimConfig, RunConfig
+from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugs_of
+from nanokimi.data.parts import split_note
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.generation.story import story_ids
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import AuditResult, audit
+from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
+from nanokimi.measure.floor import text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
-from nanokimi.measure.story_world import judge_stories, recall
+from nanokimi.measure.story_world import judge_stories, recall, world_of
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
@@ -36,6 +39,7 @@ from nanokimi.runtime.files import create_run_folder, find_damage, read_json, re
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
 from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.looks import evaluate_test
 from nanokimi.train.state import TrainState, fresh_optimizer
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
@@ -129,12 +133,18 @@ def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         shutil.copyfile(folder / CONFIG_FILE, folder / f"config-before-{number}.yaml")
     own = find_data(folder) == folder / DATA_FOLDER
     if not is_resolved(config) or config.dataset != saved.dataset:
-        if not own and (folder.resolve().parent / CONFIG_FILE).is_file():
+        if not own and find_data(folder).exists():
             raise UserError(f"{folder} shares the data of its comparison: resume that one instead")
         return set_up(config, folder)
     if config != saved:
         save_config(config, folder / CONFIG_FILE)
-    return config, open_prepared(find_data(folder))
+    data = open_prepared(find_data(folder))
+    if not len(data.test_ids):
+        raise UserError(
+            f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "
+            "one: start it again in a new folder"
+        )
+    return config, data
 
 
 @contextmanager
@@ -165,18 +175,22 @@ def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
         shutil.rmtree(backup, ignore_errors=True)
 
 
-def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
-    """Audit and measure a trained model, and write the run's result.json."""
+def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> dict[str, Any]:
+    """Audit and measure a trained model, and write the run's result.json.
+
+    Without `whole` decoding is not timed, and tales are neither judged nor asked about.
+    """
     train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
-    assert model_config.vocab_size is not None
-    np.save(state.folder / "window_nats.npy", state.last_evaluation.window_nats)
+    scores = evaluate_test(state)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
     cost = model_cost(model_config, train.context_length)
-    verdict = audit(state.model, vocab_size=model_config.vocab_size, context=train.context_length)
-    prefill, decode = generation_latency(state.model, train.context_length)
+    latency = generation_latency(state.model, train.context_length) if whole else (None, None)
+    prefill, decode = latency
     step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
     result = {
-        "name": DISPLAY_NAMES[state.config.model],
+        "name": state.config.title,
+        "seed": state.config.seed,
         "folder": state.folder.name,
         "params_total": cost.params_total,
         "params_active": cost.params_active,
@@ -190,22 +204,22 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
-        **{k: v for k, v in state.last_evaluation.record().items() if k != "loss_by_position"},
+        **state.last_evaluation.record(),
+        **scores.record(),  # also the loss by position
         "best_val_loss": state.best_val_loss,
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data.facts, state.last_evaluation),
+        **floor_gaps(state.data, scores, train.context_length),
         "peak_memory_bytes": state.peak_memory_bytes,
         "idle_memory_bytes": idle_memory_bytes,
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
-        "prefill_ms": prefill.median_ms,
-        "decode_ms_per_token": decode.median_ms,
-        "loss_by_position": state.last_evaluation.loss_by_position,
-        "audit": asdict(verdict),
+        "prefill_ms": prefill and prefill.median_ms,
+        "decode_ms_per_token": decode and decode.median_ms,
+        "audit": asdict(audit_of(state)),
         "optimizer": optim.name,
         "lr": optim.lr,
         "schedule": describe_schedule(optim),
@@ -213,21 +227,43 @@ def finish(state: TrainState, idle_memory_bytes: int) -> dict[str, Any]:
         "device": train.device,
         "dtype": train.dtype,
         "threads": train.threads,
+        "split_note": split_note(state.data.facts),
     }
-    if "val_floor_nats" in state.data.facts:
+    if whole and "val_floor_nats" in state.data.facts:
         result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
 
 
-def floor_gaps(facts: dict[str, Any], scores: Evaluation) -> dict[str, float | None]:
-    """How far a model is from the best that any can do, in nats per token and bits per byte; None if unknown."""
-    if "val_floor_nats" not in facts:
-        return {"floor_gap": None, "floor_gap_bits_per_byte": None}
-    floor_bits = facts["val_floor_nats"] / math.log(2)
+def audit_of(state: TrainState) -> AuditResult:
+    """The audit of a trained model, in the shape of its evaluation and on its validation text."""
+    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
+    assert vocab_size is not None, "resolve() fills this in"
+    return audit(
+        state.model,
+        vocab_size=vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(state.data.val_ids, train.context_length),
+    )
+
+
+def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
+    """The floor, in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
+
+    The gap is to the attainable floor: to the floor itself where documents do not fit into the context, which is then
+    less than any model can be expected to reach.
+    """
+    part = scores.part
+    floor = text_floor(data, context_length, part)
+    if floor is None:
+        return dict.fromkeys(("floor", "attainable_floor", "floor_gap", "floor_gap_bits_per_byte"))
+    tokens, bits = len(data.scored(part).ids), floor.nats / math.log(2)
     return {
-        "floor_gap": scores.val_loss - facts["val_floor_nats"] / facts["val_tokens"],
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - floor_bits / facts["val_text_bytes"],
+        "floor": floor.nats / tokens,
+        "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
+        "floor_gap": scores.val_loss - floor.nats / tokens,
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts[f"{part}_text_bytes"],
     }
 
 
@@ -240,9 +276,10 @@ def know_the_world(state: TrainState) -> dict[str, Any]:
         told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
         return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
 
+    world, sample = world_of(state.data.facts["path"]), config.sample
     return {
-        "judged": judge_stories(write, config.sample.judged_stories),
-        "recall": recall(state.model, tokenizer, config.train.context_length, config.sample.questions),
+        "judged": judge_stories(write, sample.judged_stories, world),
+        "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),
     }
 
 
@@ -288,9 +325,9 @@ class Run:
 
 
 def find_data(folder: Path) -> Path:
-    """The prepared data of a run: its own, or the comparison's that it is part of."""
-    own = folder / DATA_FOLDER
-    return own if own.exists() else folder.resolve().parent / DATA_FOLDER
+    """The prepared data of a run: its own, or that of the study or comparison that it is part of."""
+    *inner, outermost = (folder, *folder.resolve().parents[:2])
+    return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
 
 
 def weights_of(folder: Path, checkpoint: str) -> Path:
@@ -344,8 +381,15 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders that `folder` means: itself, or the arms of a comparison."""
+    """The run folders that `folder` means: itself, or of a comparison every arm's with every seed."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: name a run folder or a comparison's")
-    arms = [entry for entry in sorted(folder.iterdir()) if (entry / CONFIG_FILE).is_file()]
-    return arms or [folder]
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
+    return inside or [folder]
+
+
+def first_seeds(folder: Path) -> list[Path]:
+    """The run folders that `folder` means, of a comparison each arm's with its first seed alone."""
+    runs = runs_in(folder)
+    seeds = {run: int(run.name.removeprefix("seed-")) if run.name.startswith("seed-") else 0 for run in runs}
+    return [run for run in runs if seeds[run] == min(seeds[o] for o in runs if o.parent == run.parent)]

@@ -14,7 +14,8 @@ from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.gpt import NanoGPT
-from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.model.user_module import UserModule
+from nanokimi.optim.qk_clip import Clipping
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import (
     DTYPES,
@@ -57,7 +58,7 @@ def train_step(state: TrainState) -> Record:
 
     state.updating = True
     extra = {}
-    if isinstance(state.optimizer, MuonClip):
+    if isinstance(state.optimizer, Clipping):
         state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
     if needs_logits(state.optimizer):
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
@@ -129,7 +130,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
 
 def needs_logits(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the update depends on the largest attention logits of the forward pass."""
-    return isinstance(optimizer, MuonClip) and optimizer.needs_logits
+    return isinstance(optimizer, Clipping) and optimizer.needs_logits
 
 
 def autocast(state: TrainState) -> torch.autocast:
@@ -167,7 +168,7 @@ def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
 
 def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
     """Nudge each router's bias by the whole step's load (all micro-batches together)."""
-    routers = model.routers() if speed != 0 and not isinstance(model, NanoGPT) else []
+    routers = [] if speed == 0 or isinstance(model, NanoGPT | UserModule) else model.routers()
     for layer, router in enumerate(routers):
         if not hasattr(router, "update_bias_"):
             continue  # balanced by a loss, or not at all

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nanokimi.model.output import Output
-from nanokimi.optim.qk_clip import MuonClip
+from nanokimi.optim.qk_clip import Clipping
 from nanokimi.optim.rms_logits import can_estimate, rms_logits
 
 
@@ -86,7 +86,7 @@ class Telemetry:
 
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count the heads that this step clipped."""
-        if isinstance(optimizer, MuonClip):
+        if isinstance(optimizer, Clipping):
             self.heads_clipped = self.heads_clipped + optimizer.heads_clipped.cpu()
 
     def drain(self, model: torch.nn.Module, tau: float | None) -> list[dict[str, Any]]:

@@ -10,14 +10,18 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from nanokimi.config import RunConfig
 from nanokimi.generation.story import story_ids
 from nanokimi.generation.story_scores import copied_share
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import audit_passes, movement
+from nanokimi.measure.audit_calls import Mode, Subject, default_call, random_states_kept
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.audit_plan import EVALUATION, TRAINING
 from nanokimi.measure.evaluate import TOKENS_AT_A_TIME, evaluate
-from nanokimi.measure.story_world import recall
+from nanokimi.measure.story_world import recall, world_of
 from nanokimi.model.cache import Cache
 from nanokimi.runtime.device import fenced_seconds, peak_memory_bytes, reset_peak_memory
 from nanokimi.train.loop import LOSS_AT_MOST, write
@@ -28,8 +32,7 @@ from nanokimi.train.step import train_step
 WARM_UP_STEPS = 2  # slower than the rest: buffers are allocated and kernels chosen
 MIN_STEPS, STEP_SECONDS = 3, 4.0  # steps that are timed: at least so many, and for so long
 PART_SECONDS = 1.5  # a validation and a story are timed for about so long
-AUDIT_CUTS, AUDIT_FORWARDS = 256, 10  # of audit(): the most cuts, and the forward passes that one cut takes
-AUDIT_CUTS_TRIED, QUESTIONS_TRIED = 17, 4
+QUESTIONS_TRIED = 4
 LATENCY_PREFILLS, LATENCY_DECODES = 24, 53  # calls of generation_latency()
 MAPPED_BYTES = 65536  # Linux maps so much of a file around each address that is read
 
@@ -81,7 +84,9 @@ def try_validation(state: TrainState) -> ValidationTrial:
     )
 
     def score(batches: int) -> float:
-        part = replace(state.data, val_ids=ids[: batches * batch_tokens])
+        tokens = min(batches * batch_tokens, len(ids))
+        ends = np.unique(np.minimum(state.data.val_doc_offsets, tokens))  # the last document is cut
+        part = replace(state.data, val_ids=ids[:tokens], val_doc_offsets=ends)
         return timed(
             state, lambda: evaluate(state.model, part, train.context_length, train.eval_batch_size).record()
         )
@@ -171,22 +176,28 @@ def try_steps(state: TrainState) -> StepsTrial:
 
 
 def audit_seconds(state: TrainState) -> float:
-    """Seconds of the audit: few of its cuts are tried where one alone takes long."""
-    context, vocab_size = state.config.train.context_length, state.config.arm.model.vocab_size
+    """Seconds of the audit: two shapes of its passes are timed, the others taken to lie on the line through them."""
+    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
     assert vocab_size is not None
-    cuts = min(AUDIT_CUTS, context - 1)
+    windows = windows_of(state.data.val_ids, train.context_length)
+    passes = audit_passes(state.model, vocab_size, train.context_length, train.eval_batch_size, windows)
+    subject = Subject(state.model, default_call(state.model), state.config.seed)
 
-    def with_cuts(number: int) -> float:
-        return timed(
-            state,
-            lambda: audit(state.model, vocab_size=vocab_size, context=context, max_cuts=number),
+    def seconds_of(shape: tuple[int, int], mode: Mode) -> float:
+        ids_BT = torch.randint(vocab_size, shape)
+        base_BTW = subject.logits(ids_BT, mode)
+        start = fenced_seconds(state.device)
+        movement(subject.logits(ids_BT, mode), base_BTW)
+        return fenced_seconds(state.device) - start
+
+    with random_states_kept(state.device):
+        few, many = ((2, 2), passes[0])
+        least, most = (
+            sum(seconds_of(shape, mode) for mode in (EVALUATION, TRAINING)) / 2 for shape in (few, many)
         )
-
-    one = with_cuts(1)
-    few = min(AUDIT_CUTS_TRIED, cuts)
-    if few < 2 or one > PART_SECONDS:
-        return one * (AUDIT_FORWARDS + 2 * (cuts - 1)) / AUDIT_FORWARDS
-    return one + max(with_cuts(few) - one, 0.0) * (cuts - 1) / (few - 1)
+    small, large = math.prod(few), math.prod(many)
+    each = max(most - least, 0.0) / max(large - small, 1)
+    return sum(least + each * (rows * length - small) for rows, length in passes)
 
 
 @torch.inference_mode()
@@ -201,7 +212,8 @@ def measuring_seconds(state: TrainState, story: StoryTrial) -> float:
     seconds = LATENCY_PREFILLS * prefill + LATENCY_DECODES * story.token
     if "val_floor_nats" in state.data.facts:
         few = min(QUESTIONS_TRIED, sample.questions)
-        asked = timed(state, lambda: recall(state.model, state.data.tokenizer, context, few)) if few else 0.0
+        world, tokenizer = world_of(state.data.facts["path"]), state.data.tokenizer
+        asked = timed(state, lambda: recall(state.model, tokenizer, context, few, world)) if few else 0.0
         seconds += asked * sample.questions / max(few, 1)
         seconds += sample.judged_stories * story_tokens(state, MAX_TALE_TOKENS) * story.token
     return seconds
@@ -210,11 +222,11 @@ def measuring_seconds(state: TrainState, story: StoryTrial) -> float:
 def mapped_later(state: TrainState, steps: int) -> int:
     """Bytes of the tokens' files that a whole run maps into the process beyond what the steps tried have mapped.
 
-    Each window that is drawn maps the pages around it; the validation reads all of its file.
+    Each window that is drawn maps the pages around it; validation and test read all of their files.
     """
     size, batch = state.data.train_ids.nbytes, state.config.train.batch_size
 
     def mapped(steps: int) -> float:
         return size * -math.expm1(-steps * batch * MAPPED_BYTES / size)
 
-    return int(mapped(steps) - mapped(state.step)) + state.data.val_ids.nbytes
+    return int(mapped(steps) - mapped(state.step)) + state.data.val_ids.nbytes + state.data.test_ids.nbytes

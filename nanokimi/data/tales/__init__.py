@@ -2,11 +2,20 @@
 
 from nanokimi.data.tales.probing import Probe, probes
 from nanokimi.data.tales.reading import Judgement, NotATale, continuations, judge, score, story_scores
-from nanokimi.data.tales.telling import END_OF_TEXT, VERSION, Story, generate_text, iterate_stories, tell
+from nanokimi.data.tales.telling import (
+    END_OF_TEXT,
+    VERSION,
+    WORLDS,
+    Story,
+    generate_text,
+    iterate_stories,
+    tell,
+)
 
 __all__ = [
     "END_OF_TEXT",
     "VERSION",
+    "WORLDS",
     "Judgement",
     "NotATale",
     "Probe",

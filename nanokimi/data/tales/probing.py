@@ -8,7 +8,7 @@ from os.path import commonprefix
 from random import Random
 
 from nanokimi.data.tales.reading import fillers
-from nanokimi.data.tales.telling import Sampler, program
+from nanokimi.data.tales.telling import TALES, Sampler, program
 from nanokimi.data.tales.world import PRONOUNS, Bind, Choice, Entity, Option, Slot, Text, World
 
 MAX_ALTERNATIVES = 5
@@ -32,8 +32,9 @@ class Probe:
 class _Prober(Sampler):
     """A sampler that notes each slot where nothing else could stand."""
 
-    def __init__(self, seed: int, index: int) -> None:
+    def __init__(self, seed: int, index: int, name: str) -> None:
         super().__init__(seed, index)
+        self.name = name
         self.found: list[Probe] = []
         self._pick = Random(index).random
         self._length = 0
@@ -78,7 +79,7 @@ class _Prober(Sampler):
         self._told[topic] = self._words()
         if told is None or slot.form in PRONOUNS or self._length <= self._open_until:
             return
-        kind, wrong = fillers(slot, world)
+        kind, wrong = fillers(slot, world, self.name)
         prefix, answer = "".join(self.parts), world.words[slot.key]
         alternatives = self._some(
             [word for word in sorted(wrong) if not _overlaps(word, answer)], world, slot
@@ -106,10 +107,10 @@ class _Prober(Sampler):
         return len("".join(self.parts).split())
 
 
-def probes(seed: int, index: int) -> list[Probe]:
-    """Return the probes of story `index` of `seed`, in the order of the text."""
-    prober = _Prober(seed, index)
-    program().perform(World(), prober)
+def probes(seed: int, index: int, name: str = TALES) -> list[Probe]:
+    """Return the probes of story `index` of `seed` in the world `name`, in the order of the text."""
+    prober = _Prober(seed, index, name)
+    program(name).perform(World(), prober)
     return prober.found
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanokimi.data.tales.telling import END_OF_TEXT, SEPARATOR, lexicons, program
+from nanokimi.data.tales.telling import END_OF_TEXT, SEPARATOR, TALES, lexicons, program
 from nanokimi.data.tales.world import PRONOUNS, Bind, Choice, Entity, Option, Slot, Surface, Text, World
 
 
@@ -37,8 +37,8 @@ class Judgement:
 class Reader:
     """The driver that follows a text: at each choice exactly one lead fits, or the text is no tale."""
 
-    def __init__(self, text: str, position: int = 0) -> None:
-        self.text, self.position = text, position
+    def __init__(self, text: str, position: int = 0, name: str = TALES) -> None:
+        self.text, self.position, self.name = text, position, name
         self.log_probability = 0.0
 
     def say(self, text: Text, world: World) -> None:
@@ -104,7 +104,7 @@ class Reader:
                 place += len(words)
                 continue
             if isinstance(item, Slot):
-                kind, others = fillers(item, world)
+                kind, others = fillers(item, world, self.name)
                 for other in sorted(others, key=len, reverse=True):
                     end = place + len(other)
                     if self.text.startswith(other, place) and not self.text[end : end + 1].isalnum():
@@ -113,7 +113,7 @@ class Reader:
         return None
 
 
-def fillers(slot: Slot, world: World) -> tuple[str, set[str]]:
+def fillers(slot: Slot, world: World, name: str = TALES) -> tuple[str, set[str]]:
     """Return the kind of fact that `slot` recalls and every word of that kind, other than the right one."""
     right, form, entity = world.words[slot.key], slot.form, world.cast[slot.role]
     if form in PRONOUNS:
@@ -122,7 +122,7 @@ def fillers(slot: Slot, world: World) -> tuple[str, set[str]]:
         kind = "holder" if slot.role[-1] == "@" else entity.kind
         words = {
             other.forms[form]
-            for lexicon in lexicons().values()
+            for lexicon in lexicons(name).values()
             if lexicon.kind == entity.kind
             for other in lexicon.entities
             if form in other.forms
@@ -155,10 +155,10 @@ def _filled(lead: Text | Surface, world: World) -> str:
     return lead.fill(world)
 
 
-def read_story(text: str, position: int = 0) -> tuple[int, float]:
+def read_story(text: str, position: int = 0, name: str = TALES) -> tuple[int, float]:
     """Read one story from `position` on; return where it ends and its log-probability."""
-    reader = Reader(text, position)
-    program().perform(World(), reader)
+    reader = Reader(text, position, name)
+    program(name).perform(World(), reader)
     if not text.startswith("\n", reader.position):
         if reader.position == len(text):
             raise NotATale(reader.position, "the text ends too early", "end")
@@ -166,14 +166,14 @@ def read_story(text: str, position: int = 0) -> tuple[int, float]:
     return reader.position + 1, reader.log_probability
 
 
-def _read(text: str) -> tuple[list[int], list[float], NotATale | None]:
+def _read(text: str, name: str) -> tuple[list[int], list[float], NotATale | None]:
     """Read all stories of a text; return where each ended, their log-probabilities, and what went wrong."""
     ends: list[int] = []
     log_probabilities: list[float] = []
     position = 0
     try:
         while not ends or position < len(text):
-            position, log_probability = read_story(text, position)
+            position, log_probability = read_story(text, position, name)
             ends.append(position)
             log_probabilities.append(log_probability)
             if not text.startswith(SEPARATOR, position) and position < len(text):
@@ -189,29 +189,29 @@ def _read(text: str) -> tuple[list[int], list[float], NotATale | None]:
     return ends, log_probabilities, None
 
 
-def score(text: str) -> float:
+def score(text: str, name: str = TALES) -> float:
     """Return the natural logarithm of the probability of a story, or of several with separators between them.
 
     A separator has probability 1: where a story ends follows from its words. A text may end with one. Raises
     NotATale, with `position` and `reason`, if the generator can never say `text`.
     """
-    _, log_probabilities, error = _read(text)
+    _, log_probabilities, error = _read(text, name)
     if error is not None:
         raise error
     return math.fsum(log_probabilities)
 
 
-def story_scores(text: str) -> list[float]:
+def story_scores(text: str, name: str = TALES) -> list[float]:
     """Return the log-probability of each story of a text with separators; raises NotATale as `score` does."""
-    _, log_probabilities, error = _read(text)
+    _, log_probabilities, error = _read(text, name)
     if error is not None:
         raise error
     return log_probabilities
 
 
-def judge(text: str) -> Judgement:
+def judge(text: str, name: str = TALES) -> Judgement:
     """Say whether `text` is grammatical, consistent and complete, and where it first goes wrong."""
-    _, _, error = _read(text)
+    _, _, error = _read(text, name)
     return Judgement(
         grammatical=error is None or error.kind != "grammar",
         consistent=error is None or error.kind in ("grammar", "end"),
@@ -222,14 +222,14 @@ def judge(text: str) -> Judgement:
     )
 
 
-def continuations(text: str) -> list[tuple[str, float]]:
+def continuations(text: str, name: str = TALES) -> list[tuple[str, float]]:
     """Return what can come next after `text`, which stops early, with log-probabilities, up to the next choice.
 
     Where a choice is half told, only what still fits is listed, each as its rest and with its renormalised chance.
     """
-    explorer = _Explorer(text)
+    explorer = _Explorer(text, name=name)
     try:
-        program().perform(World(), explorer)
+        program(name).perform(World(), explorer)
     except _Found as found:
         total = math.log(math.fsum(math.exp(log) for _, log in found.args[0]))
         return [(words, log - total) for words, log in found.args[0]]

@@ -10,10 +10,14 @@ from random import Random
 
 from nanokimi.data.tales.notation import Compiler, read_lexicons
 from nanokimi.data.tales.plots import SOURCES
+from nanokimi.data.tales.short import SHORT, SHORT_LEXICONS
 from nanokimi.data.tales.thesaurus import THESAURUS
 from nanokimi.data.tales.words import LEXICONS
 from nanokimi.data.tales.world import Bind, Choice, Entity, Fact, Lexicon, Option, Text, World
 
+TALES, SHORT_TALES = "tales", "tales-short"
+WORLDS = (TALES, SHORT_TALES)
+"""The worlds by name: each has its own words and rules, and so its own stories and probabilities."""
 VERSION = 2
 """Rises whenever any story changes."""
 END_OF_TEXT = "<|endoftext|>"
@@ -30,25 +34,33 @@ class Story:
     facts: tuple[Fact, ...]
 
 
-@cache
-def rules() -> dict[str, Choice]:
-    """Return the rules of the tales by name; they are read from the notation once, in about a tenth of a second."""
-    compiler = Compiler(lexicons(), THESAURUS)
-    for source in SOURCES:
+def rules(name: str = TALES) -> dict[str, Choice]:
+    """Return a world's rules by name; they are read from the notation once, in about a tenth of a second."""
+    return _rules(name)
+
+
+@cache  # of a function without a default: rules() and rules(TALES) are one
+def _rules(name: str) -> dict[str, Choice]:
+    compiler = Compiler(lexicons(name), THESAURUS if name == TALES else "")
+    for source in SOURCES if name == TALES else (SHORT,):
         compiler.add(source)
     compiler.check()
     return compiler.rules
 
 
-def program() -> Choice:
-    """Return the steps that tell one story."""
-    return rules()["story"]
+def program(name: str = TALES) -> Choice:
+    """Return the steps that tell one story of a world."""
+    return rules(name)["story"]
+
+
+def lexicons(name: str = TALES) -> dict[str, Lexicon]:
+    """Return a world's word groups by name."""
+    return _lexicons(name)
 
 
 @cache
-def lexicons() -> dict[str, Lexicon]:
-    """Return the word groups by name."""
-    return read_lexicons(LEXICONS)
+def _lexicons(name: str) -> dict[str, Lexicon]:
+    return read_lexicons({TALES: LEXICONS, SHORT_TALES: SHORT_LEXICONS}[name])
 
 
 class Sampler:
@@ -83,26 +95,26 @@ class Sampler:
         return entity
 
 
-def tell(seed: int, index: int) -> Story:
-    """Return story `index` of `seed`; its text ends with a line end."""
+def tell(seed: int, index: int, name: str = TALES) -> Story:
+    """Return story `index` of `seed` in the world `name`; its text ends with a line end."""
     sampler, world = Sampler(seed, index), World()
-    program().perform(world, sampler)
+    program(name).perform(world, sampler)
     return Story("".join(sampler.parts) + "\n", sampler.log_probability, tuple(world.facts))
 
 
-def iterate_stories(seed: int, start: int = 0) -> Iterator[Story]:
+def iterate_stories(seed: int, start: int = 0, name: str = TALES) -> Iterator[Story]:
     """Yield story `start` of `seed`, and the next, and so on for ever."""
     index = start
     while True:
-        yield tell(seed, index)
+        yield tell(seed, index, name)
         index += 1
 
 
-def generate_text(seed: int, *, characters: int) -> str:
+def generate_text(seed: int, *, characters: int, name: str = TALES) -> str:
     """Return the first stories of `seed`, with a separator between two, of at least so many `characters`."""
     stories: list[str] = []
     length = -len(SEPARATOR)
-    for story in iterate_stories(seed):
+    for story in iterate_stories(seed, name=name):
         stories.append(story.text)
         length += len(story.text) + len(SEPARATOR)
         if length >= characters:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanokimi.config import KimiConfig, VariantConfig
-from nanokimi.config.rules_variant import key_value_heads
+from nanokimi.config.rules_variant import has_qkv_bias, head_width, key_value_heads
 from nanokimi.model.attend import attend
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
@@ -20,14 +20,14 @@ class GroupedQueryAttention(nn.Module):
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
-        width, bias = config.hidden_size, config.bias
+        width, qkv_bias = config.hidden_size, has_qkv_bias(config)
         self.num_heads, self.num_groups = config.num_attention_heads, key_value_heads(config)
-        self.head_dim, self.dropout = width // self.num_heads, config.dropout
+        self.head_dim, self.dropout = head_width(config), config.dropout
         self.scale = self.head_dim**-0.5
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(width, self.num_groups * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, self.num_groups * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(width, width, bias=bias)
+        self.q_proj = nn.Linear(width, self.num_heads * self.head_dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, self.num_groups * self.head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, self.num_groups * self.head_dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, width, bias=config.bias)
 
     def forward(
         self,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nanokimi.config import VariantConfig
+from nanokimi.config.rules_variant import has_qkv_bias, head_width
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
 
@@ -53,15 +54,16 @@ class LatentAttention(nn.Module):
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
-        width, bias = config.hidden_size, config.bias
+        width, qkv_bias = config.hidden_size, has_qkv_bias(config)
         self.num_heads, self.num_latents = config.num_attention_heads, config.num_latents
-        self.head_dim = width // self.num_heads
+        self.head_dim = head_width(config)
         self.scale = self.head_dim**-0.5
-        self.latents = nn.Parameter(torch.empty(self.num_latents, width))
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(width, width, bias=bias)
-        self.v_proj = nn.Linear(width, width, bias=bias)
-        self.o_proj = nn.Linear(width, width, bias=bias)
+        all_heads = self.num_heads * self.head_dim
+        self.latents = nn.Parameter(torch.empty(self.num_latents, all_heads))
+        self.q_proj = nn.Linear(width, all_heads, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, all_heads, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, all_heads, bias=qkv_bias)
+        self.o_proj = nn.Linear(all_heads, width, bias=config.bias)
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -8,17 +8,16 @@ A part of the user's own (see `nanokimi.runtime.plugs`) is an nn.Module built by
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
         cache: None, or with `uses_cache = True` on the class, a LayerCache in generation; without it, writing reads
-        the whole window again for each token. max_logits_H, and a method rescale_heads_(gamma_H), are for muonclip.
+        the whole window again for each token. max_logits_H, and a method rescale_heads_(gamma_H), are for QK-Clip.
     plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It stands in
         every block but the first_k_dense_replace leading ones.
 
-Its nn.Linear layers are initialised as all others; parameters of its own it initialises itself. A method
-flops_per_token(context_length) -> float, if there is one, says what a forward pass costs beside its matrices.
+Its nn.Linear layers are initialised as all others (see `initial`); parameters of its own it initialises itself. A
+method flops_per_token(context_length) -> float, if there is one, says what a forward pass costs beside its matrices.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -31,15 +30,13 @@ from nanokimi.errors import UserError
 from nanokimi.model.attention import Angles, MultiHeadLatentAttention
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import RMSNorm, Rotary
-from nanokimi.model.moe import Experts, Router
 from nanokimi.model.output import Output, Routing
 from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
-from nanokimi.model.variants.experts import SoftmaxRouter, expert_layer
-from nanokimi.model.variants.feed_forward import StackedMLP, dense_layer
+from nanokimi.model.variants.experts import expert_layer
+from nanokimi.model.variants.feed_forward import dense_layer
+from nanokimi.model.variants.initial import initialise_
 from nanokimi.model.variants.latent import LatentAttention
 from nanokimi.runtime.plugs import load_plug, place_of
-
-RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 
 
 def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
@@ -134,29 +131,15 @@ class Variant(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.model = VariantDecoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, self.model.embed_tokens.num_embeddings, bias=False)
+        words = self.model.embed_tokens.num_embeddings
+        self.lm_head = nn.Linear(config.hidden_size, words, bias=config.lm_head_bias)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.init_weights()
 
-    @torch.no_grad()
     def init_weights(self) -> None:
-        """Norm gains 1, biases 0, matrices normal; with "gpt2" residual outputs smaller by their number's root."""
-        std, small = self.config.initializer_range, self.config.initializer_range
-        if self.config.initialization == "gpt2":
-            small /= math.sqrt(2 * self.config.num_hidden_layers)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.LayerNorm | RMSNorm):
-                nn.init.ones_(module.weight)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=small if name.endswith(RESIDUAL_OUTPUTS) else std)
-            elif isinstance(module, Experts | StackedMLP | Router | SoftmaxRouter):
-                for key, parameter in module.named_parameters():
-                    nn.init.normal_(parameter, std=small if key in RESIDUAL_OUTPUTS else std)
-            elif isinstance(module, LatentAttention):
-                module.init_weights()
-            if isinstance(module, nn.LayerNorm | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        """Draw the weights that training begins with."""
+        initialise_(self, self.config)
 
     @property
     def can_cache(self) -> bool:
@@ -202,7 +185,7 @@ class Variant(nn.Module):
             return torch.stack(found)
         if hasattr(self.attentions()[0], "rescale_heads_"):
             raise UserError(
-                f"{self.config.attention} has rescale_heads_ for muonclip, but gives no largest logits"
+                f"{self.config.attention} has rescale_heads_ for QK-Clip, but gives no largest logits"
             )
         return None
 

@@ -25,7 +25,7 @@ ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Arm:
+class ArmProcess:
     """The parent's end of a worker."""
 
     def __init__(self, name: str, folder: Path, resume: bool, allow_changes: bool = False) -> None:
@@ -69,9 +69,9 @@ class Arm:
             while self._receive()[0] == "records":
                 pass
 
-    def finish(self) -> dict[str, Any]:
-        """Have the arm measured and its result written; ends the process."""
-        self._send("finish", 0)
+    def finish(self, whole: bool) -> dict[str, Any]:
+        """Have the arm measured, with or without what is timed and told, and its result written; ends the process."""
+        self._send("finish", int(whole))
         result = self._receive()[1]
         self.process.join()
         return result
@@ -178,7 +178,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         while True:
             request, steps = connection.recv()
             if request == "finish":
-                connection.send(("result", finish(state, idle_memory_bytes)))
+                connection.send(("result", finish(state, idle_memory_bytes, whole=bool(steps))))
                 return
             if request == "stop":
                 state.stop_requested = True

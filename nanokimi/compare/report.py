@@ -1,0 +1,137 @@
+"""From the results of all runs to report.json: each arm's means over seeds, the pairs, the verdict, what stands beside.
+
+docs/report.md describes each field.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.matched import describe_match
+from nanokimi.compare.searched import searched
+from nanokimi.compare.summary import arm_segments
+from nanokimi.compare.verdict import pairs_of, text_interval, verdict
+from nanokimi.config import BUDGETS, RunConfig, TrainConfig
+from nanokimi.config.arms import arm_configs, slug
+from nanokimi.data.batches import scored_windows
+from nanokimi.data.parts import split_note
+from nanokimi.data.store import PreparedData
+from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.train.runs import CONFIG_FILE
+
+SCHEMA_VERSION = 2
+LN2 = float(np.log(2))
+AVERAGED = (
+    "test_loss",
+    "test_bits_per_byte",
+    "val_loss",
+    "floor_gap",
+    "train_seconds",
+    "ms_per_step",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "decode_ms_per_token",
+    "prefill_ms",
+)
+"""What a report gives as means over seeds; None where no seed has it."""
+ALIKE = ("params_active", "params_total", "flops", "tokens", "steps", "optimizer", "lr", "schedule")
+"""What does not depend on the seed."""
+
+
+def build_report(
+    config: RunConfig,
+    data: PreparedData,
+    baselines: dict[str, dict[str, float | None]],
+    results: list[dict[str, Any]],
+    out: Path,
+) -> dict[str, Any]:
+    """The content of report.json."""
+    train = config.train
+    runs = [as_run(result) for result in results]
+    search = searched(config)
+    arms = [arm_row(name, runs, search.get(name)) for name in arm_configs(config)]
+    pairs = pairs_of(arms, runs)
+    windows = scored_windows(len(data.test_ids), data.test_doc_offsets, train.context_length)
+    for pair in pairs:
+        pair["text95"] = text_interval(pair, runs, windows.tokens, out)
+    environment = read_json(out / "environment.json")
+    first = {run["arm"]: run for run in runs if run["seed"] == config.seed}
+    records = {name: read_json_lines(out / run["folder"] / "metrics.jsonl") for name, run in first.items()}
+    spread = config.compare.spread
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": verdict(arms, pairs, baselines, spread),
+        "arms": arms,
+        "runs": runs,
+        "comparisons": pairs,
+        "spread": None if spread is None else {**vars(spread)},
+        "match": describe_match(config, arms),
+        "data": {**data.facts, "split_note": split_note(data.facts), "baselines": baselines},
+        "machine": {**environment, "device": train.device},
+        "command": environment["command"],
+        "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
+        "seeds": [config.seed + i for i in range(config.compare.seeds)],
+        "settings": {
+            "context_length": train.context_length,
+            "batch_size": train.batch_size,
+            "dtype": train.dtype,
+            "threads": train.threads,
+            "budget": describe_budget(train),
+            "turn_steps": config.compare.turn_steps,
+        },
+        "segments": arm_segments(records, train.batch_size * train.context_length),
+    }
+
+
+def as_run(result: dict[str, Any]) -> dict[str, Any]:
+    """A run's result.json as the report holds it."""
+    flops = (
+        result["flops_per_token"] * result["tokens"] + result["optimizer_flops_per_step"] * result["steps"]
+    )
+    folder = f"{slug(result['name'])}/{result['folder']}"
+    return {**result, "arm": result["name"], "folder": folder, "flops": flops}
+
+
+def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None) -> dict[str, Any]:
+    """One arm over its seeds."""
+    own = [run for run in runs if run["arm"] == name]
+    leaks = [f"{r['audit']['verdict']}: {r['audit']['where']}" for r in own if not r["audit"]["causal"]]
+    row: dict[str, Any] = {"name": name, "slug": slug(name), "seeds": [run["seed"] for run in own]}
+    row |= {"leaking": leaks[0] if leaks else None}
+    for key in AVERAGED:
+        known = [run[key] for run in own if run.get(key) is not None]
+        row[key] = fmean(known) if known else None
+    losses = [run["test_loss"] for run in own]
+    row["deviation"] = stdev(losses) if len(losses) > 1 else None
+    return {**row, **{key: own[0][key] for key in ALIKE}, "search": search}
+
+
+def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
+    """What models without a neural network reach on the same text, so that an implausible loss stands out."""
+    facts, vocab_size = data.facts, data.tokenizer.vocab_size
+    scores: dict[str, dict[str, float | None]] = {}
+    for name, nats in (
+        ("unigram", unigram_nats(data.train_ids, data.test_ids, vocab_size)),
+        ("5-gram", ngram_nats(data.train_ids, data.test_ids, vocab_size)),
+    ):
+        per_byte = nats / LN2 / facts["test_text_bytes"]
+        scores[name] = {"test_loss": nats / facts["test_tokens"], "bits_per_byte": per_byte}
+    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
+    if "test_floor_nats" in facts:
+        floor = facts["test_floor_nats"]
+        per_byte = floor / LN2 / facts["test_text_bytes"]
+        scores["floor"] = {"test_loss": floor / facts["test_tokens"], "bits_per_byte": per_byte}
+    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip_bits(*text) / facts["test_text_bytes"]}
+    return scores
+
+
+def describe_budget(train: TrainConfig) -> str:
+    """The budget in words."""
+    name = next(name for name in BUDGETS if getattr(train, name) is not None)
+    return f"{getattr(train, name):,} {name.removeprefix('max_')}"

@@ -1,0 +1,49 @@
+"""How the arms' settings were found: the record that a preset ships, as long as the settings are still those.
+
+`compare.search` names a search.json of `nanokimi sweep --search`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
+from nanokimi.config.files import settings
+from nanokimi.errors import UserError
+
+
+def search_file(name: str) -> Path:
+    """The file that `compare.search` means. Raises UserError if there is none."""
+    shipped = Path(str(resources.files("nanokimi") / "presets" / "searches" / f"{name}.json"))
+    for path in (Path(name), shipped):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"compare.search {name}: there is no such file, and no search of that name among the presets"
+    )
+
+
+def searched(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The tuning record of each arm that has one, by name; `changed` lists settings that are not as it found them."""
+    if config.compare.search is None:
+        return {}
+    path = search_file(config.compare.search)
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["arms"]
+        return {
+            name: {**records[name], "file": path.name, "changed": changed(arm, records[name]["best"])}
+            for name, arm in arm_configs(config).items()
+            if name in records
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is no search.json: name one that nanokimi sweep --search wrote") from None
+
+
+def changed(arm: RunConfig, best: dict[str, Any]) -> list[str]:
+    """The settings of an arm that are not what its search found."""
+    now = settings(arm)
+    return [key for key, value in best.items() if now.get(f"{arm.model}.{key}") != value]

@@ -1,0 +1,157 @@
+"""From losses to a verdict: which arm is lower, where another set of seeds would say so, too.
+
+A winner is named only with two seeds or more, and only if its interval over seeds, corrected for the number of pairs,
+keeps away from zero against every other arm. How much a difference depends on which text was scored is shown beside,
+and decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.stats import compare_pairs, search_variance, t_quantile
+from nanokimi.config import SpreadConfig
+
+BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Loss of the first model minus the second's in nats per token, with a 95% interval over the scored text."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_difference(
+    first_nats: np.ndarray, second_nats: np.ndarray, window_tokens: np.ndarray
+) -> PairedDifference:
+    """Compare two models window by window on the same text; a window scores so many tokens.
+
+    The windows are averaged over up to 50 blocks of the text and a t interval taken over those. It says how much the
+    difference depends on which text was scored; it knows nothing of what another seed would give.
+    """
+    differences = first_nats - second_nats
+    tokens = int(window_tokens.sum())
+    difference = float(differences.sum() / tokens)
+    blocks = np.array_split(np.arange(len(differences)), min(BLOCKS, len(differences)))
+    if len(blocks) < 2:
+        return PairedDifference(difference, float("-inf"), float("inf"))
+    # blocks differ in length, so each is held against what its length alone would give
+    excess = np.array(
+        [differences[block].sum() - difference * window_tokens[block].sum() for block in blocks]
+    )
+    spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
+    half = t_quantile(0.975, len(blocks) - 1) * float(spread)
+    return PairedDifference(difference, difference - half, difference + half)
+
+
+def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every pair of arms that do not leak, judged over seeds."""
+    sound = [arm for arm in arms if arm["leaking"] is None]
+    losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in sound}
+    searches = {arm["name"]: arm["search"] for arm in sound if arm["search"]}
+    noise = {
+        name: search_variance([trial["losses"] for trial in search["table"]], losses[name])
+        for name, search in searches.items()
+    }
+    return compare_pairs(losses, noise)
+
+
+def text_interval(
+    pair: dict[str, Any], runs: list[dict[str, Any]], window_tokens: np.ndarray, out: Path
+) -> list[float] | None:
+    """The interval of a pair over the text alone, for the first seed; None if the text is too short for one."""
+    first, second = (next(run for run in runs if run["arm"] == pair[side]) for side in ("first", "second"))
+    nats = [np.load(out / run["folder"] / "window_nats.npy", allow_pickle=False) for run in (first, second)]
+    found = paired_difference(nats[0], nats[1], window_tokens)
+    return [found.low, found.high] if np.isfinite(found.low) and np.isfinite(found.high) else None
+
+
+def verdict(
+    arms: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    baselines: dict[str, dict[str, float | None]],
+    spread: SpreadConfig | None,
+) -> dict[str, Any]:
+    """Who wins, if anybody does, in a few sentences; a leaking arm is never ranked."""
+    leaking = [arm["name"] for arm in arms if arm["leaking"] is not None]
+    sound = sorted((arm for arm in arms if arm["leaking"] is None), key=lambda arm: arm["test_loss"])
+    base = {"winner": None, "ranked": not leaking}
+    sentences = []
+    if leaking:
+        reasons = "; ".join(
+            f"{arm['name']} is {arm['leaking']}" for arm in arms if arm["leaking"] is not None
+        )
+        sentences.append(f"{reasons}. Not ranked: the loss is void.")
+    if not sound:
+        return {**base, "sentence": " ".join(sentences)}
+    seeds = len(sound[0]["seeds"])
+    losses = ", ".join(f"{arm['name']} {arm['test_loss']:.4f}" for arm in sound)
+    over = f"means of {seeds} seeds" if seeds > 1 else "one seed"
+    sentences.append(f"{losses} nats per token of the test text ({over}).")
+    winner = None
+    if seeds < 2:
+        sentences.append(one_seed(spread))
+    elif len(sound) > 1:
+        ahead = {other["name"]: lead(sound[0]["name"], other["name"], pairs) for other in sound[1:]}
+        winner = sound[0]["name"] if all(one["sure"] for one in ahead.values()) else None
+        sentences += lead_sentences(sound[0]["name"], ahead)
+    sentences += floor_sentences(sound, baselines)
+    return {**base, "winner": winner, "sentence": " ".join(sentences)}
+
+
+def one_seed(spread: SpreadConfig | None) -> str:
+    """Why one seed names no winner, and how much runs of the preset differ."""
+    if spread is None:
+        known = "How much runs of these settings differ was not measured"
+    else:
+        known = (
+            f"Runs of this preset differ by {spread.seed:.3f} from seed to seed, and by {spread.rounding:.3f} by "
+            "rounding alone (standard deviations)"
+        )
+    return f"No winner: one seed cannot tell an effect from chance. {known}: compare with --seeds 3 or more."
+
+
+def lead(first: str, second: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far the first arm is below the second: a positive number and its interval."""
+    pair = next(one for one in pairs if {one["first"], one["second"]} == {first, second})
+    sign = -1 if pair["first"] == first else 1
+    low, high = sorted(sign * bound for bound in pair["ci95"])
+    return {"by": sign * pair["mean"], "low": low, "high": high, "sure": low > 0 and pair["holm_p"] < 0.05}
+
+
+def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
+    """The lowest arm against each other one."""
+    sure = [
+        f"{name} by {one['by']:.4f} (95% interval over seeds {one['low']:.4f} to {one['high']:.4f})"
+        for name, one in ahead.items()
+        if one["sure"]
+    ]
+    unsure = [name for name, one in ahead.items() if not one["sure"]]
+    sentences = [f"{best} is better than {listed(sure)}."] if sure else []
+    if unsure:
+        sentences.append(f"{best} and {listed(unsure)} are not distinguishable: no winner.")
+    return sentences
+
+
+def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> list[str]:
+    """Where the arms stand between a 5-gram model and the best that any model can do."""
+    sentences = []
+    if sound[0].get("floor_gap") is not None:
+        gaps = ", ".join(f"{arm['floor_gap']:.4f}" for arm in sound)
+        sentences.append(f"Above the attainable floor: {gaps}.")
+    five_gram = baselines["5-gram"]["test_loss"]
+    if five_gram is not None and sound[0]["test_loss"] > five_gram:
+        sentences.append(f"None beats a 5-gram model ({five_gram:.4f}).")
+    return sentences
+
+
+def listed(names: list[str]) -> str:
+    """ "A", "A and B", "A, B and C"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,182 @@
+"""Arms: a name, a model, and an optimizer with its schedule; each becomes a configuration of its own.
+
+A file says `arms: {NAME: {from: nanogpt, optim: {name: muon}}}`, a command line `--arm "NAME: from=nanogpt
+optim.name=muon"`. `from` is a model family of the configuration, a class of the user's (FILE.py:CLASS), or another arm;
+`model` and `optim` hold what differs from it; a part that they replace takes along the settings that it alone reads.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import asdict, replace
+from typing import Any
+
+from nanokimi.config.parsing import (
+    build,
+    check_keys,
+    config_parser,
+    merged,
+    nearest,
+    plain,
+    require_setting,
+    settings,
+    typed,
+    with_parsed,
+)
+from nanokimi.config.replaced import defaults_of_replaced
+from nanokimi.config.rules import validate
+from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.schema import DISPLAY_NAMES, FAMILIES, RunConfig
+from nanokimi.errors import UserError
+
+Spec = dict[str, Any]
+
+DEFAULT_ARMS: dict[str, Spec] = {"NanoKimi": {"from": "nanokimi"}, "NanoGPT": {"from": "nanogpt"}}
+MOST_ARMS = 16
+LONGEST_NAME = 60
+PARTS = ("model", "optim")
+
+
+def arm_configs(config: RunConfig) -> dict[str, RunConfig]:
+    """The configuration of each arm, by name, in order: `model` and `name` are set, and `arms` is empty.
+
+    Raises UserError naming the first arm that cannot be.
+    """
+    specs = config.arms or DEFAULT_ARMS
+    if len(specs) > MOST_ARMS:
+        raise UserError(f"arms names {len(specs)}: {MOST_ARMS} at most")
+    slugs: dict[str, str] = {}
+    for name in specs:
+        if not slug(name) or len(str(name)) > LONGEST_NAME:
+            raise UserError(f"arms: '{name}' is no name: use letters and digits, {LONGEST_NAME} at most")
+        if slugs.setdefault(slug(name), name) != name:
+            raise UserError(f"arms: '{slugs[slug(name)]}' and '{name}' would share a folder: rename one")
+    return {name: arm_config(config, specs, name) for name in specs}
+
+
+def slug(name: str) -> str:
+    """An arm's folder: its name in small letters, digits and dashes."""
+    return "-".join(re.findall(r"[a-z0-9]+", str(name).lower()))
+
+
+def arm_config(
+    config: RunConfig, specs: dict[str, Spec], name: str, above: tuple[str, ...] = ()
+) -> RunConfig:
+    """One arm's configuration; `above` are the arms that asked for it."""
+    where, spec = f"arms.{name}", specs[name]
+    if name in above:
+        raise UserError(f"{where} is made from itself: {' -> '.join((*above, name))}")
+    if not isinstance(spec, dict) or set(spec) - {"from", *PARTS} or "from" not in spec:
+        raise UserError(f"{where}: expected {{from: FAMILY, model: {{...}}, optim: {{...}}}}, got {spec}")
+    source = str(spec["from"])
+    if source in FAMILIES:
+        base = replace(config, model=source, arms={})
+    elif is_plug(source):
+        family = replace(config.module, model=replace(config.module.model, source=source))
+        base = replace(config, model="module", module=family, arms={})
+    elif source in specs:
+        base = arm_config(config, specs, source, (*above, name))
+    else:
+        known = [*FAMILIES, *specs]
+        raise UserError(
+            f"{where}.from is {source}: name a family, an arm or FILE.py:CLASS{nearest(source, known)}"
+        )
+    return replace(with_differences(base, spec, where), name=name)
+
+
+def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
+    """`base` with what an arm says of its model and optimizer."""
+    parts = {part: spec[part] for part in PARTS if spec.get(part)}
+    for part, said in parts.items():
+        if not isinstance(said, dict):
+            raise UserError(f"{where}.{part} is {said}: expected settings with their values")
+    if base.model == "module" and "model" in parts:
+        parts["model"] = {"arguments": parts["model"]}
+    if not parts:
+        return base
+    content: dict[str, Any] = {base.model: parts}
+    check_keys(content, where)
+    parser = config_parser()
+    kept = merged(plain(asdict(base)), {base.model: defaults_of_replaced(base.arm, parts)})
+    whole = merged(kept, content)
+    values = typed(lambda: parser.parse_object(whole, defaults=True), f"{where}: ")
+    try:
+        return validate(build(parser, values))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def with_arm(config: RunConfig, text: str) -> RunConfig:
+    """The configuration with an arm added or replaced: "NAME: from=nanogpt optim.name=muon model.hidden_size=64".
+
+    Raises UserError for what cannot be read.
+    """
+    name, colon, rest = text.partition(":")
+    name = name.strip()
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise UserError(f"--arm '{text}': {error}") from None
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    loose = [word for word in words if "=" not in word]
+    if not colon or not name or loose or "from" not in given:
+        raise UserError(
+            f"--arm '{text}': expected \"NAME: from=FAMILY model.SETTING=VALUE optim.SETTING=VALUE\""
+        )
+    source = given.pop("from")
+    specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
+    specs[name] = {"from": source}
+    base = arm_config(config, specs, name)
+    for key, word in given.items():
+        part, dot, setting = key.partition(".")
+        if part not in PARTS or not dot:
+            raise UserError(
+                f"--arm '{text}': {key} is no setting of an arm: name model.SETTING or optim.SETTING"
+            )
+        specs[name].setdefault(part, {})[setting] = typed_word(base, key, word)
+    found = replace(config, arms=specs)
+    arm_configs(found)
+    return found
+
+
+def typed_word(base: RunConfig, key: str, word: str) -> Any:
+    """What the command line reads in a word, for a setting of an arm."""
+    if base.model == "module" and key.startswith("model."):
+        from nanokimi.config.safe_yaml import parse_yaml
+
+        try:
+            return parse_yaml(word)
+        except ValueError as error:
+            raise UserError(f"--arm: {key} is {word}: {error}") from None
+    full = f"{base.model}.{key}"
+    require_setting(full, "--arm")
+    return settings(with_parsed(base, {full: word}))[full]
+
+
+def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:
+    """The configuration with these of its arms alone, in this order. Raises UserError for a name that is none."""
+    specs = config.arms or DEFAULT_ARMS
+    for name in names:
+        if name not in specs:
+            raise UserError(f"{option}: there is no arm '{name}'{nearest(name, list(specs))}")
+    for name in names:
+        source = specs[name].get("from")
+        if source in specs and source not in names:
+            raise UserError(f"{option}: '{name}' is made from '{source}': name that one, too")
+    return replace(config, arms={name: specs[name] for name in names})
+
+
+def arms_of_pair(content: Any) -> Any:
+    """A file's content, its pair of families of earlier versions (compare.arms) written as arms."""
+    group = content.get("compare") if isinstance(content, dict) else None
+    pair = group.get("arms") if isinstance(group, dict) else None
+    if (
+        not isinstance(group, dict)
+        or not isinstance(pair, list)
+        or not all(name in DISPLAY_NAMES for name in pair)
+    ):
+        return content
+    kept = {key: value for key, value in group.items() if key != "arms"}
+    arms = {DISPLAY_NAMES[name]: {"from": name} for name in pair}
+    return {**content, "compare": kept, "arms": content.get("arms") or arms}

@@ -1,0 +1,62 @@
+"""What an arm does not inherit: settings that only a part reads which the arm replaces by another one.
+
+Without this, an arm made from one with experts would have to spell out the default of each of their settings to be
+without them, for a setting that nothing reads is refused. What the arm itself says is left to be refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanokimi.config.parsing import plain
+from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
+from nanokimi.config.rules_variant import READ_BY_ATTENTION, READ_BY_EXPERTS, is_plug
+from nanokimi.config.schema import Family, VariantArm
+from nanokimi.config.schema_optim import OptimConfig
+
+
+def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{"model": {setting: default}, "optim": {...}} of those settings of `arm` that nothing reads after `said`."""
+    model, optim = said.get("model", {}), said.get("optim", {})
+    forgotten = of_optimizer(arm.optim, optim)
+    found: dict[str, dict[str, Any]] = {}
+    if isinstance(arm, VariantArm):
+        names = of_parts(arm, model)
+        found["model"] = defaults(arm.model, names)
+        if model.get("experts") == "none":
+            forgotten |= {"router", "router_bias_update_speed"}
+        if model.get("attention", "mla") not in ("mla", "mha"):
+            forgotten.add("split_heads")
+    return found | {"optim": defaults(arm.optim, forgotten)}
+
+
+def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
+    """Settings of a variant's model whose part is replaced by one that does not read them."""
+    names: set[str] = set()
+    for part, readers in (("attention", READ_BY_ATTENTION), ("experts", READ_BY_EXPERTS)):
+        chosen = str(said.get(part, getattr(arm.model, part)))
+        if chosen != getattr(arm.model, part) and not is_plug(chosen):
+            names |= {name for name, parts in readers.items() if chosen not in parts}
+    if said.get("positions", "rope") != "rope":
+        names.add("rope_theta")
+    if said.get("initialization") in ("torch", "xavier"):
+        names.add("initializer_range")
+    return names
+
+
+def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
+    """Settings of an optimizer that another one in its place does not read."""
+    names: set[str] = set()
+    name = str(said.get("name", before.name))
+    if name != before.name:
+        read = OF_FOREIGN if ":" in name else OPTIMIZERS.get(name, ())
+        names |= {key for settings in (OF_FOREIGN, *OPTIMIZERS.values()) for key in settings} - set(read)
+    if said.get("schedule", "wsd") != "wsd":
+        names.add("decay_fraction")
+    return names
+
+
+def defaults(group: object, names: set[str]) -> dict[str, Any]:
+    """The named settings as a group has them unless told otherwise."""
+    untouched = type(group)()
+    return {name: plain(getattr(untouched, name)) for name in sorted(names)}

@@ -1,0 +1,103 @@
+"""Three parts of every text: one to train on, one to choose settings by (validation), one that is reported (test).
+
+A document's part follows from a hash of its text alone: the lowest hashes are for validation, the highest for test, so
+no document moves when others come or go, and `dataset.val_fraction` never moves one into or out of the test part. One
+contiguous text is cut by position: training, validation, test. nanoGPT's published split has two parts, the first
+nine tenths and the last one; there validation and test are the same text, and every output says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from nanokimi.config import DatasetConfig
+from nanokimi.errors import UserError
+
+PARTS = ("train", "val", "test")
+MIN_PART = 100
+"""Characters of one text (bytes, of documents) that validation and test hold at least: a score of less says nothing."""
+HASHES = 1 << 64
+NANOGPT_NOTE = (
+    "split nanogpt: the text that is reported is also the one that settings were chosen on, so the losses of tuned "
+    "runs are too good"
+)
+
+
+def fractions(dataset: DatasetConfig) -> tuple[Fraction, Fraction]:
+    """The shares of validation and test: of the decimal numbers that the user wrote, not of their roundings."""
+    val = Fraction(str(dataset.val_fraction))
+    return val, val if dataset.test_fraction is None else Fraction(str(dataset.test_fraction))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Hashes below `val_below` are for validation, those from `test_from` for test, those between for training."""
+
+    val_below: int
+    test_from: int
+
+    @classmethod
+    def of(cls, dataset: DatasetConfig) -> Ranges:
+        """As the configuration says."""
+        val, test = fractions(dataset)
+        return cls(int(val * HASHES), HASHES - int(test * HASHES))
+
+    def part_of(self, content: int, own: str | None = None) -> str:
+        """The part of a document with this hash.
+
+        `own` is what the document's data set says of it: a part; "train|val" or "val|test", where it has a split of its
+        own in which one of the three is missing; or nothing.
+        """
+        if own is None:
+            if content >= self.test_from:
+                return "test"
+            own = "train|val"
+        if own == "train|val":
+            return "val" if content < self.val_below else "train"
+        if own == "val|test":
+            return "val" if content < HASHES // 2 else "test"
+        return own
+
+    def widened(self, hashes: np.ndarray, sizes: np.ndarray) -> Ranges | None:
+        """The ranges that give validation and test MIN_PART bytes each, none given up; None if nothing were left.
+
+        Only sets of few documents need it, and only in them may new documents move an old one: back to training.
+        """
+        distinct, places = np.unique(hashes, return_inverse=True)
+        bytes_of = np.bincount(places, weights=sizes)
+        low = int(np.searchsorted(np.cumsum(bytes_of), MIN_PART))
+        high = len(distinct) - 1 - int(np.searchsorted(np.cumsum(bytes_of[::-1]), MIN_PART))
+        if not low + 1 < high:
+            return None
+        return Ranges(max(self.val_below, int(distinct[low]) + 1), min(self.test_from, int(distinct[high])))
+
+
+def split_positions(characters: int, dataset: DatasetConfig) -> tuple[int, int]:
+    """Where validation begins in one text of so many characters, and where test does (for nanoGPT: at the same place).
+
+    nanoGPT's cut is its int(0.9 * n), in whole numbers. Raises UserError if the text is too short to be cut.
+    """
+    val, test = fractions(dataset)
+    if dataset.split == "nanogpt":
+        val, test = Fraction(1, 10), Fraction(0)
+    starts = int(characters * (1 - val - test)), int(characters * (1 - test))
+    if dataset.split == "nanogpt":
+        starts = starts[0], starts[0]
+    needed = math.ceil(MIN_PART / min(val, test or val))
+    if characters < needed or not starts[0]:
+        raise UserError(
+            f"{dataset.path} has {characters:,} characters: validation and test need {MIN_PART} each, so at least "
+            f"{needed:,} in all with dataset.val_fraction {float(val):g} and dataset.test_fraction "
+            f"{float(test or val):g}; use a longer text, or larger fractions"
+        )
+    return starts
+
+
+def split_note(facts: dict[str, Any]) -> str | None:
+    """What must be said beside every number that was measured on this data; None: nothing."""
+    return NANOGPT_NOTE if facts.get("split") == "nanogpt" else None

@@ -1,0 +1,196 @@
+"""How the audit calls a module: always a fresh copy, always seeded alike, in any mode, in fp32 or float64.
+
+What a call leaves behind (counters, caches, running statistics, the state of random generators) is gone with the copy,
+so two calls differ by their ids and by nothing else. What still differs between two equal calls is not deterministic.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+Call = Callable[[nn.Module, torch.Tensor], object]
+
+ZERO_FILL = 0.02
+"""Standard deviation of what replaces parameters that are all zero: that of GPT-2's initialisation."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """In which of its modes a module is called."""
+
+    training: bool
+    gradients: str
+    """One of inference_mode, no_grad and gradients on."""
+
+    def __str__(self) -> str:
+        return f"{'training' if self.training else 'evaluation'} mode, {self.gradients}"
+
+    def context(self) -> AbstractContextManager[object]:
+        """The gradients' part of the mode."""
+        if self.gradients == "inference_mode":
+            return torch.inference_mode()
+        return torch.set_grad_enabled(self.gradients == "gradients on")
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether a module is made of torch's and our own classes alone, which keep all state in parameters and buffers."""
+    classes = {type(part).__module__.partition(".")[0] for part in module.modules()}
+    return classes <= {"torch", "nanokimi"}
+
+
+@torch.no_grad()
+def restore_(copied: nn.Module, module: nn.Module) -> None:
+    """Give a copy the parameters and buffers of its original again."""
+    pairs = [(copied.parameters(), module.parameters()), (copied.buffers(), module.buffers())]
+    for kept, originals in pairs:
+        for tensor, original in zip(kept, originals, strict=True):
+            tensor.copy_(original)
+
+
+@dataclass
+class Subject:
+    """A module to be called. It is itself never called nor changed."""
+
+    module: nn.Module
+    call: Call
+    seed: int
+    calls: int = 0
+    tokens: int = 0
+    copies: dict[torch.dtype, nn.Module] = field(default_factory=dict)
+    """Of a module of known classes, one for each dtype, restored before each call: copying takes longer than a call."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters lie."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def copy(self, dtype: torch.dtype) -> nn.Module:
+        """A copy that no earlier call has touched, or left a trace in."""
+        if not is_ours(self.module):
+            return fresh_copy(self.module).to(dtype)
+        if dtype not in self.copies:
+            self.copies[dtype] = fresh_copy(self.module).to(dtype)
+        else:
+            restore_(self.copies[dtype], self.module)
+        return self.copies[dtype]
+
+    def logits(
+        self,
+        ids_BT: torch.Tensor,
+        mode: Mode,
+        *,
+        draw: int = 0,
+        before: Sequence[torch.Tensor] = (),
+        dtype: torch.dtype = torch.float32,
+        jitter: tuple[float, int] | None = None,
+        filled: bool = False,
+    ) -> torch.Tensor:
+        """The logits (B, T, W) that a fresh copy gives for `ids_BT`, after it was called with each of `before`.
+
+        `draw` says which random numbers it draws. `jitter` is the relative size of a change of every parameter, and
+        its seed. `filled` replaces the parameters that are all zero.
+        """
+        copied = self.copy(dtype).train(mode.training)
+        if filled:
+            fill_zeros_(copied, self.seed)
+        if jitter is not None:
+            jitter_(copied, *jitter)
+        with mode.context():
+            for ids in (*before, ids_BT):
+                seed_everything(self.seed + draw)
+                self.calls += 1
+                self.tokens += ids.numel()
+                output = self.call(copied, ids.to(self.device))
+        return find_logits(output, ids_BT).detach()
+
+
+def fresh_copy(module: nn.Module) -> nn.Module:
+    """A deep copy. Tensors with a history, which some modules keep as an attribute, are copied without it."""
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            for tensor in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(tensor, torch.Tensor) and not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(module, memo)
+
+
+@torch.no_grad()
+def jitter_(module: nn.Module, size: float, seed: int) -> None:
+    """Change every parameter by about `size` of itself."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+            parameter.mul_(1 + size * noise)
+
+
+def zero_parameters(module: nn.Module) -> int:
+    """How many trainable tensors hold nothing but zeros."""
+    return sum(is_zero(parameter) for parameter in module.parameters())
+
+
+def is_zero(parameter: nn.Parameter) -> bool:
+    """Whether a trainable tensor holds nothing but zeros."""
+    trained = parameter.requires_grad and parameter.is_floating_point() and parameter.numel() > 0
+    return trained and not bool(parameter.detach().any())
+
+
+@torch.no_grad()
+def fill_zeros_(module: nn.Module, seed: int) -> None:
+    """Replace the trainable tensors that are all zero by small random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if is_zero(parameter):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * ZERO_FILL)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's, numpy's and Python's global generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def random_states_kept(device: torch.device) -> Iterator[None]:
+    """Leave every global generator as it was."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+
+
+def default_call(module: nn.Module) -> Call:
+    """Ids alone; a `targets` parameter is given the tokens that follow, so a module that reads them is found out."""
+    if "targets" in inspect.signature(module.forward).parameters:
+        return lambda m, ids_BT: m(ids_BT, targets=ids_BT.roll(-1, dims=1))
+    return lambda m, ids_BT: m(ids_BT)
+
+
+def find_logits(output: object, ids_BT: torch.Tensor) -> torch.Tensor:
+    """The logits in what a module returned. Raises ValueError if they do not have the shape (B, T, W)."""
+    if isinstance(output, dict):
+        output = output.get("logits", output.get("logits_BTW"))
+    for name in ("logits_BTW", "logits"):
+        output = getattr(output, name, output)
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, torch.Tensor) or output.dim() != 3 or output.shape[:2] != ids_BT.shape:
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(
+            f"the module returned {found} for ids of shape {tuple(ids_BT.shape)}: expected (B, T, W)"
+        )
+    return output

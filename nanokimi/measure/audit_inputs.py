@@ -1,0 +1,255 @@
+"""What the audit gives a module: rows of ids, and the same rows with a future that differs.
+
+A probe is two batches of one shape and, for each row, a cut: the tokens before it are the same in both batches, so the
+logits there must be the same, too. Each row of a batch has a cut of its own, so that one pass tests many; that other
+rows change at the same time is meant, for they must not matter either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+ROW_KINDS = ("real", "random", "few", "runs", "real", "repeated", "random", "echo", "constant")
+WINDOWS_KEPT = 64
+SHORT_TOKENS = 512  # of a batch that only tries another length
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two inputs that agree before `cut_B` in each row."""
+
+    base_BT: torch.Tensor
+    changed_BT: torch.Tensor
+    cut_B: torch.Tensor
+    before: tuple[torch.Tensor, ...] = ()
+    """What the copy is called with before the base."""
+    before_changed: tuple[torch.Tensor, ...] = ()
+    """What it is called with before the changed input; the same number of calls."""
+    filled: bool = False
+    """Whether parameters that are zero are filled."""
+
+    def protected_BT(self) -> torch.Tensor:
+        """Which positions must not move."""
+        return torch.arange(self.base_BT.shape[1]) < self.cut_B[:, None]
+
+
+@dataclass
+class Source:
+    """Where ids come from: real windows, if there are any, and seeded random ones."""
+
+    vocab_size: int
+    generator: torch.Generator
+    windows: Sequence[torch.Tensor] = ()
+    deck_W: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """The ids in a random order, not yet drawn."""
+
+    def draw(self, count: int) -> torch.Tensor:
+        """`count` ids; none comes again before all have come."""
+        while len(self.deck_W) < count:
+            more_W = torch.randperm(self.vocab_size, generator=self.generator)
+            self.deck_W = torch.cat((self.deck_W, more_W))
+        drawn, self.deck_W = self.deck_W[:count], self.deck_W[count:]
+        return drawn
+
+    def below(self, limit: int, *shape: int) -> torch.Tensor:
+        """Random whole numbers below `limit`."""
+        return torch.randint(limit, shape, generator=self.generator)
+
+    def real_row(self, length: int) -> torch.Tensor:
+        """A stretch of a real window; a random row where there is none as long."""
+        long_enough = [window for window in self.windows if len(window) >= length]
+        if not long_enough:
+            return self.below(self.vocab_size, length)
+        window = long_enough[int(self.below(len(long_enough), 1))]
+        start = int(self.below(len(window) - length + 1, 1))
+        return window[start : start + length]
+
+    def row(self, kind: str, length: int) -> torch.Tensor:
+        """A row of one of ROW_KINDS; "repeated" is for `mixed` to make."""
+        W = self.vocab_size
+        if kind == "real":
+            return self.real_row(length)
+        if kind == "few":
+            return self.below(W, 3)[self.below(3, length)]
+        if kind == "runs":
+            return self.below(W, length).repeat_interleave(1 + self.below(4, length))[:length]
+        if kind == "echo":
+            return self.real_row((length + 1) // 2).repeat(2)[:length]
+        return self.below(W, 1).expand(length) if kind == "constant" else self.below(W, length)
+
+    def mixed(self, rows: int, length: int) -> torch.Tensor:
+        """Rows of all kinds in turn, beginning anywhere; a repeated one is equal to the row above it."""
+        first = int(self.below(len(ROW_KINDS), 1))
+        found: list[torch.Tensor] = []
+        for number in range(rows):
+            kind = ROW_KINDS[(first + number) % len(ROW_KINDS)]
+            found.append(found[-1] if kind == "repeated" and found else self.row(kind, length))
+        mixed_BT = torch.stack(found)
+        begun_B = self.below(5, rows)  # some begin as texts often do: with the first id, or the last
+        mixed_BT[begun_B == 0, 0], mixed_BT[begun_B == 1, 0] = 0, self.vocab_size - 1
+        return mixed_BT
+
+    def change(self, base_BT: torch.Tensor, cut_B: torch.Tensor) -> torch.Tensor:
+        """The rows with other tokens from their cuts on; the token at the cut differs for sure.
+
+        In one row of five only that token differs. In one of four it becomes one that stood before, mostly the last
+        ("next equals this"); in the others the tokens of the vocabulary take turns.
+        """
+        B, T = base_BT.shape
+        place_BT = torch.arange(T).expand(B, T)
+        future_BT = (base_BT + 1 + self.below(self.vocab_size - 1, B, T)) % self.vocab_size
+        alone_B1 = self.below(5, B, 1) == 0
+        kept_BT = (place_BT < cut_B[:, None]) | (alone_B1 & (place_BT > cut_B[:, None]))
+        changed_BT = torch.where(kept_BT, base_BT, future_BT)
+        at_B1 = cut_B.clamp(max=T - 1)[:, None]
+        back_B = torch.where(self.below(2, B) == 0, 1, 1 + self.below(T, B))
+        earlier_B = base_BT.gather(1, (at_B1 - back_B[:, None]).clamp(min=0))[:, 0]
+        next_B = torch.where(self.below(4, B) == 0, earlier_B, self.draw(B))
+        wanted_B = (cut_B < T) & (next_B != base_BT.gather(1, at_B1)[:, 0])
+        rows = wanted_B.nonzero()[:, 0]
+        changed_BT[rows, cut_B[rows]] = next_B[rows]
+        return changed_BT
+
+    def probe(self, base_BT: torch.Tensor, cut_B: torch.Tensor, filled: bool = False) -> Probe:
+        """The base and a change of it."""
+        return Probe(base_BT, self.change(base_BT, cut_B), cut_B, filled=filled)
+
+    def cuts(self, rows: int, length: int) -> torch.Tensor:
+        """A cut for each row, all of them in turn where there are rows enough."""
+        first = int(self.below(length - 1, 1))
+        return 1 + (first + torch.arange(rows)) % (length - 1)
+
+    def other_rows(self, base_BT: torch.Tensor) -> Probe:
+        """A random half of the rows becomes another; the rest must not notice."""
+        B, T = base_BT.shape
+        gone_B = torch.randperm(B, generator=self.generator) < max(B // 2, 1)
+        return self.probe(base_BT, torch.where(gone_B, 0, T))
+
+
+def main_probes(
+    source: Source, rows: int, length: int, cuts: Sequence[int], structured: int
+) -> Iterator[Probe]:
+    """Every cut in a batch of all kinds of rows; then `structured` rows that are all the same, or of one token."""
+    base_BT = source.mixed(rows, length)
+    order = torch.tensor(cuts)[torch.randperm(len(cuts), generator=source.generator)]
+    batches = max(-(-len(cuts) // rows), 4)
+    for batch in range(batches):
+        yield source.probe(base_BT, order[(batch * rows + torch.arange(rows)) % len(order)])
+    for _ in range(2):
+        yield source.other_rows(base_BT)
+    same_BT = source.real_row(length).expand(structured, length)
+    constant_BT = source.below(source.vocab_size, 1).expand(structured, length)
+    two_BT = source.below(source.vocab_size, 2)[source.below(2, structured, length)]
+    for base_BT in (same_BT, constant_BT, two_BT):
+        yield source.probe(base_BT, source.cuts(structured, length))
+        yield source.other_rows(base_BT)
+
+
+def shape_probes(source: Source, shapes: Sequence[tuple[int, int]], other_rows: bool) -> Iterator[Probe]:
+    """Each shape (rows, length) with a batch of its own."""
+    for rows, length in shapes:
+        base_BT = source.mixed(rows, length)
+        yield source.probe(base_BT, source.cuts(rows, length))
+        if rows > 1 and other_rows:
+            yield source.other_rows(base_BT)
+
+
+def sweep_probes(source: Source, ids: torch.Tensor, context: int, tokens: int) -> Iterator[Probe]:
+    """Each of `ids` once as the last protected token, and once as the token after it, in short windows."""
+    length = min(4, context)
+    cut = length // 2
+    following = ids[torch.randperm(len(ids), generator=source.generator)]
+    rows = max(tokens // length, 1)
+    for start in range(0, len(ids), rows):
+        some = ids[start : start + rows]
+        base_BT = source.below(source.vocab_size, len(some), length)
+        base_BT[:, cut - 1], base_BT[:, cut] = some, following[start : start + rows]
+        yield source.probe(base_BT, torch.full((len(some),), cut))
+
+
+def pair_probes(source: Source, pairs_P2: torch.Tensor, context: int, tokens: int) -> Iterator[Probe]:
+    """Each pair of neighbours against the same first token with another one after it, in windows of two or three."""
+    length = min(3, context)
+    cut = length - 1
+    rows = max(tokens // length, 1)
+    for some_P2 in pairs_P2.split(rows):
+        base_BT = source.below(source.vocab_size, len(some_P2), length)
+        base_BT[:, cut - 1 : cut + 1] = some_P2
+        changed_BT = base_BT.clone()
+        changed_BT[:, cut] = (some_P2[:, 1] ^ 1).where((some_P2[:, 1] ^ 1) < source.vocab_size, 0)
+        yield Probe(base_BT, changed_BT, torch.full((len(some_P2),), cut))
+
+
+def all_pairs(vocab_size: int) -> torch.Tensor:
+    """Every pair of neighbours whose second id is even (pair_probes sets the odd one above it against it)."""
+    second = torch.arange(0, vocab_size, 2)
+    return torch.cartesian_prod(torch.arange(vocab_size), second)
+
+
+def real_pairs(windows: Sequence[torch.Tensor], most: int) -> torch.Tensor:
+    """The pairs of neighbours in the windows, the most frequent first."""
+    pairs_N2 = torch.cat([torch.stack((window[:-1], window[1:]), dim=1) for window in windows])
+    found_P2, counts_P = pairs_N2.unique(dim=0, return_counts=True)
+    return found_P2[counts_P.argsort(descending=True, stable=True)][:most]
+
+
+def memory_probes(source: Source, rows: int, length: int) -> Iterator[Probe]:
+    """A call must not remember an earlier one, and a leak must not wait for the fourth."""
+    base_BT, other_BT = source.mixed(rows, length), source.mixed(rows, length)
+    unchanged_B = torch.full((rows,), length)
+    yield Probe(base_BT, base_BT, unchanged_B, (other_BT,), (base_BT,))
+    yield Probe(base_BT, base_BT, unchanged_B, (other_BT,), (base_BT.roll(1, 1),))
+    cut_B = source.cuts(rows, length)
+    some = tuple(source.mixed(rows, length) for _ in range(6))
+    yield Probe(base_BT, source.change(base_BT, cut_B), cut_B, some, some)
+
+
+def spread_cuts(context: int, most: int) -> list[int]:
+    """All cuts 1 to context - 1, or `most` of them spread evenly."""
+    return sorted({round(1 + i * (context - 2) / max(most - 1, 1)) for i in range(most)})
+
+
+def shapes_to_try(rows: int, context: int, number: int, primary: bool) -> list[tuple[int, int]]:
+    """(rows, length) beside the evaluation's own: few rows, odd numbers of rows, shorter windows, each length if few.
+
+    `number` counts the modes: what is too much for one is spread over all.
+    """
+    shapes = [(count, context) for count in ((1, 2, 3, 4, 5) if primary else (1, 5 - number % 4))]
+    shapes += [
+        (count, context) for count in (6, 7, 8, 9, 16, 32) if primary and count * context <= SHORT_TOKENS
+    ]
+    less = [(rows // 2 + 1, context // 2), (rows + 1, context // 4), (4, context - 1), (6, context * 3 // 4)]
+    shapes += [shape for place, shape in enumerate(less) if primary or place % 2 == number % 2]
+    short = [length for length in range(2, min(context, 10)) if primary or length % 2 == number % 2]
+    longer = [length for length in (*range(10, min(context, 18)), *range(18, context, 7), 32, 64, 128, 512)]
+    few = [1, 4, 7, 2, 12, 3, 33, 5, 8]
+    chosen = short + [length for place, length in enumerate(longer) if place % 6 == number % 6]
+    for place, length in enumerate(chosen):
+        most = max(SHORT_TOKENS // length, 1)
+        shapes.append((min(few[(place + number) % len(few)], most), length))
+    return sorted({(count, length) for count, length in shapes if 2 <= length <= context and count >= 1})
+
+
+def as_windows(windows: object, vocab_size: int, context: int) -> list[torch.Tensor]:
+    """Windows of a caller's (N, T), or a sequence of rows, at most WINDOWS_KEPT and `context` long.
+
+    Raises ValueError if they are no ids below `vocab_size`.
+    """
+    rows = [torch.as_tensor(np.asarray(row)).long().flatten()[:context] for row in windows]  # type: ignore[attr-defined]
+    rows = [row for row in rows if len(row) >= 2]
+    if any(bool((row < 0).any() or (row >= vocab_size).any()) for row in rows):
+        raise ValueError(f"the audit's windows hold ids outside 0 to {vocab_size - 1}")
+    step = max(len(rows) / WINDOWS_KEPT, 1)
+    return [rows[int(i * step)] for i in range(min(len(rows), WINDOWS_KEPT))]
+
+
+def windows_of(ids: np.ndarray, context: int, count: int = WINDOWS_KEPT) -> list[np.ndarray]:
+    """Windows for an audit, spread over a text; one shorter window where the text is short."""
+    starts = np.linspace(0, max(len(ids) - context, 0), count).astype(np.int64)
+    return [
+        ids[start : start + context].astype(np.int64) for start in sorted({int(start) for start in starts})
+    ]

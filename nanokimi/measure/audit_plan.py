@@ -1,0 +1,202 @@
+"""Everything that the audit tries, in order, and in words what it leaves untried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from nanokimi.measure.audit_calls import Mode
+from nanokimi.measure.audit_inputs import (
+    Probe,
+    Source,
+    all_pairs,
+    as_windows,
+    main_probes,
+    memory_probes,
+    pair_probes,
+    real_pairs,
+    shape_probes,
+    shapes_to_try,
+    spread_cuts,
+    sweep_probes,
+)
+
+TOKENS_AT_A_TIME = 4096  # as many as an evaluation takes where no batch size is configured
+LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
+FEWEST_ROWS, MOST_ROWS = 4, 64
+SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
+SMALL_VOCABULARY = 256  # up to here every pair of neighbours is tried
+
+EVALUATION = Mode(training=False, gradients="inference_mode")
+TRAINING = Mode(training=True, gradients="gradients on")
+MODES = (
+    EVALUATION,  # what is scored comes first
+    Mode(training=False, gradients="no_grad"),
+    Mode(training=False, gradients="gradients on"),
+    TRAINING,
+    Mode(training=True, gradients="no_grad"),
+    Mode(training=True, gradients="inference_mode"),
+)
+PRIMARY = (EVALUATION, TRAINING)
+"""Modes in which all is tried; in the others half of the cuts, and a part of the shapes."""
+
+
+@dataclass
+class Plan:
+    """What is tried for a module of `vocab_size` ids in windows of `context`."""
+
+    vocab_size: int
+    context: int
+    rows: int
+    """Of a batch of the evaluation's."""
+    cuts: list[int]
+    windows: list[torch.Tensor]
+    seed: int
+    ids_swept: int = 0
+    pairs_swept: int = 0
+
+    def main_rows(self) -> int:
+        """Rows of most batches: the evaluation's, or fewer where they are many or their logits take much memory."""
+        held = LOGITS_AT_A_TIME // (self.context * self.vocab_size)
+        return min(self.rows, MOST_ROWS, max(FEWEST_ROWS, held))
+
+    def tokens_at_a_time(self) -> int:
+        """Tokens of a batch of short windows."""
+        return max(min(TOKENS_AT_A_TIME, LOGITS_AT_A_TIME // self.vocab_size), 64)
+
+    def probes(self, zeros: bool) -> Iterator[tuple[Mode, Probe]]:
+        """Every probe with the mode that it is for; `zeros` if the module has parameters that are all zero."""
+        source = Source(self.vocab_size, torch.Generator().manual_seed(self.seed), self.windows)
+        for number, mode in enumerate(MODES):
+            yield from ((mode, probe) for probe in self.probes_of(mode, number, source))
+        if zeros:
+            base_BT = source.mixed(self.main_rows(), self.context)
+            for _ in range(4):
+                cut_B = source.cuts(len(base_BT), self.context)
+                yield EVALUATION, source.probe(base_BT, cut_B, filled=True)
+
+    def probes_of(self, mode: Mode, number: int, source: Source) -> Iterator[Probe]:
+        """The probes of one mode."""
+        rows, context, primary = self.main_rows(), self.context, mode in PRIMARY
+        cuts = self.cuts if primary or len(self.cuts) < 16 else self.cuts[number % 2 :: 2]
+        yield from main_probes(source, rows, context, cuts, rows if primary else min(rows, 5))
+        shapes = shapes_to_try(min(rows, TOKENS_AT_A_TIME // context + 1), context, number, primary)
+        if primary and rows < self.rows and self.rows * context * self.vocab_size <= MOST_LOGITS:
+            shapes.append((self.rows, context))
+        yield from shape_probes(source, shapes, primary)
+        if primary:
+            yield from self.sweeps(mode, source)
+        if mode == EVALUATION:
+            yield from memory_probes(source, min(rows, 2), context)
+
+    def sweeps(self, mode: Mode, source: Source) -> Iterator[Probe]:
+        """Single ids of the vocabulary and pairs of neighbours, in short windows."""
+        tokens = self.tokens_at_a_time()
+        ids = torch.randperm(self.vocab_size, generator=source.generator)
+        if len(ids) > SWEPT_IDS:  # those of the windows first
+            real = torch.cat([torch.empty(0, dtype=torch.long), *self.windows]).unique()
+            ids = torch.cat((real, ids[~torch.isin(ids, real)]))[:SWEPT_IDS]
+        self.ids_swept = len(ids)
+        yield from sweep_probes(source, ids, self.context, tokens)
+        if self.vocab_size <= SMALL_VOCABULARY:
+            pairs_P2 = all_pairs(self.vocab_size)
+        elif self.windows:
+            pairs_P2 = real_pairs(self.windows, REAL_PAIRS)
+        else:
+            pairs_P2 = source.below(self.vocab_size, RANDOM_PAIRS, 2)
+        self.pairs_swept = len(pairs_P2)
+        if mode == EVALUATION or len(pairs_P2) <= REAL_PAIRS:
+            yield from pair_probes(source, pairs_P2, self.context, tokens)
+
+
+def make_plan(
+    vocab_size: int,
+    context: int,
+    batch_size: int | None,
+    max_cuts: int,
+    seed: int,
+    windows: object | None,
+) -> Plan:
+    """A plan. Raises ValueError if a size is too small, or windows hold other ids."""
+    rows = max(TOKENS_AT_A_TIME // max(context, 1), FEWEST_ROWS) if batch_size is None else batch_size
+    if rows < 2 or context < 2 or vocab_size < 2 or max_cuts < 1:
+        raise ValueError("the audit needs batch_size, context and vocab_size of at least 2, and a cut")
+    real = [] if windows is None else as_windows(windows, vocab_size, context)
+    return Plan(vocab_size, context, rows, spread_cuts(context, max_cuts), real, seed)
+
+
+def planned_passes(plan: Plan, zeros: bool) -> list[tuple[int, int]]:
+    """(rows, length) of every forward pass that an audit without findings takes."""
+    passes: list[tuple[int, int]] = [(plan.main_rows(), plan.context)] * len(MODES)  # the calls of twice()
+    last: tuple[Mode, int] | None = None
+    for mode, probe in plan.probes(zeros):
+        shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
+        base = (mode, id(probe.base_BT))
+        fresh = base != last or bool(probe.before)
+        passes += [shape] * (1 + fresh + len(probe.before) * 2)
+        last = None if probe.before else base
+    return passes
+
+
+@dataclass
+class Tried:
+    """What an audit has tried so far."""
+
+    shapes: set[tuple[int, int]] = field(default_factory=set)
+    refused: dict[tuple[int, int], str] = field(default_factory=dict)
+    """What the module said to shapes other than the evaluation's."""
+    unconfirmed: int = 0
+    """Movements that were not repeated in float64 because there were too many."""
+    moved: bool = False
+    """Whether any logit depends on the ids at all."""
+    double: bool = True
+    """Whether the module runs in float64, as far as that was needed."""
+
+
+def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
+    """What an audit without findings cannot exclude, in words, the most specific first."""
+    context, said = plan.context, []
+    if not tried.moved:
+        said.append("anything: no logit depends on the ids, as with a head that is still zero")
+    if len(plan.cuts) < context - 1:
+        said.append(f"a leak at one position only: {len(plan.cuts)} of {context - 1} cuts were tried")
+    lengths = {length for _, length in tried.shapes}
+    if len(lengths) < context - 1:
+        said.append(
+            f"a leak in windows of one length only: {len(lengths)} of {context - 1} lengths were tried"
+        )
+    if tried.refused:
+        (rows, length), reason = next(iter(tried.refused.items()))
+        said.append(
+            f"a leak in {len(tried.refused)} shapes that the module refuses, as {rows} rows of {length} ({reason})"
+        )
+    most = max((rows for rows, length in tried.shapes if length == context), default=0)
+    said.append(f"a leak that needs more than {most} rows of {context} tokens, or a number of rows not tried")
+    said += untried_tokens(plan)
+    said.append(f"a leak that comes by chance, in fewer than about one of {draws} calls")
+    if tried.unconfirmed:
+        said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
+    if zeros:
+        said.append(
+            f"a leak held back by other values than were tried for {zeros} parameters that are all zero"
+        )
+    said.append(
+        "a module that notices the audit, state outside the module, other data types, compiled graphs, other devices"
+    )
+    return tuple(said)
+
+
+def untried_tokens(plan: Plan) -> Sequence[str]:
+    """Which tokens and sequences of tokens were not tried."""
+    said = []
+    if plan.ids_swept < plan.vocab_size:
+        said.append(f"a leak for one token: {plan.ids_swept:,} of {plan.vocab_size:,} ids were tried")
+    if plan.vocab_size > SMALL_VOCABULARY:
+        kind = "of the windows" if plan.windows else "at random"
+        said.append(f"a leak for one pair of neighbours: {plan.pairs_swept:,} pairs {kind} were tried")
+    if not plan.windows:
+        said.append("a leak that only real text sets off: no windows were given")
+    said.append("a leak for one sequence of three or more tokens, or for one token at one position")
+    return said

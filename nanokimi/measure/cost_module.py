@@ -1,0 +1,39 @@
+"""What a class of the user's costs, counted from the outside: nothing is known of its inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nanokimi.config import ModuleConfig
+from nanokimi.model.user_module import UserModule
+
+_known: dict[tuple[str, int], tuple[int, int, float, float]] = {}
+
+
+def module_cost(config: ModuleConfig, context_length: int) -> tuple[int, int, float, float]:
+    """(total, active parameters, FLOPs per token forward, FLOPs per token forward and backward).
+
+    Active are all matrices that are no look-up table, whether or not each token meets them: which experts do is not
+    known. FLOPs are those that torch's counter sees in one sequence of `context_length`; attention counts all keys.
+    """
+    key = (repr(config), context_length)
+    if key not in _known:
+        _known[key] = _counted(UserModule(config), context_length)
+    return _known[key]
+
+
+def _counted(model: UserModule, context_length: int) -> tuple[int, int, float, float]:
+    total = sum(p.numel() for p in model.parameters())
+    products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - products
+    active = sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in tables)
+    ids_1T = torch.zeros(1, context_length, dtype=torch.long)
+    with torch.random.fork_rng(devices=[]):
+        with FlopCounterMode(display=False) as forward:
+            logits_1TW = model(ids_1T).logits_BTW
+        with FlopCounterMode(display=False) as backward:
+            logits_1TW.float().sum().backward()
+    one = forward.get_total_flops() / context_length
+    return total, active, one, one + backward.get_total_flops() / context_length

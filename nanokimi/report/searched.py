@@ -1,0 +1,181 @@
+"""What was searched for each arm before the comparison: the space, the trials, the best, and how much it matters.
+
+An arm whose settings were searched less than another's makes the comparison unfair, so the page says both how each
+arm was searched and whether all were searched alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nanokimi.report import plots, units
+from nanokimi.report.plots import NARROW, Paint, dress, svg
+from nanokimi.report.records import Arm, Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AT_THE_EDGE = "AT THE EDGE"
+
+
+def make_searches(arms: Sequence[Arm]) -> Record:
+    """Each arm's search, and whether they were alike."""
+    searched = [arm for arm in arms if arm.facts.get("search")]
+    return {
+        "entries": [{"arm": arm, "search": _search(arm, arm.facts["search"])} for arm in searched],
+        "as_configured": [arm for arm in arms if not arm.facts.get("search")],
+        "alike": alike(arms),
+    }
+
+
+def alike(arms: Sequence[Arm]) -> str:
+    """Whether every arm had the same design, trials, seeds and space; empty if there is nothing to compare."""
+    searches = [arm.facts["search"] for arm in arms if arm.facts.get("search")]
+    if len(arms) < 2 or not searches:
+        return ""
+    if len(searches) < len(arms):
+        missing = units.listed([arm.name for arm in arms if not arm.facts.get("search")])
+        return f"NOT ALIKE: no search was made for {missing}."
+    first = searches[0]
+    differ = [
+        name
+        for key, name in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
+        if any(search.get(key) != first.get(key) for search in searches)
+    ]
+    if not all(_same_ranges(search, first) for search in searches):
+        differ.append("ranges")
+    if differ:
+        return f"NOT ALIKE: the arms differ in {units.listed(differ)}."
+    knobs = {tuple(sorted(search["space"])) for search in searches}
+    less = "" if len(knobs) == 1 else ", less the knobs that an arm does not have"
+    return f"Every arm was searched with the same design, trials, tuning seeds and ranges{less}."
+
+
+def _same_ranges(search: Record, other: Record) -> bool:
+    """Whether the knobs that both have were searched over the same values."""
+    keys = ("low", "high", "scale", "choices")
+    return all(
+        [search["space"][knob].get(key) for key in keys] == [other["space"][knob].get(key) for key in keys]
+        for knob in search["space"].keys() & other["space"].keys()
+    )
+
+
+def _search(arm: Arm, search: Record) -> Record:
+    rows = [
+        {
+            "knob": knob,
+            "setting": limits.get("setting") or knob,
+            "range": range_text(limits),
+            "best": value_text(best_of(search, knob)),
+            "place": place_of(search, knob),
+        }
+        for knob, limits in search["space"].items()
+    ]
+    figures = [
+        (knob, svg(f"{knob} of {arm.name}", NARROW, draw_sensitivity, arm, search, knob))
+        for knob, points in (search.get("sensitivity") or {}).items()
+        if knob in search["space"] and any(loss is not None for _, loss in points)
+    ]
+    return {
+        "facts": search,
+        "rows": rows,
+        "left_out": list((search.get("left_out") or {}).items()),
+        "figures": figures,
+        "knobs": list(search["space"]),
+        "trials": _trials(search),
+        "edges": [row["knob"] for row in rows if row["place"] == AT_THE_EDGE],
+    }
+
+
+def best_of(search: Record, knob: str) -> Any:
+    """The best value of a knob; a record without `best_values` has it under the setting that the knob turns."""
+    found = (search.get("best_values") or {}).get(knob)
+    best = search.get("best") or {}
+    return best.get(search["space"][knob].get("setting"), best.get(knob)) if found is None else found
+
+
+def place_of(search: Record, knob: str) -> str:
+    """Whether the best value lies inside what was searched."""
+    inside = (search.get("interior") or {}).get(knob)
+    return "not judged" if inside is None else "interior" if inside else AT_THE_EDGE
+
+
+def range_text(limits: Record) -> str:
+    """A knob's limits and scale, or its choices."""
+    if limits.get("low") is None:
+        return ", ".join(map(value_text, limits.get("choices") or [])) or units.MISSING
+    scale = f" ({limits['scale']})" if limits.get("scale") else ""
+    return f"{value_text(limits['low'])} to {value_text(limits['high'])}{scale}"
+
+
+def value_text(value: Any) -> str:
+    """A setting's value: numbers to four digits, anything else as it is."""
+    if value is None:
+        return units.MISSING
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a knob's value has a place on an axis; a schedule's name has not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _trials(search: Record) -> list[Record]:
+    """Every trial, the lowest mean first; one that diverged with any seed has no mean and comes last."""
+    rows = []
+    for trial in search.get("table") or []:
+        losses = trial["losses"]
+        whole = bool(losses) and None not in losses
+        rows.append(
+            {
+                "values": [value_text(trial["values"].get(knob)) for knob in search["space"]],
+                "losses": ["diverged" if loss is None else units.fixed(loss) for loss in losses],
+                "mean": sum(losses) / len(losses) if whole else None,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["mean"] is None, row["mean"] or 0.0))
+
+
+def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, knob: str) -> None:
+    """Mean loss over the values of one knob; dotted: the limits of what was searched; ring: the best trial's value.
+
+    Values that are words, such as a schedule's name, stand to the right of the numbers.
+    """
+    limits = search["space"][knob]
+    dress(axes, paint, knob, "Validation loss (nats)")
+    points = [(x, y) for x, y in search["sensitivity"][knob] if y is not None]
+    numbers = sorted((float(x), y) for x, y in points if is_number(x))
+    words = [(str(x), y) for x, y in points if not is_number(x)]
+    log = limits.get("scale") == "log" and bool(numbers) and numbers[0][0] > 0
+    ends = [end for end in (limits.get("low"), limits.get("high")) if end is not None] if numbers else []
+    reach = [x for x, _ in numbers] + [float(end) for end in ends]
+    right, step = (max(reach), 0.14 * (max(reach) - min(reach))) if reach else (0.0, 1.0)
+    places = [x for x, _ in numbers] + [right + step * (i + 1) for i in range(len(words))]
+    losses = [y for _, y in numbers + words]
+    marker, colour = plots.MARKERS[arm.slot], paint.arms[arm.slot]
+    axes.plot(places[: len(numbers)], losses[: len(numbers)], color=colour, marker=marker, markersize=4)
+    axes.plot(places[len(numbers) :], losses[len(numbers) :], marker, color=colour, markersize=4)
+    best = best_of(search, knob)
+    for place, loss, value in zip(places, losses, [x for x, _ in numbers + words], strict=True):
+        if value == best:
+            axes.plot([place], [loss], "o", markersize=10, markerfacecolor="none", color=paint.ink)
+    for end in ends:
+        axes.axvline(end, color=paint.muted, linewidth=0.85, linestyle=(0, (1.2, 1.4)))
+    if log:
+        axes.set_xscale("log")
+    _few_ticks(axes, [x for x, _ in numbers], [*zip(places[len(numbers) :], words, strict=True)], log)
+
+
+def _few_ticks(axes: Axes, numbers: Sequence[float], words: Sequence[tuple[float, Any]], log: bool) -> None:
+    """A label at up to four of the numbers tried, and at each word."""
+    from matplotlib.ticker import NullLocator
+
+    kept: list[float] = []
+    for number in numbers:
+        far = [number / x > 1.6 if log else number - x > 0.2 * (numbers[-1] - numbers[0]) for x in kept[-1:]]
+        kept += [number] if all(far) else []
+    axes.set_xticks(
+        kept + [place for place, _ in words], [f"{x:.2g}" for x in kept] + [word for _, (word, _) in words]
+    )
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,215 @@
+"""Arms: a name, a model, an optimizer; in files, on the command line, and as classes of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_ARMS, make_text
+
+from nanokimi import cli
+from nanokimi.config import ModuleConfig
+from nanokimi.config.arms import DEFAULT_ARMS, arm_configs, only_arms, slug, with_arm
+from nanokimi.config.files import load_config, save_config
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import read_json
+from nanokimi.runtime.plugs import forget_plugs, name_plug
+
+SETTINGS = f"""\
+train: {{context_length: 16, batch_size: 4, max_steps: 6, eval_every: 6, device: cpu, threads: 1}}
+sample: {{prompts: [the small boy], max_new_tokens: 5}}
+{TINY_ARMS}"""
+MODELS = """\
+import torch
+from torch import nn
+
+
+class Bigram(nn.Module):
+    def __init__(self, vocab_size, width=8):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size)
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids))
+
+
+class Peeking(Bigram):
+    def forward(self, ids):
+        return self.head(self.embedding(torch.cat((ids[:, 1:], ids[:, :1]), dim=1)))
+
+
+class LikeNanoGPT(Bigram):  # its forward computes the last position alone, unless it gets targets
+    def forward(self, ids, targets=None):
+        logits = super().forward(ids)
+        return (logits, torch.zeros(())) if targets is not None else (logits[:, -1:], None)
+
+
+class Headless(Bigram):
+    def forward(self, ids):
+        return self.embedding(ids).mean(dim=1)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(SETTINGS)
+    (tmp_path / "text.txt").write_text(make_text())
+    (tmp_path / "mine.py").write_text(MODELS)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def nothing_named() -> Iterator[None]:
+    yield
+    forget_plugs()
+
+
+def with_arms(settings: Path, text: str) -> Path:
+    settings.write_text(SETTINGS + text)
+    return settings
+
+
+def refusal(settings: Path, text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(str(with_arms(settings, text)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_arms_there_are_two(settings: Path) -> None:
+    config = load_config(str(settings))
+    assert config.arms == {} and list(arm_configs(config)) == list(DEFAULT_ARMS)
+
+
+def test_an_arm_is_its_family_with_differences(settings: Path) -> None:
+    text = "arms:\n  Base: {from: nanogpt}\n  Muon: {from: Base, optim: {name: muon, lr: 0.02}}\n"
+    config = load_config(str(with_arms(settings, text)))
+    base, muon = arm_configs(config).values()
+    assert (base.name, base.title, base.model, base.nanogpt) == ("Base", "Base", "nanogpt", config.nanogpt)
+    assert (muon.nanogpt.optim.name, muon.nanogpt.optim.lr) == ("muon", 0.02)
+    assert muon.nanogpt.model == config.nanogpt.model and muon.arms == {}
+    save_config(config, settings)
+    assert load_config(str(settings)) == config, "the order and the content are kept"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("arms: {A: {from: nanogpx}}", "arms.A.from is nanogpx.*nanogpt"),
+        ("arms: {A: {optim: {lr: 1}}}", "arms.A: expected"),
+        ("arms: {A: {from: nanogpt, model: {heads: 3}}}", "arms.A: .*nanogpt.model.heads"),
+        ("arms: {A: {from: nanogpt, optim: {lr: fast}}}", "arms.A: .*nanogpt.optim.lr is fast"),
+        ("arms: {A: {from: nanogpt, optim: {lr: -1}}}", "arms.A: .*lr is -1"),
+        ("arms: {A: {from: B}, B: {from: A}}", "made from itself"),
+        ("arms: {a b: {from: nanogpt}, A-B: {from: nanogpt}}", "share a folder"),
+        ("arms: {'!': {from: nanogpt}}", "is no name"),
+        ("arms: {A: {from: mine.py:Bigram, optim: {name: muonclip}}}", "muonclip"),
+    ],
+)
+def test_what_is_no_arm_is_refused_in_one_line(settings: Path, text: str, words: str) -> None:
+    import re
+
+    assert re.search(words, refusal(settings, text)), refusal(settings, text)
+
+
+def test_the_command_line_adds_and_chooses_arms(settings: Path) -> None:
+    config = with_arm(load_config(str(settings)), "With Muon: from=nanogpt optim.name=muon model.dropout=0.5")
+    assert list(config.arms) == ["NanoKimi", "NanoGPT", "With Muon"]
+    arm = arm_configs(config)["With Muon"].nanogpt
+    assert (arm.optim.name, arm.model.dropout) == ("muon", 0.5)
+    assert list(only_arms(config, ["With Muon", "NanoKimi"]).arms) == ["With Muon", "NanoKimi"]
+    for wrong in ("X from=nanogpt", "X: optim.lr=1", "X: from=nanogpt lr=1", "X: from=nanogpt optim.lx=1"):
+        with pytest.raises(UserError):
+            with_arm(config, wrong)
+    with pytest.raises(UserError, match="NanoKimi"):
+        only_arms(config, ["NanoKim"])
+
+
+def test_pairs_of_earlier_versions_are_read_as_arms(settings: Path) -> None:
+    config = load_config(str(with_arms(settings, "compare: {arms: [variant, nanogpt]}")))
+    assert config.arms == {"Variant": {"from": "variant"}, "NanoGPT": {"from": "nanogpt"}}
+
+
+def test_names_become_folders() -> None:
+    assert [slug(name) for name in ("NanoGPT with Muon", "A/../B", "lr = 1e-3")] == [
+        "nanogpt-with-muon",
+        "a-b",
+        "lr-1e-3",
+    ]
+
+
+# ---- classes of the user's
+
+
+def run(settings: Path, *words: str) -> int:
+    folder = settings.parent
+    return cli.main([*words, "--config", str(settings), "--data", str(folder / "text.txt")])
+
+
+@pytest.mark.parametrize("name", ["Bigram", "LikeNanoGPT"])
+def test_a_class_of_the_users_is_an_arm_like_any_other(
+    settings: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = settings.parent
+    arm = f"Mine: from={folder}/mine.py:{name} model.width=4 optim.lr=0.01"
+    out = str(folder / "out")
+    assert run(settings, "compare", "--arm", arm, "--arms", "Mine,NanoGPT", "--out", out) == 0
+    report = read_json(folder / "out" / "report.json")
+    mine = report["arms"][0]
+    assert mine["name"] == "Mine" and mine["leaking"] is None and mine["test_loss"] > 0
+    vocabulary = report["data"]["vocab_size"]
+    assert mine["params_total"] == 2 * 4 * vocabulary + vocabulary
+    assert mine["params_active"] == 4 * vocabulary, "the embedding is a look-up"
+    capsys.readouterr()
+    forget_plugs()
+    run_folder = str(folder / "out" / "mine" / "seed-1337")
+    assert cli.main(["sample", run_folder]) == 2, "the file is not named"
+    assert "mine.py" in capsys.readouterr().err
+    assert cli.main(["sample", run_folder, "--plug", f"{folder}/mine.py:{name}"]) == 0
+    assert capsys.readouterr().out.startswith("--- Mine\nthe small boy")
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ("from={}/mine.py:Peeking", "LEAKING before its first step"),
+        ("from={}/mine.py:Headless", "expected logits"),
+        ("from={}/mine.py:Bigram model.depth=2", "takes no argument 'depth'"),
+        ("from={}/mine.py:Bigram model.width=wide", "cannot be built"),
+        ("from={}/mine.py:Nothing", "defines no class"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(
+    settings: Path, arm: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = settings.parent
+    text = "Mine: " + arm.format(folder)
+    assert run(settings, "compare", "--arm", text, "--arms", "Mine", "--out", str(folder / "out")) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1, error
+    assert not (folder / "out").exists()
+
+
+def test_the_cost_of_a_module_is_counted_from_outside(settings: Path) -> None:
+    name_plug(f"{settings.parent}/mine.py:Bigram")
+    config = ModuleConfig(
+        source="mine.py:Bigram", vocab_size=50, max_position_embeddings=16, arguments={"width": 4}
+    )
+    cost = model_cost(config, 16)
+    assert (cost.params_total, cost.params_active) == (450, 200)
+    assert cost.forward_flops_per_token == 2 * 4 * 50
+    assert cost.train_flops_per_token == 3 * 2 * 4 * 50
+    ids_BT = torch.randint(50, (2, 16))
+    assert build_model(config, 0)(ids_BT).logits_BTW.shape == (2, 16, 50)
+
+
+def test_train_takes_one_arm(settings: Path) -> None:
+    folder = settings.parent
+    words = ("--arm", "With Muon: from=nanogpt optim.name=muon", "--out", str(folder / "run"))
+    assert run(settings, "train", *words) == 0
+    result = read_json(folder / "run" / "result.json")
+    assert (result["name"], result["optimizer"]) == ("With Muon", "muon")

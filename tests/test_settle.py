@@ -1,0 +1,294 @@
+"""Where the arms of a study get their settings: their own search, an end's, a file; and that it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import study_command, write_study_files
+
+from nanokimi import cli
+from nanokimi.compare.jobs import read_results
+from nanokimi.compare.ladder import (
+    ADAMW_END,
+    END,
+    MUON_START,
+    NAMES,
+    START,
+    inheritance_tests,
+    lineage,
+    plan_ladder,
+)
+from nanokimi.compare.ladder_run import also_arm
+from nanokimi.compare.scale import ScaleOptions, family_parents, scale_arms
+from nanokimi.compare.search import Asked, Design, search
+from nanokimi.compare.settle import inherit
+from nanokimi.compare.space import settings_of
+from nanokimi.compare.study import StudyArm
+from nanokimi.compare.study_output import as_text, search_rows
+from nanokimi.compare.tuning_record import read_tuned
+from nanokimi.compare.tuning_words import tuning_label
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, settings
+from nanokimi.config.rules import resolve, validate
+from nanokimi.report.study_search import figures, searched_arms
+from nanokimi.runtime.files import read_json, read_json_lines
+
+STEPS = 500
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    read = load_config("ladder-tales", ["--data", "text.txt"])
+    return resolve(read, vocab_size=1024, device="cpu", dtype="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def arms(config: RunConfig) -> list[StudyArm]:
+    return plan_ladder(config, ["up", "down", "square"], NAMES, searched=True)[0]
+
+
+def pretend_records(arms: list[StudyArm]) -> dict[str, dict[str, Any]]:
+    """A search whose losses prefer a rate of 0.01, a decay over half the run and a second beta of 0.98."""
+
+    def score(asked: list[Asked]) -> list[float]:
+        return [
+            abs(s["optim.lr"] - 0.01)
+            + abs(s["optim.decay_fraction"] - 0.5)
+            + (s["optim.schedule"] == "cosine")
+            + abs(s["optim.betas"][1] - 0.98)
+            for _, s, _ in asked
+        ]
+
+    return search({arm.name: arm.config for arm in arms}, score, [1, 2], STEPS, Design(points=8))  # type: ignore[arg-type]
+
+
+# ---- who inherits from whom
+
+
+def test_every_rung_inherits_from_the_nearest_end_with_its_optimizer(
+    config: RunConfig, arms: list[StudyArm]
+) -> None:
+    found = {name: parent.name for name, parent in lineage(config, arms).items()}
+    assert {START, MUON_START, ADAMW_END, END}.isdisjoint(found), "the ends are searched themselves"
+    assert found["+ RMSNorm"] == found["+ untied head"] == START
+    assert found["+ MoE"] == found["+ balancing"] == ADAMW_END
+    assert found["+ Muon"] == found["without MLA"] == found["without WSD"] == END
+    assert found["without Muon and QK-Clip"] == ADAMW_END
+    assert set(found) == {arm.name for arm in arms} - {START, MUON_START, ADAMW_END, END}
+
+
+def test_an_end_that_is_no_arm_is_searched_all_the_same(config: RunConfig) -> None:
+    some, _ = plan_ladder(config, ["down"], ["RMSNorm", "Muon"], searched=True)
+    assert ADAMW_END not in [arm.name for arm in some]
+    parent = lineage(config, some)["without Muon and QK-Clip"]
+    assert parent.name == ADAMW_END and parent.config.arm.optim.name == "adamw"
+
+
+def test_an_optimizer_that_no_end_has_is_searched_itself(config: RunConfig, arms: list[StudyArm]) -> None:
+    lion = also_arm(arms, "lion: from=NanoGPT optim.name=lion")
+    wide = also_arm(arms, "wide: from=NanoGPT model.intermediate_size=512")
+    wider = also_arm([*arms, wide], "wider: from=wide model.norm=rmsnorm")
+    found = lineage(config, [*arms, lion, wide, wider])
+    assert "lion" not in found
+    assert found["wide"].name == found["wider"].name == START
+
+
+def test_in_a_full_search_wsd_is_no_rung_upwards(config: RunConfig, arms: list[StudyArm]) -> None:
+    names = [arm.name for arm in arms]
+    assert "+ WSD" not in names and "+ QK-Clip" not in names, "adding QK-Clip leads to NanoKimi"
+    _, comparisons = plan_ladder(config, ["up"], NAMES, searched=True)
+    last = [one for one in comparisons if one["family"] == "upwards"][-1]
+    assert last["name"] == "+ QK-Clip" and last["weights"] == {END: 1, "+ Muon": -1}
+    (without,) = [arm for arm in arms if arm.name == "without WSD"]
+    assert without.config.variant.optim.schedule == "cosine"
+
+
+def test_each_end_also_takes_the_settings_of_the_other(config: RunConfig, arms: list[StudyArm]) -> None:
+    more, comparisons = inheritance_tests(arms)
+    found = {arm.name: parent.name for arm, parent in zip(more, lineage_of(config, arms, more), strict=True)}
+    assert found == {
+        f"{START}, settings of {ADAMW_END}": ADAMW_END,
+        f"{ADAMW_END}, settings of {START}": START,
+        f"{MUON_START}, settings of {END}": END,
+        f"{END}, settings of {MUON_START}": MUON_START,
+    }
+    assert {one["family"] for one in comparisons} == {"inheritance"}
+    assert comparisons[0]["weights"] == {f"{START}, settings of {ADAMW_END}": 1, START: -1}
+    assert more[0].config == next(arm.config for arm in arms if arm.name == START)
+
+
+def lineage_of(config: RunConfig, arms: list[StudyArm], more: list[StudyArm]) -> list[StudyArm]:
+    parents = lineage(config, [*arms, *more])
+    return [parents[arm.name] for arm in more]
+
+
+def test_families_of_a_scale_inherit_from_the_configured_width(config: RunConfig) -> None:
+    sized = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))
+    found = {name: parent.name for name, parent in family_parents(sized, 64).items()}
+    assert len(found) == 6 and f"{END}, 64 wide" not in found
+    assert found[f"{END}, 96 wide"] == f"{END}, 64 wide" and found[f"{START}, 32 wide"] == f"{START}, 64 wide"
+
+
+# ---- what is inherited
+
+
+def test_everything_but_the_rate_is_inherited_and_what_an_arm_is_about_is_kept(
+    config: RunConfig, arms: list[StudyArm]
+) -> None:
+    by_name = {arm.name: arm for arm in arms}
+    record = pretend_records([by_name[END]])[END]
+    found = inherit(record, by_name["without RMSNorm"])
+    assert found == {k: v for k, v in record["best_values"].items() if k != "lr"}
+    assert set(record["best_values"]) - set(inherit(record, by_name["without WSD"])) == {"lr", "decay"}
+    slow = also_arm(arms, "slow: optim.schedule=cosine optim.decay_fraction=0.4 model.initializer_range=0.1")
+    assert set(record["best_values"]) - set(inherit(record, slow)) == {"lr", "decay", "init_scale"}
+    after = also_arm([*arms, slow], "after: from=slow model.norm=layernorm")
+    assert set(inherit(record, after)) == set(inherit(record, slow))
+    of_adamw = inherit(record, by_name[START])
+    assert "adamw_ratio" not in of_adamw and "beta2" in of_adamw
+
+
+def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms: list[StudyArm]) -> None:
+    by_name = {arm.name: arm for arm in arms}
+    record = pretend_records([by_name[END]])[END]
+    sized = {arm.name: arm for arm in scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))}
+    wide = sized[f"{END}, 96 wide"]
+    found = settings_of({"lr": 0.01, **inherit(record, wide)}, wide.config, 2 * STEPS)
+    here = settings_of(record["best_values"], by_name[END].config, STEPS)
+    ratio = found["model.initializer_range"] / here["model.initializer_range"]
+    assert ratio == pytest.approx((64 / 96) ** 0.5, rel=1e-3)
+    assert found["optim.warmup_steps"] == pytest.approx(2 * here["optim.warmup_steps"], abs=1)
+    assert found["optim.adamw_lr"] == pytest.approx(0.01 * record["best_values"]["adamw_ratio"], rel=1e-3)
+    arm = wide.tuned({**record, "best": found})
+    validate(arm.config)
+    assert settings(arm.config)["variant.optim.betas"] == found["optim.betas"]
+
+
+# ---- words and pictures
+
+
+def as_planned(arm: StudyArm, record: dict[str, Any] | None) -> dict[str, Any]:
+    return {"name": arm.name, "leaking": None, "tuning": record, "reading": "tokens"}
+
+
+def test_what_was_searched_is_said(arms: list[StudyArm]) -> None:
+    by_name = {arm.name: arm for arm in arms}
+    records = pretend_records([by_name[START], by_name[END]])
+    records[END]["interior"]["lr"] = False
+    planned = [as_planned(by_name[name], records[name]) for name in records]
+    label = tuning_label(planned)
+    assert f"with {Design(points=8).trials} trials on 2 seeds of its own" in label
+    assert "at the edge of what was tried" in label and f"{END} (lr" in label
+    assert f"{START} (lr" not in label and label.startswith("Every arm has its settings searched alike (lr, ")
+    assert tuning_label([planned[0], as_planned(by_name["+ RoPE"], None)]).endswith("not tuned.")
+    rows = search_rows({"arms": planned})
+    assert [row[5] for row in rows if row[:2] == [END, "lr"]] == ["AT THE EDGE"]
+    assert {row[1] for row in rows if row[0] == START} == set(records[START]["space"])
+    shown = searched_arms({"arms": planned})
+    assert [arm["name"] for arm in shown] == [START, END]
+    pictures = figures(shown)
+    assert len(pictures) == 8 and all(picture.startswith("<svg") for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("best_values"),
+        lambda record: record["best_values"].update(lr="fast"),
+        lambda record: record["best_values"].pop("lr"),
+        lambda record: record["best_values"].update(magic=1.0),
+        lambda record: record["interior"].update(lr=1),
+        lambda record: record["table"].append({"values": {}, "losses": ["low"]}),
+        lambda record: record["sensitivity"].update(lr=[[0.1]]),
+    ],
+)
+def test_a_damaged_record_is_refused(arms: list[StudyArm], tmp_path: Path, damage: Any) -> None:
+    record = pretend_records([arms[0]])[arms[0].name]
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps({"arms": {START: record}}))
+    assert read_tuned(path) == {START: json.loads(json.dumps(record))}
+    damage(record)
+    path.write_text(json.dumps({"arms": {START: record}}))
+    with pytest.raises(Exception, match="is damaged") as error:
+        read_tuned(path)
+    assert START in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_with_curves_of_rates_are_still_read(tmp_path: Path) -> None:
+    curve = {"knob": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 2, "interior": False}
+    curve |= {"curve": [[0.01, 1.0], [0.02, None]]}
+    (tmp_path / "tuned.json").write_text(json.dumps({"schema_version": 1, "arms": {START: curve}}))
+    record = read_tuned(tmp_path / "tuned.json")[START]
+    assert record["best"] == {"optim.lr": 0.01} and record["interior"] == {"lr": False}
+    assert record["table"] == [
+        {"values": {"lr": 0.01}, "losses": [1.0]},
+        {"values": {"lr": 0.02}, "losses": [None]},
+    ]
+
+
+# ---- the whole ladder, searched
+
+
+WORDS = ("--rungs", "RMSNorm,WSD", "--seeds", "1", "--tuning-seeds", "1", "--readings", "tokens")
+FEW = ("--trials", "2", "--search-rounds", "0", "--points", "2", "--rounds", "0")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study_files(tmp_path_factory.mktemp("searched"), steps=2)
+
+
+@pytest.fixture(scope="module")
+def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert cli.main(study_command(toy, "ladder", *WORDS, *FEW)) == 0
+    return toy / "out"
+
+
+def test_a_ladder_searches_its_ends_and_the_rest_inherit(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    records = {arm["name"]: arm["tuning"] for arm in report["arms"]}
+    kinds = {name: record["kind"] for name, record in records.items()}
+    ends = {START, MUON_START, ADAMW_END, END}
+    assert {name for name, kind in kinds.items() if kind == "search"} == ends
+    assert {kind for name, kind in kinds.items() if name not in ends} == {"inherited"}
+    assert {records[name]["trials"] for name in ends} == {2}
+    plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
+    runs = read_results(finished)
+    for arm in plan["arms"]:
+        record, parent = arm["tuning"], records.get(arm["tuning"].get("inherited_from"))
+        assert arm["lr"] == record["best"]["optim.lr"] == record["best_values"]["lr"]
+        assert runs[arm["runs"]["tokens"][0]]["lr"] == arm["lr"], "what was found is what was run"
+        if parent and arm["name"] != "without WSD":
+            shared = set(record["best_values"]) & set(parent["best_values"]) - {"lr"}
+            assert (
+                all(record["best_values"][knob] == parent["best_values"][knob] for knob in shared) and shared
+            )
+    assert records["without WSD"]["best"].get("optim.schedule") is None, "its cosine is what it is about"
+
+
+def test_the_reports_show_the_search_and_test_the_inheritance(finished: Path) -> None:
+    report = read_json(finished / "study.json")
+    tested = [one["name"] for one in report["effects"] if one["family"] == "inheritance"]
+    assert tested[0] == f"{START}, settings of {ADAMW_END}" and len(tested) == 4
+    for text in (as_text(report), *((finished / f"study.{kind}").read_text() for kind in ("md", "html"))):
+        assert "What was searched" in text and "settings of" in text and "init_scale" in text
+        assert "interior" in text or "AT THE EDGE" in text
+    assert any("The tuning took" in label for label in report["labels"])
+
+
+def test_a_searched_file_is_taken_over_whole(finished: Path, toy: Path) -> None:
+    """Settings of all kinds, and the inheritance tests with them: nothing is searched again."""
+    command = [
+        word if word != str(toy / "out") else str(toy / "taken")
+        for word in study_command(toy, "ladder", *WORDS)
+    ]
+    assert cli.main([*command, "--tuned", str(finished / "tuned.json")]) == 0
+    before, after = (read_json(toy / name / "study.json") for name in ("out", "taken"))
+    assert [arm["name"] for arm in before["arms"]] == [arm["name"] for arm in after["arms"]]
+    assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
+    assert [arm["val_loss"] for arm in before["arms"]] == [arm["val_loss"] for arm in after["arms"]]
