@@ -192,7 +192,7 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
         choice = "choice: from=NanoGPT model.experts=expert_choice"
-        status = cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--also", choice))
+        status = cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--arm", choice))
         assert status == 1, "an arm leaks"
     return toy / "out"
 
@@ -295,7 +295,7 @@ def test_repeating_the_command_runs_nothing(
     before = (finished / "results.jsonl").read_bytes()
     monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
     choice = "choice: from=NanoGPT model.experts=expert_choice"
-    assert cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--also", choice)) == 1
+    assert cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--arm", choice)) == 1
     assert (finished / "results.jsonl").read_bytes() == before
     assert "LEAKING: choice; not ranked" in capsys.readouterr().err
 
@@ -406,6 +406,43 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     assert arms.count("NanoKimi with mine.py:Wide") == 4 and arms.count(END) == 2
 
 
+MODEL = """
+import torch
+from torch import nn
+
+
+class Bigrams(nn.Module):
+    def __init__(self, vocab_size, width=8):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        self.head = nn.Linear(width, vocab_size)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+"""
+
+
+def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
+    from nanokimi.runtime.plugs import forget_plugs
+
+    (toy / "mine.py").write_text(MODEL)
+    words = f"Bigrams: from={toy / 'mine.py'}:Bigrams model.width=4 optim.lr=1e-2"
+    more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
+    given = [
+        word if word != str(toy / "out") else str(toy / "model")
+        for word in study_command(toy, "ladder", *more, "--arm", words)
+    ]
+    try:
+        assert cli.main(given) == 0
+    finally:
+        forget_plugs()
+    report = read_json(toy / "model" / "study.json")
+    (row,) = [row for row in report["arms"] if row["name"] == "Bigrams"]
+    assert len(row["losses"]) == 2 and row["leaking"] is None
+    (effect,) = [one for one in report["effects"] if one["name"] == "Bigrams"]
+    assert effect["mean"] is not None and "unmatched in" in (toy / "model" / "study.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -414,8 +451,11 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
         (["--rungs", "MLA", "--direction", "up"], "--rungs: MLA needs RoPE"),
         (["--seeds", "0"], "--seeds is 0: it must be 1 to 1000"),
         (["--tuned", "x.json", "--no-tune"], "--tuned and --no-tune exclude each other"),
-        (["--also", "nonsense"], "--also 'nonsense': expected NAME: setting=value"),
-        (["--also", "x: model.atention=gqa"], "there is no setting 'variant.model.atention'; the nearest is"),
+        (["--arm", "nonsense"], "--arm 'nonsense': expected \"NAME: from=ARM"),
+        (
+            ["--arm", "x: from=nanokimi model.atention=gqa"],
+            "there is no setting 'variant.model.atention'; the nearest is",
+        ),
         (["--nanogpt.model.hidden_size", "64"], "differ: the ladder needs them equal"),
         (["--train.max_seconds", "5"], "this needs a budget in steps, epochs or tokens"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from nanokimi.compare.curve import (
 from nanokimi.compare.jobs import read_results
 from nanokimi.compare.ladder import END, START
 from nanokimi.compare.scale import FAMILIES, ScaleOptions, at_size, saving, scale_arms
+from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
 
@@ -191,9 +194,13 @@ def test_what_is_saved_says_how_it_was_read() -> None:
 # ---- sizes
 
 
-def test_sizes_keep_heads_and_tokens_per_parameter() -> None:
-    config = load_config("scale-tales", ["--data", "text.txt"])
-    config = resolve(config, vocab_size=1024, device="cpu", dtype="fp32", threads=1)
+@pytest.fixture
+def config() -> RunConfig:
+    loaded = load_config("scale-tales", ["--data", "text.txt"])
+    return resolve(loaded, vocab_size=1024, device="cpu", dtype="fp32", threads=1)
+
+
+def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:
     context = config.train.context_length
     per_parameter = []
     for hidden in (32, 64, 96):
@@ -211,6 +218,29 @@ def test_sizes_keep_heads_and_tokens_per_parameter() -> None:
 
 
 # ---- through the command line
+
+
+def test_a_family_of_the_users_own_stands_at_every_size(config: RunConfig) -> None:
+    added = ("Lion: from=nanogpt optim.name=lion optim.lr=3e-4",)
+    arms = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96), families=(END,), added=added))
+    lions = [arm for arm in arms if arm.changes["family"] == "Lion"]
+    assert [arm.name for arm in lions] == [f"Lion, {hidden} wide" for hidden in (32, 48, 64, 96)]
+    assert [arm.config.variant.model.hidden_size for arm in lions] == [32, 48, 64, 96]
+    assert {arm.config.variant.optim.name for arm in lions} == {"lion"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x: from=nanogpt model.hidden_size=64", "model.hidden_size is what --sizes changes: leave it out"),
+        ("x: from=mine.py:Model", "a class of your own has no width that scale could change"),
+        ("x: from=nanogtp", "from is nanogtp: a study's arms are made from nanokimi, nanogpt"),
+        ("x optim.lr=1", 'expected "NAME: from=ARM'),
+    ],
+)
+def test_a_family_that_cannot_be_scaled_is_refused(config: RunConfig, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96), added=(text,)))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
+from nanokimi.compare.added import added_arm
 from nanokimi.compare.jobs import read_results
 from nanokimi.compare.ladder import (
     ADAMW_END,
@@ -21,7 +22,6 @@ from nanokimi.compare.ladder import (
     lineage,
     plan_ladder,
 )
-from nanokimi.compare.ladder_run import also_arm
 from nanokimi.compare.scale import ScaleOptions, family_parents, scale_arms
 from nanokimi.compare.search import Asked, Design, search
 from nanokimi.compare.settle import inherit
@@ -88,9 +88,9 @@ def test_an_end_that_is_no_arm_is_searched_all_the_same(config: RunConfig) -> No
 
 
 def test_an_optimizer_that_no_end_has_is_searched_itself(config: RunConfig, arms: list[StudyArm]) -> None:
-    lion = also_arm(arms, "lion: from=NanoGPT optim.name=lion")
-    wide = also_arm(arms, "wide: from=NanoGPT model.intermediate_size=512")
-    wider = also_arm([*arms, wide], "wider: from=wide model.norm=rmsnorm")
+    lion = added_arm(arms, "lion: from=NanoGPT optim.name=lion")
+    wide = added_arm(arms, "wide: from=NanoGPT model.intermediate_size=512")
+    wider = added_arm([*arms, wide], "wider: from=wide model.norm=rmsnorm")
     found = lineage(config, [*arms, lion, wide, wider])
     assert "lion" not in found
     assert found["wide"].name == found["wider"].name == START
@@ -143,9 +143,11 @@ def test_everything_but_the_rate_is_inherited_and_what_an_arm_is_about_is_kept(
     found = inherit(record, by_name["without RMSNorm"])
     assert found == {k: v for k, v in record["best_values"].items() if k != "lr"}
     assert set(record["best_values"]) - set(inherit(record, by_name["without WSD"])) == {"lr", "decay"}
-    slow = also_arm(arms, "slow: optim.schedule=cosine optim.decay_fraction=0.4 model.initializer_range=0.1")
+    slow = added_arm(
+        arms, "slow: from=nanokimi optim.schedule=cosine optim.decay_fraction=0.4 model.initializer_range=0.1"
+    )
     assert set(record["best_values"]) - set(inherit(record, slow)) == {"lr", "decay", "init_scale"}
-    after = also_arm([*arms, slow], "after: from=slow model.norm=layernorm")
+    after = added_arm([*arms, slow], "after: from=slow model.norm=layernorm")
     assert set(inherit(record, after)) == set(inherit(record, slow))
     of_adamw = inherit(record, by_name[START])
     assert "adamw_ratio" not in of_adamw and "beta2" in of_adamw

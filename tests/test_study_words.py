@@ -13,8 +13,8 @@ from conftest import study_command, write_study_files
 from nanokimi import cli
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.compare import sweep
+from nanokimi.compare.added import added_arm
 from nanokimi.compare.ladder import END, NAMES, START, check_ends, plan_ladder
-from nanokimi.compare.ladder_run import also_arm
 from nanokimi.compare.study import StudyArm
 from nanokimi.compare.tune import described
 from nanokimi.compare.tuning_record import read_tuned
@@ -76,14 +76,14 @@ def test_words_become_what_the_command_line_reads(config: RunConfig) -> None:
 
 
 def test_an_arm_of_the_users_own_is_what_its_words_say(arms: list[StudyArm]) -> None:
-    arm = also_arm(arms, "slow: from=NanoGPT-with-Muon optim.lr=2e-3 optim.betas=[0.8,0.9]")
+    arm = added_arm(arms, "slow: from=NanoGPT-with-Muon optim.lr=2e-3 optim.betas=[0.8,0.9]")
     optim = arm.config.variant.optim
     assert (arm.name, optim.lr, optim.betas) == ("slow", 2e-3, (0.8, 0.9))
     assert arm.changes["variant.optim.betas"] == [0.8, 0.9] and json.dumps(arm.changes)
     assert arm.about == "NanoGPT with Muon with optim.lr=2e-3 optim.betas=[0.8,0.9]"
-    gqa = also_arm(arms, "gqa: from=NanoGPT model.attention=gqa model.num_key_value_heads=2")
+    gqa = added_arm(arms, "gqa: from=NanoGPT model.attention=gqa model.num_key_value_heads=2")
     assert gqa.config.variant.model.num_key_value_heads == 2 and abs(gqa.size_gap or 0) < 0.02
-    wide = also_arm(arms, "wide: from=NanoGPT model.intermediate_size=512")
+    wide = added_arm(arms, "wide: from=NanoGPT model.intermediate_size=512")
     assert wide.config.variant.model.intermediate_size == 512
 
 
@@ -91,30 +91,30 @@ def test_an_arm_of_the_users_own_is_what_its_words_say(arms: list[StudyArm]) -> 
     ("text", "message"),
     [
         ("x: from=NanoGPT model.positions=none", "variant.model.positions is none: expected one of learned, rope"),
-        ("x: model.norm=rms", "variant.model.norm is rms: expected one of layernorm, rmsnorm"),
-        ("x: optim.schedule=linear", "variant.optim.schedule is linear: expected one of wsd, cosine, constant"),
-        ("x: optim.lr=fast", "--also 'x: optim.lr=fast': variant.optim.lr is fast: expected a number"),
-        ("x: optim.lr=-1", "variant.optim.lr is -1.0: it must be above 0"),
-        ("x: optim.lr=", "variant.optim.lr"),
-        ("x: optim.betas=[0.9", "variant.optim.betas is [0.9: expected a list like"),
-        ("x: model=foo", "variant.model is a group of settings: name one of them, such as variant.model.vocab_size"),
-        ("x: model.norm", "model.norm needs a value, as in model.norm=VALUE"),
+        ("x: from=nanokimi model.norm=rms", "variant.model.norm is rms: expected one of layernorm, rmsnorm"),
+        ("x: from=nanokimi optim.schedule=linear", "variant.optim.schedule is linear: expected one of wsd"),
+        ("x: from=nanokimi optim.lr=fast", "optim.lr=fast': variant.optim.lr is fast: expected a number"),
+        ("x: from=nanokimi optim.lr=-1", "variant.optim.lr is -1.0: it must be above 0"),
+        ("x: from=nanokimi optim.lr=", "variant.optim.lr"),
+        ("x: from=nanokimi optim.betas=[0.9", "variant.optim.betas is [0.9: expected a list like"),
+        ("x: from=nanokimi model=foo", "variant.model is a group of settings: name one of them"),
+        ("x: from=nanokimi model.norm", "model.norm needs a value, as in model.norm=VALUE"),
         ("x: from=NanoGPT model.num_attention_heads=0", "variant.model.num_attention_heads is 0: it must be above 0"),
         ("x: from=NanoGPT model.intermediate_size=0", "variant.model.intermediate_size is 0: it must be above 0"),
-        (": model.norm=rmsnorm", "expected NAME: setting=value"),
-        ("NanoGPT: model.norm=rmsnorm", "there is an arm 'NanoGPT' already"),
+        (": from=NanoKimi model.norm=rmsnorm", "expected \"NAME: from=ARM"),
+        ("NanoGPT: from=NanoKimi model.norm=rmsnorm", "there is an arm 'NanoGPT' already"),
     ],
 )  # fmt: skip
 def test_an_arm_that_cannot_be_is_refused(arms: list[StudyArm], text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        also_arm(arms, text)
-    assert message in str(error.value) and "\n" not in str(error.value) and "--also" in str(error.value)
+        added_arm(arms, text)
+    assert message in str(error.value) and "\n" not in str(error.value) and "--arm" in str(error.value)
 
 
 def test_the_ladder_refuses_such_an_arm_before_it_trains(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = refused(toy, capsys, "ladder", *NO_TUNING, "--also", "nopos: from=NanoGPT model.positions=none")
+    error = refused(toy, capsys, "ladder", *NO_TUNING, "--arm", "nopos: from=NanoGPT model.positions=none")
     assert "variant.model.positions is none: expected one of learned, rope" in error
 
 

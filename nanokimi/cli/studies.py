@@ -117,7 +117,9 @@ def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int
 
 def run_ladder(arguments: list[str]) -> int:
     """`nanokimi ladder`."""
-    also, arguments = take_repeated("--also", arguments)
+    if any(word == "--also" or word.startswith("--also=") for word in arguments):
+        raise UserError('--also is now --arm, as for compare: --arm "NAME: from=ARM ..."')
+    added, arguments = take_repeated("--arm", arguments)
     types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
@@ -138,7 +140,7 @@ def run_ladder(arguments: list[str]) -> int:
         readings=tuple(
             choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
         ),
-        also=tuple(also),
+        added=tuple(name_arm_sources(added)),
         plugs=tuple(named_plugs()),
     )
     return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
@@ -146,6 +148,7 @@ def run_ladder(arguments: list[str]) -> int:
 
 def run_scale(arguments: list[str]) -> int:
     """`nanokimi scale`."""
+    added, arguments = take_repeated("--arm", arguments)
     types: Types = {**SHARED, **TUNING, "sizes": str, "families": str, "equal_steps": bool}
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
@@ -168,6 +171,7 @@ def run_scale(arguments: list[str]) -> int:
     wanted = ScaleOptions(
         sizes=tuple(sorted(set(sizes))),
         equal_steps="equal_steps" in options,
+        added=tuple(added),
         ladder=ladder_options(options),
     )
     if "families" in options:

@@ -37,7 +37,9 @@ usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
 """
     + _SHARED
     + """\
-  --model NAME            sweep one arm only (default: both that compare would train)
+  --arms A,B              only these of the configuration's arms (default: all); --model FAMILY: the family alone
+  --arm "NAME: from=ARM model.K=V optim.K=V"
+                          one more arm; may be repeated
   --plug FILE.py:NAME     your attention, expert layer or optimizer for the variant arm; the file is executed
   --vary SETTING          of the arm, such as optim.lr (default) or model.num_experts_per_tok; or train.batch_size
   --grid A,B,C            values to start with
@@ -63,7 +65,9 @@ usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--an
   --rungs A,B,C           only these rungs: RMSNorm, RoPE, SwiGLU, untied head, flat init, MLA, MoE, shared expert,
                           balancing, Muon, QK-Clip, WSD
   --readings A,B          of tokens, flops, seconds (default: all): the ends compared at equal budgets of each
-  --also "NAME: K=V ..."  one more arm: NanoKimi (or from=ARM) with model.K=V or optim.K=V changed; may be repeated
+  --arm "NAME: from=ARM model.K=V optim.K=V"
+                          one more arm, made from nanokimi, nanogpt or any arm of the ladder; or from=FILE.py:CLASS, a
+                          model of your own (the file is executed); may be repeated
   --plug FILE.py:NAME     one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
 Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate.
 Writes study.html, .md, .csv, .json and pictures; results.jsonl has a line for every run, and all tables follow from it.
@@ -78,6 +82,8 @@ usage: nanokimi scale --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
   --sizes A,B,C,D         hidden sizes, at least 4, multiples of the width of a head (default: 1/2, 3/4, 1 and 3/2 of
                           the configured one); steps grow with the active parameters
   --equal-steps           the same steps at every size instead
+  --arm "NAME: from=FAMILY model.K=V optim.K=V"
+                          one more family, made from nanokimi, nanogpt or one of --families; may be repeated
   --families A,B          of NanoGPT, NanoGPT with Muon, NanoKimi with AdamW, NanoKimi (default: NanoKimi and NanoGPT)
 Says how much less compute, and how much less time, NanoKimi needs for the same loss, with an interval over seeds.
 """,

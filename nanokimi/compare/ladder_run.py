@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.added import added_arm, plugged_arm
 from nanokimi.compare.jobs import RESULTS_FILE
 from nanokimi.compare.ladder import END, MUON_START, START, inheritance_tests, lineage, plan_ladder
-from nanokimi.compare.match import fewer_steps, parameters, solve_width
+from nanokimi.compare.match import fewer_steps
 from nanokimi.compare.pool import Pool
-from nanokimi.compare.settle import FULL, HELD, TuningOptions, settled
+from nanokimi.compare.settle import FULL, TuningOptions, settled
 from nanokimi.compare.study import (
     Study,
     StudyArm,
@@ -27,13 +28,9 @@ from nanokimi.compare.study import (
 )
 from nanokimi.compare.study_output import write_outputs
 from nanokimi.compare.tuning_record import SEARCHED, read_tuned
-from nanokimi.config import OptimConfig, RunConfig, VariantConfig
-from nanokimi.config.files import with_changes
-from nanokimi.config.rules import validate
+from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
-from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json_lines
-from nanokimi.runtime.plugs import name_plug, plug_setting
 
 READINGS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 RACE = (START, MUON_START, END)
@@ -48,7 +45,8 @@ class LadderOptions(TuningOptions):
     rungs: tuple[str, ...] = ()
     seeds: int = 5
     readings: tuple[str, ...] = ("tokens", "flops", "seconds")
-    also: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    """What --arm says."""
     plugs: tuple[str, ...] = ()
     workers: int | None = None
     keep: bool = False
@@ -61,8 +59,8 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         kinds = {record["kind"] for record in (known or {}).values()}
         searched = options.search == FULL if known is None else SEARCHED in kinds
         arms, comparisons = plan_ladder(study.config, options.directions, options.rungs, searched)
-        for text in options.also:
-            arm = also_arm(arms, text)
+        for text in options.added:
+            arm = added_arm(arms, text)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
         for spec in options.plugs:
@@ -92,78 +90,6 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             report = report_of(plan, pool.results)
         write_outputs(out, report)
         return report
-
-
-def also_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
-    """An arm of the user's: "NAME: model.attention=gqa optim.lr=2e-3" changes NanoKimi, or what stands after "from".
-
-    Raises UserError for what cannot be read.
-    """
-    from nanokimi.config.files import require_setting, settings, with_parsed
-
-    name, colon, rest = text.partition(":")
-    name, words = name.strip(), rest.split()
-    base_name = next((word.removeprefix("from=") for word in words if word.startswith("from=")), END)
-    base = next((arm for arm in arms if arm.name.replace(" ", "-") == base_name.replace(" ", "-")), None)
-    if not (colon and name) or base is None:
-        known = ", ".join(arm.name.replace(" ", "-") for arm in arms)
-        raise UserError(f"--also '{text}': expected NAME: setting=value ... with from= one of {known}")
-    if name in [arm.name for arm in arms]:
-        raise UserError(f"--also '{text}': there is an arm '{name}' already, give it another name")
-    words = [word for word in words if not word.startswith("from=")]
-    given: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        require_setting(f"variant.{key}", "--also")
-        if not equals:
-            raise UserError(f"--also '{text}': {key} needs a value, as in {key}=VALUE")
-        given[f"variant.{key}"] = value
-    try:
-        config = with_parsed(base.config, given)
-        changes = {key: settings(config)[key] for key in given}
-        about = f"{base.name} with {' '.join(words)}"
-        return resized(name, config, {**changes, **made_from(base)}, about)
-    except UserError as error:
-        raise UserError(f"--also '{text}': {error}") from None
-
-
-def made_from(base: StudyArm) -> dict[str, Any]:
-    """What an arm made from another says of it: its name, and what it, too, holds on to when it inherits settings."""
-    held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
-    held += base.changes.get(HELD, [])
-    return {"from": base.name, **({HELD: held} if held else {})}
-
-
-def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
-    """An arm with NanoGPT's active parameters again."""
-    context = config.train.context_length
-    target = model_cost(config.nanogpt.model, context).params_active
-    model = config.variant.model
-    if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
-        validate(config)
-        gap = model_cost(model, context).params_active / target - 1
-        return StudyArm(name, config, changes, about, gap)
-    widths = {name: getattr(VariantConfig(), name) for name in ("intermediate_size", "moe_intermediate_size")}
-    # whatever can be wrong beside the widths, before they are solved for
-    validate(replace(config, variant=replace(config.variant, model=replace(model, **widths))))
-    solved = solve_width(model, parameters("active_params", context), target)
-    whole = replace(config, variant=replace(config.variant, model=solved.model))
-    return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
-
-
-def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
-    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plug FILE.py:NAME."""
-    base = next((arm for arm in arms if arm.name == END), arms[0])
-    plug = name_plug(spec)
-    key, _, value = plug_setting(plug).removeprefix("--").partition("=")
-    changes: dict[str, Any] = {key: value}
-    about = f"{base.name} with {value}"
-    clips = base.config.variant.optim.name == "muonclip"
-    if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
-        changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
-        about += ", and without QK-Clip, which it has no rescale_heads_ for"
-    name = f"{base.name} with {plug.name}"
-    return resized(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)
 
 
 def reading_steps(

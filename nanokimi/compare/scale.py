@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nanokimi.compare.added import added_arm, arm_words
 from nanokimi.compare.curve import describe_fit, multiplier
 from nanokimi.compare.ladder import (
     ADAMW_END,
@@ -38,11 +39,13 @@ from nanokimi.compare.study import (
 from nanokimi.compare.study_output import write_outputs
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
+from nanokimi.config.rules_variant import is_plug
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 
 FAMILIES = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
 MIN_SIZES = 4
+SIZED = ("model.hidden_size", "model.num_attention_heads", "model.kv_lora_rank")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class ScaleOptions:
     sizes: tuple[int, ...]
     families: tuple[str, ...] = (END, START)
     equal_steps: bool = False
+    added: tuple[str, ...] = ()
+    """What --arm says: more families."""
     ladder: LadderOptions = LadderOptions()
     """Seeds, tuning and workers, as the ladder takes them."""
 
@@ -102,7 +107,25 @@ def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
         for family in options.families:
             arm = ladder_arm(sized, f"{family}, {hidden} wide", FAMILIES[family])
             arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
+        arms += [added_family(sized, text, hidden) for text in options.added]
     return arms
+
+
+def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
+    """A family of the user's at one size, such as "NAME: from=nanokimi optim.name=lion".
+
+    Raises UserError for what has no size, or sets it.
+    """
+    ends = [ladder_arm(sized, family, rungs) for family, rungs in FAMILIES.items()]
+    name, source, given = arm_words(ends, text)
+    if is_plug(source):
+        raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
+    for key in SIZED:
+        if key in given:
+            raise UserError(f"--arm '{text}': {key} is what --sizes changes: leave it out")
+    arm = added_arm(ends, text)
+    changes = {**arm.changes, "family": name, "hidden_size": hidden}
+    return replace(arm, name=f"{name}, {hidden} wide", changes=changes)
 
 
 def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
@@ -128,7 +151,8 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
             arms = settled(study, pool, arms, options.ladder, parents)
             seeds = study.seeds(options.ladder.seeds)
             arms = run_seeds(pool, arms, seeds)
-            base = [family for family in options.families if family != END]
+            families = dict.fromkeys(arm.changes["family"] for arm in arms)
+            base = [family for family in families if family != END]
             content = {
                 "title": f"Loss against compute: {Path(study.data.facts['path']).name}",
                 "match": "active_params",

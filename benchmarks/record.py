@@ -1,0 +1,105 @@
+"""Keep the runs of a finished comparison as lines of docs/results, from which `tables.py` makes every table.
+
+    nanokimi compare --seeds 5 --out runs/tales
+    python benchmarks/record.py runs/tales --to docs/results/tales.jsonl
+
+One JSON object for each run: its seed, arm, losses and costs, the audit's verdict, what the story world said of it, the
+processor, the commit and the command. The first line that it writes (kind "comparison") has what belongs to all runs:
+the data's facts and baselines, and the search behind each arm's settings. The file is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_json, write_atomic
+
+RUN_FIELDS = (
+    "arm seed folder steps tokens val_loss test_loss test_bits_per_byte test_bits_per_char floor_gap "
+    "params_active params_total flops flops_per_token ms_per_step train_seconds tokens_per_second peak_memory_bytes "
+    "decode_ms_per_token prefill_ms optimizer lr schedule weight_decay device dtype threads"
+).split()
+DATA_FACTS = (
+    "tokenizer vocab_size chars file_bytes sha256 train_tokens val_tokens test_tokens test_text_bytes split "
+    "bytes_per_token"
+).split()
+
+
+def comparison_rows(out: Path) -> list[dict[str, Any]]:
+    """The lines of a finished comparison. Raises UserError if an arm did not pass its audit, or nothing is finished."""
+    path = out / "report.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name the folder of a finished nanokimi compare")
+    report = read_json(path)
+    for run in report["runs"]:
+        if not run["audit"]["causal"]:
+            raise UserError(f"{run['arm']} with seed {run['seed']} is {run['audit']['verdict']}: no table")
+    machine = report["machine"]
+    head = {
+        "kind": "comparison",
+        "command": report["command"],
+        **{
+            key: machine.get(key)
+            for key in ("time", "processor", "cores", "c_compiler", "commit", "diff_sha256")
+        },
+        "torch": machine["packages"].get("torch"),
+        "settings": report["settings"],
+        "match": report["match"],
+        "data": {key: report["data"].get(key) for key in DATA_FACTS}
+        | {"baselines": report["data"]["baselines"]},
+        "search": {arm["name"]: short_search(arm["search"]) for arm in report["arms"] if arm["search"]},
+    }
+    return [head, *(run_row(run) for run in report["runs"])]
+
+
+def run_row(run: dict[str, Any]) -> dict[str, Any]:
+    """One run's line."""
+    audit = {key: run["audit"][key] for key in ("verdict", "causal", "where")}
+    row = {"kind": "run", **{key: run.get(key) for key in RUN_FIELDS}, "audit": audit}
+    if run.get("tales"):
+        judged = {key: value for key, value in run["tales"]["judged"].items() if key != "examples"}
+        row["tales"] = {**run["tales"], "judged": judged}
+    return row
+
+
+def short_search(search: dict[str, Any]) -> dict[str, Any]:
+    """What a table needs of a search, of each trial only its losses: the rest is in the search's own file."""
+    kept = (
+        "file",
+        "kind",
+        "design",
+        "trials",
+        "runs",
+        "seeds",
+        "loss",
+        "cpu_seconds",
+        "interior",
+        "best",
+        "changed",
+    )
+    table = [{"losses": trial["losses"]} for trial in search["table"]]
+    return {key: search.get(key) for key in kept} | {"table": table}
+
+
+def main() -> int:
+    """Write the lines, or say in one line why not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the folder of a finished comparison")
+    parser.add_argument("--to", type=Path, required=True, help="a file below docs/results")
+    chosen = parser.parse_args()
+    try:
+        rows = comparison_rows(chosen.out)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    write_atomic(chosen.to, "".join(json.dumps(row) + "\n" for row in rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,313 @@
+"""Make every table of README.md and docs/ that is made of recorded runs, from the lines in docs/results.
+
+    python benchmarks/tables.py            # write them into the documents
+    python benchmarks/tables.py --check    # change nothing; exit status 1 if a document differs (a test calls it)
+
+A document marks such a place by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and
+`<!-- end NAME -->`; what stands between them is replaced. Nothing in between is written by hand. The lines come from
+`benchmarks/record.py` (comparisons), `benchmarks/null.py` (null experiments) and the benchmarks' own `--out` (speed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.proportions import over_seeds
+from nanokimi.compare.report import arm_row
+from nanokimi.compare.stats import paired_t, search_variance
+from nanokimi.compare.verdict import pairs_of, verdict
+from nanokimi.report.units import seconds as in_time
+from nanokimi.runtime.files import read_json_lines, write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+COLUMNS = (
+    ("test_loss", "test loss (nats per token)", "{:.4f}", 1.0),
+    ("floor_gap", "above the attainable floor", "{:.4f}", 1.0),
+    ("test_bits_per_byte", "bits per byte", "{:.4f}", 1.0),
+    ("params_active", "active parameters", "{:,.0f}", 1.0),
+    ("params_total", "total parameters", "{:,.0f}", 1.0),
+    ("flops", "training FLOPs (10^12)", "{:.1f}", 1e-12),
+    ("train_seconds", "training seconds", "{:.0f}", 1.0),
+    ("peak_memory_bytes", "peak memory (MB)", "{:.0f}", 1e-6),
+    ("decode_ms_per_token", "decode ms per token (first seed)", "{:.2f}", 1.0),
+)
+Row = dict[str, Any]
+
+
+# ---- comparisons
+
+
+def read_comparison(name: str) -> tuple[Row, list[Row]]:
+    """The head and the runs of docs/results/NAME.jsonl."""
+    head, *runs = read_json_lines(RESULTS / f"{name}.jsonl")
+    return head, runs
+
+
+def judged(name: str) -> tuple[Row, list[Row], list[Row], list[Row]]:
+    """Head, runs, arms and pairs, judged as `nanokimi compare` judges them."""
+    head, runs = read_comparison(name)
+    arms = [arm_row(arm, runs, head["search"].get(arm)) for arm in dict.fromkeys(run["arm"] for run in runs)]
+    return head, runs, arms, pairs_of(arms, runs)
+
+
+def comparison_table(name: str) -> str:
+    """A column for each arm, mean and standard deviation over seeds, with the verdict below."""
+    head, runs, arms, pairs = judged(name)
+    lines = ["| | " + " | ".join(arm["name"] for arm in arms) + " |", "|---|" + "---|" * len(arms)]
+    for key, title, form, unit in COLUMNS:
+        cells = [cell([run[key] for run in runs if run["arm"] == arm["name"]], form, unit) for arm in arms]
+        if any(cells):
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    sentence = verdict(arms, pairs, head["data"]["baselines"], None)["sentence"]
+    return "\n".join([*lines, "", made_by(head, runs), "", f"Verdict: {sentence}"])
+
+
+def cell(values: list[float | None], form: str, unit: float) -> str:
+    """Mean and deviation over the seeds that have the value; nothing where none has."""
+    known = [value * unit for value in values if value is not None]
+    if not known:
+        return ""
+    deviation = stdev(known) if len(known) > 1 else 0.0
+    return form.format(fmean(known)) + (f" +- {form.format(deviation)}" if deviation else "")
+
+
+def made_by(head: Row, runs: list[Row]) -> str:
+    """The command, the machine, the seeds, the budget."""
+    seeds = sorted({run["seed"] for run in runs})
+    base = ", ".join(
+        f"{name} {score['test_loss']:.4f}"
+        for name, score in head["data"]["baselines"].items()
+        if score["test_loss"] is not None
+    )
+    return (
+        f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}, {head['cores']} cores of an "
+        f"{head['processor']}, {runs[0]['dtype']}, {runs[0]['threads']} threads; seeds {seeds[0]} to {seeds[-1]}, "
+        f"{runs[0]['steps']:,} steps, {runs[0]['tokens']:,} tokens. Mean and standard deviation over seeds. "
+        f"Beside them: {base} nats per token."
+    )
+
+
+def pair_table(name: str) -> str:
+    """Every pair of arms with the interval that decides, without and with the searches' noise."""
+    head, runs, arms, pairs = judged(name)
+    losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in arms}
+    lines = [
+        "| first less second (nats per token) | difference | 95% interval over seeds "
+        "| with the searches' noise (decides) | Holm p | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in pairs:
+        alone = paired_t(losses[pair["first"]], losses[pair["second"]])
+        low, high = pair["ci95"]
+        words = "not distinguishable" if low <= 0 <= high or pair["holm_p"] >= 0.05 else side(pair["mean"])
+        lines.append(
+            f"| {pair['first']} less {pair['second']} | {pair['mean']:+.4f} | {alone.low:+.4f} to {alone.high:+.4f} "
+            f"| {low:+.4f} to {high:+.4f} | {p_text(pair['holm_p'])} | {words} |"
+        )
+    return "\n".join(lines)
+
+
+def side(mean: float) -> str:
+    """Which of the two is lower."""
+    return "first lower" if mean < 0 else "second lower"
+
+
+def p_text(p: float) -> str:
+    """A p-value to three digits."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def search_table(name: str) -> str:
+    """What each arm's search tried, found and cost."""
+    head, runs = read_comparison(name)
+    lines = [
+        "| | trials, runs | processor time | best validation loss | found | at an edge of the space "
+        "| noise that the search adds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, search in head["search"].items():
+        losses = [run["test_loss"] for run in runs if run["arm"] == arm]
+        noise = search_variance([trial["losses"] for trial in search["table"]], losses) ** 0.5
+        found = ", ".join(f"`{key}` {value_text(value)}" for key, value in search["best"].items())
+        edges = ", ".join(knob for knob, inside in search["interior"].items() if not inside) or "none"
+        lines.append(
+            f"| {arm} | {search['trials']}, {search['runs']} | {in_time(search['cpu_seconds'])} | {search['loss']:.4f} "
+            f"| {found} | {edges} | {noise:.4f} |"
+        )
+    designs = list(dict.fromkeys(search["design"] for search in head["search"].values()))
+    return "\n".join([*lines, "", *designs])
+
+
+def value_text(value: Any) -> str:
+    """A setting as a document shows it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(value_text, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def tales_table(name: str) -> str:
+    """What the world's parser and its questions said of the arms' stories (asked of the first seed)."""
+    _, runs = read_comparison(name)
+    asked = [run for run in runs if run.get("tales")]
+    names = list(dict.fromkeys(run["arm"] for run in asked))
+
+    def row(title: str, find: Callable[[Row], Row]) -> str:
+        cells = []
+        for arm in names:
+            parts = [find(run["tales"]) for run in asked if run["arm"] == arm]
+            share = over_seeds(np.array([part["right"] for part in parts]))
+            cells.append(f"{share.share:.0%} ({share.low:.0%} to {share.high:.0%}) of {parts[0]['total']}")
+        return f"| {title} | " + " | ".join(cells) + " |"
+
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for key in ("grammatical", "consistent", "complete", "perfect"):
+        lines.append(row(f"stories {key}", lambda tales, key=key: tales["judged"][key]))  # type: ignore[misc]
+    for distance in asked[0]["tales"]["recall"]:
+        lines.append(row(f"recall after {distance} words", lambda tales, d=distance: tales["recall"][d]))  # type: ignore[misc]
+    return "\n".join(lines)
+
+
+# ---- null experiments
+
+
+def null_table() -> str:
+    """How often a winner was named where there is none."""
+    lines = [
+        "| what was compared | seeds in a try | tries | winners | smallest and largest difference (nats per token) |",
+        "|---|---|---|---|---|",
+    ]
+    for row in read_json_lines(RESULTS / "null.jsonl"):
+        if row["kind"] == "summary":
+            lines.append(
+                f"| {row['what']} | {row['seeds']} | {row['tries']} | {row['winners']} "
+                f"| {row['smallest']:.4f}, {row['largest']:.4f} |"
+            )
+    return "\n".join(lines)
+
+
+# ---- speed
+
+
+def speed_table() -> str:
+    """README's speeds: each the median of the last recorded row of its benchmark that has what is asked."""
+    rows = read_json_lines(RESULTS / "benchmarks.jsonl")
+
+    def last(benchmark: str, **wanted: str) -> Row:
+        found = [
+            row
+            for row in rows
+            if row["benchmark"] == benchmark
+            and all(wanted[key] in str(row["options"].get(key)) for key in wanted)
+        ]
+        return found[-1]
+
+    gpt, kimi, memory = last("train_gpt"), last("train_kimi"), last("memory")
+    decode, gpt_decode = last("decode"), last("sample_gpt")
+    fast, race = last("time_to_loss", config="shakespeare-fast"), last("time_to_loss", config="nanokimi.yaml")
+    muon = [1 / run["ratios"]["time_muon"] for run in race["runs"]]
+    slower = paired_t(muon, [0.0] * len(muon))
+    cached = gpt_decode["contexts"]["64"]["arms"]
+    peer = next(name for name in cached if name.startswith(("gpt2", "transformers")))
+    ratio = {
+        kind: memory["arms"][f"ours-{kind}"]["ratio"]["median"]
+        / memory["arms"][f"transformers-{kind}"]["ratio"]["median"]
+        for kind in ("bf16", "fp32")
+    }
+    cells = [
+        (
+            "NanoGPT, training tokens/s, bf16",
+            "nanoGPT's own train.py (fp32)",
+            f"{gpt['ratio']['median']:.1f} times",
+        ),
+        ("", "transformers GPT2LMHeadModel, bf16", f"{gpt['over_transformers']['median']:.1f} times"),
+        (
+            "NanoKimi with MuonClip, training tokens/s, bf16",
+            "transformers DeepseekV3 with fused AdamW, bf16",
+            f"{kimi['ratio']['median']:.1f} times",
+        ),
+        ("", "the same, both through torch.compile", f"{kimi['ratio_alike']['both']['median']:.1f} times"),
+        (
+            "NanoKimi (NanoGPT), decoding, batch 1",
+            "transformers generate with cache, same weights",
+            f"{decode['ratio']['median']:.0f} ({cached[peer]['ours_over_it']['median']:.1f}) times",
+        ),
+        (
+            "peak memory of training above the idle process, 27M parameters, AdamW on both sides, bf16 (fp32)",
+            "transformers DeepseekV3",
+            f"{ratio['bf16']:.2f} ({ratio['fp32']:.2f})",
+        ),
+        (
+            f"NanoKimi's time (tokens) to a loss of 1.886 (`shakespeare-fast`; median of {len(fast['runs'])} seeds, of "
+            f"which {fast['missed']} missed it)",
+            "nanoGPT's CPU recipe",
+            f"1/{fast['ratios']['time']['median']:.0f} (1/{fast['ratios']['tokens']['median']:.0f})",
+        ),
+        (
+            f"NanoKimi's time to it (`benchmarks/race/`; mean of {len(muon)} seeds)",
+            "NanoGPT with Muon",
+            f"{slower.mean:.2f} ({slower.low:.2f} to {slower.high:.2f}) times as long",
+        ),
+    ]
+    lines = ["| | against | |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in cells)]
+    return "\n".join(lines)
+
+
+# ---- the documents
+
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"tales": lambda: comparison_table("tales"), "speed": speed_table},
+    "docs/results.md": {
+        "tales": lambda: comparison_table("tales"),
+        "tales-pairs": lambda: pair_table("tales"),
+        "tales-search": lambda: search_table("tales"),
+        "tales-stories": lambda: tales_table("tales"),
+    },
+    "docs/experiments.md": {"null": null_table},
+}
+
+
+def filled(path: Path, tables: dict[str, Callable[[], str]]) -> str:
+    """The document with its tables made anew. Raises ValueError where a mark is missing, or is not known."""
+    text = path.read_text(encoding="utf-8")
+    marked = re.findall(r"<!-- table (\S+): made by benchmarks/tables\.py -->", text)
+    if sorted(marked) != sorted(tables):
+        raise ValueError(f"{path.name} marks the tables {sorted(marked)}, expected {sorted(tables)}")
+    for name, make in tables.items():
+        begin, end = f"<!-- table {name}: made by benchmarks/tables.py -->\n", f"\n<!-- end {name} -->"
+        before, rest = text.split(begin)
+        after = rest.split(end, 1)[1]
+        text = before + begin + make() + end + after
+    return text
+
+
+def main() -> int:
+    """Write or check; says which documents differ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, and say what differs")
+    check = parser.parse_args().check
+    differ = []
+    for name, tables in DOCUMENTS.items():
+        path = ROOT / name
+        text = filled(path, tables)
+        if text != path.read_text(encoding="utf-8"):
+            differ.append(name)
+            if not check:
+                write_atomic(path, text)
+    for name in differ:
+        print(f"{name}: {'differs from its recorded runs' if check else 'written'}", file=sys.stderr)
+    return int(check and bool(differ))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
