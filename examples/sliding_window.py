@@ -2,7 +2,7 @@
 
     nanokimi train --data text.txt --model variant --plug examples/sliding_window.py:SlidingWindowAttention
     nanokimi sample runs/... --plug examples/sliding_window.py:SlidingWindowAttention
-    nanokimi compare --data text.txt --compare.arms "[variant, nanogpt]" \\
+    nanokimi compare --data text.txt --arm "Mine: from=variant" --arms "Mine,NanoGPT" \\
         --plug examples/sliding_window.py:SlidingWindowAttention --plug examples/sliding_window.py:SwishLayer
 
 The contract is in nanokimi/model/variants/variant.py. The audit of every run says whether what you wrote is causal.

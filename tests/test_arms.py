@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,40 @@ def test_train_takes_one_arm(settings: Path) -> None:
     assert run(settings, "train", *words) == 0
     result = read_json(folder / "run" / "result.json")
     assert (result["name"], result["optimizer"]) == ("With Muon", "muon")
+
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "models_of_others.py"
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_a_stock_class_of_transformers_is_an_arm(settings: Path) -> None:
+    sizes = "model.hidden_size=32 model.num_hidden_layers=1 model.num_attention_heads=2 model.intermediate_size=48"
+    arm = f"Llama: from={EXAMPLE}:Llama {sizes} optim.lr=3e-3"
+    out = settings.parent / "out"
+    assert run(settings, "compare", "--arm", arm, "--arms", "Llama,NanoGPT", "--out", str(out)) == 0
+    llama = read_json(out / "report.json")["arms"][0]
+    assert llama["leaking"] is None and llama["decode_ms_per_token"] > 0
+
+
+def test_nanogpts_own_model_is_an_arm_and_equals_ours(settings: Path) -> None:
+    """Its parameters and FLOPs are those of our NanoGPT with the same sizes."""
+    checkout = os.environ.get("NANOGPT", "")
+    if not (Path(checkout) / "model.py").is_file() or not checkout:
+        pytest.skip("no nanoGPT here: git clone https://github.com/karpathy/nanoGPT, and name it in NANOGPT")
+    arm = f"nanoGPT: from={EXAMPLE}:NanoGPT model.folder={checkout} model.n_layer=2 model.n_head=2 model.n_embd=32"
+    out = settings.parent / "out"
+    words = ("--arm", f"{arm} optim.lr=3e-3", "--arms", "nanoGPT,NanoGPT", "--nanogpt.model.dropout", "0")
+    assert run(settings, "compare", *words[:1], words[1], *words[2:], "--out", str(out)) == 2, (
+        "one folder for two"
+    )
+    words = (
+        "--arm",
+        f"Theirs{arm.removeprefix('nanoGPT')} optim.lr=3e-3",
+        "--arms",
+        "Theirs,NanoGPT",
+        *words[4:],
+    )
+    assert run(settings, "compare", *words, "--out", str(out)) == 0
+    theirs, ours = read_json(out / "report.json")["arms"]
+    assert theirs["leaking"] is None and theirs["params_total"] == ours["params_total"]
+    assert theirs["params_active"] == pytest.approx(ours["params_active"], rel=0.1)

@@ -1,0 +1,80 @@
+"""Models of others as arms of a comparison: nanoGPT's own model.py, and a stock class of transformers.
+
+    git clone https://github.com/karpathy/nanoGPT
+    nanokimi compare --data text.txt --seeds 3 \\
+        --arm "nanoGPT: from=examples/models_of_others.py:NanoGPT model.folder=nanoGPT optim.lr=1e-3" \\
+        --arm "Llama: from=examples/models_of_others.py:Llama optim.lr=3e-3"
+
+Whatever a class takes beside `vocab_size` and `context_length` is a setting of the arm (`model.n_embd=64`). Before it
+is trained it is tried and audited; it is trained, counted, evaluated and sampled from (without a cache) like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class NanoGPT(nn.Module):
+    """`GPT` of a nanoGPT checkout, as it stands there, with the sizes of nanoGPT's CPU recipe."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        folder: str = "nanoGPT",
+        n_layer: int = 4,
+        n_head: int = 4,
+        n_embd: int = 128,
+    ) -> None:
+        super().__init__()
+        spec = importlib.util.spec_from_file_location("nanogpt_model", Path(folder) / "model.py")
+        assert spec is not None and spec.loader is not None
+        theirs = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(theirs)
+        sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "dropout": 0.0, "bias": False}
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints how large it is
+            config = theirs.GPTConfig(vocab_size=vocab_size, block_size=context_length, **sizes)
+            self.gpt = theirs.GPT(config)
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, W). Without targets it would compute those of the last position alone."""
+        logits_BTW: torch.Tensor = self.gpt(ids_BT, targets=ids_BT)[0]
+        return logits_BTW
+
+
+class Llama(nn.Module):
+    """transformers' `LlamaForCausalLM`, at the size of nanoGPT's CPU recipe."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 352,
+    ) -> None:
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            max_position_embeddings=context_length,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+        )
+        self.llama = LlamaForCausalLM(config)
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, W)."""
+        logits_BTW: torch.Tensor = self.llama(input_ids=ids_BT, use_cache=False).logits
+        return logits_BTW
