@@ -19,7 +19,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json, write_atomic
 
 RUN_FIELDS = (
-    "arm seed folder steps tokens val_loss test_loss test_bits_per_byte test_bits_per_char floor_gap "
+    "arm seed folder steps tokens val_loss test_loss test_bits_per_byte test_bits_per_char floor_gap attainable_floor "
     "params_active params_total flops flops_per_token ms_per_step train_seconds tokens_per_second peak_memory_bytes "
     "decode_ms_per_token prefill_ms optimizer lr schedule weight_decay device dtype threads"
 ).split()

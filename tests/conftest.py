@@ -24,6 +24,7 @@ from nanokimi.config import (
     TrainConfig,
     VariantConfig,
 )
+from nanokimi.runtime import plugs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
 
@@ -131,6 +132,15 @@ def study_command(folder: Path, verb: str, *more: str) -> list[str]:
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and two test processes would fight for it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_plugs() -> Iterator[None]:
+    """Classes that a test names are known to the process; the next test must not find them there."""
+    before = dict(plugs._named)
+    yield
+    plugs._named.clear()
+    plugs._named.update(before)
 
 
 @pytest.fixture(autouse=True)

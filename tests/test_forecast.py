@@ -164,7 +164,7 @@ def test_bad_input_is_status_2(
     before = paths(tmp_path)
     for options, part in (
         ("--data missing.txt", "missing.txt does not exist"),
-        ("--data short.txt", "is too short"),  # found in the measuring process
+        ("--data short.txt", "has 5 characters: validation"),  # found in the measuring process
         (f"--data {text_file} --out taken", "never overwrites"),
         (f"--data {text_file} --train.device tpu", "train.device is 'tpu'"),
         (f"--data {text_file} --resume --out taken", "leave out --resume"),

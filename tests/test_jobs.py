@@ -266,4 +266,6 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.S
     first, second = (read_results(tmp_path / name) for name in ("whole", "cut"))
     assert {k: timeless([v]) for k, v in first.items()} == {k: timeless([v]) for k, v in second.items()}
     curves = [json.loads((tmp_path / name / "sweep.json").read_text())["arms"] for name in ("whole", "cut")]
+    for curve in (curve for arms in curves for curve in arms.values()):
+        assert curve.pop("cpu_seconds") > 0
     assert curves[0] == curves[1]

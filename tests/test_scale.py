@@ -298,7 +298,7 @@ def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("--vary", "optim.rate"), "--vary: there is no setting 'nanokimi.optim.rate'; the nearest is"),
         (("--vary", "dataset.fraction"), "--vary dataset.fraction: name a setting of model, optim or train"),
         (("--vary", "optim.name"), "name values with --grid"),
-        (("--model", "gpt5"), "--model is gpt5: expected nanokimi, nanogpt or variant"),
+        (("--model", "gpt5"), "--model is gpt5: expected one of nanokimi, nanogpt, variant, module"),
         (("--model", "variant", "--variant.model.experts", "expert_choice"), "Variant is LEAKING"),
     ],
 )

@@ -42,3 +42,10 @@ def test_a_missing_mark_is_no_silent_pass(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# nothing here\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected"):
         tables.filled(tmp_path / "README.md", tables.DOCUMENTS["README.md"])
+
+
+def test_the_number_of_models_that_the_audit_is_tested_on_is_right() -> None:
+    from audit_models import CLEAN, LEAKY
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(LEAKY)} leaky and {len(CLEAN)} clean models" in text

@@ -32,6 +32,7 @@ AVERAGED = (
     "test_bits_per_byte",
     "val_loss",
     "floor_gap",
+    "attainable_floor",
     "train_seconds",
     "ms_per_step",
     "tokens_per_second",

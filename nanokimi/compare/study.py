@@ -161,7 +161,7 @@ def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> lis
         leak = arm.leaking
         if leak is None:
             verdict = pool.result(job_of(arm, seeds[0], "seed")).get("audit", {"causal": True})
-            leak = None if verdict["causal"] else verdict["where"]
+            leak = None if verdict["causal"] else f"{verdict['verdict']}: {verdict['where']}"
         found.append(replace(arm, leaking=leak))
     return found
 

@@ -145,7 +145,13 @@ def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, 
     sentences = []
     if sound[0].get("floor_gap") is not None:
         gaps = ", ".join(f"{arm['floor_gap']:.4f}" for arm in sound)
-        sentences.append(f"Above the attainable floor: {gaps}.")
+        attainable = sound[0].get("attainable_floor") is not None
+        floor = (
+            "attainable floor"
+            if attainable
+            else "text's entropy, which windows that cut documents cannot reach"
+        )
+        sentences.append(f"Above the {floor}: {gaps}.")
     five_gram = baselines["5-gram"]["test_loss"]
     if five_gram is not None and sound[0]["test_loss"] > five_gram:
         sentences.append(f"None beats a 5-gram model ({five_gram:.4f}).")

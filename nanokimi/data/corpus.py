@@ -158,10 +158,10 @@ def _read(
 
 
 def _widened(ranges: Ranges, parts: dict[str, _Part], facts: dict[str, Any]) -> Ranges | None:
-    """Wider ranges, if validation or test got too little of a set of documents without a split of its own."""
+    """Other ranges, if a part got too little of a set of documents without a split of its own."""
     if facts["contiguous"] or facts["own_split"]:
         return None
-    if min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
+    if parts["train"].ends[-1] and min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
         return None
     hashes = np.concatenate([np.array(part.hashes, dtype=np.uint64) for part in parts.values()])
     sizes = np.concatenate([np.diff(np.array(part.ends, dtype=np.int64)) for part in parts.values()])

@@ -64,9 +64,10 @@ class Ranges:
         return own
 
     def widened(self, hashes: np.ndarray, sizes: np.ndarray) -> Ranges | None:
-        """The ranges that give validation and test MIN_PART bytes each, none given up; None if nothing were left.
+        """The ranges that give validation and test MIN_PART bytes each, and training a document; None if there are none.
 
-        Only sets of few documents need it, and only in them may new documents move an old one: back to training.
+        They give up documents of theirs only where training would have none. Only sets of few documents need it, and
+        only in them may new documents move an old one: back to training.
         """
         distinct, places = np.unique(hashes, return_inverse=True)
         bytes_of = np.bincount(places, weights=sizes)
@@ -74,7 +75,10 @@ class Ranges:
         high = len(distinct) - 1 - int(np.searchsorted(np.cumsum(bytes_of[::-1]), MIN_PART))
         if not low + 1 < high:
             return None
-        return Ranges(max(self.val_below, int(distinct[low]) + 1), min(self.test_from, int(distinct[high])))
+        narrow = Ranges(int(distinct[low]) + 1, int(distinct[high]))
+        wide = Ranges(max(self.val_below, narrow.val_below), min(self.test_from, narrow.test_from))
+        left = (distinct >= wide.val_below) & (distinct < wide.test_from)
+        return wide if left.any() else narrow
 
 
 def split_positions(characters: int, dataset: DatasetConfig) -> tuple[int, int]:
