@@ -64,7 +64,7 @@ class Ranges:
         return own
 
     def widened(self, hashes: np.ndarray, sizes: np.ndarray) -> Ranges | None:
-        """The ranges that give validation and test MIN_PART bytes each, and training a document; None if there are none.
+        """The ranges that give validation and test MIN_PART bytes each, and training a document; None if none do.
 
         They give up documents of theirs only where training would have none. Only sets of few documents need it, and
         only in them may new documents move an old one: back to training.
