@@ -95,7 +95,7 @@ def test_an_arm_of_the_users_own_is_what_its_words_say(arms: list[StudyArm]) -> 
         ("x: from=nanokimi optim.schedule=linear", "variant.optim.schedule is linear: expected one of wsd"),
         ("x: from=nanokimi optim.lr=fast", "optim.lr=fast': variant.optim.lr is fast: expected a number"),
         ("x: from=nanokimi optim.lr=-1", "variant.optim.lr is -1.0: it must be above 0"),
-        ("x: from=nanokimi optim.lr=", "variant.optim.lr"),
+        ("x: from=nanokimi optim.lr=", "optim.lr needs a value"),
         ("x: from=nanokimi optim.betas=[0.9", "variant.optim.betas is [0.9: expected a list like"),
         ("x: from=nanokimi model=foo", "variant.model is a group of settings: name one of them"),
         ("x: from=nanokimi model.norm", "model.norm needs a value, as in model.norm=VALUE"),
