@@ -5,7 +5,7 @@
 
 A document marks such a place by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and
 `<!-- end NAME -->`; what stands between them is replaced. Nothing in between is written by hand. The lines come from
-`benchmarks/record.py` (comparisons), `benchmarks/null.py` (null experiments) and the benchmarks' own `--out` (speed).
+`benchmarks/record.py` (comparisons) and the benchmarks' own `--out` (speed).
 """
 
 from __future__ import annotations
@@ -176,24 +176,6 @@ def tales_table(name: str) -> str:
     return "\n".join(lines)
 
 
-# ---- null experiments
-
-
-def null_table() -> str:
-    """How often a winner was named where there is none."""
-    lines = [
-        "| what was compared | seeds in a try | tries | winners | smallest and largest difference (nats per token) |",
-        "|---|---|---|---|---|",
-    ]
-    for row in read_json_lines(RESULTS / "null.jsonl"):
-        if row["kind"] == "summary":
-            lines.append(
-                f"| {row['what']} | {row['seeds']} | {row['tries']} | {row['winners']} "
-                f"| {row['smallest']:.4f}, {row['largest']:.4f} |"
-            )
-    return "\n".join(lines)
-
-
 # ---- speed
 
 
@@ -277,7 +259,6 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-search": lambda: search_table("tales-short"),
         "tales-stories": lambda: tales_table("tales-short"),
     },
-    "docs/experiments.md": {"null": null_table},
 }
 
 
@@ -288,10 +269,10 @@ def filled(path: Path, tables: dict[str, Callable[[], str]]) -> str:
     if sorted(marked) != sorted(tables):
         raise ValueError(f"{path.name} marks the tables {sorted(marked)}, expected {sorted(tables)}")
     for name, make in tables.items():
-        begin, end = f"<!-- table {name}: made by benchmarks/tables.py -->\n", f"\n<!-- end {name} -->"
+        begin, end = f"<!-- table {name}: made by benchmarks/tables.py -->", f"<!-- end {name} -->"
         before, rest = text.split(begin)
         after = rest.split(end, 1)[1]
-        text = before + begin + make() + end + after
+        text = f"{before}{begin}\n{make()}\n{end}{after}"
     return text
 
 

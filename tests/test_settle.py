@@ -126,7 +126,7 @@ def lineage_of(config: RunConfig, arms: list[StudyArm], more: list[StudyArm]) ->
 
 
 def test_families_of_a_scale_inherit_from_the_configured_width(config: RunConfig) -> None:
-    sized = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))
+    sized = scale_arms(config, ScaleOptions(sizes=(32, 64, 96, 128)))
     found = {name: parent.name for name, parent in family_parents(sized, 64).items()}
     assert len(found) == 6 and f"{END}, 64 wide" not in found
     assert found[f"{END}, 96 wide"] == f"{END}, 64 wide" and found[f"{START}, 32 wide"] == f"{START}, 64 wide"
@@ -156,7 +156,7 @@ def test_everything_but_the_rate_is_inherited_and_what_an_arm_is_about_is_kept(
 def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms: list[StudyArm]) -> None:
     by_name = {arm.name: arm for arm in arms}
     record = pretend_records([by_name[END]])[END]
-    sized = {arm.name: arm for arm in scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))}
+    sized = {arm.name: arm for arm in scale_arms(config, ScaleOptions(sizes=(32, 64, 96, 128)))}
     wide = sized[f"{END}, 96 wide"]
     found = settings_of({"lr": 0.01, **inherit(record, wide)}, wide.config, 2 * STEPS)
     here = settings_of(record["best_values"], by_name[END].config, STEPS)
