@@ -16,6 +16,7 @@ from torch import nn
 import nanokimi
 from nanokimi.config import GPTConfig, KimiConfig
 from nanokimi.measure.audit import AuditResult
+from nanokimi.measure.audit_plan import make_plan
 from nanokimi.model.build import build_model
 
 VOCAB, CONTEXT = 16, 8
@@ -420,10 +421,15 @@ def test_an_output_that_is_no_logits_is_a_value_error(change: str) -> None:
         audit(Shaped(change))
 
 
-@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"context": 1}, {"vocab_size": 1}])
+@pytest.mark.parametrize("sizes", [{"batch_size": 0}, {"context": 1}, {"vocab_size": 1}])
 def test_sizes_too_small_to_test_anything_are_a_value_error(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         audit(Embedded(), **sizes)  # type: ignore[arg-type]
+
+
+def test_where_one_row_at_a_time_is_evaluated_two_are_audited() -> None:
+    assert make_plan(16, 8, 1, 8, 0, None).rows == 2
+    assert audit(Embedded(), batch_size=1).causal
 
 
 # ---- real text, and what is not excluded

@@ -236,7 +236,8 @@ def test_a_real_limit_on_memory_is_kept_by_smaller_micro_batches(tiny_config: Bu
         settings, out = tmp_path / f"{name}.yaml", tmp_path / name
         save_config(replace(config, train=replace(config.train, memory_limit_gb=limit)), settings)
         command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--out", str(out)]
-        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert ended.returncode == 0, ended.stderr
         done[name] = read_json(out / "result.json")
     # code that is loaded after the limit was set is not counted by the system
     assert done["free"]["peak_memory_bytes"] > 0.8e9 and done["limited"]["peak_memory_bytes"] < 0.62e9

@@ -86,7 +86,7 @@ def audit(
             which otherwise computes only the last position) is given the next tokens as targets.
         vocab_size: ids are drawn below it.
         context: length of the sequences (T).
-        batch_size: rows that an evaluation takes at a time, at least 2; None: 4,096 tokens at a time.
+        batch_size: rows that an evaluation takes at a time (of one, two are audited); None: 4,096 tokens at a time.
         max_cuts: when T - 1 is more, that many cuts are spread evenly (the number used is in the result).
         seed: of the test's tokens and of dropout.
         call: how to call the module, if not as above; returns any of the forms above.
