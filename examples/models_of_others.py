@@ -44,6 +44,7 @@ class NanoGPT(nn.Module):
 
     def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Logits (B, T, W). Without targets it would compute those of the last position alone."""
+        ids_BT = ids_BT.contiguous()  # it calls view() on them
         logits_BTW: torch.Tensor = self.gpt(ids_BT, targets=ids_BT)[0]
         return logits_BTW
 

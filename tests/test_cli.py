@@ -287,7 +287,6 @@ CASES: list[tuple[str, str, str]] = [
     ("sweep --config {S} {D} --search --trials 3", "it must be a power of two", ""),
     ("sweep --config {S} {D} --trials 4", "--trials belongs to --search", ""),
     ("ladder --config {S} {D} --also x", "--also is now --arm", ""),
-    ("ladder --config {S} {D} --arm x", 'expected "NAME: from=ARM', ""),
     # preparing
     ("prepare {D} --dataset.split halves", "dataset.split is halves: expected", ""),
     ("prepare {D} --dataset.test_fraction 1", "dataset.test_fraction", ""),

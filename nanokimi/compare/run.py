@@ -14,6 +14,7 @@ from typing import Any
 from nanokimi.compare.arm_process import ArmProcess
 from nanokimi.compare.matched import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
+from nanokimi.compare.searched import searched
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
@@ -47,6 +48,7 @@ def compare(
         Interrupted: a signal came; the arms were saved and `resume` continues them.
     """
     check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    searched(config)  # a file that is none is refused now, not when the report is made
     if not resume:
         with fresh_folder(out) as folder:
             config, data = set_up(config, folder)

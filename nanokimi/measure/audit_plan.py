@@ -125,7 +125,9 @@ def make_plan(
     """
     rows = max(TOKENS_AT_A_TIME // max(context, 1), FEWEST_ROWS) if batch_size is None else batch_size
     if rows < 1 or context < 2 or vocab_size < 2 or max_cuts < 1:
-        raise ValueError("the audit needs a batch_size of 1 or more, context and vocab_size of at least 2, and a cut")
+        raise ValueError(
+            "the audit needs a batch_size of 1 or more, context and vocab_size of at least 2, and a cut"
+        )
     rows = max(rows, 2)
     real = [] if windows is None else as_windows(windows, vocab_size, context)
     return Plan(vocab_size, context, rows, spread_cuts(context, max_cuts), real, seed)

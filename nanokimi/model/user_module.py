@@ -33,6 +33,7 @@ class UserModule(nn.Module):
 
     def forward(self, ids_BT: torch.Tensor, cache: None = None, want_max_logits: bool = False) -> Output:
         """Logits of the next token at each position."""
+        ids_BT = ids_BT.contiguous()  # theirs may call view() on them, as nanoGPT's does
         output = self.module(ids_BT, targets=ids_BT) if self.wants_targets else self.module(ids_BT)
         return Output(logits_of(output))
 
