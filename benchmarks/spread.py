@@ -6,7 +6,7 @@ Each arm is trained with several seeds, and several times with the first seed, w
 error (2^-23 of itself, up or down at random) from where it would: what another processor, or another number of threads,
 does to a run in its first step. The standard deviations of the test loss go into the preset's `compare.spread`, the
 larger ones of its arms; the last line that this prints is to be pasted there. Runs that the file already has are not
-made again, so the command can be repeated until it is done.
+made again at the same commit, so the command can be repeated until it is done.
 """
 
 from __future__ import annotations
@@ -72,21 +72,18 @@ def wanted_runs(arms: dict[str, RunConfig], runs: int) -> list[tuple[str, int, i
 
 def measure(name: str, config: RunConfig, runs: int, out: Path, workers: int) -> None:
     """Make the runs that the file lacks, two or more at a time, one thread each."""
-    done = (
-        {(r["preset"], r["arm"], r["seed"], r["nudged"]) for r in read_json_lines(out)}
-        if out.exists()
-        else set()
-    )
     environment = describe_environment()
+    done = {(r["arm"], r["seed"], r["nudged"]) for r in recorded(out, name, environment["commit"])}
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, train=replace(config.train, threads=1))
         resolved, _ = set_up(config, Path(folder))
         data_folder = find_data(Path(folder))
         arms = arm_configs(resolved)
-        jobs = [job for job in wanted_runs(arms, runs) if (name, *job) not in done]
+        jobs = [job for job in wanted_runs(arms, runs) if job not in done]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             losses = {
-                job: pool.submit(test_loss, seeded(arms[job[0]], job[1]), data_folder, job[2]) for job in jobs
+                job: pool.submit(test_loss, replace(arms[job[0]], seed=job[1]), data_folder, job[2])
+                for job in jobs
             }
             for (arm, seed, nudged), loss in losses.items():
                 row = {"preset": name, "arm": arm, "seed": seed, "nudged": nudged, "test_loss": loss.result()}
@@ -95,9 +92,10 @@ def measure(name: str, config: RunConfig, runs: int, out: Path, workers: int) ->
                 print(f"{arm}, seed {seed}, rounding {nudged}: {row['test_loss']:.4f}", file=sys.stderr)
 
 
-def seeded(arm: RunConfig, seed: int) -> RunConfig:
-    """The arm with another seed."""
-    return replace(arm, seed=seed)
+def recorded(out: Path, name: str, commit: str | None) -> list[Row]:
+    """The lines of this preset at this commit: at another one its settings may have been others."""
+    rows = read_json_lines(out) if out.exists() else []
+    return [row for row in rows if (row["preset"], row["commit"]) == (name, commit)]
 
 
 def spread_of(rows: list[Row]) -> Row:
@@ -126,8 +124,7 @@ def main() -> None:
     if chosen.runs < 2:
         parser.error("--runs must be at least 2")
     measure(chosen.config, load_config(chosen.config, options), chosen.runs, chosen.out, chosen.workers)
-    rows = [row for row in read_json_lines(chosen.out) if row["preset"] == chosen.config]
-    spread = spread_of(rows)
+    spread = spread_of(recorded(chosen.out, chosen.config, describe_environment()["commit"]))
     print(
         f"compare: {{spread: {{seed: {spread['seed']:.4f}, rounding: {spread['rounding']:.4f}, runs: {chosen.runs}, "
     )

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,15 @@ def test_the_report_has_every_promised_field(finished: Finished) -> None:
     text = finished.text.read_bytes()
     assert report["data"]["file_bytes"] == len(text)
     assert set(report["data"]["baselines"]) == {"unigram", "5-gram", "gzip"}
+
+
+def test_the_documentation_names_every_field(finished: Finished) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    report = finished.report
+    named = {*report, *report["verdict"], *report["arms"][0], *report["comparisons"][0], *report["match"]}
+    named |= set(report["runs"][0]) - {"schema_version"}
+    missing = {name for name in named if not re.search(rf"\b{name}\b", text)}
+    assert not missing
 
 
 def test_means_and_pairs_follow_from_the_runs(finished: Finished) -> None:

@@ -451,7 +451,7 @@ def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
         (["--rungs", "MLA", "--direction", "up"], "--rungs: MLA needs RoPE"),
         (["--seeds", "0"], "--seeds is 0: it must be 1 to 1000"),
         (["--tuned", "x.json", "--no-tune"], "--tuned and --no-tune exclude each other"),
-        (["--arm", "nonsense"], "--arm 'nonsense': expected \"NAME: from=ARM"),
+        (["--arm", "nonsense"], "--arm 'nonsense': expected \"NAME: from=FAMILY"),
         (
             ["--arm", "x: from=nanokimi model.atention=gqa"],
             "there is no setting 'variant.model.atention'; the nearest is",

@@ -235,7 +235,7 @@ def test_a_family_of_the_users_own_stands_at_every_size(config: RunConfig) -> No
         ("x: from=nanogpt model.hidden_size=64", "model.hidden_size is what --sizes changes: leave it out"),
         ("x: from=mine.py:Model", "a class of your own has no width that scale could change"),
         ("x: from=nanogtp", "from is nanogtp: a study's arms are made from nanokimi, nanogpt"),
-        ("x optim.lr=1", 'expected "NAME: from=ARM'),
+        ("x optim.lr=1", 'expected "NAME: from=FAMILY'),
     ],
 )
 def test_a_family_that_cannot_be_scaled_is_refused(config: RunConfig, text: str, message: str) -> None:

@@ -101,7 +101,7 @@ def test_an_arm_of_the_users_own_is_what_its_words_say(arms: list[StudyArm]) -> 
         ("x: from=nanokimi model.norm", "model.norm needs a value, as in model.norm=VALUE"),
         ("x: from=NanoGPT model.num_attention_heads=0", "variant.model.num_attention_heads is 0: it must be above 0"),
         ("x: from=NanoGPT model.intermediate_size=0", "variant.model.intermediate_size is 0: it must be above 0"),
-        (": from=NanoKimi model.norm=rmsnorm", "expected \"NAME: from=ARM"),
+        (": from=NanoKimi model.norm=rmsnorm", "expected \"NAME: from=FAMILY"),
         ("NanoGPT: from=NanoKimi model.norm=rmsnorm", "there is an arm 'NanoGPT' already"),
     ],
 )  # fmt: skip

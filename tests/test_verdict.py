@@ -148,6 +148,13 @@ def test_models_above_a_five_gram_are_told_so() -> None:
     assert "5-gram" not in judge({"A": [2.9, 2.9], "B": [3.3, 3.3]})["sentence"]
 
 
+def test_a_floor_that_no_window_can_reach_is_not_called_attainable() -> None:
+    rows = [arm("A", [1.0, 1.1]) | {"floor_gap": 0.75, "attainable_floor": 0.3}]
+    assert "Above the attainable floor: 0.7500." in verdict(rows, [], BASELINES, None)["sentence"]
+    sentence = verdict([rows[0] | {"attainable_floor": None}], [], BASELINES, None)["sentence"]
+    assert "attainable" not in sentence and "text's entropy" in sentence and "0.7500" in sentence
+
+
 def test_identical_arms_win_at_most_one_time_in_twenty() -> None:
     """Arms of one distribution, three seeds each, 2,000 comparisons of three arms."""
     generator = np.random.default_rng(0)

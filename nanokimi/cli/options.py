@@ -60,7 +60,7 @@ USAGE = {
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]
 
-  RUN_FOLDER              of `train`, or of `compare` (both models answer)
+  RUN_FOLDER              of `train`, or of `compare` (every arm answers)
   --prompt TEXT           what to continue (default: the run's own prompts)
   --max_new_tokens N      tokens to write
   --temperature X         0: always the likeliest token
@@ -73,7 +73,7 @@ usage: nanokimi sample RUN_FOLDER [options]
     "evaluate": """\
 usage: nanokimi evaluate RUN_FOLDER [options]
 
-  RUN_FOLDER              of `train`, or of `compare` (both models are scored)
+  RUN_FOLDER              of `train`, or of `compare` (every run is scored)
   --part NAME             test (default), or val: the part that settings were chosen on
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
@@ -94,7 +94,7 @@ Prints a summary. Training with the same settings finds the tokens in the cache.
 usage: nanokimi audit RUN_FOLDER [options]
        nanokimi audit FILE.py:NAME --vocab_size N --context N [options]
 
-  RUN_FOLDER              of `train`, or of `compare` (both models are audited, also on its validation text)
+  RUN_FOLDER              of `train`, or of `compare` (every run is audited, also on its validation text)
   FILE.py:NAME            a function or class of yours that, called without arguments, returns an nn.Module which
                           maps token ids to logits; the file is executed
   --vocab_size N          number of token ids
@@ -120,7 +120,7 @@ usage: nanokimi bench [options] [--any.setting VALUE ...]
   --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
   --quick                 a few seconds, less exact
   --json                  print one JSON object instead of the table
-Measures the machine's rates of matrix products and memory; then, for both models on random tokens, a training step
+Measures the machine's rates of matrix products and memory; then, for every arm on random tokens, a training step
 with the parts of it, the floor that those rates set, and reading and writing one token. Needs no text.
 """,
     **STUDY_USAGE,

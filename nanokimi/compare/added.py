@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from nanokimi.compare.match import parameters, solve_width
 from nanokimi.compare.settle import HELD
 from nanokimi.compare.study import StudyArm
 from nanokimi.config import OptimConfig, RunConfig, VariantConfig
-from nanokimi.config.arms import arm_configs, slug, with_arm
+from nanokimi.config.arms import arm_configs, arm_words, slug, with_arm
 from nanokimi.config.files import require_setting, settings, with_changes, with_parsed
 from nanokimi.config.parsing import nearest
 from nanokimi.config.rules import validate
@@ -31,16 +30,15 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
     `from` names a family, an arm, or a class of the user's (FILE.py:CLASS, whose size stays what it is). Raises
     UserError for what cannot be read.
     """
-    name, source, given = arm_words(arms, text)
+    name, source, given = arm_words(text)
+    if slug(name) in [slug(arm.name) for arm in arms]:
+        raise UserError(f"--arm '{text}': there is an arm '{name}' already, give it another name")
     if is_plug(source):
         return class_arm(arms[0], name, source, text)
     base = source_of(arms, source, text)
     for key in given:
         require_setting(f"variant.{key}", "--arm")
     try:
-        for key, value in given.items():
-            if not value:
-                raise UserError(f"{key} needs a value, as in {key}=VALUE")
         parsed = {f"variant.{key}": value for key, value in given.items()}
         config = with_parsed(base.config, parsed)
         changes = {key: settings(config)[key] for key in parsed}
@@ -48,24 +46,6 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
         return resized(name, config, {**changes, **made_from(base)}, about)
     except UserError as error:
         raise UserError(f"--arm '{text}': {error}") from None
-
-
-def arm_words(arms: Sequence[StudyArm], text: str) -> tuple[str, str, dict[str, str]]:
-    """What `--arm` says: the new arm's name, what it is made from, and its settings as words."""
-    name, colon, rest = text.partition(":")
-    name = name.strip()
-    try:
-        words = shlex.split(rest)
-    except ValueError as error:
-        raise UserError(f"--arm '{text}': {error}") from None
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    if not colon or not slug(name) or "from" not in given:
-        raise UserError(
-            f"--arm '{text}': expected \"NAME: from=ARM model.SETTING=VALUE optim.SETTING=VALUE\""
-        )
-    if slug(name) in [slug(arm.name) for arm in arms]:
-        raise UserError(f"--arm '{text}': there is an arm '{name}' already, give it another name")
-    return name, given.pop("from"), given
 
 
 def source_of(arms: Sequence[StudyArm], source: str, text: str) -> StudyArm:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.added import added_arm, arm_words
+from nanokimi.compare.added import added_arm
 from nanokimi.compare.curve import describe_fit, multiplier
 from nanokimi.compare.ladder import (
     ADAMW_END,
@@ -38,6 +38,7 @@ from nanokimi.compare.study import (
 )
 from nanokimi.compare.study_output import write_outputs
 from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_words
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules_variant import is_plug
 from nanokimi.errors import UserError
@@ -117,7 +118,7 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
     Raises UserError for what has no size, or sets it.
     """
     ends = [ladder_arm(sized, family, rungs) for family, rungs in FAMILIES.items()]
-    name, source, given = arm_words(ends, text)
+    name, source, given = arm_words(text)
     if is_plug(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
     for key in SIZED:

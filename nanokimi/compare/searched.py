@@ -33,14 +33,22 @@ def searched(config: RunConfig) -> dict[str, dict[str, Any]]:
         return {}
     path = search_file(config.compare.search)
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))["arms"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        records, other = content["arms"], elsewhere(config, content)
         return {
-            name: {**records[name], "file": path.name, "changed": changed(arm, records[name]["best"])}
+            name: {**records[name], "file": path.name, "changed": changed(arm, records[name]["best"]) + other}
             for name, arm in arm_configs(config).items()
             if name in records
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no search.json: name one that nanokimi sweep --search wrote") from None
+
+
+def elsewhere(config: RunConfig, content: dict[str, Any]) -> list[str]:
+    """What a search was made for that is not so now: the budget, the text."""
+    there = {"train.max_steps": content["steps"], "dataset.path": content["data"]["path"]}
+    here = {"train.max_steps": config.train.max_steps, "dataset.path": Path(str(config.dataset.path)).name}
+    return [key for key, value in there.items() if here[key] != value]
 
 
 def changed(arm: RunConfig, best: dict[str, Any]) -> list[str]:

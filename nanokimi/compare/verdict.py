@@ -112,8 +112,8 @@ def one_seed(spread: SpreadConfig | None) -> str:
         known = "How much runs of these settings differ was not measured"
     else:
         known = (
-            f"Runs of this preset differ by {spread.seed:.3f} from seed to seed, and by {spread.rounding:.3f} by "
-            "rounding alone (standard deviations)"
+            f"Runs of the preset as it ships differ by {spread.seed:.3f} from seed to seed, and by "
+            f"{spread.rounding:.3f} by rounding alone (standard deviations)"
         )
     return f"No winner: one seed cannot tell an effect from chance. {known}: compare with --seeds 3 or more."
 

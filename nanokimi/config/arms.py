@@ -107,24 +107,31 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         raise UserError(f"{where}: {error}") from None
 
 
-def with_arm(config: RunConfig, text: str) -> RunConfig:
-    """The configuration with an arm added or replaced: "NAME: from=nanogpt optim.name=muon model.hidden_size=64".
-
-    Raises UserError for what cannot be read.
-    """
+def arm_words(text: str) -> tuple[str, str, dict[str, str]]:
+    """What `--arm` says: the arm's name, what it is made from, and its settings as words. Raises UserError."""
     name, colon, rest = text.partition(":")
     name = name.strip()
     try:
         words = shlex.split(rest)
     except ValueError as error:
         raise UserError(f"--arm '{text}': {error}") from None
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    loose = [word for word in words if "=" not in word]
-    if not colon or not name or loose or "from" not in given:
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    if not colon or not slug(name) or not given.get("from"):
         raise UserError(
             f"--arm '{text}': expected \"NAME: from=FAMILY model.SETTING=VALUE optim.SETTING=VALUE\""
         )
-    source = given.pop("from")
+    for key, value in given.items():
+        if not value:
+            raise UserError(f"--arm '{text}': {key} needs a value, as in {key}=VALUE")
+    return name, given.pop("from"), given
+
+
+def with_arm(config: RunConfig, text: str) -> RunConfig:
+    """The configuration with an arm added or replaced: "NAME: from=nanogpt optim.name=muon model.hidden_size=64".
+
+    Raises UserError for what cannot be read.
+    """
+    name, source, given = arm_words(text)
     specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
     specs[name] = {"from": source}
     base = arm_config(config, specs, name)

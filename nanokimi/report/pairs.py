@@ -108,8 +108,8 @@ def spread_words(report: Record) -> str:
     if not spread:
         return "How far runs of these settings differ from one another has not been measured."
     return (
-        f"Runs of this preset were measured to differ by {units.fixed(spread['seed'])} nats per token from seed to "
-        f"seed and by {units.fixed(spread['rounding'])} by rounding alone (standard deviations over "
+        f"Runs of the preset as it ships were measured to differ by {units.fixed(spread['seed'])} nats per token from "
+        f"seed to seed and by {units.fixed(spread['rounding'])} by rounding alone (standard deviations over "
         f"{units.count(spread['runs'])} runs, {spread['file']})."
     )
 
