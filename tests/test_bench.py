@@ -193,7 +193,7 @@ def test_the_default_configuration_needs_no_text(monkeypatch: pytest.MonkeyPatch
     from nanokimi.config.files import load_config
 
     run_bench(load_config("shakespeare-char", ["--train.device", "cpu", "--train.threads", "1"]))
-    assert [config.model for config in seen] == ["nanokimi", "nanogpt"]
+    assert [config.model for config in seen] == ["nanokimi", "nanogpt", "nanogpt"]
     assert seen[0].nanokimi.model.vocab_size == 65
 
 
