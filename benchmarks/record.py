@@ -1,7 +1,11 @@
-"""Keep the runs of a finished comparison as lines of docs/results, from which `tables.py` makes every table.
+"""Keep the runs of a finished comparison or study as lines of docs/results, from which `tables.py` makes every table.
 
     nanokimi compare --seeds 5 --out runs/tales
     python benchmarks/record.py runs/tales --to docs/results/tales.jsonl
+    python benchmarks/record.py runs/ladder-tales --to docs/results/ladder-tales.jsonl
+
+Of a study (ladder, scale) the lines are those of its results.jsonl: the plan, which holds every trial's losses, and the
+runs that judge. Of a comparison:
 
 One JSON object for each run: its seed, arm, losses and costs, the audit's verdict, what the story world said of it, the
 processor, the commit and the command. The first line that it writes (kind "comparison") has what belongs to all runs:
@@ -12,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.jobs import RESULTS_FILE
 from nanokimi.errors import UserError
-from nanokimi.runtime.files import read_json, write_atomic
+from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 
 RUN_FIELDS = (
     "arm seed folder steps tokens val_loss test_loss test_bits_per_byte test_bits_per_char floor_gap attainable_floor "
@@ -33,7 +39,9 @@ def comparison_rows(out: Path) -> list[dict[str, Any]]:
     """The lines of a finished comparison. Raises UserError if an arm did not pass its audit, or nothing is finished."""
     path = out / "report.json"
     if not path.is_file():
-        raise UserError(f"{path} does not exist: name the folder of a finished nanokimi compare")
+        raise UserError(
+            f"{path} does not exist: name the folder of a finished nanokimi compare, ladder or scale"
+        )
     report = read_json(path)
     for run in report["runs"]:
         if not run["audit"]["causal"]:
@@ -85,16 +93,27 @@ def short_search(search: dict[str, Any]) -> dict[str, Any]:
     return {key: search.get(key) for key in kept} | {"table": table}
 
 
+def study_rows(out: Path) -> list[dict[str, Any]]:
+    """The lines of a finished study: those runs that its last plan names, and the plan, without folders of ours."""
+    lines = read_json_lines(out / RESULTS_FILE)
+    plan = [line for line in lines if line["kind"] == "plan"][-1]
+    wanted = {key for arm in plan["arms"] for keys in arm["runs"].values() for key in keys}
+    command = re.sub(r"(--data )\S*/(\S+)", r"\1\2", plan["machine"]["command"])
+    runs = [line for line in lines if line["kind"] == "run" and line["key"] in wanted]
+    return [*runs, {**plan, "machine": {**plan["machine"], "command": command}}]
+
+
 def main() -> int:
     """Write the lines, or say in one line why not."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="the folder of a finished comparison")
+    parser.add_argument("out", type=Path, help="the folder of a finished comparison or study")
     parser.add_argument("--to", type=Path, required=True, help="a file below docs/results")
     chosen = parser.parse_args()
     try:
-        rows = comparison_rows(chosen.out)
+        is_study = (chosen.out / RESULTS_FILE).is_file() and (chosen.out / "study.json").is_file()
+        rows = study_rows(chosen.out) if is_study else comparison_rows(chosen.out)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     write_atomic(chosen.to, "".join(json.dumps(row) + "\n" for row in rows))

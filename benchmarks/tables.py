@@ -1,11 +1,12 @@
-"""Make every table of README.md and docs/ that is made of recorded runs, from the lines in docs/results.
+"""Make every table and number of README.md and docs/ that comes from recorded runs, from the lines in docs/results.
 
     python benchmarks/tables.py            # write them into the documents
     python benchmarks/tables.py --check    # change nothing; exit status 1 if a document differs (a test calls it)
 
 A document marks such a place by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and
-`<!-- end NAME -->`; what stands between them is replaced. Nothing in between is written by hand. The lines come from
-`benchmarks/record.py` (comparisons) and the benchmarks' own `--out` (speed).
+`<!-- end NAME -->`; what stands between them is replaced. Nothing in between is written by hand. A number within a
+sentence stands between `<!--=NAME-->` and `<!--=-->`; NUMBERS says how each is computed, and a test allows README no
+others. The lines come from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
 """
 
 from __future__ import annotations
@@ -249,6 +250,68 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+# ---- numbers within sentences
+
+
+def mean_of(name: str, arm: str, key: str) -> float:
+    """Over the seeds of an arm of docs/results/NAME.jsonl."""
+    return fmean(run[key] for run in read_comparison(name)[1] if run["arm"] == arm)
+
+
+def old_lead() -> float:
+    """What we had claimed: NanoGPT with AdamW less NanoKimi on tales, five seeds, of the recorded runs."""
+    lines = read_json_lines(RESULTS / "tales-muon.jsonl")
+    runs = [line for line in lines if line["kind"] == "run" and line["purpose"] == "seed"]
+    losses = {arm: [run["val_loss"] for run in runs if run["arm"] == arm] for arm in ("NanoGPT", "NanoKimi")}
+    return fmean(losses["NanoGPT"]) - fmean(losses["NanoKimi"])
+
+
+def times(key: str) -> str:
+    """NanoKimi's over NanoGPT with Muon's in the default comparison."""
+    ratio = mean_of("tales-short", "NanoKimi", key) / mean_of("tales-short", "NanoGPT with Muon", key)
+    return f"{ratio:.1f}"
+
+
+def lead(over: str) -> str:
+    """By how much NanoKimi is lower than another arm of the default comparison."""
+    other = mean_of("tales-short", over, "test_loss")
+    return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
+
+
+NUMBERS: dict[str, Callable[[], str]] = {
+    "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
+    "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
+    "lead": lambda: lead("NanoGPT"),
+    "time": lambda: times("train_seconds"),
+    "parameters": lambda: times("params_total"),
+    "old-lead": lambda: f"{old_lead():.2f}",
+    "leaky": lambda: str(len(audited("LEAKY"))),
+    "clean": lambda: str(len(audited("CLEAN"))),
+}
+
+
+def audited(kind: str) -> dict[str, Any]:
+    """The models that the audit is tested on."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import audit_models
+    finally:
+        sys.path.pop(0)
+    found: dict[str, Any] = getattr(audit_models, kind)
+    return found
+
+
+def with_numbers(text: str) -> str:
+    """The text with each marked number computed. Raises ValueError for a name that NUMBERS does not have."""
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in NUMBERS:
+            raise ValueError(f"nothing is known of the number {match[1]}; there are {', '.join(NUMBERS)}")
+        return f"<!--={match[1]}-->{NUMBERS[match[1]]()}<!--=-->"
+
+    return re.sub(r"<!--=([\w-]+)-->[^<]*<!--=-->", number, text)
+
+
 # ---- the documents
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
@@ -273,7 +336,7 @@ def filled(path: Path, tables: dict[str, Callable[[], str]]) -> str:
         before, rest = text.split(begin)
         after = rest.split(end, 1)[1]
         text = f"{before}{begin}\n{make()}\n{end}{after}"
-    return text
+    return with_numbers(text)
 
 
 def main() -> int:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from nanokimi.measure.audit import audit
+from nanokimi.train.loop import LOSS_AT_MOST
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "tables.py"
+
+
+def imported_tables() -> ModuleType:
+    """benchmarks/tables.py, which is no package's."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import tables
+    finally:
+        sys.path.pop(0)
+    return tables
 
 
 def test_every_table_follows_from_the_recorded_runs() -> None:
@@ -20,11 +37,7 @@ def test_every_table_follows_from_the_recorded_runs() -> None:
 @pytest.mark.parametrize("name", ["tales", "speed"])
 def test_a_changed_digit_is_found(name: str, tmp_path: Path) -> None:
     """The check would fail: the table is replaced by what the runs say, whatever stood there."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import tables
-    finally:
-        sys.path.pop(0)
+    tables = imported_tables()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     begin = text.index(f"<!-- table {name}:")
     at = next(i for i in range(text.index("\n|---", begin), len(text)) if text[i].isdigit())
@@ -34,18 +47,57 @@ def test_a_changed_digit_is_found(name: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_mark_is_no_silent_pass(tmp_path: Path) -> None:
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import tables
-    finally:
-        sys.path.pop(0)
+    tables = imported_tables()
     (tmp_path / "README.md").write_text("# nothing here\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected"):
         tables.filled(tmp_path / "README.md", tables.DOCUMENTS["README.md"])
 
 
-def test_the_number_of_models_that_the_audit_is_tested_on_is_right() -> None:
-    from audit_models import CLEAN, LEAKY
+NOT_MEASURED = {
+    "3.11": "the oldest Python, in pyproject.toml",
+    "256": "positions, max_cuts of the audit",
+    "5%": "LOSS_AT_MOST of train/loop.py",
+    "0.25M 1M 5M 27M 100M 350M 1B": "names of presets; tests/test_presets.py counts their parameters",
+}
+"""Numbers of README's prose that no run decides, each held by a test."""
+NAMES = r"Kimi K2|GPT-2|DeepSeek-V2|V3|seed \d|fp32|float64|5-gram|exit status 2"
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{len(LEAKY)} leaky and {len(CLEAN)} clean models" in text
+
+def numbers_in_prose(text: str) -> list[str]:
+    """Those outside tables of measurements, code, links' targets and marks."""
+    for pattern in (
+        r"<!-- table (\S+):.*?<!-- end \1 -->",
+        r"```.*?```",
+        r"`[^`\n]*`",
+        r"\]\([^)]*\)",
+        r"<!--=[\w-]+-->[^<]*<!--=-->",
+        NAMES,
+    ):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    return re.findall(r"\d[\d.,]*(?<![.,])[%MBk]?", text)
+
+
+def test_every_other_number_of_readme_is_made_by_the_same_command() -> None:
+    found = numbers_in_prose((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(found) == {number for numbers in NOT_MEASURED for number in numbers.split()}
+
+
+def test_a_number_written_by_hand_is_found() -> None:
+    assert numbers_in_prose("better by 0.07 nats, <!--=lead-->0.07<!--=-->, or 12% of Kimi K2's") == [
+        "0.07",
+        "12%",
+    ]
+
+
+def test_a_changed_number_is_found_and_an_unknown_one_refused() -> None:
+    tables = imported_tables()
+    assert tables.with_numbers("<!--=leaky-->1<!--=-->") == tables.with_numbers("<!--=leaky-->2<!--=-->")
+    with pytest.raises(ValueError, match="nothing is known of the number moon"):
+        tables.with_numbers("<!--=moon-->1<!--=-->")
+
+
+def test_what_no_run_decides_is_what_the_code_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert inspect.signature(audit).parameters["max_cuts"].default == 256
+    assert LOSS_AT_MOST == (0.05, 60.0)
