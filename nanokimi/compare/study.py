@@ -7,6 +7,7 @@ so that the report follows from that one file.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -131,9 +132,11 @@ def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[Study
     Raises UserError if the same ids give an arm's model other logits each time.
     """
     seen: dict[str, str | None] = {}
+    different = len({model_key(arm.config) for arm in arms})
     for arm in arms:
         key = model_key(arm.config)
         if key not in seen:
+            print(f"auditing {arm.name} ({len(seen) + 1} of {different} architectures)", file=sys.stderr)
             model = arm.config.arm.model
             assert model.vocab_size is not None
             verdict = audit(
