@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nanokimi.compare.scale import curves_of
+from nanokimi.compare.stats import SeedDifference, paired_t
 from nanokimi.compare.study import report_of
 from nanokimi.compare.study_output import matches, sections
 from nanokimi.runtime.files import read_json_lines
@@ -36,4 +39,38 @@ def study_block(path: Path) -> str:
     for title, head, rows in sections(report):
         lines += ["", f"**{title}**", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def old_differences(path: Path) -> dict[str, SeedDifference]:
+    """Each comparison of a study recorded before its arms were searched alike, by name, with its interval of then."""
+    *runs, plan = read_json_lines(path)
+    losses = {line["key"]: line["val_loss"] for line in runs}
+    keys = {arm["name"]: arm["runs"] for arm in plan["arms"]}
+    found = {}
+    for one in plan["comparisons"]:
+        by_arm = [
+            weight * np.array([losses[key] for key in keys[name][one["reading"]]])
+            for name, weight in one["weights"].items()
+        ]
+        total_S = list(np.sum(by_arm, axis=0))
+        found[one["name"]] = paired_t(total_S, [0.0] * len(total_S))
+    return found
+
+
+def old_and_new(old: Path, new: Path) -> str:
+    """The comparisons that both studies made, side by side."""
+    before = old_differences(old)
+    lines = [
+        "| | as we had said | 95% interval of then | searched alike | 95% interval (decides) | now |",
+        "|---|---|---|---|---|---|",
+    ]
+    for effect in study_report(new)["effects"]:
+        if effect["name"] not in before or effect["mean"] is None:
+            continue
+        was, (low, high) = before[effect["name"]], effect["ci95"]
+        lines.append(
+            f"| {effect['name']} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
+            f"| {low:+.3f} to {high:+.3f} | {effect['words']} |"
+        )
     return "\n".join(lines)
