@@ -26,10 +26,11 @@ from nanokimi.compare.report import arm_row
 from nanokimi.compare.stats import paired_t, search_variance
 from nanokimi.compare.verdict import pairs_of, verdict
 from nanokimi.report.units import seconds as in_time
-from nanokimi.runtime.files import read_json_lines, write_atomic
+from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
+PRESETS = ROOT / "nanokimi" / "presets"
 COLUMNS = (
     ("test_loss", "test loss (nats per token)", "{:.4f}", 1.0),
     ("floor_gap", "above the attainable floor", "{:.4f}", 1.0),
@@ -146,6 +147,25 @@ def search_table(name: str) -> str:
         )
     designs = list(dict.fromkeys(search["design"] for search in head["search"].values()))
     return "\n".join([*lines, "", *designs])
+
+
+def sensitivity_table(name: str) -> str:
+    """For each knob and arm the validation losses around the last pattern's centre, the best value in bold."""
+    arms = read_json(PRESETS / "searches" / f"{name}.json")["arms"]
+    knobs = list(dict.fromkeys(knob for record in arms.values() for knob in record["space"]))
+    lines = ["| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
+    for knob in knobs:
+        cells = []
+        for record in arms.values():
+            best = record["best_values"].get(knob)
+            points = [
+                f"{f'**{value_text(value)}**' if value == best else value_text(value)}: "
+                + ("diverged" if loss is None else f"{loss:.4f}")
+                for value, loss in record["sensitivity"].get(knob, [])
+            ]
+            cells.append(", ".join(points) or "not a setting of its optimizer")
+        lines.append(f"| `{knob}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def value_text(value: Any) -> str:
@@ -320,6 +340,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales": lambda: comparison_table("tales-short"),
         "tales-pairs": lambda: pair_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
+        "tales-sensitivity": lambda: sensitivity_table("tales"),
         "tales-stories": lambda: tales_table("tales-short"),
     },
 }
