@@ -36,8 +36,8 @@ def toy(tmp_path: Path) -> Path:
 def refused(toy: Path, capsys: pytest.CaptureFixture[str], verb: str, *more: str) -> str:
     """The one line that a command is refused with, before anything is trained."""
     assert cli.main(study_command(toy, verb, *more)) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("nanokimi: ")
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("auditing ") for line in progress) and error.startswith("nanokimi: ")
     assert not (toy / "out" / "results.jsonl").exists()
     return error
 

@@ -37,6 +37,7 @@ from nanokimi.compare.study import (
     write_plan,
 )
 from nanokimi.compare.study_output import write_outputs
+from nanokimi.compare.tuning_record import read_tuned
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_words
 from nanokimi.config.files import with_changes
@@ -145,6 +146,8 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
+    if options.ladder.tuned is not None:
+        read_tuned(options.ladder.tuned)  # a file that is none is refused before anything is audited
     with open_study(config, out) as study:
         arms = with_leaks_found(scale_arms(study.config, options), study.data)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
