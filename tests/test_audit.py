@@ -460,6 +460,7 @@ def test_a_pair_of_neighbours_in_a_large_vocabulary_is_caught_if_the_text_holds_
 
 def test_what_is_not_excluded_is_said() -> None:
     small = audit(Embedded()).not_excluded
+    assert any("an earlier call in another mode" in words for words in small)
     assert any("no windows were given" in words for words in small)
     assert not any("cuts were tried" in words or "lengths were tried" in words for words in small)
     large = audit(Embedded(), context=90, max_cuts=5, windows=torch.zeros(2, 90)).not_excluded

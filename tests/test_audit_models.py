@@ -35,4 +35,7 @@ def test_chance_is_an_answer_of_its_own(name: str) -> None:
 def test_readme_says_how_many_there_are() -> None:
     assert len(LEAKY) >= 40 and len(CLEAN) >= 20
     readme = (Path(nanokimi.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"{len(LEAKY)} leaky and {len(CLEAN)} clean models" in readme
+    assert (
+        f"<!--=leaky-->{len(LEAKY)}<!--=--> leaky and <!--=clean-->{len(CLEAN)}<!--=--> clean models"
+        in readme
+    )

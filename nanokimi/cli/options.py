@@ -14,7 +14,7 @@ nanokimi: train Kimi K2's ideas at nano scale beside NanoGPT, and measure honest
 
 usage: nanokimi VERB [options]
 
-  compare    train NanoKimi and NanoGPT (or other arms) on the same text and write one report
+  compare    train NanoKimi, NanoGPT with Muon and NanoGPT (or other arms) on the same text and write one report
   train      train one of them, or a variant composed at will
   sweep      find each arm's best learning rate, or any setting's best value
   ladder     say what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
@@ -22,7 +22,7 @@ usage: nanokimi VERB [options]
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text ahead, and show what is in it
-  audit      prove that a model does not read the answer (exit status 1 if it does)
+  audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
   prune      drop the least used experts of a trained model, and say what it costs
   bench      say where the milliseconds of a training step go on this machine, in under a minute
 
@@ -52,10 +52,18 @@ TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without one
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
+    + """\
+  --seeds N               seeds that every arm is trained with; a winner needs two or more
+  --arm "NAME: from=FAMILY model.K=V optim.K=V"
+                          one more arm, or the arm of that name anew; from= a family, another arm, or FILE.py:CLASS, a
+                          model of your own (the file is executed); may be repeated
+  --arms A,B              only these of the arms
+"""
     + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: make the arms equal in it\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
     + "  --model NAME            nanokimi (default), nanogpt or variant\n"
+    + '  --arm NAME              the arm of the preset to train; or "NAME: from=...", as for compare\n'
     + "  --dry-run               train nothing: say what memory, time and disk the run will need\n",
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]

@@ -25,14 +25,15 @@ _TUNING = """\
                           arm one more trial
   --tuning-seeds N        seeds of its own that settings are tried with, their mean decides (default: 2): with one, a
                           rate may be chosen at which other seeds go astray
-  --tuned FILE            take the settings from the tuned.json of an earlier ladder or scale with these arms
+  --tuned FILE            take the settings from the tuned.json of an earlier ladder or scale, or from a search.json,
+                          that has every arm of this study
   --no-tune               take the configured settings; said in every output
   --quick                 a quarter of the steps, 2 seeds, only rates, tried with one, no extensions: to see it work
 """
 
 STUDY_USAGE = {
     "sweep": """\
-usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
 
 """
     + _SHARED
@@ -54,7 +55,7 @@ usage: nanokimi sweep --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
 Prints the whole curve and writes it into sweep.json, a search into search.json, with lines to paste into a preset.
 """,
     "ladder": """\
-usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+usage: nanokimi ladder [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
 
 """
     + _SHARED
@@ -64,16 +65,18 @@ usage: nanokimi ladder --config NAME_OR_PATH --data PATH_OR_NAME [options] [--an
                           NanoKimi one at a time; architecture times optimizer. NanoGPT with Muon is always an arm
   --rungs A,B,C           only these rungs: RMSNorm, RoPE, SwiGLU, untied head, flat init, MLA, MoE, shared expert,
                           balancing, Muon, QK-Clip, WSD
-  --readings A,B          of tokens, flops, seconds (default: all): the ends compared at equal budgets of each
+  --readings A,B          of tokens, flops, seconds (default: all): NanoKimi, NanoGPT and NanoGPT with Muon compared at
+                          equal budgets of each
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm, made from nanokimi, nanogpt or any arm of the ladder; or from=FILE.py:CLASS, a
                           model of your own (the file is executed); may be repeated
   --plug FILE.py:NAME     one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
-Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate.
+Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate; a model of
+your own, and an arm whose feed-forward width you set, keep their size.
 Writes study.html, .md, .csv, .json and pictures; results.jsonl has a line for every run, and all tables follow from it.
 """,
     "scale": """\
-usage: nanokimi scale --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any.setting VALUE ...]
+usage: nanokimi scale [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
 
 """
     + _SHARED
@@ -85,6 +88,7 @@ usage: nanokimi scale --config NAME_OR_PATH --data PATH_OR_NAME [options] [--any
   --arm "NAME: from=FAMILY model.K=V optim.K=V"
                           one more family, made from nanokimi, nanogpt or one of --families; may be repeated
   --families A,B          of NanoGPT, NanoGPT with Muon, NanoKimi with AdamW, NanoKimi (default: NanoKimi and NanoGPT)
-Says how much less compute, and how much less time, NanoKimi needs for the same loss, with an interval over seeds.
+Says how much less compute, and how much less time, NanoKimi needs for the same loss, with an interval over
+seeds, searches, curves and sizes left out.
 """,
 }

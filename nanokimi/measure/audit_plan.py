@@ -184,6 +184,7 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
     said.append(f"a leak that comes by chance, in fewer than about one of {draws} calls")
     if tried.unconfirmed:
         said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
+    said.append("a leak from an earlier call in another mode than the evaluation's")
     if zeros:
         said.append(
             f"a leak held back by other values than were tried for {zeros} parameters that are all zero"
