@@ -1,0 +1,128 @@
+"""Everything that docs/results.md reports, made again: each study's command, its record, and the documents' tables.
+
+    python benchmarks/studies.py --list
+    python benchmarks/studies.py ladder-tales scale-tales                  # some of them
+    python benchmarks/studies.py --text tinyshakespeare.txt                # all, with the text that some of them need
+
+Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; a study that was interrupted goes on, a
+finished one is only recorded again. A search writes the file that its preset names; its settings are pasted into the preset by
+hand (the command prints the lines), so that a preset says itself what it trains with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SEARCH = "--search --trials 16 --seeds 1"
+STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds 1"
+FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of docs/results.md: the command that makes it, without --data and --out."""
+
+    command: list[str]
+    needs_text: bool = False
+    """Whether it is of tinyshakespeare, which we do not carry."""
+
+
+RESULTS = {
+    "search-tales": Result(["sweep", "--config", "tales", *SEARCH.split(), "--search-rounds", "2"]),
+    "tales-short": Result(["compare", "--seeds", "3"]),
+    "search-shakespeare-char": Result(
+        [
+            "sweep",
+            "--config",
+            "shakespeare-char",
+            *SEARCH.split(),
+            "--search-rounds",
+            "1",
+            "--train.max_steps",
+            "500",
+        ],
+        needs_text=True,
+    ),
+    "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
+    "ladder-shakespeare": Result(
+        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--readings", "tokens,flops"],
+        needs_text=True,
+    ),
+    "ladder-tales": Result(
+        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--readings", "tokens,flops"]
+    ),
+    "scale-tales": Result(["scale", "--config", "scale-tales", *STUDY.split(), "--families", FAMILIES]),
+    "seed-2": Result(
+        [
+            "compare",
+            "--config",
+            "seed-002-k2",
+            "--seeds",
+            "3",
+            "--train.threads",
+            "1",
+            "--train.eval_every",
+            "1000",
+        ],
+        needs_text=True,
+    ),
+}
+
+
+def run(*command: str | Path) -> None:
+    """A command of ours, or the end of this one."""
+    done = subprocess.run([sys.executable, *command])
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def make(name: str, text: str | None) -> None:
+    """Run a study, or go on with it, and record it."""
+    result = RESULTS[name]
+    out = ROOT / "runs" / "studies" / name
+    words = ["-m", "nanokimi", *result.command]
+    if result.command[0] == "compare" and (out / "config.yaml").exists():
+        words = ["-m", "nanokimi", "compare", "--resume"]
+    elif result.needs_text:
+        if text is None:
+            raise SystemExit(f"{name} is a study of tinyshakespeare: say where it lies with --text FILE")
+        words += ["--data", text]
+    if not (out / "report.json").exists():
+        run(*words, "--out", out)
+    if name.startswith("search-"):
+        searches = ROOT / "nanokimi" / "presets" / "searches"
+        shutil.copyfile(out / "search.json", searches / f"{name.removeprefix('search-')}.json")
+    else:
+        run(ROOT / "benchmarks" / "record.py", out, "--to", ROOT / "docs" / "results" / f"{name}.jsonl")
+
+
+def main() -> None:
+    """The studies that were named, one after another, then the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of --list (default: all)")
+    parser.add_argument("--text", help="tinyshakespeare, 1,115,394 characters, for the studies of it")
+    parser.add_argument("--list", action="store_true", help="print names and commands, and run nothing")
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.names if name not in RESULTS]
+    if unknown:
+        parser.error(f"there is no study {unknown[0]}; there are {', '.join(RESULTS)}")
+    for name in chosen.names or RESULTS:
+        if chosen.list:
+            print(f"{name}: nanokimi {shlex.join(RESULTS[name].command)}")
+        else:
+            make(name, chosen.text)
+    if not chosen.list:
+        run(ROOT / "benchmarks" / "tables.py")
+
+
+if __name__ == "__main__":
+    main()
