@@ -5,8 +5,8 @@
     python benchmarks/studies.py --text tinyshakespeare.txt                # all, with the text that some of them need
 
 Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; a study that was interrupted goes on, a
-finished one is only recorded again. A search writes the file that its preset names; its settings are pasted into the preset by
-hand (the command prints the lines), so that a preset says itself what it trains with.
+finished one is only recorded again. A search writes the file that its preset names; its settings are pasted into the
+preset by hand (the command prints the lines), so that a preset says itself what it trains with.
 """
 
 from __future__ import annotations
