@@ -92,19 +92,22 @@ def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 
 @torch.no_grad()
 def causal_max_logits(
-    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 256
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 128
 ) -> torch.Tensor:
-    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,).
+    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,); `scale` is above 0.
 
-    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time.
+    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time and only with the
+    keys that the last of them sees. They are scaled after the maximum, which rounds to the same number.
     """
     queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
-    hidden_TS = ~visible_keys(queries, keys, q_BHTX.device)
+    unseen_TS = torch.full((queries, keys), float("-inf"), device=q_BHTX.device).triu_(1 + keys - queries)
     max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
     with torch.autocast(q_BHTX.device.type, enabled=False):
         for start in range(0, queries, chunk):
-            rows = slice(start, min(start + chunk, queries))
-            logits_BHTS = q_BHTX[:, :, rows].float() @ k_BHSX.float().transpose(-2, -1) * scale
-            logits_BHTS.masked_fill_(hidden_TS[rows], float("-inf"))
-            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(0, 2, 3)))
-    return max_H
+            stop = min(start + chunk, queries)
+            seen = keys - queries + stop
+            logits_BHTS = q_BHTX[:, :, start:stop].float() @ k_BHSX[:, :, :seen].float().mT
+            logits_BHTS += unseen_TS[start:stop, :seen]
+            # in two steps: torch is slow at a maximum over axes that do not lie side by side
+            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(2, 3)).amax(dim=0))
+    return max_H * scale
