@@ -280,7 +280,7 @@ def mean_of(name: str, arm: str, key: str) -> float:
 
 def old_lead() -> float:
     """What we had claimed: NanoGPT with AdamW less NanoKimi on tales, five seeds, of the recorded runs."""
-    lines = read_json_lines(RESULTS / "tales-muon.jsonl")
+    lines = read_json_lines(RESULTS / "old" / "tales-muon.jsonl")
     runs = [line for line in lines if line["kind"] == "run" and line["purpose"] == "seed"]
     losses = {arm: [run["val_loss"] for run in runs if run["arm"] == arm] for arm in ("NanoGPT", "NanoKimi")}
     return fmean(losses["NanoGPT"]) - fmean(losses["NanoKimi"])
