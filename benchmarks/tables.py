@@ -20,17 +20,15 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
+from prose_numbers import with_numbers
+from recorded import PRESETS, RESULTS, ROOT, Row, judged, old_tales, read_comparison
 
 from nanokimi.compare.proportions import over_seeds
-from nanokimi.compare.report import arm_row
 from nanokimi.compare.stats import paired_t, search_variance
-from nanokimi.compare.verdict import pairs_of, verdict
+from nanokimi.compare.verdict import verdict
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
-PRESETS = ROOT / "nanokimi" / "presets"
 COLUMNS = (
     ("test_loss", "test loss (nats per token)", "{:.4f}", 1.0),
     ("floor_gap", "above the attainable floor", "{:.4f}", 1.0),
@@ -42,23 +40,9 @@ COLUMNS = (
     ("peak_memory_bytes", "peak memory (MB)", "{:.0f}", 1e-6),
     ("decode_ms_per_token", "decode ms per token (first seed)", "{:.2f}", 1.0),
 )
-Row = dict[str, Any]
 
 
 # ---- comparisons
-
-
-def read_comparison(name: str) -> tuple[Row, list[Row]]:
-    """The head and the runs of docs/results/NAME.jsonl."""
-    head, *runs = read_json_lines(RESULTS / f"{name}.jsonl")
-    return head, runs
-
-
-def judged(name: str) -> tuple[Row, list[Row], list[Row], list[Row]]:
-    """Head, runs, arms and pairs, judged as `nanokimi compare` judges them."""
-    head, runs = read_comparison(name)
-    arms = [arm_row(arm, runs, head["search"].get(arm)) for arm in dict.fromkeys(run["arm"] for run in runs)]
-    return head, runs, arms, pairs_of(arms, runs)
 
 
 def comparison_table(name: str) -> str:
@@ -197,6 +181,27 @@ def tales_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def corrected_tales() -> str:
+    """The default comparison beside what we had said of its forerunner."""
+    _, _, arms, pairs = judged("tales-short")
+    old = old_tales()
+    lines = ["| nats per token | short tales, searched alike | tales, as we had said |", "|---|---|---|"]
+    for arm in arms:
+        then = old[arm["name"]]
+        lines.append(
+            f"| {arm['name']} | {arm['test_loss']:.3f} +- {arm['deviation']:.3f} "
+            f"| {fmean(then):.3f} +- {stdev(then):.3f} |"
+        )
+    for pair in pairs[:2]:
+        was, (low, high) = paired_t(old[pair["first"]], old[pair["second"]]), pair["ci95"]
+        sure = "" if pair["holm_p"] < 0.05 else ": not distinguishable"
+        lines.append(
+            f"| {pair['first']} less {pair['second']} | {pair['mean']:+.3f} ({low:+.3f} to {high:+.3f}){sure} "
+            f"| {was.mean:+.3f} ({was.low:+.3f} to {was.high:+.3f}) |"
+        )
+    return "\n".join(lines)
+
+
 # ---- speed
 
 
@@ -270,72 +275,11 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
-# ---- numbers within sentences
-
-
-def mean_of(name: str, arm: str, key: str) -> float:
-    """Over the seeds of an arm of docs/results/NAME.jsonl."""
-    return fmean(run[key] for run in read_comparison(name)[1] if run["arm"] == arm)
-
-
-def old_lead() -> float:
-    """What we had claimed: NanoGPT with AdamW less NanoKimi on tales, five seeds, of the recorded runs."""
-    lines = read_json_lines(RESULTS / "old" / "tales-muon.jsonl")
-    runs = [line for line in lines if line["kind"] == "run" and line["purpose"] == "seed"]
-    losses = {arm: [run["val_loss"] for run in runs if run["arm"] == arm] for arm in ("NanoGPT", "NanoKimi")}
-    return fmean(losses["NanoGPT"]) - fmean(losses["NanoKimi"])
-
-
-def times(key: str) -> str:
-    """NanoKimi's over NanoGPT with Muon's in the default comparison."""
-    ratio = mean_of("tales-short", "NanoKimi", key) / mean_of("tales-short", "NanoGPT with Muon", key)
-    return f"{ratio:.1f}"
-
-
-def lead(over: str) -> str:
-    """By how much NanoKimi is lower than another arm of the default comparison."""
-    other = mean_of("tales-short", over, "test_loss")
-    return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
-
-
-NUMBERS: dict[str, Callable[[], str]] = {
-    "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
-    "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
-    "lead": lambda: lead("NanoGPT"),
-    "time": lambda: times("train_seconds"),
-    "parameters": lambda: times("params_total"),
-    "old-lead": lambda: f"{old_lead():.2f}",
-    "leaky": lambda: str(len(audited("LEAKY"))),
-    "clean": lambda: str(len(audited("CLEAN"))),
-}
-
-
-def audited(kind: str) -> dict[str, Any]:
-    """The models that the audit is tested on."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    try:
-        import audit_models
-    finally:
-        sys.path.pop(0)
-    found: dict[str, Any] = getattr(audit_models, kind)
-    return found
-
-
-def with_numbers(text: str) -> str:
-    """The text with each marked number computed. Raises ValueError for a name that NUMBERS does not have."""
-
-    def number(match: re.Match[str]) -> str:
-        if match[1] not in NUMBERS:
-            raise ValueError(f"nothing is known of the number {match[1]}; there are {', '.join(NUMBERS)}")
-        return f"<!--={match[1]}-->{NUMBERS[match[1]]()}<!--=-->"
-
-    return re.sub(r"<!--=([\w-]+)-->[^<]*<!--=-->", number, text)
-
-
 # ---- the documents
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tales": lambda: comparison_table("tales-short"), "speed": speed_table},
+    "docs/corrections.md": {"tales-corrected": corrected_tales},
     "docs/results.md": {
         "tales": lambda: comparison_table("tales-short"),
         "tales-pairs": lambda: pair_table("tales-short"),

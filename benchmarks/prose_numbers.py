@@ -1,0 +1,68 @@
+"""Numbers within the documents' sentences, each computed from recorded runs or from the code (see `tables.py`)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from recorded import ROOT, old_tales, read_comparison
+
+
+def mean_of(name: str, arm: str, key: str) -> float:
+    """Over the seeds of an arm of docs/results/NAME.jsonl."""
+    return fmean(run[key] for run in read_comparison(name)[1] if run["arm"] == arm)
+
+
+def old_lead() -> float:
+    """What we had claimed: NanoGPT with AdamW less NanoKimi."""
+    losses = old_tales()
+    return fmean(losses["NanoGPT"]) - fmean(losses["NanoKimi"])
+
+
+def times(key: str) -> str:
+    """NanoKimi's over NanoGPT with Muon's in the default comparison."""
+    ratio = mean_of("tales-short", "NanoKimi", key) / mean_of("tales-short", "NanoGPT with Muon", key)
+    return f"{ratio:.1f}"
+
+
+def lead(over: str) -> str:
+    """By how much NanoKimi is lower than another arm of the default comparison."""
+    other = mean_of("tales-short", over, "test_loss")
+    return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
+
+
+NUMBERS: dict[str, Callable[[], str]] = {
+    "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
+    "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
+    "lead": lambda: lead("NanoGPT"),
+    "time": lambda: times("train_seconds"),
+    "parameters": lambda: times("params_total"),
+    "old-lead": lambda: f"{old_lead():.2f}",
+    "leaky": lambda: str(len(audited("LEAKY"))),
+    "clean": lambda: str(len(audited("CLEAN"))),
+}
+
+
+def audited(kind: str) -> dict[str, Any]:
+    """The models that the audit is tested on."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import audit_models
+    finally:
+        sys.path.pop(0)
+    found: dict[str, Any] = getattr(audit_models, kind)
+    return found
+
+
+def with_numbers(text: str) -> str:
+    """The text with each marked number computed. Raises ValueError for a name that NUMBERS does not have."""
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in NUMBERS:
+            raise ValueError(f"nothing is known of the number {match[1]}; there are {', '.join(NUMBERS)}")
+        return f"<!--={match[1]}-->{NUMBERS[match[1]]()}<!--=-->"
+
+    return re.sub(r"<!--=([\w-]+)-->[^<]*<!--=-->", number, text)

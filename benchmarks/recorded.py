@@ -1,0 +1,38 @@
+"""The recorded runs of docs/results, as the tables and numbers of the documents need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.report import arm_row
+from nanokimi.compare.verdict import pairs_of
+from nanokimi.runtime.files import read_json_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+PRESETS = ROOT / "nanokimi" / "presets"
+Row = dict[str, Any]
+
+
+def read_comparison(name: str) -> tuple[Row, list[Row]]:
+    """The head and the runs of docs/results/NAME.jsonl."""
+    head, *runs = read_json_lines(RESULTS / f"{name}.jsonl")
+    return head, runs
+
+
+def judged(name: str) -> tuple[Row, list[Row], list[Row], list[Row]]:
+    """Head, runs, arms and pairs, judged as `nanokimi compare` judges them."""
+    head, runs = read_comparison(name)
+    arms = [arm_row(arm, runs, head["search"].get(arm)) for arm in dict.fromkeys(run["arm"] for run in runs)]
+    return head, runs, arms, pairs_of(arms, runs)
+
+
+def old_tales() -> dict[str, list[float]]:
+    """Losses by arm of the withdrawn comparison on tales, five seeds each."""
+    lines = read_json_lines(RESULTS / "old" / "tales-muon.jsonl")
+    losses: dict[str, list[float]] = {}
+    for line in lines:
+        if line["kind"] == "run" and line["purpose"] == "seed":
+            losses.setdefault(line["arm"], []).append(line["val_loss"])
+    return losses
