@@ -8,7 +8,8 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from recorded import ROOT, old_tales, read_comparison
+from recorded import RESULTS, ROOT, old_tales, read_comparison
+from study_tables import study_report
 
 
 def mean_of(name: str, arm: str, key: str) -> float:
@@ -34,6 +35,13 @@ def lead(over: str) -> str:
     return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
 
 
+def ladder_lead(over: str) -> str:
+    """By how much NanoKimi is lower than another end of the ladder on tinyshakespeare, at equal tokens."""
+    effects = study_report(RESULTS / "ladder-shakespeare.jsonl")["effects"]
+    (effect,) = [one for one in effects if one["name"] == f"NanoKimi against {over}, per token"]
+    return f"{-effect['mean']:.2f}"
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
@@ -41,6 +49,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "time": lambda: times("train_seconds"),
     "parameters": lambda: times("params_total"),
     "old-lead": lambda: f"{old_lead():.2f}",
+    "ladder-lead": lambda: ladder_lead("NanoGPT"),
+    "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "leaky": lambda: str(len(audited("LEAKY"))),
     "clean": lambda: str(len(audited("CLEAN"))),
 }

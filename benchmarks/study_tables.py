@@ -10,8 +10,11 @@ import numpy as np
 from nanokimi.compare.scale import curves_of
 from nanokimi.compare.stats import SeedDifference, paired_t
 from nanokimi.compare.study import report_of
-from nanokimi.compare.study_output import matches, sections
+from nanokimi.compare.study_output import sections
 from nanokimi.runtime.files import read_json_lines
+
+FOLDED = ("Arms", "What was searched")
+"""Tables that a reader opens if wanted."""
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -33,12 +36,15 @@ def study_block(path: Path) -> str:
         + ("." if floor is None else f"; attainable floor {floor:.4f} nats per token."),
         "",
         *(f"- {label}" for label in report["labels"]),
-        *(f"- {line}" for line in matches(report)[:1]),
     ]
     lines += [f"- **{sentence}**" for sentence in report.get("sentences", [])]
     for title, head, rows in sections(report):
-        lines += ["", f"**{title}**", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        table += ["| " + " | ".join(row) + " |" for row in rows]
+        if title.startswith(FOLDED):
+            lines += ["", f"<details><summary>{title}</summary>", "", *table, "", "</details>"]
+        else:
+            lines += ["", f"**{title}**", "", *table]
     return "\n".join(lines)
 
 

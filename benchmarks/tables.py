@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from prose_numbers import with_numbers
 from recorded import PRESETS, RESULTS, ROOT, Row, judged, old_tales, read_comparison
+from study_tables import old_and_new, study_block
 
 from nanokimi.compare.proportions import over_seeds
 from nanokimi.compare.stats import paired_t, search_variance
@@ -279,12 +280,18 @@ def speed_table() -> str:
 
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tales": lambda: comparison_table("tales-short"), "speed": speed_table},
-    "docs/corrections.md": {"tales-corrected": corrected_tales},
+    "docs/corrections.md": {
+        "tales-corrected": corrected_tales,
+        "ladder-shakespeare-corrected": lambda: old_and_new(
+            RESULTS / "old" / "ladder-shakespeare.jsonl", RESULTS / "ladder-shakespeare.jsonl"
+        ),
+    },
     "docs/results.md": {
         "tales": lambda: comparison_table("tales-short"),
         "tales-pairs": lambda: pair_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
+        "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
         "tales-stories": lambda: tales_table("tales-short"),
     },
 }
