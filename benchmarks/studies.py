@@ -46,7 +46,7 @@ RESULTS = {
             "--search-rounds",
             "1",
             "--train.max_steps",
-            "300",
+            "500",
         ],
         needs_text=True,
     ),

@@ -1,4 +1,4 @@
-"""AdamW for what is no hidden matrix, and the frame of optimizers that treat the hidden matrices otherwise."""
+"""AdamW for all of a model, or for what is no hidden matrix, and the frame of optimizers that treat those otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
         [s["exp_avg_sq"] for s in of_each],
         [],
         [s["step"] for s in of_each],
-        fused=params[0].device.type in ("cpu", "cuda"),
+        fused=group.get("fused", params[0].device.type in ("cpu", "cuda")),
         amsgrad=False,
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -40,6 +40,37 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
         eps=group["eps"],
         maximize=False,
     )
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, to the bit, whose step does not import torch's compiler (see `leave_the_compiler_out`)."""
+
+    def __init__(self, params: Iterable[Any], **options: Any) -> None:
+        super().__init__(params, **options)
+        self._step_supports_amp_scaling = False  # torch's own fused step would take a GradScaler's scale
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            adamw_step_(self.state, group)
+        return loss
+
+
+def leave_the_compiler_out() -> None:
+    """Keep torch's optimizers from importing torch.compile's machinery, which costs each process seconds and 70 MB.
+
+    Some of their methods do so when they are first called, to mark themselves as not to be traced. Ours run outside of
+    whatever is compiled, so the plain methods are entered where the marked ones would be kept.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None:
+            vars(plain).setdefault("__dynamo_disable", plain)
 
 
 def require_matrices(optimizer: torch.optim.Optimizer) -> None:

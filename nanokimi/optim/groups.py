@@ -18,6 +18,7 @@ from torch import nn
 
 from nanokimi.config import OptimConfig
 from nanokimi.errors import UserError
+from nanokimi.optim.adamw import AdamW, leave_the_compiler_out
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
 from nanokimi.optim.named import build_foreign
@@ -109,6 +110,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
     Raises UserError if an optimizer that is not this package's own does not exist, does not take a setting, or cannot
     train a model here.
     """
+    leave_the_compiler_out()
     if optim.name in MATRIX_OPTIMIZERS:
         optimizer = build_matrix_optimizer(model, optim, num_heads)
     else:
@@ -116,7 +118,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
         groups = adamw_groups(named, optim.weight_decay)
         if optim.name == "adamw":
             fused = named[0][1].device.type in ("cpu", "cuda")
-            optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+            optimizer = AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
         elif optim.name == "lion":
             optimizer = Lion(groups, lr=optim.lr, betas=optim.betas)
         else:
