@@ -203,6 +203,21 @@ def corrected_tales() -> str:
     return "\n".join(lines)
 
 
+def null_table() -> str:
+    """How often one model against itself had a winner (benchmarks/null.py)."""
+    head, *rows = read_json_lines(RESULTS / "null.jsonl")
+    lines = ["| | tries | seeds of each | winners | the two means differ by |", "|---|---|---|---|---|"]
+    for row in rows:
+        if row["kind"] == "summary":
+            apart = f"{row['smallest']:.5f} to {row['largest']:.5f}"
+            lines.append(f"| {row['what']} | {row['tries']} | {row['seeds']} | {row['winners']} | {apart} |")
+    made = (
+        f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}, {head['cores']} cores of an "
+        f"{head['processor']}."
+    )
+    return "\n".join([*lines, "", made])
+
+
 # ---- speed
 
 
@@ -286,6 +301,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
             RESULTS / "old" / "ladder-shakespeare.jsonl", RESULTS / "ladder-shakespeare.jsonl"
         ),
     },
+    "docs/experiments.md": {"null": null_table},
     "docs/results.md": {
         "tales": lambda: comparison_table("tales-short"),
         "tales-pairs": lambda: pair_table("tales-short"),
