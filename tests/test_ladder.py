@@ -307,6 +307,22 @@ def test_the_report_follows_from_the_results_alone(finished: Path) -> None:
     )
 
 
+def test_a_recorded_ladder_gives_the_same_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/record.py keeps what the tables of docs/results.md need, and nothing of the machine's folders."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import record
+    import study_tables
+
+    rows = record.study_rows(finished)
+    recorded = finished.parent / "recorded.jsonl"
+    recorded.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report, own = study_tables.study_report(recorded), read_json(finished / "study.json")
+    assert json.loads(json.dumps(report["effects"])) == own["effects"] and report["arms"] == own["arms"]
+    assert not any(row["kind"] == "run" and row["purpose"] == "tune" for row in rows)
+    block = study_tables.study_block(recorded)
+    assert all(f"| {effect['name']} |" in block for effect in own["effects"])
+
+
 def test_tuned_rates_are_taken_over_and_said(
     finished: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

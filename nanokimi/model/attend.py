@@ -100,14 +100,15 @@ def causal_max_logits(
     keys that the last of them sees. They are scaled after the maximum, which rounds to the same number.
     """
     queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
-    unseen_TS = torch.full((queries, keys), float("-inf"), device=q_BHTX.device).triu_(1 + keys - queries)
+    chunk = min(chunk, queries)
+    unseen_CC = torch.full((chunk, chunk), float("-inf"), device=q_BHTX.device).triu_(1)
     max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
     with torch.autocast(q_BHTX.device.type, enabled=False):
         for start in range(0, queries, chunk):
             stop = min(start + chunk, queries)
-            seen = keys - queries + stop
+            rows, seen = stop - start, keys - queries + stop
             logits_BHTS = q_BHTX[:, :, start:stop].float() @ k_BHSX[:, :, :seen].float().mT
-            logits_BHTS += unseen_TS[start:stop, :seen]
+            logits_BHTS[..., seen - rows :] += unseen_CC[:rows, :rows]  # only these hide anything
             # in two steps: torch is slow at a maximum over axes that do not lie side by side
             max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(2, 3)).amax(dim=0))
     return max_H * scale

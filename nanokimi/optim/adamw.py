@@ -42,20 +42,27 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
     )
 
 
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What an optimizer's step begins with and returns: the loss that a closure computes, if there is one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class AdamW(torch.optim.AdamW):
     """torch's AdamW, to the bit, whose step does not import torch's compiler (see `leave_the_compiler_out`)."""
 
-    def __init__(self, params: Iterable[Any], **options: Any) -> None:
-        super().__init__(params, **options)
+    def __init__(
+        self, params: Iterable[Any], *, lr: float, betas: tuple[float, float], eps: float, fused: bool
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
         self._step_supports_amp_scaling = False  # torch's own fused step would take a GradScaler's scale
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             adamw_step_(self.state, group)
         return loss
@@ -109,10 +116,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Gradients are left as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
                 adamw_step_(self.state, group)

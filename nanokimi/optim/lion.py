@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from nanokimi.optim.adamw import loss_of
+
 
 class Lion(torch.optim.Optimizer):
     """Every weight moves by lr, up or down, as an average of its gradients says.
@@ -39,10 +41,7 @@ class Lion(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Gradients are left as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:

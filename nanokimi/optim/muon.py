@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nanokimi.optim.adamw import adamw_step_, require_matrices
+from nanokimi.optim.adamw import adamw_step_, loss_of, require_matrices
 from nanokimi.optim.native_muon import Member, native_muon_step, takes_native_step
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
@@ -144,10 +144,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Gradients are left as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         self._muon_step([g for g in self.param_groups if g["algorithm"] == "muon"])
         for group in self.param_groups:
             if group["algorithm"] == "adamw":
