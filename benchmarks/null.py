@@ -56,10 +56,8 @@ def run_try(
             arguments = ["--resume", "--out", str(folder)]
         else:
             arguments = ["--config", config, "--data", data, "--seed", str(seed), "--seeds", str(seeds)]
-            arguments += [
-                "--compare.search",
-                "null",
-            ]  # its noise in the interval would make winners rarer than they are
+            # a search's noise in the interval would make winners rarer than they are
+            arguments += ["--compare.search", "null"]
             arguments += ["--arm", twin_words(config, ["--data", data]), "--arms", f"{ARM},{TWIN}"]
             arguments += ["--out", str(folder), *options]
         done = subprocess.run(

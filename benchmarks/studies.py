@@ -94,7 +94,7 @@ def make(name: str, text: str | None) -> None:
         if text is None:
             raise SystemExit(f"{name} is a study of tinyshakespeare: say where it lies with --text FILE")
         words += ["--data", text]
-    if not (out / "report.json").exists():
+    if not any((out / written).exists() for written in ("report.json", "study.json", "search.json")):
         run(*words, "--out", out)
     if name.startswith("search-"):
         searches = ROOT / "nanokimi" / "presets" / "searches"
