@@ -5,13 +5,15 @@
     python benchmarks/studies.py --text tinyshakespeare.txt                # all, with the text that some of them need
 
 Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; a study that was interrupted goes on, a
-finished one is only recorded again. A search writes the file that its preset names; its settings are pasted into the
-preset by hand (the command prints the lines), so that a preset says itself what it trains with.
+finished one is only recorded again. A search, and a ladder's or a scale's tuning, is copied into the file that its
+preset names; its settings are pasted into the preset by hand (the command prints the lines), so that a preset says
+itself what it trains with.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SEARCHES = ROOT / "nanokimi" / "presets" / "searches"
 SEARCH = "--search --trials 16 --seeds 1"
 STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds 1"
 FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
@@ -83,6 +86,22 @@ def run(*command: str | Path) -> None:
         raise SystemExit(done.returncode)
 
 
+def write_search(name: str, out: Path) -> None:
+    """What a study found for the arms that its preset has, in the file that the preset names; prints the settings."""
+    from nanokimi.compare.sweep_search import yaml_lines
+
+    study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    tuned = json.loads((out / "tuned.json").read_text(encoding="utf-8"))
+    arms = {arm: tuned["arms"][arm] for arm in FAMILIES.split(",")}
+    data = {key: study["data"][key] for key in ("path", "train_tokens", "val_tokens")}
+    machine = {key: study["machine"][key] for key in ("time", "command", "processor", "cores")}
+    content = {"schema_version": 1, "arms": arms, "machine": machine, "commit": study["machine"]["commit"]}
+    content |= {"steps": tuned["steps"], "data": data}
+    (SEARCHES / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for arm, record in arms.items():
+        print("\n".join([f"{arm}:", *yaml_lines(record)[1:]]))
+
+
 def make(name: str, text: str | None) -> None:
     """Run a study, or go on with it, and record it."""
     result = RESULTS[name]
@@ -97,9 +116,10 @@ def make(name: str, text: str | None) -> None:
     if not any((out / written).exists() for written in ("report.json", "study.json", "search.json")):
         run(*words, "--out", out)
     if name.startswith("search-"):
-        searches = ROOT / "nanokimi" / "presets" / "searches"
-        shutil.copyfile(out / "search.json", searches / f"{name.removeprefix('search-')}.json")
+        shutil.copyfile(out / "search.json", SEARCHES / f"{name.removeprefix('search-')}.json")
     else:
+        if result.command[0] in ("ladder", "scale"):
+            write_search(name, out)
         run(ROOT / "benchmarks" / "record.py", out, "--to", ROOT / "docs" / "results" / f"{name}.jsonl")
 
 

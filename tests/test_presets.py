@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from nanokimi.compare.searched import search_file, searched
 from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config, preset_names
 from nanokimi.config.rules import resolve
 from nanokimi.measure.cost import model_cost
@@ -48,6 +53,27 @@ def test_nanokimi_has_no_more_active_parameters_than_its_twin(name: str) -> None
     context = config.train.context_length
     kimi, gpt = (model_cost(arm.model, context).params_active for arm in (config.nanokimi, config.nanogpt))
     assert 1.0 <= gpt / kimi < 1.07
+
+
+SEARCHED = {name: load_config(name).compare.search for name in preset_names()}
+NAMED = [name for name, search in SEARCHED.items() if search]
+
+
+def test_there_are_presets_that_ship_a_search() -> None:
+    shipped = {Path(path).stem for path in Path(search_file(str(SEARCHED["tales"]))).parent.glob("*.json")}
+    assert shipped == {SEARCHED[name] for name in NAMED}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_preset_trains_all_its_arms_as_its_search_found_them(name: str) -> None:
+    text = json.loads(search_file(str(SEARCHED[name])).read_text())["data"]["path"]
+    config = load_config(name, ["--dataset.path", text])
+    records = searched(config)
+    assert set(records) == set(arm_configs(config))
+    assert {arm: record["changed"] for arm, record in records.items()} == dict.fromkeys(records, [])
+    assert (
+        len({(record["design"], record["trials"], str(record["seeds"])) for record in records.values()}) == 1
+    )
 
 
 def test_the_default_preset_is_nanogpts_cpu_recipe() -> None:
