@@ -21,9 +21,9 @@ import torch
 from common import CPU, OtherLoad, finish, options_parser, rates, rates_record, shown, spread, table
 
 from nanokimi.config import RunConfig
+from nanokimi.kernels.muon import Muon, fastest_dtype
 from nanokimi.measure.machine import native_dtypes
 from nanokimi.optim.groups import assign
-from nanokimi.optim.muon import Muon, fastest_dtype
 from nanokimi.train.bench import step_floor, synthetic_state, time_parts
 
 

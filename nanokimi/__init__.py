@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from nanokimi.config import GPTConfig, KimiConfig, RunConfig
     from nanokimi.errors import UserError
     from nanokimi.generation.engine import generate
+    from nanokimi.kernels.accelerate import accelerate_
+    from nanokimi.kernels.muon import Muon, MuonClip
     from nanokimi.measure.audit import audit
     from nanokimi.model.gpt import NanoGPT
     from nanokimi.model.kimi import NanoKimi
     from nanokimi.optim.groups import muon_groups
-    from nanokimi.optim.muon import Muon, newton_schulz
-    from nanokimi.optim.qk_clip import MuonClip, qk_clip_
+    from nanokimi.optim.muon import newton_schulz
+    from nanokimi.optim.qk_clip import qk_clip_
 
 __version__ = "0.1.0"
 
@@ -31,9 +33,10 @@ _HOMES = {
     "NanoGPT": "model.gpt",
     "NanoKimi": "model.kimi",
     "muon_groups": "optim.groups",
-    "Muon": "optim.muon",
+    "accelerate_": "kernels.accelerate",
+    "Muon": "kernels.muon",
     "newton_schulz": "optim.muon",
-    "MuonClip": "optim.qk_clip",
+    "MuonClip": "kernels.muon",
     "qk_clip_": "optim.qk_clip",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "NanoKimi",
     "RunConfig",
     "UserError",
+    "accelerate_",
     "audit",
     "generate",
     "muon_groups",

@@ -17,17 +17,14 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 )
 
 from nanokimi.config import GPTConfig, KimiConfig, YarnConfig
-from nanokimi.model.attend import (
-    attend,
-    causal_attention,
-    causal_max_logits,
-    is_bf16_on_cpu,
-    written_out_attention,
-)
+from nanokimi.kernels.attention import eager_attend, eager_attention, is_whole_bf16, native_attend
 from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import Rotary, rotary_frequencies, rotate, yarn_temperature
+from nanokimi.model.sdpa import causal_attention, causal_max_logits
+from nanokimi.runtime.c_compiler import find_compiler
+from nanokimi.runtime.device import cpu_has_fast_bf16
 
 YARN = YarnConfig(factor=4.0, original_max_position_embeddings=8, beta_fast=4.0, mscale=0.707)
 VARIANTS = {
@@ -364,16 +361,16 @@ def test_sequences_of_a_batch_do_not_see_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 7, 64])
-def test_written_out_attention_is_the_fused_one(length: int) -> None:
+def test_eager_attention_is_the_fused_one(length: int) -> None:
     """In float64 to 1e-12, gradients too; in bf16 no farther from float64 than twice what the fused kernel is."""
     torch.manual_seed(0)
     shapes = [(3, 2, length, 24), (3, 2, length, 24), (3, 2, length, 16)]
     wide = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     direction = torch.randn(3, 2, length, 16, dtype=torch.float64)
 
-    def run(dtype: torch.dtype, written_out: bool) -> list[torch.Tensor]:
+    def run(dtype: torch.dtype, eager: bool) -> list[torch.Tensor]:
         inputs = [x.detach().to(dtype).requires_grad_() for x in wide]
-        function = written_out_attention if written_out else lambda *a: (causal_attention(*a), None)
+        function = eager_attention if eager else lambda *a: (causal_attention(*a), None)
         out, _ = function(*inputs, 0.3)
         out.backward(direction.to(dtype))
         return [out.detach().double(), *(x.grad.double() for x in inputs if x.grad is not None)]
@@ -385,16 +382,18 @@ def test_written_out_attention_is_the_fused_one(length: int) -> None:
         assert (ours - true).norm() <= 2 * (fused - true).norm() + 1e-3 * true.norm()
 
 
-@pytest.mark.parametrize("in_c", [True, False])
-def test_attention_in_bf16_is_causal_and_knows_its_largest_logits(
-    in_c: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not in_c:
-        monkeypatch.setattr("nanokimi.model.attend.attention_kernel", lambda: None)
+needs_c = pytest.mark.skipif(
+    not cpu_has_fast_bf16() or find_compiler() is None, reason="needs a processor with bf16 and a C compiler"
+)
+
+
+@pytest.mark.parametrize("in_c", [pytest.param(True, marks=needs_c), False])
+def test_attention_in_bf16_is_causal_and_knows_its_largest_logits(in_c: bool) -> None:
+    attend = native_attend if in_c else eager_attend
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 16, dtype=torch.bfloat16) for _ in range(3))
-    assert is_bf16_on_cpu(q, k, 0.0) and not is_bf16_on_cpu(q, k, 0.1)
-    assert not is_bf16_on_cpu(q.float(), k.float(), 0) and not is_bf16_on_cpu(q[:, :, 1:], k, 0)
+    assert is_whole_bf16(q, k, 0.0) and not is_whole_bf16(q, k, 0.1)
+    assert not is_whole_bf16(q.float(), k.float(), 0) and not is_whole_bf16(q[:, :, 1:], k, 0)
     out, largest = attend(q, k, v, 0.7, want_max_logits=True)
     assert largest is not None
     torch.testing.assert_close(largest, causal_max_logits(q, k, 0.7), rtol=2**-7, atol=0.0)

@@ -13,10 +13,11 @@ import torch
 from nanokimi import cli
 from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import save_config
+from nanokimi.kernels import muon
 from nanokimi.measure import machine
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.machine import MachineRates, batched_matmul_rate, fastest_seconds, measure_machine
-from nanokimi.optim import muon, qk_clip
+from nanokimi.optim import qk_clip
 from nanokimi.train import bench
 from nanokimi.train import step as step_module
 from nanokimi.train.bench import (
@@ -79,7 +80,7 @@ def test_each_part_is_what_its_name_says(tiny_config: Build, monkeypatch: pytest
         monkeypatch.setattr(owner, name, slower)
 
     slow(step_module, "training_batch", 1)
-    slow(step_module, "next_token_loss", 2)
+    slow(state, "loss", 2)
     slow(torch.autograd, "backward", 30)
     slow(torch.nn.utils, "get_total_norm", 400)
     slow(muon, "newton_schulz", 5000, counted=True)

@@ -1,4 +1,4 @@
-"""Decoding a token at a time, folded and in C, is the plain model's forward pass up to rounding, for every model."""
+"""Decoding a token at a time, with absorbed weights and in C, is the model's forward pass up to rounding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from conftest import TINY_GPT, TINY_KIMI
 from hf_parity import InFloat64, rounds_no_worse, wide_copy
 
 from nanokimi.config import YarnConfig
+from nanokimi.kernels.decode import LARGEST_ABSORBED, DecodeStep, decode_step
+from nanokimi.kernels.decode_gpt import NativeGPT, native_gpt
+from nanokimi.kernels.decode_kimi import AbsorbedKimi, NativeKimi, native_kimi
 from nanokimi.model.cache import Cache
-from nanokimi.model.decode import LARGEST_FOLDED, DecodeStep, decode_step
-from nanokimi.model.folded import FoldedKimi
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
-from nanokimi.model.native_decode import NativeGPT, NativeKimi, native_gpt, native_kimi
-from nanokimi.runtime.native import find_compiler
+from nanokimi.runtime.c_compiler import find_compiler
 
 VARIANTS = {
     "plain": TINY_KIMI,
@@ -76,16 +76,16 @@ def decodes_like_the_model(model: torch.nn.Module, decode: DecodeStep, prompt: i
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_folded_logits_are_the_plain_ones(name: str) -> None:
+def test_logits_of_absorbed_weights_are_the_plain_ones(name: str) -> None:
     model = disturbed(NanoKimi(VARIANTS[name]))
-    decodes_like_the_model(model, FoldedKimi(model), 5, 20)
+    decodes_like_the_model(model, AbsorbedKimi(model), 5, 20)
 
 
 @needs_compiler
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_in_c_are_the_plain_ones(name: str) -> None:
     model = disturbed(NanoKimi(VARIANTS[name]))
-    decode = native_kimi(FoldedKimi(model))
+    decode = native_kimi(AbsorbedKimi(model))
     assert decode is not None, "there is a compiler, and it fails"
     decodes_like_the_model(model, decode, 5, 20)
 
@@ -156,12 +156,12 @@ def test_decoding_leaves_the_model_as_it_is_and_is_plain_for_other_models() -> N
     model = disturbed(NanoKimi(TINY_KIMI))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fast = decode_step(model)
-    assert isinstance(fast, NativeKimi if find_compiler() else FoldedKimi)
+    assert isinstance(fast, NativeKimi if find_compiler() else AbsorbedKimi)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert isinstance(decode_step(NanoGPT(TINY_GPT)), NativeGPT) == (find_compiler() is not None)
-    large = NanoKimi(replace(TINY_KIMI, vocab_size=LARGEST_FOLDED // 32))
+    large = NanoKimi(replace(TINY_KIMI, vocab_size=LARGEST_ABSORBED // 32))
     for other in (NanoKimi(TINY_KIMI).double(), NanoGPT(TINY_GPT).double(), large):
-        assert not isinstance(decode_step(other), NativeKimi | NativeGPT | FoldedKimi)
+        assert not isinstance(decode_step(other), NativeKimi | NativeGPT | AbsorbedKimi)
 
 
 @needs_compiler

@@ -15,28 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nanokimi.model import native_train
-from nanokimi.model.attend import causal_max_logits, written_out_attention
-from nanokimi.model.by_hand import (
-    BlockPlan,
-    ExpertsByHand,
-    LatentAttentionByHand,
-    RMSNormByHand,
+from nanokimi import Muon, accelerate_
+from nanokimi.kernels import muon
+from nanokimi.kernels.attention import (
+    FusedLatentAttention,
+    NativeAttention,
+    NativeLatentAttention,
+    attention_library,
+    eager_attention,
 )
+from nanokimi.kernels.experts import BlockedExperts, BlockPlan, NativeExperts, experts_library
+from nanokimi.kernels.muon import LARGEST, takes_native_step
+from nanokimi.kernels.rms_norm import FusedRMSNorm, NativeRMSNorm, norm_library
+from nanokimi.model.attention import HeadSizes
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.moe import count_experts
-from nanokimi.model.native_train import (
-    HeadSizes,
-    NativeAttention,
-    NativeExperts,
-    NativeLatentAttention,
-    NativeRMSNorm,
-)
-from nanokimi.optim import muon
-from nanokimi.optim.muon import Muon, newton_schulz
-from nanokimi.optim.native_muon import LARGEST, takes_native_step
+from nanokimi.model.sdpa import causal_max_logits
+from nanokimi.optim.muon import newton_schulz
+from nanokimi.runtime.c_compiler import find_compiler
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.native import find_compiler
 
 pytestmark = pytest.mark.skipif(
     not cpu_has_fast_bf16() or find_compiler() is None, reason="needs a processor with bf16 and a C compiler"
@@ -95,7 +92,7 @@ def same_with_any_threads(function: Callable[..., torch.Tensor], inputs: Tensors
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    library = native_train.norm_kernel()
+    library = norm_library()
     assert library is not None
     return NativeRMSNorm.apply(library, x, weight, 1e-3)
 
@@ -106,7 +103,7 @@ def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     inputs = [random(*shape).to(dtype), 1 + 0.3 * random(shape[-1], seed=1)]
 
     def in_torch(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return RMSNormByHand.apply(x, weight, 1e-3, BF16)
+        return FusedRMSNorm.apply(x, weight, 1e-3, BF16)
 
     def exact(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, weight.shape, weight, 1e-3)
@@ -140,18 +137,18 @@ def experts_case(
     seed: int = 0,
     real: bool = False,
 ) -> None:
-    """Compare experts with torch's by hand and with plain ones in float64."""
+    """Compare experts with torch's fused ones and with plain ones in float64."""
     bias_E = skew * random(experts, seed=seed + 7)
     choice_MK = (random(tokens, experts, seed=seed) + bias_E).topk(chosen, dim=-1).indices
     counts_E = count_experts(choice_MK.view(1, -1), experts)[0]
-    library = native_train.experts_kernel(width, hidden)
+    library = experts_library()
     assert library is not None
 
     def native(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
         return NativeExperts.apply(library, x, gates, *matrices, choice_MK)
 
     def in_torch(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
-        return ExpertsByHand.apply(x, gates, *matrices, BlockPlan.of(choice_MK, counts_E))
+        return BlockedExperts.apply(x, gates, *matrices, BlockPlan.of(choice_MK, counts_E))
 
     def exact(x: torch.Tensor, gates: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
         gate, up, down = (w[choice_MK] for w in matrices)
@@ -184,15 +181,14 @@ def test_experts(
 
 def test_experts_of_a_real_size() -> None:
     experts_case(2048, 2, 8, 128, 112, 0.5, real=True)
-    assert native_train.experts_kernel(128, 100) is None, "not whole vectors: torch does it"
 
 
 def attention_case(B: int, T: int, sizes: HeadSizes, gain: float = 1.0, real: bool = False) -> None:
-    """Compare attention with torch's by hand and with plain products in float64."""
+    """Compare attention with torch's fused ones and with plain products in float64."""
     H, N, R, V = sizes
     angles_TR = torch.outer(torch.arange(T).float(), 1 / 10 ** torch.arange(R // 2))
     turn_TR, scale = 1.2 * torch.polar(torch.ones(T, R // 2), angles_TR), (N + R) ** -0.5
-    library = native_train.attention_kernel()
+    library = attention_library()
     assert library is not None
 
     def native(q: torch.Tensor, kv: torch.Tensor, k_rope: torch.Tensor) -> torch.Tensor:
@@ -200,7 +196,7 @@ def attention_case(B: int, T: int, sizes: HeadSizes, gain: float = 1.0, real: bo
 
     def by_torch(dtype: torch.dtype) -> Callable[..., torch.Tensor]:
         turn = turn_TR.to(torch.complex128 if dtype == DOUBLE else torch.complex64)
-        return lambda *inputs: LatentAttentionByHand.apply(*inputs, turn, sizes, scale)[0]
+        return lambda *inputs: FusedLatentAttention.apply(*inputs, turn, sizes, scale)[0]
 
     inputs = [gain * random(B, T, H * (N + R)), random(B, T, H * (N + V), seed=1), random(B, T, R, seed=2)]
     inputs = [x.bfloat16() for x in inputs]
@@ -208,7 +204,7 @@ def attention_case(B: int, T: int, sizes: HeadSizes, gain: float = 1.0, real: bo
     same_with_any_threads(native, inputs)
     found = NativeLatentAttention.apply(library, *inputs, turn_TR, sizes, scale)[1]
     exact = [x.double() for x in inputs]
-    wanted = LatentAttentionByHand.apply(*exact, turn_TR.to(torch.complex128), sizes, scale)[1]
+    wanted = FusedLatentAttention.apply(*exact, turn_TR.to(torch.complex128), sizes, scale)[1]
     torch.testing.assert_close(found.double(), wanted.double(), rtol=0.01, atol=0.01)
 
 
@@ -234,14 +230,14 @@ def test_attention_of_a_real_size(gain: float) -> None:
 def test_attention_of_any_heads(shape: tuple[int, ...]) -> None:
     """Queries, keys and values as one projection gives them, and values of another width."""
     B, H, T, X = shape
-    library = native_train.attention_kernel()
+    library = attention_library()
     assert library is not None
 
     def native(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return NativeAttention.apply(library, q, k, v, 0.3)[0]
 
     def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return written_out_attention(q, k, v, 0.3)[0]
+        return eager_attention(q, k, v, 0.3)[0]
 
     fused = random(B, T, 3, H, X).bfloat16().unbind(2)
     is_nearer(native, plain, plain, [x.transpose(1, 2) for x in fused], T >= 64)
@@ -254,7 +250,7 @@ def test_attention_of_any_heads(shape: tuple[int, ...]) -> None:
 
 def test_attention_reads_heads_where_they_lie() -> None:
     """NanoGPT's queries, keys and values stand three to a token; a copy of them gives the same bits."""
-    library, found = native_train.attention_kernel(), []
+    library, found = attention_library(), []
     fused = [x.transpose(1, 2) for x in random(2, 70, 3, 2, 24).bfloat16().unbind(2)]
     for heads in (fused, [x.contiguous() for x in fused]):
         leaves = [x.detach().requires_grad_() for x in heads]
@@ -278,7 +274,7 @@ def test_gradients_that_do_not_lie_in_a_row() -> None:
         random(3, *shape, seed=s).requires_grad_() for s, shape in enumerate([(16, 32), (16, 32), (32, 16)])
     ]
     tokens, gates = random(400, 32).bfloat16().requires_grad_(), random(400, 1).requires_grad_()
-    library, choice = native_train.experts_kernel(32, 16), torch.arange(400)[:, None] % 3
+    library, choice = experts_library(), torch.arange(400)[:, None] % 3
     inputs = [tokens, gates, *matrices]
     found = []
     for weight in (torch.ones(()), torch.ones(400, 32)):
@@ -290,7 +286,7 @@ def test_gradients_that_do_not_lie_in_a_row() -> None:
 def test_not_a_number_stays_one() -> None:
     """In a query, a key or a value of one head: its outputs are not numbers, the other head's are."""
     sizes, turn_TR, library = HeadSizes(2, 16, 8, 16), torch.ones(20, 4, dtype=torch.complex64), None
-    library = native_train.attention_kernel()
+    library = attention_library()
     for which, column in ((0, 3), (1, 5), (1, 20)):
         inputs = [random(1, 20, n, seed=n).bfloat16() for n in (48, 64, 8)]
         inputs[which][0, 7, column] = float("nan")
@@ -299,13 +295,16 @@ def test_not_a_number_stays_one() -> None:
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
+    model = NanoKimi(TINY_KIMI)
+    accelerate_(model, dtype="bf16")
     with torch.autocast("cpu", BF16), pytest.raises(AssertionError, match="40 tokens"):
-        NanoKimi(TINY_KIMI)(torch.zeros(1, 40, dtype=torch.long))
+        model(torch.zeros(1, 40, dtype=torch.long))
 
 
 def test_experts_kept_in_bf16_are_left_to_torch() -> None:
     """C would read them as fp32."""
     moe = NanoKimi(TINY_KIMI).model.layers[1].mlp.bfloat16()  # type: ignore[union-attr]
+    assert {c.mechanism: c.form for c in accelerate_(moe, dtype="bf16")}["experts"] == "blocks of rows"
     x = random(2, 8, 32).bfloat16()
     with torch.autocast("cpu", BF16):
         found = moe(x)[0]
@@ -319,7 +318,7 @@ def test_memory_that_runs_out_is_an_error_like_any_other() -> None:
     code = """
 import resource, torch
 from torch import nn
-from nanokimi.optim.muon import Muon
+from nanokimi import Muon
 p = nn.Parameter(torch.randn(700, 700)); p.grad = torch.randn(700, 700)
 optimizer = Muon([p]); optimizer.step(); before = p.detach().clone()
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -338,7 +337,7 @@ def test_attention_is_causal_to_the_bit() -> None:
     sizes, T, changed = HeadSizes(2, 16, 8, 16), 70, 41
     turn_TR = torch.ones(T, 4, dtype=torch.complex64)
     inputs = [random(2, T, n, seed=n).bfloat16() for n in (48, 64, 8)]
-    library = native_train.attention_kernel()
+    library = attention_library()
 
     def first_rows(inputs: Tensors) -> Tensors:
         leaves = [x.clone().requires_grad_() for x in inputs]
@@ -422,13 +421,16 @@ def test_what_is_not_for_c_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_step_of_a_model_calls_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     called = set()
-    for name in ("NativeRMSNorm", "NativeLatentAttention", "NativeExperts"):
-        function = getattr(native_train, name)
-        forward = function.forward
+    for function in (NativeRMSNorm, NativeLatentAttention, NativeExperts):
+        forward, name = function.forward, function.__name__
         monkeypatch.setattr(
             function, "forward", staticmethod(lambda *a, f=forward, n=name: (called.add(n), f(*a))[1])
         )
     model = NanoKimi(TINY_KIMI)
+    accelerate_(model, dtype="bf16")
     with torch.autocast("cpu", BF16):
         model(torch.randint(61, (2, 32)))
     assert called == {"NativeRMSNorm", "NativeLatentAttention", "NativeExperts"}
+    called.clear()
+    model(torch.randint(61, (2, 32)))  # in fp32, as validation is
+    assert not called

@@ -13,16 +13,13 @@ from hypothesis import strategies as st
 
 from nanokimi.config import KimiConfig
 from nanokimi.config.rules import routed_scaling
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.kernels.experts import can_group, grouped_linear, largest_by_maxima
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.moe import (
-    Experts,
     MixtureOfExperts,
     Router,
-    can_group,
-    expert_kernel,
-    grouped_swiglu,
-    largest,
-    looped_swiglu,
+    expert_linear,
 )
 
 SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scaling_factor=1.7)
@@ -33,7 +30,7 @@ SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scali
 def test_the_largest_are_topks(experts: int, count: int, rows: int, seed: int) -> None:
     scores = torch.randn(2, rows, experts, generator=torch.Generator().manual_seed(seed))
     before = scores.clone()
-    found = largest(scores, count)
+    found = largest_by_maxima(scores, count)
     assert found.shape == (2, rows, count) and torch.equal(scores, before)
     assert torch.equal(found.sort(-1).values, scores.topk(count).indices.sort(-1).values)
 
@@ -56,44 +53,31 @@ def random_x(batch: int, length: int, width: int = 32, seed: int = 1) -> torch.T
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("counts", [(4, 3, 7, 2), (0, 9, 0, 7), (0, 0, 0, 16), (16, 0, 0, 0)])
-def test_grouped_experts_equal_looped_ones(
+def test_grouped_products_equal_looped_ones(
     counts: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Outputs and all gradients, experts without tokens included: theirs are zero."""
+    """Outputs and gradients, experts without tokens included: theirs are zero."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((16, 32), (4, 16, 32), (4, 16, 32), (4, 32, 16))
-    values = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-    weight = torch.randn(16, 32, generator=generator).to(dtype)  # of the outputs in the loss
-    assert can_group(values[0], values[1])
+    values = [torch.randn(shape, generator=generator).to(dtype) for shape in ((16, 32), (4, 16, 32))]
+    weight = torch.randn(16, 16, generator=generator).to(dtype)  # of the outputs in the loss
     results = []
-    for run in (grouped_swiglu, looped_swiglu):
-        x, gate, up, down = (v.clone().requires_grad_() for v in values)
-        y = run(x, torch.tensor(counts, dtype=torch.float32), gate, up, down)
+    for run in (grouped_linear, expert_linear):
+        x, matrices = (v.clone().requires_grad_() for v in values)
+        y = run(x, torch.tensor(counts, dtype=torch.float32), matrices)
         (y * weight).sum().backward()
-        results.append([y, x.grad, gate.grad, up.grad, down.grad])
+        results.append([y, x.grad, matrices.grad])
     for grouped, looped in zip(*results, strict=True):
         assert relative_error(grouped, looped) <= tolerance
-    for gradient in results[0][2:]:
-        assert all(bool(gradient[e].any()) == (count > 0) for e, count in enumerate(counts))
-
-
-def test_each_dtype_has_its_kernel() -> None:
-    x_PD, gate_EFD = torch.zeros(64, 32), torch.zeros(8, 16, 32)
-    assert expert_kernel(x_PD.bfloat16(), gate_EFD) is grouped_swiglu
-    assert expert_kernel(x_PD, gate_EFD) is grouped_swiglu
-    assert expert_kernel(x_PD.double(), gate_EFD) is looped_swiglu
+    assert all(bool(results[0][2][e].any()) == (count > 0) for e, count in enumerate(counts))
 
 
 def test_grouping_is_only_chosen_where_it_works() -> None:
     aligned, crooked = torch.zeros(4, 16, 32), torch.zeros(4, 6, 32)
-    assert can_group(torch.zeros(2, 32), aligned) and not can_group(torch.zeros(2, 32), crooked)
-    assert can_group(torch.zeros(2, 32).bfloat16(), aligned)
-    assert not can_group(torch.zeros(2, 32).bfloat16(), torch.zeros(4, 12, 32))  # 24 bytes
-    assert not can_group(torch.zeros(2, 32).double(), aligned)
-    experts = Experts(replace(TINY_KIMI, moe_intermediate_size=6))
-    for parameter in experts.parameters():
-        torch.nn.init.normal_(parameter)
-    experts(torch.randn(5, 32), torch.tensor([2, 0, 3, 0])).sum().backward()  # grouped_mm would refuse
+    assert can_group(4, aligned) and not can_group(4, crooked)
+    assert can_group(2, aligned) and not can_group(2, torch.zeros(4, 12, 32))  # 24 bytes
+    moe = make_moe(replace(TINY_KIMI, moe_intermediate_size=6))
+    accelerate_(moe)
+    moe(torch.randn(1, 5, 32))[0].sum().backward()  # grouped_mm would refuse
 
 
 def naive_moe(moe: MixtureOfExperts, config: KimiConfig, x_MD: torch.Tensor) -> torch.Tensor:

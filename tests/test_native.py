@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nanokimi.model import native_decode, native_train
-from nanokimi.optim import native_muon
-from nanokimi.runtime import native
+from nanokimi.kernels import attention, decode_gpt, decode_kimi, experts, muon, rms_norm
+from nanokimi.kernels.structs import KERNELS
+from nanokimi.runtime import c_compiler as native
 
 GOOD = "int answer(void) { return 42; }\n"
 needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler on this machine")
@@ -94,10 +94,6 @@ def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path, cache: Pa
         assert (native.native_library(path) is not None) == trusted
 
 
-def test_the_kernels_of_training_are_there() -> None:
-    assert all((native.KERNELS / f"{name}.c").is_file() for name in native.TRAINING_KERNELS)
-
-
 @needs_compiler
 def test_threads_are_those_of_torch(tmp_path: Path, cache: Path) -> None:
     """The library uses the OpenMP that torch has loaded, not one more."""
@@ -127,13 +123,13 @@ def test_no_compiler_no_library(
 
 
 STRUCTS = [
-    ("decode_kimi.c", "Layer", native_decode.KimiLayer),
-    ("decode_gpt.c", "Layer", native_decode.GPTLayer),
-    ("experts.c", "Layer", native_train.ExpertsLayer),
-    ("attention.c", "Layer", native_train.AttentionLayer),
-    ("attention.c", "Heads", native_train.Heads),
-    ("rms_norm.c", "Layer", native_train.NormLayer),
-    ("muon.c", "Stack", native_muon.Stack),
+    ("decode_kimi.c", "Layer", decode_kimi.KimiLayer),
+    ("decode_gpt.c", "Layer", decode_gpt.GPTLayer),
+    ("experts.c", "Layer", experts.ExpertsLayer),
+    ("attention.c", "Layer", attention.AttentionLayer),
+    ("attention.c", "Heads", attention.Heads),
+    ("rms_norm.c", "Layer", rms_norm.NormLayer),
+    ("muon.c", "Stack", muon.Stack),
 ]
 KINDS = {"long": ctypes.c_long, "double": ctypes.c_double, "*": ctypes.c_void_p}
 
@@ -141,7 +137,7 @@ KINDS = {"long": ctypes.c_long, "double": ctypes.c_double, "*": ctypes.c_void_p}
 @pytest.mark.parametrize(("file", "name", "struct"), STRUCTS)
 def test_structs_of_python_are_those_of_c(file: str, name: str, struct: type[ctypes.Structure]) -> None:
     """The members of a C struct are Python's, in their order, of the same types."""
-    text = (native.KERNELS / file).read_text()
+    text = (KERNELS / file).read_text()
     end = text.index(f"}} {name};")
     body = re.sub("//.*", "", text[text.rindex("typedef struct {", 0, end) : end]).partition("{")[2]
     members = []

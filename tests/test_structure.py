@@ -18,13 +18,17 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LEVELS = {
     **{"errors": 0, "config": 0, "runtime": 0, "presets": 0},
     **{"data": 1, "model": 1, "optim": 1},
-    **{"measure": 2, "generation": 2},
-    "train": 3,
-    **{"compare": 4, "report": 4},
-    "cli": 5,
+    "kernels": 2,
+    **{"measure": 3, "generation": 3},
+    "train": 4,
+    **{"compare": 5, "report": 5},
+    "cli": 6,
 }
 SIBLINGS = {("config", "runtime"), ("config", "errors"), ("runtime", "errors"), ("compare", "report")}
-ONLY = {"report": {"runtime", "errors"}, "generation": {"data", "model", "config", "errors", "runtime"}}
+ONLY = {
+    "report": {"runtime", "errors"},
+    "generation": {"data", "model", "kernels", "config", "errors", "runtime"},
+}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

@@ -16,6 +16,7 @@ import torch
 from nanokimi.config import ModelName, RunConfig
 from nanokimi.data.store import PreparedData, open_prepared
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import cpu_has_fast_bf16
@@ -606,6 +607,7 @@ def test_final_weights_give_the_same_logits_when_loaded(
     run(state)
     fresh = build_model(state.config.arm.model, seed=12345)
     load_weights(fresh, state.folder / "model.safetensors")
+    accelerate_(fresh)
     ids_BT = torch.arange(16)[None] % 20
     with torch.no_grad():
         expected_BTW = state.model.eval()(ids_BT).logits_BTW

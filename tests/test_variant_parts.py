@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_variants import ATTENTIONS, shaken, some_ids, variant
 
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.kernels.experts import grouped_linear
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import Rotary
@@ -412,4 +414,6 @@ def test_grouped_and_looped_experts_agree(width: int) -> None:
     wide = expert_layer(variant(experts="topk", moe_intermediate_size=width)).double()
     wide.load_state_dict(layer.state_dict())
     x = some_inputs(20)
+    accelerate_(layer)
+    assert (layer.experts.linear is grouped_linear) == (width == 16)
     torch.testing.assert_close(layer(x.float())[0], wide(x)[0].float(), rtol=1e-4, atol=1e-5)

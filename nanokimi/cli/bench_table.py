@@ -36,7 +36,7 @@ def bench_text(found: Bench) -> str:
     lines += [[name, *(column[name] for column in columns)] for name in columns[0]]
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
     text = ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return head + "\n".join(line.rstrip() for line in text) + "\n"
+    return head + "\n".join(line.rstrip() for line in text) + "\n" + kernels_text(found)
 
 
 def rows_of(model: ModelBench) -> dict[str, str]:
@@ -60,3 +60,12 @@ def rows_of(model: ModelBench) -> dict[str, str]:
         "prefill": milliseconds(model.prefill.median_ms),
         "decode, per token": milliseconds(model.decode.median_ms),
     }
+
+
+def kernels_text(found: Bench) -> str:
+    """Which form of each mechanism ran, and why."""
+    chosen = dict.fromkeys(choice for model in found.models for choice in model.kernels)
+    width = max(len(choice.mechanism) for choice in chosen) + 2
+    lines = [f"{choice.mechanism.ljust(width)}{choice.form} ({choice.why})" for choice in chosen]
+    no_c = [f"training kernels in C: not used, {found.why_no_c}"] if found.why_no_c else []
+    return "\n".join(["", *lines, *no_c]) + "\n"

@@ -35,6 +35,7 @@ from nanokimi.config.rules import validate
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
+from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.measure.audit import NONDETERMINISTIC, audit
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.floor import text_floor
@@ -139,8 +140,10 @@ def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[Study
             print(f"auditing {arm.name} ({len(seen) + 1} of {different} architectures)", file=sys.stderr)
             model = arm.config.arm.model
             assert model.vocab_size is not None
+            built = build_model(model, arm.config.seed)
+            accelerate_(built, dtype=arm.config.train.dtype)
             verdict = audit(
-                build_model(model, arm.config.seed),
+                built,
                 vocab_size=model.vocab_size,
                 context=arm.config.train.context_length,
                 batch_size=arm.config.train.eval_batch_size,

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from nanokimi.generation.sampling import sample_token
+from nanokimi.kernels.decode import decode_step
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
-from nanokimi.model.decode import decode_step
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
-// Causal attention, forward and backward, of any heads, or of latent attention's, whose queries and keys are turned first:
-// `written_out_attention` of attend.py and `LatentAttentionByHand` of by_hand.py in C and bf16. One
-// head of one sequence at a time, which stays in a core's cache; what no query sees is not multiplied. The backward pass
+// Causal attention, forward and backward, of any heads, or of latent attention's, whose queries and keys are rotated
+// first: `eager_attention` and `FusedLatentAttention` of attention.py in C and bf16. One head of one sequence at a time, which stays in a core's cache; what no query sees is not multiplied. The backward pass
 // finds the weights anew from the logarithm of each query's sum (flash attention, arXiv 2205.14135).
 
 #include "bf16.h"

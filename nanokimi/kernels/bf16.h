@@ -1,5 +1,5 @@
 // Matrix products in bf16 with fp32 sums, for processors that have them (AVX512-BF16); elsewhere this does not compile,
-// and the caller takes its plain form. An instruction multiplies pairs of neighbours along the summed axis, so the left
+// and the caller takes a form in Python. An instruction multiplies pairs of neighbours along the summed axis, so the left
 // matrix is read as rows of pairs, and the right one is first packed into rows of pairs of its rows.
 
 #ifndef __AVX512BF16__

@@ -1,4 +1,4 @@
-// One token of NanoKimi: `FoldedKimi` of folded.py in C. There a token is a hundred small operations of torch, here it is
+// One token of NanoKimi: `AbsorbedKimi` of decode_kimi.py in C. There a token is a hundred small operations of torch, here it is
 // one call. Letters are those of model/__init__.py.
 
 #include "decode.h"

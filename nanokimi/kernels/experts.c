@@ -1,5 +1,5 @@
-// The mixture of SwiGLU experts, forward and backward: `ExpertsByHand` of model/by_hand.py in C and bf16. Rows (a token
-// and one of its experts each) are worked through in blocks of one expert, which are gathered, multiplied and let go
+// The mixture of SwiGLU experts, forward and backward: `BlockedExperts` of experts.py in C and bf16. Rows (a token and
+// one of its experts each) are worked through in blocks of one expert, which are gathered, multiplied and let go
 // within a core's cache. A row of a result is one thread's, and a sum over rows too: threads change nothing.
 
 #include "bf16.h"

@@ -1,5 +1,5 @@
-// Muon's step in one pass over each matrix, momentum to new weight: `Muon._muon_step` of optim/muon.py in C and bf16. All
-// that Newton-Schulz multiplies for one matrix stays in the processor's caches, and of its symmetric products only a
+// Muon's step in one pass over each matrix, momentum to new weight: `matrix_step` of optim/muon.py in C and bf16. All that
+// Newton-Schulz multiplies for one matrix stays in the processor's caches, and of its symmetric products only a
 // half is computed.
 
 #include "bf16.h"

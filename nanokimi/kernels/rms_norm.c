@@ -1,4 +1,4 @@
-// RMSNorm to bf16, forward and backward: `RMSNormByHand` of model/by_hand.py in C. One pass over memory each way.
+// RMSNorm to bf16, forward and backward: `FusedRMSNorm` of rms_norm.py in C. One pass over memory each way.
 
 #include "bf16.h"
 

@@ -8,9 +8,9 @@ from statistics import median, quantiles
 
 import torch
 
+from nanokimi.kernels.decode import decode_step
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
-from nanokimi.model.decode import decode_step
 from nanokimi.runtime.device import fenced_seconds
 
 

@@ -7,27 +7,91 @@ part without position (N dimensions, from the latent) and a rotary part (R dimen
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from nanokimi.config import KimiConfig
-from nanokimi.model.attend import attend
-from nanokimi.model.by_hand import latent_attention_by_hand
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
-from nanokimi.model.native_train import HeadSizes
+from nanokimi.model.sdpa import attend
 
 Angles = tuple[torch.Tensor, torch.Tensor]
 
 
+class HeadSizes(NamedTuple):
+    """How the columns of queries and of expanded keys and values divide."""
+
+    heads: int  # H
+    nope: int  # N: without position
+    rope: int  # R: rotary
+    value: int  # V
+
+
+def latent_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    k_rope_BTR: torch.Tensor,
+    angles: Angles,
+    sizes: HeadSizes,
+    scale: float,
+    want_max_logits: bool,
+    attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = attend,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The core of MLA: rotate, then attend.
+
+    Args:
+        q: queries (B, T, H * (N + R)).
+        kv: keys without position and values, expanded from the latents, (B, T, H * (N + V)).
+        k_rope_BTR: the key that all heads share, not yet rotated.
+        angles: cos and sin of each token's position, (T, R / 2).
+
+    Returns:
+        The heads' outputs (B, T, H * V) and, if wanted, each head's largest scaled logit of a visible key (H,).
+    """
+    q_BTHX, k_rope_BTR = rotated_queries(q, angles, sizes), rotate(k_rope_BTR, *angles)
+    return attend_expanded(q_BTHX, kv, k_rope_BTR, sizes, scale, want_max_logits, attend)
+
+
+def rotated_queries(q: torch.Tensor, angles: Angles, sizes: HeadSizes) -> torch.Tensor:
+    """(B, T, H * (N + R)) to (B, T, H, N + R), the last R rotated."""
+    q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.rope], dim=-1)
+    return torch.cat((q_nope_BTHN, rotate(q_rope_BTHR, *angles)), dim=-1)
+
+
+def attend_expanded(
+    q_BTHX: torch.Tensor,
+    kv: torch.Tensor,
+    k_rope_BSR: torch.Tensor,
+    sizes: HeadSizes,
+    scale: float,
+    want_max_logits: bool,
+    attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = attend,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend with rotated queries to expanded keys, the shared rotary part beside each head's own."""
+    k_nope_BSHN, v_BSHV = kv.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.value], dim=-1)
+    k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, sizes.heads, -1)
+    k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
+    out_BHTV, max_logits_H = attend(
+        q_BTHX.transpose(1, 2), k_BHSX, v_BSHV.transpose(1, 2), scale, want_max_logits=want_max_logits
+    )
+    return out_BHTV.transpose(1, 2).flatten(-2), max_logits_H
+
+
 class MultiHeadLatentAttention(nn.Module):
     """Causal MLA over (B, T, D). Parameter names are DeepSeek-V3's."""
+
+    core = staticmethod(latent_attention)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.nope_dim, self.rope_dim = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.value_dim, self.latent_dim = config.v_head_dim, config.kv_lora_rank
+        self.sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
         qk_dim = self.nope_dim + self.rope_dim
         hidden, eps = config.hidden_size, config.rms_norm_eps
         if config.q_lora_rank is None:
@@ -63,38 +127,25 @@ class MultiHeadLatentAttention(nn.Module):
         q_low = x_BTD if hasattr(self, "q_proj") else self.q_a_layernorm(self.q_a_proj(x_BTD))
         q = self.q_up_proj(q_low)
         c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
-        c_BSC = self.kv_a_layernorm(c_BTC)
-        by_hand = latent_attention_by_hand(x_BTD) if cache is None else None
-        if by_hand is not None:  # what follows, with a backward pass by hand
-            sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
-            kv, turn_TR = self.kv_b_proj(c_BSC), torch.complex(*angles)
-            out, largest_H = by_hand(q, kv, k_rope_BTR, turn_TR, sizes, self.scale)
-            return self.o_proj(out), largest_H
+        c_BTC = self.kv_a_layernorm(c_BTC)
+        if cache is None:
+            kv = self.kv_b_proj(c_BTC)
+            out, max_logits_H = self.core(q, kv, k_rope_BTR, angles, self.sizes, self.scale, want_max_logits)
+            return self.o_proj(out), max_logits_H
 
-        q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (self.num_heads, -1)).split(
-            [self.nope_dim, self.rope_dim], dim=-1
-        )
-        q_rope_BTHR, k_rope_BSR = rotate(q_rope_BTHR, *angles), rotate(k_rope_BTR, *angles)
-        if cache is not None:  # the point of MLA: C + R numbers per token are all that is kept
-            (latents_BSL,) = cache.append(torch.cat((c_BSC, k_rope_BSR), dim=-1))
-            if x_BTD.shape[1] == 1 and not want_max_logits:
-                return self._decode(q_nope_BTHN, q_rope_BTHR, latents_BSL), None
-            c_BSC, k_rope_BSR = latents_BSL.split([self.latent_dim, self.rope_dim], dim=-1)
-
-        kv_BSHX = self.kv_b_proj(c_BSC).unflatten(-1, (self.num_heads, -1))
-        k_nope_BSHN, v_BSHV = kv_BSHX.split([self.nope_dim, self.value_dim], dim=-1)
-        k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
-        q_BHTX = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1).transpose(1, 2)
-        k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
-        out_BHTV, max_logits_H = attend(
-            q_BHTX, k_BHSX, v_BSHV.transpose(1, 2), self.scale, want_max_logits=want_max_logits
-        )
-        return self.o_proj(out_BHTV.transpose(1, 2).flatten(-2)), max_logits_H
+        q_BTHX = rotated_queries(q, angles, self.sizes)
+        # the point of MLA: C + R numbers per token are all that is kept
+        (latents_BSL,) = cache.append(torch.cat((c_BTC, rotate(k_rope_BTR, *angles)), dim=-1))
+        if x_BTD.shape[1] == 1 and not want_max_logits:
+            return self._decode(q_BTHX, latents_BSL), None
+        c_BSC, k_rope_BSR = latents_BSL.split([self.latent_dim, self.rope_dim], dim=-1)
+        kv = self.kv_b_proj(c_BSC)
+        out, max_logits_H = attend_expanded(q_BTHX, kv, k_rope_BSR, self.sizes, self.scale, want_max_logits)
+        return self.o_proj(out), max_logits_H
 
     def _decode(
         self,
-        q_nope_B1HN: torch.Tensor,
-        q_rope_B1HR: torch.Tensor,
+        q_B1HX: torch.Tensor,
         latents_BSL: torch.Tensor,
     ) -> torch.Tensor:
         """Attend from one new token without expanding the cache ("absorption"); L = C + R.
@@ -105,8 +156,9 @@ class MultiHeadLatentAttention(nn.Module):
         c_BSC = latents_BSL[..., : self.latent_dim]
         w_HXC = self.kv_b_proj.weight.to(c_BSC.dtype).view(self.num_heads, -1, self.latent_dim)
         k_up_HNC, v_up_HVC = w_HXC.split([self.nope_dim, self.value_dim], dim=1)
-        q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_B1HN[:, 0], k_up_HNC)
-        logits_BHS = torch.cat((q_latent_BHC, q_rope_B1HR[:, 0]), dim=-1) @ latents_BSL.transpose(1, 2)
+        q_nope_BHN, q_rope_BHR = q_B1HX[:, 0].split([self.nope_dim, self.rope_dim], dim=-1)
+        q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_BHN, k_up_HNC)
+        logits_BHS = torch.cat((q_latent_BHC, q_rope_BHR), dim=-1) @ latents_BSL.transpose(1, 2)
         at_least_fp32 = torch.promote_types(logits_BHS.dtype, torch.float32)
         weights_BHS = (logits_BHS.to(at_least_fp32) * self.scale).softmax(dim=-1).to(c_BSC.dtype)
         out_BHV = torch.einsum("bhc,hvc->bhv", weights_BHS @ c_BSC, v_up_HVC)

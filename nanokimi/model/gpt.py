@@ -15,13 +15,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import GPTConfig
-from nanokimi.model.attend import attend
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.output import Output
+from nanokimi.model.sdpa import attend
 
 
 class CausalSelfAttention(nn.Module):
     """Multi-head attention with one fused projection to queries, keys and values."""
+
+    attend = staticmethod(attend)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class CausalSelfAttention(nn.Module):
             k_BSHX, v_BSHX = cache.append(k_BSHX, v_BSHX)
         q_BHTX, k_BHSX, v_BHSX = (x.transpose(1, 2) for x in (q_BTHX, k_BSHX, v_BSHX))
         dropout = self.dropout if self.training else 0.0
-        out_BHTX, max_logits_H = attend(
+        out_BHTX, max_logits_H = self.attend(
             q_BHTX, k_BHSX, v_BHSX, self.scale, dropout=dropout, want_max_logits=want_max_logits
         )
         return self.c_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H

@@ -9,11 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanokimi.config import YarnConfig
-from nanokimi.model.by_hand import RMSNormByHand, norm_by_hand, takes_fast_path
+
+
+def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / rms(x) * weight over the last axis of `x`, any shape; in fp32 at least, returned in the dtype of `x`."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.rms_norm(x.to(wide), weight_D.shape, weight_D.to(wide), eps).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Scale each vector to root-mean-square 1, then by a learned gain (arXiv 1910.07467). In fp32 at least."""
+    """Scale each vector to root-mean-square 1, then by a learned gain (arXiv 1910.07467)."""
+
+    norm = staticmethod(rms_norm)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -21,15 +29,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise the last axis of `x`, any shape; the result has the dtype of `x`, or bf16 on the fast path."""
-        by_hand = not torch.compiler.is_compiling()
-        if by_hand and takes_fast_path(x):
-            return norm_by_hand(x, self.weight, self.eps)
-        if by_hand and x.device.type == "cpu" and x.dtype == torch.float32:
-            # Keeps one tensor less than torch's.
-            return RMSNormByHand.apply(x, self.weight, self.eps, x.dtype)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+        """Normalise the last axis of `x`, any shape."""
+        return self.norm(x, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -102,5 +103,5 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     if x.dim() == 4:
         cos, sin = cos[:, None], sin[:, None]
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)

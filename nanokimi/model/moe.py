@@ -15,15 +15,22 @@ from torch import nn
 
 from nanokimi.config import KimiConfig
 from nanokimi.config.rules import routed_scaling
-from nanokimi.model.by_hand import experts_by_hand, takes_fast_path
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.output import Routing
 
-MANY_EXPERTS, FEW_CHOSEN = 16, 4  # measured: docs/performance.md
+ExpertLinear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Where the `count` largest of the last axis stand, in no order."""
+    return scores.topk(count, dim=-1, sorted=False).indices
 
 
 class Router(nn.Module):
     """Sigmoid scores, bias-corrected choice of the top K, normalised and scaled gates. Always in fp32."""
+
+    largest = staticmethod(largest)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
 
     e_score_correction_bias: torch.Tensor
 
@@ -44,7 +51,7 @@ class Router(nn.Module):
             x = x_BTD if x_BTD.dtype == torch.float64 else x_BTD.float()
             scores_BTE = F.linear(x, self.weight.to(x.dtype)).sigmoid()
             scores_ME = scores_BTE.flatten(0, 1)
-            chosen_MK = largest(scores_ME + self.e_score_correction_bias, self.num_chosen)
+            chosen_MK = self.largest(scores_ME + self.e_score_correction_bias, self.num_chosen)
             gates_MK = scores_ME.gather(1, chosen_MK)
             if self.norm_topk_prob:
                 gates_MK = gates_MK / (gates_MK.sum(dim=-1, keepdim=True) + 1e-20)
@@ -58,7 +65,7 @@ class Router(nn.Module):
         entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
         # eq. 17-20, per sequence: f is an expert's share of the choices that the scores alone would make, without
         # the bias (1 when even); P is its mean score. f carries no gradient
-        own_choice_BTK = largest(scores_BTE, self.num_chosen)
+        own_choice_BTK = self.largest(scores_BTE, self.num_chosen)
         f_BE = count_experts(own_choice_BTK.flatten(1), E).to(scores_BTE.dtype) * (E / (self.num_chosen * T))
         balance_loss = (f_BE * shares_BTE.mean(dim=1)).sum(dim=-1).mean()
         return Routing(counts_E, entropy, balance_loss)
@@ -73,26 +80,61 @@ class Router(nn.Module):
         self.e_score_correction_bias += speed * (direction_E - direction_E.mean())
 
 
-@torch.no_grad()
-def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Where the `count` largest of the last axis stand, in no order."""
-    if scores.device.type != "cpu" or scores.shape[-1] <= MANY_EXPERTS or count > FEW_CHOSEN:
-        return scores.topk(count, dim=-1, sorted=False).indices
-    left, found = scores.clone(), []  # on a CPU, a maximum at a time is faster than topk
-    for _ in range(count):
-        found.append(left.max(dim=-1, keepdim=True).indices)
-        left.scatter_(-1, found[-1], float("-inf"))
-    return torch.cat(found, dim=-1)
-
-
 def count_experts(chosen_BP: torch.Tensor, experts: int) -> torch.Tensor:
     """How often each expert stands in each row, (B, E), in fp32: exact, and without asking the device for its size."""
     counts_BE = torch.zeros(chosen_BP.shape[0], experts, device=chosen_BP.device)
     return counts_BE.scatter_add_(1, chosen_BP, torch.ones_like(chosen_BP, dtype=torch.float32))
 
 
+def expert_linear(x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor) -> torch.Tensor:
+    """Each row times its expert's matrix, (P, F); rows are sorted by expert, counts_E[e] of them for expert e."""
+    rows = x_PD.split([int(n) for n in counts_E.tolist()])
+    return torch.cat([F.linear(x, weight) for x, weight in zip(rows, weight_EFD.unbind(0), strict=True)])
+
+
+def by_expert(
+    experts: Callable[[torch.Tensor], torch.Tensor],
+    x_MD: torch.Tensor,
+    chosen_MK: torch.Tensor,
+    gates_MK: torch.Tensor,
+) -> torch.Tensor:
+    """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D).
+
+    `experts` takes the token-expert pairs sorted by expert, (P, D) -> (P, D).
+    """
+    K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)
+    # there and back by permutations, which add nothing up: forward and backward are deterministic
+    y_PD = experts(x_MD.repeat_interleave(K, dim=0).index_select(0, order_P))
+    y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
+    return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
+
+
+def mix_experts(
+    x_MD: torch.Tensor,
+    chosen_MK: torch.Tensor,
+    gates_MK: torch.Tensor,
+    counts_E: torch.Tensor,
+    matrices: tuple[torch.Tensor, ...],
+    linear: ExpertLinear = expert_linear,
+) -> torch.Tensor:
+    """The chosen SwiGLU experts of each token, weighted by their gates, (M, D) -> (M, D).
+
+    `matrices`: gate (E, F, D), up (E, F, D) and down (E, D, F); `counts_E`: how many tokens each expert got.
+    """
+    gate_EFD, up_EFD, down_EDF = matrices
+
+    def experts(x_PD: torch.Tensor) -> torch.Tensor:
+        hidden_PF = F.silu(linear(x_PD, counts_E, gate_EFD)) * linear(x_PD, counts_E, up_EFD)
+        return linear(hidden_PF, counts_E, down_EDF)
+
+    return by_expert(experts, x_MD, chosen_MK, gates_MK).to(x_MD.dtype)
+
+
 class Experts(nn.Module):
     """E SwiGLU experts, their matrices stacked on the first axis."""
+
+    mix = staticmethod(mix_experts)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
@@ -101,71 +143,12 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(E, F_, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F_))
 
-    def forward(self, x_PD: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
-        """Apply expert e to its rows; the rows of `x_PD` are sorted by expert, counts_E[e] of them for expert e."""
-        dtype = (
-            torch.get_autocast_dtype(x_PD.device.type)
-            if torch.is_autocast_enabled(x_PD.device.type)
-            else x_PD.dtype
-        )
-        x_PD = x_PD.to(dtype)
-        matrices = [p.to(dtype) for p in (self.gate_proj, self.up_proj, self.down_proj)]
-        return expert_kernel(x_PD, self.gate_proj)(x_PD, counts_E, *matrices)
-
-    def mixed(
+    def forward(
         self, x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, counts_E: torch.Tensor
     ) -> torch.Tensor:
-        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D); counts_E: tokens of each expert."""
-        if takes_fast_path(x_MD):
-            weights = (self.gate_proj, self.up_proj, self.down_proj)
-            fixed = torch.compiler.is_compiling()
-            return experts_by_hand(x_MD, chosen_MK, gates_MK, counts_E, weights, fixed)
-        K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
-        # there and back by permutations, which add nothing up: forward and backward are deterministic
-        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
-        y_PD = self(x_PD, counts_E)
-        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
-        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1).to(x_MD.dtype)
-
-
-def expert_kernel(x_PD: torch.Tensor, gate_EFD: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The faster of the two functions below for these rows; they compute the same."""
-    return grouped_swiglu if can_group(x_PD, gate_EFD) else looped_swiglu
-
-
-def can_group(x_PD: torch.Tensor, gate_EFD: torch.Tensor) -> bool:
-    """Whether torch's grouped matrix product takes these: CPU or CUDA, not float64, rows of whole 16 bytes."""
-    aligned = all(size * x_PD.element_size() % 16 == 0 for size in gate_EFD.shape[1:])
-    return x_PD.device.type in ("cpu", "cuda") and x_PD.dtype != torch.float64 and aligned
-
-
-def grouped_swiglu(
-    x_PD: torch.Tensor,
-    counts_E: torch.Tensor,
-    gate_EFD: torch.Tensor,
-    up_EFD: torch.Tensor,
-    down_EDF: torch.Tensor,
-) -> torch.Tensor:
-    """All experts in three grouped products, without the host ever learning the counts."""
-    ends_E = counts_E.cumsum(0).to(torch.int32)
-    gate_PF = F.grouped_mm(x_PD, gate_EFD.transpose(-2, -1), offs=ends_E)
-    up_PF = F.grouped_mm(x_PD, up_EFD.transpose(-2, -1), offs=ends_E)
-    return F.grouped_mm(F.silu(gate_PF) * up_PF, down_EDF.transpose(-2, -1), offs=ends_E)
-
-
-def looped_swiglu(
-    x_PD: torch.Tensor,
-    counts_E: torch.Tensor,
-    gate_EFD: torch.Tensor,
-    up_EFD: torch.Tensor,
-    down_EDF: torch.Tensor,
-) -> torch.Tensor:
-    """One expert after another: the plain form, and the one that runs everywhere."""
-    rows = x_PD.split([int(n) for n in counts_E.tolist()])
-    experts = zip(rows, gate_EFD.unbind(0), up_EFD.unbind(0), down_EDF.unbind(0), strict=True)
-    return torch.cat(
-        [F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down) for x, gate, up, down in experts]
-    )
+        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D)."""
+        matrices = (self.gate_proj, self.up_proj, self.down_proj)
+        return self.mix(x_MD, chosen_MK, gates_MK, counts_E, matrices)
 
 
 class MixtureOfExperts(nn.Module):
@@ -184,7 +167,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         """(B, T, D) -> (B, T, D) and the routing."""
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
-        y_MD = self.experts.mixed(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E)
+        y_MD = self.experts(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E)
         y_BTD = y_MD.view_as(x_BTD)
         if self.shared_experts is not None:
             y_BTD = y_BTD + self.shared_experts(x_BTD)

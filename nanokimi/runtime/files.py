@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.errors import UserError
-from nanokimi.runtime.native import find_compiler
+from nanokimi.runtime.c_compiler import find_compiler
 
 CHECKSUMS_FILE = "checksums.json"
 MAX_FILE_BYTES = 1 << 28

@@ -25,10 +25,14 @@ from nanokimi.config.rules import resolve
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers import ByteTokenizer
+from nanokimi.kernels import muon
+from nanokimi.kernels.accelerate import Place, why_no_c
+from nanokimi.kernels.decode import decode_choice
+from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.machine import MachineRates, measure_machine
 from nanokimi.measure.speed import Timing, generation_latency, time_calls
-from nanokimi.optim import muon, qk_clip
+from nanokimi.optim import qk_clip
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, fenced_seconds
 from nanokimi.train import step as step_module
 from nanokimi.train.compiled import compile_step
@@ -68,6 +72,7 @@ class ModelBench:
     floor_ms: dict[str, float]  # of the step
     prefill: Timing
     decode: Timing
+    kernels: list[Choice]  # which fast form each mechanism has, and why
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Bench:
     threads: int
     rates: MachineRates
     models: list[ModelBench]
+    why_no_c: str  # what keeps the training kernels in C from being used; empty if nothing does
 
 
 def run_bench(config: RunConfig, quick: bool = False) -> Bench:
@@ -89,7 +95,9 @@ def run_bench(config: RunConfig, quick: bool = False) -> Bench:
     rates = measure_machine(device, 0.1 if quick else 0.5)
     seconds = QUICK_SECONDS if quick else SECONDS
     models = [bench_model(arm, rates, seconds) for arm in arm_configs(config).values()]
-    return Bench(str(device), config.train.dtype, config.train.threads or 1, rates, models)
+    train = config.train
+    why = why_no_c(Place(device.type, train.dtype, train.compile))
+    return Bench(str(device), train.dtype, train.threads or 1, rates, models, why)
 
 
 def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> ModelBench:
@@ -112,6 +120,7 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
         floor_ms=step_floor(state, rates),
         prefill=prefill,
         decode=decode,
+        kernels=[*state.kernels, decode_choice(state.model)[0]],
     )
 
 

@@ -7,9 +7,8 @@ import math
 import torch
 
 from nanokimi.errors import TrainingError
-from nanokimi.model.by_hand import experts_by_hand
-from nanokimi.model.moe import Experts
-from nanokimi.model.variants.feed_forward import StackedMLP
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.kernels.experts import traceable_experts
 from nanokimi.runtime.device import fenced_seconds, is_out_of_memory
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import sequence_loss, training_batch
@@ -33,11 +32,8 @@ def compile_step(state: TrainState) -> Record:
     state.compiled = None
     plain_loss, plain = probe(state)
     torch.compiler.reset()
-    torch.compiler.allow_in_graph(experts_by_hand)
-    for module in state.model.modules():
-        if isinstance(module, Experts | StackedMLP) and state.config.train.dtype != "bf16":
-            # Traced, torch's grouped product takes bf16 only: it stays outside.
-            module.mixed = torch.compiler.disable(module.mixed)  # type: ignore[method-assign]
+    torch.compiler.allow_in_graph(traceable_experts)
+    state.kernels = accelerate_(state.model, state.optimizer, dtype=state.config.train.dtype, compiled=True)
     state.compiled = torch.compile(state.model, dynamic=False)
     try:
         loss, gradient = probe(state)

@@ -24,6 +24,7 @@ from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
 from nanokimi.generation.story import story_ids
+from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.measure.audit import AuditResult, audit
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
@@ -377,7 +378,9 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
     data = open_prepared(find_data(folder))
     model = build_model(config.arm.model, config.seed)
     load_weights(model, weights)
-    return Run(folder, config, model.to(choose_device(device or config.train.device)), data)
+    model.to(choose_device(device or config.train.device))
+    accelerate_(model)
+    return Run(folder, config, model, data)
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -15,12 +15,13 @@ import torch
 
 from nanokimi.config import RunConfig
 from nanokimi.data.store import PreparedData
+from nanokimi.kernels.accelerate import accelerate_, accelerate_optimizer_, choose_loss
+from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.groups import build_optimizer
 from nanokimi.runtime.device import keep_freed_memory
-from nanokimi.runtime.native import compile_training_kernels
 from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
@@ -42,9 +43,11 @@ class TrainState:
     device: torch.device
     model: LanguageModel
     optimizer: torch.optim.Optimizer
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     scaler: torch.amp.GradScaler
     flops_per_token: float
     flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
+    kernels: list[Choice] = field(default_factory=list)  # which fast forms were put in
     compiled: Callable[..., Any] | None = None  # the model as torch.compile made it
     compile_seconds: float = 0.0  # not part of train_seconds
     step: int = 0
@@ -102,19 +105,23 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
     keep_freed_memory(device)
-    if device.type == "cpu" and train.dtype == "bf16":
-        compile_training_kernels()
     model = build_model(config.arm.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
+    optimizer = fresh_optimizer(config, model)
+    vocab_size, micro_batch_size = config.arm.model.vocab_size, train.micro_batch_size or train.batch_size
+    assert vocab_size is not None, "resolve() fills this in"
+    loss, of_loss = choose_loss(micro_batch_size * train.context_length * vocab_size, train.dtype)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     return TrainState(
         config=config,
-        micro_batch_size=train.micro_batch_size or train.batch_size,
+        micro_batch_size=micro_batch_size,
         data=data,
         folder=folder,
         device=device,
         model=model,
-        optimizer=fresh_optimizer(config, model),
+        optimizer=optimizer,
+        loss=loss,
+        kernels=[*accelerate_(model, optimizer, dtype=train.dtype), of_loss],
         scaler=fresh_scaler(train.dtype, device),
         flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
@@ -123,7 +130,9 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
 
 def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
     """The optimizer of a run that has not begun."""
-    return build_optimizer(model, config.arm.optim, config.arm.model.num_attention_heads)
+    optimizer = build_optimizer(model, config.arm.optim, config.arm.model.num_attention_heads)
+    accelerate_optimizer_(optimizer)
+    return optimizer
 
 
 def fresh_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:

@@ -24,7 +24,6 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
-from nanokimi.train.loss import next_token_loss
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
 DRAWN_TOKENS = 1 << 16
@@ -117,7 +116,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
             output = state.forward(x_BT, want_max_logits=want_max_logits)
-        nll = next_token_loss(output.logits_BTW, y_BT)
+        nll = state.loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
         output = output._replace(logits_BTW=None)  # not needed any more, and large
         state.scaler.scale(loss / passes).backward()
@@ -143,7 +142,7 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
     """The training loss of some sequences alone, as a backward pass needs it."""
     with autocast(state):
         output = state.forward(x_BT, want_max_logits=needs_logits(state.optimizer))
-    nll = next_token_loss(output.logits_BTW, y_BT)
+    nll = state.loss(output.logits_BTW, y_BT)
     return nll if output.aux_loss is None else nll + output.aux_loss
 
 

@@ -7,15 +7,17 @@ from torch import nn
 
 from nanokimi.config import KimiConfig, VariantConfig
 from nanokimi.config.rules_variant import has_qkv_bias, head_width, key_value_heads
-from nanokimi.model.attend import attend
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import rotate
+from nanokimi.model.sdpa import attend
 
 
 class GroupedQueryAttention(nn.Module):
     """Causal softmax attention; G groups of heads share keys and values (GQA, arXiv 2305.13245; G = H: multi-head)."""
 
+    attend = staticmethod(attend)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
     uses_cache = True
 
     def __init__(self, config: VariantConfig) -> None:
@@ -50,7 +52,7 @@ class GroupedQueryAttention(nn.Module):
         shared_by = self.num_heads // self.num_groups
         k_BHSX, v_BHSX = (x.transpose(1, 2).repeat_interleave(shared_by, dim=1) for x in (k_BSGX, v_BSGX))
         dropout = self.dropout if self.training else 0.0
-        out_BHTX, max_logits_H = attend(
+        out_BHTX, max_logits_H = self.attend(
             q_BTHX.transpose(1, 2),
             k_BHSX,
             v_BHSX,

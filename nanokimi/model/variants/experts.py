@@ -83,7 +83,7 @@ class ChosenExperts(ExpertLayer):
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         """As in nanokimi.model.moe, with any router and any form of expert."""
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
-        return self.experts.mixed(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E), routing
+        return self.experts(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E), routing
 
 
 class SoftExperts(ExpertLayer):

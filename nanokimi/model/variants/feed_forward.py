@@ -11,7 +11,7 @@ from torch import nn
 from nanokimi.config import VariantConfig
 from nanokimi.config.rules_variant import dense_width
 from nanokimi.model.layers import SwiGLU
-from nanokimi.model.moe import Experts, can_group
+from nanokimi.model.moe import Experts, by_expert, expert_linear
 from nanokimi.model.variants.attention import as_kimi
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -59,6 +59,9 @@ def shared_experts(config: VariantConfig) -> MLP | SwiGLU | None:
 class StackedMLP(nn.Module):
     """E experts down(act(up x)), their matrices stacked on the first axis."""
 
+    linear = staticmethod(expert_linear)
+    """The seam: `kernels` puts a faster function of the same arguments here."""
+
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
         E, F_, D = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
@@ -66,28 +69,16 @@ class StackedMLP(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(E, F_, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F_))
 
-    def forward(self, x_PD: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
-        """Apply expert e to its rows; the rows of `x_PD` are sorted by expert, counts_E[e] of them for expert e."""
-        device = x_PD.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_PD.dtype
-        x_PD, up_EFD, down_EDF = x_PD.to(dtype), self.up_proj.to(dtype), self.down_proj.to(dtype)
-        if can_group(x_PD, up_EFD):
-            ends_E = counts_E.cumsum(0).to(torch.int32)
-            hidden_PF = self.activation(F.grouped_mm(x_PD, up_EFD.mT, offs=ends_E))
-            return F.grouped_mm(hidden_PF, down_EDF.mT, offs=ends_E)
-        rows = x_PD.split([int(n) for n in counts_E.tolist()])
-        experts = zip(rows, up_EFD.unbind(0), down_EDF.unbind(0), strict=True)
-        return torch.cat([F.linear(self.activation(F.linear(x, up)), down) for x, up, down in experts])
-
-    def mixed(
+    def forward(
         self, x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, counts_E: torch.Tensor
     ) -> torch.Tensor:
-        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D), as `Experts.mixed`."""
-        K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
-        x_PD = x_MD.repeat_interleave(K, dim=0).index_select(0, order_P)
-        y_PD = self(x_PD, counts_E)
-        y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
-        return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
+        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D), as `moe.Experts`."""
+
+        def experts(x_PD: torch.Tensor) -> torch.Tensor:
+            hidden_PF = self.activation(self.linear(x_PD, counts_E, self.up_proj))
+            return self.linear(hidden_PF, counts_E, self.down_proj)
+
+        return by_expert(experts, x_MD, chosen_MK, gates_MK)
 
 
 Stack = Experts | StackedMLP

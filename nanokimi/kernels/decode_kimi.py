@@ -1,27 +1,37 @@
-"""NanoKimi's next token on a CPU, batch 1, with its matrices folded: what `kernels/decode_kimi.c` does, in torch.
+"""NanoKimi's next token on a CPU, batch 1, with absorbed weights: in torch, and in C (decode_kimi.c).
 
 For one token a small model does little arithmetic and spends its time starting operations. So what is linear is
 multiplied together once, beforehand: norm gains and the softmax scale into the projections, the keys' up-projection
 into the queries', the values' into the output's (MLA's "absorption"), router and shared expert into one matrix. The
-result is the plain model's up to rounding; tests hold it against that.
+result is the model's own up to rounding; tests hold it against that.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 
+from nanokimi.kernels.structs import KERNELS, Fields, Layers, here, pointers, struct
 from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.kimi import KimiBlock, NanoKimi
 from nanokimi.model.layers import SwiGLU
 from nanokimi.model.moe import MixtureOfExperts
+from nanokimi.runtime.c_compiler import native_library
+
+KimiLayer = struct(
+    "width heads latent rotary query_low dense shared experts chosen expert_width normalise",
+    "scaling eps latent_eps",
+    "in query_down query_up latent_gain out first bias down expert_gate_up expert_down rows",
+)
 
 
-class FoldedKimi:
-    """Weights of a NanoKimi folded for decoding; `model` itself is not changed."""
+class AbsorbedKimi:
+    """Weights of a NanoKimi absorbed for decoding; `model` itself is not changed."""
 
     @torch.inference_mode()
     def __init__(self, model: NanoKimi) -> None:
@@ -31,7 +41,7 @@ class FoldedKimi:
         self.turns_SR = torch.complex(cos_SR, sin_SR)
         self.eps = model.config.rms_norm_eps
         blocks = [cast(KimiBlock, block) for block in decoder.layers]
-        self.layers = [(FoldedAttention(b), folded_feed_forward(b)) for b in blocks]
+        self.layers = [(AbsorbedAttention(b), absorbed_feed_forward(b)) for b in blocks]
         self.head_WD = model.lm_head.weight * decoder.norm.weight
 
     @torch.inference_mode()
@@ -46,11 +56,11 @@ class FoldedKimi:
 
 
 def normed(x_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm without its gain, which is folded into what follows."""
+    """RMSNorm without its gain, which is absorbed into what follows."""
     return F.rms_norm(x_D, x_D.shape, None, eps)
 
 
-class FoldedAttention:
+class AbsorbedAttention:
     """x += attention(norm(x)) for one vector, attending in the latent space."""
 
     def __init__(self, block: KimiBlock) -> None:
@@ -93,15 +103,15 @@ class FoldedAttention:
         x_D.addmv_(self.out_DX, out_HC.view(-1))
 
 
-def folded_feed_forward(block: KimiBlock) -> FoldedDense | FoldedExperts:
+def absorbed_feed_forward(block: KimiBlock) -> AbsorbedDense | AbsorbedExperts:
     """x += feed_forward(norm(x)) for one vector."""
     gain_D, eps = block.post_attention_layernorm.weight, block.post_attention_layernorm.eps
     if isinstance(block.mlp, MixtureOfExperts):
-        return FoldedExperts(block.mlp, gain_D, eps)
-    return FoldedDense(block.mlp, gain_D, eps)
+        return AbsorbedExperts(block.mlp, gain_D, eps)
+    return AbsorbedDense(block.mlp, gain_D, eps)
 
 
-class FoldedDense:
+class AbsorbedDense:
     """x += swiglu(norm(x)) for one vector."""
 
     def __init__(self, mlp: SwiGLU, gain_D: torch.Tensor, eps: float) -> None:
@@ -113,7 +123,7 @@ class FoldedDense:
         x_D.addmv_(self.down_DF, F.silu(gate_F) * up_F)
 
 
-class FoldedExperts:
+class AbsorbedExperts:
     """x += experts(norm(x)) for one vector: the K chosen experts one after another, read where they lie."""
 
     def __init__(self, moe: MixtureOfExperts, gain_D: torch.Tensor, eps: float) -> None:
@@ -144,3 +154,77 @@ class FoldedExperts:
         for e in chosen:
             gate_F, up_F = self.gate_up[e].mv(h_D).chunk(2)
             x_D.addmv_(self.down[e], F.silu(gate_F) * up_F, alpha=scores[e] / total * self.scaling)
+
+
+class NativeKimi:
+    """Decodes as the AbsorbedKimi that it is made of, which holds the weights."""
+
+    def __init__(self, absorbed: AbsorbedKimi, decode: Callable[..., None]) -> None:
+        self.absorbed, self.decode = absorbed, decode
+        fields = [attention_fields(a) | feed_forward_fields(f) for a, f in absorbed.layers]
+        self.layers = Layers(KimiLayer, fields)
+        self.turns_SR = torch.view_as_real(absorbed.turns_SR).flatten(1).contiguous()
+        self.head = ctypes.c_void_p(self.layers.address(absorbed.head_WD))
+
+    @torch.inference_mode()
+    def __call__(self, token: int, cache: Cache) -> torch.Tensor:
+        """Append one token to the cache; return the logits (W,) of the next."""
+        position = cache.length
+        self.layers.point_to(cache, "rows")
+        x_D = self.absorbed.embedding_WD[token].clone()
+        logits_W = x_D.new_empty(len(self.absorbed.head_WD))
+        layers, turn = self.layers.structs, self.turns_SR[position]
+        self.decode(
+            layers,
+            len(layers),
+            self.head,
+            len(logits_W),
+            *pointers(x_D, turn),
+            *here(position, logits_W),
+        )
+        return logits_W
+
+
+def native_kimi(absorbed: AbsorbedKimi) -> NativeKimi | None:
+    """The decoder in C, if this machine can compile it."""
+    library = native_library(KERNELS / "decode_kimi.c")
+    return None if library is None else NativeKimi(absorbed, library.decode_kimi)
+
+
+def attention_fields(attention: AbsorbedAttention) -> Fields:
+    """Sizes and matrices of a layer's attention."""
+    fields: Fields = {
+        "width": attention.in_XD.shape[1],
+        "heads": attention.heads,
+        "latent": attention.latent_dim,
+        "rotary": attention.rotary_dim,
+        "eps": attention.eps,
+        "latent_eps": attention.latent_eps,
+        "in": attention.in_XD,
+        "latent_gain": attention.latent_gain_C,
+        "out": attention.out_DX,
+    }
+    if attention.q_low is not None:
+        down_QD, up_XQ = attention.q_low
+        fields |= {"query_low": len(down_QD), "query_down": down_QD, "query_up": up_XQ}
+    return fields
+
+
+def feed_forward_fields(part: AbsorbedDense | AbsorbedExperts) -> Fields:
+    """Sizes and matrices of a layer's feed-forward part."""
+    if isinstance(part, AbsorbedDense):
+        return {"dense": part.down_DF.shape[1], "first": part.gate_up_GD, "down": part.down_DF}
+    fields: Fields = {
+        "experts": len(part.down_EDF),
+        "chosen": part.num_chosen,
+        "expert_width": part.down_EDF.shape[2],
+        "normalise": int(part.norm_topk_prob),
+        "scaling": part.scaling,
+        "first": part.first_XD,
+        "bias": part.bias_E,
+        "expert_gate_up": part.gate_up_EGD,
+        "expert_down": part.down_EDF,
+    }
+    if part.shared_down_DF is not None:
+        fields |= {"shared": part.shared_down_DF.shape[1], "down": part.shared_down_DF}
+    return fields

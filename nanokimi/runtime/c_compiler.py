@@ -1,8 +1,7 @@
-"""C beside Python: a small source file, compiled on first use by the machine's own compiler for its own processor.
+"""A small C file, compiled on first use by the machine's own compiler for its own processor.
 
-For what is many small operations in Python. Every C function has a plain form beside it that does the same; where there
-is no compiler, or `NANOKIMI_NATIVE` is 0, that one runs. Libraries are kept in `native/` of the cache folder
-($NANOKIMI_CACHE or ~/.cache/nanokimi), under a hash of source, compiler and processor.
+Where there is no compiler, or `NANOKIMI_NATIVE` is 0, callers run a Python form. Libraries are kept in
+`native/` of the cache folder ($NANOKIMI_CACHE or ~/.cache/nanokimi), under a hash of source, compiler and processor.
 """
 
 from __future__ import annotations
@@ -18,22 +17,16 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 # No -ffast-math: linking with it would flush denormals in the whole process.
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
 OPENMP_NAMES = ("libgomp", "libomp", "libiomp5")
 COMPILE_SECONDS = 120
-KERNELS = Path(__file__).parents[1] / "kernels"
-TRAINING_KERNELS = ("rms_norm", "attention", "experts", "muon")
 
 
 @cache
 def native_library(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C file, or None where it cannot be compiled: then the caller takes its plain form.
+    """The functions of a C file, or None where it cannot be compiled.
 
     The first call takes a second, or some milliseconds if the file was compiled before.
     """
@@ -60,41 +53,6 @@ def load(library: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(library))
     except OSError:
         return None
-
-
-def compile_training_kernels() -> None:
-    """Have what a training step in bf16 on the CPU takes compiled before a clock runs: seconds, once on a machine."""
-    for name in TRAINING_KERNELS:
-        native_library(KERNELS / f"{name}.c")
-
-
-def struct(integers: str, floats: str, addresses: str) -> type[ctypes.Structure]:
-    """A struct of C by the names of its members, in their order: longs, then doubles, then pointers."""
-    kinds = ((integers, ctypes.c_long), (floats, ctypes.c_double), (addresses, ctypes.c_void_p))
-    fields = [(name, kind) for names, kind in kinds for name in names.split()]
-    return type("Layer", (ctypes.Structure,), {"_fields_": fields})
-
-
-class Pointer(ctypes.c_void_p):
-    """Where a tensor lies, as an argument of a C function; it holds on to the tensor."""
-
-    tensor: torch.Tensor
-
-
-def pointers(*tensors: torch.Tensor) -> list[Pointer]:
-    """Where contiguous tensors lie."""
-    found = []
-    for tensor in tensors:
-        assert tensor.is_contiguous(), "C reads what lies in a row"
-        found.append(Pointer(tensor.data_ptr()))
-        found[-1].tensor = tensor
-    return found
-
-
-def require_memory(failed: int) -> None:
-    """Raise MemoryError if a C function says that it could not have its scratch memory."""
-    if failed:
-        raise MemoryError("out of memory in a kernel: it could not have its scratch memory")
 
 
 def find_compiler() -> str | None:

@@ -1,6 +1,6 @@
-"""The training loss, next-token cross-entropy, without three more copies of the logits.
+"""Next-token cross-entropy of many logits, without three more copies of them.
 
-With a large vocabulary the logits are the largest tensor of a step: torch's cross-entropy keeps their logarithmic
+With a large vocabulary logits are the largest tensor of a step: torch's cross-entropy keeps their logarithmic
 softmax in fp32 for the backward pass, which writes two more of that size. Here large ones are worked through in pieces
 that stay in the cache, and the gradient, in the logits' own dtype, is all that is kept.
 """
@@ -11,18 +11,14 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-LARGE = 2_000_000  # logits; fewer are left to torch
+LARGE = 2_000_000  # logits; with fewer, torch's is as good
 PIECE, MOST_PIECES = 500_000, 64  # logits that stay in a CPU's cache; few enough calls for a GPU
 
 
-def next_token_loss(logits_BTW: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """The mean negative log-likelihood of the targets, in nats, computed in fp32. Call backward on it only once."""
-    logits_MW, targets_M = logits_BTW.flatten(0, 1), targets_BT.flatten()
-    if logits_MW.numel() < LARGE or logits_MW.dtype == torch.float16:  # fp16 gradients are too small unscaled
-        return F.cross_entropy(logits_MW.float(), targets_M)
-    loss: torch.Tensor = CrossEntropyInPieces.apply(logits_MW, targets_M)
+def cross_entropy_in_pieces(logits_BTW: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """`loss.next_token_loss`, for many logits that are not in fp16. Call backward on it only once."""
+    loss: torch.Tensor = CrossEntropyInPieces.apply(logits_BTW.flatten(0, 1), targets_BT.flatten())
     return loss
 
 

@@ -1,18 +1,9 @@
-"""Causal softmax attention over heads, for every model: torch's fused kernel, or another where that is faster.
-
-On CPUs the fused kernel's backward pass is slow in bf16 (docs/performance.md). There a kernel of our own serves
-(kernels/attention.c), or, without a C compiler, the plain products for short sequences; QK-Clip gets both's logits for
-nothing.
-"""
+"""Causal softmax attention over heads, by torch's fused kernel; and its largest logits, for QK-Clip."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-from nanokimi.model.native_train import NativeAttention, attention_kernel
-
-LONGEST_WRITTEN_OUT = 1024  # beyond, a T x T matrix for each head is too much memory
 
 
 def attend(
@@ -28,47 +19,14 @@ def attend(
 
     Returns (B, H, T, V) and, if wanted, each head's largest scaled logit of a visible key (H,).
     """
-    if is_bf16_on_cpu(q_BHTX, k_BHSX, dropout):
-        v_BHSV = v_BHSV.to(q_BHTX.dtype)
-        if not torch.compiler.is_compiling() and (library := attention_kernel()) is not None:
-            return NativeAttention.apply(library, q_BHTX, k_BHSX, v_BHSV, scale)
-        if q_BHTX.shape[2] <= LONGEST_WRITTEN_OUT:
-            return written_out_attention(q_BHTX, k_BHSX, v_BHSV, scale)
     max_logits_H = causal_max_logits(q_BHTX, k_BHSX, scale) if want_max_logits else None
     return causal_attention(q_BHTX, k_BHSX, v_BHSV, scale, dropout), max_logits_H
-
-
-def is_bf16_on_cpu(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) -> bool:
-    """Whether torch's fused kernel is the slower one: bf16 on a CPU, nothing cached, no dropout."""
-    return (
-        q_BHTX.device.type == "cpu"
-        and q_BHTX.dtype == k_BHSX.dtype == torch.bfloat16
-        and q_BHTX.shape[2] == k_BHSX.shape[2]
-        and dropout == 0.0
-    )
-
-
-def written_out_attention(
-    q_BHTX: torch.Tensor, k_BHTX: torch.Tensor, v_BHTV: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, softmax and weighted sum as three batched steps; also each head's largest logit, (H,) in fp32.
-
-    Logits are rounded to the dtype of the queries (bf16: by up to 0.4%), which the fused kernel avoids.
-    """
-    B, H, T, X = q_BHTX.shape
-    unseen_TT = torch.full((T, T), float("-inf"), dtype=q_BHTX.dtype, device=q_BHTX.device).triu_(1)
-    with torch.autocast(q_BHTX.device.type, enabled=False):
-        q_PTX, k_PTX = q_BHTX.reshape(B * H, T, X), k_BHTX.reshape(B * H, T, X)
-        logits_PTT = torch.baddbmm(unseen_TT, q_PTX, k_PTX.mT, alpha=scale)
-        out_PTV = logits_PTT.softmax(dim=-1) @ v_BHTV.reshape(B * H, T, -1).to(q_BHTX.dtype)
-        max_logits_H = logits_PTT.detach().amax(dim=(1, 2)).view(B, H).amax(dim=0).float()
-    return out_PTV.view(B, H, T, -1), max_logits_H
 
 
 def causal_attention(
     q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, v_BHSV: torch.Tensor, scale: float, dropout: float = 0.0
 ) -> torch.Tensor:
-    """The same by torch's fused kernel.
+    """softmax(scale * q k^T) v, (B, H, T, V), by torch's fused kernel.
 
     Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that writes out the
     whole T x S matrix.

@@ -1,0 +1,280 @@
+"""THE TABLE: which fast form takes the place of which function of `model` and `optim`, and where.
+
+The lesson keeps its reference functions as attributes (`RMSNorm.norm`, `MultiHeadLatentAttention.core`, ...). Of each
+mechanism the first row of TABLE that suits the machine is put in; without one, the reference stays. Every fast form
+computes what the reference does, up to rounding; tests/test_accelerate.py holds each row against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nanokimi.kernels import attention, cross_entropy, experts, muon, rms_norm
+from nanokimi.kernels.structs import Choice
+from nanokimi.model.attention import MultiHeadLatentAttention, latent_attention
+from nanokimi.model.gpt import CausalSelfAttention
+from nanokimi.model.layers import RMSNorm
+from nanokimi.model.loss import next_token_loss
+from nanokimi.model.moe import Experts, Router, mix_experts
+from nanokimi.model.variants.attention import GroupedQueryAttention
+from nanokimi.model.variants.feed_forward import StackedMLP
+from nanokimi.optim.muon import Muon
+from nanokimi.runtime.c_compiler import find_compiler
+from nanokimi.runtime.device import cpu_has_fast_bf16
+
+MANY_EXPERTS, FEW_CHOSEN = 16, 4  # measured: docs/performance.md
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+class Place(NamedTuple):
+    """Where a model is trained."""
+
+    device: str
+    dtype: str
+    """Of matrix products: fp32, bf16 or fp16."""
+    compiled: bool
+    """Whether torch.compile makes the step: it cannot look into C, nor into some backward passes."""
+
+    @property
+    def bf16_on_cpu(self) -> bool:
+        """Where torch's own kernels are the slow ones."""
+        return self.device == "cpu" and self.dtype == "bf16"
+
+    @property
+    def c(self) -> bool:
+        """Whether the training kernels in C serve: bf16 on a processor that multiplies in it."""
+        return self.bf16_on_cpu and not self.compiled and cpu_has_fast_bf16()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fast form of a mechanism."""
+
+    mechanism: str
+    owners: tuple[type, ...]
+    seam: str
+    """The attribute of an owner that holds the function."""
+    form: str
+    why: str
+    suits: Callable[[Place, Any], bool]
+    """Whether it is to be taken at a place for an owner."""
+    make: Callable[[Any], Callable[..., Any]]
+    """The function for an owner."""
+
+
+def in_bf16(fast: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """`fast` while autocast to bf16 is on, as in a training step; validation and stories are in fp32."""
+    return partial(by_autocast, fast, otherwise)
+
+
+def by_autocast(fast: Callable[..., Any], otherwise: Callable[..., Any], *arguments: Any) -> Any:
+    """Call one of two functions of the same arguments."""
+    on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return (fast if on else otherwise)(*arguments)
+
+
+def is_fp32(owner: nn.Module) -> bool:
+    """Whether all its weights are."""
+    return all(p.dtype == torch.float32 for p in owner.parameters())
+
+
+def has_whole_vectors(owner: Experts) -> bool:
+    """Whether experts.c takes experts of these widths."""
+    return not any(size % experts.VECTOR for size in owner.gate_proj.shape[1:])
+
+
+def can_group(place: Place, owner: nn.Module) -> bool:
+    """Whether torch's grouped product takes these experts here."""
+    return (
+        place.device in ("cpu", "cuda")
+        and not any(p.dtype == torch.float64 for p in owner.parameters())
+        and experts.can_group(BYTES[place.dtype], *owner.parameters())
+    )
+
+
+grouped_experts = partial(mix_experts, linear=experts.grouped_linear)
+
+
+def fp32_experts(owner: Experts) -> Callable[..., Any]:
+    """What a model in bf16 validates with."""
+    return grouped_experts if can_group(Place("cpu", "fp32", False), owner) else mix_experts
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile calls as it is."""
+    return torch.compiler.disable(function)
+
+
+MLA = (MultiHeadLatentAttention,)
+SOFTMAX = (CausalSelfAttention, GroupedQueryAttention)
+BF16_C = "bf16 on a CPU that multiplies in it, and a C compiler"
+BF16 = "bf16 on a CPU"
+TRACEABLE = "what torch.compile can trace"
+
+TABLE = (
+    Row(
+        *("RMSNorm", (RMSNorm,), "norm", "C", BF16_C),
+        suits=lambda at, norm: at.c and is_fp32(norm) and rms_norm.norm_library() is not None,
+        make=lambda _: in_bf16(rms_norm.native_rms_norm_to_bf16, rms_norm.fused_rms_norm),
+    ),
+    Row(
+        *("RMSNorm", (RMSNorm,), "norm", "fused, to bf16", BF16),
+        suits=lambda at, norm: at.bf16_on_cpu and not at.compiled,
+        make=lambda _: in_bf16(rms_norm.fused_rms_norm_to_bf16, rms_norm.fused_rms_norm),
+    ),
+    Row(
+        *("RMSNorm", (RMSNorm,), "norm", "fused", "fp32 on a CPU: autograd would keep one tensor more"),
+        suits=lambda at, norm: at.device == "cpu" and not at.compiled and is_fp32(norm),
+        make=lambda _: rms_norm.fused_rms_norm,
+    ),
+    Row(
+        *("latent attention", MLA, "core", "C", BF16_C),
+        suits=lambda at, _: at.c and attention.attention_library() is not None,
+        make=lambda _: in_bf16(attention.native_latent_attention, latent_attention),
+    ),
+    Row(
+        *("latent attention", MLA, "core", "eager", TRACEABLE),
+        suits=lambda at, _: at.bf16_on_cpu and at.compiled,
+        make=lambda _: attention.eager_latent_attention,
+    ),
+    Row(
+        *("latent attention", MLA, "core", "fused", BF16),
+        suits=lambda at, _: at.bf16_on_cpu,
+        make=lambda _: in_bf16(attention.fused_latent_attention, latent_attention),
+    ),
+    Row(
+        *("softmax attention", SOFTMAX, "attend", "C", BF16_C),
+        suits=lambda at, _: at.c and attention.attention_library() is not None,
+        make=lambda _: attention.native_attend,
+    ),
+    Row(
+        *("softmax attention", SOFTMAX, "attend", "eager", BF16),
+        suits=lambda at, _: at.bf16_on_cpu,
+        make=lambda _: attention.eager_attend,
+    ),
+    Row(
+        *("choice of experts", (Router,), "largest", "a maximum at a time", "a few of many, on a CPU"),
+        suits=lambda at, router: (
+            at.device == "cpu" and len(router.weight) > MANY_EXPERTS and router.num_chosen <= FEW_CHOSEN
+        ),
+        make=lambda _: experts.largest_by_maxima,
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "C", BF16_C),
+        suits=lambda at, own: (
+            at.c and is_fp32(own) and has_whole_vectors(own) and experts.experts_library() is not None
+        ),
+        make=lambda own: in_bf16(experts.native_experts, fp32_experts(own)),
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "blocks of rows, their number fixed", TRACEABLE),
+        suits=lambda at, _: at.bf16_on_cpu and at.compiled,
+        make=lambda own: in_bf16(experts.traceable_experts, fp32_experts(own)),
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "blocks of rows", BF16),
+        suits=lambda at, _: at.bf16_on_cpu,
+        make=lambda own: in_bf16(experts.blocked_experts, fp32_experts(own)),
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "grouped products, not compiled", "torch.compile groups bf16 alone"),
+        suits=lambda at, own: at.compiled and at.dtype != "bf16" and can_group(at, own),
+        make=lambda _: untraced(grouped_experts),
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "not compiled", "torch.compile cannot trace the loop"),
+        suits=lambda at, own: at.compiled and not can_group(at, own),
+        make=lambda _: untraced(mix_experts),
+    ),
+    Row(
+        *("experts", (Experts,), "mix", "grouped products", "a CPU or CUDA, and rows of whole 16 bytes"),
+        suits=can_group,
+        make=lambda _: grouped_experts,
+    ),
+    Row(
+        *("experts of two matrices", (StackedMLP,), "linear", "grouped products, not compiled"),
+        *("torch.compile groups bf16 alone",),
+        suits=lambda at, own: at.compiled and at.dtype != "bf16" and can_group(at, own),
+        make=lambda _: untraced(experts.grouped_linear),
+    ),
+    Row(
+        *("experts of two matrices", (StackedMLP,), "linear", "grouped products"),
+        *("a CPU or CUDA, and rows of whole 16 bytes",),
+        suits=can_group,
+        make=lambda _: experts.grouped_linear,
+    ),
+    Row(
+        *("Muon", (Muon,), "matrix_step", "C, the largest matrices in batches", BF16_C),
+        suits=lambda at, _: at.device == "cpu" and cpu_has_fast_bf16() and muon.muon_library() is not None,
+        make=lambda _: muon.fast_matrix_step,
+    ),
+    Row(
+        *("Muon", (Muon,), "matrix_step", "batches of one size", "fewer, larger products"),
+        suits=lambda at, _: True,
+        make=lambda _: muon.fast_matrix_step,
+    ),
+)
+
+
+def accelerate_(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    dtype: str = "fp32",
+    compiled: bool = False,
+) -> list[Choice]:
+    """Put the fast forms into a model, on its device, and into its optimizer; returns what was chosen.
+
+    Args:
+        dtype: that of the training step's products, fp32, bf16 or fp16; what runs without autocast is in fp32.
+        compiled: whether torch.compile is to trace the model.
+
+    Where there is a C compiler, what is chosen in C is compiled now: seconds, once on a machine.
+    """
+    choices = put_in(model.modules(), Place(next(model.parameters()).device.type, dtype, compiled))
+    return choices if optimizer is None else [*choices, *accelerate_optimizer_(optimizer)]
+
+
+def accelerate_optimizer_(optimizer: torch.optim.Optimizer) -> list[Choice]:
+    """Put the fast forms into an optimizer; returns what was chosen."""
+    device = optimizer.param_groups[0]["params"][0].device.type
+    return put_in([optimizer], Place(device, "fp32", False))
+
+
+def put_in(owners: Iterable[Any], place: Place) -> list[Choice]:
+    """Give each seam of each owner the function of the first row that suits, or its reference back."""
+    choices: dict[Choice, None] = {}
+    for owner in owners:
+        for seam in {row.seam: None for row in TABLE if isinstance(owner, row.owners)}:
+            vars(owner).pop(seam, None)  # the reference, until a row suits
+            rows = [row for row in TABLE if isinstance(owner, row.owners) and row.seam == seam]
+            row = next((row for row in rows if row.suits(place, owner)), None)
+            if row is not None:
+                setattr(owner, seam, row.make(owner))
+            form, why = (row.form, row.why) if row is not None else ("reference", "nothing faster here")
+            choices[Choice(rows[0].mechanism, form, why)] = None
+    return list(choices)
+
+
+def choose_loss(logits: int, dtype: str) -> tuple[Callable[..., torch.Tensor], Choice]:
+    """The loss function for so many logits in a forward pass; gradients in fp16 are too small unscaled for pieces."""
+    if logits < cross_entropy.LARGE or dtype == "fp16":
+        return next_token_loss, Choice("loss", "reference", "logits are few, or in fp16")
+    return cross_entropy.cross_entropy_in_pieces, Choice("loss", "in pieces", "logits are many")
+
+
+def why_no_c(place: Place) -> str:
+    """What keeps the training kernels in C from being used; empty if nothing does."""
+    if not place.bf16_on_cpu:
+        return f"they are for bf16 on a CPU, and this is {place.dtype} on {place.device}"
+    if not cpu_has_fast_bf16():
+        return "this processor has no AVX512-BF16"
+    if find_compiler() is None:
+        return "there is no C compiler, or NANOKIMI_NATIVE is 0"
+    return "torch.compile cannot look into them" if place.compiled else ""

@@ -1,0 +1,55 @@
+"""The next token of one sequence: by the model itself, or faster on a CPU with absorbed weights and in C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import nn
+
+from nanokimi.kernels.decode_gpt import native_gpt
+from nanokimi.kernels.decode_kimi import AbsorbedKimi, native_kimi
+from nanokimi.kernels.structs import Choice
+from nanokimi.model.cache import Cache
+from nanokimi.model.gpt import NanoGPT
+from nanokimi.model.kimi import NanoKimi
+
+# Parameters; beyond, reading weights takes the time, and absorbing makes more of them.
+LARGEST_ABSORBED = 30_000_000
+
+DecodeStep = Callable[[int, Cache], torch.Tensor]
+
+
+def model_step(model: nn.Module) -> DecodeStep:
+    """The reference: one more token through the model's own forward pass."""
+    device = next(model.parameters()).device
+
+    def step(token: int, cache: Cache) -> torch.Tensor:
+        return cast(torch.Tensor, model(torch.tensor([[token]], device=device), cache).logits_BTW[0, -1])
+
+    return step
+
+
+def decode_step(model: nn.Module) -> DecodeStep:
+    """A function (token id, cache that holds everything before it) -> logits (W,) of what comes next.
+
+    The fastest one for this model and machine. For a small NanoKimi it keeps absorbed copies of the weights as they are
+    now.
+    """
+    return decode_choice(model)[1]
+
+
+def decode_choice(model: nn.Module) -> tuple[Choice, DecodeStep]:
+    """The form that `decode_step` takes, and the function itself."""
+    weight = next(model.parameters())
+    fp32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if fp32_on_cpu and isinstance(model, NanoGPT) and (native := native_gpt(model)) is not None:
+        return Choice("decoded token", "C", "NanoGPT in fp32 on a CPU, and a C compiler"), native
+    small = isinstance(model, NanoKimi) and sum(p.numel() for p in model.parameters()) <= LARGEST_ABSORBED
+    if fp32_on_cpu and small:
+        absorbed = AbsorbedKimi(cast(NanoKimi, model))
+        in_c, why = native_kimi(absorbed), "a small NanoKimi in fp32 on a CPU"
+        form = "absorbed weights" if in_c is None else "absorbed weights, C"
+        return Choice("decoded token", form, why), in_c or absorbed
+    return Choice("decoded token", "reference", "nothing faster here"), model_step(model)
