@@ -29,12 +29,12 @@ from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import routed_scaling
 from nanokimi.data.batches import sample_batch
-from nanokimi.measure.machine import MachineRates
 from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.profiling.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
+from nanokimi.profiling.roofline import MachineRates
 from nanokimi.runtime.device import DTYPES
-from nanokimi.train.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
-from nanokimi.train.compiled import compile_step
 from nanokimi.train.step import train_step
+from nanokimi.train.torch_compile import compile_step
 
 # nanoGPT's README, "I only have a macbook", but for when it evaluates and where it ends
 NANOGPT_CPU_RECIPE = (

@@ -2,7 +2,7 @@
 
 A ratio is formed within a round, in which the arms take turns (see `turns`); what is shown is the median over the
 rounds, with the smallest and the largest. Beside each time stands its floor: what the machine's own rates, measured in
-the same run, allow at best (`nanokimi.train.bench.step_floor`).
+the same run, allow at best (`nanokimi.profiling.bench.step_floor`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 import torch
 from turns import Worker
 
-from nanokimi.measure.machine import MachineRates, measure_machine
+from nanokimi.profiling.roofline import MachineRates, measure_machine
 from nanokimi.runtime.device import choose_threads
 from nanokimi.runtime.files import describe_environment
 

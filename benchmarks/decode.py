@@ -27,9 +27,9 @@ from nanokimi.config import RunConfig
 from nanokimi.generation.engine import generate
 from nanokimi.kernels.decode import decode_step
 from nanokimi.measure.cost import model_cost
-from nanokimi.measure.machine import MEMORY_BYTES, read_bandwidth
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.cache import Cache
+from nanokimi.profiling.roofline import MEMORY_BYTES, read_bandwidth
 
 PROMPT = [1, 5, 9, 13, 17, 21, 25, 29]
 NEAR, FAR = 100, 4000

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from nanokimi.config.files import load_config
-from nanokimi.train.forecast import forecast
+from nanokimi.profiling.forecast import forecast
 
 WIDE = "--nanokimi.model.hidden_size 256 --nanokimi.model.num_hidden_layers 6 --nanokimi.model.intermediate_size 672"
 WIDE += " --nanokimi.model.moe_intermediate_size 224 --nanokimi.model.num_attention_heads 8"

@@ -22,7 +22,7 @@ from turns import CPU, Worker
 
 from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.measure.cost import model_cost
-from nanokimi.measure.machine import native_dtypes
+from nanokimi.profiling.roofline import native_dtypes
 
 BODIES = {"ours": arms.ours, "transformers": arms.transformers}
 

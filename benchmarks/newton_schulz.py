@@ -22,9 +22,9 @@ from common import CPU, OtherLoad, finish, options_parser, rates, rates_record, 
 
 from nanokimi.config import RunConfig
 from nanokimi.kernels.muon import Muon, fastest_dtype
-from nanokimi.measure.machine import native_dtypes
 from nanokimi.optim.groups import assign
-from nanokimi.train.bench import step_floor, synthetic_state, time_parts
+from nanokimi.profiling.bench import step_floor, synthetic_state, time_parts
+from nanokimi.profiling.roofline import native_dtypes
 
 
 def matrix_sizes(config: RunConfig) -> dict[tuple[int, int], int]:

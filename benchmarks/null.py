@@ -19,10 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.stats import compare_pairs
 from nanokimi.compare.verdict import verdict
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config, settings
+from nanokimi.measure.stats import compare_pairs
 from nanokimi.runtime.files import describe_environment, read_json, write_atomic
 
 ARM, TWIN = "NanoGPT", "Twin of NanoGPT"

@@ -27,10 +27,11 @@ import psutil
 from common import OtherLoad, finish
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data import build, tokenizers
+from nanokimi.data import build
 from nanokimi.data.build import FACTS_FILE, available_cores, prepare_store
 from nanokimi.data.documents import END_OF_TEXT
-from nanokimi.data.tokenizers import SentencePieceTokenizer, WithEndOfText, load_tokenizer
+from nanokimi.data.tokenizers.own import SentencePieceTokenizer, WithEndOfText, load_tokenizer
+from nanokimi.data.tokenizers.own import own as tokenizers
 
 STAGES = ("open_source", "read_source", "remove_overlap", "choose_tokenizer", "encode")
 

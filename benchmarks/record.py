@@ -20,9 +20,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.jobs import RESULTS_FILE
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
+from nanokimi.study.jobs import RESULTS_FILE
 
 RUN_FIELDS = (
     "arm seed folder steps tokens val_loss test_loss test_bits_per_byte test_bits_per_char floor_gap attainable_floor "

@@ -39,8 +39,8 @@ from turns import Turns, Worker, interleave
 from nanokimi.config import RunConfig
 from nanokimi.generation.engine import generate
 from nanokimi.measure.cost import model_cost
-from nanokimi.measure.machine import MachineRates, read_bandwidth
 from nanokimi.model.build import build_model
+from nanokimi.profiling.roofline import MachineRates, read_bandwidth
 
 PROMPT = [0]
 TEMPERATURE, TOP_K = 0.8, 200  # sample.py's

@@ -31,7 +31,7 @@ from nanokimi.data.store import open_prepared
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.runtime.files import append_json_line, describe_environment, read_json_lines
 from nanokimi.train.loop import train
-from nanokimi.train.runs import find_data, set_up
+from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import build_state
 
 UNIT = 2.0**-23

@@ -88,7 +88,7 @@ def run(*command: str | Path) -> None:
 
 def write_search(name: str, out: Path) -> None:
     """What a study found for the arms that its preset has, in the file that the preset names; prints the settings."""
-    from nanokimi.compare.sweep_search import yaml_lines
+    from nanokimi.study.sweep_search import yaml_lines
 
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     tuned = json.loads((out / "tuned.json").read_text(encoding="utf-8"))

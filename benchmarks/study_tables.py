@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.scale import curves_of
-from nanokimi.compare.stats import SeedDifference, paired_t
-from nanokimi.compare.study import report_of
-from nanokimi.compare.study_output import sections
+from nanokimi.measure.stats import SeedDifference, paired_t
 from nanokimi.runtime.files import read_json_lines
+from nanokimi.study.output import sections
+from nanokimi.study.scale import curves_of
+from nanokimi.study.study import report_of
 
 FOLDED = ("Arms", "What was searched")
 """Tables that a reader opens if wanted."""

@@ -25,8 +25,8 @@ from recorded import PRESETS, RESULTS, ROOT, Row, judged, old_tales, read_compar
 from study_tables import old_and_new, study_block
 
 from nanokimi.compare.proportions import over_seeds
-from nanokimi.compare.stats import paired_t, search_variance
 from nanokimi.compare.verdict import verdict
+from nanokimi.measure.stats import paired_t, search_variance
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 

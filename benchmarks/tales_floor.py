@@ -24,9 +24,9 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.batches import Windows, scored_windows
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.data.summary import bytes_of_ids
-from nanokimi.data.tales.reading import Reader
-from nanokimi.data.tales.telling import lexicons, program
-from nanokimi.data.tales.world import Bind, Entity, Lexicon, Slot, Text, World
+from nanokimi.tales.reading import Reader
+from nanokimi.tales.telling import lexicons, program
+from nanokimi.tales.world import Bind, Entity, Lexicon, Slot, Text, World
 
 SHARED = ("he", "him", "his", "himself", "was", "child", "hers")
 """Forms that many entities have: they show a sex and no more, and every candidate has the same."""

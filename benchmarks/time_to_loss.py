@@ -35,7 +35,7 @@ from nanokimi.data.store import open_prepared
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.output import Output
-from nanokimi.train.runs import DATA_FOLDER, set_up
+from nanokimi.train.run_folder import DATA_FOLDER, set_up
 from nanokimi.train.state import build_state
 from nanokimi.train.step import train_step
 

@@ -31,7 +31,7 @@ from common import (
 )
 from turns import Worker, interleave
 
-from nanokimi.measure.machine import native_dtypes
+from nanokimi.profiling.roofline import native_dtypes
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from common import (
 from turns import Worker, interleave
 
 from nanokimi.measure.cost import model_cost
-from nanokimi.measure.machine import native_dtypes
+from nanokimi.profiling.roofline import native_dtypes
 
 SAME_SIZE = {
     "train.batch_size": 16,

@@ -304,8 +304,8 @@ def json_with_everything(model: bytes) -> bytes:
 def tokenizer_folders() -> list[dict[str, bytes]]:
     """What each kind of tokenizer saves."""
     from nanokimi.config import DatasetConfig
-    from nanokimi.data.foreign import SentencePieceModel, TokenizersTokenizer
-    from nanokimi.data.tokenizers import Tokenizer, build_tokenizer
+    from nanokimi.data.tokenizers.foreign import SentencePieceModel, TokenizersTokenizer
+    from nanokimi.data.tokenizers.own import Tokenizer, build_tokenizer
 
     text = make_text(20_000)
     tokenizers: list[Tokenizer] = [
@@ -347,8 +347,8 @@ def tokenizer_cases(draw: st.DrawFn) -> Case:
 
 def load_a_tokenizer(root: Path, case: Case) -> None:
     """Read it, encode, decode, save, read again."""
-    from nanokimi.data.foreign import read_foreign
-    from nanokimi.data.tokenizers import load_tokenizer
+    from nanokimi.data.tokenizers.foreign import read_foreign
+    from nanokimi.data.tokenizers.own import load_tokenizer
 
     foreign = case.options.get("foreign")
     tokenizer = read_foreign(root / "case" / foreign) if foreign else load_tokenizer(root / "case")

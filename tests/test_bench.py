@@ -14,13 +14,11 @@ from nanokimi import cli
 from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.files import save_config
 from nanokimi.kernels import muon
-from nanokimi.measure import machine
 from nanokimi.measure.cost import model_cost
-from nanokimi.measure.machine import MachineRates, batched_matmul_rate, fastest_seconds, measure_machine
 from nanokimi.optim import qk_clip
-from nanokimi.train import bench
-from nanokimi.train import step as step_module
-from nanokimi.train.bench import (
+from nanokimi.profiling import bench
+from nanokimi.profiling import roofline as machine
+from nanokimi.profiling.bench import (
     PARTS,
     marks,
     run_bench,
@@ -29,6 +27,8 @@ from nanokimi.train.bench import (
     synthetic_state,
     time_parts,
 )
+from nanokimi.profiling.roofline import MachineRates, batched_matmul_rate, fastest_seconds, measure_machine
+from nanokimi.train import step as step_module
 from nanokimi.train.step import train_step
 
 CPU = torch.device("cpu")

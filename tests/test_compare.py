@@ -29,7 +29,7 @@ from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.alone import train_alone
+from nanokimi.train.run import train_alone
 
 ARMS = {"NanoKimi": "nanokimi", "NanoGPT with Muon": "nanogpt-with-muon", "NanoGPT": "nanogpt"}
 """Each arm and its folder."""

@@ -23,10 +23,10 @@ from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.compiled import compile_step
 from nanokimi.train.loop import step_and_survive, train
-from nanokimi.train.runs import set_up
+from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import TrainState, build_state
+from nanokimi.train.torch_compile import compile_step
 
 Build = Callable[..., RunConfig]
 DTYPES = ["fp32", "bf16"] if cpu_has_fast_bf16() else ["fp32"]

@@ -257,7 +257,7 @@ def test_tales_take_a_seed_that_is_a_number() -> None:
 
 
 def test_tales_stop_when_there_are_enough_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written against the interface of nanokimi.data.tales, with a stand-in for its stories."""
+    """Written against the interface of nanokimi.tales, with a stand-in for its stories."""
     import types
 
     def iterate_stories(seed: int, start: int, name: str):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from torch import nn
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.store import PreparedData, prepare
-from nanokimi.data.tokenizers import ByteTokenizer
+from nanokimi.data.tokenizers.own import ByteTokenizer
 from nanokimi.measure.evaluate import Evaluation, evaluate, token_nats
 from nanokimi.model.build import build_model
 from nanokimi.model.output import Output

@@ -12,15 +12,15 @@ from conftest import TINY_GPT, TINY_KIMI
 from test_tales_grammar import enumerate_toy
 from torch import nn
 
+from nanokimi import tales
 from nanokimi.config import DatasetConfig
-from nanokimi.data import tales
 from nanokimi.data.batches import iterate_validation, scored_windows
 from nanokimi.data.store import PreparedData, prepare
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.measure.floor import floor_of, text_floor
 from nanokimi.model.build import build_model
 from nanokimi.model.output import Output
-from nanokimi.train.runs import floor_gaps
+from nanokimi.train.result import floor_gaps
 
 
 class Oracle(nn.Module):

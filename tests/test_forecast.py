@@ -20,10 +20,10 @@ from nanokimi import cli
 from nanokimi.config import RunConfig
 from nanokimi.config.files import save_config
 from nanokimi.errors import TrainingError
+from nanokimi.profiling import forecast as module
+from nanokimi.profiling.forecast import Forecast, forecast
+from nanokimi.profiling.trials import how_often
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train import forecast as module
-from nanokimi.train.forecast import Forecast, forecast
-from nanokimi.train.trials import how_often
 
 SETTINGS = """\
 seed: 7

@@ -13,9 +13,9 @@ from conftest import make_text
 
 from nanokimi.config import DatasetConfig
 from nanokimi.config.files import load_config
-from nanokimi.data.foreign import SentencePieceModel, TokenizersTokenizer, read_foreign
 from nanokimi.data.store import open_prepared, prepare
-from nanokimi.data.tokenizers import load_tokenizer
+from nanokimi.data.tokenizers.foreign import SentencePieceModel, TokenizersTokenizer, read_foreign
+from nanokimi.data.tokenizers.own import load_tokenizer
 from nanokimi.errors import UserError
 
 END = "<|endoftext|>"
@@ -160,11 +160,11 @@ def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
 
 def test_sizes_out_of_range_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = sentencepiece_model(tmp_path / "s.model", vocab_size=400)
-    monkeypatch.setattr("nanokimi.data.foreign.MIN_PIECES", 100_000)
+    monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MIN_PIECES", 100_000)
     with pytest.raises(UserError, match="pieces: expected 100000 to 100000"):
         read_foreign(small)
-    monkeypatch.setattr("nanokimi.data.foreign.MIN_PIECES", 1)
-    monkeypatch.setattr("nanokimi.data.foreign.MAX_PIECES", 299)
+    monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MIN_PIECES", 1)
+    monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MAX_PIECES", 299)
     with pytest.raises(UserError, match="has 300 pieces: expected 1 to 299"):
         read_foreign(byte_level(tmp_path / "t.json"))
 

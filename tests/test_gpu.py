@@ -14,8 +14,8 @@ from nanokimi.config import GPTConfig, KimiConfig, RunConfig
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
 from nanokimi.optim.muon import newton_schulz
-from nanokimi.train.alone import train_alone
-from nanokimi.train.runs import open_run
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import open_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +56,7 @@ def test_a_run_resumes_on_the_gpu(tiny_config: Callable[..., RunConfig], tmp_pat
     from nanokimi.data.store import open_prepared
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
-    from nanokimi.train.runs import find_data
+    from nanokimi.train.run_folder import find_data
     from nanokimi.train.state import build_state
 
     config = tiny_config(device="cuda", max_steps=6, save_every=3)

@@ -17,13 +17,13 @@ import psutil
 import pytest
 from conftest import PATIENCE, TINY_ARMS, make_text
 
-from nanokimi.compare.jobs import as_job_config, in_stretches, job_key, model_key, read_results
-from nanokimi.compare.pool import free_slots
-from nanokimi.compare.study import Study, StudyArm, job_of, open_study
 from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
+from nanokimi.study.jobs import as_job_config, in_stretches, job_key, model_key, read_results
+from nanokimi.study.pool import free_slots
+from nanokimi.study.study import Study, StudyArm, job_of, open_study
 
 CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
@@ -88,7 +88,7 @@ def test_stretches_hold_every_window_once() -> None:
 
 def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:
     """The score of a job is bit for bit that of `nanokimi train` with the same configuration, and is kept."""
-    from nanokimi.train.alone import train_alone
+    from nanokimi.train.run import train_alone
 
     jobs = [job_of(arm(study, "nanogpt"), seed, "seed") for seed in (1, 2)]
     jobs.append(job_of(arm(study, "nanokimi"), 1, "seed", audited=True))

@@ -14,9 +14,17 @@ import pytest
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.compare import study_output
-from nanokimi.compare.jobs import read_results
-from nanokimi.compare.ladder import (
+from nanokimi.compare.match import parameters
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, settings
+from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.measure.stats import holm, search_variance
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.study import output as study_output
+from nanokimi.study.jobs import read_results
+from nanokimi.study.ladder import (
     ADAMW_END,
     ARCHITECTURE,
     BY_NAME,
@@ -33,16 +41,8 @@ from nanokimi.compare.ladder import (
     nearest_end,
     plan_ladder,
 )
-from nanokimi.compare.match import parameters
-from nanokimi.compare.stats import holm, search_variance
-from nanokimi.compare.study import report_of, trials_of
-from nanokimi.compare.tune import geometric_grid, is_interior, next_value, tune
-from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config, settings
-from nanokimi.config.rules import resolve
-from nanokimi.errors import UserError
-from nanokimi.measure.cost import model_cost
-from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.study.study import report_of, trials_of
+from nanokimi.study.tune import geometric_grid, is_interior, next_value, tune
 
 
 def preset(name: str) -> RunConfig:
@@ -293,7 +293,7 @@ def test_repeating_the_command_runs_nothing(
     finished: Path, toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (finished / "results.jsonl").read_bytes()
-    monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
+    monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
     choice = "choice: from=NanoGPT model.experts=expert_choice"
     assert cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--arm", choice)) == 1
     assert (finished / "results.jsonl").read_bytes() == before

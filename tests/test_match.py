@@ -29,7 +29,7 @@ from nanokimi.model.build import build_model
 from nanokimi.model.gpt import GPTBlock
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.train import step as one_step
-from nanokimi.train.runs import set_up
+from nanokimi.train.run_folder import set_up
 
 
 def counted(model: GPTConfig) -> int:

@@ -16,9 +16,9 @@ from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.alone import train_alone
 from nanokimi.train.prune import expert_usage, prune, pruned_weights
-from nanokimi.train.runs import open_run
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import open_run
 
 KINDS: dict[str, ModelConfig] = {
     "nanokimi": TINY_KIMI,

@@ -26,7 +26,6 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train import loop
-from nanokimi.train.alone import train_alone
 from nanokimi.train.checkpoint import (
     changes_since,
     load_newest_checkpoint,
@@ -36,7 +35,8 @@ from nanokimi.train.checkpoint import (
 )
 from nanokimi.train.loop import train
 from nanokimi.train.optimizer_state import unflatten_optimizer_
-from nanokimi.train.runs import find_data, set_up
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
 
@@ -200,7 +200,7 @@ def test_a_look_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path
 def test_the_best_checkpoint_is_kept_beside_the_newest(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanokimi.train import looks
+    from nanokimi.train import evaluation as looks
 
     scores = iter([3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0])
     original = looks.evaluate
@@ -325,7 +325,7 @@ def test_one_command_starts_resumes_and_repeats(tiny_config: Build, tmp_path: Pa
 def test_a_run_that_died_while_preparing_its_data_is_resumed(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanokimi.train import runs
+    from nanokimi.train import run_folder as runs
 
     folder = tmp_path / "run"
     folder.mkdir()

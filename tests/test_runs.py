@@ -28,8 +28,8 @@ from nanokimi.runtime.files import (
     read_json,
     read_json_lines,
 )
-from nanokimi.train.alone import train_alone
-from nanokimi.train.runs import fresh_folder, open_run, runs_in, set_up
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up
 
 Build = Callable[..., RunConfig]
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")

@@ -14,7 +14,15 @@ from conftest import study_command, write_study_files
 from scipy.interpolate import PchipInterpolator
 
 from nanokimi import cli
-from nanokimi.compare.curve import (
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config
+from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.files import read_json
+from nanokimi.study.jobs import read_results
+from nanokimi.study.ladder import END, START
+from nanokimi.study.power_law import (
     CUBIC,
     LAW,
     LINES,
@@ -25,15 +33,7 @@ from nanokimi.compare.curve import (
     monotone_cubic,
     multiplier,
 )
-from nanokimi.compare.jobs import read_results
-from nanokimi.compare.ladder import END, START
-from nanokimi.compare.scale import FAMILIES, ScaleOptions, at_size, saving, scale_arms
-from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config
-from nanokimi.config.rules import resolve
-from nanokimi.errors import UserError
-from nanokimi.measure.cost import model_cost
-from nanokimi.runtime.files import read_json
+from nanokimi.study.scale import FAMILIES, ScaleOptions, at_size, saving, scale_arms
 
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 

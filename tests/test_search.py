@@ -15,14 +15,14 @@ import yaml
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.compare.jobs import read_results
-from nanokimi.compare.search import Asked, Design, search, sobol_points
-from nanokimi.compare.space import BY_NAME, KNOBS, knobs_of, left_out, settings_of, values_at
-from nanokimi.compare.sweep_search import yaml_lines
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, with_changes
 from nanokimi.config.rules import resolve, validate
 from nanokimi.runtime.files import read_json
+from nanokimi.study.jobs import read_results
+from nanokimi.study.search import Asked, Design, search, sobol_points
+from nanokimi.study.space import BY_NAME, KNOBS, knobs_of, left_out, settings_of, values_at
+from nanokimi.study.sweep_search import yaml_lines
 
 STEPS = 500
 SEEDS = [11, 12]
@@ -293,7 +293,7 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     again = read_json(toy / "out" / "search.json")["arms"]["NanoGPT"]
     assert {**again, "cpu_seconds": 0} == {**record, "cpu_seconds": 0}
     assert results.read_bytes().splitlines(keepends=True)[:12] == half, "what was there is not run again"
-    monkeypatch.setattr("nanokimi.compare.pool.Worker", None)  # starting one would fail
+    monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
     assert cli.main(study_command(toy, "sweep", *words)) == 0
 
 

@@ -17,10 +17,10 @@ from nanokimi.config import OptimConfig, RunConfig
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config, preset_names
 from nanokimi.config.rules import resolve
-from nanokimi.data.tales import generate_text
 from nanokimi.measure.cost import Cost, model_cost
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json
+from nanokimi.tales import generate_text
 
 PRESETS = Path(__file__).parent.parent / "nanokimi" / "presets"
 Answer = tuple[int, str, str]

@@ -10,9 +10,14 @@ import pytest
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.compare.added import added_arm
-from nanokimi.compare.jobs import read_results
-from nanokimi.compare.ladder import (
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, settings
+from nanokimi.config.rules import resolve, validate
+from nanokimi.report.study_search import figures, searched_arms
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.study.added import added_arm
+from nanokimi.study.jobs import read_results
+from nanokimi.study.ladder import (
     ADAMW_END,
     END,
     MUON_START,
@@ -22,19 +27,14 @@ from nanokimi.compare.ladder import (
     lineage,
     plan_ladder,
 )
-from nanokimi.compare.scale import ScaleOptions, family_parents, scale_arms
-from nanokimi.compare.search import Asked, Design, search
-from nanokimi.compare.settle import inherit
-from nanokimi.compare.space import settings_of
-from nanokimi.compare.study import StudyArm
-from nanokimi.compare.study_output import as_text, search_rows
-from nanokimi.compare.tuning_record import read_tuned
-from nanokimi.compare.tuning_words import tuning_label
-from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config, settings
-from nanokimi.config.rules import resolve, validate
-from nanokimi.report.study_search import figures, searched_arms
-from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.study.output import as_text, search_rows
+from nanokimi.study.scale import ScaleOptions, family_parents, scale_arms
+from nanokimi.study.search import Asked, Design, search
+from nanokimi.study.settle import inherit
+from nanokimi.study.space import settings_of
+from nanokimi.study.study import StudyArm
+from nanokimi.study.tuning_record import read_tuned
+from nanokimi.study.tuning_words import tuning_label
 
 STEPS = 500
 

@@ -13,7 +13,7 @@ from nanokimi.config import RunConfig
 from nanokimi.measure import spikes
 from nanokimi.measure.spikes import MIN_HEIGHT, QUIET_STEPS, RECENT, WINDOW, Spike, find_spikes, spike_entries
 from nanokimi.runtime.files import read_json
-from nanokimi.train.alone import train_alone
+from nanokimi.train.run import train_alone
 
 Noise = Callable[[random.Random], float]
 STEPS = 2000

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from nanokimi.compare.proportions import over_seeds
-from nanokimi.compare.stats import (
+from nanokimi.measure.stats import (
     LEVEL,
     NOT_DISTINGUISHABLE,
     SeedDifference,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import TINY_GPT
 
+from nanokimi import tales
 from nanokimi.config import DatasetConfig, RunConfig, SampleConfig
-from nanokimi.data import tales
-from nanokimi.data.tokenizers import ByteTokenizer, CharTokenizer
+from nanokimi.data.tokenizers.own import ByteTokenizer, CharTokenizer
 from nanokimi.measure.story_world import (
     QUESTION_SEED,
     collect_probes,
@@ -26,7 +26,7 @@ from nanokimi.measure.story_world import (
 )
 from nanokimi.model.build import build_model
 from nanokimi.model.output import Output
-from nanokimi.train.alone import train_alone
+from nanokimi.train.run import train_alone
 
 
 def test_a_proportion_says_which_were_right() -> None:

@@ -16,13 +16,14 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # A package may import what stands on a lower level, and itself.
 LEVELS = {
-    **{"errors": 0, "config": 0, "runtime": 0, "presets": 0},
+    **{"errors": 0, "config": 0, "runtime": 0, "presets": 0, "tales": 0},
     **{"data": 1, "model": 1, "optim": 1},
     "kernels": 2,
     **{"measure": 3, "generation": 3},
     "train": 4,
-    **{"compare": 5, "report": 5},
-    "cli": 6,
+    **{"compare": 5, "profiling": 5, "report": 5},
+    "study": 6,
+    "cli": 7,
 }
 SIBLINGS = {("config", "runtime"), ("config", "errors"), ("runtime", "errors"), ("compare", "report")}
 ONLY = {

@@ -12,17 +12,17 @@ from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.cli.study_options import STUDY_USAGE
-from nanokimi.compare import sweep
-from nanokimi.compare.added import added_arm
-from nanokimi.compare.ladder import END, NAMES, START, check_ends, plan_ladder
-from nanokimi.compare.study import StudyArm
-from nanokimi.compare.tune import described
-from nanokimi.compare.tuning_record import read_tuned
 from nanokimi.config import RunConfig
 from nanokimi.config.files import is_whole, load_config, settings, with_parsed
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json
+from nanokimi.study import sweep
+from nanokimi.study.added import added_arm
+from nanokimi.study.ladder import END, NAMES, START, check_ends, plan_ladder
+from nanokimi.study.study import StudyArm
+from nanokimi.study.tune import described
+from nanokimi.study.tuning_record import read_tuned
 
 NO_TUNING = ("--rungs", "RMSNorm", "--direction", "up", "--seeds", "1", "--readings", "tokens")
 SIZES = ("--sizes", "16,32,48,64")
@@ -201,7 +201,7 @@ def test_the_place_of_a_best_value_is_judged_by_order(
     for best, interior in ((0.0, False), (0.1, True), (0.2, False)):
         asked = Asked({best: 0.5})
         monkeypatch.setattr(sweep, "setting_maker", asked)
-        monkeypatch.setattr("nanokimi.compare.pool.Pool.run", lambda _, jobs, asked=asked: asked.run(jobs))
+        monkeypatch.setattr("nanokimi.study.pool.Pool.run", lambda _, jobs, asked=asked: asked.run(jobs))
         words = ("--model", "nanogpt", "--vary", "optim.weight_decay", "--grid", "0.2,0,0.1")
         assert cli.main(study_command(toy, "sweep", *words)) == 0
         found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]

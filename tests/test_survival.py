@@ -24,11 +24,12 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, read_json_lines
-from nanokimi.train import looks, survive
-from nanokimi.train.alone import train_alone
+from nanokimi.train import evaluation as looks
+from nanokimi.train import recovery as survive
 from nanokimi.train.checkpoint import load_newest_checkpoint, save_checkpoint
 from nanokimi.train.loop import train
-from nanokimi.train.runs import find_data, set_up
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
 
@@ -376,7 +377,7 @@ def test_ten_skips_in_a_row_end_the_run(tiny_config: Build, tmp_path: Path) -> N
 def test_the_command_line_stops_saves_and_continues_with_skip(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanokimi.train import alone
+    from nanokimi.train import run as alone
 
     def broken(*given: Any, f: Any = alone.build_state) -> TrainState:
         state = f(*given)

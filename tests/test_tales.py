@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from nanokimi.data.tales import (
+from nanokimi.tales import (
     END_OF_TEXT,
     NotATale,
     Story,
@@ -19,7 +19,7 @@ from nanokimi.data.tales import (
     story_scores,
     tell,
 )
-from nanokimi.data.tales.telling import lexicons
+from nanokimi.tales.telling import lexicons
 
 SEED = 11
 MISPRINT = r"  | \n|\n |[^\n]\n[^\n]| [,.!?;:]|,,|(?<!\.)\.\.(?!\.)|[{}\[\]|<>~]|\"\.|,\.|\.,"

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from nanokimi.data.tales import WORLDS, continuations, judge, score, tell
-from nanokimi.data.tales.notation import Compiler, read_lexicons
-from nanokimi.data.tales.reading import NotATale, Reader
-from nanokimi.data.tales.telling import Sampler, lexicons, program, rules
-from nanokimi.data.tales.world import Bind, Choice, Entity, Option, Text, World
+from nanokimi.tales import WORLDS, continuations, judge, score, tell
+from nanokimi.tales.notation import Compiler, read_lexicons
+from nanokimi.tales.reading import NotATale, Reader
+from nanokimi.tales.telling import Sampler, lexicons, program, rules
+from nanokimi.tales.world import Bind, Choice, Entity, Option, Text, World
 
 SEED = 23
 PLOTS = (("tales", "plot"), ("tales", "fable"), ("tales-short", "story"))

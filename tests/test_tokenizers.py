@@ -14,15 +14,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data import tokenizers, words
 from nanokimi.data.encoding import encode_texts
-from nanokimi.data.tokenizers import (
+from nanokimi.data.tokenizers.own import (
     CharTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     build_tokenizer,
     load_tokenizer,
+    words,
 )
+from nanokimi.data.tokenizers.own import own as tokenizers
 from nanokimi.errors import UserError
 
 Name = Literal["char", "byte", "bpe", "unigram"]

@@ -21,11 +21,12 @@ from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import find_damage, read_json_lines
-from nanokimi.train import looks, loop
+from nanokimi.train import evaluation as looks
+from nanokimi.train import loop
 from nanokimi.train import step as one_step
 from nanokimi.train.checkpoint import load_newest_checkpoint, load_weights, save_checkpoint, save_weights
 from nanokimi.train.loop import train
-from nanokimi.train.runs import set_up
+from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import Record, TrainState, build_state, total_steps
 from nanokimi.train.step import train_step
 

@@ -31,12 +31,12 @@ from nanokimi.config.files import load_config
 from nanokimi.config.safe_yaml import MAX_BYTES, parse_yaml
 from nanokimi.data import documents
 from nanokimi.data.documents import read_blocks, read_documents
-from nanokimi.data.foreign import read_foreign
 from nanokimi.data.nanogpt import is_nanogpt_folder
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import open_source, read_text, with_absolute_paths
 from nanokimi.data.store import as_validation_text, open_prepared, prepare
-from nanokimi.data.tokenizers import load_tokenizer
+from nanokimi.data.tokenizers.foreign import read_foreign
+from nanokimi.data.tokenizers.own import load_tokenizer
 from nanokimi.errors import MAX_MESSAGE, UserError
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_bytes, read_json, read_json_lines, refuse_links

@@ -14,7 +14,7 @@ from nanokimi.cli import main
 from nanokimi.generation.engine import generate
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.plugs import forget_plugs, name_plug
-from nanokimi.train.runs import open_run
+from nanokimi.train.run_folder import open_run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
 SETTINGS = """\

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanokimi.compare.stats import compare_pairs, t_quantile
 from nanokimi.compare.verdict import paired_difference, verdict
 from nanokimi.config import SpreadConfig
+from nanokimi.measure.stats import compare_pairs, t_quantile
 
 # ---- paired difference
 

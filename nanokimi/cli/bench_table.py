@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nanokimi.report.units import count, milliseconds, percent, plain
 
 if TYPE_CHECKING:
-    from nanokimi.train.bench import Bench, ModelBench
+    from nanokimi.profiling.bench import Bench, ModelBench
 
 PART_NAMES = {
     "data": "batch",

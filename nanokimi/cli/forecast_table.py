@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nanokimi.report.units import count, milliseconds, seconds, size
 
 if TYPE_CHECKING:
-    from nanokimi.train.forecast import Forecast
+    from nanokimi.profiling.forecast import Forecast
 
 SINGLE = {
     "starting": "start",

@@ -17,8 +17,8 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.plugs import named_plugs
 
 if TYPE_CHECKING:
-    from nanokimi.compare.ladder_run import LadderOptions
     from nanokimi.config import RunConfig
+    from nanokimi.study.ladder_run import LadderOptions
 
 Types = dict[str, Callable[[str], object]]
 
@@ -59,8 +59,8 @@ def run_sweep(arguments: list[str]) -> int:
         if name in options:
             raise UserError(f"--{name.replace('_', '-')} belongs to --search: give both, or neither")
 
-    from nanokimi.compare.sweep import SweepOptions, sweep_text
-    from nanokimi.compare.sweep import run_sweep as sweep
+    from nanokimi.study.sweep import SweepOptions, sweep_text
+    from nanokimi.study.sweep import run_sweep as sweep
 
     grid = tuple(word.strip() for word in str(options.get("grid", "")).split(",") if word.strip())
     if "grid" in options and not grid:
@@ -93,8 +93,8 @@ def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
 
 def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
     """`nanokimi sweep --search`."""
-    from nanokimi.compare.settle import TuningOptions
-    from nanokimi.compare.sweep_search import SEARCH_FILE, SearchOptions, run_search, search_text
+    from nanokimi.study.settle import TuningOptions
+    from nanokimi.study.sweep_search import SEARCH_FILE, SearchOptions, run_search, search_text
 
     for name in NOT_IN_A_SEARCH:
         if name in options:
@@ -124,10 +124,10 @@ def run_ladder(arguments: list[str]) -> int:
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
 
-    from nanokimi.compare.ladder import NAMES
-    from nanokimi.compare.ladder_run import READINGS
-    from nanokimi.compare.ladder_run import run_ladder as ladder
-    from nanokimi.compare.study import choose
+    from nanokimi.study.ladder import NAMES
+    from nanokimi.study.ladder_run import READINGS
+    from nanokimi.study.ladder_run import run_ladder as ladder
+    from nanokimi.study.study import choose
 
     directions = {"both": ("up", "down"), "all": ("up", "down", "square")}
     direction = str(options.get("direction", "all"))
@@ -153,9 +153,9 @@ def run_scale(arguments: list[str]) -> int:
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
 
-    from nanokimi.compare.scale import FAMILIES, ScaleOptions
-    from nanokimi.compare.scale import run_scale as scale
-    from nanokimi.compare.study import choose
+    from nanokimi.study.scale import FAMILIES, ScaleOptions
+    from nanokimi.study.scale import run_scale as scale
+    from nanokimi.study.study import choose
 
     gpt = config.nanogpt.model
     head = gpt.hidden_size // gpt.num_attention_heads
@@ -235,8 +235,8 @@ def start(
 
 def ladder_options(options: dict[str, object]) -> LadderOptions:
     """What ladder and scale share."""
-    from nanokimi.compare.ladder_run import LadderOptions
-    from nanokimi.compare.settle import FULL, NONE, RATES_ONLY, SEARCHES
+    from nanokimi.study.ladder_run import LadderOptions
+    from nanokimi.study.settle import FULL, NONE, RATES_ONLY, SEARCHES
 
     names = ("points", "factor", "rounds", "seeds", "tuning_seeds", "workers", "search", *SEARCH)
     picked: dict[str, Any] = {name: options[name] for name in names if name in options}
@@ -270,7 +270,7 @@ def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
 
 def show(report: dict[str, Any], out: Path) -> int:
     """Print the tables; 1 if an arm leaks."""
-    from nanokimi.compare.study_output import as_text
+    from nanokimi.study.output import as_text
 
     print(as_text(report), end="")
     print(out / "study.html")

@@ -87,7 +87,7 @@ def run_train(arguments: list[str]) -> int:
     )
 
     from nanokimi.runtime.interrupts import Interrupted
-    from nanokimi.train.alone import train_alone
+    from nanokimi.train.run import train_alone
 
     try:
         if "dry_run" in options:
@@ -112,7 +112,7 @@ def run_train(arguments: list[str]) -> int:
 def run_dry(config: RunConfig, out: Path) -> int:
     """`nanokimi train --dry-run`."""
     from nanokimi.cli.forecast_table import forecast_text
-    from nanokimi.train.forecast import forecast
+    from nanokimi.profiling.forecast import forecast
 
     print(forecast_text(forecast(config, out)), end="")
     return 0
@@ -134,7 +134,7 @@ def run_sample(arguments: list[str]) -> int:
 
     from nanokimi.config.rules import validate
     from nanokimi.generation.story import stream_story
-    from nanokimi.train.runs import first_seeds, open_run
+    from nanokimi.train.run_folder import first_seeds, open_run
 
     device, checkpoint = options.pop("device", None), str(options.pop("checkpoint", "final"))
     prompt = options.pop("prompt", None)
@@ -169,7 +169,7 @@ def run_evaluate(arguments: list[str]) -> int:
     from nanokimi.data.parts import split_note
     from nanokimi.data.store import as_validation_text
     from nanokimi.measure.evaluate import evaluate
-    from nanokimi.train.runs import open_run, runs_in
+    from nanokimi.train.run_folder import open_run, runs_in
 
     checkpoint = str(options.get("checkpoint", "final"))
     for run_folder in runs_in(folder):
@@ -227,7 +227,7 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
     """Audit the model of each run in `folder`."""
     from nanokimi.measure.audit import audit
     from nanokimi.measure.audit_inputs import windows_of
-    from nanokimi.train.runs import open_run, runs_in
+    from nanokimi.train.run_folder import open_run, runs_in
 
     results = {}
     for run_folder in runs_in(folder):
@@ -307,7 +307,7 @@ def run_prune(arguments: list[str]) -> int:
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.prune import prune
-    from nanokimi.train.runs import runs_in
+    from nanokimi.train.run_folder import runs_in
 
     if len(runs_in(folder)) > 1:
         raise UserError(f"{folder} is a comparison: name one of its arms, for example {runs_in(folder)[0]}")
@@ -338,7 +338,7 @@ def run_bench(arguments: list[str]) -> int:
     from dataclasses import asdict
 
     from nanokimi.cli.bench_table import bench_text
-    from nanokimi.train.bench import run_bench as measure
+    from nanokimi.profiling.bench import run_bench as measure
 
     found = measure(config, quick="quick" in options)
     print(json.dumps(asdict(found)) + "\n" if "json" in options else bench_text(found), end="")

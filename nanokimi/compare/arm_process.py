@@ -139,7 +139,8 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
-    from nanokimi.train.runs import find_data, finish, keep_plugs
+    from nanokimi.train.result import finish
+    from nanokimi.train.run_folder import find_data, keep_plugs
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):

@@ -28,9 +28,9 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
-from nanokimi.train.compiled import compile_step
 from nanokimi.train.state import build_state
 from nanokimi.train.step import train_step
+from nanokimi.train.torch_compile import compile_step
 
 MATCH_FILE = "match.json"
 TURNS, STEPS_A_TURN = 4, 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanokimi.compare.stats import LEVEL, t_quantile
+from nanokimi.measure.stats import LEVEL, t_quantile
 from nanokimi.measure.story_world import Proportion, wilson
 
 

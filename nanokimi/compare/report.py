@@ -23,7 +23,7 @@ from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.runs import CONFIG_FILE
+from nanokimi.train.run_folder import CONFIG_FILE
 
 SCHEMA_VERSION = 2
 LN2 = float(np.log(2))

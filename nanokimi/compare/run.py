@@ -25,9 +25,9 @@ from nanokimi.runtime.display import Display
 from nanokimi.runtime.files import describe_environment, read_json, refuse_links, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.locks import only_process
-from nanokimi.train.runs import (
+from nanokimi.train.result import RESULT_FILE
+from nanokimi.train.run_folder import (
     CONFIG_FILE,
-    RESULT_FILE,
     fresh_folder,
     keep_plugs,
     restored_if_refused,

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.stats import compare_pairs, search_variance, t_quantile
 from nanokimi.config import SpreadConfig
+from nanokimi.measure.stats import compare_pairs, search_variance, t_quantile
 
 BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
 

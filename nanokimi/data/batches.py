@@ -12,9 +12,11 @@ what follows end-of-text has the same distribution whether end-of-text is the fi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+PREFETCHED_TOKENS = 1 << 16
 
 
 def sample_batch(
@@ -33,6 +35,28 @@ def sample_batch(
     offsets_B = generator.integers(0, starts, size=batch_size)
     windows = ids[offsets_B[:, None] + np.arange(context_length + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
+
+
+@dataclass
+class Prefetched:
+    """The batches of a stream, sampled some ahead: the next ones find code and tables in the processor's cache."""
+
+    ids: np.ndarray
+    seed: int
+    batch_size: int
+    context_length: int
+    ahead: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `index`, as `sample_batch` gives it."""
+        if index not in self.ahead:
+            count = max(PREFETCHED_TOKENS // (self.batch_size * self.context_length), 1)
+            sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
+            self.ahead = {
+                i: sample_batch(self.ids, seed=self.seed, index=i, **sizes)
+                for i in range(index, index + count)
+            }
+        return self.ahead[index]
 
 
 @dataclass(frozen=True)

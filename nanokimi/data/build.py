@@ -20,12 +20,12 @@ from nanokimi.data import encoding
 from nanokimi.data.cache import cache_folder, locked, store_key
 from nanokimi.data.corpus import Corpus, read_source
 from nanokimi.data.documents import file_sha256
-from nanokimi.data.foreign import FOREIGN, is_foreign
 from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, tokens_identity
 from nanokimi.data.parts import PARTS, fractions
 from nanokimi.data.sources import Source, open_source
 from nanokimi.data.tasks import CORPUS, SHARDS, TOKENIZER, build_table, run_tasks
-from nanokimi.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign
+from nanokimi.data.tokenizers.own import Tokenizer, build_tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 from nanokimi.runtime.progress import byte_progress

@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 
 from nanokimi.config import DatasetConfig
 from nanokimi.errors import UserError
+from nanokimi.runtime.c_compiler import default_cache_folder
 
 
 def cache_folder(dataset: DatasetConfig) -> Path:
     """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; made if need be."""
     named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
     try:
-        folder = Path(named).expanduser() if named else Path.home() / ".cache" / "nanokimi"
+        folder = Path(dataset.cache).expanduser() if dataset.cache else default_cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # nobody of that name; a NUL in it

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from nanokimi.data.corpus import Corpus
-from nanokimi.data.foreign import FOREIGN
 from nanokimi.data.parts import PARTS
-from nanokimi.data.tokenizers import SentencePieceTokenizer, Tokenizer, WithEndOfText
+from nanokimi.data.tokenizers.foreign import FOREIGN
+from nanokimi.data.tokenizers.own import SentencePieceTokenizer, Tokenizer, WithEndOfText
 from nanokimi.runtime.files import write_json
 
 SHARD_BYTES = 8 << 20

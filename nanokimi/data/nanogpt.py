@@ -20,11 +20,11 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import file_sha256
 from nanokimi.data.encoding import id_dtype
-from nanokimi.data.foreign import is_foreign, read_foreign
 from nanokimi.data.parts import MIN_PART, PARTS
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import is_name
-from nanokimi.data.tokenizers import CharTokenizer, Tokenizer
+from nanokimi.data.tokenizers.foreign import is_foreign, read_foreign
+from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
 

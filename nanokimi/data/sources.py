@@ -147,7 +147,7 @@ def _tales(dataset: DatasetConfig) -> Source:
         )
     seed, wanted = int(seed_text), dataset.characters or DEFAULT_CHARACTERS
     try:
-        tales = importlib.import_module("nanokimi.data.tales")
+        tales = importlib.import_module("nanokimi.tales")
     except ModuleNotFoundError:
         raise UserError("this version of nanokimi has no tales: name a text file with --data") from None
 

@@ -24,10 +24,10 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.build import FACTS_FILE, prepare_store
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.facts import SCHEMA_VERSION, read_facts
-from nanokimi.data.foreign import FOREIGN
 from nanokimi.data.parts import PARTS, fractions, split_note
 from nanokimi.data.sources import open_source, read_text
-from nanokimi.data.tokenizers import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
+from nanokimi.data.tokenizers.foreign import FOREIGN
+from nanokimi.data.tokenizers.own import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 
 TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))

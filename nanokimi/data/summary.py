@@ -9,7 +9,7 @@ import numpy as np
 
 from nanokimi.data.parts import PARTS, split_note
 from nanokimi.data.store import PreparedData
-from nanokimi.data.tokenizers import Tokenizer
+from nanokimi.data.tokenizers.own import Tokenizer
 
 PART_NAMES = ("train", "validation", "test")
 CUTS = {

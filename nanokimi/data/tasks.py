@@ -30,7 +30,7 @@ from nanokimi.data.overlap import (
     near_duplicates,
     shingle_sets,
 )
-from nanokimi.data.tokenizers import Tokenizer, load_tokenizer
+from nanokimi.data.tokenizers.own import Tokenizer, load_tokenizer
 from nanokimi.errors import TrainingError, UserError
 
 CORPUS, TOKENIZER, SHARDS = "corpus", "tokenizer", "shards"

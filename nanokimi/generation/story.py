@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nanokimi.config import RunConfig
-from nanokimi.data.tokenizers import Tokenizer
+from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.generation.engine import generate
 from nanokimi.model.build import LanguageModel
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanokimi.data import tales
-from nanokimi.data.tokenizers import Tokenizer
+from nanokimi import tales
+from nanokimi.data.tokenizers.own import Tokenizer
 
 QUESTION_SEED = 2**40  # dataset seeds are small numbers
 DISTANCES = {

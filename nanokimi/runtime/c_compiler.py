@@ -34,7 +34,7 @@ def native_library(source: Path) -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        folder = cache_folder() / "native"
+        folder = default_cache_folder() / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_ours_alone(folder):
             return None
@@ -63,10 +63,9 @@ def find_compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def cache_folder() -> Path:
-    """Where compiled libraries go: the folder of prepared data, unless a setting of a run names another for those."""
-    named = os.environ.get("NANOKIMI_CACHE")
-    return (Path(named) if named else Path("~/.cache/nanokimi")).expanduser()
+def default_cache_folder() -> Path:
+    """$NANOKIMI_CACHE, or ~/.cache/nanokimi. Raises RuntimeError for the home of nobody."""
+    return Path(os.environ.get("NANOKIMI_CACHE") or "~/.cache/nanokimi").expanduser()
 
 
 def is_ours_alone(folder: Path) -> bool:

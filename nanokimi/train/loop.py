@@ -14,11 +14,11 @@ from nanokimi.measure.evaluate import Cancelled
 from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
-from nanokimi.train.compiled import compile_step
-from nanokimi.train.looks import look
+from nanokimi.train.evaluation import look
+from nanokimi.train.recovery import survive_memory, survive_numbers
 from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
-from nanokimi.train.survive import survive_memory, survive_numbers
+from nanokimi.train.torch_compile import compile_step
 
 LOSS_AT_MOST = (0.05, 60.0)  # without save_every: of the run, in steps; of the clock, in seconds
 

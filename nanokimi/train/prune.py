@@ -27,12 +27,12 @@ from nanokimi.measure.evaluate import evaluate, windows_at_a_time
 from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.files import describe_environment, read_json, write_json
 from nanokimi.runtime.locks import only_process
-from nanokimi.train.alone import train_alone
 from nanokimi.train.checkpoint import save_checkpoint
-from nanokimi.train.runs import (
+from nanokimi.train.result import RESULT_FILE
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import (
     CONFIG_FILE,
     DATA_FOLDER,
-    RESULT_FILE,
     Run,
     find_data,
     fresh_folder,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nanokimi.config import RunConfig
+from nanokimi.data.batches import Prefetched
 from nanokimi.data.store import PreparedData
 from nanokimi.kernels.accelerate import accelerate_, accelerate_optimizer_, choose_loss
 from nanokimi.kernels.structs import Choice
@@ -39,6 +40,7 @@ class TrainState:
 
     config: RunConfig
     data: PreparedData
+    batches: Prefetched
     folder: Path
     device: torch.device
     model: LanguageModel
@@ -60,8 +62,6 @@ class TrainState:
     peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
-    # Inputs and targets of the steps to come, by step.
-    drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     looked: bool = False  # what was due at this step is in metrics.jsonl
     updating: bool = False  # an exception now would leave the parameters half updated
     # One of many runs of a study: no stories, no telemetry, one validation at the end.
@@ -116,6 +116,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         config=config,
         micro_batch_size=micro_batch_size,
         data=data,
+        batches=Prefetched(data.train_ids, config.seed, train.batch_size, train.context_length),
         folder=folder,
         device=device,
         model=model,

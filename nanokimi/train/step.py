@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from nanokimi.data.batches import sample_batch
 from nanokimi.errors import TrainingError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.gpt import NanoGPT
@@ -25,9 +24,6 @@ from nanokimi.runtime.device import (
     reset_peak_memory,
 )
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
-
-DRAWN_TOKENS = 1 << 16
-"""Batches are drawn ahead, up to so many tokens: the second one finds code and tables in the processor's cache."""
 
 
 class NotFinite(TrainingError):
@@ -148,20 +144,7 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of this step, (B, T) each, on the device."""
-    if state.step not in state.drawn:
-        train = state.config.train
-        ahead = max(DRAWN_TOKENS // (train.batch_size * train.context_length), 1)
-        state.drawn = {
-            index: sample_batch(
-                state.data.train_ids,
-                seed=state.config.seed,
-                index=index,
-                batch_size=train.batch_size,
-                context_length=train.context_length,
-            )
-            for index in range(state.step, state.step + ahead)
-        }
-    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in state.drawn[state.step])
+    inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in state.batches.at(state.step))
     return inputs_BT, targets_BT
 
 

@@ -1,0 +1,1 @@
+"""What a training step costs on this machine, measured or forecast: `nanokimi bench` and `train --dry-run`."""

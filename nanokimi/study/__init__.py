@@ -1,0 +1,1 @@
+"""Studies: many runs planned, shared among workers, and judged together (ladder, scale, sweep)."""

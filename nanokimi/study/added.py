@@ -1,0 +1,108 @@
+"""Arms that the user adds to a study: `--arm`, with the words that `compare` takes, and `--plug`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from nanokimi.compare.match import parameters, solve_width
+from nanokimi.config import OptimConfig, RunConfig, VariantConfig
+from nanokimi.config.arms import arm_configs, arm_words, slug, with_arm
+from nanokimi.config.files import require_setting, settings, with_changes, with_parsed
+from nanokimi.config.parsing import nearest
+from nanokimi.config.rules import validate
+from nanokimi.config.rules_variant import is_plug
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.plugs import name_plug, plug_setting
+from nanokimi.study.ladder import END, START
+from nanokimi.study.settle import HELD
+from nanokimi.study.study import StudyArm
+
+FAMILY_ENDS = {"nanokimi": END, "nanogpt": START}
+"""Which arm of a study a family of the configuration is."""
+
+
+def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
+    """An arm of the user's, made of one of the study's: "NAME: from=nanokimi model.attention=gqa optim.lr=2e-3".
+
+    `from` names a family, an arm, or a class of the user's (FILE.py:CLASS, whose size stays what it is). Raises
+    UserError for what cannot be read.
+    """
+    name, source, given = arm_words(text)
+    if slug(name) in [slug(arm.name) for arm in arms]:
+        raise UserError(f"--arm '{text}': there is an arm '{name}' already, give it another name")
+    if is_plug(source):
+        return class_arm(arms[0], name, source, text)
+    base = source_of(arms, source, text)
+    for key in given:
+        require_setting(f"variant.{key}", "--arm")
+    try:
+        parsed = {f"variant.{key}": value for key, value in given.items()}
+        config = with_parsed(base.config, parsed)
+        changes = {key: settings(config)[key] for key in parsed}
+        about = f"{base.name} with {' '.join(f'{key}={value}' for key, value in given.items())}"
+        return resized(name, config, {**changes, **made_from(base)}, about)
+    except UserError as error:
+        raise UserError(f"--arm '{text}': {error}") from None
+
+
+def source_of(arms: Sequence[StudyArm], source: str, text: str) -> StudyArm:
+    """The study's arm that `from` names."""
+    wanted = slug(FAMILY_ENDS.get(source, source))
+    for arm in arms:
+        if slug(arm.name) == wanted:
+            return arm
+    known = [*FAMILY_ENDS, *(arm.name for arm in arms)]
+    raise UserError(
+        f"--arm '{text}': from is {source}: a study's arms are made from {', '.join(known)}{nearest(source, known)}"
+    )
+
+
+def class_arm(base: StudyArm, name: str, source: str, text: str) -> StudyArm:
+    """An arm whose model is a class of the user's, beside the study's first arm."""
+    config = arm_configs(with_arm(replace(base.config, arms={}), text))[name]
+    context = config.train.context_length
+    target = model_cost(base.config.nanogpt.model, context).params_active
+    gap = model_cost(config.module.model, context).params_active / target - 1
+    return StudyArm(name, config, {"from": base.name, "module.model.source": source}, source, gap)
+
+
+def made_from(base: StudyArm) -> dict[str, Any]:
+    """What an arm made from another says of it: its name, and what it, too, holds on to when it inherits settings."""
+    held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
+    held += base.changes.get(HELD, [])
+    return {"from": base.name, **({HELD: held} if held else {})}
+
+
+def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
+    """An arm with NanoGPT's active parameters again."""
+    context = config.train.context_length
+    target = model_cost(config.nanogpt.model, context).params_active
+    model = config.variant.model
+    if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
+        validate(config)
+        gap = model_cost(model, context).params_active / target - 1
+        return StudyArm(name, config, changes, about, gap)
+    widths = {name: getattr(VariantConfig(), name) for name in ("intermediate_size", "moe_intermediate_size")}
+    # whatever can be wrong beside the widths, before they are solved for
+    validate(replace(config, variant=replace(config.variant, model=replace(model, **widths))))
+    solved = solve_width(model, parameters("active_params", context), target)
+    whole = replace(config, variant=replace(config.variant, model=solved.model))
+    return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
+
+
+def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
+    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plug FILE.py:NAME."""
+    base = next((arm for arm in arms if arm.name == END), arms[0])
+    plug = name_plug(spec)
+    key, _, value = plug_setting(plug).removeprefix("--").partition("=")
+    changes: dict[str, Any] = {key: value}
+    about = f"{base.name} with {value}"
+    clips = base.config.variant.optim.name == "muonclip"
+    if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
+        changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
+        about += ", and without QK-Clip, which it has no rescale_heads_ for"
+    name = f"{base.name} with {plug.name}"
+    return resized(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)

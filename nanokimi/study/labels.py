@@ -1,0 +1,49 @@
+"""What every output of a study says beside its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanokimi.compare.match import QUANTITIES
+from nanokimi.study.jobs import Line
+from nanokimi.study.tuning_words import tuning_label
+
+
+def labels(plan: dict[str, Any]) -> list[str]:
+    """What every output says beside its numbers: matched or not, tuned or not, seeds, which interval decides."""
+    seeds = plan["seeds"]
+    gaps = [arm["size_gap"] for arm in plan["arms"] if not arm["leaking"]]
+    if None in gaps:
+        sizes = "Sizes are as configured, not matched."
+    else:
+        sizes = (
+            f"Sizes are matched in {QUANTITIES[plan['match']][0]}; the largest remaining gap is "
+            f"{max(map(abs, gaps), default=0):.2%}."
+        )
+    rate = tuning_label(plan["arms"])
+    if plan.get("reading_steps"):
+        rate += " Runs at equal FLOPs or seconds take the settings tuned at equal tokens."
+    several = (
+        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"
+    )
+    contains = (
+        " and contains the noise of both arms' searches" if any(arm["tuning"] for arm in plan["arms"]) else ""
+    )
+    return [
+        sizes,
+        rate,
+        f"{several}, paired: the same batches for every arm.",
+        plan["data"].get("split_note")
+        or "Settings are chosen on the validation part; the losses here are of the test part.",
+        f"The 95% paired t interval over seeds decides{contains}, with Holm's correction over all comparisons of the "
+        "study; the bootstrap over seeds and text is only shown.",
+    ]
+
+
+def versions(plan: dict[str, Any], results: dict[str, Line]) -> list[str]:
+    """A label if the runs were made by several versions of the program."""
+    keys = [key for arm in plan["arms"] for some in arm["runs"].values() for key in some]
+    commits = sorted({str(results[key].get("commit"))[:7] for key in keys})
+    if len(commits) < 2:
+        return []
+    return [f"The runs were made by {len(commits)} versions of the program: {', '.join(commits)}."]

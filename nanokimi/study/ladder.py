@@ -1,0 +1,368 @@
+"""THE LADDER: from NanoGPT to NanoKimi one change at a time, back again, and architecture against optimizer.
+
+An arm is a set of rungs. Each rung is plain data: the settings that it takes over from NanoKimi's part of the
+configuration, what it needs below it, and what holds while it is missing. Every arm has NanoGPT's active parameters
+and its own tuned learning rate. In a full search the four ends are searched alike and every other arm inherits from one
+of them: the schedule is then nobody's own, and WSD no rung upwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from nanokimi.compare.match import parameters, solve_width
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantArm, VariantConfig
+from nanokimi.config.files import with_changes
+from nanokimi.config.rules import validate
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.study.settle import HELD
+from nanokimi.study.space import COSINE, KEYS, schedule_settings
+from nanokimi.study.study import StudyArm, compared
+
+START, END, MUON_START, ADAMW_END = "NanoGPT", "NanoKimi", "NanoGPT with Muon", "NanoKimi with AdamW"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One change on the way from NanoGPT to NanoKimi."""
+
+    name: str
+    family: str
+    """architecture or optimizer."""
+    model: tuple[str, ...] = ()
+    """Settings of the model that become NanoKimi's."""
+    optim: tuple[str, ...] = ()
+    """The same of the optimizer."""
+    instead: dict[str, Any] = field(default_factory=dict)
+    """Settings of the optimizer that become this, until a later rung changes them again."""
+    needs: tuple[str, ...] = ()
+    missing_model: dict[str, Any] = field(default_factory=dict)
+    """What the model's settings are while this rung is missing and those that it needs are there."""
+    missing_optim: dict[str, Any] = field(default_factory=dict)
+
+
+RUNGS = (
+    Rung("RMSNorm", "architecture", model=("norm", "norm_eps", "bias")),  # and no biases, if there were any
+    Rung("RoPE", "architecture", model=("positions", "rope_theta")),
+    Rung("SwiGLU", "architecture", model=("feed_forward",)),
+    Rung("untied head", "architecture", model=("tie_word_embeddings",)),
+    Rung("flat init", "architecture", model=("initialization",)),
+    Rung(
+        "MLA",
+        "architecture",
+        model=(
+            "attention",
+            "q_lora_rank",
+            "kv_lora_rank",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+        ),
+        needs=("RoPE",),
+    ),
+    Rung(
+        "MoE",
+        "architecture",
+        model=(
+            "experts",
+            "n_routed_experts",
+            "num_experts_per_tok",
+            "first_k_dense_replace",
+            "norm_topk_prob",
+            "routed_scaling_factor",
+        ),
+    ),
+    Rung("shared expert", "architecture", model=("n_shared_experts",), needs=("MoE",)),
+    Rung(
+        "balancing",
+        "architecture",
+        model=("aux_loss_alpha",),
+        optim=("router_bias_update_speed",),
+        needs=("MoE",),
+        missing_model={"aux_loss_alpha": 0.0},
+        missing_optim={"router_bias_update_speed": 0.0},
+    ),
+    Rung(
+        "Muon",
+        "optimizer",
+        optim=(
+            "adamw_lr",
+            "weight_decay",
+            "betas",
+            "eps",
+            "momentum",
+            "nesterov",
+            "ns_steps",
+            "ns_dtype",
+            "grad_clip",
+        ),
+        instead={"name": "muon"},
+    ),
+    Rung("QK-Clip", "optimizer", optim=("name", "qk_clip_tau", "qk_clip_logits"), needs=("Muon",)),
+    Rung("WSD", "optimizer", optim=("schedule", "decay_fraction", "min_lr_ratio", "warmup_steps")),
+)
+BY_NAME = {rung.name: rung for rung in RUNGS}
+NAMES = tuple(BY_NAME)
+EVERYTHING = frozenset(NAMES)
+ARCHITECTURE = frozenset(rung.name for rung in RUNGS if rung.family == "architecture")
+OPTIMIZER = EVERYTHING - ARCHITECTURE
+SCHEDULE = "WSD"
+INHERITS = "inherits"
+"""Among an arm's changes: the end whose settings it takes."""
+COUSINS = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
+"""The other end with the same optimizer."""
+ENDS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
+
+
+def nearest_end(rungs: frozenset[str]) -> str:
+    """The end with the same optimizer whose architecture shares most with an arm of these rungs."""
+    mostly_kimi = 2 * len(rungs & ARCHITECTURE) > len(ARCHITECTURE)
+    if "Muon" in rungs:
+        return END if mostly_kimi else MUON_START
+    return ADAMW_END if mostly_kimi else START
+
+
+def gpt_as_variant(model: GPTConfig) -> VariantConfig:
+    """NanoGPT in the composable model's words."""
+    return VariantConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        max_position_embeddings=model.max_position_embeddings,
+        norm_eps=model.layer_norm_epsilon,
+        bias=model.bias,
+        intermediate_size=model.intermediate_size or 4 * model.hidden_size,
+        initializer_range=model.initializer_range,
+    )
+
+
+def kimi_as_variant(model: KimiConfig) -> VariantConfig:
+    """NanoKimi in the composable model's words."""
+    same = {f.name for f in fields(VariantConfig)} & {f.name for f in fields(KimiConfig)}
+    return VariantConfig(
+        **{name: getattr(model, name) for name in same},
+        norm="rmsnorm",
+        norm_eps=model.rms_norm_eps,
+        positions="rope",
+        attention="mla",
+        feed_forward="swiglu",
+        experts="sigmoid-bias",
+        tie_word_embeddings=False,
+        initialization="flat",
+    )
+
+
+def check_ends(config: RunConfig) -> None:
+    """Refuse two ends that differ in what no rung changes."""
+    gpt, kimi = config.nanogpt.model, config.nanokimi.model
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if getattr(gpt, name) != getattr(kimi, name):
+            raise UserError(
+                f"nanokimi.model.{name} {getattr(kimi, name)} and nanogpt.model.{name} {getattr(gpt, name)} differ: "
+                "the ladder needs them equal, it matches sizes by the feed-forward layers' width"
+            )
+    if gpt.dropout or kimi.rope_scaling is not None:
+        raise UserError("the ladder needs nanogpt.model.dropout 0 and nanokimi.model.rope_scaling null")
+    changed = {name for rung in RUNGS for name in (*rung.optim, *rung.instead)} | {"lr"}
+    for name in (one.name for one in fields(OptimConfig) if one.name not in changed):
+        ours, theirs = getattr(config.nanokimi.optim, name), getattr(config.nanogpt.optim, name)
+        if ours != theirs:  # every arm would silently train with NanoGPT's
+            raise UserError(
+                f"nanokimi.optim.{name} {ours} and nanogpt.optim.{name} {theirs} differ: no rung of the ladder changes "
+                f"it, leave both at the default, {getattr(OptimConfig(), name)}"
+            )
+
+
+def closed(rungs: frozenset[str]) -> frozenset[str]:
+    """Without the rungs that stand on a missing one."""
+    kept = frozenset(name for name in rungs if set(BY_NAME[name].needs) <= rungs)
+    return kept if kept == rungs else closed(kept)
+
+
+def composed(config: RunConfig, rungs: frozenset[str]) -> VariantArm:
+    """The arm that has these rungs, not yet matched in size, with its family's configured learning rate.
+
+    The scale of its initial weights belongs to no rung: as configured it is that of the nearest end.
+    """
+    assert closed(rungs) == rungs
+    start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
+    first, last = config.nanogpt.optim, config.nanokimi.optim
+    scale = (end if nearest_end(rungs) in (ADAMW_END, END) else start).initializer_range
+    model: dict[str, Any] = {"initializer_range": scale}
+    optim: dict[str, Any] = {"lr": last.lr if "Muon" in rungs else first.lr}
+    known = {f.name for f in fields(OptimConfig)}
+    for rung in RUNGS:
+        if rung.name in rungs:
+            model |= {name: getattr(end, name) for name in rung.model}
+            optim |= rung.instead | {name: getattr(last, name) for name in rung.optim if name in known}
+        elif set(rung.needs) <= rungs:
+            model |= rung.missing_model
+            optim |= rung.missing_optim
+    if "MoE" not in rungs:
+        optim.pop("router_bias_update_speed", None)
+        model.pop("aux_loss_alpha", None)
+    return VariantArm(model=replace(start, **model), optim=replace(first, **optim))
+
+
+def ladder_arm(config: RunConfig, name: str, rungs: frozenset[str], about: str = "") -> StudyArm:
+    """An arm of the ladder with NanoGPT's active parameters, as nearly as widths allow."""
+    context = config.train.context_length
+    count = parameters("active_params", context)
+    target = model_cost(config.nanogpt.model, context).params_active
+    arm = composed(config, rungs)
+    solved = solve_width(arm.model, count, target)
+    whole = replace(config, model="variant", variant=replace(arm, model=solved.model))
+    changes = {"rungs": [one for one in NAMES if one in rungs], **solved.changes}
+    return StudyArm(name, validate(whole), changes, about, solved.gap)
+
+
+def climb(
+    config: RunConfig, chosen: Sequence[str], searched: bool
+) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Upwards: each rung added to all before it, and compared with them.
+
+    Where schedules are searched for all, the last rung before WSD leads to NanoKimi.
+    """
+    arms = [ladder_arm(config, START, frozenset())]
+    comparisons = []
+    if searched:
+        chosen = [name for name in chosen if name != SCHEDULE]
+    for name in chosen:
+        rungs = frozenset([*arms[-1].changes["rungs"], name])
+        if searched and rungs | {SCHEDULE} == EVERYTHING:
+            rungs = EVERYTHING
+        if closed(rungs) != rungs:
+            raise UserError(f"--rungs: {name} needs {' and '.join(BY_NAME[name].needs)}")
+        title = END if rungs == EVERYTHING else f"+ {name}"
+        arms.append(ladder_arm(config, title, rungs, f"NanoGPT with all rungs up to {name}"))
+        comparisons.append(compared("upwards", f"+ {name}", title, arms[-2].name))
+    if len(chosen) > 1:
+        comparisons.append(compared("end to end", "all rungs together", arms[-1].name, START))
+    return arms, comparisons
+
+
+def descend(
+    config: RunConfig, chosen: Sequence[str], searched: bool
+) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Downwards: NanoKimi without one rung (and what stands on it), compared with NanoKimi.
+
+    Where schedules are searched for all, NanoKimi without WSD is NanoKimi with a cosine.
+    """
+    arms, comparisons = [ladder_arm(config, END, EVERYTHING)], []
+    for name in chosen:
+        rungs = closed(EVERYTHING - {name})
+        gone = [one for one in NAMES if one not in rungs]
+        title = f"without {' and '.join(gone)}"
+        arm = ladder_arm(config, title, rungs, f"NanoKimi {title}")
+        if searched and name == SCHEDULE:
+            cosine = {f"variant.{key}": value for key, value in schedule_settings(COSINE).items()}
+            arm = replace(
+                arm,
+                config=validate(with_changes(arm.config, cosine)),
+                changes={**arm.changes, HELD: list(KEYS["decay"])},
+                about="NanoKimi with a cosine",
+            )
+        arms.append(arm)
+        comparisons.append(compared("downwards", title, title, END))
+    return arms, comparisons
+
+
+def square(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Architecture times optimizer."""
+    arms = [
+        ladder_arm(config, START, frozenset()),
+        muon_start(config),
+        ladder_arm(config, ADAMW_END, ARCHITECTURE, "NanoKimi's model, NanoGPT's optimizer"),
+        ladder_arm(config, END, EVERYTHING),
+    ]
+    comparisons = [
+        compared("square", "architecture, with AdamW", ADAMW_END, START),
+        compared("square", "architecture, with Muon", END, MUON_START),
+        compared("square", "optimizer, for NanoGPT", MUON_START, START),
+        compared("square", "optimizer, for NanoKimi", END, ADAMW_END),
+        {
+            **compared("square", "both together less each alone", END, START),
+            "weights": {END: 1, START: 1, MUON_START: -1, ADAMW_END: -1},
+            "about": "below zero: architecture and optimizer help each other",
+        },
+    ]
+    return arms, comparisons
+
+
+def muon_start(config: RunConfig) -> StudyArm:
+    """The arm that every ladder has, lest the optimizer's gain be credited to the architecture."""
+    return ladder_arm(config, MUON_START, OPTIMIZER, "NanoGPT's model, NanoKimi's optimizer")
+
+
+def plan_ladder(
+    config: RunConfig, directions: Sequence[str], chosen: Sequence[str], searched: bool = False
+) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Every arm once, and every comparison, of the directions asked for; `searched`: schedules are, for all alike."""
+    check_ends(config)
+    arms: dict[str, StudyArm] = {}
+    comparisons: list[dict[str, Any]] = []
+    parts = {
+        "up": lambda: climb(config, chosen, searched),
+        "down": lambda: descend(config, chosen, searched),
+        "square": lambda: square(config),
+    }
+    for direction in directions:
+        more, judged = parts[direction]()
+        arms |= {arm.name: arm for arm in more}
+        comparisons += judged
+    if MUON_START not in arms:
+        arms[MUON_START] = muon_start(config)
+        base = START if START in arms else END
+        comparisons.append(compared("beside", f"{MUON_START} against {base}", MUON_START, base))
+    return list(arms.values()), comparisons
+
+
+def lineage(config: RunConfig, arms: Sequence[StudyArm]) -> dict[str, StudyArm]:
+    """By name, from which end an arm inherits in a full search.
+
+    The ends are searched themselves, and so is an arm whose optimizer none of them has.
+    """
+    known = {arm.name: arm for arm in arms}
+    found: dict[str, StudyArm] = {}
+    for arm in arms:
+        name = end_of(arm, known)
+        if name == arm.name:
+            continue
+        parent = known.get(name) or ladder_arm(config, name, ENDS[name])
+        if kind_of(arm) == kind_of(parent):
+            found[arm.name] = parent
+    return found
+
+
+def end_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
+    """The end that an arm is one of, inherits from, or was made from."""
+    if INHERITS in arm.changes:
+        return str(arm.changes[INHERITS])
+    if arm.name in ENDS:
+        return arm.name
+    if "rungs" in arm.changes:
+        return nearest_end(frozenset(arm.changes["rungs"]))
+    return end_of(known[arm.changes["from"]], known)
+
+
+def kind_of(arm: StudyArm) -> str:
+    """The optimizer; Muon with QK-Clip counts as Muon."""
+    return "muon" if (name := arm.config.arm.optim.name) == "muonclip" else name
+
+
+def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+    """Each end with what was found for the other one with its optimizer, its rate tuned, against its own search."""
+    by_name = {arm.name: arm for arm in arms if arm.leaking is None}
+    more, comparisons = [], []
+    for end, other in COUSINS.items():
+        if end in by_name and other in by_name:
+            name = f"{end}, settings of {other}"
+            about = f"{end} with what was found for {other}, its rate tuned"
+            changes = {**by_name[end].changes, INHERITS: other}
+            more.append(replace(by_name[end], name=name, about=about, changes=changes))
+            comparisons.append(compared("inheritance", name, name, end))
+    return more, comparisons

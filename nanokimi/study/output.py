@@ -1,0 +1,179 @@
+"""A study's results as text: terminal, Markdown, CSV, JSON; and the page and plots that `report` makes of the JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nanokimi.report.study_search import knob_rows
+from nanokimi.runtime.files import write_atomic, write_json
+from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
+
+FAMILIES = {
+    "upwards": "Upwards: each rung added to all before it (negative: it helps)",
+    "end to end": "All rungs together",
+    "downwards": "Downwards: NanoKimi without one rung (positive: the rung helps)",
+    "square": "Architecture times optimizer",
+    "beside": "Always beside",
+    "also": "Added on the command line",
+    "inheritance": "Inheritance: an end with the settings found for the other (positive: its own search is better)",
+    "readings": "The verdict under several readings, each from runs fully decayed for it",
+    "families": "At each size",
+}
+EFFECT_HEAD = ("", "difference", "95% t interval (decides)", "Holm p", "bootstrap (shown)", "verdict")
+ARM_HEAD = ("arm", "loss", "above floor", "active", "total", "steps", "seconds", "lr (trials)")
+SEARCH_HEAD = ("arm", "knob", "searched from", "to", "best", "place", "loss around it, by one knob at a time")
+
+
+def effect_cells(effect: dict[str, Any]) -> list[str]:
+    """One comparison as text."""
+    if effect["mean"] is None:
+        return [effect["name"], "", "", "", "", effect["words"]]
+
+    def interval(pair: Sequence[float] | None) -> str:
+        return "one seed: none" if pair is None else f"{pair[0]:+.4f} to {pair[1]:+.4f}"
+
+    p = effect["holm_p"]
+    shown = f"{p:.3f}" if p >= 0.001 else "<0.001"
+    intervals = (interval(effect["ci95"]), shown, interval(effect["bootstrap95"]))
+    return [effect["name"], f"{effect['mean']:+.4f}", *intervals, effect["words"]]
+
+
+def arm_cells(row: dict[str, Any]) -> list[str]:
+    """One arm as text."""
+    if row["leaking"]:
+        return [row["name"], f"LEAKING: {row['leaking']}", "", "", "", "", "", ""]
+    lr = f"{row['lr']:g} ({tuning_cell(row['tuning'])})"
+    if row["test_loss"] is None:
+        return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", "", "", "", "", "", lr]
+    loss = f"{row['test_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
+    floor = "" if row["floor_gap"] is None else f"{row['floor_gap']:.4f}"
+    sizes = (f"{row['params_active']:,}", f"{row['params_total']:,}", f"{row['steps']:,}")
+    return [row["name"], loss, floor, *sizes, f"{row['train_seconds']:.1f}", lr]
+
+
+def tuning_cell(tuning: dict[str, Any] | None) -> str:
+    """How many trials an arm had and of what."""
+    if tuning is None:
+        return "not tuned"
+    text = str(tuning["trials"])
+    if tuning["kind"] == SEARCHED:
+        text += ", searched"
+    elif tuning["kind"] == INHERITED:
+        text += f", else {tuning['inherited_from']}'s settings"
+    edge = is_at_edge(tuning)
+    if edge:
+        text += ", at the edge" + (f" in {', '.join(edge)}" if tuning["kind"] == SEARCHED else "")
+    return text
+
+
+def search_rows(report: dict[str, Any]) -> list[list[str]]:
+    """What was searched: a row for each arm and knob."""
+    rows = []
+    for arm in report["arms"]:
+        record = arm["tuning"]
+        if arm["reading"] != "tokens" or arm["leaking"] or not record or record["kind"] != SEARCHED:
+            continue
+        for row in knob_rows(record):
+            place = "interior" if row["interior"] else "AT THE EDGE"
+            rows.append(
+                [arm["name"], *(row[key] for key in ("knob", "low", "high", "best")), place, row["curve"]]
+            )
+    return rows
+
+
+def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Every table: title, head, rows."""
+    found: list[tuple[str, Sequence[str], list[list[str]]]] = []
+    for family, title in FAMILIES.items():
+        rows = [effect_cells(one) for one in report["effects"] if one["family"] == family]
+        if rows:
+            found.append((title, EFFECT_HEAD, rows))
+    head = list(ARM_HEAD)
+    rows = [arm_cells(row) for row in report["arms"] if row["reading"] == "tokens"]
+    found.append(("Arms, at equal tokens (nats per token)", head, rows))
+    for reading in dict.fromkeys(row["reading"] for row in report["arms"] if row["reading"] != "tokens"):
+        rows = [arm_cells(row) for row in report["arms"] if row["reading"] == reading]
+        found.append((f"Arms, at equal {'FLOPs' if reading == 'flops' else reading}", head, rows))
+    rows = search_rows(report)
+    if rows:
+        found.append(("What was searched", SEARCH_HEAD, rows))
+    return found
+
+
+def matches(report: dict[str, Any]) -> list[str]:
+    """In what the arms of each comparison agree, once for each different answer."""
+    said: dict[str, list[str]] = {}
+    for effect in report["effects"]:
+        if effect["match"]:
+            said.setdefault(effect["match"], []).append(effect["name"])
+    return [f"{', '.join(names)}: {text}." for text, names in said.items()]
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """For the terminal."""
+    lines = [report["title"], "", *report["labels"], ""]
+    for title, head, rows in sections(report):
+        table = [list(head), *rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        lines += [title]
+        for row in table:
+            lines.append(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
+        lines.append("")
+    lines += ["What is matched (within 2%)", *(f"  {line}" for line in matches(report)), ""]
+    lines += report.get("sentences", [])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """For a repository."""
+    lines = [f"# {report['title']}", "", *(f"- {label}" for label in report["labels"]), ""]
+    lines += [f"    {report['machine']['command']}", ""]
+    lines += [f"**{sentence}**\n" for sentence in report.get("sentences", [])]
+    for title, head, rows in sections(report):
+        lines += [f"## {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines.append("")
+    lines += ["## What is matched", "", *(f"- {line}" for line in matches(report)), ""]
+    return "\n".join(lines)
+
+
+def as_csv(report: dict[str, Any]) -> str:
+    """One row for each comparison, numbers unrounded."""
+    fields: tuple[str, ...] = (
+        "family",
+        "reading",
+        "name",
+        "mean",
+        "low",
+        "high",
+        "p",
+        "holm_p",
+        "boot_low",
+        "boot_high",
+    )
+    fields += ("seeds", "words", "match", "labels")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields)
+    writer.writeheader()
+    for one in report["effects"]:
+        row = {key: one.get(key) for key in fields}
+        row["low"], row["high"] = one.get("ci95") or (None, None)
+        row["boot_low"], row["boot_high"] = one.get("bootstrap95") or (None, None)
+        writer.writerow({**row, "labels": " ".join(report["labels"])})
+    return text.getvalue()
+
+
+def write_outputs(folder: Path, report: dict[str, Any]) -> None:
+    """study.json, study.md, study.csv, study.html and the plots."""
+    from nanokimi.report.study_page import write_study_page
+
+    write_json(folder / "study.json", report)
+    write_atomic(folder / "study.md", as_markdown(report))
+    write_atomic(folder / "study.csv", as_csv(report))
+    write_study_page(folder)

@@ -1,0 +1,233 @@
+"""Workers that run jobs, one on each free core or GPU, until all are done or a signal comes.
+
+A worker starts once and trains many models one after another, since starting Python and torch takes longer than a
+small run's validation. Whatever ends (a signal, a crash, a kill) costs at most the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import connection as connections
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from nanokimi.compare.arm_process import set_blocked
+from nanokimi.config.files import save_config
+from nanokimi.data.store import PreparedData
+from nanokimi.errors import TrainingError
+from nanokimi.report.units import seconds as in_time
+from nanokimi.runtime.files import append_json_line
+from nanokimi.runtime.interrupts import Interrupted, on_first_signal
+from nanokimi.runtime.plugs import named_plugs
+from nanokimi.study.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
+from nanokimi.study.worker import Order, work
+from nanokimi.train.run_folder import CONFIG_FILE, keep_plugs
+
+POLL_SECONDS = 0.25
+LEFT_BEHIND = ("checkpoints", "model.safetensors", ".lock", "nonfinite")
+
+
+def free_slots(device: str) -> list[str | None]:
+    """One entry for each job that may run at a time: None for a core, a GPU's number for a GPU; "cuda" is all GPUs."""
+    if device.startswith("cuda"):
+        import torch
+
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        known = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+        index = device.partition(":")[2]
+        return [known[int(index)]] if index else list(known)
+    if device.startswith("mps"):
+        return [None]
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [None] * max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+class Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, jobs_folder: Path, gpu: str | None) -> None:
+        self.jobs_folder, self.gpu = jobs_folder, gpu
+        self.job: Job | None = None
+        self.key, self.done, self.started = "", 0.0, 0.0
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=work, args=(theirs, str(jobs_folder), named_plugs()), daemon=True
+        )
+        before = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # inherited: to the worker it is the only one
+        resource_tracker.ensure_running()
+        set_blocked(True)
+        self.process.start()
+        set_blocked(False)
+        if gpu is not None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES")
+            if before is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+        theirs.close()
+
+    def start(self, job: Job, key: str) -> None:
+        """Hand over a job; its folder is made if need be."""
+        folder = self.jobs_folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = not (folder / CONFIG_FILE).exists()  # else it is resumed, with the very configuration it has
+        if fresh:
+            save_config(job.config, folder / CONFIG_FILE)
+            keep_plugs(job.config, folder)  # the worker reads the file again, and refuses another content
+        self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
+        self.connection.send(("job", key, Order(job.purpose, job.audited), job.config if fresh else None))
+
+    def death(self) -> str:
+        """Why the process is gone."""
+        self.process.join()
+        code = self.process.exitcode
+        return f"its process ended with exit code {code}{' (out of memory?)' if code == -9 else ''}"
+
+
+class Pool:
+    """Runs jobs of one study; a context manager, so that its workers serve several rounds of jobs."""
+
+    def __init__(
+        self, study: Path, data: PreparedData, device: str, workers: int | None = None, keep: bool = False
+    ) -> None:
+        self.study, self.data, self.keep = study, data, keep
+        slots = free_slots(device)
+        self.slots = slots if workers is None else [slots[i % len(slots)] for i in range(workers)]
+        self.workers: list[Worker] = []
+        self.results = read_results(study)
+        self.failures: list[str] = []
+        self.seconds: list[float] = []  # of each job that this pool finished
+        self.signals: list[int] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            worker.process.kill()
+
+    def key(self, job: Job) -> str:
+        """The job's name."""
+        return job_key(job.config, self.data.fingerprint)
+
+    def result(self, job: Job) -> Line:
+        """The line of a job that has finished."""
+        return self.results[self.key(job)]
+
+    def is_missing(self, key: str, job: Job) -> bool:
+        """Whether a job has no line, or one that lacks what is asked for now: the audit, or the test part's losses."""
+        line = self.results.get(key)
+        if line is None or line["val_loss"] is None:
+            return line is None
+        lacks_test = job.purpose == "seed" and "test_loss" not in line
+        return lacks_test or (job.audited and "audit" not in line)
+
+    def run(self, jobs: Sequence[Job]) -> list[Line]:
+        """Run what has no result yet; return all lines, in order.
+
+        Raises:
+            Interrupted: a signal came; running jobs were saved.
+            TrainingError: some jobs failed; all others are done.
+        """
+        wanted = {self.key(job): job for job in reversed(jobs)}
+        waiting = [
+            (key, wanted[key])
+            for key in dict.fromkeys(map(self.key, jobs))
+            if self.is_missing(key, wanted[key])
+        ]
+        total, self.failures = len(waiting), []
+        while len(self.workers) < min(len(self.slots), total):
+            self.workers.append(Worker(self.study / JOBS_FOLDER, self.slots[len(self.workers)]))
+        with on_first_signal(self.signals.append):
+            while waiting or any(worker.job for worker in self.workers):
+                for worker in self.workers:
+                    if waiting and worker.job is None and not self.signals:
+                        key, job = waiting.pop(0)
+                        worker.start(job, key)
+                if self.signals:
+                    self.stop()
+                self.listen(total, len(waiting))
+        if self.failures:
+            raise TrainingError(
+                f"{len(self.failures)} of {total} runs failed, the first because {self.failures[0]}; the others are "
+                f"kept in {self.study / RESULTS_FILE}: repeat the command to try again"
+            )
+        return [self.result(job) for job in jobs]
+
+    def stop(self) -> None:
+        """Have every running job save itself and end."""
+        for worker in self.workers:
+            if worker.job is not None:
+                worker.connection.send(("stop", "", None, None))
+        for worker in self.workers:
+            while worker.job is not None:
+                self.receive(worker, 0, 0)
+        raise Interrupted(self.signals[0], f"interrupted; repeat the command to go on in {self.study}")
+
+    def listen(self, total: int, waiting: int) -> None:
+        """Take in what workers have to say."""
+        busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
+        for ready in connections.wait(list(busy), POLL_SECONDS):
+            self.receive(busy[ready], total, waiting)  # type: ignore[index]
+
+    def receive(self, worker: Worker, total: int, waiting: int) -> None:
+        """One message of one worker."""
+        assert worker.job is not None
+        try:
+            kind, content = worker.connection.recv()
+        except (EOFError, OSError):
+            self.failures.append(f"{worker.job.arm}, seed {worker.job.config.seed}: {worker.death()}")
+            self.workers[self.workers.index(worker)] = Worker(worker.jobs_folder, worker.gpu)
+            worker.job = None
+            return
+        if kind == "progress":
+            worker.done = content
+            return
+        job, worker.job = worker.job, None
+        if kind == "failed":
+            self.failures.append(f"{job.arm}, seed {job.config.seed}: {content}")
+            print(f"nanokimi: {self.failures[-1]}", file=sys.stderr)
+        elif kind == "done":
+            self.seconds.append(time.monotonic() - worker.started)
+            self.record(job, worker.key, content)
+            self.show(job, content, total, waiting)
+
+    def record(self, job: Job, key: str, found: dict[str, Any]) -> None:
+        """Write a finished job's line, then remove what is not needed any more."""
+        head = {"kind": "run", "key": key, "arm": job.arm, "purpose": job.purpose, "changes": job.changes}
+        line = {**head, "model": job.config.model, "seed": job.config.seed, **found}
+        append_json_line(self.study / RESULTS_FILE, line)
+        self.results[key] = line
+        folder = self.study / JOBS_FOLDER / key
+        for name in LEFT_BEHIND if not self.keep else LEFT_BEHIND[2:]:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+
+    def show(self, job: Job, line: Line, total: int, waiting: int) -> None:
+        """One line for the person who waits."""
+        running = [worker.done for worker in self.workers if worker.job is not None]
+        left = waiting + sum(1 - done for done in running)
+        mean = sum(self.seconds) / len(self.seconds)
+        ahead = in_time(left * mean / max(len(self.workers), 1))
+        loss = "diverged" if line["val_loss"] is None else f"{line['val_loss']:.4f}"
+        place = f"{total - waiting - len(running)} of {total}"
+        lr = f"lr {job.config.arm.optim.lr:.3g}"
+        print(
+            f"{place}: {job.arm}, {lr}, seed {job.config.seed}: {loss} ({self.seconds[-1]:.1f} s); about {ahead} left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,323 @@
+"""`nanokimi scale`: both families over several sizes, each tuned; loss against compute, and what NanoKimi saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.match import WIDTH_STEP
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_words
+from nanokimi.config.files import with_changes
+from nanokimi.config.rules_variant import is_plug
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+from nanokimi.study.added import added_arm
+from nanokimi.study.ladder import (
+    ADAMW_END,
+    ARCHITECTURE,
+    END,
+    EVERYTHING,
+    MUON_START,
+    OPTIMIZER,
+    START,
+    check_ends,
+    ladder_arm,
+)
+from nanokimi.study.ladder_run import LadderOptions
+from nanokimi.study.output import write_outputs
+from nanokimi.study.power_law import describe_fit, multiplier
+from nanokimi.study.settle import settled
+from nanokimi.study.study import (
+    StudyArm,
+    compared,
+    open_study,
+    planned_arm,
+    report_of,
+    run_seeds,
+    runs_of,
+    with_leaks_found,
+    write_plan,
+)
+from nanokimi.study.tuning_record import read_tuned
+
+FAMILIES = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
+MIN_SIZES = 4
+SIZED = ("model.hidden_size", "model.num_attention_heads", "model.kv_lora_rank")
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """What the command line says beside the configuration."""
+
+    sizes: tuple[int, ...]
+    families: tuple[str, ...] = (END, START)
+    equal_steps: bool = False
+    added: tuple[str, ...] = ()
+    """What --arm says: more families."""
+    ladder: LadderOptions = LadderOptions()
+    """Seeds, tuning and workers, as the ladder takes them."""
+
+
+def at_size(config: RunConfig, hidden: int, equal_steps: bool) -> RunConfig:
+    """Both ends with another width: heads keep theirs and change in number; the tokens per parameter stay.
+
+    Raises UserError if the width is no whole number of heads.
+    """
+    gpt, kimi = config.nanogpt.model, config.nanokimi.model
+    head = gpt.hidden_size // gpt.num_attention_heads
+    if hidden % head:
+        raise UserError(f"--sizes: {hidden} is no multiple of the width of a head, {head}")
+    share = hidden / gpt.hidden_size
+
+    def scaled(width: int) -> int:
+        return max(WIDTH_STEP, WIDTH_STEP * round(width * share / WIDTH_STEP))
+
+    context, steps = config.train.context_length, config.train.max_steps
+    assert steps is not None
+    wide = None if gpt.intermediate_size is None else scaled(gpt.intermediate_size)
+    sized = with_changes(
+        config,
+        {
+            "nanogpt.model.hidden_size": hidden,
+            "nanogpt.model.num_attention_heads": hidden // head,
+            "nanogpt.model.intermediate_size": wide,
+            "nanokimi.model.hidden_size": hidden,
+            "nanokimi.model.num_attention_heads": hidden // head,
+            "nanokimi.model.kv_lora_rank": scaled(kimi.kv_lora_rank),
+        },
+    )
+    before = model_cost(gpt, context).params_active
+    ratio = 1.0 if equal_steps else model_cost(sized.nanogpt.model, context).params_active / before
+    changes: dict[str, Any] = {"train.max_steps": max(round(steps * ratio), 2)}
+    for arm in ("nanogpt", "nanokimi"):
+        warm_up = getattr(config, arm).optim.warmup_steps
+        changes[f"{arm}.optim.warmup_steps"] = round(warm_up * ratio)
+    return with_changes(sized, changes)
+
+
+def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
+    """Every family at every size."""
+    check_ends(config)
+    arms = []
+    for hidden in options.sizes:
+        sized = at_size(config, hidden, options.equal_steps)
+        for family in options.families:
+            arm = ladder_arm(sized, f"{family}, {hidden} wide", FAMILIES[family])
+            arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
+        arms += [added_family(sized, text, hidden) for text in options.added]
+    return arms
+
+
+def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
+    """A family of the user's at one size, such as "NAME: from=nanokimi optim.name=lion".
+
+    Raises UserError for what has no size, or sets it.
+    """
+    ends = [ladder_arm(sized, family, rungs) for family, rungs in FAMILIES.items()]
+    name, source, given = arm_words(text)
+    if is_plug(source):
+        raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
+    for key in SIZED:
+        if key in given:
+            raise UserError(f"--arm '{text}': {key} is what --sizes changes: leave it out")
+    arm = added_arm(ends, text)
+    changes = {**arm.changes, "family": name, "hidden_size": hidden}
+    return replace(arm, name=f"{name}, {hidden} wide", changes=changes)
+
+
+def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
+    """By name, from which arm one inherits in a full search: that of its family whose width is nearest to `hidden`."""
+    families: dict[str, list[StudyArm]] = {}
+    for arm in arms:
+        families.setdefault(arm.changes["family"], []).append(arm)
+    found: dict[str, StudyArm] = {}
+    for some in families.values():
+        parent = min(some, key=lambda arm: abs(arm.changes["hidden_size"] - hidden))
+        found |= {arm.name: parent for arm in some if arm is not parent}
+    return found
+
+
+def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, Any]:
+    """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
+    if len(set(options.sizes)) < MIN_SIZES:
+        raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
+    if options.ladder.tuned is not None:
+        read_tuned(options.ladder.tuned)  # a file that is none is refused before anything is audited
+    with open_study(config, out) as study:
+        arms = with_leaks_found(scale_arms(study.config, options), study.data)
+        with study.pool(options.ladder.workers, options.ladder.keep) as pool:
+            parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
+            arms = settled(study, pool, arms, options.ladder, parents)
+            seeds = study.seeds(options.ladder.seeds)
+            arms = run_seeds(pool, arms, seeds)
+            families = dict.fromkeys(arm.changes["family"] for arm in arms)
+            base = [family for family in families if family != END]
+            content = {
+                "title": f"Loss against compute: {Path(study.data.facts['path']).name}",
+                "match": "active_params",
+                "seeds": seeds,
+                "arms": [planned_arm(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],
+                "comparisons": [
+                    compared(
+                        "families",
+                        f"{END} - {other}, {hidden} wide",
+                        f"{END}, {hidden} wide",
+                        f"{other}, {hidden} wide",
+                    )
+                    for other in base
+                    for hidden in options.sizes
+                    if END in options.families
+                ],
+            }
+            plan = write_plan(study, "scale", content)
+            report = report_of(plan, pool.results, curves_of)
+        write_outputs(out, report)
+        return report
+
+
+def curves_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in report["arms"]:
+        if row["test_loss"] is not None:
+            families.setdefault(row["changes"]["family"], []).append(row)
+    # in older plans the text's entropy, which windows that cut stories cannot reach
+    floor = report["data"].get("attainable_floor", report["data"]["floor"])
+    curves: list[dict[str, Any]] = []
+    for family, rows in families.items():
+        if len(rows) >= MIN_SIZES:
+            losses_SN = np.array([row["losses"] for row in rows]).T
+            laws = {
+                axis: describe_fit([row[axis] for row in rows], losses_SN, floor)
+                for axis in ("flops", "train_seconds")
+            }
+            points = [point_of(row, report["data"]["train_tokens"]) for row in rows]
+            curves.append({"family": family, "laws": laws, "points": points})
+    savings = [
+        saving(curves, base["family"], axis, floor)
+        for base in curves
+        if base["family"] != END and any(one["family"] == END for one in curves)
+        for axis in ("flops", "train_seconds")
+    ]
+    return {"curves": curves, "savings": savings, "sentences": [one["sentence"] for one in savings]}
+
+
+def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
+    """One size of a family, with how many times it read the text."""
+    kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
+    more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
+    return {**{key: row[key] for key in kept}, **more}
+
+
+def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
+    """NanoKimi's largest size whose loss the base reaches within what was measured; else a bound.
+
+    By the base's law, or where that does not describe its sizes, by lines between them.
+    """
+    by_family = {one["family"]: one["points"] for one in curves}
+    law = next(one["laws"][axis] for one in curves if one["family"] == base)
+    compute_N = np.array([point[axis] for point in by_family[base]])
+    losses_SN = np.array([point["losses"] for point in by_family[base]]).T
+    search_N = [point["search_variance"] or 0.0 for point in by_family[base]]  # None: one seed, no interval
+    found = [
+        {
+            "at": point[axis],
+            "hidden_size": point["hidden_size"],
+            "epochs": point["epochs"],
+            "loss": point["test_loss"],
+            **multiplier(
+                compute_N,
+                losses_SN,
+                point[axis],
+                np.array(point["losses"]),
+                floor,
+                by_law=law["describes"],
+                search_N=np.array([*search_N, point["search_variance"] or 0.0]),
+            ),
+        }
+        for point in by_family[END]
+    ]
+    what = "compute" if axis == "flops" else "training time"
+    inside = [one for one in found if one["ratio"] is not None]
+    for one in inside:
+        one["read_on"] = read_around(by_family[base], axis, one["ratio"] * one["at"])
+    sentence = " ".join([headline(found, inside, base, what, law), where_read(found, inside, base)])
+    return {"base": base, "axis": axis, "sizes": found, "sentence": sentence}
+
+
+def headline(
+    found: Sequence[dict[str, Any]],
+    inside: Sequence[dict[str, Any]],
+    base: str,
+    what: str,
+    law: dict[str, Any],
+) -> str:
+    """The ratio at the largest size that the base reaches, or a bound, and by which curve."""
+    if inside:
+        one = max(inside, key=lambda one: one["at"])
+        low, high = one["range"]
+        sure = f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose "
+        sure += "curve does not reach it"
+        if one["ci95"] is not None:
+            sure = (
+                f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}, over seeds, searches, four curves and "
+                "each size left out"
+            )
+        sentence = (
+            f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
+        )
+        sentence += f" ({sure})."
+        if one["ci95"] is not None and one["ci95"][0] <= 1 <= one["ci95"][1]:
+            sentence += " One lies inside: not distinguishable."
+        elif one["ratio"] < 1:
+            sentence += " Below one: it needs more."
+    else:
+        one = (
+            max(found, key=lambda one: one["bound"][1]) if found[0]["bound"][0] == "more than" else found[-1]
+        )
+        side, factor = one["bound"]
+        sentence = (
+            f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
+            f"curve does not reach it within {'twice (or half) of ' * law['describes']}what was measured: no number is "
+            "given beyond."
+        )
+    if not law["describes"]:
+        sentence += (
+            f" Read between {base}'s sizes: a power law misses their losses by up to {law['misses_by']:.2f} nats, more "
+            "than seeds scatter."
+        )
+    return sentence
+
+
+def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
+    """The sizes on either side of a compute; one where the compute is beyond all."""
+    ordered = sorted(points, key=lambda point: point[axis])
+    below = [point["hidden_size"] for point in ordered if point[axis] <= needed][-1:]
+    above = [point["hidden_size"] for point in ordered if point[axis] > needed][:1]
+    return below + above
+
+
+def where_read(found: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]], base: str) -> str:
+    """At how many sizes a ratio was read at all, between which of the base's, and how often each read the text."""
+    sentence = f"A ratio was read at {len(inside)} of {len(found)} sizes"
+    if inside:
+        sentence += ": " + ", ".join(
+            f"{one['ratio']:.2f} at {one['hidden_size']} wide (from {base}'s {listed(one['read_on'])})"
+            for one in inside
+        )
+    outside = [one["hidden_size"] for one in found if one["ratio"] is None]
+    if outside:
+        sentence += f"; none at {listed(outside)} wide, beyond what was measured of {base}"
+    epochs = [f"{one['epochs']:.2g}" for one in found]
+    return f"{sentence}. The sizes read the text {listed(epochs)} times."
+
+
+def listed(things: Sequence[object]) -> str:
+    """As in a sentence: a; a and b; a, b and c."""
+    *most, last = map(str, things)
+    return f"{', '.join(most)} and {last}" if most else last

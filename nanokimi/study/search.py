@@ -1,0 +1,286 @@
+"""The same search for every arm: the same points, then the same pattern around each arm's own best; equal trials.
+
+First a Sobol sequence over the whole space, the very same points for each arm. Then a pattern: every knob one step down
+and one step up from the best so far; the step that a parabola through each triple advises, all knobs at once; and again
+with half the step. The last pattern is kept whole: it is the curve of each knob around the optimum. Nothing here
+trains: `score` does, so that what is tried next depends on losses alone, never on how many workers there are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from nanokimi.config import RunConfig
+from nanokimi.study.space import (
+    COSINE_AT,
+    DECAY,
+    KNOBS,
+    Knob,
+    Point,
+    Value,
+    Values,
+    described_space,
+    knobs_of,
+    left_out,
+    settings_of,
+    values_at,
+)
+
+Asked = tuple[str, dict[str, Any], int]
+"""(arm, settings, seed)."""
+Score = Callable[[Sequence[Asked]], Sequence[float | None]]
+"""The losses of runs in order; None: diverged."""
+Record = dict[str, Any]
+SOBOL_SEED = 14
+
+
+@dataclass(frozen=True)
+class Design:
+    """How much is tried; it is the same for every arm."""
+
+    points: int = 32
+    """Of the Sobol sequence; a power of two keeps them even."""
+    rounds: int = 2
+    """Patterns, each with half the step of the one before."""
+    step: float = 0.25
+    """The first pattern's, as a share of each knob's range."""
+    finalists: int = 4
+    """Of the Sobol points, scored with all seeds; the others with the first."""
+
+    @property
+    def trials(self) -> int:
+        """Of each arm."""
+        return self.points + self.rounds * 2 * len(KNOBS) + max(self.rounds - 1, 0)
+
+    def runs(self, seeds: int) -> int:
+        """Of each arm."""
+        again = min(self.finalists, self.points) * (seeds - 1)
+        return self.points + again + (self.trials - self.points) * seeds
+
+    def describe(self, seeds: int) -> str:
+        """In words, as a record holds it."""
+        more = f", the best {min(self.finalists, self.points)} with {seeds} seeds" if seeds > 1 else ""
+        text = f"{self.points} points of a Sobol sequence, the same for every arm, with one seed{more}"
+        if not self.rounds:
+            return text
+        steps = ", ".join(f"{self.step / 2**i:.4g}" for i in range(self.rounds))
+        text += (
+            f"; then around the best each knob one step down and up, with {seeds} seed{'s' * (seeds > 1)}: steps of "
+            f"{steps} of its range"
+        )
+        return text + (", between them the joint step that parabolas advise" if self.rounds > 1 else "")
+
+
+@dataclass
+class Trial:
+    """One point of one arm."""
+
+    point: Point
+    values: Values
+    settings: dict[str, Any]
+    losses: list[float | None] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """The mean over seeds, infinite if one of them diverged."""
+        kept = [loss for loss in self.losses if loss is not None]
+        return sum(kept) / len(kept) if kept and len(kept) == len(self.losses) else math.inf
+
+
+@dataclass
+class ArmSearch:
+    """One arm's trials so far."""
+
+    config: RunConfig
+    steps: int
+    sobol: Sequence[Point]
+    drawn: int = 0
+    trials: list[Trial] = field(default_factory=list)
+    centre: Trial | None = None
+    """Of the last pattern."""
+    sides: dict[str, list[Trial]] = field(default_factory=dict)
+    """Of the last pattern: each knob's trials beside the centre."""
+
+    @property
+    def knobs(self) -> list[Knob]:
+        """That this arm has."""
+        return knobs_of(self.config)
+
+    def trial(self, point: Point) -> Trial:
+        """A point as it would be run."""
+        values = values_at(point, self.knobs, self.steps)
+        return Trial(point, values, settings_of(values, self.config, self.steps))
+
+    def add(self, points: Iterator[Point]) -> Trial:
+        """The first of some points that was not tried yet, or else the next of the Sobol sequence."""
+        tried = {json.dumps(trial.settings) for trial in self.trials}
+        found = next((t for t in map(self.trial, points) if json.dumps(t.settings) not in tried), None)
+        self.trials.append(found or self.next_sobol())
+        return self.trials[-1]
+
+    def next_sobol(self) -> Trial:
+        """The next point of the sequence that all arms go through."""
+        self.drawn += 1
+        return self.trial(self.sobol[self.drawn - 1])
+
+    def begin(self, count: int) -> list[Trial]:
+        """The first points of the sequence."""
+        self.trials = [self.next_sobol() for _ in range(count)]
+        return self.trials
+
+    def best(self, seeds: int) -> Trial:
+        """The best of those that were scored with all seeds; where all diverged, the lowest rate."""
+        judged = [trial for trial in self.trials if len(trial.losses) == seeds]
+        return min(judged, key=lambda trial: (trial.loss, trial.values["lr"]))
+
+    def add_sides(self, step: float, seeds: int) -> list[Trial]:
+        """A pattern around the best: two new trials for each row of the space.
+
+        A knob that this arm lacks spends its two on another one, at half the step, so that all arms have equally many.
+        """
+        self.centre, self.sides = self.best(seeds), {}
+        own = self.knobs
+        lacking = len(KNOBS) - len(own)
+        todo = [(knob, step) for knob in own] + [(own[i % len(own)], step / 2) for i in range(lacking)]
+        added = []
+        for knob, length in todo:
+            for sign in (-1, 1):
+                trial = self.add(beside(self.centre.point, knob, sign * length))
+                if on_line(trial.values, self.centre.values, knob):
+                    self.sides.setdefault(knob.name, []).append(trial)
+                added.append(trial)
+        return added
+
+    def add_joint(self, step: float) -> list[Trial]:
+        """All knobs moved at once, each by what its parabola says."""
+        assert self.centre is not None
+        moves = {
+            knob.name: move(self.centre, self.sides.get(knob.name, []), knob, step) for knob in self.knobs
+        }
+
+        def points() -> Iterator[Point]:
+            assert self.centre is not None
+            for share in (1.0, 0.5, 0.25):
+                yield tuple(
+                    clipped(unit + share * moves.get(knob.name, 0.0))
+                    for unit, knob in zip(self.centre.point, KNOBS, strict=True)
+                )
+
+        return [self.add(points())]
+
+
+@cache
+def sobol_points(count: int) -> tuple[Point, ...]:
+    """The sequence, scrambled once and for all; whoever draws more gets the same ones first."""
+    import torch
+
+    engine = torch.quasirandom.SobolEngine(len(KNOBS), scramble=True, seed=SOBOL_SEED)
+    return tuple(tuple(row) for row in engine.draw(count, dtype=torch.float64).tolist())
+
+
+def clipped(unit: float) -> float:
+    """A coordinate within the space."""
+    return min(max(unit, 0.0), 1.0)
+
+
+def beside(point: Point, knob: Knob, step: float) -> Iterator[Point]:
+    """A step along one knob; where that is no new value (at an end, or in whole steps of warm-up), others near it."""
+    place = KNOBS.index(knob)
+    unit = COSINE_AT if knob.value(point[place]) == "cosine" else point[place]
+    for share in (1.0, -0.5, 0.5, -1.5, 1.5, -0.25, 0.25):
+        yield (*point[:place], clipped(unit + share * step), *point[place + 1 :])
+
+
+def on_line(values: Values, centre: Values, knob: Knob) -> bool:
+    """Whether values differ from the centre's in this knob alone."""
+    return all(values[name] == centre[name] for name in values if name != knob.name)
+
+
+def move(centre: Trial, sides: Sequence[Trial], knob: Knob, step: float) -> float:
+    """How far to go along a knob: to the parabola's lowest point, at most a step; without one, to the best trial."""
+    here = knob.unit(centre.values[knob.name])
+    points = sorted((knob.unit(trial.values[knob.name]) - here, trial.loss) for trial in (centre, *sides))
+    best = min(points, key=lambda point: (point[1], abs(point[0])))[0]
+    if len(points) != 3 or not all(math.isfinite(loss) for _, loss in points):
+        return best
+    (x0, y0), (x1, y1), (x2, y2) = points
+    if len({x0, x1, x2}) < 3:
+        return best
+    first, second = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    bend = (second - first) / (x2 - x0)
+    if bend <= 0:
+        return best
+    lowest = (x0 + x1) / 2 - first / (2 * bend)
+    return min(max(lowest, -step), step)
+
+
+def search(
+    arms: Mapping[str, RunConfig], score: Score, seeds: Sequence[int], steps: int, design: Design
+) -> dict[str, Record]:
+    """Search every arm; returns its record: space, design, best settings and values, every trial, the curves."""
+    sequence = sobol_points(2 * design.trials)
+    states = {name: ArmSearch(config, steps, sequence) for name, config in arms.items()}
+
+    def ask(trials: Mapping[str, Sequence[Trial]], chosen: Sequence[int]) -> None:
+        due = [(name, trial, seed) for name, some in trials.items() for trial in some for seed in chosen]
+        losses = score([(name, trial.settings, seed) for name, trial, seed in due])
+        for (_, trial, _), loss in zip(due, losses, strict=True):
+            trial.losses.append(loss)
+
+    ask({name: state.begin(design.points) for name, state in states.items()}, seeds[:1])
+    finalists = {
+        name: sorted(state.trials, key=lambda trial: trial.loss)[: design.finalists]
+        for name, state in states.items()
+    }
+    ask(finalists, seeds[1:])
+    for number in range(design.rounds):
+        step = design.step / 2**number
+        ask({name: state.add_sides(step, len(seeds)) for name, state in states.items()}, seeds)
+        if number < design.rounds - 1:
+            ask({name: state.add_joint(step) for name, state in states.items()}, seeds)
+    return {name: record_of(state, seeds, design) for name, state in states.items()}
+
+
+def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
+    """What a study keeps of an arm's search; its curves go through the last pattern's centre, the best or beside it."""
+    best = state.best(len(seeds))
+    centre = state.centre or best
+    return {
+        "kind": "search",
+        "space": described_space(state.knobs),
+        "left_out": left_out(state.config),
+        "design": design.describe(len(seeds)),
+        "seeds": list(seeds),
+        "best": best.settings,
+        "best_values": best.values,
+        "loss": best.loss if math.isfinite(best.loss) else None,
+        "trials": len(state.trials),
+        "runs": sum(len(trial.losses) for trial in state.trials),
+        "cpu_seconds": 0.0,
+        "interior": {
+            knob.name: is_interior(knob, best.values[knob.name], state.trials) for knob in state.knobs
+        },
+        "table": [{"values": trial.values, "losses": trial.losses} for trial in state.trials],
+        "centre": centre.values,
+        "sensitivity": {knob.name: curve_of(state, knob, centre, len(seeds)) for knob in state.knobs},
+    }
+
+
+def is_interior(knob: Knob, value: Value, trials: Sequence[Trial]) -> bool:
+    """Whether a value lies strictly inside what was tried, and not at an end of the space."""
+    tried, here = [knob.unit(trial.values[knob.name]) for trial in trials], knob.unit(value)
+    nothing_beyond = knob.scale == DECAY and value == "cosine"
+    return min(tried) < here and (here < max(tried) or nothing_beyond) and not knob.is_end(value)
+
+
+def curve_of(state: ArmSearch, knob: Knob, centre: Trial, seeds: int) -> list[list[Any]]:
+    """[value, mean loss] of every trial that differs from the centre in this knob alone, in order."""
+    on_it = [trial for trial in state.trials if len(trial.losses) == seeds]
+    on_it = [trial for trial in on_it if on_line(trial.values, centre.values, knob)]
+    on_it.sort(key=lambda trial: knob.unit(trial.values[knob.name]))
+    return [[trial.values[knob.name], trial.loss if math.isfinite(trial.loss) else None] for trial in on_it]

@@ -1,0 +1,203 @@
+"""How the arms of a study get their settings: searched alike, inherited from a searched arm, or from a file.
+
+An arm that inherits takes another's settings, all but the rate, and has its rate tuned by a grid around the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config.files import with_changes
+from nanokimi.errors import UserError
+from nanokimi.study.jobs import Job
+from nanokimi.study.pool import Pool
+from nanokimi.study.search import Asked, Design, search
+from nanokimi.study.space import KEYS, RATE, Values, knobs_of, settings_of
+from nanokimi.study.study import Study, StudyArm, job_of
+from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
+from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tuned, write_tuned
+
+FULL, RATES_ONLY, NONE = "full", "rates", "none"
+SEARCHES = (FULL, RATES_ONLY, NONE)
+HELD = "holds"
+"""Among an arm's changes: settings that it keeps whatever it inherits."""
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """How much is tried to find the arms' settings."""
+
+    search: str = FULL
+    """full: whatever the space holds; rates: the rate alone; none."""
+    trials: int = 32
+    """Points that a search begins with."""
+    search_rounds: int = 2
+    points: int = 3
+    factor: float = 2.0
+    rounds: int = 3
+    tuning_seeds: int = 2
+    tuned: Path | None = None
+
+    @property
+    def design(self) -> Design:
+        """Of a full search."""
+        return Design(points=self.trials, rounds=self.search_rounds)
+
+
+def settled(
+    study: Study,
+    pool: Pool,
+    arms: Sequence[StudyArm],
+    options: TuningOptions,
+    parents: Mapping[str, StudyArm],
+) -> list[StudyArm]:
+    """The arms with the settings found for them; leaking ones stay as they are.
+
+    `parents`: for an arm's name the one that it inherits from in a full search, which is searched if need be even if it
+    is none of the study's; arms that are not there are searched themselves.
+    """
+    if options.tuned is not None:
+        return from_file(study, arms, options.tuned)
+    sound = [arm for arm in arms if arm.leaking is None]
+    if options.search == NONE or not sound:
+        return list(arms)
+    if options.search == RATES_ONLY:
+        found = tuned_rates(study, pool, sound, {arm.name: {} for arm in sound}, options)
+    else:
+        own = {arm.name: arm for arm in sound if arm.name not in parents}
+        own |= {parents[arm.name].name: parents[arm.name] for arm in sound if arm.name in parents}
+        found = searched(study, pool, list(own.values()), options)
+        heirs = [arm for arm in sound if arm.name not in found]
+        found |= inherited(
+            study, pool, heirs, {arm.name: parents[arm.name].name for arm in heirs}, found, options
+        )
+    write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found)
+    return [arm if arm.leaking else arm.tuned(found[arm.name]) for arm in arms]
+
+
+def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyArm]:
+    """The arms with what an earlier study found, for this one's widths and steps."""
+    known = read_tuned(path)
+    missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
+    if missing:
+        raise UserError(
+            f"{path} has no value for the arm '{missing[0]}': name the tuned.json of a study with this arm"
+        )
+    settled = []
+    for arm in arms:
+        if arm.leaking is None:
+            record = known[arm.name]
+            own = {knob.name for knob in knobs_of(arm.config)}
+            values = {name: value for name, value in record["best_values"].items() if name in own}
+            arm = arm.tuned({**record, "best": settings_of(values, arm.config, study.steps)})
+        settled.append(arm)
+    return settled
+
+
+def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: TuningOptions) -> dict[str, Record]:
+    """Each arm's record of a full search."""
+    by_name, seconds = {arm.name: arm for arm in arms}, dict.fromkeys((arm.name for arm in arms), 0.0)
+
+    def score(asked: Sequence[Asked]) -> list[float | None]:
+        lines = pool.run([tuning_job(by_name[name], settings, seed) for name, settings, seed in asked])
+        for (name, _, _), line in zip(asked, lines, strict=True):
+            seconds[name] += cpu_seconds(line)
+        return [line["val_loss"] for line in lines]
+
+    configs = {arm.name: arm.config for arm in arms}
+    seeds = study.tuning_seeds(options.tuning_seeds)
+    records = search(configs, score, seeds, study.steps, options.design)
+    return {name: {**record, "cpu_seconds": round(seconds[name], 1)} for name, record in records.items()}
+
+
+def inherit(record: Record, arm: StudyArm) -> Values:
+    """What an arm takes over from another one's record: everything but the rate, and what it has or holds on to."""
+    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.changes.get(HELD, ()))
+    own = {knob.name for knob in knobs_of(arm.config)} - {RATE}
+    return {
+        name: value
+        for name, value in record["best_values"].items()
+        if name in own and not named & set(KEYS[name])
+    }
+
+
+def inherited(
+    study: Study,
+    pool: Pool,
+    heirs: Sequence[StudyArm],
+    parents: Mapping[str, str],
+    records: Mapping[str, Record],
+    options: TuningOptions,
+) -> dict[str, Record]:
+    """Records of arms with the settings of others (by name), each with its own rate."""
+    if not heirs:
+        return {}
+    values = {arm.name: inherit(records[parents[arm.name]], arm) for arm in heirs}
+    placed = []
+    for arm in heirs:
+        if f"{arm.config.model}.{KEYS[RATE][0]}" not in arm.changes:
+            rate = records[parents[arm.name]]["best_values"][RATE]
+            arm = replace(arm, config=with_changes(arm.config, {f"{arm.config.model}.{KEYS[RATE][0]}": rate}))
+        placed.append(arm)
+    found = tuned_rates(study, pool, placed, values, options)
+    return {
+        name: {
+            **record,
+            "kind": INHERITED,
+            "inherited_from": parents[name],
+            "design": f"settings of {parents[name]}; the rate by {record['design']}",
+        }
+        for name, record in found.items()
+    }
+
+
+def tuned_rates(
+    study: Study,
+    pool: Pool,
+    arms: Sequence[StudyArm],
+    values: Mapping[str, Values],
+    options: TuningOptions,
+) -> dict[str, Record]:
+    """Each arm's record with its rate tuned by a grid around its own; `values` are what else it is run with."""
+    configs = {arm.name: arm.config for arm in arms}
+
+    def settings_at(name: str, rate: float) -> dict[str, Any]:
+        return settings_of({RATE: rate, **values[name]}, configs[name], study.steps)
+
+    def maker(arm: StudyArm) -> Callable[[Any, int], Job]:
+        return lambda rate, seed: tuning_job(arm, settings_at(arm.name, rate), seed)
+
+    makers = {arm.name: maker(arm) for arm in arms}
+    grids = {
+        arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in arms
+    }
+    seeds = study.tuning_seeds(options.tuning_seeds)
+    curves = tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=options.rounds)
+    return {
+        name: rate_record(
+            curve, seeds, settings_at(name, curve["best"]), {RATE: curve["best"], **values[name]}
+        )
+        for name, curve in curves.items()
+    }
+
+
+def tuning_job(arm: StudyArm, settings: Mapping[str, Any], seed: int) -> Job:
+    """A run of an arm with some of its settings (without the family in front) replaced."""
+    changed = with_changes(
+        arm.config, {f"{arm.config.model}.{key}": value for key, value in settings.items()}
+    )
+    return job_of(replace(arm, config=changed), seed, "tune")
+
+
+def setting_maker(arm: StudyArm, knob: str) -> Callable[[Any, int], Job]:
+    """(value, seed) to a job that trains the arm with that value of one setting; train's settings all arms share."""
+
+    def make(value: Any, seed: int) -> Job:
+        if knob.startswith("train."):
+            return job_of(replace(arm, config=with_changes(arm.config, {knob: value})), seed, "tune")
+        return tuning_job(arm, {knob: value}, seed)
+
+    return make

@@ -1,0 +1,188 @@
+"""What is searched for every arm: one table of knobs, the same ranges for all, and how a point becomes settings.
+
+A point is a tuple of numbers in 0 to 1, one for each row of KNOBS. A knob's value is free of the model's width and of
+the run's length (the initialiser's scale times the square root of the width, warm-up as a share of the steps), so that
+what was found for one arm can be handed to another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanokimi.config import ModuleConfig, OptimConfig, RunConfig
+from nanokimi.config.rules import OPTIMIZERS
+from nanokimi.errors import UserError
+from nanokimi.study.tune import is_number, rounded
+
+Value = float | str
+Point = tuple[float, ...]
+Values = dict[str, Value]
+LOG, DECAY = "log", "linear, then cosine"
+COSINE = "cosine"
+COSINE_BEGINS = 0.8
+"""The schedule's coordinate: below, wsd falls over a share of the run; above, the schedule is cosine."""
+COSINE_AT = (1 + COSINE_BEGINS) / 2
+RATE, RATIO = "lr", "adamw_ratio"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One row of the space."""
+
+    name: str
+    low: float
+    high: float
+    setting: str
+    """What it sets, in the configuration's words."""
+    scale: str = LOG
+
+    def value(self, unit: float) -> Value:
+        """The value at a coordinate of 0 to 1, rounded to the digits with which it is run."""
+        if self.scale == LOG:
+            return rounded(self.low * (self.high / self.low) ** unit)
+        if unit > COSINE_BEGINS:
+            return COSINE
+        return rounded(self.low + (self.high - self.low) * unit / COSINE_BEGINS)
+
+    def unit(self, value: Value) -> float:
+        """The coordinate of a value, within 0 to 1."""
+        if isinstance(value, str):
+            return COSINE_AT
+        if self.scale == LOG:
+            found = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            found = COSINE_BEGINS * (value - self.low) / (self.high - self.low)
+        return min(max(found, 0.0), 1.0)
+
+    def is_end(self, value: Value) -> bool:
+        """Whether the space ends here, although values beyond exist. A decay over all of the run, and cosine, are the
+        last of their kind: nothing lies beyond them."""
+        if isinstance(value, str):
+            return False
+        return value <= self.low or (value >= self.high and self.scale == LOG)
+
+
+KNOBS = (
+    Knob(RATE, 5e-4, 6.4e-2, "optim.lr"),
+    Knob(RATIO, 0.1, 4.0, "optim.adamw_lr / optim.lr"),
+    Knob("init_scale", 0.15, 2.0, "model.initializer_range * sqrt(hidden_size)"),
+    Knob("warmup", 0.005, 0.25, "optim.warmup_steps / steps"),
+    Knob("weight_decay", 0.01, 1.0, "optim.weight_decay"),
+    Knob(
+        "decay",
+        0.1,
+        1.0,
+        "optim.decay_fraction with optim.schedule wsd, or cosine; optim.min_lr_ratio 0",
+        DECAY,
+    ),
+    Knob("beta2", 0.001, 0.1, "1 - optim.betas[1]"),
+    Knob("momentum", 0.02, 0.2, "1 - optim.momentum, or 1 - optim.betas[0]"),
+)
+"""The space. Whatever is not in it keeps the value that is configured."""
+BY_NAME = {knob.name: knob for knob in KNOBS}
+KEYS = {
+    RATE: ("optim.lr",),
+    RATIO: ("optim.adamw_lr",),
+    "init_scale": ("model.initializer_range",),
+    "warmup": ("optim.warmup_steps",),
+    "weight_decay": ("optim.weight_decay",),
+    "decay": ("optim.schedule", "optim.decay_fraction", "optim.min_lr_ratio"),
+    "beta2": ("optim.betas",),
+    "momentum": ("optim.momentum", "optim.betas"),
+}
+"""The settings that each knob may write: whoever names one of them holds on to the whole knob."""
+
+
+def left_out(config: RunConfig) -> dict[str, str]:
+    """The knobs that the configuration's arm does not have, each with the reason."""
+    optim, reasons = config.arm.optim, {}
+    if not hasattr(config.arm.model, "initializer_range"):
+        reasons["init_scale"] = "the model initialises itself"
+    if optim.foreign:
+        reasons |= dict.fromkeys((RATIO, "beta2", "momentum"), f"{optim.name} is not an optimizer of ours")
+    elif "adamw_lr" not in OPTIMIZERS[optim.name]:
+        reasons[RATIO] = f"{optim.name} has a single rate"
+    return reasons
+
+
+def knobs_of(config: RunConfig) -> list[Knob]:
+    """The knobs that the configuration's arm has."""
+    missing = left_out(config)
+    return [knob for knob in KNOBS if knob.name not in missing]
+
+
+def values_at(point: Sequence[float], knobs: Sequence[Knob], steps: int) -> Values:
+    """Each knob's value at a point, as it can be run: warm-up in whole steps."""
+    units = dict(zip((knob.name for knob in KNOBS), point, strict=True))
+    values = {knob.name: knob.value(units[knob.name]) for knob in knobs}
+    if "warmup" in values:
+        values["warmup"] = rounded(warmup_steps(values["warmup"], steps) / steps)
+    return values
+
+
+def warmup_steps(share: Value, steps: int) -> int:
+    """Whole steps, at least one."""
+    return max(1, round(float(share) * steps))
+
+
+def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> dict[str, Any]:
+    """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}; `values` may lack knobs."""
+    optim = config.arm.optim
+    found: dict[str, Any] = {}
+    betas = list(optim.betas)
+    uses_momentum = not optim.foreign and "momentum" in OPTIMIZERS[optim.name]
+    for name, value in values.items():
+        if name == "decay":
+            found |= schedule_settings(value)
+            continue
+        number = float(value)
+        if name == RATE:
+            found["optim.lr"] = number
+        elif name == RATIO:
+            found["optim.adamw_lr"] = rounded(number * float(values[RATE]))
+        elif name == "init_scale":
+            model = config.arm.model
+            assert not isinstance(model, ModuleConfig), "a class of the user's initialises itself"
+            found["model.initializer_range"] = rounded(number / math.sqrt(model.hidden_size))
+        elif name == "warmup":
+            found["optim.warmup_steps"] = warmup_steps(value, steps)
+        elif name == "weight_decay":
+            found["optim.weight_decay"] = number
+        elif name == "beta2":
+            betas[1] = round(1 - number, 6)
+        elif uses_momentum:
+            found["optim.momentum"] = round(1 - number, 6)
+        else:
+            betas[0] = round(1 - number, 6)
+    if "beta2" in values or ("momentum" in values and not uses_momentum):
+        found["optim.betas"] = betas
+    return found
+
+
+def schedule_settings(value: Value) -> dict[str, Any]:
+    """The schedule that the knob `decay` means."""
+    if value == COSINE:
+        fraction = OptimConfig().decay_fraction  # unused, and so at its default
+        return {"optim.schedule": COSINE, "optim.decay_fraction": fraction, "optim.min_lr_ratio": 0.0}
+    return {"optim.schedule": "wsd", "optim.decay_fraction": float(value), "optim.min_lr_ratio": 0.0}
+
+
+def described_space(knobs: Sequence[Knob]) -> dict[str, dict[str, Any]]:
+    """The space as a record holds it."""
+    return {
+        knob.name: {"low": knob.low, "high": knob.high, "scale": knob.scale, "setting": knob.setting}
+        for knob in knobs
+    }
+
+
+def require_values(values: object, where: str) -> Values:
+    """Values from a file. Raises UserError, `where` in front, for what no search can have found."""
+    if isinstance(values, dict) and all(
+        name in BY_NAME and (is_number(value) or (name == "decay" and value == COSINE))
+        for name, value in values.items()
+    ):
+        return values
+    raise UserError(f"{where} is damaged: its settings are not those of a search")

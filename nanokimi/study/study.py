@@ -1,0 +1,379 @@
+"""What every study shares: its folder and data, its arms, the audit before anything is trained, plan and report.
+
+A plan says which runs make which arm, and which arms are compared. It is written into results.jsonl beside the runs,
+so that the report follows from that one file.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanokimi.compare.match import agreement, describe_agreement, steps_of
+from nanokimi.config import RunConfig
+from nanokimi.config.files import with_changes
+from nanokimi.config.rules import validate
+from nanokimi.data.parts import split_note
+from nanokimi.data.store import PreparedData
+from nanokimi.errors import UserError
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.measure.audit import NONDETERMINISTIC, audit
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.floor import text_floor
+from nanokimi.measure.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import (
+    append_json_line,
+    create_run_folder,
+    describe_environment,
+    read_json_lines,
+    refuse_links,
+)
+from nanokimi.runtime.locks import only_process
+from nanokimi.study.jobs import (
+    JOBS_FOLDER,
+    RESULTS_FILE,
+    Job,
+    Line,
+    as_job_config,
+    model_key,
+    stretch_tokens,
+)
+from nanokimi.study.labels import labels, versions
+from nanokimi.study.pool import Pool
+from nanokimi.train.run_folder import set_up
+
+SCHEMA_VERSION = 1
+TUNING_SEED = 1000
+"""Added to the configuration's seed; the seeds that arms are judged by are counted up from the latter."""
+MAX_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class StudyArm:
+    """One arm: a configuration under a name. Its learning rate is the configuration's until it is tuned."""
+
+    name: str
+    config: RunConfig
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What sets it apart, by setting."""
+    about: str = ""
+    size_gap: float | None = None
+    """Of the quantity that sizes were matched in, relative; None: not matched."""
+    tuning: dict[str, Any] | None = None
+    """How its settings were found (see `tuning_record`); None: as configured."""
+    leaking: str | None = None
+
+    def tuned(self, record: dict[str, Any]) -> StudyArm:
+        """The arm with the settings that were found for it and where they came from."""
+        found = {f"{self.config.model}.{key}": value for key, value in record["best"].items()}
+        return replace(self, config=with_changes(self.config, found), tuning=record)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's folder, its resolved configuration and its data."""
+
+    folder: Path
+    config: RunConfig
+    data: PreparedData
+    steps: int
+
+    def pool(self, workers: int | None, keep: bool) -> Pool:
+        """The workers for this study's jobs."""
+        return Pool(self.folder, self.data, self.config.train.device, workers, keep)
+
+    def seeds(self, count: int) -> list[int]:
+        """The seeds by which arms are judged."""
+        return [self.config.seed + i for i in range(count)]
+
+    def tuning_seeds(self, count: int = 1) -> list[int]:
+        """Seeds by which settings are chosen, none of them one of `seeds`."""
+        return [self.config.seed + TUNING_SEED + i for i in range(count)]
+
+
+@contextmanager
+def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
+    """Prepare data and resolve the configuration into `out`; what an earlier study there has computed is taken up."""
+    create_run_folder(out)
+    strangers = {entry.name for entry in out.iterdir()} - {".lock"}
+    if strangers and not strangers & {JOBS_FOLDER, RESULTS_FILE}:
+        raise UserError(f"{out} already holds files and is no study: choose another --out")
+    if config.train.memory_limit_gb is not None:
+        raise UserError("train.memory_limit_gb has no effect in a study: leave it out")
+    with only_process(out):
+        refuse_links(out)
+        (out / JOBS_FOLDER).mkdir(exist_ok=True)
+        asked = config.train.device
+        config, data = set_up(config, out / JOBS_FOLDER)
+        steps = steps_of(config, len(data.train_ids))
+        device = config.train.device
+        if asked == "auto":
+            device = device.partition(":")[0]  # every GPU
+        train = replace(config.train, device=device, max_epochs=None, max_tokens=None, max_steps=steps)
+        yield Study(out, replace(config, train=train), data, steps)
+
+
+def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
+    """A run of an arm; `steps` other than its own are decayed to their own end."""
+    config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
+    return Job(arm.name, validate(as_job_config(config, seed)), purpose, arm.changes, audited)
+
+
+def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[StudyArm]:
+    """The arms, each architecture audited once as it is before training; a leaking one is not worth training.
+
+    Raises UserError if the same ids give an arm's model other logits each time.
+    """
+    seen: dict[str, str | None] = {}
+    different = len({model_key(arm.config) for arm in arms})
+    for arm in arms:
+        key = model_key(arm.config)
+        if key not in seen:
+            print(f"auditing {arm.name} ({len(seen) + 1} of {different} architectures)", file=sys.stderr)
+            model = arm.config.arm.model
+            assert model.vocab_size is not None
+            built = build_model(model, arm.config.seed)
+            accelerate_(built, dtype=arm.config.train.dtype)
+            verdict = audit(
+                built,
+                vocab_size=model.vocab_size,
+                context=arm.config.train.context_length,
+                batch_size=arm.config.train.eval_batch_size,
+                windows=windows_of(data.val_ids, arm.config.train.context_length),
+            )
+            if verdict.verdict == NONDETERMINISTIC:
+                raise UserError(
+                    f"{arm.name} is {verdict.verdict}, so no run could be repeated: {verdict.where}"
+                )
+            seen[key] = None if verdict.causal else verdict.where
+    return [replace(arm, leaking=seen[model_key(arm.config)]) for arm in arms]
+
+
+def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> list[StudyArm]:
+    """Train every arm with every seed; the first seed's model is audited. Arms that leaked then are marked."""
+    sound = [arm for arm in arms if arm.leaking is None]
+    jobs = [job_of(arm, seed, "seed", audited=seed == seeds[0]) for seed in seeds for arm in sound]
+    pool.run(jobs)
+    found = []
+    for arm in arms:
+        leak = arm.leaking
+        if leak is None:
+            verdict = pool.result(job_of(arm, seeds[0], "seed")).get("audit", {"causal": True})
+            leak = None if verdict["causal"] else f"{verdict['verdict']}: {verdict['where']}"
+        found.append(replace(arm, leaking=leak))
+    return found
+
+
+def runs_of(pool: Pool, arm: StudyArm, seeds: Sequence[int], steps: int | None = None) -> list[str]:
+    """The keys of an arm's runs, by seed."""
+    return [] if arm.leaking else [pool.key(job_of(arm, seed, "seed", steps)) for seed in seeds]
+
+
+def compared(
+    family: str, name: str, first: str, second: str, reading: str = "tokens", about: str = ""
+) -> dict[str, Any]:
+    """An entry of a plan: first minus second."""
+    weights = {first: 1, second: -1}
+    return {"family": family, "name": name, "weights": weights, "reading": reading, "about": about}
+
+
+def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Complete a plan by what all have, and keep it beside the results."""
+    facts, environment = study.data.facts, describe_environment()
+    train = study.config.train
+    floor = text_floor(study.data, train.context_length)
+    attainable = floor.attainable_nats if floor else None
+    plan = {
+        "kind": "plan",
+        "schema_version": SCHEMA_VERSION,
+        "study": kind,
+        "data": {
+            "path": Path(facts["path"]).name,
+            "val_tokens": facts["val_tokens"],
+            "test_tokens": facts["test_tokens"],
+            "train_tokens": facts["train_tokens"],
+            "floor": floor.nats / facts["test_tokens"] if floor else None,
+            "attainable_floor": attainable / facts["test_tokens"] if attainable is not None else None,
+            "split_note": split_note(facts),
+        },
+        "settings": {
+            "context_length": train.context_length,
+            "batch_size": train.batch_size,
+            "steps": study.steps,
+            "dtype": train.dtype,
+            "device": train.device,
+        },
+        "machine": {k: environment[k] for k in ("time", "command", "processor", "cores", "commit")},
+        "stretch_tokens": stretch_tokens(study.data, train.context_length),
+        **content,
+    }
+    path = study.folder / RESULTS_FILE
+    known = [line for line in read_json_lines(path) if line["kind"] == "plan"] if path.exists() else []
+    if known and {**known[-1], "machine": 0} == {**plan, "machine": 0}:
+        return known[-1]
+    append_json_line(path, plan)
+    return plan
+
+
+def planned_arm(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
+    """An arm as a plan holds it."""
+    return {
+        "name": arm.name,
+        "about": arm.about,
+        "changes": arm.changes,
+        "lr": arm.config.arm.optim.lr,
+        "optimizer": arm.config.arm.optim.name,
+        "size_gap": arm.size_gap,
+        "tuning": arm.tuning,
+        "leaking": arm.leaking,
+        "runs": runs,
+    }
+
+
+def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
+    """Each arm's numbers under each reading: mean and standard deviation over its seeds."""
+    rows = []
+    for arm in plan["arms"]:
+        kept = ("name", "about", "changes", "lr", "optimizer", "size_gap", "tuning", "leaking")
+        head = {key: arm[key] for key in kept}
+        if arm["leaking"]:
+            rows.append({**head, "reading": "tokens", "seeds": 0, "test_loss": None, "val_loss": None})
+            continue
+        for reading, keys in arm["runs"].items():
+            lines = [results[key] for key in keys]
+            row = {**head, "reading": reading, **summary_of(lines)}
+            if row["val_loss"] is not None:
+                noise = search_variance(trials_of(arm, results), row["losses"])
+                row["search_variance"] = noise if math.isfinite(noise) else None
+            rows.append(row)
+    return rows
+
+
+def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
+    """The losses of a planned arm's trials, by tuning seed; nothing for one that was not tuned.
+
+    From its record; where that is of an earlier version, from the runs, or else its curve of means, each taken as one
+    run, which is the careful side.
+    """
+    tuning = arm["tuning"]
+    if tuning is None:
+        return []
+    if "table" in tuning:
+        return [trial["losses"] for trial in tuning["table"]]
+    by_rate: dict[float, list[float | None]] = {}
+    names = {
+        results[key]["arm"] for keys in arm["runs"].values() for key in keys
+    }  # an arm may stand under two
+    for line in results.values():
+        if line["purpose"] == "tune" and line["arm"] in names:
+            by_rate.setdefault(line["lr"], []).append(line["val_loss"])
+    return list(by_rate.values()) or [[loss] for _, loss in tuning["curve"]]
+
+
+def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
+    """Means over seeds, judged by the test part; the loss is None if a run diverged."""
+    losses: list[Any] = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
+    diverged = sum(loss is None for loss in losses)
+    row: dict[str, Any] = {"seeds": len(lines), "diverged": diverged, "losses": losses}
+    if diverged or not lines:
+        return {**row, "test_loss": None, "val_loss": None}
+    row |= {"test_loss": float(np.mean(losses)), "deviation": None}
+    if len(lines) > 1:
+        row["deviation"] = float(np.std(losses, ddof=1))
+    for name in (
+        *("val_loss", "test_bits_per_byte", "floor_gap"),
+        *("train_seconds", "ms_per_step", "peak_memory_bytes"),
+    ):
+        values = [line[name] for line in lines]
+        row[name] = None if None in values else float(np.mean(values))
+    for name in ("params_active", "params_total", "flops", "tokens", "steps"):
+        row[name] = lines[0][name]
+    return row
+
+
+def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
+    """Every comparison of the plan, judged; Holm counts all of them together, whichever table they stand in."""
+    rows = {(row["name"], row["reading"]): row for row in arm_rows(plan, results)}
+    runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
+    found = [judged(one, rows, runs, results, plan["stretch_tokens"]) for one in plan["comparisons"]]
+    members = [one for one in found if one["mean"] is not None]
+    for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
+        one["holm_p"], one["tests"] = adjusted, len(members)
+        one["words"] = in_words(one.pop("difference"), adjusted)
+    return found
+
+
+def judged(
+    comparison: dict[str, Any],
+    rows: dict[tuple[str, str], dict[str, Any]],
+    runs: dict[str, dict[str, list[str]]],
+    results: dict[str, Line],
+    tokens: Sequence[int],
+) -> dict[str, Any]:
+    """One comparison: intervals, p, and in what its arms agree; no number where an arm leaks or diverged."""
+    weights, reading = comparison["weights"], comparison["reading"]
+    base = {**comparison, "mean": None, "holm_p": None, "tests": 0, "ratios": {}, "match": ""}
+    here = {name: rows[name, reading] for name in weights}
+    leaking = [name for name, row in here.items() if row["leaking"]]
+    if leaking:
+        return {**base, "words": f"no verdict: {' and '.join(leaking)} LEAKING"}
+    if any(row["test_loss"] is None for row in here.values()):
+        return {**base, "words": "no verdict: a run diverged"}
+    losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
+    # Arms whose every run ended the same were searched alike, with the same seeds: they differ in no choice either.
+    same = not np.any(losses_S)
+    noises = {name: row["search_variance"] for name, row in here.items()}
+    known = None not in noises.values()
+    searches = sum(weight**2 * noises[name] for name, weight in weights.items()) if known else math.inf
+    searches = 0.0 if same else searches
+    difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
+    nats_SG = sum(
+        weight * np.array([results[key]["stretch_nats"] for key in runs[name][reading]])
+        for name, weight in weights.items()
+    )
+    low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))
+    unsure = not math.isfinite(difference.low)
+    ratios = agreement(*here.values()) if len(here) == 2 else {}
+    return {
+        **base,
+        "difference": difference,
+        "mean": difference.mean,
+        "ci95": None if unsure else [difference.low, difference.high],
+        "bootstrap95": None if unsure else [low, high],
+        "p": difference.p,
+        "search_variance": searches if math.isfinite(searches) else None,
+        "seeds": difference.seeds,
+        "per_seed": [float(x) for x in losses_S],
+        "ratios": ratios,
+        "match": describe_agreement(ratios),
+    }
+
+
+def choose(names: Sequence[str], wanted: str, option: str) -> list[str]:
+    """The names that a comma-separated option picks. Raises UserError for one that is not there."""
+    chosen = [part.strip() for part in wanted.split(",") if part.strip()]
+    for name in chosen:
+        if name not in names:
+            raise UserError(f"{option}: there is no '{name}'; there are {', '.join(names)}")
+    return [name for name in names if name in chosen]
+
+
+def report_of(
+    plan: dict[str, Any],
+    results: dict[str, Line],
+    more: Callable[[dict[str, Any]], dict[str, Any]] = lambda report: {},
+) -> dict[str, Any]:
+    """The content of study.json, from the lines of results.jsonl alone."""
+    kept = ("schema_version", "study", "title", "data", "settings", "machine", "seeds")
+    report = {key: plan[key] for key in kept}
+    report |= {"labels": labels(plan), "arms": arm_rows(plan, results), "effects": effects(plan, results)}
+    report["labels"] += versions(plan, results)
+    return {**report, **more(report)}

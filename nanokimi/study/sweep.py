@@ -1,0 +1,193 @@
+"""`nanokimi sweep`: one setting over a grid for each arm, until the optimum is interior; or Optuna's trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
+from nanokimi.config.files import is_whole, require_setting, settings, with_parsed
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import write_json
+from nanokimi.study.jobs import Job
+from nanokimi.study.pool import Pool
+from nanokimi.study.settle import setting_maker
+from nanokimi.study.space import KEYS, RATE
+from nanokimi.study.study import Study, StudyArm, open_study, with_leaks_found
+from nanokimi.study.tune import described, geometric_grid, rounded, tune
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the command line says beside the configuration."""
+
+    knob: str = KEYS[RATE][0]
+    grid: tuple[str, ...] = ()
+    """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
+    value."""
+    around: float | None = None
+    factor: float = 2.0
+    points: int = 5
+    rounds: int = 4
+    seeds: int = 1
+    optuna: int | None = None
+    workers: int | None = None
+    keep: bool = False
+
+
+def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
+    """Try the values; write sweep.json into `out`, and return its content."""
+    if options.knob.split(".")[0] not in ("model", "optim", "train"):
+        raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
+    asked = arm_configs(config)
+    for arm in asked.values():
+        require_setting(full_key(arm.model, options.knob), "--vary")
+    grids = {name: grid_of(arm, options) for name, arm in asked.items()}
+    if options.optuna is not None:
+        require_optuna()
+    with open_study(config, out) as study:
+        arms = sound_arms(study)
+        with study.pool(options.workers, options.keep) as pool:
+            found = curves(study, pool, arms, grids, options)
+        content = {
+            "schema_version": 1,
+            "knob": options.knob,
+            "seeds": study.tuning_seeds(options.seeds),
+            "arms": found,
+        }
+        write_json(out / "sweep.json", content)
+        return content
+
+
+def sound_arms(study: Study) -> list[StudyArm]:
+    """The configuration's arms, audited. Raises UserError for one that leaks."""
+    arms = [StudyArm(name, arm, {"model": arm.model}) for name, arm in arm_configs(study.config).items()]
+    arms = with_leaks_found(arms, study.data)
+    for arm in arms:
+        if arm.leaking:
+            raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")
+    return arms
+
+
+def full_key(arm: str, knob: str) -> str:
+    """A setting of the arm, unless it belongs to a group that all arms share."""
+    return knob if knob.startswith("train.") else f"{arm}.{knob}"
+
+
+def curves(
+    study: Study,
+    pool: Pool,
+    arms: Sequence[StudyArm],
+    grids: dict[str, list[Any]],
+    options: SweepOptions,
+) -> dict[str, dict[str, Any]]:
+    """Each arm's curve."""
+    makers = {arm.name: setting_maker(arm, options.knob) for arm in arms}
+    seeds = study.tuning_seeds(options.seeds)
+    if options.optuna is not None:
+        ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
+        return {
+            name: optuna_curve(pool, makers[name], ranges[name], seeds, options.optuna) for name in makers
+        }
+    rounds = options.rounds if all(map(is_continuous, grids.values())) else 0
+    return tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=rounds)
+
+
+def is_continuous(grid: Sequence[Any]) -> bool:
+    """Whether there may be values between those of the grid, and beyond: whole numbers, 0 and words have none."""
+    return all(type(value) is float and value > 0 for value in grid)
+
+
+def grid_of(config: RunConfig, options: SweepOptions) -> list[Any]:
+    """The values that the configuration's arm starts with. Raises UserError for what the setting cannot be."""
+    key = full_key(config.model, options.knob)
+    require_single(config, key)
+    grid = [parsed_value(config, key, word) for word in options.grid or geometric_words(config, key, options)]
+    if options.optuna is not None and not is_continuous(grid):
+        shown = ", ".join(map(str, grid))
+        raise UserError(f"--optuna draws from the numbers above 0, and {key} takes {shown}: leave it out")
+    return grid
+
+
+def parsed_value(config: RunConfig, key: str, word: str) -> Any:
+    """The value that the command line reads in a word."""
+    changed = with_parsed(config, {key: word})
+    require_single(changed, key)
+    return settings(changed)[key]
+
+
+def require_single(config: RunConfig, key: str) -> None:
+    """Raises UserError where a setting is a list or a table, or belongs to a group that is null."""
+    found = settings(config)
+    if key not in found or isinstance(found[key], list | dict):
+        raise UserError(f"--vary: {key} holds no single value here: a sweep cannot vary it")
+
+
+def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[str]:
+    """Numbers around the one that is asked for or configured, rounded to distinct ones if the setting needs that."""
+    centre = options.around
+    if centre is None:
+        value: Any = settings(config)[key]
+        if type(value) not in (int, float) or value <= 0:
+            raise UserError(
+                f"--vary {options.knob} is {value}: name values with --grid, or a number with --around"
+            )
+        centre = float(value)
+    grid = geometric_grid(centre, options.factor, options.points)
+    if not is_whole(key):
+        return list(map(str, grid))
+    whole = sorted({max(round(value), 1) for value in grid})
+    if len(whole) < 2:
+        raise UserError(
+            f"--vary {options.knob} takes whole numbers, and around {centre} there is only {whole[0]}: "
+            "name values with --grid, or a larger --factor"
+        )
+    return list(map(str, whole))
+
+
+def require_optuna() -> None:
+    """Raises UserError where Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError("--optuna needs Optuna: pip install 'nanokimi[tune]'") from None
+
+
+def optuna_curve(
+    pool: Pool,
+    maker: Callable[[Any, int], Job],
+    limits: tuple[float, float],
+    seeds: Sequence[int],
+    trials: int,
+) -> dict[str, Any]:
+    """Optuna's TPE over the range of the grid, logarithmic, as many trials at a time as there are workers."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seeds[0], constant_liar=True))
+    points: dict[float, float | None] = {}
+    while len(search.trials) < trials:
+        batch = [search.ask() for _ in range(min(len(pool.slots), trials - len(search.trials)))]
+        values = [rounded(trial.suggest_float("value", *limits, log=True)) for trial in batch]
+        lines = pool.run([maker(value, seed) for value in values for seed in seeds])
+        for i, (trial, value) in enumerate(zip(batch, values, strict=True)):
+            losses = [line["val_loss"] for line in lines[i * len(seeds) : (i + 1) * len(seeds)]]
+            points[value] = None if None in losses else sum(losses) / len(losses)
+            search.tell(trial, math.inf if points[value] is None else points[value])
+    return {**described(points), "seeds": len(seeds), "optuna": True}
+
+
+def sweep_text(content: dict[str, Any]) -> str:
+    """For the terminal: the whole curve of each arm."""
+    lines = [f"{content['knob']}, {len(content['seeds'])} seed(s): validation loss"]
+    for name, curve in content["arms"].items():
+        place = "interior" if curve["interior"] else "AT THE EDGE of what was tried"
+        lines.append(f"{name}: best {curve['best']} ({place}, {curve['trials']} trials)")
+        for value, loss in curve["curve"]:
+            mark = " <- best" if value == curve["best"] else ""
+            lines.append(f"  {value!s:>10}  {'diverged' if loss is None else f'{loss:.4f}'}{mark}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,111 @@
+"""`nanokimi sweep --search`: the full search for the configured arms; search.json, and what to paste into a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config import RunConfig
+from nanokimi.report.units import seconds as in_time
+from nanokimi.runtime.files import describe_environment, write_json
+from nanokimi.study.settle import TuningOptions, searched
+from nanokimi.study.study import open_study
+from nanokimi.study.sweep import sound_arms
+from nanokimi.study.tuning_record import is_at_edge
+
+SEARCH_FILE, SCHEMA_VERSION = "search.json", 1
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the command line says beside the configuration."""
+
+    tuning: TuningOptions = TuningOptions()
+    workers: int | None = None
+    keep: bool = False
+
+
+def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str, Any]:
+    """Search every arm alike; write search.json into `out`, and return its content. Repeated, it goes on."""
+    with open_study(config, out) as study:
+        arms = sound_arms(study)
+        with study.pool(options.workers, options.keep) as pool:
+            records = searched(study, pool, arms, options.tuning)
+        families = {arm.name: {"family": arm.config.model} for arm in arms}
+        facts, environment = study.data.facts, describe_environment()
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "arms": {name: {**record, **families[name]} for name, record in records.items()},
+            "machine": {key: environment[key] for key in ("time", "command", "processor", "cores")},
+            "commit": environment["commit"],
+            "steps": study.steps,
+            "data": {
+                "path": Path(facts["path"]).name,
+                "train_tokens": facts["train_tokens"],
+                "val_tokens": facts["val_tokens"],
+            },
+        }
+        write_json(out / SEARCH_FILE, content)
+        return content
+
+
+def search_text(content: dict[str, Any]) -> str:
+    """For the terminal: each arm's best settings as YAML, the curves around them, and what all that cost."""
+    arms = content["arms"]
+    lines: list[str] = []
+    for name, record in arms.items():
+        lines += [*arm_lines(name, record), ""]
+    runs = sum(record["runs"] for record in arms.values())
+    cost = sum(record["cpu_seconds"] for record in arms.values())
+    lines.append(f"Cost: {runs:,} runs of {content['steps']:,} steps, {in_time(cost)} of a processor")
+    return "\n".join(lines) + "\n"
+
+
+def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
+    """One arm's result."""
+    edge = is_at_edge(record)
+    place = f"AT THE EDGE in {', '.join(edge)}" if edge else "interior"
+    loss = "diverged" if record["loss"] is None else f"{record['loss']:.4f}"
+    cost = (
+        f"{record['trials']} trials, {record['runs']} runs, {in_time(record['cpu_seconds'])} of a processor"
+    )
+    lines = [f"{name}: validation loss {loss} ({place}); {cost}"]
+    lines += [f"  {line}" for line in (record["design"], *yaml_lines(record))]
+    lines += [f"  not searched: {knob} ({why})" for knob, why in record["left_out"].items()]
+    lines.append("  loss along each knob through the centre of the last pattern:")
+    for knob, curve in record["sensitivity"].items():
+        lines.append(
+            f"    {knob:<13} {curve_text(curve, record['best_values'][knob])}{' AT THE EDGE' * (knob in edge)}"
+        )
+    return lines
+
+
+def yaml_lines(record: dict[str, Any]) -> list[str]:
+    """The best settings as a preset's lines."""
+    groups: dict[str, list[str]] = {}
+    for key, value in record["best"].items():
+        group, _, setting = key.partition(".")
+        groups.setdefault(group, []).append(f"{setting}: {yaml_value(value)}")
+    body = [f"  {group}: {{{', '.join(settings)}}}" for group, settings in sorted(groups.items())]
+    return [f"{record.get('family', 'arm')}:", *body]
+
+
+def yaml_value(value: Any) -> str:
+    """As a preset writes it; YAML reads 1e-05 as a word."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(yaml_value, value))}]"
+    if isinstance(value, float):
+        mantissa, e, exponent = f"{value:g}".partition("e")
+        return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}" if e else f"{value:g}"
+    return str(value)
+
+
+def curve_text(curve: Sequence[Sequence[Any]], best: Any) -> str:
+    """Values with their losses, the best one marked."""
+    return ", ".join(
+        f"{value if isinstance(value, str) else format(value, 'g')}: "
+        f"{'diverged' if loss is None else format(loss, '.4f')}{' (best)' * (value == best)}"
+        for value, loss in curve
+    )

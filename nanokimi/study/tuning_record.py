@@ -1,0 +1,150 @@
+"""How an arm's settings were found, in one form: searched, inherited from a searched arm, or its rate tuned alone.
+
+A record is a plain dictionary: `kind`; `space` (each knob's range and what it sets); `design` in words; `seeds`; `best`
+(settings without the family in front) and `best_values` (the same, free of width and length); `loss`, `trials`, `runs`,
+`cpu_seconds`; `interior` by knob; `table` (each trial's values and each seed's loss, None: diverged; a search scores
+most of its first points with its first seed only); `sensitivity` (each knob's curve around the best). tuned.json and
+search.json hold one for each arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_json, write_json
+from nanokimi.study.space import BY_NAME, RATE, Value, described_space, require_values
+from nanokimi.study.tune import is_number
+
+TUNED_FILE, SCHEMA_VERSION = "tuned.json", 2
+SEARCHED, INHERITED, RATES = "search", "inherited", "rates"
+RATE_SETTING = BY_NAME[RATE].setting
+Record = dict[str, Any]
+
+
+def rate_record(
+    curve: Mapping[str, Any], seeds: Sequence[int], best: dict[str, Any], values: dict[str, Value]
+) -> Record:
+    """The record of a rate's curve (what `tune` returns); `best` and `values` are all settings of the arm found so."""
+    tried = [value for value, _ in curve["curve"]]
+    space = described_space([BY_NAME[RATE]])
+    space[RATE] |= {"low": min(tried), "high": max(tried)}
+    return {
+        "kind": RATES,
+        "space": space,
+        "left_out": {},
+        "design": "a grid of rates, extended for all arms alike while an optimum lies at an edge",
+        "seeds": list(seeds),
+        "best": best,
+        "best_values": values,
+        "loss": curve["loss"],
+        "trials": curve["trials"],
+        "runs": sum(len(losses) for _, losses in curve["losses"]),
+        "cpu_seconds": curve.get("cpu_seconds", 0.0),
+        "interior": {RATE: curve["interior"]},
+        "table": [{"values": {RATE: value}, "losses": losses} for value, losses in curve["losses"]],
+        "sensitivity": {RATE: curve["curve"]},
+    }
+
+
+def is_at_edge(record: Record) -> list[str]:
+    """The knobs whose best value is not interior."""
+    return [name for name, interior in record["interior"].items() if not interior]
+
+
+def write_tuned(folder: Path, seeds: Sequence[int], steps: int, arms: Mapping[str, Record]) -> None:
+    """tuned.json: each arm's record."""
+    content = {"schema_version": SCHEMA_VERSION, "seeds": list(seeds), "steps": steps, "arms": dict(arms)}
+    write_json(folder / TUNED_FILE, content)
+
+
+def read_tuned(path: Path) -> dict[str, Record]:
+    """The records of an earlier study's tuned.json or search.json, by arm; files of schema 1 hold curves of rates.
+
+    Raises UserError for any other file, and for one that holds values of another setting.
+    """
+    content = read_json(path)
+    arms = content.get("arms") if isinstance(content, dict) else None
+    if not isinstance(arms, dict):
+        raise UserError(f"{path} is no tuned.json: name that of an earlier ladder or scale, or a search.json")
+    return {name: read_record(path, name, found) for name, found in arms.items()}
+
+
+def read_record(path: Path, name: str, found: Any) -> Record:
+    """One arm's record from a file."""
+    if isinstance(found, dict) and is_curve(found):
+        if found.get("knob", RATE_SETTING) != RATE_SETTING:
+            raise UserError(
+                f"{path} holds values of {found['knob']}, not of {RATE_SETTING}: name the tuned.json of an earlier "
+                "ladder or scale"
+            )
+        curve = {"losses": [[value, [loss]] for value, loss in found["curve"]], **found}
+        return rate_record(curve, [], {RATE_SETTING: found["best"]}, {RATE: found["best"]})
+    if not isinstance(found, dict) or not is_record(found):
+        raise UserError(f"{path} is damaged: what it says of '{name}' is no tuning record")
+    require_values(found["best_values"], f"{path}, arm '{name}',")
+    return found
+
+
+def is_curve(curve: dict[str, Any]) -> bool:
+    """Whether a dictionary from a file is a curve of rates."""
+    kinds = {"trials": int, "interior": bool, "curve": list}
+    return (
+        all(type(curve.get(key)) is kind for key, kind in kinds.items())
+        and is_number(curve.get("best"))
+        and curve["curve"] != []
+        and all(map(is_point, curve["curve"]))
+    )
+
+
+def is_point(point: object) -> bool:
+    """Whether a value from a file is [value, loss]."""
+    return (
+        isinstance(point, list)
+        and len(point) == 2
+        and is_number(point[0])
+        and (point[1] is None or is_number(point[1]))
+    )
+
+
+def is_record(record: dict[str, Any]) -> bool:
+    """Whether a dictionary from a file has all that the outputs show of a record."""
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("space", "left_out", "best", "best_values", "interior", "sensitivity"), dict),
+        **dict.fromkeys(("kind", "design"), str),
+        **dict.fromkeys(("seeds", "table"), list),
+        **dict.fromkeys(("trials", "runs"), int),
+    }
+    return (
+        all(type(record.get(key)) is kind for key, kind in kinds.items())
+        and RATE in record["best_values"]
+        and (record.get("loss") is None or is_number(record["loss"]))
+        and is_number(record.get("cpu_seconds"))
+        and (record["kind"] != INHERITED or isinstance(record.get("inherited_from"), str))
+        and all(type(interior) is bool for interior in record["interior"].values())
+        and all(map(is_row, record["table"]))
+        and all(is_knob_curve(curve) for curve in record["sensitivity"].values())
+    )
+
+
+def is_row(row: object) -> bool:
+    """Whether a value from a file is a trial of a table."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("values"), dict)
+        and isinstance(row.get("losses"), list)
+        and all(loss is None or is_number(loss) for loss in row["losses"])
+    )
+
+
+def is_knob_curve(curve: object) -> bool:
+    """Whether a value from a file is a curve of `sensitivity`, whose values may be words."""
+    return isinstance(curve, list) and all(
+        isinstance(point, list)
+        and len(point) == 2
+        and (isinstance(point[0], str) or is_point(point))
+        and (point[1] is None or is_number(point[1]))
+        for point in curve
+    )

@@ -1,0 +1,180 @@
+"""The worker's side of a study: train the jobs that are handed over, one after another, in this one process."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from nanokimi.compare.arm_process import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config
+from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.plugs import name_plug
+
+SECONDS_BETWEEN_MESSAGES = 1.0
+DIVERGED = "not finite"
+
+
+def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
+    """The worker's whole life: it ends when the parent does. `plugs` are the files that the command named."""
+    for number in SIGNALS:  # they may reach every process; the parent decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    set_blocked(False)
+    for plug in plugs:
+        name_plug(plug)
+    try:
+        while True:
+            kind, key, order, config = connection.recv()
+            if kind == "job":
+                connection.send(run_job(connection, Path(jobs_folder) / key, order, config))
+            else:
+                connection.send(("stopped", None))
+    except (EOFError, OSError):
+        pass  # the parent is gone
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of a job beside its training."""
+
+    purpose: str
+    """ "tune": only the validation part is looked at; "seed": the test part is scored, too."""
+    audited: bool
+
+
+def run_job(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
+    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read.
+
+    The numbers hold the processor's seconds since it was begun, or resumed: what a search costs is added up from them.
+    """
+    started = time.process_time()
+    kind, found = attempt(connection, folder, order, config)
+    if kind == "done":
+        found["cpu_seconds"] = round(time.process_time() - started, 3)
+    return kind, found
+
+
+def attempt(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
+    """As `run_job`; whatever goes wrong becomes an answer."""
+    try:
+        return train_job(connection, folder, order, config or load_config(str(folder / "config.yaml")))
+    except TrainingError as error:
+        if DIVERGED in str(error):
+            return "done", {"val_loss": None, "diverged": True, "why": str(error)[:200]}
+        return "failed", str(error)
+    except UserError as error:
+        return "failed", str(error)
+    except (EOFError, ConnectionError):
+        raise  # the parent is gone; what was trained is saved
+    except OSError as error:
+        return "failed", f"cannot write {error.filename or folder}: {error.strerror or error}"
+    except Exception as error:
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
+
+
+def train_job(connection: Connection, folder: Path, order: Order, config: RunConfig) -> tuple[str, Any]:
+    """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
+    import torch
+
+    from nanokimi.data.store import open_prepared
+    from nanokimi.measure.evaluate import Cancelled
+    from nanokimi.runtime.device import release_memory
+    from nanokimi.runtime.locks import only_process
+    from nanokimi.train.checkpoint import load_newest_checkpoint
+    from nanokimi.train.loop import train
+    from nanokimi.train.run_folder import find_data, keep_plugs
+    from nanokimi.train.state import build_state, total_steps
+
+    with only_process(folder, ORPHAN_SECONDS):
+        keep_plugs(config, folder)
+        # What the job before left would count as this one's.
+        gc.collect()
+        release_memory(torch.device(config.train.device))
+        state = build_state(config, open_prepared(find_data(folder)), folder)
+        state.only_final_score = True
+        state.stop_waiting = connection.poll
+        if (folder / "checkpoints").exists():
+            load_newest_checkpoint(state, say=lambda line: None)
+        sent = time.monotonic()
+        for record in train(state):
+            if record["kind"] == "train" and time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:
+                connection.send(("progress", state.step / total_steps(state)))
+                sent = time.monotonic()
+        if not state.finished:
+            connection.recv()  # the request to stop
+            return "stopped", None
+        try:
+            return "done", measured(state, order, connection.poll)
+        except Cancelled:
+            connection.recv()
+            return "stopped", None
+
+
+def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
+    import statistics
+
+    from nanokimi.measure.audit import audit
+    from nanokimi.measure.audit_inputs import windows_of
+    from nanokimi.measure.cost import model_cost
+    from nanokimi.runtime.files import describe_environment, read_json_lines
+
+    config, train, scores = state.config, state.config.train, state.last_evaluation
+    tested = {} if order.purpose == "tune" else tested_line(state, cancelled)
+    cost = model_cost(config.arm.model, train.context_length)
+    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    line = {
+        "val_loss": scores.val_loss,
+        "val_bits_per_byte": scores.val_bits_per_byte,
+        "val_bits_per_char": scores.val_bits_per_char,
+        **tested,
+        "lr": config.arm.optim.lr,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "train_seconds": round(state.train_seconds, 3),
+        "ms_per_step": round(statistics.median(step_ms), 3),
+        "flops": state.flops,
+        "params_active": cost.params_active,
+        "params_total": cost.params_total,
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "batches_skipped": state.batches_skipped,
+        "device": train.device,
+        "dtype": train.dtype,
+        "commit": describe_environment()["commit"],
+    }
+    if order.audited:
+        verdict = audit(
+            state.model,
+            vocab_size=config.arm.model.vocab_size,
+            context=train.context_length,
+            batch_size=train.eval_batch_size,
+            windows=windows_of(state.data.val_ids, train.context_length),
+        )
+        line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
+    return line
+
+
+def tested_line(state: Any, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """What a line says of the test part: scores, and the losses by stretch."""
+    import numpy as np
+
+    from nanokimi.study.jobs import in_stretches
+    from nanokimi.train.evaluation import evaluate_test
+    from nanokimi.train.result import floor_gaps
+
+    scores = evaluate_test(state, cancelled)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    kept = ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char")
+    return {
+        **{name: value for name, value in scores.record().items() if name in kept},
+        "floor_gap": floor_gaps(state.data, scores, state.config.train.context_length)["floor_gap"],
+        "stretch_nats": in_stretches(scores.window_nats, scores.window_tokens)[0],
+    }

@@ -1,0 +1,31 @@
+"""The built-in stories: a seeded world of children's tales whose every probability is known exactly."""
+
+from nanokimi.tales.probing import Probe, probes
+from nanokimi.tales.reading import Judgement, NotATale, continuations, judge, score, story_scores
+from nanokimi.tales.telling import (
+    END_OF_TEXT,
+    VERSION,
+    WORLDS,
+    Story,
+    generate_text,
+    iterate_stories,
+    tell,
+)
+
+__all__ = [
+    "END_OF_TEXT",
+    "VERSION",
+    "WORLDS",
+    "Judgement",
+    "NotATale",
+    "Probe",
+    "Story",
+    "continuations",
+    "generate_text",
+    "iterate_stories",
+    "judge",
+    "probes",
+    "score",
+    "story_scores",
+    "tell",
+]

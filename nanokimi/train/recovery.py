@@ -1,0 +1,156 @@
+"""When memory or numbers fail in a step: make room and repeat it, or find the culprit and do as configured."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from nanokimi.errors import TrainingError
+from nanokimi.runtime.device import is_out_of_memory, release_memory
+from nanokimi.runtime.files import write_atomic, write_json
+from nanokimi.train.checkpoint import restart, roll_back, save_checkpoint
+from nanokimi.train.result import tensors_in
+from nanokimi.train.state import Record, TrainState, step_seed
+from nanokimi.train.step import forward_backward, sequence_loss, training_batch
+
+SKIPPED_IN_A_ROW = 10  # then the weights, not the batches, are what is broken
+
+
+def survive_memory(state: TrainState) -> tuple[Record, bool]:
+    """Make room after memory ran out in a step: (an event, whether the same step can be taken again at once).
+
+    Forward and backward change no weight, so their step is simply repeated. Where the update itself failed, weights
+    may be half updated: the run goes back to its newest checkpoint, or to its beginning.
+
+    Raises TrainingError, naming what would fit, if there is no room left to make.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    state.compiled = None  # for other sizes: compiled anew, or not at all if nothing fits
+    gc.collect()
+    release_memory(state.device)
+    detail = f"out of memory at step {state.step + 1}: {make_room(state)}"
+    again = not state.updating
+    if not again:
+        restart(state)
+        detail += f", from step {state.step} on, because the update was half done"
+    return {"kind": "event", "event": "out_of_memory", "detail": detail}, again
+
+
+def make_room(state: TrainState) -> str:
+    """Halve the micro-batch; at one sequence recompute activations; then give up. Returns what was done in words."""
+    micro, batch = state.micro_batch_size, state.config.train.batch_size
+    if micro > 1:
+        state.micro_batch_size = max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
+        passes = batch // state.micro_batch_size
+        return f"{passes} passes of {state.micro_batch_size} sequences make the same batch, instead of {micro} at once"
+    if not state.model.activation_checkpointing:
+        state.model.activation_checkpointing = True
+        return "activations are recomputed in the backward pass instead of kept"
+    raise TrainingError(
+        f"out of memory at step {state.step + 1} with one sequence at a time and activations recomputed: "
+        f"{context_that_fits(state)}"
+    )
+
+
+def context_that_fits(state: TrainState) -> str:
+    """Try shorter and shorter sequences, and say which goes through."""
+    inputs_BT, targets_BT = (ids[:1] for ids in training_batch(state))
+    length = inputs_BT.shape[1] // 2
+    while length >= 8:
+        fits = True
+        try:
+            sequence_loss(state, inputs_BT[:, :length], targets_BT[:, :length]).backward()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        state.optimizer.zero_grad(set_to_none=True)
+        release_memory(state.device)
+        if fits:
+            return f"train.context_length {length} goes through; or use a smaller model"
+        length //= 2
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    return (
+        f"not even 8 tokens fit beside {weights / 1e6:,.0f} MB of weights, as much for gradients and up to twice as "
+        "much for the optimizer: use a smaller model, or allow more memory"
+    )
+
+
+def survive_numbers(state: TrainState, reason: str) -> Record:
+    """After a loss or gradient that is not finite: keep the evidence, then stop, skip or roll back as configured.
+
+    Raises TrainingError with everything saved, if told to stop, or after ten skipped steps in a row.
+    """
+    culprit = find_culprit(state)
+    state.optimizer.zero_grad(set_to_none=True)
+    folder = state.folder / "nonfinite" / f"step-{state.step + 1:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs_BT, targets_BT = training_batch(state)
+    batch = {"inputs": inputs_BT.cpu().contiguous(), "targets": targets_BT.cpu().contiguous()}
+    write_atomic(folder / "batch.safetensors", save(batch))
+    write_json(
+        folder / "report.json",
+        {"step": state.step + 1, "reason": reason, "first_not_finite": culprit},
+    )
+    policy = state.config.train.on_nonfinite
+    if policy == "stop" or state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+        save_checkpoint(state)
+        after = f" after {state.skipped_in_a_row} skipped steps in a row" if state.skipped_in_a_row else ""
+        raise TrainingError(
+            f"{reason}{after}; first not finite: {culprit}; the run is saved and the batch is in {folder}: lower the "
+            "learning rate, or continue with --resume --on-nonfinite skip (or rollback)"
+        )
+    start, updates = state.step, state.step - state.batches_skipped
+    if policy == "rollback":
+        start, updates = roll_back(state)
+    state.step += 1
+    state.looked = False
+    state.batches_skipped = state.step - updates
+    state.skipped_in_a_row += 1
+    if policy == "skip":
+        detail = f"{reason}; first not finite: {culprit}; this update is left out"
+        return {"kind": "event", "event": "nonfinite_skipped", "detail": detail}
+    detail = f"{reason}; first not finite: {culprit}; weights go back to those of step {start}"
+    return {"kind": "event", "event": "nonfinite_rolled_back", "detail": detail}
+
+
+def find_culprit(state: TrainState) -> str:
+    """Repeat the step's forward and backward passes and name the first module whose output, or its gradient, is bad."""
+    found: list[str] = []
+    hooks: list[Any] = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def look(_: torch.nn.Module, __: Any, output: Any) -> None:
+            for tensor in filter(torch.is_floating_point, tensors_in(output)):
+                if not tensor.isfinite().all():
+                    broken = [n for n, p in module.named_parameters(recurse=False) if not p.isfinite().all()]
+                    found.append(f"{name}, whose {broken[0]} is not finite already" if broken else name)
+                elif tensor.requires_grad:
+                    tensor.register_hook(lambda gradient: look_back(gradient))
+
+        def look_back(gradient: torch.Tensor) -> None:
+            if not gradient.isfinite().all():
+                found.append(f"the gradient of {name}'s output")
+
+        hooks.append(module.register_forward_hook(look))
+
+    for name, module in state.model.named_modules():
+        watch(name or type(module).__name__, module)
+    compiled, state.compiled = state.compiled, None  # it has no modules to watch
+    try:
+        torch.manual_seed(step_seed(state.config.seed, state.step))
+        state.optimizer.zero_grad(set_to_none=True)
+        forward_backward(state)
+    finally:
+        state.compiled = compiled
+        for hook in hooks:
+            hook.remove()
+    if found:
+        return found[0]
+    for name, parameter in state.model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"the gradient of {name}"
+    return "the loss itself"

@@ -1,0 +1,170 @@
+"""What a run that has ended was worth: its last evaluations, its audit, its costs; result.json."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanokimi.config import OptimConfig
+from nanokimi.data.parts import split_note
+from nanokimi.data.store import PreparedData
+from nanokimi.generation.story import story_ids
+from nanokimi.measure.audit import AuditResult, audit
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.cost import model_cost
+from nanokimi.measure.evaluate import Evaluation
+from nanokimi.measure.floor import text_floor
+from nanokimi.measure.speed import generation_latency
+from nanokimi.measure.spikes import spike_entries
+from nanokimi.measure.story_world import judge_stories, recall, world_of
+from nanokimi.runtime.files import read_json_lines, write_json
+from nanokimi.train.evaluation import evaluate_test
+from nanokimi.train.state import TrainState
+
+MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
+RESULT_FILE = "result.json"
+
+
+def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> dict[str, Any]:
+    """Audit and measure a trained model, and write the run's result.json.
+
+    Without `whole` decoding is not timed, and tales are neither judged nor asked about.
+    """
+    train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
+    assert state.last_evaluation is not None, "train() ends with a validation"
+    scores = evaluate_test(state)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    cost = model_cost(model_config, train.context_length)
+    latency = generation_latency(state.model, train.context_length) if whole else (None, None)
+    prefill, decode = latency
+    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    result = {
+        "name": state.config.title,
+        "seed": state.config.seed,
+        "folder": state.folder.name,
+        "params_total": cost.params_total,
+        "params_active": cost.params_active,
+        "flops_per_token": cost.train_flops_per_token,
+        "forward_flops_per_token": cost.forward_flops_per_token,
+        "optimizer_flops_per_step": state.flops_per_step,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "train_seconds": state.train_seconds,
+        "compile_seconds": state.compile_seconds or None,  # of the process that ended the run
+        "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
+        "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
+        "first_step_ms": step_ms[0] if step_ms else 0.0,
+        **state.last_evaluation.record(),
+        **scores.record(),  # also the loss by position
+        "best_val_loss": state.best_val_loss,
+        "best_step": state.best_step,
+        "batches_skipped": state.batches_skipped,
+        "micro_batch_size": state.micro_batch_size,
+        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
+        **floor_gaps(state.data, scores, train.context_length),
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "idle_memory_bytes": idle_memory_bytes,
+        "optimizer_state_bytes": optimizer_bytes(state.optimizer),
+        "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
+        "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
+        "prefill_ms": prefill and prefill.median_ms,
+        "decode_ms_per_token": decode and decode.median_ms,
+        "audit": asdict(audit_of(state)),
+        "optimizer": optim.name,
+        "lr": optim.lr,
+        "schedule": describe_schedule(optim),
+        "weight_decay": optim.weight_decay,
+        "device": train.device,
+        "dtype": train.dtype,
+        "threads": train.threads,
+        "split_note": split_note(state.data.facts),
+    }
+    if whole and "val_floor_nats" in state.data.facts:
+        result["tales"] = know_the_world(state)
+    write_json(state.folder / RESULT_FILE, result)
+    return result
+
+
+def audit_of(state: TrainState) -> AuditResult:
+    """The audit of a trained model, in the shape of its evaluation and on its validation text."""
+    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
+    assert vocab_size is not None, "resolve() fills this in"
+    return audit(
+        state.model,
+        vocab_size=vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(state.data.val_ids, train.context_length),
+    )
+
+
+def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
+    """The floor, in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
+
+    The gap is to the attainable floor: to the floor itself where documents do not fit into the context, which is then
+    less than any model can be expected to reach.
+    """
+    part = scores.part
+    floor = text_floor(data, context_length, part)
+    if floor is None:
+        return dict.fromkeys(("floor", "attainable_floor", "floor_gap", "floor_gap_bits_per_byte"))
+    tokens, bits = len(data.scored(part).ids), floor.nats / math.log(2)
+    return {
+        "floor": floor.nats / tokens,
+        "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
+        "floor_gap": scores.val_loss - floor.nats / tokens,
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts[f"{part}_text_bytes"],
+    }
+
+
+def know_the_world(state: TrainState) -> dict[str, Any]:
+    """What the story world's parser and its questions say of a model trained on tales."""
+    config, tokenizer = state.config, state.data.tokenizer
+
+    def write(opening: str, number: int) -> str:
+        told = replace(config, seed=config.seed + number)
+        told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
+        return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
+
+    world, sample = world_of(state.data.facts["path"]), config.sample
+    return {
+        "judged": judge_stories(write, sample.judged_stories, world),
+        "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),
+    }
+
+
+def steady_speed(step_ms: list[float]) -> float:
+    """Steps per second after the first, which also loads kernels and allocates."""
+    steady = step_ms[1:] or step_ms
+    return len(steady) / sum(steady) * 1e3 if steady else 0.0
+
+
+def describe_schedule(optim: OptimConfig) -> str:
+    """The learning rate's course in words."""
+    warm_up = f"{optim.warmup_steps} steps of warm-up"
+    if optim.schedule == "constant":
+        return f"{warm_up}, then constant"
+    end = f"{optim.min_lr_ratio:g} of the peak"
+    if optim.schedule == "wsd":
+        return f"{warm_up}, stable, linear over the last {optim.decay_fraction:.0%} to {end}"
+    return f"{warm_up}, cosine to {end}"
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors that the optimizer keeps between steps."""
+    return sum(x.numel() * x.element_size() for x in tensors_in(dict(optimizer.state)))
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of a state: some optimizers keep lists of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)

@@ -1,0 +1,87 @@
+"""`nanokimi train`: one model through the training loop, watched, and safe to interrupt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanokimi.config import RunConfig
+from nanokimi.data.store import PreparedData
+from nanokimi.errors import TrainingError
+from nanokimi.runtime.device import check_memory_limit, choose_device, limit_memory, memory_bytes
+from nanokimi.runtime.display import Display
+from nanokimi.runtime.files import describe_environment, refuse_links, write_json
+from nanokimi.runtime.interrupts import Interrupted, on_first_signal
+from nanokimi.runtime.locks import only_process
+from nanokimi.train.checkpoint import load_newest_checkpoint
+from nanokimi.train.loop import train
+from nanokimi.train.result import finish
+from nanokimi.train.run_folder import fresh_folder, keep_plugs, restored_if_refused, set_up, take_up
+from nanokimi.train.state import build_state, total_steps
+
+
+def train_alone(
+    config: RunConfig, out: Path, *, resume: bool = False, allow_changes: bool = False
+) -> dict[str, Any]:
+    """Train the model that `config.model` names in the run folder `out`; return its result.json.
+
+    Raises:
+        UserError: as the parts do, and if another process trains in `out`.
+        TrainingError: the run cannot go on; what it has done is saved.
+        Interrupted: a signal came; the run was saved and `resume` continues it.
+    """
+    check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    if not resume:
+        with fresh_folder(out) as folder:
+            config, data = set_up(config, folder)
+            write_json(folder / "environment.json", describe_environment())
+            keep_plugs(config, folder)
+    with only_process(out), restored_if_refused(out, allow_changes):
+        if resume:
+            refuse_links(out)
+            config, data = take_up(config, out)
+            keep_plugs(config, out)
+        try:
+            return train_and_finish(config, data, out, resume, allow_changes)
+        except OSError as error:
+            where = f"{error.filename or out}: {error.strerror or error}"
+            raise TrainingError(
+                f"cannot write {where}; what was saved is whole: make room, then nanokimi train --resume --out {out}"
+            ) from None
+
+
+def train_and_finish(
+    config: RunConfig, data: PreparedData, out: Path, resume: bool, allow_changes: bool
+) -> dict[str, Any]:
+    """Everything that happens once folder, configuration and data are there."""
+    device = choose_device(config.train.device)
+    limit_memory(config.train.memory_limit_gb, device)
+    idle_memory_bytes = memory_bytes(device)
+    state = build_state(config, data, out)
+    name = config.title
+    stopped = f"interrupted; continue with: nanokimi train --resume --out {out}"
+    signals: list[int] = []
+
+    def ask_to_stop(number: int) -> None:
+        signals.append(number)
+        state.stop_requested = True
+
+    def stop_now(number: int) -> None:
+        raise Interrupted(number, stopped)
+
+    with Display([name], config.train.batch_size * config.train.context_length) as display:
+        if resume:
+            found = load_newest_checkpoint(
+                state, allow_changes=allow_changes, say=lambda line: display.note(name, line)
+            )
+            display.say(
+                name, f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh"
+            )
+        with on_first_signal(ask_to_stop):
+            for record in train(state):
+                display.show(name, record, total_steps(state))
+        if not state.finished:
+            raise Interrupted(signals[0], stopped)
+        display.say(name, "being audited and measured")
+        with on_first_signal(stop_now):  # all is saved: what is left can be done again
+            return finish(state, idle_memory_bytes)

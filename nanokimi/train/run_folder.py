@@ -1,0 +1,243 @@
+"""Run folders from the outside: starting one, going on with it, and opening a finished one (`result` finishes it)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.rules import is_resolved, resolve
+from nanokimi.config.rules_variant import plugs_of
+from nanokimi.data.sources import with_absolute_paths
+from nanokimi.data.store import PreparedData, open_prepared, prepare
+from nanokimi.errors import UserError
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.optim.named import require_optimizer
+from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
+from nanokimi.runtime.files import create_run_folder, find_damage, read_json, write_json
+from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
+from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.state import fresh_optimizer
+
+CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
+PLUGS_FILE = "plugs.json"
+
+
+@contextmanager
+def fresh_folder(out: str | Path) -> Iterator[Path]:
+    """A new run folder, locked; it disappears again, with the parents made for it, if setting it up fails."""
+    folder = Path(out)
+    made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
+    create_run_folder(folder)
+    refuse_taken(folder)
+    ours = False
+    try:
+        with only_process(folder):
+            refuse_taken(folder)  # another process may just have had it
+            ours = True
+            yield folder
+    except BaseException:
+        if ours:
+            shutil.rmtree(made if made is not None else folder)
+            if made is None:
+                folder.mkdir()
+        raise
+
+
+def refuse_taken(folder: Path) -> None:
+    """A folder that already holds something is never written into. Raises UserError."""
+    if {entry.name for entry in folder.iterdir()} - {LOCK_FILE}:
+        raise UserError(
+            f"{folder} already holds files and a run never overwrites another: choose another --out"
+        )
+
+
+def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+    """Choose the machine's part, prepare the data into `folder` and save the resolved configuration there."""
+    device = choose_device(config.train.device)
+    dtype = choose_dtype(config.train.dtype, device)
+    config = replace(config, dataset=with_absolute_paths(config.dataset))
+    require_optimizer(config.arm.optim)
+    save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
+    data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
+    config = resolve(
+        config,
+        vocab_size=data.tokenizer.vocab_size,
+        device=str(device),
+        dtype=dtype,
+        threads=choose_threads(config.train.threads),
+    )
+    # A prompt that cannot be encoded is refused now, not after the first epoch.
+    for prompt in config.sample.prompts:
+        data.tokenizer.encode(prompt)
+    save_config(config, folder / CONFIG_FILE)
+    return config, data
+
+
+def keep_plugs(config: RunConfig, folder: Path) -> None:
+    """Note the content of every file of the user's that the run's arm is made of, in the run's folder.
+
+    Raises UserError if one was not named, is not what it was when the run began, or cannot be built.
+    """
+    path = folder / PLUGS_FILE
+    kept = read_plugs(path)
+    require_same_plugs(kept, folder)
+    now = plug_hashes(plugs_of(config.arm))
+    if now.keys() - kept.keys():
+        with torch.device("meta"):  # tried before anything is trained, without memory or time
+            model = build_model(config.arm.model, config.seed)
+        fresh_optimizer(config, model)
+        write_json(path, {**kept, **now})
+
+
+def read_plugs(path: Path) -> dict[str, str]:
+    """SHA-256 by FILE.py:NAME; empty without a file. Raises UserError if it holds anything else."""
+    kept = read_json(path) if path.is_file() else {}
+    if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
+        raise UserError(f"{path} is not the file that the run wrote")
+    return kept
+
+
+def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+    """The configuration and data of the interrupted run in `folder`, with whatever `config` changes of them saved.
+
+    The caller has made sure that changes are wanted. A run that died while it prepared its data prepares it now.
+    """
+    saved = load_config(str(folder / CONFIG_FILE))
+    if config != saved:
+        number = len(list(folder.glob("config-before-*.yaml"))) + 1
+        shutil.copyfile(folder / CONFIG_FILE, folder / f"config-before-{number}.yaml")
+    own = find_data(folder) == folder / DATA_FOLDER
+    if not is_resolved(config) or config.dataset != saved.dataset:
+        if not own and find_data(folder).exists():
+            raise UserError(f"{folder} shares the data of its comparison: resume that one instead")
+        return set_up(config, folder)
+    if config != saved:
+        save_config(config, folder / CONFIG_FILE)
+    data = open_prepared(find_data(folder))
+    if not len(data.test_ids):
+        raise UserError(
+            f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "
+            "one: start it again in a new folder"
+        )
+    return config, data
+
+
+@contextmanager
+def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
+    """Put configuration and data back as they were, if the run refuses to go on with the changed ones."""
+    if not changing:
+        yield
+        return
+    backup = folder / ".before"
+    shutil.rmtree(backup, ignore_errors=True)
+    backup.mkdir()
+    names = [CONFIG_FILE, DATA_FOLDER]
+    shutil.copy2(folder / CONFIG_FILE, backup / CONFIG_FILE)
+    if (folder / DATA_FOLDER).is_dir():
+        shutil.copytree(folder / DATA_FOLDER, backup / DATA_FOLDER)
+    kept = set(folder.glob("config-before-*.yaml"))
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
+        for name in names:
+            if (backup / name).exists():
+                os.replace(backup / name, folder / name)
+        for path in set(folder.glob("config-before-*.yaml")) - kept:
+            path.unlink()
+        raise
+    finally:
+        shutil.rmtree(backup, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened."""
+
+    folder: Path
+    config: RunConfig
+    model: LanguageModel
+    data: PreparedData
+
+
+def find_data(folder: Path) -> Path:
+    """The prepared data of a run: its own, or that of the study or comparison that it is part of."""
+    *inner, outermost = (folder, *folder.resolve().parents[:2])
+    return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
+
+
+def weights_of(folder: Path, checkpoint: str) -> Path:
+    """The weights that "final", "best", "last" or a step number means.
+
+    Raises UserError if there are none, or they are damaged.
+    """
+    if checkpoint == "final":
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(
+                f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume, or use "
+                "--checkpoint last)"
+            )
+        return folder / "model.safetensors"
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    steps = [int(path.name.removeprefix("step-")) for path in found]
+    if checkpoint == "best" and found:
+        checkpoint = str(
+            read_state(found[-1], load_config(str(folder / CONFIG_FILE)).train.batch_size)["best_step"]
+        )
+    elif checkpoint == "last" and found:
+        checkpoint = str(steps[-1])
+    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
+        raise UserError(
+            f"{folder} keeps no checkpoint '{checkpoint}': there are final, best, last"
+            + "".join(f", {step}" for step in steps)
+        )
+    path = found[steps.index(int(checkpoint))]
+    if (damage := find_damage(path)) is not None:
+        raise UserError(f"{path} is damaged ({damage}): use another --checkpoint")
+    return path / "model.safetensors"
+
+
+def open_run(folder: Path, device: str | None = None, checkpoint: str = "final") -> Run:
+    """Load a run's configuration, data, and the weights that `checkpoint` means (see `weights_of`).
+
+    Raises UserError if the folder does not hold them.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+    weights = weights_of(folder, checkpoint)
+    config = load_config(str(folder / CONFIG_FILE))
+    if not is_resolved(config):
+        raise UserError(f"{folder / CONFIG_FILE} is not the file that the run wrote: values are missing")
+    require_same_plugs(read_plugs(folder / PLUGS_FILE), folder)
+    torch.set_num_threads(choose_threads(config.train.threads))
+    data = open_prepared(find_data(folder))
+    model = build_model(config.arm.model, config.seed)
+    load_weights(model, weights)
+    model.to(choose_device(device or config.train.device))
+    accelerate_(model)
+    return Run(folder, config, model, data)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders that `folder` means: itself, or of a comparison every arm's with every seed."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name a run folder or a comparison's")
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
+    return inside or [folder]
+
+
+def first_seeds(folder: Path) -> list[Path]:
+    """The run folders that `folder` means, of a comparison each arm's with its first seed alone."""
+    runs = runs_in(folder)
+    seeds = {run: int(run.name.removeprefix("seed-")) if run.name.startswith("seed-") else 0 for run in runs}
+    return [run for run in runs if seeds[run] == min(seeds[o] for o in runs if o.parent == run.parent)]
