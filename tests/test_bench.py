@@ -48,12 +48,12 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_parts_add_up_to_the_step_that_train_step_itself_times(model: str, tiny_config: Build) -> None:
     """Whatever lies outside train_step's own clock is in "rest", and every other part inside it."""
     state = synthetic_state(synthetic_config(replace(tiny_config(micro_batch_size=4), model=model)))  # type: ignore[arg-type]
-    with marks(state) as laps:
+    with marks(state) as timers:
         for _ in range(3):
-            laps.restart()
+            timers.restart()
             record = train_step(state)
-            laps.mark("rest")
-            parts = dict(laps.seconds)
+            timers.mark("rest")
+            parts = dict(timers.seconds)
             outside = sum(parts.values()) - record["step_ms"] / 1e3
             assert 0 <= outside <= parts["rest"]
             assert set(parts) <= set(PARTS)
@@ -87,12 +87,12 @@ def test_each_part_is_what_its_name_says(tiny_config: Build, monkeypatch: pytest
     slow(muon, "muon_directions", 60_000, counted=True)
     slow(qk_clip, "qk_clip_", 700_000)
     slow(step_module, "balance_experts_", 8_000_000)
-    with marks(state) as laps:
-        laps.restart()
+    with marks(state) as timers:
+        timers.restart()
         train_step(state)
-        laps.mark("rest")
+        timers.mark("rest")
     groups = sum(g["algorithm"] == "muon" for g in state.optimizer.param_groups)
-    assert dict(laps.seconds) == {
+    assert dict(timers.seconds) == {
         **{
             "data": 1,
             "forward": 2 * 2,

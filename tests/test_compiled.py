@@ -23,7 +23,7 @@ from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.loop import step_and_survive, train
+from nanokimi.train.loop import step_and_recover, train
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.torch_compile import compile_step
@@ -117,11 +117,11 @@ def test_a_loss_that_is_not_finite_is_skipped_also_when_it_is_the_first(
     sound = state.model.lm_head.weight.detach().clone()
     with torch.no_grad():
         state.model.lm_head.weight[0, 0] = float("nan")
-    compiling, compiled, event = step_and_survive(state)
+    compiling, compiled, event = step_and_recover(state)
     assert compiled["differences"] is None and event["event"] == "nonfinite_skipped"
     with torch.no_grad():
         state.model.lm_head.weight.copy_(sound)
-    assert [record["kind"] for record in step_and_survive(state)] == ["train"]
+    assert [record["kind"] for record in step_and_recover(state)] == ["train"]
 
 
 @needs_compiler

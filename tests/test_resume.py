@@ -200,11 +200,13 @@ def test_a_look_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path
 def test_the_best_checkpoint_is_kept_beside_the_newest(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanokimi.train import evaluation as looks
+    from nanokimi.train import evaluation
 
     scores = iter([3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0])
-    original = looks.evaluate
-    monkeypatch.setattr(looks, "evaluate", lambda *a, **k: replace(original(*a, **k), val_loss=next(scores)))
+    original = evaluation.evaluate
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *a, **k: replace(original(*a, **k), val_loss=next(scores))
+    )
     state = begin(tiny_config(eval_every=2, save_every=3, keep_checkpoints=1), tmp_path / "run")
     list(train(state))
     found = sorted(path.name for path in (state.folder / "checkpoints").iterdir())

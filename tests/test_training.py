@@ -21,8 +21,7 @@ from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import find_damage, read_json_lines
-from nanokimi.train import evaluation as looks
-from nanokimi.train import loop
+from nanokimi.train import evaluation, loop
 from nanokimi.train import step as one_step
 from nanokimi.train.checkpoint import load_newest_checkpoint, load_weights, save_checkpoint, save_weights
 from nanokimi.train.loop import train
@@ -172,7 +171,11 @@ def test_clocks_stop_while_a_run_looks_at_itself(
     def advance(seconds: float) -> None:
         clock[0] += seconds
 
-    for module, slow in ((looks, "evaluate_now"), (looks, "sample_records"), (loop, "save_checkpoint")):
+    for module, slow in (
+        (evaluation, "evaluate_now"),
+        (evaluation, "sample_records"),
+        (loop, "save_checkpoint"),
+    ):
         original = getattr(module, slow)
         monkeypatch.setattr(module, slow, lambda *given, f=original: (advance(100.0), f(*given))[1])
     state = start(tiny_config(max_steps=3, eval_every=1, save_every=1))

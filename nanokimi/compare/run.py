@@ -31,8 +31,8 @@ from nanokimi.train.run_folder import (
     fresh_folder,
     keep_plugs,
     restored_if_refused,
+    resume_set_up,
     set_up,
-    take_up,
 )
 from nanokimi.train.user_code import require_sound
 
@@ -56,7 +56,7 @@ def compare(
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
-            config, data = take_up(config, out)
+            config, data = resume_set_up(config, out)
             make_runs(config, data, out)
         try:
             return train_and_report(config, data, out, resume, allow_changes)

@@ -28,26 +28,26 @@ static inline bf16 *at(const Heads *x, long b, long t, long h) {
 typedef struct {
     long T, X, V;
     bf16 *q, *k, *v, *out_grad;                      // (T, X), (T, X), (T, V), (T, V)
-    pair *keys, *key_rows, *values, *value_columns;  // k packed by columns and by rows, v by rows and by columns
+    bf16x2 *keys, *key_rows, *values, *value_columns;  // k packed by columns and by rows, v by rows and by columns
     float *logits, *weights_grad, *out;              // (BLOCK, T) each, (BLOCK, max(X, V))
     bf16 *weights, *logits_grad;                     // (BLOCK, T)
-    pair *left, *right;                              // a block packed
+    bf16x2 *left, *right;                              // a block packed
     float *k_grad, *v_grad;                          // (T, X), (T, V)
 } Head;
 
-static Head head_for(const Layer *l, Rooms *r, int backward) {
+static Head head_for(const Layer *l, Arena *r, int backward) {
     const long T = round_up(l->tokens, LANES), X = round_up(l->nope + l->rope, LANES), V = round_up(l->value, LANES);
     const long widest = X > V ? X : V;
     Head h = {.T = T, .X = X, .V = V};
-    h.q = room(r, T * X, 2), h.k = room(r, T * X, 2), h.v = room(r, T * V, 2), h.keys = room(r, T * X / 2, 4);
-    h.logits = room(r, BLOCK * T, 4), h.weights = room(r, BLOCK * T, 2), h.out = room(r, BLOCK * widest, 4);
+    h.q = reserve(r, T * X, 2), h.k = reserve(r, T * X, 2), h.v = reserve(r, T * V, 2), h.keys = reserve(r, T * X / 2, 4);
+    h.logits = reserve(r, BLOCK * T, 4), h.weights = reserve(r, BLOCK * T, 2), h.out = reserve(r, BLOCK * widest, 4);
     if (backward) {
-        h.out_grad = room(r, T * V, 2), h.key_rows = room(r, T * X / 2, 4), h.value_columns = room(r, T * V / 2, 4);
-        h.weights_grad = room(r, BLOCK * T, 4), h.logits_grad = room(r, BLOCK * T, 2);
-        h.left = room(r, BLOCK / 2 * T, 4), h.right = room(r, BLOCK / 2 * widest, 4);
-        h.k_grad = room(r, T * X, 4), h.v_grad = room(r, T * V, 4);
+        h.out_grad = reserve(r, T * V, 2), h.key_rows = reserve(r, T * X / 2, 4), h.value_columns = reserve(r, T * V / 2, 4);
+        h.weights_grad = reserve(r, BLOCK * T, 4), h.logits_grad = reserve(r, BLOCK * T, 2);
+        h.left = reserve(r, BLOCK / 2 * T, 4), h.right = reserve(r, BLOCK / 2 * widest, 4);
+        h.k_grad = reserve(r, T * X, 4), h.v_grad = reserve(r, T * V, 4);
     } else {
-        h.values = room(r, T * V / 2, 4);
+        h.values = reserve(r, T * V / 2, 4);
     }
     if (!r->missing) {
         memset(h.q, 0, 2 * T * X), memset(h.k, 0, 2 * T * X), memset(h.v, 0, 2 * T * V);
@@ -61,15 +61,15 @@ static void narrow_row(const float *x, long size, bf16 *out) {
 }
 
 // Pairs of neighbours as complex numbers, times cos + i sin of their angles, or times cos - i sin to turn them back
-static inline __m512 turned(__m512 x, __m512 turn, int back) {
+static inline __m512 rotated(__m512 x, __m512 turn, int back) {
     const __m512 by_cos = _mm512_moveldup_ps(turn), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(turn));
     return back ? _mm512_fmsubadd_ps(x, by_cos, crossed) : _mm512_fmaddsub_ps(x, by_cos, crossed);
 }
 
-static void turn_row(const bf16 *x, const float *turn, long size, bf16 *out) {
+static void rotate_row(const bf16 *x, const float *turn, long size, bf16 *out) {
     for (long r = 0; r < size; r += LANES) {
         const __mmask16 some = lanes(size - r);
-        narrow_some(turned(widen_some(x + r, some), _mm512_maskz_loadu_ps(some, turn + r), 0), out + r, some);
+        narrow_some(rotated(widen_some(x + r, some), _mm512_maskz_loadu_ps(some, turn + r), 0), out + r, some);
     }
 }
 
@@ -79,26 +79,26 @@ static void read_head(const Layer *l, const Head *s, const Heads *q, const Heads
     for (long t = 0; t < T; t++) {
         memcpy(s->q + t * s->X, at(q, b, t, h), 2 * N), memcpy(s->k + t * s->X, at(k, b, t, h), 2 * N);
         memcpy(s->v + t * s->V, at(v, b, t, h), 2 * l->value);
-        turn_row(at(q, b, t, h) + N, l->turn + t * R, R, s->q + t * s->X + N);
-        turn_row(l->k_rope + (b * T + t) * R, l->turn + t * R, R, s->k + t * s->X + N);
+        rotate_row(at(q, b, t, h) + N, l->turn + t * R, R, s->q + t * s->X + N);
+        rotate_row(l->k_rope + (b * T + t) * R, l->turn + t * R, R, s->k + t * s->X + N);
     }
     pack_columns(s->k, s->T, s->X, s->X, s->keys, s->T);
 }
 
 // out (rows of a block, seen) = a b for queries `begin` to `end`, in steps of LANES queries that see no later keys
-static void causal_product(long begin, long end, const bf16 *a, long inner, const pair *b, long stride, float *out) {
+static void causal_product(long begin, long end, const bf16 *a, long inner, const bf16x2 *b, long stride, float *out) {
     for (long i = begin; i < end; i += LANES)
         for (long j = 0; j < i + LANES; j += PANEL)
-            panel_product(LANES, i + LANES - j < PANEL ? i + LANES - j : PANEL, inner / 2, (const pair *)(a + i * inner),
+            panel_product(LANES, i + LANES - j < PANEL ? i + LANES - j : PANEL, inner / 2, (const bf16x2 *)(a + i * inner),
                           inner / 2, 1, b + j, stride, out + (i - begin) * stride + j, stride, 0);
 }
 
 // out (rows of a block, columns) = a b: a (BLOCK, T) holds a block's queries by keys, of which those seen count
-static void seen_product(const Head *s, long begin, long end, const bf16 *a, const pair *b, long columns, float *out) {
+static void seen_product(const Head *s, long begin, long end, const bf16 *a, const bf16x2 *b, long columns, float *out) {
     for (long i = begin; i < end; i += LANES)
         for (long j = 0; j < columns; j += PANEL)
             panel_product(LANES, columns - j < PANEL ? columns - j : PANEL, (i + LANES) / 2,
-                          (const pair *)(a + (i - begin) * s->T), s->T / 2, 1, b + j, columns,
+                          (const bf16x2 *)(a + (i - begin) * s->T), s->T / 2, 1, b + j, columns,
                           out + (i - begin) * columns + j, columns, 0);
 }
 
@@ -131,7 +131,7 @@ int attention_forward(const Layer *l, int threads, const Heads *q, const Heads *
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        Rooms own = {0};
+        Arena own = {0};
         const Head s = head_for(l, &own, 0);
         if (own.missing) {
 #pragma omp atomic write
@@ -160,7 +160,7 @@ int attention_forward(const Layer *l, int threads, const Heads *q, const Heads *
                     narrow_row(s.out + (i - begin) * s.V, l->value, at(out, b, i, h));
             }
         }
-        let_go(&own);
+        release(&own);
     }
     return failed;
 }
@@ -206,8 +206,8 @@ static void block_backward(const Layer *l, const Head *s, long unit, long begin,
     transposed_product(end, s->V, count / 2, s->left, s->right, s->v_grad);
 }
 
-static inline __m512 turned_back(const float *x, const float *turn, __mmask16 some) {
-    return turned(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
+static inline __m512 rotated_back(const float *x, const float *turn, __mmask16 some) {
+    return rotated(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
 }
 
 // Gradients of q, k and v, and the rotary key's, which stands apart for each head: (B, H, T, R). Returns whether memory ran
@@ -218,7 +218,7 @@ int attention_backward(const Layer *l, int threads, const Heads *q, const Heads 
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        Rooms own = {0};
+        Arena own = {0};
         const Head s = head_for(l, &own, 1);
         if (own.missing) {
 #pragma omp atomic write
@@ -241,7 +241,7 @@ int attention_backward(const Layer *l, int threads, const Heads *q, const Heads 
                     bf16 *to = at(q_grad, b, i, h);
                     narrow_row(grad, N, to);
                     for (long r = 0; r < R; r += LANES)
-                        narrow_some(turned_back(grad + N + r, l->turn + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
+                        narrow_some(rotated_back(grad + N + r, l->turn + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
                 }
             }
             for (long t = 0; t < T; t++) {
@@ -249,10 +249,10 @@ int attention_backward(const Layer *l, int threads, const Heads *q, const Heads 
                 narrow_row(s.v_grad + t * s.V, V, at(v_grad, b, t, h));
                 for (long r = 0; r < R; r += LANES)
                     _mm512_mask_storeu_ps(k_rope_grad + (unit * T + t) * R + r, lanes(R - r),
-                                          turned_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
+                                          rotated_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
             }
         }
-        let_go(&own);
+        release(&own);
     }
     return failed;
 }

@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef uint16_t bf16;
-typedef uint32_t __attribute__((may_alias)) pair;  // two neighbouring bf16
+typedef uint32_t __attribute__((may_alias)) bf16x2;  // two neighbouring bf16
 
 enum { LANES = 16, ROWS = 4, PANEL = 4 * LANES };  // of a vector in fp32; rows of a tile; columns of a tile at most
 
@@ -46,24 +46,24 @@ static inline void narrow_some(__m512 x, bf16 *out, __mmask16 some) {
 typedef struct {
     void *all[24];
     int count, missing;
-} Rooms;
+} Arena;
 
 // Memory for `count` numbers of `size` bytes, at a cache line.
-static inline void *room(Rooms *rooms, size_t count, size_t size) {
+static inline void *reserve(Arena *arena, size_t count, size_t size) {
     void *memory = aligned_alloc(64, (count * size + 64) / 64 * 64);
-    rooms->missing += !memory;
-    return rooms->all[rooms->count++] = memory;
+    arena->missing += !memory;
+    return arena->all[arena->count++] = memory;
 }
 
-static inline void let_go(Rooms *rooms) {
-    for (int i = 0; i < rooms->count; i++) free(rooms->all[i]);
+static inline void release(Arena *arena) {
+    for (int i = 0; i < arena->count; i++) free(arena->all[i]);
 }
 
 // packed[k][j] = (x[2k][j], x[2k+1][j]) for an even number of `rows`
-static inline void pack_rows(const bf16 *x, int rows, int columns, ptrdiff_t stride, pair *packed, ptrdiff_t packed_stride) {
+static inline void pack_rows(const bf16 *x, int rows, int columns, ptrdiff_t stride, bf16x2 *packed, ptrdiff_t packed_stride) {
     for (int k = 0; k < rows / 2; k++)
         for (int j = 0; j < columns; j++)
-            packed[k * packed_stride + j] = x[2 * k * stride + j] | (pair)x[(2 * k + 1) * stride + j] << 16;
+            packed[k * packed_stride + j] = x[2 * k * stride + j] | (bf16x2)x[(2 * k + 1) * stride + j] << 16;
 }
 
 // Turn a square of 16 by 16 pairs: in each step the rows and columns whose numbers differ in one bit change places.
@@ -85,7 +85,7 @@ static inline __attribute__((always_inline)) void turn_square(__m512i *rows) {
 }
 
 // The same for the transposed matrix: packed[k][j] = (x[j][2k], x[j][2k+1]); `rows` is a multiple of LANES
-static inline void pack_columns(const bf16 *x, int rows, int columns, ptrdiff_t stride, pair *packed,
+static inline void pack_columns(const bf16 *x, int rows, int columns, ptrdiff_t stride, bf16x2 *packed,
                                 ptrdiff_t packed_stride) {
     for (int j = 0; j < rows; j += LANES)
         for (int k = 0; k < columns / 2; k += LANES) {
@@ -100,8 +100,8 @@ static inline void pack_columns(const bf16 *x, int rows, int columns, ptrdiff_t 
 
 // c (ROWS, 16 * vectors) = a b over `pairs` pairs, or += where `add`; sums stay in registers. Pair k of row i of a is
 // a[i * a_row + k * a_pair].
-static inline __attribute__((always_inline)) void tile(int vectors, int pairs, const pair *a, ptrdiff_t a_row,
-                                                       ptrdiff_t a_pair, const pair *b, ptrdiff_t b_stride, float *c,
+static inline __attribute__((always_inline)) void tile(int vectors, int pairs, const bf16x2 *a, ptrdiff_t a_row,
+                                                       ptrdiff_t a_pair, const bf16x2 *b, ptrdiff_t b_stride, float *c,
                                                        ptrdiff_t c_stride, int add) {
     __m512 sums[ROWS][4];
 #pragma GCC unroll 4
@@ -128,10 +128,10 @@ static inline __attribute__((always_inline)) void tile(int vectors, int pairs, c
 
 // c = a b, or += : a (rows, pairs), b (pairs, columns) packed, c in fp32. `rows` is a multiple of ROWS, `columns` one of
 // LANES and at most PANEL.
-static inline void panel_product(int rows, int columns, int pairs, const pair *a, ptrdiff_t a_row, ptrdiff_t a_pair,
-                                 const pair *b, ptrdiff_t b_stride, float *c, ptrdiff_t c_stride, int add) {
+static inline void panel_product(int rows, int columns, int pairs, const bf16x2 *a, ptrdiff_t a_row, ptrdiff_t a_pair,
+                                 const bf16x2 *b, ptrdiff_t b_stride, float *c, ptrdiff_t c_stride, int add) {
     for (int i = 0; i < rows; i += ROWS) {
-        const pair *left = a + i * a_row;
+        const bf16x2 *left = a + i * a_row;
         float *out = c + i * c_stride;
         switch (columns / LANES) {  // a constant each, so that the compiler knows how many registers
             case 4: tile(4, pairs, left, a_row, a_pair, b, b_stride, out, c_stride, add); break;
@@ -143,14 +143,14 @@ static inline void panel_product(int rows, int columns, int pairs, const pair *a
 }
 
 // The same for any number of columns: c (rows, columns) = a b, a row-major with `2 * pairs` columns.
-static inline void product(int rows, int columns, int pairs, const bf16 *a, const pair *b, float *c, int add) {
+static inline void product(int rows, int columns, int pairs, const bf16 *a, const bf16x2 *b, float *c, int add) {
     for (int j = 0; j < columns; j += PANEL)
-        panel_product(rows, columns - j < PANEL ? columns - j : PANEL, pairs, (const pair *)a, pairs, 1, b + j, columns,
+        panel_product(rows, columns - j < PANEL ? columns - j : PANEL, pairs, (const bf16x2 *)a, pairs, 1, b + j, columns,
                       c + j, columns, add);
 }
 
 // c (rows, columns) += a^T b, the sum over 2 * pairs rows of both, which are packed.
-static inline void transposed_product(int rows, int columns, int pairs, const pair *a, const pair *b, float *c) {
+static inline void transposed_product(int rows, int columns, int pairs, const bf16x2 *a, const bf16x2 *b, float *c) {
     for (int j = 0; j < columns; j += PANEL)
         panel_product(rows, columns - j < PANEL ? columns - j : PANEL, pairs, a, 1, rows, b + j, columns, c + j, columns,
                       1);

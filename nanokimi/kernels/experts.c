@@ -20,12 +20,12 @@ typedef struct {
     long *begin, *row, *block_expert, *block_begin, blocks;
 } Plan;
 
-static Plan plan_for(const Layer *l, Rooms *rooms) {
+static Plan plan_for(const Layer *l, Arena *arena) {
     const long rows = l->tokens * l->chosen, most = rows / BLOCK + l->experts;
-    Plan p = {room(rooms, l->experts + 1, sizeof(long)), room(rooms, rows, sizeof(long)),
-              room(rooms, most, sizeof(long)), room(rooms, most, sizeof(long)), 0};
-    long *next = room(rooms, l->experts, sizeof(long));
-    if (rooms->missing) return p;
+    Plan p = {reserve(arena, l->experts + 1, sizeof(long)), reserve(arena, rows, sizeof(long)),
+              reserve(arena, most, sizeof(long)), reserve(arena, most, sizeof(long)), 0};
+    long *next = reserve(arena, l->experts, sizeof(long));
+    if (arena->missing) return p;
     memset(p.begin, 0, (l->experts + 1) * sizeof(long));
     for (long i = 0; i < rows; i++) p.begin[l->choice[i] + 1]++;
     for (long e = 0; e < l->experts; e++) {
@@ -74,7 +74,7 @@ typedef struct {
     float *gates, *ups, *outs;   // (BLOCK, F) twice, (BLOCK, D)
 } Forward;
 
-static void forward_block(const Layer *l, const Plan *p, long b, const pair *gate, const pair *up, const pair *down,
+static void forward_block(const Layer *l, const Plan *p, long b, const bf16x2 *gate, const bf16x2 *up, const bf16x2 *down,
                           const Forward *s, bf16 *results) {
     const long D = l->width, F = l->hidden, e = p->block_expert[b], begin = p->block_begin[b], end = p->begin[e + 1];
     const long count = end - begin < BLOCK ? end - begin : BLOCK, filled = round_up(count, ROWS), *row = p->row + begin;
@@ -91,17 +91,17 @@ static void forward_block(const Layer *l, const Plan *p, long b, const pair *gat
 // y (M, D) = sum over k of gates[m, k] * expert choice[m, k] of x[m]. Returns whether memory ran out.
 int experts_forward(const Layer *l, int threads, float *y) {
     const long D = l->width, F = l->hidden, E = l->experts;
-    Rooms shared = {0};
+    Arena shared = {0};
     const Plan p = plan_for(l, &shared);
-    pair *gate = room(&shared, E * D / 2 * F, 4), *up = room(&shared, E * D / 2 * F, 4);
-    pair *down = room(&shared, E * F / 2 * D, 4);
-    bf16 *results = room(&shared, l->tokens * l->chosen * D, 2);
+    bf16x2 *gate = reserve(&shared, E * D / 2 * F, 4), *up = reserve(&shared, E * D / 2 * F, 4);
+    bf16x2 *down = reserve(&shared, E * F / 2 * D, 4);
+    bf16 *results = reserve(&shared, l->tokens * l->chosen * D, 2);
     int failed = shared.missing;
 #pragma omp parallel num_threads(threads)
     {
-        Rooms own = {0};
-        const Forward s = {room(&own, D * F, 2),     room(&own, BLOCK * D, 2), room(&own, BLOCK * F, 2),
-                           room(&own, BLOCK * F, 4), room(&own, BLOCK * F, 4), room(&own, BLOCK * D, 4)};
+        Arena own = {0};
+        const Forward s = {reserve(&own, D * F, 2),     reserve(&own, BLOCK * D, 2), reserve(&own, BLOCK * F, 2),
+                           reserve(&own, BLOCK * F, 4), reserve(&own, BLOCK * F, 4), reserve(&own, BLOCK * D, 4)};
         if (own.missing) {
 #pragma omp atomic write
             failed = 1;
@@ -118,9 +118,9 @@ int experts_forward(const Layer *l, int threads, float *y) {
             for (long b = 0; b < p.blocks; b++) forward_block(l, &p, b, gate, up, down, &s, results);
             combine(l, results, l->gates, y);
         }
-        let_go(&own);
+        release(&own);
     }
-    let_go(&shared);
+    release(&shared);
     return failed;
 }
 
@@ -149,7 +149,7 @@ typedef struct {
     long chosen, width;
 } Rows;
 
-static void pack_block(const Rows *s, long begin, long count, bf16 *gathered, pair *packed) {
+static void pack_block(const Rows *s, long begin, long count, bf16 *gathered, bf16x2 *packed) {
     const long even = round_up(count, 2), w = s->width;
     for (long r = 0; r < count; r++)
         memcpy(gathered + r * w, s->numbers + (s->row ? s->row[begin + r] / s->chosen : begin + r) * w, 2 * w);
@@ -157,7 +157,7 @@ static void pack_block(const Rows *s, long begin, long count, bf16 *gathered, pa
     pack_rows(gathered, even, w, w, packed, w);
 }
 
-static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16 *gathered, pair *left, pair *right,
+static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16 *gathered, bf16x2 *left, bf16x2 *right,
                         float *grad) {
     memset(grad, 0, 4 * a->width * b->width);
     for (long r = begin; r < end; r += 2 * BLOCK) {
@@ -169,7 +169,7 @@ static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16
 
 // What all threads share in the backward pass: packed matrices, and rows of gradients by expert.
 typedef struct {
-    pair *gate, *up, *down;
+    bf16x2 *gate, *up, *down;
     bf16 *y_grad, *gate_rows, *up_rows, *hidden_rows, *results;  // (M, D), three of (M K, F), (M K, D)
 } Shared;
 
@@ -177,7 +177,7 @@ typedef struct {
 typedef struct {
     bf16 *rounded, *grad, *block;
     float *hidden_grad, *outs;
-    pair *left, *right;
+    bf16x2 *left, *right;
 } Backward;
 
 static void backward_block(const Layer *l, const Plan *p, long b, const Shared *all, const Backward *s, float *gates_grad) {
@@ -202,18 +202,18 @@ static void backward_block(const Layer *l, const Plan *p, long b, const Shared *
 int experts_backward(const Layer *l, int threads, const float *y_grad, float *x_grad, float *gates_grad, float *gate_grad,
                      float *up_grad, float *down_grad) {
     const long D = l->width, F = l->hidden, E = l->experts, M = l->tokens, rows = M * l->chosen, widest = D > F ? D : F;
-    Rooms shared = {0};
+    Arena shared = {0};
     const Plan p = plan_for(l, &shared);
-    const Shared all = {room(&shared, E * F / 2 * D, 4), room(&shared, E * F / 2 * D, 4), room(&shared, E * D / 2 * F, 4),
-                        room(&shared, M * D, 2),         room(&shared, rows * F, 2),      room(&shared, rows * F, 2),
-                        room(&shared, rows * F, 2),      room(&shared, rows * D, 2)};
+    const Shared all = {reserve(&shared, E * F / 2 * D, 4), reserve(&shared, E * F / 2 * D, 4), reserve(&shared, E * D / 2 * F, 4),
+                        reserve(&shared, M * D, 2),         reserve(&shared, rows * F, 2),      reserve(&shared, rows * F, 2),
+                        reserve(&shared, rows * F, 2),      reserve(&shared, rows * D, 2)};
     int failed = shared.missing;
 #pragma omp parallel num_threads(threads)
     {
-        Rooms own = {0};
-        const Backward s = {room(&own, D * F + 2 * BLOCK * widest, 2), room(&own, BLOCK * D, 2),
-                            room(&own, BLOCK * F, 2),      room(&own, BLOCK * F, 4), room(&own, BLOCK * D, 4),
-                            room(&own, BLOCK * widest, 4), room(&own, BLOCK * widest, 4)};
+        Arena own = {0};
+        const Backward s = {reserve(&own, D * F + 2 * BLOCK * widest, 2), reserve(&own, BLOCK * D, 2),
+                            reserve(&own, BLOCK * F, 2),      reserve(&own, BLOCK * F, 4), reserve(&own, BLOCK * D, 4),
+                            reserve(&own, BLOCK * widest, 4), reserve(&own, BLOCK * widest, 4)};
         if (own.missing) {
 #pragma omp atomic write
             failed = 1;
@@ -244,8 +244,8 @@ int experts_backward(const Layer *l, int threads, const float *y_grad, float *x_
                 }
             }
         }
-        let_go(&own);
+        release(&own);
     }
-    let_go(&shared);
+    release(&shared);
     return failed;
 }

@@ -14,17 +14,17 @@ typedef struct {
 typedef struct {
     int m, n;  // of the matrix that is iterated, m <= n, filled up with zeros to whole vectors
     bf16 *x, *gram, *polynomial, *rounded;
-    pair *packed;
+    bf16x2 *packed;
     float *direction, *panel;
 } Scratch;
 
 static const float A = 3.4445f, B = -4.7750f, C = 2.0315f;
 
 // Of a symmetric product x b, the columns from j on as far as a panel reaches, but for what lies left of the diagonal.
-static void upper_panel(const bf16 *x, int inner, const pair *b, int size, int j, int columns, float *panel) {
+static void upper_panel(const bf16 *x, int inner, const bf16x2 *b, int size, int j, int columns, float *panel) {
     for (int i = 0; i < j + columns; i += ROWS) {
         const int skipped = i <= j ? 0 : (i - j) / LANES * LANES;
-        panel_product(ROWS, columns - skipped, inner / 2, (const pair *)(x + i * inner), inner / 2, 1, b + j + skipped,
+        panel_product(ROWS, columns - skipped, inner / 2, (const bf16x2 *)(x + i * inner), inner / 2, 1, b + j + skipped,
                       size, panel + i * PANEL + skipped, PANEL, 0);
     }
 }
@@ -62,7 +62,7 @@ static void iterate(const Scratch *s) {
     pack_rows(s->x, m, n, n, s->packed, n);
     for (int j = 0; j < n; j += PANEL) {
         const int columns = n - j < PANEL ? n - j : PANEL;
-        panel_product(m, columns, m / 2, (pair *)s->polynomial, m / 2, 1, s->packed + j, n, s->panel, PANEL, 0);
+        panel_product(m, columns, m / 2, (bf16x2 *)s->polynomial, m / 2, 1, s->packed + j, n, s->panel, PANEL, 0);
         for (int i = 0; i < m; i++)
             for (int v = 0; v < columns; v += LANES) {
                 bf16 *x = s->x + i * n + j + v;
@@ -114,9 +114,9 @@ int muon_step(const Stack *stacks, int stack_count, int iterations, int threads)
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        Rooms own = {0};
-        Scratch s = {0, 0, room(&own, mn, 2), room(&own, m * m, 2), room(&own, m * m, 2), room(&own, mn, 2),
-                     room(&own, mn / 2, 4), room(&own, mn, 4), room(&own, m * PANEL, 4)};
+        Arena own = {0};
+        Scratch s = {0, 0, reserve(&own, mn, 2), reserve(&own, m * m, 2), reserve(&own, m * m, 2), reserve(&own, mn, 2),
+                     reserve(&own, mn / 2, 4), reserve(&own, mn, 4), reserve(&own, m * PANEL, 4)};
         if (own.missing) {
 #pragma omp atomic write
             failed = 1;
@@ -131,7 +131,7 @@ int muon_step(const Stack *stacks, int stack_count, int iterations, int threads)
             s.m = smaller(stack), s.n = larger(stack);
             update(&s, stack->weight + offset, stack->momentum + offset, stack->grad + offset, stack, iterations);
         }
-        let_go(&own);
+        release(&own);
     }
     return failed;
 }

@@ -152,7 +152,7 @@ def synthetic_ids(vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, vocab_size, SYNTHETIC_TOKENS).astype(dtype)
 
 
-class Laps:
+class Timers:
     """Seconds by name; each mark gives the time since the mark before to a name."""
 
     def __init__(self, device: torch.device) -> None:
@@ -189,36 +189,36 @@ class Laps:
 
 
 @contextmanager
-def marks(state: TrainState) -> Iterator[Laps]:
+def marks(state: TrainState) -> Iterator[Timers]:
     """Set the marks of `PARTS` around what `train_step` calls, and take them away again."""
-    laps = Laps(state.device)
+    timers = Timers(state.device)
     with ExitStack() as stack:
         for handle in (
-            state.optimizer.register_step_pre_hook(lambda *_: laps.mark("clip")),
-            state.optimizer.register_step_post_hook(lambda *_: laps.mark("optimizer")),
+            state.optimizer.register_step_pre_hook(lambda *_: timers.mark("clip")),
+            state.optimizer.register_step_post_hook(lambda *_: timers.mark("optimizer")),
         ):
             stack.callback(handle.remove)
-        stack.enter_context(laps.around(step_module, "training_batch", "rest", "data"))
-        stack.enter_context(laps.around(torch.autograd, "backward", "forward", "backward"))
-        stack.enter_context(laps.around(muon, "newton_schulz", "optimizer", "newton_schulz"))
-        stack.enter_context(laps.around(muon, "native_muon_step", "optimizer", "newton_schulz"))
-        stack.enter_context(laps.around(qk_clip, "qk_clip_", "optimizer", "qk_clip"))
-        yield laps
+        stack.enter_context(timers.around(step_module, "training_batch", "rest", "data"))
+        stack.enter_context(timers.around(torch.autograd, "backward", "forward", "backward"))
+        stack.enter_context(timers.around(muon, "newton_schulz", "optimizer", "newton_schulz"))
+        stack.enter_context(timers.around(muon, "native_muon_step", "optimizer", "newton_schulz"))
+        stack.enter_context(timers.around(qk_clip, "qk_clip_", "optimizer", "qk_clip"))
+        yield timers
 
 
 def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepParts:
     """Train for about so long after a warm-up."""
-    laps_of_steps: list[dict[str, float]] = []
-    with marks(state) as laps:
+    seconds_of_steps: list[dict[str, float]] = []
+    with marks(state) as timers:
         spent = 0.0
-        while len(laps_of_steps) < WARM_UP_STEPS + at_least or spent < seconds:
-            laps.restart()
+        while len(seconds_of_steps) < WARM_UP_STEPS + at_least or spent < seconds:
+            timers.restart()
             train_step(state)
-            laps.mark("rest")
-            laps_of_steps.append(dict(laps.seconds))
-            spent += sum(laps.seconds.values())
-    first = sum(laps_of_steps[0].values())
-    steady = sorted(laps_of_steps[WARM_UP_STEPS:], key=lambda parts: sum(parts.values()))
+            timers.mark("rest")
+            seconds_of_steps.append(dict(timers.seconds))
+            spent += sum(timers.seconds.values())
+    first = sum(seconds_of_steps[0].values())
+    steady = sorted(seconds_of_steps[WARM_UP_STEPS:], key=lambda parts: sum(parts.values()))
     quarter = len(steady) // 4
     kept = steady[quarter : len(steady) - quarter]
     means = {name: statistics.fmean(parts.get(name, 0.0) for parts in kept) * 1e3 for name in PARTS}

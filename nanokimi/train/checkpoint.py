@@ -31,10 +31,10 @@ from nanokimi.runtime.files import append_json_line, find_damage, read_json, sea
 from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimizer_
 from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CLOCKS: tuple[str, ...] = (
     "step",
-    "looked",
+    "evaluated",
     "train_seconds",
     "best_val_loss",
     "best_step",
@@ -142,7 +142,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
-        "looked": state.looked,
+        "evaluated": state.evaluated,
         "train_seconds": state.train_seconds,
         "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
         "best_step": state.best_step,
@@ -252,7 +252,7 @@ def _is(kind: type) -> Callable[[Any, dict[str, Any]], bool]:
 # name: whether a value, beside the others, is possible
 STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "step": lambda x, _: _count(x, 0, 10**12),
-    "looked": _is(bool),
+    "evaluated": _is(bool),
     "train_seconds": lambda x, _: type(x) in (int, float) and 0 <= x < 10**12,
     "best_val_loss": lambda x, _: x is None or (type(x) in (int, float) and 0 <= x < 10**12),
     "best_step": lambda x, stored: _count(x, 0, stored["step"]),
@@ -279,7 +279,7 @@ def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
 
 
 def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, clocks: bool = True) -> None:
-    """Take up the tensors of a checkpoint and, with `clocks`, everything else."""
+    """Load the tensors of a checkpoint and, with `clocks`, everything else."""
     load_weights(state.model, path / "model.safetensors")
     tensors = read_tensors(path / "optimizer.safetensors")
     try:
@@ -307,7 +307,7 @@ def restart(state: TrainState) -> None:
     if not load_newest_checkpoint(state, allow_changes=True):  # it was decided when the run began
         set_to_beginning(state)
         state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
-        state.best_val_loss, state.best_step, state.looked = float("inf"), 0, False
+        state.best_val_loss, state.best_step, state.evaluated = float("inf"), 0, False
         state.batches_skipped = state.skipped_in_a_row = 0
     state.micro_batch_size, state.model.activation_checkpointing = room
     state.updating = False

@@ -1,4 +1,4 @@
-"""What is looked at between training steps: validation, stories, telemetry. No clock runs meanwhile."""
+"""What happens between training steps: validation, stories, telemetry. No clock runs meanwhile."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import needs_logits, training_batch
 
 
-def look(state: TrainState, last: bool) -> Iterator[Record]:
+def evaluate_and_sample(state: TrainState, last: bool) -> Iterator[Record]:
     """Whatever is due at this step: validation, stories, telemetry."""
     every, step = state.config.train, state.step
     telemetry_every = every.telemetry_every or max(every.eval_every // 10, 1)
-    if state.looked:  # before the checkpoint that this run was resumed from
+    if state.evaluated:  # before the checkpoint that this run was resumed from
         if last:
             evaluate_now(state)
         return

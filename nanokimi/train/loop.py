@@ -1,4 +1,4 @@
-"""THE TRAINING LOOP: look, save, step, until the budget is spent. A step is in `step`, a look in `looks`.
+"""THE TRAINING LOOP: evaluate, save, step, until the budget is spent. See `step` and `evaluation`.
 
 `train` is a generator of records, so that one loop serves `nanokimi train`, which runs it through, and
 `nanokimi compare`, which takes a few steps of each model in turn.
@@ -14,8 +14,8 @@ from nanokimi.measure.evaluate import Cancelled
 from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
-from nanokimi.train.evaluation import look
-from nanokimi.train.recovery import survive_memory, survive_numbers
+from nanokimi.train.evaluation import evaluate_and_sample
+from nanokimi.train.recovery import recover_from_non_finite, recover_from_out_of_memory
 from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
 from nanokimi.train.torch_compile import compile_step
@@ -27,25 +27,25 @@ def train(state: TrainState) -> Iterator[Record]:
     """Train to the end of the budget, yielding each record after writing it to metrics.jsonl."""
     while True:
         last = state.step >= total_steps(state)  # n + 1 turns, so that the end shares this code
-        yield from look_unless_stopped(state, last)
-        state.finished = last and state.looked
+        yield from evaluate_unless_stopped(state, last)
+        state.finished = last and state.evaluated
         if state.finished or state.should_stop or due_for_saving(state):
             save_checkpoint(state)
         if state.finished:
             save_weights(state.model, state.folder / "model.safetensors")
         if state.finished or state.should_stop:
             return
-        yield from write(state, step_and_survive(state))
+        yield from write(state, step_and_recover(state))
 
 
-def look_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
-    """Take the look that is due; one that is cut short by a request to stop is undone, to be taken again."""
+def evaluate_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
+    """Evaluate if it is due; an evaluation that a request to stop cuts short is undone, to be repeated."""
     metrics = state.folder / "metrics.jsonl"
     size = metrics.stat().st_size if metrics.exists() else 0
     telemetry, best = state.telemetry.state(), (state.best_val_loss, state.best_step)
     try:
-        yield from write(state, look(state, last))
-        state.looked = True
+        yield from write(state, evaluate_and_sample(state, last))
+        state.evaluated = True
     except Cancelled:
         if metrics.exists():
             os.truncate(metrics, size)
@@ -68,7 +68,7 @@ def due_for_saving(state: TrainState) -> bool:
     return unsaved >= max(int(part * total_steps(state)), 1) or waited * (1 + 1 / unsaved) > seconds
 
 
-def step_and_survive(state: TrainState) -> Iterator[Record]:
+def step_and_recover(state: TrainState) -> Iterator[Record]:
     """One training step; and a record of kind "event" for whatever had to be survived on the way.
 
     With `train.compile` it is compiled before, and anew after what torch.compile has seen has changed.
@@ -92,9 +92,9 @@ def step_and_survive(state: TrainState) -> Iterator[Record]:
                 continue
             return
         if broken is not None:
-            yield survive_numbers(state, broken)
+            yield recover_from_non_finite(state, broken)
             return
-        event, again = survive_memory(state)
+        event, again = recover_from_out_of_memory(state)
         yield event
         if not again:
             return

@@ -1,4 +1,4 @@
-"""When memory or numbers fail in a step: make room and repeat it, or find the culprit and do as configured."""
+"""Recovering when memory runs out or numbers are not finite: make room and repeat the step, or do as configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanokimi.train.step import forward_backward, sequence_loss, training_batch
 SKIPPED_IN_A_ROW = 10  # then the weights, not the batches, are what is broken
 
 
-def survive_memory(state: TrainState) -> tuple[Record, bool]:
+def recover_from_out_of_memory(state: TrainState) -> tuple[Record, bool]:
     """Make room after memory ran out in a step: (an event, whether the same step can be taken again at once).
 
     Forward and backward change no weight, so their step is simply repeated. Where the update itself failed, weights
@@ -79,12 +79,12 @@ def context_that_fits(state: TrainState) -> str:
     )
 
 
-def survive_numbers(state: TrainState, reason: str) -> Record:
+def recover_from_non_finite(state: TrainState, reason: str) -> Record:
     """After a loss or gradient that is not finite: keep the evidence, then stop, skip or roll back as configured.
 
     Raises TrainingError with everything saved, if told to stop, or after ten skipped steps in a row.
     """
-    culprit = find_culprit(state)
+    module = first_non_finite_module(state)
     state.optimizer.zero_grad(set_to_none=True)
     folder = state.folder / "nonfinite" / f"step-{state.step + 1:08d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,49 +93,49 @@ def survive_numbers(state: TrainState, reason: str) -> Record:
     write_atomic(folder / "batch.safetensors", save(batch))
     write_json(
         folder / "report.json",
-        {"step": state.step + 1, "reason": reason, "first_not_finite": culprit},
+        {"step": state.step + 1, "reason": reason, "first_not_finite": module},
     )
     policy = state.config.train.on_nonfinite
     if policy == "stop" or state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
         save_checkpoint(state)
         after = f" after {state.skipped_in_a_row} skipped steps in a row" if state.skipped_in_a_row else ""
         raise TrainingError(
-            f"{reason}{after}; first not finite: {culprit}; the run is saved and the batch is in {folder}: lower the "
+            f"{reason}{after}; first not finite: {module}; the run is saved and the batch is in {folder}: lower the "
             "learning rate, or continue with --resume --on-nonfinite skip (or rollback)"
         )
     start, updates = state.step, state.step - state.batches_skipped
     if policy == "rollback":
         start, updates = roll_back(state)
     state.step += 1
-    state.looked = False
+    state.evaluated = False
     state.batches_skipped = state.step - updates
     state.skipped_in_a_row += 1
     if policy == "skip":
-        detail = f"{reason}; first not finite: {culprit}; this update is left out"
+        detail = f"{reason}; first not finite: {module}; this update is left out"
         return {"kind": "event", "event": "nonfinite_skipped", "detail": detail}
-    detail = f"{reason}; first not finite: {culprit}; weights go back to those of step {start}"
+    detail = f"{reason}; first not finite: {module}; weights go back to those of step {start}"
     return {"kind": "event", "event": "nonfinite_rolled_back", "detail": detail}
 
 
-def find_culprit(state: TrainState) -> str:
+def first_non_finite_module(state: TrainState) -> str:
     """Repeat the step's forward and backward passes and name the first module whose output, or its gradient, is bad."""
     found: list[str] = []
     hooks: list[Any] = []
 
     def watch(name: str, module: torch.nn.Module) -> None:
-        def look(_: torch.nn.Module, __: Any, output: Any) -> None:
+        def check_output(_: torch.nn.Module, __: Any, output: Any) -> None:
             for tensor in filter(torch.is_floating_point, tensors_in(output)):
                 if not tensor.isfinite().all():
                     broken = [n for n, p in module.named_parameters(recurse=False) if not p.isfinite().all()]
                     found.append(f"{name}, whose {broken[0]} is not finite already" if broken else name)
                 elif tensor.requires_grad:
-                    tensor.register_hook(lambda gradient: look_back(gradient))
+                    tensor.register_hook(lambda gradient: check_gradient(gradient))
 
-        def look_back(gradient: torch.Tensor) -> None:
+        def check_gradient(gradient: torch.Tensor) -> None:
             if not gradient.isfinite().all():
                 found.append(f"the gradient of {name}'s output")
 
-        hooks.append(module.register_forward_hook(look))
+        hooks.append(module.register_forward_hook(check_output))
 
     for name, module in state.model.named_modules():
         watch(name or type(module).__name__, module)

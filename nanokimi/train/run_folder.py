@@ -107,7 +107,7 @@ def read_plugs(path: Path) -> dict[str, str]:
     return kept
 
 
-def take_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     """The configuration and data of the interrupted run in `folder`, with whatever `config` changes of them saved.
 
     The caller has made sure that changes are wanted. A run that died while it prepared its data prepares it now.

@@ -62,11 +62,11 @@ class TrainState:
     peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
-    looked: bool = False  # what was due at this step is in metrics.jsonl
+    evaluated: bool = False  # what was due at this step is in metrics.jsonl
     updating: bool = False  # an exception now would leave the parameters half updated
     # One of many runs of a study: no stories, no telemetry, one validation at the end.
     only_final_score: bool = False
-    finished: bool = False  # the budget is spent and the last look taken
+    finished: bool = False  # the budget is spent and the last evaluation done
     stop_requested: bool = False  # set from outside: finish the step, save, return
     stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples
     saved_step: int = -1

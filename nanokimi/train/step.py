@@ -65,7 +65,7 @@ def train_step(state: TrainState) -> Record:
 
     seconds = fenced_seconds(state.device) - start
     state.step += 1
-    state.looked = False
+    state.evaluated = False
     state.skipped_in_a_row = 0
     state.train_seconds += seconds
     state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(state.device))

@@ -1,4 +1,4 @@
-"""What happened inside the model between two looks: expert load, router entropy, attention logits, clips."""
+"""What happened inside the model between two evaluations: expert load, router entropy, attention logits, clips."""
 
 from __future__ import annotations
 

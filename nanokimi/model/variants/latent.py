@@ -87,7 +87,7 @@ class LatentAttention(nn.Module):
             dtype = torch.promote_types(x_BTD.dtype, torch.float32)
             latents_HJX = self.latents.to(dtype).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
             logits_BHJT = latents_HJX @ k_BHTX.to(dtype).mT * self.scale
-            pool = self._take_up(cache, logits_BHJT)
+            pool = self._resume(cache, logits_BHJT)
             outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))]
             for q, logits, v in zip(
                 q_BHTX.to(dtype).split(CHUNK, dim=2),
@@ -106,7 +106,7 @@ class LatentAttention(nn.Module):
         max_logits_H = torch.stack(tops).amax(dim=0).float() if want_max_logits else None
         return self.o_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H
 
-    def _take_up(self, cache: LayerCache | None, logits_BHJT: torch.Tensor) -> Pool:
+    def _resume(self, cache: LayerCache | None, logits_BHJT: torch.Tensor) -> Pool:
         """What the latents hold of the tokens before these."""
         if cache is not None and cache.state:
             return Pool(*cache.state)

@@ -24,7 +24,7 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, read_json_lines
-from nanokimi.train import evaluation as looks
+from nanokimi.train import evaluation
 from nanokimi.train import recovery as survive
 from nanokimi.train.checkpoint import load_newest_checkpoint, save_checkpoint
 from nanokimi.train.loop import train
@@ -215,7 +215,7 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = begin(tiny_config(), tmp_path / "run")
-    expected = looks.evaluate_now(state).val_loss
+    expected = evaluation.evaluate_now(state).val_loss
 
     def tight(x: torch.Tensor, *given: Any, f: Any = state.model.lm_head.forward) -> Any:
         if x.shape[0] > 3:
@@ -223,7 +223,7 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
         return f(x, *given)
 
     monkeypatch.setattr(state.model.lm_head, "forward", tight)
-    assert looks.evaluate_now(state).val_loss == pytest.approx(expected, rel=1e-6)
+    assert evaluation.evaluate_now(state).val_loss == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's data is Linux's")
@@ -265,13 +265,13 @@ def test_stop_names_the_module_and_keeps_the_batch_and_the_state(
     config = replace(tiny_config(), model=name)
     state = begin(config, tmp_path / "run")
     modules = dict(state.model.named_modules())
-    culprit = {"nanokimi": "model.layers.1.self_attn.o_proj", "nanogpt": "transformer.h.1.mlp.c_fc"}[name]
-    break_step(state, {5}, modules[culprit])
-    with pytest.raises(TrainingError, match=culprit) as caught:
+    module = {"nanokimi": "model.layers.1.self_attn.o_proj", "nanogpt": "transformer.h.1.mlp.c_fc"}[name]
+    break_step(state, {5}, modules[module])
+    with pytest.raises(TrainingError, match=module) as caught:
         list(train(state))
     assert "loss at step 5" in str(caught.value) and "\n" not in str(caught.value)
     folder = tmp_path / "run" / "nonfinite" / "step-00000005"
-    assert read_json(folder / "report.json")["first_not_finite"] == culprit
+    assert read_json(folder / "report.json")["first_not_finite"] == module
     batch = load_file(folder / "batch.safetensors")
     from nanokimi.train.step import training_batch
 
@@ -289,14 +289,17 @@ def test_broken_weights_and_broken_gradients_are_named(tiny_config: Build, tmp_p
     train_step(state)
     with torch.no_grad():
         state.model.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
-    assert survive.find_culprit(state) == "model.layers.0.mlp.down_proj, whose weight is not finite already"
+    assert (
+        survive.first_non_finite_module(state)
+        == "model.layers.0.mlp.down_proj, whose weight is not finite already"
+    )
     state = begin(tiny_config(), tmp_path / "gradient")
     state.model.model.layers[1].self_attn.register_full_backward_pre_hook(
         lambda _, gradients: tuple(None if g is None else g * math.inf for g in gradients)
     )
     with pytest.raises(TrainingError, match="gradient"):
         train_step(state)
-    assert "the gradient of model.layers.1.self_attn" in survive.find_culprit(state)
+    assert "the gradient of model.layers.1.self_attn" in survive.first_non_finite_module(state)
 
 
 @pytest.mark.parametrize("name", MODELS)
