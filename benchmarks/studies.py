@@ -55,11 +55,11 @@ RESULTS = {
     ),
     "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
     "ladder-shakespeare": Result(
-        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--readings", "tokens,flops"],
+        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--budgets", "tokens,flops"],
         needs_text=True,
     ),
     "ladder-tales": Result(
-        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--readings", "tokens,flops"]
+        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--budgets", "tokens,flops"]
     ),
     "scale-tales": Result(["scale", "--config", "scale-tales", *STUDY.split(), "--families", FAMILIES]),
     "seed-2": Result(

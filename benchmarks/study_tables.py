@@ -56,7 +56,7 @@ def old_differences(path: Path) -> dict[str, SeedDifference]:
     found = {}
     for one in plan["comparisons"]:
         by_arm = [
-            weight * np.array([losses[key] for key in keys[name][one["reading"]]])
+            weight * np.array([losses[key] for key in keys[name][one["budget"]]])
             for name, weight in one["weights"].items()
         ]
         total_S = list(np.sum(by_arm, axis=0))

@@ -125,7 +125,10 @@ def search_table(name: str) -> str:
         losses = [run["test_loss"] for run in runs if run["arm"] == arm]
         noise = search_variance([trial["losses"] for trial in search["table"]], losses) ** 0.5
         found = ", ".join(f"`{key}` {value_text(value)}" for key, value in search["best"].items())
-        edges = ", ".join(knob for knob, inside in search["interior"].items() if not inside) or "none"
+        edges = (
+            ", ".join(hyperparameter for hyperparameter, inside in search["interior"].items() if not inside)
+            or "none"
+        )
         lines.append(
             f"| {arm} | {search['trials']}, {search['runs']} | {in_time(search['cpu_seconds'])} | {search['loss']:.4f} "
             f"| {found} | {edges} | {noise:.4f} |"
@@ -135,21 +138,23 @@ def search_table(name: str) -> str:
 
 
 def sensitivity_table(name: str) -> str:
-    """For each knob and arm the validation losses around the last pattern's centre, the best value in bold."""
+    """For each hyperparameter and arm the losses around the last pattern's centre, the best value in bold."""
     arms = read_json(PRESETS / "searches" / f"{name}.json")["arms"]
-    knobs = list(dict.fromkeys(knob for record in arms.values() for knob in record["space"]))
+    hyperparameters = list(
+        dict.fromkeys(hyperparameter for record in arms.values() for hyperparameter in record["space"])
+    )
     lines = ["| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
-    for knob in knobs:
+    for hyperparameter in hyperparameters:
         cells = []
         for record in arms.values():
-            best = record["best_values"].get(knob)
+            best = record["best_values"].get(hyperparameter)
             points = [
                 f"{f'**{value_text(value)}**' if value == best else value_text(value)}: "
                 + ("diverged" if loss is None else f"{loss:.4f}")
-                for value, loss in record["sensitivity"].get(knob, [])
+                for value, loss in record["sensitivity"].get(hyperparameter, [])
             ]
             cells.append(", ".join(points) or "not a setting of its optimizer")
-        lines.append(f"| `{knob}` | " + " | ".join(cells) + " |")
+        lines.append(f"| `{hyperparameter}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

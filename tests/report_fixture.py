@@ -213,7 +213,7 @@ def make_arm(name: str, runs: list[Record], search: Record | None) -> Record:
 
 
 def make_search(name: str) -> Record:
-    """A tuning record: two knobs that are numbers, and one whose last value is a word."""
+    """A tuning record: two hyperparameters that are numbers, and one whose last value is a word."""
     muon = name != "NanoGPT"
     best = {"lr": 0.016 if muon else 0.004, "init_scale": 0.8, "decay": "cosine"}
     curves: dict[str, list[list[Any]]] = {
@@ -223,10 +223,10 @@ def make_search(name: str) -> Record:
     }
     table = [
         {
-            "values": {**best, knob: value},
+            "values": {**best, hyperparameter: value},
             "losses": [None if loss is None else loss - 0.004, loss and loss + 0.004],
         }
-        for knob, curve in curves.items()
+        for hyperparameter, curve in curves.items()
         for value, loss in curve
     ]
     return {

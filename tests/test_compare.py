@@ -343,7 +343,7 @@ def test_what_goes_wrong_in_a_worker_is_said_in_one_line(arm: ArmProcess) -> Non
 
 
 def test_segments_by_hand() -> None:
-    """16 steps in 8 stretches of 2; an evaluation counts for the stretch that it ends."""
+    """16 steps in 8 blocks of 2; an evaluation counts for the block that it ends."""
 
     def records(loss: float, ms: list[float], steps: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [{"kind": "eval", "step": 0, "val_loss": 9.0}]

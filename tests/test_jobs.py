@@ -21,7 +21,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
-from nanokimi.study.jobs import as_job_config, in_stretches, job_key, model_key, read_results
+from nanokimi.study.jobs import as_job_config, in_blocks, job_key, model_key, read_results
 from nanokimi.study.pool import free_slots
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
 
@@ -80,10 +80,10 @@ def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
 def test_stretches_hold_every_window_once() -> None:
     nats = np.random.default_rng(0).normal(50, 5, 231)
     counts = np.array([16] * 230 + [7])
-    sums, tokens = in_stretches(nats, counts)
+    sums, tokens = in_blocks(nats, counts)
     assert len(sums) == len(tokens) == 100
     assert sum(sums) == pytest.approx(nats.sum(), abs=0.06) and sum(tokens) == 230 * 16 + 7
-    assert in_stretches(nats[:3], np.array([16, 9, 8]))[1] == [16, 9, 8]
+    assert in_blocks(nats[:3], np.array([16, 9, 8]))[1] == [16, 9, 8]
 
 
 def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:
@@ -105,7 +105,7 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
         alone["flops_per_token"] * alone["tokens"] + alone["optimizer_flops_per_step"] * alone["steps"]
     )
     assert lines[0]["test_loss"] == alone["test_loss"]
-    total = sum(lines[0]["stretch_nats"]) / len(study.data.test_ids)
+    total = sum(lines[0]["block_nats"]) / len(study.data.test_ids)
     assert total == pytest.approx(lines[0]["test_loss"], abs=1e-4)
     folder = study.folder / "jobs" / lines[0]["key"]
     assert not (folder / "checkpoints").exists() and (folder / "window_nats.npy").exists()
@@ -137,7 +137,7 @@ def test_a_trial_knows_nothing_of_the_test_part_and_is_made_again_to_be_judged(s
         (judged,) = pool.run([job_of(arm(study), 1, "seed")])
         (again,) = pool.run([job_of(arm(study), 1, "tune")])
     assert not [name for name in trial if name.startswith("test")]
-    assert not trial.keys() & {"stretch_nats", "floor_gap"} and judged["stretch_nats"]
+    assert not trial.keys() & {"block_nats", "floor_gap"} and judged["block_nats"]
     assert judged["test_loss"] != judged["val_loss"] and again == judged
     assert trial["val_loss"] == judged["val_loss"]
 

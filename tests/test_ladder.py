@@ -1,4 +1,4 @@
-"""The ladder: its rungs as data, tuning with equal trials, and the whole study at toy size through the command line."""
+"""The ladder: components as data, tuning with equal trials, and a whole study at toy size from the command line."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from nanokimi.study.ladder import (
     ADAMW_END,
     ARCHITECTURE,
     BY_NAME,
+    COMPONENTS,
+    DESIGNS,
     END,
     EVERYTHING,
     MUON_START,
     NAMES,
     OPTIMIZER,
-    RUNGS,
     START,
     closed,
     composed,
@@ -51,7 +52,7 @@ def preset(name: str) -> RunConfig:
     return resolve(config, vocab_size=vocab_size, device="cpu", dtype="fp32", threads=1)
 
 
-# ---- rungs
+# ---- components
 
 
 def test_the_ends_are_the_two_models() -> None:
@@ -64,28 +65,32 @@ def test_the_ends_are_the_two_models() -> None:
     assert model_cost(start.model, 64) == model_cost(config.nanogpt.model, 64)
 
 
-def test_each_rung_changes_its_own_settings_and_no_other() -> None:
+def test_each_component_changes_its_own_settings_and_no_other() -> None:
     """Beside its settings only widths, with Muon the rate, and once the initialiser's scale differ from arm to arm."""
-    arms, comparisons = plan_ladder(preset("ladder-shakespeare"), ["up"], NAMES)
+    arms, comparisons = plan_ladder(preset("ladder-shakespeare"), ["additive"], NAMES)
     assert [one["name"] for one in comparisons][: len(NAMES)] == [f"+ {name}" for name in NAMES]
     free = {"variant.model.intermediate_size", "variant.model.moe_intermediate_size"}
-    for rung, before, after in zip(RUNGS, arms, arms[1:], strict=False):
+    for component, before, after in zip(COMPONENTS, arms, arms[1:], strict=False):
         was, now = settings(before.config), settings(after.config)
         changed = {key for key in now if now[key] != was[key]} - free
-        own = {f"variant.model.{key}" for key in rung.model} | {f"variant.optim.{key}" for key in rung.optim}
-        own |= {f"variant.optim.{key}" for key in rung.instead}
-        own |= {"variant.optim.lr"} if rung.name == "Muon" else set()
-        if nearest_end(frozenset(before.changes["rungs"])) != nearest_end(frozenset(after.changes["rungs"])):
-            own |= {"variant.model.initializer_range"}  # no rung's: as configured for the nearest end
-        if rung.name == "MoE":  # arrives without what the next two rungs bring
+        own = {f"variant.model.{key}" for key in component.model} | {
+            f"variant.optim.{key}" for key in component.optim
+        }
+        own |= {f"variant.optim.{key}" for key in component.instead}
+        own |= {"variant.optim.lr"} if component.name == "Muon" else set()
+        if nearest_end(frozenset(before.changes["components"])) != nearest_end(
+            frozenset(after.changes["components"])
+        ):
+            own |= {"variant.model.initializer_range"}  # no component's: as configured for the nearest end
+        if component.name == "MoE":  # arrives without what the next two components bring
             own |= {"variant.optim.router_bias_update_speed"}
-        assert changed and changed <= own, rung.name
+        assert changed and changed <= own, component.name
 
 
 @pytest.mark.parametrize("name", ["ladder-shakespeare", "ladder-tales"])
 def test_every_arm_has_nanogpts_active_parameters(name: str) -> None:
     config = preset(name)
-    arms, _ = plan_ladder(config, ["up", "down", "square"], NAMES)
+    arms, _ = plan_ladder(config, list(DESIGNS), NAMES)
     context = config.train.context_length
     count = parameters("active_params", context)
     target = model_cost(config.nanogpt.model, context).params_active
@@ -98,14 +103,14 @@ def test_every_arm_has_nanogpts_active_parameters(name: str) -> None:
 def test_leaving_one_out_takes_along_what_stands_on_it() -> None:
     assert closed(EVERYTHING - {"MoE"}) == EVERYTHING - {"MoE", "shared expert", "balancing"}
     assert closed(EVERYTHING - {"RoPE"}) == EVERYTHING - {"RoPE", "MLA"}
-    arms, comparisons = plan_ladder(preset("ladder-tales"), ["down"], ["Muon", "WSD"])
+    arms, comparisons = plan_ladder(preset("ladder-tales"), ["leave-one-out"], ["Muon", "WSD"])
     assert [arm.name for arm in arms] == [END, "without Muon and QK-Clip", "without WSD", MUON_START]
     assert comparisons[0]["weights"] == {"without Muon and QK-Clip": 1, END: -1}
-    assert {name for rung in RUNGS for name in rung.needs} <= set(BY_NAME)
+    assert {name for component in COMPONENTS for name in component.needs} <= set(BY_NAME)
 
 
 def test_the_square_credits_nobody_with_the_others_gain() -> None:
-    arms, comparisons = plan_ladder(preset("ladder-tales"), ["square"], NAMES)
+    arms, comparisons = plan_ladder(preset("ladder-tales"), ["2x2"], NAMES)
     by_name = {arm.name: arm.config.variant for arm in arms}
     assert by_name[MUON_START].model == by_name[START].model
     assert by_name[ADAMW_END].optim.name == by_name[START].optim.name == "adamw"
@@ -174,7 +179,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMON = (
     "--search",
     "rates",
-    "--rungs",
+    "--components",
     "RMSNorm,untied head,Muon",
     "--seeds",
     "3",
@@ -192,7 +197,7 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
         choice = "choice: from=NanoGPT model.experts=expert_choice"
-        status = cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--arm", choice))
+        status = cli.main(study_command(toy, "ladder", *COMMON, "--design", "all", "--arm", choice))
         assert status == 1, "an arm leaks"
     return toy / "out"
 
@@ -202,10 +207,10 @@ def test_every_output_is_there_and_says_what_it_must(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"study.html", "study.md", "study.csv", "results.jsonl", "tuned.json", "tuning.png"} <= names
     assert {
-        "effects-upwards.png",
-        "effects-downwards.png",
-        "effects-square.png",
-        "effects-readings.png",
+        "effects-additive.png",
+        "effects-leave-one-out.png",
+        "effects-2x2.png",
+        "effects-budgets.png",
     } <= names
     texts = [
         study_output.as_text(report),
@@ -281,7 +286,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
 
 def test_each_reading_is_trained_to_its_own_end(finished: Path) -> None:
     report = read_json(finished / "study.json")
-    rows = {(row["name"], row["reading"]): row for row in report["arms"] if not row["leaking"]}
+    rows = {(row["name"], row["budget"]): row for row in report["arms"] if not row["leaking"]}
     per_flop = [rows[name, "flops"]["flops"] for name in (START, MUON_START, END)]
     assert max(per_flop) / min(per_flop) < 1.35, "six steps are coarse"
     assert rows[END, "flops"]["steps"] < rows[END, "tokens"]["steps"] == 6
@@ -295,7 +300,7 @@ def test_repeating_the_command_runs_nothing(
     before = (finished / "results.jsonl").read_bytes()
     monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
     choice = "choice: from=NanoGPT model.experts=expert_choice"
-    assert cli.main(study_command(toy, "ladder", *COMMON, "--direction", "all", "--arm", choice)) == 1
+    assert cli.main(study_command(toy, "ladder", *COMMON, "--design", "all", "--arm", choice)) == 1
     assert (finished / "results.jsonl").read_bytes() == before
     assert "LEAKING: choice; not ranked" in capsys.readouterr().err
 
@@ -327,10 +332,10 @@ def test_tuned_rates_are_taken_over_and_said(
     finished: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = [
-        "--rungs",
+        "--components",
         "RMSNorm",
-        "--direction",
-        "up",
+        "--design",
+        "additive",
         "--seeds",
         "2",
         "--tuned",
@@ -340,7 +345,7 @@ def test_tuned_rates_are_taken_over_and_said(
         word if word != str(toy / "out") else str(toy / "taken")
         for word in study_command(toy, "ladder", *more)
     ]
-    assert cli.main([*given, "--readings", "tokens"]) == 0
+    assert cli.main([*given, "--budgets", "tokens"]) == 0
     report = read_json(toy / "taken" / "study.json")
     tuned = read_json(finished / "tuned.json")["arms"]
     assert {row["name"]: row["lr"] for row in report["arms"]} == {
@@ -352,7 +357,7 @@ def test_tuned_rates_are_taken_over_and_said(
 def test_holm_counts_the_whole_study(finished: Path) -> None:
     report = read_json(finished / "study.json")
     judged = [one for one in report["effects"] if one["mean"] is not None]
-    assert len({one["family"] for one in judged}) > 2 and len({one["reading"] for one in judged}) == 3
+    assert len({one["family"] for one in judged}) > 2 and len({one["budget"] for one in judged}) == 3
     assert {one["tests"] for one in judged} == {len(judged)}
     assert [one["holm_p"] for one in judged] == holm([one["p"] for one in judged])
     assert any("over all comparisons of the study" in label for label in report["labels"])
@@ -406,7 +411,17 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     """Its file's content is part of a run's name: another content is another run."""
     from nanokimi.runtime.plugs import forget_plugs
 
-    more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
+    more = [
+        "--components",
+        "RMSNorm",
+        "--design",
+        "leave-one-out",
+        "--seeds",
+        "2",
+        "--no-tune",
+        "--budgets",
+        "tokens",
+    ]
     given = [
         word if word != str(toy / "out") else str(toy / "plugged")
         for word in study_command(toy, "ladder", *more)
@@ -443,7 +458,17 @@ def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
 
     (toy / "mine.py").write_text(MODEL)
     words = f"Bigrams: from={toy / 'mine.py'}:Bigrams model.width=4 optim.lr=1e-2"
-    more = ["--rungs", "RMSNorm", "--direction", "down", "--seeds", "2", "--no-tune", "--readings", "tokens"]
+    more = [
+        "--components",
+        "RMSNorm",
+        "--design",
+        "leave-one-out",
+        "--seeds",
+        "2",
+        "--no-tune",
+        "--budgets",
+        "tokens",
+    ]
     given = [
         word if word != str(toy / "out") else str(toy / "model")
         for word in study_command(toy, "ladder", *more, "--arm", words)
@@ -462,9 +487,12 @@ def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--direction", "sideways"], "--direction is sideways: expected up, down, both, square or all"),
-        (["--rungs", "RMSNorm,magic"], "--rungs: there is no 'magic'; there are RMSNorm, RoPE"),
-        (["--rungs", "MLA", "--direction", "up"], "--rungs: MLA needs RoPE"),
+        (
+            ["--design", "sideways"],
+            "--design is sideways: expected additive, leave-one-out, 2x2, both or all",
+        ),
+        (["--components", "RMSNorm,magic"], "--components: there is no 'magic'; there are RMSNorm, RoPE"),
+        (["--components", "MLA", "--design", "additive"], "--components: MLA needs RoPE"),
         (["--seeds", "0"], "--seeds is 0: it must be 1 to 1000"),
         (["--tuned", "x.json", "--no-tune"], "--tuned and --no-tune exclude each other"),
         (["--arm", "nonsense"], "--arm 'nonsense': expected \"NAME: from=FAMILY"),
@@ -495,7 +523,7 @@ def test_a_folder_of_something_else_is_left_alone(toy: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
 
 
-def test_help_names_the_rungs() -> None:
+def test_help_names_the_components() -> None:
     from nanokimi.cli.study_options import STUDY_USAGE
 
     listed = " ".join(STUDY_USAGE["ladder"].split())
@@ -504,12 +532,12 @@ def test_help_names_the_rungs() -> None:
 
 def test_steps_of_a_reading_are_solved_again_for_other_arms(toy: Path, finished: Path) -> None:
     """The folder knows the steps of the arms before; these have other sizes, and so other FLOPs."""
-    more = ["--rungs", "Muon", "--direction", "up", "--seeds", "1", "--no-tune", "--readings", "flops"]
-    before = read_json_lines(finished / "results.jsonl")[-1]["reading_steps"]["flops"]
+    more = ["--components", "Muon", "--design", "additive", "--seeds", "1", "--no-tune", "--budgets", "flops"]
+    before = read_json_lines(finished / "results.jsonl")[-1]["budget_steps"]["flops"]
     smaller = ["--nanogpt.model.num_hidden_layers", "1", "--nanokimi.model.num_hidden_layers", "1"]
     assert (
         cli.main(study_command(toy, "ladder", *more, *smaller, "--nanokimi.model.first_k_dense_replace", "0"))
         == 0
     )
     plan = read_json_lines(finished / "results.jsonl")[-1]
-    assert plan["kind"] == "plan" and plan["reading_steps"]["flops"] != before
+    assert plan["kind"] == "plan" and plan["budget_steps"]["flops"] != before

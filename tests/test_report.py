@@ -169,12 +169,12 @@ def test_one_seed_names_no_winner(tmp_path: Path) -> None:
 
 def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
     report = write_comparison(tmp_path)
-    knob = {"low": 5e-4, "high": 6.4e-2, "scale": "log", "setting": "optim.lr"}
+    hyperparameter = {"low": 5e-4, "high": 6.4e-2, "scale": "log", "setting": "optim.lr"}
     report["arms"][0]["search"] = {
         "kind": "search",
         "cpu_seconds": 240.0,
         "file": "tales.json",
-        "space": {"lr": knob},
+        "space": {"lr": hyperparameter},
         "design": "8 Sobol points",
         "seeds": [2337],
         "best": {"optim.lr": 0.02},

@@ -21,7 +21,14 @@ from nanokimi.config.rules import resolve, validate
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results
 from nanokimi.study.search import Asked, Design, search, sobol_points
-from nanokimi.study.space import BY_NAME, KNOBS, knobs_of, left_out, settings_of, values_at
+from nanokimi.study.space import (
+    BY_NAME,
+    HYPERPARAMETERS,
+    hyperparameters_of,
+    left_out,
+    settings_of,
+    values_at,
+)
 from nanokimi.study.sweep_search import yaml_lines
 
 STEPS = 500
@@ -40,7 +47,7 @@ ARMS = {"kimi": arm("nanokimi"), "gpt": arm("nanogpt"), "lion": arm("nanogpt", n
 
 
 def values_of(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """The knobs' values that settings stand for, read off independently of how they were written."""
+    """The hyperparameters' values that settings stand for, read off independently of how they were written."""
     found = {
         "lr": settings["optim.lr"],
         "init_scale": settings["model.initializer_range"] * math.sqrt(config.arm.model.hidden_size),
@@ -56,14 +63,19 @@ def values_of(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def bowl(centre: dict[str, float], noise: float = 0.0) -> Callable[[Sequence[Asked]], list[float]]:
-    """A loss that is quadratic in the knobs' coordinates, around `centre` (0.5 where that says nothing)."""
+    """A loss that is quadratic in the hyperparameters' coordinates, around `centre` (0.5 where that says nothing)."""
 
     def score(asked: Sequence[Asked]) -> list[float]:
         losses = []
         for name, settings, seed in asked:
             values = values_of(settings, ARMS[name])
-            units = {knob: BY_NAME[knob].unit(value) for knob, value in values.items()}
-            loss = 2 + sum((unit - centre.get(knob, 0.5)) ** 2 for knob, unit in units.items())
+            units = {
+                hyperparameter: BY_NAME[hyperparameter].unit(value)
+                for hyperparameter, value in values.items()
+            }
+            loss = 2 + sum(
+                (unit - centre.get(hyperparameter, 0.5)) ** 2 for hyperparameter, unit in units.items()
+            )
             drawn = np.random.default_rng(abs(hash((str(settings), seed))) % 2**32).normal()
             losses.append(loss + noise * drawn)
         return losses
@@ -75,7 +87,9 @@ def bowl(centre: dict[str, float], noise: float = 0.0) -> Callable[[Sequence[Ask
 
 
 def test_every_arm_has_the_same_space_less_what_its_optimizer_lacks() -> None:
-    assert [knob.name for knob in knobs_of(ARMS["kimi"])] == [knob.name for knob in KNOBS]
+    assert [hyperparameter.name for hyperparameter in hyperparameters_of(ARMS["kimi"])] == [
+        hyperparameter.name for hyperparameter in HYPERPARAMETERS
+    ]
     assert left_out(ARMS["gpt"]) == {"adamw_ratio": "adamw has a single rate"}
     foreign = arm("nanogpt", name="torch:NAdam")
     assert set(left_out(foreign)) == {"adamw_ratio", "beta2", "momentum"}
@@ -85,19 +99,21 @@ def test_every_arm_has_the_same_space_less_what_its_optimizer_lacks() -> None:
 def test_any_point_of_the_space_is_a_valid_configuration(name: str) -> None:
     """And its settings lie within the ranges that the table names."""
     config = ARMS[name]
-    corners = [tuple([0.0] * len(KNOBS)), tuple([1.0] * len(KNOBS))]
+    corners = [tuple([0.0] * len(HYPERPARAMETERS)), tuple([1.0] * len(HYPERPARAMETERS))]
     for point in (*corners, *sobol_points(32)):
-        values = values_at(point, knobs_of(config), STEPS)
+        values = values_at(point, hyperparameters_of(config), STEPS)
         settings = settings_of(values, config, STEPS)
         validate(with_changes(config, {f"{config.model}.{key}": value for key, value in settings.items()}))
         read = values_of(settings, config)
-        for knob in knobs_of(config):
-            value = read[knob.name]
+        for hyperparameter in hyperparameters_of(config):
+            value = read[hyperparameter.name]
             if value != "cosine":
-                slack = 0.5 / STEPS if knob.name == "warmup" else 1e-3 * value
-                assert knob.low - slack <= value <= knob.high + slack, knob.name
-                assert value == pytest.approx(values[knob.name], rel=2e-3), knob.name
-    ends = [settings_of(values_at(point, knobs_of(config), STEPS), config, STEPS) for point in corners]
+                slack = 0.5 / STEPS if hyperparameter.name == "warmup" else 1e-3 * value
+                assert hyperparameter.low - slack <= value <= hyperparameter.high + slack, hyperparameter.name
+                assert value == pytest.approx(values[hyperparameter.name], rel=2e-3), hyperparameter.name
+    ends = [
+        settings_of(values_at(point, hyperparameters_of(config), STEPS), config, STEPS) for point in corners
+    ]
     assert ends[0]["optim.schedule"] == "wsd" and ends[1]["optim.schedule"] == "cosine"
     assert (ends[0]["optim.lr"], ends[1]["optim.lr"]) == (5e-4, 6.4e-2)
 
@@ -130,7 +146,7 @@ def test_all_arms_get_as_many_trials_and_the_same_first_points() -> None:
         mine = [(json.dumps(settings), seed) for arm_name, settings, seed in asked if arm_name == name]
         assert len(mine) == len(set(mine)) == design.runs(2), "nothing is run twice"
         for i, row in enumerate(record["table"][:16]):
-            assert row["values"] == values_at(sobol_points(16)[i], knobs_of(ARMS[name]), STEPS)
+            assert row["values"] == values_at(sobol_points(16)[i], hyperparameters_of(ARMS[name]), STEPS)
         counts = [len(row["losses"]) for row in record["table"]]
         assert counts[:16].count(2) == 4 and set(counts[16:]) == {2}
         assert record["seeds"] == SEEDS
@@ -152,17 +168,21 @@ def test_the_optimum_of_a_bowl_is_found() -> None:
 
 
 @pytest.mark.parametrize(("noise", "bound"), [(0.0, 0.035), (0.03, 0.06)])
-def test_knobs_that_interact_and_seeds_that_scatter(noise: float, bound: float) -> None:
+def test_hyperparameters_that_interact_and_seeds_that_scatter(noise: float, bound: float) -> None:
     """How far above the lowest loss the search ends, in the median of 12 bowls that lie askew (docs/experiments.md)."""
     generator, above = np.random.default_rng(0), []
     for _ in range(12):
-        centre = generator.uniform(0.25, 0.75, len(KNOBS))
+        centre = generator.uniform(0.25, 0.75, len(HYPERPARAMETERS))
         widths = np.sqrt([4, 1, 2, 0.6, 0.3, 0.6, 0.4, 0.8])
-        askew = np.diag(widths) + generator.normal(0, 0.1 * widths.mean(), (len(KNOBS), len(KNOBS)))
+        askew = np.diag(widths) + generator.normal(
+            0, 0.1 * widths.mean(), (len(HYPERPARAMETERS), len(HYPERPARAMETERS))
+        )
 
         def loss(settings: dict[str, Any], askew: Any = askew, centre: Any = centre) -> float:
             values = values_of(settings, ARMS["kimi"])
-            units = np.array([knob.unit(values[knob.name]) for knob in KNOBS])
+            units = np.array(
+                [hyperparameter.unit(values[hyperparameter.name]) for hyperparameter in HYPERPARAMETERS]
+            )
             return float(((askew @ (units - centre)) ** 2).sum())
 
         def score(asked: Sequence[Asked], loss: Callable[[dict[str, Any]], float] = loss) -> list[float]:
@@ -174,7 +194,7 @@ def test_knobs_that_interact_and_seeds_that_scatter(noise: float, bound: float) 
 
 
 def test_more_rounds_come_closer() -> None:
-    centre = {knob.name: 0.3 + 0.05 * i for i, knob in enumerate(KNOBS)}
+    centre = {hyperparameter.name: 0.3 + 0.05 * i for i, hyperparameter in enumerate(HYPERPARAMETERS)}
 
     def losses(rounds: int) -> float:
         return float(search(ARMS, bowl(centre), SEEDS, STEPS, Design(rounds=rounds))["kimi"]["loss"])
@@ -218,22 +238,24 @@ def test_what_diverges_is_never_the_best() -> None:
     assert {record["loss"] for record in hopeless.values()} == {None}
 
 
-def test_curves_vary_one_knob_and_pass_through_the_best() -> None:
-    """Read off the table: nothing but the knob differs, and where a side won, it is on its own knob's curve."""
+def test_curves_vary_one_hyperparameter_and_pass_through_the_best() -> None:
+    """Read off the table: nothing else differs, and where a side won, it is on its own curve."""
     record = search(ARMS, bowl({}, 0.01), SEEDS, STEPS, Design())["kimi"]
     rows = {json.dumps(row["values"], sort_keys=True): row["losses"] for row in record["table"]}
-    for knob, curve in record["sensitivity"].items():
-        assert len(curve) >= 3, knob
+    for hyperparameter, curve in record["sensitivity"].items():
+        assert len(curve) >= 3, hyperparameter
         for value, loss in curve:
-            losses = rows[json.dumps({**record["centre"], knob: value}, sort_keys=True)]
+            losses = rows[json.dumps({**record["centre"], hyperparameter: value}, sort_keys=True)]
             assert loss == pytest.approx(sum(losses) / 2)
     differing = [k for k, value in record["centre"].items() if value != record["best_values"][k]]
     assert len(differing) <= 1
-    for knob in differing:
-        assert record["best_values"][knob] in [value for value, _ in record["sensitivity"][knob]]
+    for hyperparameter in differing:
+        assert record["best_values"][hyperparameter] in [
+            value for value, _ in record["sensitivity"][hyperparameter]
+        ]
 
 
-def test_a_knob_that_changes_nothing_stays_where_it_was() -> None:
+def test_a_hyperparameter_that_changes_nothing_stays_where_it_was() -> None:
     """Ties do not push it towards an end of the space."""
 
     def score(asked: Sequence[Asked]) -> list[float]:

@@ -19,6 +19,7 @@ from nanokimi.study.added import added_arm
 from nanokimi.study.jobs import read_results
 from nanokimi.study.ladder import (
     ADAMW_END,
+    DESIGNS,
     END,
     MUON_START,
     NAMES,
@@ -47,7 +48,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def arms(config: RunConfig) -> list[StudyArm]:
-    return plan_ladder(config, ["up", "down", "square"], NAMES, searched=True)[0]
+    return plan_ladder(config, list(DESIGNS), NAMES, searched=True)[0]
 
 
 def pretend_records(arms: list[StudyArm]) -> dict[str, dict[str, Any]]:
@@ -68,7 +69,7 @@ def pretend_records(arms: list[StudyArm]) -> dict[str, dict[str, Any]]:
 # ---- who inherits from whom
 
 
-def test_every_rung_inherits_from_the_nearest_end_with_its_optimizer(
+def test_every_component_inherits_from_the_nearest_end_with_its_optimizer(
     config: RunConfig, arms: list[StudyArm]
 ) -> None:
     found = {name: parent.name for name, parent in lineage(config, arms).items()}
@@ -81,7 +82,7 @@ def test_every_rung_inherits_from_the_nearest_end_with_its_optimizer(
 
 
 def test_an_end_that_is_no_arm_is_searched_all_the_same(config: RunConfig) -> None:
-    some, _ = plan_ladder(config, ["down"], ["RMSNorm", "Muon"], searched=True)
+    some, _ = plan_ladder(config, ["leave-one-out"], ["RMSNorm", "Muon"], searched=True)
     assert ADAMW_END not in [arm.name for arm in some]
     parent = lineage(config, some)["without Muon and QK-Clip"]
     assert parent.name == ADAMW_END and parent.config.arm.optim.name == "adamw"
@@ -96,11 +97,11 @@ def test_an_optimizer_that_no_end_has_is_searched_itself(config: RunConfig, arms
     assert found["wide"].name == found["wider"].name == START
 
 
-def test_in_a_full_search_wsd_is_no_rung_upwards(config: RunConfig, arms: list[StudyArm]) -> None:
+def test_in_a_full_search_wsd_is_no_component(config: RunConfig, arms: list[StudyArm]) -> None:
     names = [arm.name for arm in arms]
     assert "+ WSD" not in names and "+ QK-Clip" not in names, "adding QK-Clip leads to NanoKimi"
-    _, comparisons = plan_ladder(config, ["up"], NAMES, searched=True)
-    last = [one for one in comparisons if one["family"] == "upwards"][-1]
+    _, comparisons = plan_ladder(config, ["additive"], NAMES, searched=True)
+    last = [one for one in comparisons if one["family"] == "additive"][-1]
     assert last["name"] == "+ QK-Clip" and last["weights"] == {END: 1, "+ Muon": -1}
     (without,) = [arm for arm in arms if arm.name == "without WSD"]
     assert without.config.variant.optim.schedule == "cosine"
@@ -173,7 +174,7 @@ def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms
 
 
 def as_planned(arm: StudyArm, record: dict[str, Any] | None) -> dict[str, Any]:
-    return {"name": arm.name, "leaking": None, "tuning": record, "reading": "tokens"}
+    return {"name": arm.name, "leaking": None, "tuning": record, "budget": "tokens"}
 
 
 def test_what_was_searched_is_said(arms: list[StudyArm]) -> None:
@@ -220,7 +221,7 @@ def test_a_damaged_record_is_refused(arms: list[StudyArm], tmp_path: Path, damag
 
 
 def test_files_with_curves_of_rates_are_still_read(tmp_path: Path) -> None:
-    curve = {"knob": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 2, "interior": False}
+    curve = {"hyperparameter": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 2, "interior": False}
     curve |= {"curve": [[0.01, 1.0], [0.02, None]]}
     (tmp_path / "tuned.json").write_text(json.dumps({"schema_version": 1, "arms": {START: curve}}))
     record = read_tuned(tmp_path / "tuned.json")[START]
@@ -234,7 +235,7 @@ def test_files_with_curves_of_rates_are_still_read(tmp_path: Path) -> None:
 # ---- the whole ladder, searched
 
 
-WORDS = ("--rungs", "RMSNorm,WSD", "--seeds", "1", "--tuning-seeds", "1", "--readings", "tokens")
+WORDS = ("--components", "RMSNorm,WSD", "--seeds", "1", "--tuning-seeds", "1", "--budgets", "tokens")
 FEW = ("--trials", "2", "--search-rounds", "0", "--points", "2", "--rounds", "0")
 
 
@@ -268,7 +269,11 @@ def test_a_ladder_searches_its_ends_and_the_rest_inherit(finished: Path) -> None
         if parent and arm["name"] != "without WSD":
             shared = set(record["best_values"]) & set(parent["best_values"]) - {"lr"}
             assert (
-                all(record["best_values"][knob] == parent["best_values"][knob] for knob in shared) and shared
+                all(
+                    record["best_values"][hyperparameter] == parent["best_values"][hyperparameter]
+                    for hyperparameter in shared
+                )
+                and shared
             )
     assert records["without WSD"]["best"].get("optim.schedule") is None, "its cosine is what it is about"
 

@@ -209,8 +209,8 @@ def test_one_seed_has_no_interval_and_no_winner() -> None:
 # ---- many at once
 
 
-def test_holm_keeps_false_winners_among_many_rungs_rare() -> None:
-    """Twelve rungs that do nothing, each against the one before: uncorrected, nearly half have a winner."""
+def test_holm_keeps_false_winners_among_many_components_rare() -> None:
+    """Twelve components that do nothing, each against the one before: uncorrected, nearly half have a winner."""
     generator = np.random.default_rng(5)
     losses = generator.normal(2, 0.01, (EXPERIMENTS, 13, 5))
     families = {"uncorrected": 0, "holm": 0}
@@ -252,9 +252,9 @@ def test_the_bootstrap_is_the_naive_one() -> None:
     naive = []
     for _ in range(10_000):
         chosen = generator.integers(0, 5, 5)
-        stretches = generator.integers(0, 9, 9)
-        nats = np.mean([differences_SG[s, stretches].sum() for s in chosen])
-        naive.append(nats / tokens_G[stretches].sum())
+        blocks = generator.integers(0, 9, 9)
+        nats = np.mean([differences_SG[s, blocks].sum() for s in chosen])
+        naive.append(nats / tokens_G[blocks].sum())
     expected = np.percentile(naive, [2.5, 97.5])
     assert hierarchical_bootstrap(differences_SG, tokens_G) == pytest.approx(expected, abs=0.003)
 

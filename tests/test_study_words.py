@@ -24,7 +24,7 @@ from nanokimi.study.study import StudyArm
 from nanokimi.study.tune import described
 from nanokimi.study.tuning_record import read_tuned
 
-NO_TUNING = ("--rungs", "RMSNorm", "--direction", "up", "--seeds", "1", "--readings", "tokens")
+NO_TUNING = ("--components", "RMSNorm", "--design", "additive", "--seeds", "1", "--budgets", "tokens")
 SIZES = ("--sizes", "16,32,48,64")
 
 
@@ -50,7 +50,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def arms(config: RunConfig) -> list[StudyArm]:
-    return plan_ladder(config, ["square"], NAMES)[0]
+    return plan_ladder(config, ["2x2"], NAMES)[0]
 
 
 # ---- words
@@ -179,7 +179,7 @@ class Asked:
     def __init__(self, losses: dict[float, float]) -> None:
         self.losses, self.values = losses, []
 
-    def __call__(self, arm: StudyArm, knob: str) -> Any:
+    def __call__(self, arm: StudyArm, hyperparameter: str) -> Any:
         return lambda value, seed: value
 
     def run(self, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class Asked:
 
 
 def test_whole_numbers_are_swept_in_whole_numbers(config: RunConfig) -> None:
-    options = sweep.SweepOptions(knob="train.batch_size", around=3, factor=1.5)
+    options = sweep.SweepOptions(hyperparameter="train.batch_size", around=3, factor=1.5)
     assert sweep.grid_of(config, options) == [1, 2, 3, 4, 7]
     rates = sweep.SweepOptions(grid=("1e-3", "2"))
     assert [(type(value), value) for value in sweep.grid_of(config, rates)] == [(float, 1e-3), (float, 2.0)]
@@ -221,7 +221,14 @@ def test_the_leak_is_that_of_the_leaking_arm(toy: Path, capsys: pytest.CaptureFi
 # ---- tuned.json
 
 
-CURVE = {"knob": "optim.lr", "best": 0.01, "loss": 1.0, "trials": 1, "interior": True, "curve": [[0.01, 1.0]]}
+CURVE = {
+    "hyperparameter": "optim.lr",
+    "best": 0.01,
+    "loss": 1.0,
+    "trials": 1,
+    "interior": True,
+    "curve": [[0.01, 1.0]],
+}
 
 
 @pytest.mark.parametrize(
@@ -282,10 +289,10 @@ def test_help_says_where_tuned_rates_come_from() -> None:
         ("muonclip", "split_heads", "true"),
     ],
 )
-def test_what_no_rung_carries_is_refused(config: RunConfig, name: str, key: str, value: str) -> None:
+def test_what_no_component_carries_is_refused(config: RunConfig, name: str, key: str, value: str) -> None:
     changed = with_parsed(config, {"nanokimi.optim.name": name, f"nanokimi.optim.{key}": value})
     with pytest.raises(
-        UserError, match=rf"nanokimi\.optim\.{key} .* differ: no rung of the ladder changes it"
+        UserError, match=rf"nanokimi\.optim\.{key} .* differ: no component of the ladder changes it"
     ):
         check_ends(changed)
     check_ends(with_parsed(config, {"nanokimi.optim.name": name}))

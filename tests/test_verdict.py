@@ -17,7 +17,7 @@ from nanokimi.measure.stats import compare_pairs, t_quantile
 
 
 def test_the_paired_difference_equals_a_naive_computation() -> None:
-    """120 windows in 50 stretches of 2 or 3; Student's t for 49 degrees of freedom is 2.0096."""
+    """120 windows in 50 blocks of 2 or 3; Student's t for 49 degrees of freedom is 2.0096."""
     generator = np.random.default_rng(0)
     first, second = generator.gamma(4, 10, 120), generator.gamma(4, 10, 120)
     counts = generator.integers(1, 17, 120)
@@ -62,7 +62,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_experiments(windows: int, me
 
 
 def test_unequal_stretches_do_not_widen_the_interval() -> None:
-    """A difference common to all tokens is no noise, however windows, and stretches of one or two, differ in length."""
+    """A difference common to all tokens is no noise, however windows, and blocks of one or two, differ in length."""
     tokens = np.arange(75) % 7 + 1
     differences = np.random.default_rng(0).normal(10.0, 0.1, 75) * tokens
     found = paired_difference(differences, np.zeros(75), tokens)

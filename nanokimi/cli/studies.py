@@ -69,7 +69,7 @@ def run_sweep(arguments: list[str]) -> int:
         k: v for k, v in options.items() if k not in ("config", "out", "model", "vary", "grid")
     }
     if "vary" in options:
-        picked["knob"] = str(options["vary"])
+        picked["hyperparameter"] = str(options["vary"])
     wanted = SweepOptions(grid=grid, **picked)
 
     def work() -> int:
@@ -120,26 +120,26 @@ def run_ladder(arguments: list[str]) -> int:
     if any(word == "--also" or word.startswith("--also=") for word in arguments):
         raise UserError('--also is now --arm, as for compare: --arm "NAME: from=ARM ..."')
     added, arguments = take_repeated("--arm", arguments)
-    types: Types = {**SHARED, **TUNING, "direction": str, "rungs": str, "readings": str}
+    types: Types = {**SHARED, **TUNING, "design": str, "components": str, "budgets": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
 
-    from nanokimi.study.ladder import NAMES
-    from nanokimi.study.ladder_run import READINGS
+    from nanokimi.study.ladder import DESIGNS, NAMES
+    from nanokimi.study.ladder_run import BUDGETS
     from nanokimi.study.ladder_run import run_ladder as ladder
     from nanokimi.study.study import choose
 
-    directions = {"both": ("up", "down"), "all": ("up", "down", "square")}
-    direction = str(options.get("direction", "all"))
-    if direction not in (*directions, "up", "down", "square"):
-        raise UserError(f"--direction is {direction}: expected up, down, both, square or all")
+    design = str(options.get("design", "all"))
+    designs = {"both": DESIGNS[:2], "all": DESIGNS, **{one: (one,) for one in DESIGNS}}
+    if design not in designs:
+        raise UserError(f"--design is {design}: expected {', '.join(DESIGNS)}, both or all")
     wanted = replace(
         ladder_options(options),
-        directions=directions.get(direction, (direction,)),
-        rungs=tuple(choose(NAMES, str(options["rungs"]), "--rungs") if "rungs" in options else NAMES),
-        readings=tuple(
-            choose(tuple(READINGS), str(options.get("readings", ",".join(READINGS))), "--readings")
+        designs=designs[design],
+        components=tuple(
+            choose(NAMES, str(options["components"]), "--components") if "components" in options else NAMES
         ),
+        budgets=tuple(choose(tuple(BUDGETS), str(options.get("budgets", ",".join(BUDGETS))), "--budgets")),
         added=tuple(name_arm_sources(added)),
         plugs=tuple(named_plugs()),
     )

@@ -61,12 +61,13 @@ usage: nanokimi ladder [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [
     + _SHARED
     + _TUNING
     + """\
-  --direction WHAT        up, down, both, square, or all (default): rungs added one at a time to NanoGPT; left out of
-                          NanoKimi one at a time; architecture times optimizer. NanoGPT with Muon is always an arm
-  --rungs A,B,C           only these rungs: RMSNorm, RoPE, SwiGLU, untied head, flat init, MLA, MoE, shared expert,
+  --design WHAT           additive, leave-one-out, 2x2, both (the first two), or all (default): components added one
+                          at a time to NanoGPT; left out of NanoKimi one at a time; architecture times optimizer.
+                          NanoGPT with Muon is always an arm
+  --components A,B,C      only these: RMSNorm, RoPE, SwiGLU, untied head, flat init, MLA, MoE, shared expert,
                           balancing, Muon, QK-Clip, WSD
-  --readings A,B          of tokens, flops, seconds (default: all): NanoKimi, NanoGPT and NanoGPT with Muon compared at
-                          equal budgets of each
+  --budgets A,B           of tokens, flops, seconds (default: all): NanoKimi, NanoGPT and NanoGPT with Muon compared
+                          at equal budgets of each
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm, made from nanokimi, nanogpt or any arm of the ladder; or from=FILE.py:CLASS, a
                           model of your own (the file is executed); may be repeated

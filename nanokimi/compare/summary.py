@@ -43,7 +43,7 @@ def summary_table(arms: list[dict[str, Any]]) -> str:
 
 
 def arm_segments(records: dict[str, list[dict[str, Any]]], tokens_per_step: int) -> list[dict[str, Any]]:
-    """Training loss and speed of each arm over equal stretches of steps, with the validation loss at their ends."""
+    """Training loss and speed of each arm over equal blocks of steps, with the validation loss at their ends."""
     last = max((r["step"] for rows in records.values() for r in rows), default=0)
     edges = sorted({round(last * i / SEGMENTS) for i in range(SEGMENTS + 1)})
     rows = []

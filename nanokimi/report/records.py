@@ -230,11 +230,11 @@ def spike_places(run: Run, x_key: str) -> list[float]:
 
 
 def peaks(points: Series, limit: int = MAX_POINTS) -> Series:
-    """At most `limit` points, each the largest value of its stretch: a spike must not be thinned away."""
+    """At most `limit` points, each the largest value of its block: a spike must not be thinned away."""
     xs, ys = points
-    stretch = -(-len(xs) // limit) or 1
-    starts = range(0, len(xs), stretch)
-    return [xs[min(i + stretch, len(xs)) - 1] for i in starts], [max(ys[i : i + stretch]) for i in starts]
+    block = -(-len(xs) // limit) or 1
+    starts = range(0, len(xs), block)
+    return [xs[min(i + block, len(xs)) - 1] for i in starts], [max(ys[i : i + block]) for i in starts]
 
 
 def loss_limits(curves: Sequence[Series]) -> tuple[float, float]:
@@ -283,8 +283,8 @@ def by_layer(records: Sequence[Record], key: str) -> list[list[float]]:
 
 def expert_shares(records: Sequence[Record], layer: int) -> tuple[list[float], list[list[float]]]:
     """Step edges (columns + 1) and each expert's mean share over equal numbers of records, at most MAX_COLUMNS."""
-    stretch = -(-len(records) // MAX_COLUMNS)
-    groups = [records[i : i + stretch] for i in range(0, len(records), stretch)]
+    block = -(-len(records) // MAX_COLUMNS)
+    groups = [records[i : i + block] for i in range(0, len(records), block)]
     experts = range(len(records[0]["load"][layer]))
     shares = [[sum(r["load"][layer][e] for r in group) / len(group) for group in groups] for e in experts]
     return [0.0] + [float(group[-1]["step"]) for group in groups], shares

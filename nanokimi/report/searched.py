@@ -47,62 +47,70 @@ def alike(arms: Sequence[Arm]) -> str:
         differ.append("ranges")
     if differ:
         return f"NOT ALIKE: the arms differ in {units.listed(differ)}."
-    knobs = {tuple(sorted(search["space"])) for search in searches}
-    less = "" if len(knobs) == 1 else ", less the knobs that an arm does not have"
+    hyperparameters = {tuple(sorted(search["space"])) for search in searches}
+    less = "" if len(hyperparameters) == 1 else ", less the hyperparameters that an arm does not have"
     return f"Every arm was searched with the same design, trials, tuning seeds and ranges{less}."
 
 
 def _same_ranges(search: Record, other: Record) -> bool:
-    """Whether the knobs that both have were searched over the same values."""
+    """Whether the hyperparameters that both have were searched over the same values."""
     keys = ("low", "high", "scale", "choices")
     return all(
-        [search["space"][knob].get(key) for key in keys] == [other["space"][knob].get(key) for key in keys]
-        for knob in search["space"].keys() & other["space"].keys()
+        [search["space"][hyperparameter].get(key) for key in keys]
+        == [other["space"][hyperparameter].get(key) for key in keys]
+        for hyperparameter in search["space"].keys() & other["space"].keys()
     )
 
 
 def _search(arm: Arm, search: Record) -> Record:
     rows = [
         {
-            "knob": knob,
-            "setting": limits.get("setting") or knob,
+            "hyperparameter": hyperparameter,
+            "setting": limits.get("setting") or hyperparameter,
             "range": range_text(limits),
-            "best": value_text(best_of(search, knob)),
-            "place": place_of(search, knob),
+            "best": value_text(best_of(search, hyperparameter)),
+            "place": place_of(search, hyperparameter),
         }
-        for knob, limits in search["space"].items()
+        for hyperparameter, limits in search["space"].items()
     ]
     figures = [
-        (knob, svg(f"{knob} of {arm.name}", NARROW, draw_sensitivity, arm, search, knob))
-        for knob, points in (search.get("sensitivity") or {}).items()
-        if knob in search["space"] and any(loss is not None for _, loss in points)
+        (
+            hyperparameter,
+            svg(f"{hyperparameter} of {arm.name}", NARROW, draw_sensitivity, arm, search, hyperparameter),
+        )
+        for hyperparameter, points in (search.get("sensitivity") or {}).items()
+        if hyperparameter in search["space"] and any(loss is not None for _, loss in points)
     ]
     return {
         "facts": search,
         "rows": rows,
         "left_out": list((search.get("left_out") or {}).items()),
         "figures": figures,
-        "knobs": list(search["space"]),
+        "hyperparameters": list(search["space"]),
         "trials": _trials(search),
-        "edges": [row["knob"] for row in rows if row["place"] == AT_THE_EDGE],
+        "edges": [row["hyperparameter"] for row in rows if row["place"] == AT_THE_EDGE],
     }
 
 
-def best_of(search: Record, knob: str) -> Any:
-    """The best value of a knob; a record without `best_values` has it under the setting that the knob turns."""
-    found = (search.get("best_values") or {}).get(knob)
+def best_of(search: Record, hyperparameter: str) -> Any:
+    """The best value of a hyperparameter; a record without `best_values` has it under its setting."""
+    found = (search.get("best_values") or {}).get(hyperparameter)
     best = search.get("best") or {}
-    return best.get(search["space"][knob].get("setting"), best.get(knob)) if found is None else found
+    return (
+        best.get(search["space"][hyperparameter].get("setting"), best.get(hyperparameter))
+        if found is None
+        else found
+    )
 
 
-def place_of(search: Record, knob: str) -> str:
+def place_of(search: Record, hyperparameter: str) -> str:
     """Whether the best value lies inside what was searched."""
-    inside = (search.get("interior") or {}).get(knob)
+    inside = (search.get("interior") or {}).get(hyperparameter)
     return "not judged" if inside is None else "interior" if inside else AT_THE_EDGE
 
 
 def range_text(limits: Record) -> str:
-    """A knob's limits and scale, or its choices."""
+    """A hyperparameter's limits and scale, or its choices."""
     if limits.get("low") is None:
         return ", ".join(map(value_text, limits.get("choices") or [])) or units.MISSING
     scale = f" ({limits['scale']})" if limits.get("scale") else ""
@@ -117,7 +125,7 @@ def value_text(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a knob's value has a place on an axis; a schedule's name has not."""
+    """Whether a hyperparameter's value has a place on an axis; a schedule's name has not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -129,7 +137,9 @@ def _trials(search: Record) -> list[Record]:
         whole = bool(losses) and None not in losses
         rows.append(
             {
-                "values": [value_text(trial["values"].get(knob)) for knob in search["space"]],
+                "values": [
+                    value_text(trial["values"].get(hyperparameter)) for hyperparameter in search["space"]
+                ],
                 "losses": ["diverged" if loss is None else units.fixed(loss) for loss in losses],
                 "mean": sum(losses) / len(losses) if whole else None,
             }
@@ -137,14 +147,14 @@ def _trials(search: Record) -> list[Record]:
     return sorted(rows, key=lambda row: (row["mean"] is None, row["mean"] or 0.0))
 
 
-def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, knob: str) -> None:
-    """Mean loss over the values of one knob; dotted: the limits of what was searched; ring: the best trial's value.
+def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, hyperparameter: str) -> None:
+    """Mean loss over one hyperparameter's values; dotted: the limits of what was searched; ring: the best trial's.
 
     Values that are words, such as a schedule's name, stand to the right of the numbers.
     """
-    limits = search["space"][knob]
-    dress(axes, paint, knob, "Validation loss (nats)")
-    points = [(x, y) for x, y in search["sensitivity"][knob] if y is not None]
+    limits = search["space"][hyperparameter]
+    dress(axes, paint, hyperparameter, "Validation loss (nats)")
+    points = [(x, y) for x, y in search["sensitivity"][hyperparameter] if y is not None]
     numbers = sorted((float(x), y) for x, y in points if is_number(x))
     words = [(str(x), y) for x, y in points if not is_number(x)]
     log = limits.get("scale") == "log" and bool(numbers) and numbers[0][0] > 0
@@ -156,7 +166,7 @@ def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, knob: s
     marker, colour = plots.MARKERS[arm.slot], paint.arms[arm.slot]
     axes.plot(places[: len(numbers)], losses[: len(numbers)], color=colour, marker=marker, markersize=4)
     axes.plot(places[len(numbers) :], losses[len(numbers) :], marker, color=colour, markersize=4)
-    best = best_of(search, knob)
+    best = best_of(search, hyperparameter)
     for place, loss, value in zip(places, losses, [x for x, _ in numbers + words], strict=True):
         if value == best:
             axes.plot([place], [loss], "o", markersize=10, markerfacecolor="none", color=paint.ink)

@@ -12,10 +12,10 @@ from nanokimi.report.plots import WIDE, svg
 from nanokimi.runtime.files import read_json, write_atomic
 
 TITLES = {
-    "upwards": ("Upwards", "Each rung added to all that stand before it. Left of zero: it helps."),
-    "end to end": ("All rungs together", ""),
-    "downwards": ("Downwards", "NanoKimi without one rung. Right of zero: the rung helps."),
-    "square": (
+    "additive": ("Additive", "Each component added to all that stand before it. Left of zero: it helps."),
+    "end to end": ("All components together", ""),
+    "leave-one-out": ("Leave-one-out", "NanoKimi without one component. Right of zero: the component helps."),
+    "2x2": (
         "Architecture times optimizer",
         "Each with each, so that neither is credited with the other's gain.",
     ),
@@ -27,7 +27,7 @@ TITLES = {
         "what was found for the other one with its optimizer, against its own search. Right of zero: its own search "
         "is better.",
     ),
-    "readings": (
+    "budgets": (
         "Per token, per FLOP, per second",
         "The same models, each trained anew with a schedule that decays to the end of its own budget: equal tokens; "
         "or the dearer ones stop at the FLOPs, or the seconds, of the cheapest. A model may win one and lose another.",
@@ -54,7 +54,7 @@ def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Arms whose rate was tuned, and has a best; of searched ones the curve is the rate's alone."""
-    arms = [arm for arm in report["arms"] if arm["reading"] == "tokens" and arm["tuning"]]
+    arms = [arm for arm in report["arms"] if arm["budget"] == "tokens" and arm["tuning"]]
     return [arm for arm in arms if arm["tuning"]["loss"] is not None]
 
 
@@ -87,7 +87,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
             if curves
         ],
         "sentences": report.get("sentences") or headline(report),
-        "reading_names": READING,
+        "budget_names": READING,
         "arms": [],
         "units": units,
         "colours": plots.PAPER.arms,
@@ -95,16 +95,16 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(report: dict[str, Any]) -> list[str]:
-    """The sentence on top: which rungs help upwards, which hurt, and how many cannot be told from nothing."""
-    rungs = [one for one in report["effects"] if one["family"] == "upwards" and one["mean"] is not None]
-    rungs = rungs or [
-        one for one in report["effects"] if one["family"] == "downwards" and one["mean"] is not None
+    """The sentence on top: which components help upwards, which hurt, and how many cannot be told from nothing."""
+    components = [one for one in report["effects"] if one["family"] == "additive" and one["mean"] is not None]
+    components = components or [
+        one for one in report["effects"] if one["family"] == "leave-one-out" and one["mean"] is not None
     ]
-    if not rungs:
+    if not components:
         return [f"{one['name']}: {one['words']}." for one in report["effects"][:2]]
-    sure = [one for one in rungs if not one["words"].startswith("not distinguishable")]
+    sure = [one for one in components if not one["words"].startswith("not distinguishable")]
     helps = sorted((one for one in sure if one["mean"] < 0), key=lambda one: one["mean"])
-    if rungs[0]["family"] == "downwards":
+    if components[0]["family"] == "leave-one-out":
         helps = sorted((one for one in sure if one["mean"] > 0), key=lambda one: -one["mean"])
     hurts = [one for one in sure if one not in helps]
     parts = []
@@ -114,10 +114,10 @@ def headline(report: dict[str, Any]) -> list[str]:
     if hurts:
         named = ", ".join(f"{plain_name(one)} ({abs(one['mean']):.3f})" for one in hurts)
         parts.append(f"What raises it: {named}.")
-    unsure = [plain_name(one) for one in rungs if one not in sure]
+    unsure = [plain_name(one) for one in components if one not in sure]
     if unsure:
         parts.append(f"Not distinguishable: {', '.join(unsure)}.")
-    races = [one for one in report["effects"] if one["family"] == "readings"]
+    races = [one for one in report["effects"] if one["family"] == "budgets"]
     for pair in dict.fromkeys(one["name"].partition(",")[0] for one in races):
         said = [
             f"{one['words']} {one['name'].partition(', ')[2]}"
@@ -129,7 +129,7 @@ def headline(report: dict[str, Any]) -> list[str]:
 
 
 def plain_name(effect: dict[str, Any]) -> str:
-    """A rung without its sign."""
+    """A component without its sign."""
     return str(effect["name"]).removeprefix("+ ").removeprefix("without ")
 
 

@@ -1,4 +1,4 @@
-"""What was searched for the arms of a study: the rows of a table, and for each knob the curves around the optima."""
+"""What was searched for the arms of a study: a table, and the curves around the optima."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ COSINE_X = 1.12
 
 def searched_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The arms that had a search of their own, each with the rows of its table."""
-    arms = [arm for arm in report["arms"] if arm["reading"] == "tokens" and not arm["leaking"]]
+    arms = [arm for arm in report["arms"] if arm["budget"] == "tokens" and not arm["leaking"]]
     return [
-        {**arm, "rows": knob_rows(arm["tuning"])}
+        {**arm, "rows": hyperparameter_rows(arm["tuning"])}
         for arm in arms
         if arm["tuning"] and arm["tuning"]["kind"] == "search"
     ]
 
 
-def knob_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each knob."""
+def hyperparameter_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each hyperparameter."""
     rows = []
-    for knob, space in record["space"].items():
+    for hyperparameter, space in record["space"].items():
         curve = ", ".join(
             f"{shown(value)}: {'diverged' if loss is None else units.fixed(loss)}"
-            for value, loss in record["sensitivity"].get(knob, [])
+            for value, loss in record["sensitivity"].get(hyperparameter, [])
         )
         rows.append(
             {
-                "knob": knob,
+                "hyperparameter": hyperparameter,
                 "setting": space["setting"],
                 "low": shown(space["low"]),
                 "high": shown(space["high"]) + (" or cosine" if COSINE in space["scale"] else ""),
-                "best": shown(record["best_values"][knob]),
-                "interior": record["interior"][knob],
+                "best": shown(record["best_values"][hyperparameter]),
+                "interior": record["interior"][hyperparameter],
                 "curve": curve,
             }
         )
@@ -49,22 +49,36 @@ def knob_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def shown(value: float | str) -> str:
-    """A knob's value."""
+    """A hyperparameter's value."""
     return value if isinstance(value, str) else units.rate(value)
 
 
 def figures(arms: Sequence[dict[str, Any]]) -> list[str]:
-    """One picture for each knob that any arm has."""
-    knobs = dict.fromkeys(knob for arm in arms for knob in arm["tuning"]["space"])
-    return [svg(f"Loss around the optimum: {knob}", WIDE, draw_knob, arms, knob) for knob in knobs]
+    """One picture for each hyperparameter that any arm has."""
+    hyperparameters = dict.fromkeys(
+        hyperparameter for arm in arms for hyperparameter in arm["tuning"]["space"]
+    )
+    return [
+        svg(f"Loss around the optimum: {hyperparameter}", WIDE, draw_hyperparameter, arms, hyperparameter)
+        for hyperparameter in hyperparameters
+    ]
 
 
-def draw_knob(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]], knob: str) -> None:
-    """Each arm's loss above its own best one, over one knob's values."""
+def draw_hyperparameter(
+    axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]], hyperparameter: str
+) -> None:
+    """Each arm's loss above its own best one, over one hyperparameter's values."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    spaces = [arm["tuning"]["space"][knob] for arm in arms if knob in arm["tuning"]["space"]]
-    dress(axes, paint, f"{knob}: {spaces[0]['setting'].partition(' with ')[0]}", "Above the best (nats)")
+    spaces = [
+        arm["tuning"]["space"][hyperparameter] for arm in arms if hyperparameter in arm["tuning"]["space"]
+    ]
+    dress(
+        axes,
+        paint,
+        f"{hyperparameter}: {spaces[0]['setting'].partition(' with ')[0]}",
+        "Above the best (nats)",
+    )
     if spaces[0]["scale"] == "log":
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -75,7 +89,9 @@ def draw_knob(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]], knob: st
         spaces[0]["low"] * 0.9, max(spaces[0]["high"] * 1.1, 0) if COSINE not in spaces[0]["scale"] else 1.2
     )
     for slot, arm in enumerate(arms):
-        curve = [point for point in arm["tuning"]["sensitivity"].get(knob, []) if point[1] is not None]
+        curve = [
+            point for point in arm["tuning"]["sensitivity"].get(hyperparameter, []) if point[1] is not None
+        ]
         if not curve:
             continue
         lowest = min(loss for _, loss in curve)

@@ -33,7 +33,7 @@ NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
 }
 """Settings of the train group that change no number of a job, which is scored once, at its end."""
 STRETCHES = 100
-"""The test windows are kept as the nats of so many stretches of text: enough for a bootstrap, and small."""
+"""The test windows are kept as the nats of so many blocks of text: enough for a bootstrap, and small."""
 
 Line = dict[str, Any]
 
@@ -111,14 +111,14 @@ def read_results(study: Path) -> dict[str, Line]:
     return {line["key"]: line for line in read_json_lines(path) if line.get("kind") == "run"}
 
 
-def in_stretches(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
-    """(nats, tokens) of up to 100 neighbouring stretches of the scored windows."""
+def in_blocks(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
+    """(nats, tokens) of up to 100 neighbouring blocks of the scored windows."""
     parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
     nats = [round(float(window_nats[part].sum()), 3) for part in parts]
     return nats, [int(window_tokens[part].sum()) for part in parts]
 
 
-def stretch_tokens(data: PreparedData, context_length: int) -> list[int]:
-    """Tokens of each stretch of the test part, the same for every run of a study."""
+def block_tokens(data: PreparedData, context_length: int) -> list[int]:
+    """Tokens of each block of the test part, the same for every run of a study."""
     tokens = scored_windows(len(data.test_ids), data.test_doc_offsets, context_length).tokens
-    return in_stretches(np.zeros(len(tokens)), tokens)[1]
+    return in_blocks(np.zeros(len(tokens)), tokens)[1]

@@ -21,7 +21,7 @@ def labels(plan: dict[str, Any]) -> list[str]:
             f"{max(map(abs, gaps), default=0):.2%}."
         )
     rate = tuning_label(plan["arms"])
-    if plan.get("reading_steps"):
+    if plan.get("budget_steps"):
         rate += " Runs at equal FLOPs or seconds take the settings tuned at equal tokens."
     several = (
         f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"One seed ({seeds[0]})"

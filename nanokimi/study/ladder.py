@@ -1,9 +1,9 @@
 """THE LADDER: from NanoGPT to NanoKimi one change at a time, back again, and architecture against optimizer.
 
-An arm is a set of rungs. Each rung is plain data: the settings that it takes over from NanoKimi's part of the
+An arm is a set of components. Each component is plain data: the settings that it takes over from NanoKimi's part of the
 configuration, what it needs below it, and what holds while it is missing. Every arm has NanoGPT's active parameters
 and its own tuned learning rate. In a full search the four ends are searched alike and every other arm inherits from one
-of them: the schedule is then nobody's own, and WSD no rung upwards.
+of them: the schedule is then nobody's own, and WSD no component upwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ START, END, MUON_START, ADAMW_END = "NanoGPT", "NanoKimi", "NanoGPT with Muon", 
 
 
 @dataclass(frozen=True)
-class Rung:
+class Component:
     """One change on the way from NanoGPT to NanoKimi."""
 
     name: str
@@ -37,20 +37,22 @@ class Rung:
     optim: tuple[str, ...] = ()
     """The same of the optimizer."""
     instead: dict[str, Any] = field(default_factory=dict)
-    """Settings of the optimizer that become this, until a later rung changes them again."""
+    """Settings of the optimizer that become this, until a later component changes them again."""
     needs: tuple[str, ...] = ()
     missing_model: dict[str, Any] = field(default_factory=dict)
-    """What the model's settings are while this rung is missing and those that it needs are there."""
+    """What the model's settings are while this component is missing and those that it needs are there."""
     missing_optim: dict[str, Any] = field(default_factory=dict)
 
 
-RUNGS = (
-    Rung("RMSNorm", "architecture", model=("norm", "norm_eps", "bias")),  # and no biases, if there were any
-    Rung("RoPE", "architecture", model=("positions", "rope_theta")),
-    Rung("SwiGLU", "architecture", model=("feed_forward",)),
-    Rung("untied head", "architecture", model=("tie_word_embeddings",)),
-    Rung("flat init", "architecture", model=("initialization",)),
-    Rung(
+COMPONENTS = (
+    Component(
+        "RMSNorm", "architecture", model=("norm", "norm_eps", "bias")
+    ),  # and no biases, if there were any
+    Component("RoPE", "architecture", model=("positions", "rope_theta")),
+    Component("SwiGLU", "architecture", model=("feed_forward",)),
+    Component("untied head", "architecture", model=("tie_word_embeddings",)),
+    Component("flat init", "architecture", model=("initialization",)),
+    Component(
         "MLA",
         "architecture",
         model=(
@@ -63,7 +65,7 @@ RUNGS = (
         ),
         needs=("RoPE",),
     ),
-    Rung(
+    Component(
         "MoE",
         "architecture",
         model=(
@@ -75,8 +77,8 @@ RUNGS = (
             "routed_scaling_factor",
         ),
     ),
-    Rung("shared expert", "architecture", model=("n_shared_experts",), needs=("MoE",)),
-    Rung(
+    Component("shared expert", "architecture", model=("n_shared_experts",), needs=("MoE",)),
+    Component(
         "balancing",
         "architecture",
         model=("aux_loss_alpha",),
@@ -85,7 +87,7 @@ RUNGS = (
         missing_model={"aux_loss_alpha": 0.0},
         missing_optim={"router_bias_update_speed": 0.0},
     ),
-    Rung(
+    Component(
         "Muon",
         "optimizer",
         optim=(
@@ -101,13 +103,15 @@ RUNGS = (
         ),
         instead={"name": "muon"},
     ),
-    Rung("QK-Clip", "optimizer", optim=("name", "qk_clip_tau", "qk_clip_logits"), needs=("Muon",)),
-    Rung("WSD", "optimizer", optim=("schedule", "decay_fraction", "min_lr_ratio", "warmup_steps")),
+    Component("QK-Clip", "optimizer", optim=("name", "qk_clip_tau", "qk_clip_logits"), needs=("Muon",)),
+    Component("WSD", "optimizer", optim=("schedule", "decay_fraction", "min_lr_ratio", "warmup_steps")),
 )
-BY_NAME = {rung.name: rung for rung in RUNGS}
+BY_NAME = {component.name: component for component in COMPONENTS}
 NAMES = tuple(BY_NAME)
+DESIGNS = ("additive", "leave-one-out", "2x2")
+"""Which comparisons a ladder makes: see the functions of these names, and `two_by_two`."""
 EVERYTHING = frozenset(NAMES)
-ARCHITECTURE = frozenset(rung.name for rung in RUNGS if rung.family == "architecture")
+ARCHITECTURE = frozenset(component.name for component in COMPONENTS if component.family == "architecture")
 OPTIMIZER = EVERYTHING - ARCHITECTURE
 SCHEDULE = "WSD"
 INHERITS = "inherits"
@@ -117,10 +121,10 @@ COUSINS = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
 ENDS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
 
 
-def nearest_end(rungs: frozenset[str]) -> str:
-    """The end with the same optimizer whose architecture shares most with an arm of these rungs."""
-    mostly_kimi = 2 * len(rungs & ARCHITECTURE) > len(ARCHITECTURE)
-    if "Muon" in rungs:
+def nearest_end(components: frozenset[str]) -> str:
+    """The end with the same optimizer whose architecture shares most with an arm of these components."""
+    mostly_kimi = 2 * len(components & ARCHITECTURE) > len(ARCHITECTURE)
+    if "Muon" in components:
         return END if mostly_kimi else MUON_START
     return ADAMW_END if mostly_kimi else START
 
@@ -157,7 +161,7 @@ def kimi_as_variant(model: KimiConfig) -> VariantConfig:
 
 
 def check_ends(config: RunConfig) -> None:
-    """Refuse two ends that differ in what no rung changes."""
+    """Refuse two ends that differ in what no component changes."""
     gpt, kimi = config.nanogpt.model, config.nanokimi.model
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
         if getattr(gpt, name) != getattr(kimi, name):
@@ -167,97 +171,99 @@ def check_ends(config: RunConfig) -> None:
             )
     if gpt.dropout or kimi.rope_scaling is not None:
         raise UserError("the ladder needs nanogpt.model.dropout 0 and nanokimi.model.rope_scaling null")
-    changed = {name for rung in RUNGS for name in (*rung.optim, *rung.instead)} | {"lr"}
+    changed = {name for component in COMPONENTS for name in (*component.optim, *component.instead)} | {"lr"}
     for name in (one.name for one in fields(OptimConfig) if one.name not in changed):
         ours, theirs = getattr(config.nanokimi.optim, name), getattr(config.nanogpt.optim, name)
         if ours != theirs:  # every arm would silently train with NanoGPT's
             raise UserError(
-                f"nanokimi.optim.{name} {ours} and nanogpt.optim.{name} {theirs} differ: no rung of the ladder changes "
-                f"it, leave both at the default, {getattr(OptimConfig(), name)}"
+                f"nanokimi.optim.{name} {ours} and nanogpt.optim.{name} {theirs} differ: no component of the ladder "
+                f"changes it, leave both at the default, {getattr(OptimConfig(), name)}"
             )
 
 
-def closed(rungs: frozenset[str]) -> frozenset[str]:
-    """Without the rungs that stand on a missing one."""
-    kept = frozenset(name for name in rungs if set(BY_NAME[name].needs) <= rungs)
-    return kept if kept == rungs else closed(kept)
+def closed(components: frozenset[str]) -> frozenset[str]:
+    """Without the components that stand on a missing one."""
+    kept = frozenset(name for name in components if set(BY_NAME[name].needs) <= components)
+    return kept if kept == components else closed(kept)
 
 
-def composed(config: RunConfig, rungs: frozenset[str]) -> VariantArm:
-    """The arm that has these rungs, not yet matched in size, with its family's configured learning rate.
+def composed(config: RunConfig, components: frozenset[str]) -> VariantArm:
+    """The arm that has these components, not yet matched in size, with its family's configured learning rate.
 
-    The scale of its initial weights belongs to no rung: as configured it is that of the nearest end.
+    The scale of its initial weights belongs to no component: as configured it is that of the nearest end.
     """
-    assert closed(rungs) == rungs
+    assert closed(components) == components
     start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
     first, last = config.nanogpt.optim, config.nanokimi.optim
-    scale = (end if nearest_end(rungs) in (ADAMW_END, END) else start).initializer_range
+    scale = (end if nearest_end(components) in (ADAMW_END, END) else start).initializer_range
     model: dict[str, Any] = {"initializer_range": scale}
-    optim: dict[str, Any] = {"lr": last.lr if "Muon" in rungs else first.lr}
+    optim: dict[str, Any] = {"lr": last.lr if "Muon" in components else first.lr}
     known = {f.name for f in fields(OptimConfig)}
-    for rung in RUNGS:
-        if rung.name in rungs:
-            model |= {name: getattr(end, name) for name in rung.model}
-            optim |= rung.instead | {name: getattr(last, name) for name in rung.optim if name in known}
-        elif set(rung.needs) <= rungs:
-            model |= rung.missing_model
-            optim |= rung.missing_optim
-    if "MoE" not in rungs:
+    for component in COMPONENTS:
+        if component.name in components:
+            model |= {name: getattr(end, name) for name in component.model}
+            optim |= component.instead | {
+                name: getattr(last, name) for name in component.optim if name in known
+            }
+        elif set(component.needs) <= components:
+            model |= component.missing_model
+            optim |= component.missing_optim
+    if "MoE" not in components:
         optim.pop("router_bias_update_speed", None)
         model.pop("aux_loss_alpha", None)
     return VariantArm(model=replace(start, **model), optim=replace(first, **optim))
 
 
-def ladder_arm(config: RunConfig, name: str, rungs: frozenset[str], about: str = "") -> StudyArm:
+def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: str = "") -> StudyArm:
     """An arm of the ladder with NanoGPT's active parameters, as nearly as widths allow."""
     context = config.train.context_length
     count = parameters("active_params", context)
     target = model_cost(config.nanogpt.model, context).params_active
-    arm = composed(config, rungs)
+    arm = composed(config, components)
     solved = solve_width(arm.model, count, target)
     whole = replace(config, model="variant", variant=replace(arm, model=solved.model))
-    changes = {"rungs": [one for one in NAMES if one in rungs], **solved.changes}
+    changes = {"components": [one for one in NAMES if one in components], **solved.changes}
     return StudyArm(name, validate(whole), changes, about, solved.gap)
 
 
-def climb(
+def additive(
     config: RunConfig, chosen: Sequence[str], searched: bool
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Upwards: each rung added to all before it, and compared with them.
+    """Each component added to all before it, and compared with them.
 
-    Where schedules are searched for all, the last rung before WSD leads to NanoKimi.
+    Where schedules are searched for all, the last component before WSD leads to NanoKimi.
     """
     arms = [ladder_arm(config, START, frozenset())]
     comparisons = []
     if searched:
         chosen = [name for name in chosen if name != SCHEDULE]
     for name in chosen:
-        rungs = frozenset([*arms[-1].changes["rungs"], name])
-        if searched and rungs | {SCHEDULE} == EVERYTHING:
-            rungs = EVERYTHING
-        if closed(rungs) != rungs:
-            raise UserError(f"--rungs: {name} needs {' and '.join(BY_NAME[name].needs)}")
-        title = END if rungs == EVERYTHING else f"+ {name}"
-        arms.append(ladder_arm(config, title, rungs, f"NanoGPT with all rungs up to {name}"))
-        comparisons.append(compared("upwards", f"+ {name}", title, arms[-2].name))
+        components = frozenset([*arms[-1].changes["components"], name])
+        if searched and components | {SCHEDULE} == EVERYTHING:
+            components = EVERYTHING
+        if closed(components) != components:
+            raise UserError(f"--components: {name} needs {' and '.join(BY_NAME[name].needs)}")
+        title = END if components == EVERYTHING else f"+ {name}"
+        arms.append(ladder_arm(config, title, components, f"NanoGPT with all components up to {name}"))
+        comparisons.append(compared("additive", f"+ {name}", title, arms[-2].name))
     if len(chosen) > 1:
-        comparisons.append(compared("end to end", "all rungs together", arms[-1].name, START))
+        comparisons.append(compared("end to end", "all components together", arms[-1].name, START))
     return arms, comparisons
 
 
-def descend(
+def leave_one_out(
     config: RunConfig, chosen: Sequence[str], searched: bool
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Downwards: NanoKimi without one rung (and what stands on it), compared with NanoKimi.
+    """NanoKimi without one component (and what stands on it), compared with NanoKimi.
 
     Where schedules are searched for all, NanoKimi without WSD is NanoKimi with a cosine.
     """
     arms, comparisons = [ladder_arm(config, END, EVERYTHING)], []
     for name in chosen:
-        rungs = closed(EVERYTHING - {name})
-        gone = [one for one in NAMES if one not in rungs]
+        components = closed(EVERYTHING - {name})
+        gone = [one for one in NAMES if one not in components]
         title = f"without {' and '.join(gone)}"
-        arm = ladder_arm(config, title, rungs, f"NanoKimi {title}")
+        arm = ladder_arm(config, title, components, f"NanoKimi {title}")
         if searched and name == SCHEDULE:
             cosine = {f"variant.{key}": value for key, value in schedule_settings(COSINE).items()}
             arm = replace(
@@ -267,11 +273,11 @@ def descend(
                 about="NanoKimi with a cosine",
             )
         arms.append(arm)
-        comparisons.append(compared("downwards", title, title, END))
+        comparisons.append(compared("leave-one-out", title, title, END))
     return arms, comparisons
 
 
-def square(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]:
+def two_by_two(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]:
     """Architecture times optimizer."""
     arms = [
         ladder_arm(config, START, frozenset()),
@@ -280,12 +286,12 @@ def square(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]:
         ladder_arm(config, END, EVERYTHING),
     ]
     comparisons = [
-        compared("square", "architecture, with AdamW", ADAMW_END, START),
-        compared("square", "architecture, with Muon", END, MUON_START),
-        compared("square", "optimizer, for NanoGPT", MUON_START, START),
-        compared("square", "optimizer, for NanoKimi", END, ADAMW_END),
+        compared("2x2", "architecture, with AdamW", ADAMW_END, START),
+        compared("2x2", "architecture, with Muon", END, MUON_START),
+        compared("2x2", "optimizer, for NanoGPT", MUON_START, START),
+        compared("2x2", "optimizer, for NanoKimi", END, ADAMW_END),
         {
-            **compared("square", "both together less each alone", END, START),
+            **compared("2x2", "both together less each alone", END, START),
             "weights": {END: 1, START: 1, MUON_START: -1, ADAMW_END: -1},
             "about": "below zero: architecture and optimizer help each other",
         },
@@ -299,19 +305,19 @@ def muon_start(config: RunConfig) -> StudyArm:
 
 
 def plan_ladder(
-    config: RunConfig, directions: Sequence[str], chosen: Sequence[str], searched: bool = False
+    config: RunConfig, designs: Sequence[str], chosen: Sequence[str], searched: bool = False
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Every arm once, and every comparison, of the directions asked for; `searched`: schedules are, for all alike."""
+    """Every arm once, and every comparison, of the designs asked for; `searched`: schedules are, for all alike."""
     check_ends(config)
     arms: dict[str, StudyArm] = {}
     comparisons: list[dict[str, Any]] = []
     parts = {
-        "up": lambda: climb(config, chosen, searched),
-        "down": lambda: descend(config, chosen, searched),
-        "square": lambda: square(config),
+        "additive": lambda: additive(config, chosen, searched),
+        "leave-one-out": lambda: leave_one_out(config, chosen, searched),
+        "2x2": lambda: two_by_two(config),
     }
-    for direction in directions:
-        more, judged = parts[direction]()
+    for design in designs:
+        more, judged = parts[design]()
         arms |= {arm.name: arm for arm in more}
         comparisons += judged
     if MUON_START not in arms:
@@ -344,8 +350,8 @@ def end_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
         return str(arm.changes[INHERITS])
     if arm.name in ENDS:
         return arm.name
-    if "rungs" in arm.changes:
-        return nearest_end(frozenset(arm.changes["rungs"]))
+    if "components" in arm.changes:
+        return nearest_end(frozenset(arm.changes["components"]))
     return end_of(known[arm.changes["from"]], known)
 
 

@@ -13,7 +13,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.added import added_arm, plugged_arm
 from nanokimi.study.jobs import RESULTS_FILE
-from nanokimi.study.ladder import END, MUON_START, START, inheritance_tests, lineage, plan_ladder
+from nanokimi.study.ladder import DESIGNS, END, MUON_START, START, inheritance_tests, lineage, plan_ladder
 from nanokimi.study.output import write_outputs
 from nanokimi.study.pool import Pool
 from nanokimi.study.settle import FULL, TuningOptions, settled
@@ -32,19 +32,19 @@ from nanokimi.study.study import (
 )
 from nanokimi.study.tuning_record import SEARCHED, read_tuned
 
-READINGS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
+BUDGETS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 RACE = (START, MUON_START, END)
-"""The arms that are compared under every reading."""
+"""The arms that are compared under every budget."""
 
 
 @dataclass(frozen=True)
 class LadderOptions(TuningOptions):
     """What the command line says beside the configuration."""
 
-    directions: tuple[str, ...] = ("up", "down", "square")
-    rungs: tuple[str, ...] = ()
+    designs: tuple[str, ...] = DESIGNS
+    components: tuple[str, ...] = ()
     seeds: int = 5
-    readings: tuple[str, ...] = ("tokens", "flops", "seconds")
+    budgets: tuple[str, ...] = ("tokens", "flops", "seconds")
     added: tuple[str, ...] = ()
     """What --arm says."""
     plugs: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         known = None if options.tuned is None else read_tuned(options.tuned)
         kinds = {record["kind"] for record in (known or {}).values()}
         searched = options.search == FULL if known is None else SEARCHED in kinds
-        arms, comparisons = plan_ladder(study.config, options.directions, options.rungs, searched)
+        arms, comparisons = plan_ladder(study.config, options.designs, options.components, searched)
         for text in options.added:
             arm = added_arm(arms, text)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
@@ -75,13 +75,13 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         with study.pool(options.workers, options.keep) as pool:
             arms = settled(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))
-            steps = reading_steps(study, pool, arms, options)
+            steps = budget_steps(study, pool, arms, options)
             race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
             seeds = study.seeds(options.seeds)
             pool.run(
                 [
-                    job_of(arm, seed, "seed", steps[reading][arm.name])
-                    for reading in steps
+                    job_of(arm, seed, "seed", steps[budget][arm.name])
+                    for budget in steps
                     for seed in seeds
                     for arm in race
                 ]
@@ -92,43 +92,43 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         return report
 
 
-def reading_steps(
+def budget_steps(
     study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions
 ) -> dict[str, dict[str, int]]:
-    """For each further reading, the steps with which each arm spends what the cheapest one does in all its steps.
+    """For each further budget, the steps with which each arm spends what the cheapest one does in all its steps.
 
     Milliseconds are those of the runs at equal tokens, taken once: a study that is extended keeps its steps.
     """
     path = study.folder / RESULTS_FILE
     plans = [line for line in read_json_lines(path) if line["kind"] == "plan"]
-    kept = plans[-1].get("reading_steps", {}) if plans else {}
+    kept = plans[-1].get("budget_steps", {}) if plans else {}
     runs = {arm["name"]: arm["runs"].get("tokens", []) for arm in plans[-1]["arms"]} if kept else {}
     race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
     first = study.seeds(1)[0]
     if not all(pool.key(job_of(arm, first, "seed")) in runs.get(arm.name, ()) for arm in race):
         kept = {}  # solved for other arms
     found: dict[str, dict[str, int]] = {}
-    for reading in options.readings:
-        if reading == "tokens" or len(race) < 2:
+    for budget in options.budgets:
+        if budget == "tokens" or len(race) < 2:
             continue
         names = [arm.name for arm in race]
-        if set(kept.get(reading, {})) == set(names) and max(kept[reading].values()) == study.steps:
-            found[reading] = kept[reading]
+        if set(kept.get(budget, {})) == set(names) and max(kept[budget].values()) == study.steps:
+            found[budget] = kept[budget]
             continue
         costs = []
         for arm in race:
             lines = [pool.result(job_of(arm, seed, "seed")) for seed in study.seeds(options.seeds)]
-            per_step = [cost_of_step(line, reading) for line in lines if line["val_loss"] is not None]
+            per_step = [cost_of_step(line, budget) for line in lines if line["val_loss"] is not None]
             if not per_step:
                 raise UserError(f"every run of {arm.name} diverged: lower its learning rate")
             costs.append(sorted(per_step)[len(per_step) // 2])
-        found[reading] = dict(zip(names, fewer_steps(study.steps, costs), strict=True))
+        found[budget] = dict(zip(names, fewer_steps(study.steps, costs), strict=True))
     return found
 
 
-def cost_of_step(line: dict[str, Any], reading: str) -> float:
+def cost_of_step(line: dict[str, Any], budget: str) -> float:
     """FLOPs or milliseconds of one step."""
-    return float(line["flops"] / line["steps"] if reading == "flops" else line["ms_per_step"])
+    return float(line["flops"] / line["steps"] if budget == "flops" else line["ms_per_step"])
 
 
 def ladder_plan(
@@ -144,22 +144,22 @@ def ladder_plan(
     planned = []
     for arm in arms:
         runs = {"tokens": runs_of(pool, arm, seeds)}
-        for reading, by_arm in steps.items():
+        for budget, by_arm in steps.items():
             if arm.name in by_arm:
-                runs[reading] = runs_of(pool, arm, seeds, by_arm[arm.name])
+                runs[budget] = runs_of(pool, arm, seeds, by_arm[arm.name])
         planned.append(planned_arm(arm, runs))
     names = [arm.name for arm in arms]
-    readings = []
-    for reading in ("tokens", *steps):
+    budgets = []
+    for budget in ("tokens", *steps):
         for first, second in ((END, START), (END, MUON_START), (MUON_START, START)):
             if first in names and second in names:
-                title = f"{first} against {second}, {READINGS[reading]}"
-                readings.append(compared("readings", title, first, second, reading))
+                title = f"{first} against {second}, {BUDGETS[budget]}"
+                budgets.append(compared("budgets", title, first, second, budget))
     return {
         "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.facts['path']).name}",
         "match": "active_params",
         "seeds": seeds,
         "arms": planned,
-        "comparisons": comparisons + readings,
-        "reading_steps": steps,
+        "comparisons": comparisons + budgets,
+        "budget_steps": steps,
     }

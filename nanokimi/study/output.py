@@ -8,24 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanokimi.report.study_search import knob_rows
+from nanokimi.report.study_search import hyperparameter_rows
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
 
 FAMILIES = {
-    "upwards": "Upwards: each rung added to all before it (negative: it helps)",
-    "end to end": "All rungs together",
-    "downwards": "Downwards: NanoKimi without one rung (positive: the rung helps)",
-    "square": "Architecture times optimizer",
+    "additive": "Additive: each component added to all before it (negative: it helps)",
+    "end to end": "All components together",
+    "leave-one-out": "Leave-one-out: NanoKimi without one component (positive: the component helps)",
+    "2x2": "Architecture times optimizer",
     "beside": "Always beside",
     "also": "Added on the command line",
     "inheritance": "Inheritance: an end with the settings found for the other (positive: its own search is better)",
-    "readings": "The verdict under several readings, each from runs fully decayed for it",
+    "budgets": "The verdict under several budgets, each from runs fully decayed for it",
     "families": "At each size",
 }
 EFFECT_HEAD = ("", "difference", "95% t interval (decides)", "Holm p", "bootstrap (shown)", "verdict")
 ARM_HEAD = ("arm", "loss", "above floor", "active", "total", "steps", "seconds", "lr (trials)")
-SEARCH_HEAD = ("arm", "knob", "searched from", "to", "best", "place", "loss around it, by one knob at a time")
+SEARCH_HEAD = (
+    "arm",
+    "hyperparameter",
+    "searched from",
+    "to",
+    "best",
+    "place",
+    "loss around it, by one hyperparameter at a time",
+)
 
 
 def effect_cells(effect: dict[str, Any]) -> list[str]:
@@ -71,16 +79,21 @@ def tuning_cell(tuning: dict[str, Any] | None) -> str:
 
 
 def search_rows(report: dict[str, Any]) -> list[list[str]]:
-    """What was searched: a row for each arm and knob."""
+    """What was searched: a row for each arm and hyperparameter."""
     rows = []
     for arm in report["arms"]:
         record = arm["tuning"]
-        if arm["reading"] != "tokens" or arm["leaking"] or not record or record["kind"] != SEARCHED:
+        if arm["budget"] != "tokens" or arm["leaking"] or not record or record["kind"] != SEARCHED:
             continue
-        for row in knob_rows(record):
+        for row in hyperparameter_rows(record):
             place = "interior" if row["interior"] else "AT THE EDGE"
             rows.append(
-                [arm["name"], *(row[key] for key in ("knob", "low", "high", "best")), place, row["curve"]]
+                [
+                    arm["name"],
+                    *(row[key] for key in ("hyperparameter", "low", "high", "best")),
+                    place,
+                    row["curve"],
+                ]
             )
     return rows
 
@@ -93,11 +106,11 @@ def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list
         if rows:
             found.append((title, EFFECT_HEAD, rows))
     head = list(ARM_HEAD)
-    rows = [arm_cells(row) for row in report["arms"] if row["reading"] == "tokens"]
+    rows = [arm_cells(row) for row in report["arms"] if row["budget"] == "tokens"]
     found.append(("Arms, at equal tokens (nats per token)", head, rows))
-    for reading in dict.fromkeys(row["reading"] for row in report["arms"] if row["reading"] != "tokens"):
-        rows = [arm_cells(row) for row in report["arms"] if row["reading"] == reading]
-        found.append((f"Arms, at equal {'FLOPs' if reading == 'flops' else reading}", head, rows))
+    for budget in dict.fromkeys(row["budget"] for row in report["arms"] if row["budget"] != "tokens"):
+        rows = [arm_cells(row) for row in report["arms"] if row["budget"] == budget]
+        found.append((f"Arms, at equal {'FLOPs' if budget == 'flops' else budget}", head, rows))
     rows = search_rows(report)
     if rows:
         found.append(("What was searched", SEARCH_HEAD, rows))
@@ -147,7 +160,7 @@ def as_csv(report: dict[str, Any]) -> str:
     """One row for each comparison, numbers unrounded."""
     fields: tuple[str, ...] = (
         "family",
-        "reading",
+        "budget",
         "name",
         "mean",
         "low",

@@ -186,7 +186,7 @@ def multiplier(
     sizes = len(base_compute_N)
     search_N = np.zeros(sizes + 1) if search_N is None else search_N
     every = np.arange(sizes)
-    chosen, readings = LAW if by_law else LINES, []
+    chosen, fits = LAW if by_law else LINES, []
     for left_out in (None, *every):
         kept = every[every != left_out] if left_out is not None else every
         if len(kept) < FEWEST_SIZES:
@@ -204,11 +204,11 @@ def multiplier(
                 beyond,
             )
             without = None if left_out is None else float(base_compute_N[left_out])
-            readings.append({"curve": name, "without": without, **found})
-    main = next(one for one in readings if one["curve"] == chosen and one["without"] is None)
+            fits.append({"curve": name, "without": without, **found})
+    main = next(one for one in fits if one["curve"] == chosen and one["without"] is None)
     if main["ratio"] is None:
-        return {**main, "range": None, "sensitivity": readings}
-    read = [one for one in readings if one["ratio"] is not None]
+        return {**main, "range": None, "sensitivity": fits}
+    read = [one for one in fits if one["ratio"] is not None]
     ends = [end for one in read for end in one["ci95"] or [one["ratio"]]]
     ratios = [one["ratio"] for one in read]
     envelope = None if main["ci95"] is None else [min(ends), max(ends)]
@@ -217,7 +217,7 @@ def multiplier(
         "seeds95": main["ci95"],
         "ci95": envelope,
         "range": [min(ratios), max(ratios)],
-        "sensitivity": readings,
+        "sensitivity": fits,
     }
 
 

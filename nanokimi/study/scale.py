@@ -118,7 +118,7 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
 
     Raises UserError for what has no size, or sets it.
     """
-    ends = [ladder_arm(sized, family, rungs) for family, rungs in FAMILIES.items()]
+    ends = [ladder_arm(sized, family, components) for family, components in FAMILIES.items()]
     name, source, given = arm_words(text)
     if is_plug(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")

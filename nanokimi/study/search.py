@@ -1,9 +1,10 @@
 """The same search for every arm: the same points, then the same pattern around each arm's own best; equal trials.
 
-First a Sobol sequence over the whole space, the very same points for each arm. Then a pattern: every knob one step down
-and one step up from the best so far; the step that a parabola through each triple advises, all knobs at once; and again
-with half the step. The last pattern is kept whole: it is the curve of each knob around the optimum. Nothing here
-trains: `score` does, so that what is tried next depends on losses alone, never on how many workers there are.
+First a Sobol sequence over the whole space, the very same points for each arm. Then a pattern: every hyperparameter one
+step down and one step up from the best so far; the step that a parabola through each triple advises, all of them at
+once; and again with half the step. The last pattern is kept whole: it is the curve of each hyperparameter around the
+optimum. Nothing here trains: `score` does, so that what is tried next depends on losses alone, never on how many
+workers there are.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from nanokimi.config import RunConfig
 from nanokimi.study.space import (
     COSINE_AT,
     DECAY,
-    KNOBS,
-    Knob,
+    HYPERPARAMETERS,
+    Hyperparameter,
     Point,
     Value,
     Values,
     described_space,
-    knobs_of,
+    hyperparameters_of,
     left_out,
     settings_of,
     values_at,
@@ -48,14 +49,14 @@ class Design:
     rounds: int = 2
     """Patterns, each with half the step of the one before."""
     step: float = 0.25
-    """The first pattern's, as a share of each knob's range."""
+    """The first pattern's, as a share of each hyperparameter's range."""
     finalists: int = 4
     """Of the Sobol points, scored with all seeds; the others with the first."""
 
     @property
     def trials(self) -> int:
         """Of each arm."""
-        return self.points + self.rounds * 2 * len(KNOBS) + max(self.rounds - 1, 0)
+        return self.points + self.rounds * 2 * len(HYPERPARAMETERS) + max(self.rounds - 1, 0)
 
     def runs(self, seeds: int) -> int:
         """Of each arm."""
@@ -70,8 +71,8 @@ class Design:
             return text
         steps = ", ".join(f"{self.step / 2**i:.4g}" for i in range(self.rounds))
         text += (
-            f"; then around the best each knob one step down and up, with {seeds} seed{'s' * (seeds > 1)}: steps of "
-            f"{steps} of its range"
+            f"; then around the best each hyperparameter one step down and up, with {seeds} seed{'s' * (seeds > 1)}: "
+            f"steps of {steps} of its range"
         )
         return text + (", between them the joint step that parabolas advise" if self.rounds > 1 else "")
 
@@ -104,16 +105,16 @@ class ArmSearch:
     centre: Trial | None = None
     """Of the last pattern."""
     sides: dict[str, list[Trial]] = field(default_factory=dict)
-    """Of the last pattern: each knob's trials beside the centre."""
+    """Of the last pattern: each hyperparameter's trials beside the centre."""
 
     @property
-    def knobs(self) -> list[Knob]:
+    def hyperparameters(self) -> list[Hyperparameter]:
         """That this arm has."""
-        return knobs_of(self.config)
+        return hyperparameters_of(self.config)
 
     def trial(self, point: Point) -> Trial:
         """A point as it would be run."""
-        values = values_at(point, self.knobs, self.steps)
+        values = values_at(point, self.hyperparameters, self.steps)
         return Trial(point, values, settings_of(values, self.config, self.steps))
 
     def add(self, points: Iterator[Point]) -> Trial:
@@ -141,34 +142,39 @@ class ArmSearch:
     def add_sides(self, step: float, seeds: int) -> list[Trial]:
         """A pattern around the best: two new trials for each row of the space.
 
-        A knob that this arm lacks spends its two on another one, at half the step, so that all arms have equally many.
+        One that this arm lacks spends its two on another, at half the step, so that all arms have equally many.
         """
         self.centre, self.sides = self.best(seeds), {}
-        own = self.knobs
-        lacking = len(KNOBS) - len(own)
-        todo = [(knob, step) for knob in own] + [(own[i % len(own)], step / 2) for i in range(lacking)]
+        own = self.hyperparameters
+        lacking = len(HYPERPARAMETERS) - len(own)
+        todo = [(hyperparameter, step) for hyperparameter in own] + [
+            (own[i % len(own)], step / 2) for i in range(lacking)
+        ]
         added = []
-        for knob, length in todo:
+        for hyperparameter, length in todo:
             for sign in (-1, 1):
-                trial = self.add(beside(self.centre.point, knob, sign * length))
-                if on_line(trial.values, self.centre.values, knob):
-                    self.sides.setdefault(knob.name, []).append(trial)
+                trial = self.add(beside(self.centre.point, hyperparameter, sign * length))
+                if on_line(trial.values, self.centre.values, hyperparameter):
+                    self.sides.setdefault(hyperparameter.name, []).append(trial)
                 added.append(trial)
         return added
 
     def add_joint(self, step: float) -> list[Trial]:
-        """All knobs moved at once, each by what its parabola says."""
+        """All hyperparameters moved at once, each by what its parabola says."""
         assert self.centre is not None
         moves = {
-            knob.name: move(self.centre, self.sides.get(knob.name, []), knob, step) for knob in self.knobs
+            hyperparameter.name: move(
+                self.centre, self.sides.get(hyperparameter.name, []), hyperparameter, step
+            )
+            for hyperparameter in self.hyperparameters
         }
 
         def points() -> Iterator[Point]:
             assert self.centre is not None
             for share in (1.0, 0.5, 0.25):
                 yield tuple(
-                    clipped(unit + share * moves.get(knob.name, 0.0))
-                    for unit, knob in zip(self.centre.point, KNOBS, strict=True)
+                    clipped(unit + share * moves.get(hyperparameter.name, 0.0))
+                    for unit, hyperparameter in zip(self.centre.point, HYPERPARAMETERS, strict=True)
                 )
 
         return [self.add(points())]
@@ -179,7 +185,7 @@ def sobol_points(count: int) -> tuple[Point, ...]:
     """The sequence, scrambled once and for all; whoever draws more gets the same ones first."""
     import torch
 
-    engine = torch.quasirandom.SobolEngine(len(KNOBS), scramble=True, seed=SOBOL_SEED)
+    engine = torch.quasirandom.SobolEngine(len(HYPERPARAMETERS), scramble=True, seed=SOBOL_SEED)
     return tuple(tuple(row) for row in engine.draw(count, dtype=torch.float64).tolist())
 
 
@@ -188,23 +194,26 @@ def clipped(unit: float) -> float:
     return min(max(unit, 0.0), 1.0)
 
 
-def beside(point: Point, knob: Knob, step: float) -> Iterator[Point]:
-    """A step along one knob; where that is no new value (at an end, or in whole steps of warm-up), others near it."""
-    place = KNOBS.index(knob)
-    unit = COSINE_AT if knob.value(point[place]) == "cosine" else point[place]
+def beside(point: Point, hyperparameter: Hyperparameter, step: float) -> Iterator[Point]:
+    """A step along one hyperparameter; where that is no new value (an end, whole steps of warm-up), others near."""
+    place = HYPERPARAMETERS.index(hyperparameter)
+    unit = COSINE_AT if hyperparameter.value(point[place]) == "cosine" else point[place]
     for share in (1.0, -0.5, 0.5, -1.5, 1.5, -0.25, 0.25):
         yield (*point[:place], clipped(unit + share * step), *point[place + 1 :])
 
 
-def on_line(values: Values, centre: Values, knob: Knob) -> bool:
-    """Whether values differ from the centre's in this knob alone."""
-    return all(values[name] == centre[name] for name in values if name != knob.name)
+def on_line(values: Values, centre: Values, hyperparameter: Hyperparameter) -> bool:
+    """Whether values differ from the centre's in this hyperparameter alone."""
+    return all(values[name] == centre[name] for name in values if name != hyperparameter.name)
 
 
-def move(centre: Trial, sides: Sequence[Trial], knob: Knob, step: float) -> float:
-    """How far to go along a knob: to the parabola's lowest point, at most a step; without one, to the best trial."""
-    here = knob.unit(centre.values[knob.name])
-    points = sorted((knob.unit(trial.values[knob.name]) - here, trial.loss) for trial in (centre, *sides))
+def move(centre: Trial, sides: Sequence[Trial], hyperparameter: Hyperparameter, step: float) -> float:
+    """How far to go along one: to the parabola's lowest point, at most a step; without one, to the best trial."""
+    here = hyperparameter.unit(centre.values[hyperparameter.name])
+    points = sorted(
+        (hyperparameter.unit(trial.values[hyperparameter.name]) - here, trial.loss)
+        for trial in (centre, *sides)
+    )
     best = min(points, key=lambda point: (point[1], abs(point[0])))[0]
     if len(points) != 3 or not all(math.isfinite(loss) for _, loss in points):
         return best
@@ -252,7 +261,7 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
     centre = state.centre or best
     return {
         "kind": "search",
-        "space": described_space(state.knobs),
+        "space": described_space(state.hyperparameters),
         "left_out": left_out(state.config),
         "design": design.describe(len(seeds)),
         "seeds": list(seeds),
@@ -263,24 +272,34 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
         "runs": sum(len(trial.losses) for trial in state.trials),
         "cpu_seconds": 0.0,
         "interior": {
-            knob.name: is_interior(knob, best.values[knob.name], state.trials) for knob in state.knobs
+            hyperparameter.name: is_interior(hyperparameter, best.values[hyperparameter.name], state.trials)
+            for hyperparameter in state.hyperparameters
         },
         "table": [{"values": trial.values, "losses": trial.losses} for trial in state.trials],
         "centre": centre.values,
-        "sensitivity": {knob.name: curve_of(state, knob, centre, len(seeds)) for knob in state.knobs},
+        "sensitivity": {
+            hyperparameter.name: curve_of(state, hyperparameter, centre, len(seeds))
+            for hyperparameter in state.hyperparameters
+        },
     }
 
 
-def is_interior(knob: Knob, value: Value, trials: Sequence[Trial]) -> bool:
+def is_interior(hyperparameter: Hyperparameter, value: Value, trials: Sequence[Trial]) -> bool:
     """Whether a value lies strictly inside what was tried, and not at an end of the space."""
-    tried, here = [knob.unit(trial.values[knob.name]) for trial in trials], knob.unit(value)
-    nothing_beyond = knob.scale == DECAY and value == "cosine"
-    return min(tried) < here and (here < max(tried) or nothing_beyond) and not knob.is_end(value)
+    tried, here = (
+        [hyperparameter.unit(trial.values[hyperparameter.name]) for trial in trials],
+        hyperparameter.unit(value),
+    )
+    nothing_beyond = hyperparameter.scale == DECAY and value == "cosine"
+    return min(tried) < here and (here < max(tried) or nothing_beyond) and not hyperparameter.is_end(value)
 
 
-def curve_of(state: ArmSearch, knob: Knob, centre: Trial, seeds: int) -> list[list[Any]]:
-    """[value, mean loss] of every trial that differs from the centre in this knob alone, in order."""
+def curve_of(state: ArmSearch, hyperparameter: Hyperparameter, centre: Trial, seeds: int) -> list[list[Any]]:
+    """[value, mean loss] of every trial that differs from the centre in this hyperparameter alone, in order."""
     on_it = [trial for trial in state.trials if len(trial.losses) == seeds]
-    on_it = [trial for trial in on_it if on_line(trial.values, centre.values, knob)]
-    on_it.sort(key=lambda trial: knob.unit(trial.values[knob.name]))
-    return [[trial.values[knob.name], trial.loss if math.isfinite(trial.loss) else None] for trial in on_it]
+    on_it = [trial for trial in on_it if on_line(trial.values, centre.values, hyperparameter)]
+    on_it.sort(key=lambda trial: hyperparameter.unit(trial.values[hyperparameter.name]))
+    return [
+        [trial.values[hyperparameter.name], trial.loss if math.isfinite(trial.loss) else None]
+        for trial in on_it
+    ]

@@ -15,7 +15,7 @@ from nanokimi.errors import UserError
 from nanokimi.study.jobs import Job
 from nanokimi.study.pool import Pool
 from nanokimi.study.search import Asked, Design, search
-from nanokimi.study.space import KEYS, RATE, Values, knobs_of, settings_of
+from nanokimi.study.space import KEYS, RATE, Values, hyperparameters_of, settings_of
 from nanokimi.study.study import Study, StudyArm, job_of
 from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
 from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tuned, write_tuned
@@ -90,7 +90,7 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
     for arm in arms:
         if arm.leaking is None:
             record = known[arm.name]
-            own = {knob.name for knob in knobs_of(arm.config)}
+            own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)}
             values = {name: value for name, value in record["best_values"].items() if name in own}
             arm = arm.tuned({**record, "best": settings_of(values, arm.config, study.steps)})
         settled.append(arm)
@@ -116,7 +116,7 @@ def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: Tuning
 def inherit(record: Record, arm: StudyArm) -> Values:
     """What an arm takes over from another one's record: everything but the rate, and what it has or holds on to."""
     named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.changes.get(HELD, ()))
-    own = {knob.name for knob in knobs_of(arm.config)} - {RATE}
+    own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)} - {RATE}
     return {
         name: value
         for name, value in record["best_values"].items()
@@ -192,12 +192,14 @@ def tuning_job(arm: StudyArm, settings: Mapping[str, Any], seed: int) -> Job:
     return job_of(replace(arm, config=changed), seed, "tune")
 
 
-def setting_maker(arm: StudyArm, knob: str) -> Callable[[Any, int], Job]:
+def setting_maker(arm: StudyArm, hyperparameter: str) -> Callable[[Any, int], Job]:
     """(value, seed) to a job that trains the arm with that value of one setting; train's settings all arms share."""
 
     def make(value: Any, seed: int) -> Job:
-        if knob.startswith("train."):
-            return job_of(replace(arm, config=with_changes(arm.config, {knob: value})), seed, "tune")
-        return tuning_job(arm, {knob: value}, seed)
+        if hyperparameter.startswith("train."):
+            return job_of(
+                replace(arm, config=with_changes(arm.config, {hyperparameter: value})), seed, "tune"
+            )
+        return tuning_job(arm, {hyperparameter: value}, seed)
 
     return make

@@ -1,8 +1,8 @@
-"""What is searched for every arm: one table of knobs, the same ranges for all, and how a point becomes settings.
+"""What is searched for every arm: one table of hyperparameters with one range each, and how a point becomes settings.
 
-A point is a tuple of numbers in 0 to 1, one for each row of KNOBS. A knob's value is free of the model's width and of
-the run's length (the initialiser's scale times the square root of the width, warm-up as a share of the steps), so that
-what was found for one arm can be handed to another.
+A point is a tuple of numbers in 0 to 1, one for each row of HYPERPARAMETERS. A value is free of the model's width and
+of the run's length (the initialiser's scale times the square root of the width, warm-up as a share of the steps), so
+that what was found for one arm can be handed to another.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RATE, RATIO = "lr", "adamw_ratio"
 
 
 @dataclass(frozen=True)
-class Knob:
+class Hyperparameter:
     """One row of the space."""
 
     name: str
@@ -65,24 +65,24 @@ class Knob:
         return value <= self.low or (value >= self.high and self.scale == LOG)
 
 
-KNOBS = (
-    Knob(RATE, 5e-4, 6.4e-2, "optim.lr"),
-    Knob(RATIO, 0.1, 4.0, "optim.adamw_lr / optim.lr"),
-    Knob("init_scale", 0.15, 2.0, "model.initializer_range * sqrt(hidden_size)"),
-    Knob("warmup", 0.005, 0.25, "optim.warmup_steps / steps"),
-    Knob("weight_decay", 0.01, 1.0, "optim.weight_decay"),
-    Knob(
+HYPERPARAMETERS = (
+    Hyperparameter(RATE, 5e-4, 6.4e-2, "optim.lr"),
+    Hyperparameter(RATIO, 0.1, 4.0, "optim.adamw_lr / optim.lr"),
+    Hyperparameter("init_scale", 0.15, 2.0, "model.initializer_range * sqrt(hidden_size)"),
+    Hyperparameter("warmup", 0.005, 0.25, "optim.warmup_steps / steps"),
+    Hyperparameter("weight_decay", 0.01, 1.0, "optim.weight_decay"),
+    Hyperparameter(
         "decay",
         0.1,
         1.0,
         "optim.decay_fraction with optim.schedule wsd, or cosine; optim.min_lr_ratio 0",
         DECAY,
     ),
-    Knob("beta2", 0.001, 0.1, "1 - optim.betas[1]"),
-    Knob("momentum", 0.02, 0.2, "1 - optim.momentum, or 1 - optim.betas[0]"),
+    Hyperparameter("beta2", 0.001, 0.1, "1 - optim.betas[1]"),
+    Hyperparameter("momentum", 0.02, 0.2, "1 - optim.momentum, or 1 - optim.betas[0]"),
 )
 """The space. Whatever is not in it keeps the value that is configured."""
-BY_NAME = {knob.name: knob for knob in KNOBS}
+BY_NAME = {hyperparameter.name: hyperparameter for hyperparameter in HYPERPARAMETERS}
 KEYS = {
     RATE: ("optim.lr",),
     RATIO: ("optim.adamw_lr",),
@@ -93,11 +93,11 @@ KEYS = {
     "beta2": ("optim.betas",),
     "momentum": ("optim.momentum", "optim.betas"),
 }
-"""The settings that each knob may write: whoever names one of them holds on to the whole knob."""
+"""The settings that each hyperparameter may write: whoever names one of them holds on to the whole hyperparameter."""
 
 
 def left_out(config: RunConfig) -> dict[str, str]:
-    """The knobs that the configuration's arm does not have, each with the reason."""
+    """The hyperparameters that the configuration's arm does not have, each with the reason."""
     optim, reasons = config.arm.optim, {}
     if not hasattr(config.arm.model, "initializer_range"):
         reasons["init_scale"] = "the model initialises itself"
@@ -108,16 +108,19 @@ def left_out(config: RunConfig) -> dict[str, str]:
     return reasons
 
 
-def knobs_of(config: RunConfig) -> list[Knob]:
-    """The knobs that the configuration's arm has."""
+def hyperparameters_of(config: RunConfig) -> list[Hyperparameter]:
+    """The hyperparameters that the configuration's arm has."""
     missing = left_out(config)
-    return [knob for knob in KNOBS if knob.name not in missing]
+    return [hyperparameter for hyperparameter in HYPERPARAMETERS if hyperparameter.name not in missing]
 
 
-def values_at(point: Sequence[float], knobs: Sequence[Knob], steps: int) -> Values:
-    """Each knob's value at a point, as it can be run: warm-up in whole steps."""
-    units = dict(zip((knob.name for knob in KNOBS), point, strict=True))
-    values = {knob.name: knob.value(units[knob.name]) for knob in knobs}
+def values_at(point: Sequence[float], hyperparameters: Sequence[Hyperparameter], steps: int) -> Values:
+    """Each hyperparameter's value at a point, as it can be run: warm-up in whole steps."""
+    units = dict(zip((hyperparameter.name for hyperparameter in HYPERPARAMETERS), point, strict=True))
+    values = {
+        hyperparameter.name: hyperparameter.value(units[hyperparameter.name])
+        for hyperparameter in hyperparameters
+    }
     if "warmup" in values:
         values["warmup"] = rounded(warmup_steps(values["warmup"], steps) / steps)
     return values
@@ -129,7 +132,7 @@ def warmup_steps(share: Value, steps: int) -> int:
 
 
 def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> dict[str, Any]:
-    """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}; `values` may lack knobs."""
+    """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}; `values` may lack hyperparameters."""
     optim = config.arm.optim
     found: dict[str, Any] = {}
     betas = list(optim.betas)
@@ -163,18 +166,23 @@ def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> d
 
 
 def schedule_settings(value: Value) -> dict[str, Any]:
-    """The schedule that the knob `decay` means."""
+    """The schedule that the hyperparameter `decay` means."""
     if value == COSINE:
         fraction = OptimConfig().decay_fraction  # unused, and so at its default
         return {"optim.schedule": COSINE, "optim.decay_fraction": fraction, "optim.min_lr_ratio": 0.0}
     return {"optim.schedule": "wsd", "optim.decay_fraction": float(value), "optim.min_lr_ratio": 0.0}
 
 
-def described_space(knobs: Sequence[Knob]) -> dict[str, dict[str, Any]]:
+def described_space(hyperparameters: Sequence[Hyperparameter]) -> dict[str, dict[str, Any]]:
     """The space as a record holds it."""
     return {
-        knob.name: {"low": knob.low, "high": knob.high, "scale": knob.scale, "setting": knob.setting}
-        for knob in knobs
+        hyperparameter.name: {
+            "low": hyperparameter.low,
+            "high": hyperparameter.high,
+            "scale": hyperparameter.scale,
+            "setting": hyperparameter.setting,
+        }
+        for hyperparameter in hyperparameters
     }
 
 

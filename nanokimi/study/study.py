@@ -43,8 +43,8 @@ from nanokimi.study.jobs import (
     Job,
     Line,
     as_job_config,
+    block_tokens,
     model_key,
-    stretch_tokens,
 )
 from nanokimi.study.labels import labels, versions
 from nanokimi.study.pool import Pool
@@ -178,11 +178,11 @@ def runs_of(pool: Pool, arm: StudyArm, seeds: Sequence[int], steps: int | None =
 
 
 def compared(
-    family: str, name: str, first: str, second: str, reading: str = "tokens", about: str = ""
+    family: str, name: str, first: str, second: str, budget: str = "tokens", about: str = ""
 ) -> dict[str, Any]:
     """An entry of a plan: first minus second."""
     weights = {first: 1, second: -1}
-    return {"family": family, "name": name, "weights": weights, "reading": reading, "about": about}
+    return {"family": family, "name": name, "weights": weights, "budget": budget, "about": about}
 
 
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
             "device": train.device,
         },
         "machine": {k: environment[k] for k in ("time", "command", "processor", "cores", "commit")},
-        "stretch_tokens": stretch_tokens(study.data, train.context_length),
+        "block_tokens": block_tokens(study.data, train.context_length),
         **content,
     }
     path = study.folder / RESULTS_FILE
@@ -239,17 +239,17 @@ def planned_arm(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Each arm's numbers under each reading: mean and standard deviation over its seeds."""
+    """Each arm's numbers under each budget: mean and standard deviation over its seeds."""
     rows = []
     for arm in plan["arms"]:
         kept = ("name", "about", "changes", "lr", "optimizer", "size_gap", "tuning", "leaking")
         head = {key: arm[key] for key in kept}
         if arm["leaking"]:
-            rows.append({**head, "reading": "tokens", "seeds": 0, "test_loss": None, "val_loss": None})
+            rows.append({**head, "budget": "tokens", "seeds": 0, "test_loss": None, "val_loss": None})
             continue
-        for reading, keys in arm["runs"].items():
+        for budget, keys in arm["runs"].items():
             lines = [results[key] for key in keys]
-            row = {**head, "reading": reading, **summary_of(lines)}
+            row = {**head, "budget": budget, **summary_of(lines)}
             if row["val_loss"] is not None:
                 noise = search_variance(trials_of(arm, results), row["losses"])
                 row["search_variance"] = noise if math.isfinite(noise) else None
@@ -301,9 +301,9 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
 
 def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
     """Every comparison of the plan, judged; Holm counts all of them together, whichever table they stand in."""
-    rows = {(row["name"], row["reading"]): row for row in arm_rows(plan, results)}
+    rows = {(row["name"], row["budget"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
-    found = [judged(one, rows, runs, results, plan["stretch_tokens"]) for one in plan["comparisons"]]
+    found = [judged(one, rows, runs, results, plan["block_tokens"]) for one in plan["comparisons"]]
     members = [one for one in found if one["mean"] is not None]
     for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
         one["holm_p"], one["tests"] = adjusted, len(members)
@@ -319,9 +319,9 @@ def judged(
     tokens: Sequence[int],
 ) -> dict[str, Any]:
     """One comparison: intervals, p, and in what its arms agree; no number where an arm leaks or diverged."""
-    weights, reading = comparison["weights"], comparison["reading"]
+    weights, budget = comparison["weights"], comparison["budget"]
     base = {**comparison, "mean": None, "holm_p": None, "tests": 0, "ratios": {}, "match": ""}
-    here = {name: rows[name, reading] for name in weights}
+    here = {name: rows[name, budget] for name in weights}
     leaking = [name for name, row in here.items() if row["leaking"]]
     if leaking:
         return {**base, "words": f"no verdict: {' and '.join(leaking)} LEAKING"}
@@ -336,7 +336,7 @@ def judged(
     searches = 0.0 if same else searches
     difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
-        weight * np.array([results[key]["stretch_nats"] for key in runs[name][reading]])
+        weight * np.array([results[key]["block_nats"] for key in runs[name][budget]])
         for name, weight in weights.items()
     )
     low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))

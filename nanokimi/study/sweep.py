@@ -25,7 +25,7 @@ from nanokimi.study.tune import described, geometric_grid, rounded, tune
 class SweepOptions:
     """What the command line says beside the configuration."""
 
-    knob: str = KEYS[RATE][0]
+    hyperparameter: str = KEYS[RATE][0]
     grid: tuple[str, ...] = ()
     """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
     value."""
@@ -41,11 +41,11 @@ class SweepOptions:
 
 def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
     """Try the values; write sweep.json into `out`, and return its content."""
-    if options.knob.split(".")[0] not in ("model", "optim", "train"):
-        raise UserError(f"--vary {options.knob}: name a setting of model, optim or train")
+    if options.hyperparameter.split(".")[0] not in ("model", "optim", "train"):
+        raise UserError(f"--vary {options.hyperparameter}: name a setting of model, optim or train")
     asked = arm_configs(config)
     for arm in asked.values():
-        require_setting(full_key(arm.model, options.knob), "--vary")
+        require_setting(full_key(arm.model, options.hyperparameter), "--vary")
     grids = {name: grid_of(arm, options) for name, arm in asked.items()}
     if options.optuna is not None:
         require_optuna()
@@ -55,7 +55,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
             found = curves(study, pool, arms, grids, options)
         content = {
             "schema_version": 1,
-            "knob": options.knob,
+            "hyperparameter": options.hyperparameter,
             "seeds": study.tuning_seeds(options.seeds),
             "arms": found,
         }
@@ -73,9 +73,9 @@ def sound_arms(study: Study) -> list[StudyArm]:
     return arms
 
 
-def full_key(arm: str, knob: str) -> str:
+def full_key(arm: str, hyperparameter: str) -> str:
     """A setting of the arm, unless it belongs to a group that all arms share."""
-    return knob if knob.startswith("train.") else f"{arm}.{knob}"
+    return hyperparameter if hyperparameter.startswith("train.") else f"{arm}.{hyperparameter}"
 
 
 def curves(
@@ -86,7 +86,7 @@ def curves(
     options: SweepOptions,
 ) -> dict[str, dict[str, Any]]:
     """Each arm's curve."""
-    makers = {arm.name: setting_maker(arm, options.knob) for arm in arms}
+    makers = {arm.name: setting_maker(arm, options.hyperparameter) for arm in arms}
     seeds = study.tuning_seeds(options.seeds)
     if options.optuna is not None:
         ranges = {name: (min(grid), max(grid)) for name, grid in grids.items()}
@@ -104,7 +104,7 @@ def is_continuous(grid: Sequence[Any]) -> bool:
 
 def grid_of(config: RunConfig, options: SweepOptions) -> list[Any]:
     """The values that the configuration's arm starts with. Raises UserError for what the setting cannot be."""
-    key = full_key(config.model, options.knob)
+    key = full_key(config.model, options.hyperparameter)
     require_single(config, key)
     grid = [parsed_value(config, key, word) for word in options.grid or geometric_words(config, key, options)]
     if options.optuna is not None and not is_continuous(grid):
@@ -134,7 +134,7 @@ def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[
         value: Any = settings(config)[key]
         if type(value) not in (int, float) or value <= 0:
             raise UserError(
-                f"--vary {options.knob} is {value}: name values with --grid, or a number with --around"
+                f"--vary {options.hyperparameter} is {value}: name values with --grid, or a number with --around"
             )
         centre = float(value)
     grid = geometric_grid(centre, options.factor, options.points)
@@ -143,7 +143,7 @@ def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[
     whole = sorted({max(round(value), 1) for value in grid})
     if len(whole) < 2:
         raise UserError(
-            f"--vary {options.knob} takes whole numbers, and around {centre} there is only {whole[0]}: "
+            f"--vary {options.hyperparameter} takes whole numbers, and around {centre} there is only {whole[0]}: "
             "name values with --grid, or a larger --factor"
         )
     return list(map(str, whole))
@@ -183,7 +183,7 @@ def optuna_curve(
 
 def sweep_text(content: dict[str, Any]) -> str:
     """For the terminal: the whole curve of each arm."""
-    lines = [f"{content['knob']}, {len(content['seeds'])} seed(s): validation loss"]
+    lines = [f"{content['hyperparameter']}, {len(content['seeds'])} seed(s): validation loss"]
     for name, curve in content["arms"].items():
         place = "interior" if curve["interior"] else "AT THE EDGE of what was tried"
         lines.append(f"{name}: best {curve['best']} ({place}, {curve['trials']} trials)")

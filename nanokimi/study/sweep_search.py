@@ -73,12 +73,13 @@ def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
     )
     lines = [f"{name}: validation loss {loss} ({place}); {cost}"]
     lines += [f"  {line}" for line in (record["design"], *yaml_lines(record))]
-    lines += [f"  not searched: {knob} ({why})" for knob, why in record["left_out"].items()]
-    lines.append("  loss along each knob through the centre of the last pattern:")
-    for knob, curve in record["sensitivity"].items():
-        lines.append(
-            f"    {knob:<13} {curve_text(curve, record['best_values'][knob])}{' AT THE EDGE' * (knob in edge)}"
-        )
+    lines += [
+        f"  not searched: {hyperparameter} ({why})" for hyperparameter, why in record["left_out"].items()
+    ]
+    lines.append("  loss along each hyperparameter through the centre of the last pattern:")
+    for hyperparameter, curve in record["sensitivity"].items():
+        found = curve_text(curve, record["best_values"][hyperparameter])
+        lines.append(f"    {hyperparameter:<13} {found}{' AT THE EDGE' * (hyperparameter in edge)}")
     return lines
 
 

@@ -1,10 +1,10 @@
 """How an arm's settings were found, in one form: searched, inherited from a searched arm, or its rate tuned alone.
 
-A record is a plain dictionary: `kind`; `space` (each knob's range and what it sets); `design` in words; `seeds`; `best`
-(settings without the family in front) and `best_values` (the same, free of width and length); `loss`, `trials`, `runs`,
-`cpu_seconds`; `interior` by knob; `table` (each trial's values and each seed's loss, None: diverged; a search scores
-most of its first points with its first seed only); `sensitivity` (each knob's curve around the best). tuned.json and
-search.json hold one for each arm.
+A record is a plain dictionary: `kind`; `space` (each hyperparameter's range and what it sets); `design` in words;
+`seeds`; `best` (settings without the family in front) and `best_values` (the same, free of width and length); `loss`,
+`trials`, `runs`, `cpu_seconds`; `interior` by hyperparameter; `table` (each trial's values and each seed's loss, None:
+diverged; a search scores most of its first points with its first seed only); `sensitivity` (each one's curve around the
+best). tuned.json and search.json hold one for each arm.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rate_record(
 
 
 def is_at_edge(record: Record) -> list[str]:
-    """The knobs whose best value is not interior."""
+    """The hyperparameters whose best value is not interior."""
     return [name for name, interior in record["interior"].items() if not interior]
 
 
@@ -125,7 +125,7 @@ def is_record(record: dict[str, Any]) -> bool:
         and (record["kind"] != INHERITED or isinstance(record.get("inherited_from"), str))
         and all(type(interior) is bool for interior in record["interior"].values())
         and all(map(is_row, record["table"]))
-        and all(is_knob_curve(curve) for curve in record["sensitivity"].values())
+        and all(is_curve_of_one(curve) for curve in record["sensitivity"].values())
     )
 
 
@@ -139,7 +139,7 @@ def is_row(row: object) -> bool:
     )
 
 
-def is_knob_curve(curve: object) -> bool:
+def is_curve_of_one(curve: object) -> bool:
     """Whether a value from a file is a curve of `sensitivity`, whose values may be words."""
     return isinstance(curve, list) and all(
         isinstance(point, list)

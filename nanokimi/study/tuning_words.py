@@ -23,10 +23,12 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
     if searched:
         record = searched[0]["tuning"]
         every = "Every arm" if len(searched) == len(tuned) else "Each of " + listed(searched)
-        knobs = list(dict.fromkeys(knob for arm in searched for knob in arm["tuning"]["space"]))
+        hyperparameters = list(
+            dict.fromkeys(hyperparameter for arm in searched for hyperparameter in arm["tuning"]["space"])
+        )
         counts = numbers(arm["tuning"]["trials"] for arm in searched)
         parts.append(
-            f"{every} has its settings searched alike ({', '.join(knobs)}), with {counts} trials on "
+            f"{every} has its settings searched alike ({', '.join(hyperparameters)}), with {counts} trials on "
             f"{own_seeds(record)}"
         )
     if INHERITED in kinds:

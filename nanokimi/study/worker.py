@@ -163,10 +163,10 @@ def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[st
 
 
 def tested_line(state: Any, cancelled: Callable[[], bool]) -> dict[str, Any]:
-    """What a line says of the test part: scores, and the losses by stretch."""
+    """What a line says of the test part: scores, and the losses by block."""
     import numpy as np
 
-    from nanokimi.study.jobs import in_stretches
+    from nanokimi.study.jobs import in_blocks
     from nanokimi.train.evaluation import evaluate_test
     from nanokimi.train.result import floor_gaps
 
@@ -176,5 +176,5 @@ def tested_line(state: Any, cancelled: Callable[[], bool]) -> dict[str, Any]:
     return {
         **{name: value for name, value in scores.record().items() if name in kept},
         "floor_gap": floor_gaps(state.data, scores, state.config.train.context_length)["floor_gap"],
-        "stretch_nats": in_stretches(scores.window_nats, scores.window_tokens)[0],
+        "block_nats": in_blocks(scores.window_nats, scores.window_tokens)[0],
     }
