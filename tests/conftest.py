@@ -24,7 +24,7 @@ from nanokimi.config import (
     TrainConfig,
     VariantConfig,
 )
-from nanokimi.runtime import plugs
+from nanokimi.runtime import plugins
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
 
@@ -135,12 +135,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_plugs() -> Iterator[None]:
+def own_plugins() -> Iterator[None]:
     """Classes that a test names are known to the process; the next test must not find them there."""
-    before = dict(plugs._named)
+    before = dict(plugins._named)
     yield
-    plugs._named.clear()
-    plugs._named.update(before)
+    plugins._named.clear()
+    plugins._named.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json
-from nanokimi.runtime.plugs import forget_plugs, name_plug
+from nanokimi.runtime.plugins import forget_plugins, name_plugin
 
 SETTINGS = f"""\
 train: {{context_length: 16, batch_size: 4, max_steps: 6, eval_every: 6, device: cpu, threads: 1}}
@@ -67,7 +67,7 @@ def settings(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_named() -> Iterator[None]:
     yield
-    forget_plugs()
+    forget_plugins()
 
 
 def with_arms(settings: Path, text: str) -> Path:
@@ -167,11 +167,11 @@ def test_a_class_of_the_users_is_an_arm_like_any_other(
     assert mine["params_total"] == 2 * 4 * vocabulary + vocabulary
     assert mine["params_active"] == 4 * vocabulary, "the embedding is a look-up"
     capsys.readouterr()
-    forget_plugs()
+    forget_plugins()
     run_folder = str(folder / "out" / "mine" / "seed-1337")
     assert cli.main(["sample", run_folder]) == 2, "the file is not named"
     assert "mine.py" in capsys.readouterr().err
-    assert cli.main(["sample", run_folder, "--plug", f"{folder}/mine.py:{name}"]) == 0
+    assert cli.main(["sample", run_folder, "--plugin", f"{folder}/mine.py:{name}"]) == 0
     assert capsys.readouterr().out.startswith("--- Mine\nthe small boy")
 
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(
 
 
 def test_the_cost_of_a_module_is_counted_from_outside(settings: Path) -> None:
-    name_plug(f"{settings.parent}/mine.py:Bigram")
+    name_plugin(f"{settings.parent}/mine.py:Bigram")
     config = ModuleConfig(
         source="mine.py:Bigram", vocab_size=50, max_position_embeddings=16, arguments={"width": 4}
     )

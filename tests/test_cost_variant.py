@@ -18,7 +18,7 @@ from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache
 from nanokimi.optim.groups import build_optimizer
-from nanokimi.runtime.plugs import forget_plugs, name_plug
+from nanokimi.runtime.plugins import forget_plugins, name_plugin
 
 PARTS = {**ATTENTIONS, **FEEDS, "choice": CHOICE}
 CONFIGS: dict[str, VariantConfig] = {
@@ -35,9 +35,9 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
 @pytest.fixture
 def plugged() -> Iterator[VariantConfig]:
     """The worked example's parts."""
-    names = [name_plug(f"{EXAMPLE}:{name}").name for name in ("SlidingWindowAttention", "SwishLayer")]
+    names = [name_plugin(f"{EXAMPLE}:{name}").name for name in ("SlidingWindowAttention", "SwishLayer")]
     yield variant(attention=names[0], experts=names[1], first_k_dense_replace=1)
-    forget_plugs()
+    forget_plugins()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

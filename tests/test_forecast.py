@@ -189,13 +189,13 @@ def test_a_model_too_large_for_the_machine_is_one_line(
     assert not list(own_cache.glob("dry-run-*"))
 
 
-def killed(connection: Connection, folder: str, plugs: object = ()) -> None:
+def killed(connection: Connection, folder: str, plugins: object = ()) -> None:
     """What the system does to a process that takes too much memory."""
     connection.send(("stage", "training steps of something"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ended(connection: Connection, folder: str, plugs: object = ()) -> None:
+def ended(connection: Connection, folder: str, plugins: object = ()) -> None:
     os._exit(3)
 
 

@@ -409,7 +409,7 @@ class Wide(nn.Module):
 
 def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     """Its file's content is part of a run's name: another content is another run."""
-    from nanokimi.runtime.plugs import forget_plugs
+    from nanokimi.runtime.plugins import forget_plugins
 
     more = [
         "--components",
@@ -428,9 +428,9 @@ def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     ]
     for width in (2, 3):
         (toy / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
-        forget_plugs()
-        assert cli.main([*given, "--plug", f"{toy / 'mine.py'}:Wide"]) == 0
-    forget_plugs()
+        forget_plugins()
+        assert cli.main([*given, "--plugin", f"{toy / 'mine.py'}:Wide"]) == 0
+    forget_plugins()
     report = read_json(toy / "plugged" / "study.json")
     assert "NanoKimi with mine.py:Wide" in [one["name"] for one in report["effects"]]
     arms = [line["arm"] for line in read_results(toy / "plugged").values()]
@@ -454,7 +454,7 @@ class Bigrams(nn.Module):
 
 
 def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
-    from nanokimi.runtime.plugs import forget_plugs
+    from nanokimi.runtime.plugins import forget_plugins
 
     (toy / "mine.py").write_text(MODEL)
     words = f"Bigrams: from={toy / 'mine.py'}:Bigrams model.width=4 optim.lr=1e-2"
@@ -476,7 +476,7 @@ def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
     try:
         assert cli.main(given) == 0
     finally:
-        forget_plugs()
+        forget_plugins()
     report = read_json(toy / "model" / "study.json")
     (row,) = [row for row in report["arms"] if row["name"] == "Bigrams"]
     assert len(row["losses"]) == 2 and row["leaking"] is None

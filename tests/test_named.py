@@ -18,7 +18,7 @@ from nanokimi.optim import named
 from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.optim.groups import build_optimizer
 from nanokimi.optim.named import class_arguments, find_class, require_optimizer
-from nanokimi.runtime.plugs import load_plug
+from nanokimi.runtime.plugins import load_plugin
 
 
 def complaint(optim: OptimConfig) -> str:
@@ -42,7 +42,7 @@ def complaint(optim: OptimConfig) -> str:
         ("torch:LBFGS", ["closure"]),
         ("torch:SparseAdam", ["does not support dense gradients"]),
         ("torch:Muon", ["only supports 2D parameters"]),
-        ("mine.py:Mine", ["--plug path/to/mine.py:Mine"]),
+        ("mine.py:Mine", ["--plugin path/to/mine.py:Mine"]),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(name: str, parts: list[str]) -> None:
@@ -170,12 +170,12 @@ def test_decay_is_decoupled_wherever_the_class_can() -> None:
 
 @pytest.fixture(autouse=True)
 def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this file's classes had been named with --plug my.py:NAME."""
+    """As if this file's classes had been named with --plugin my.py:NAME."""
 
     def load(name: str) -> type:
-        return globals()[name.rpartition(":")[2]] if name.startswith("my.py:") else load_plug(name)
+        return globals()[name.rpartition(":")[2]] if name.startswith("my.py:") else load_plugin(name)
 
-    monkeypatch.setattr(named, "load_plug", load)
+    monkeypatch.setattr(named, "load_plugin", load)
 
 
 class Mine(torch.optim.Optimizer):

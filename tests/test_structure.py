@@ -105,8 +105,8 @@ def test_the_source_is_ascii(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_runs_code_from_data(path: Path) -> None:
-    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` and `--plug` execute a file."""
-    runs_a_named_file = {"compile", "exec"} if NAMES[FILES.index(path)] == "runtime/plugs.py" else set()
+    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` and `--plugin` execute a file."""
+    runs_a_named_file = {"compile", "exec"} if NAMES[FILES.index(path)] == "runtime/plugins.py" else set()
     for node in ast.walk(ast.parse(path.read_text())):
         where = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Import | ast.ImportFrom):

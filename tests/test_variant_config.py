@@ -93,7 +93,7 @@ def test_a_plugged_part_may_read_every_setting_of_its_slot() -> None:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"attention": "mqa"}, "expected one of mha, gqa, mla, latent, or FILE.py:NAME with --plug"),
+        ({"attention": "mqa"}, "expected one of mha, gqa, mla, latent, or FILE.py:NAME with --plugin"),
         ({"experts": "expert-choice"}, "expected one of none, soft, topk, sigmoid-bias, expert_choice"),
         ({"attention": "mine.py"}, "FILE.py:NAME"),
         ({"attention": "mine.py:not a name"}, "FILE.py:NAME"),

@@ -13,7 +13,7 @@ from test_variants import shaken
 from nanokimi.cli import main
 from nanokimi.generation.engine import generate
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.runtime.plugs import forget_plugs, name_plug
+from nanokimi.runtime.plugins import forget_plugins, name_plugin
 from nanokimi.train.run_folder import open_run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
@@ -50,13 +50,13 @@ def shell(tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -
     words = {"S": tmp_path / "tiny.yaml", "D": text_file, "O": tmp_path / "out", "P": EXAMPLE, "T": tmp_path}
 
     def run(line: str) -> Answer:
-        forget_plugs()
+        forget_plugins()
         arguments = [word.format(**words) for word in json.loads(f"[{line}]")] if line[0] == '"' else None
         status = main(arguments or line.format(**words).split())
         return status, *capsys.readouterr()
 
     yield run
-    forget_plugs()
+    forget_plugins()
 
 
 def one_line(answer: Answer) -> str:
@@ -144,7 +144,7 @@ def test_bench_measures_the_two_arms_of_the_comparison(shell: Shell) -> None:
 
 # ---- parts of the user's own
 
-ATTENTION, LAYER = " --plug {P}:SlidingWindowAttention", " --plug {P}:SwishLayer"
+ATTENTION, LAYER = " --plugin {P}:SlidingWindowAttention", " --plugin {P}:SwishLayer"
 
 
 def test_the_worked_example_end_to_end(shell: Shell, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_worked_example_end_to_end(shell: Shell, tmp_path: Path) -> None:
         "train --config {S} --data {D} --out {O} --variant.optim.name muonclip" + ATTENTION + LAYER
     )
     assert status == 0, err
-    result, kept = (read_json(tmp_path / "out" / name) for name in ("result.json", "plugs.json"))
+    result, kept = (read_json(tmp_path / "out" / name) for name in ("result.json", "plugins.json"))
     assert result["audit"]["causal"]
     assert set(kept) == {"sliding_window.py:SlidingWindowAttention", "sliding_window.py:SwishLayer"}
     config = (tmp_path / "out" / "config.yaml").read_text()
@@ -170,30 +170,32 @@ def test_the_worked_example_end_to_end(shell: Shell, tmp_path: Path) -> None:
     assert status == 0 and "Variant: causal" in out
 
 
-def test_a_run_with_a_plug_is_opened_only_when_the_same_file_is_named(shell: Shell, tmp_path: Path) -> None:
+def test_a_run_with_a_plugin_is_opened_only_when_the_same_file_is_named(shell: Shell, tmp_path: Path) -> None:
     assert shell("train --config {S} --data {D} --out {O}" + ATTENTION)[0] == 0
     for verb in ("sample", "evaluate", "audit"):
         message = one_line(shell(verb + " {O}"))
-        assert "--plug path/to/sliding_window.py:SlidingWindowAttention" in message
-    assert "--plug" in one_line(shell("train --resume --out {O}"))
+        assert "--plugin path/to/sliding_window.py:SlidingWindowAttention" in message
+    assert "--plugin" in one_line(shell("train --resume --out {O}"))
     other = tmp_path / "sliding_window.py"
     other.write_text(EXAMPLE.read_text() + "\n# a comment\n")
-    message = one_line(shell("sample {O} --plug {T}/sliding_window.py:SlidingWindowAttention"))
+    message = one_line(shell("sample {O} --plugin {T}/sliding_window.py:SlidingWindowAttention"))
     assert "another sliding_window.py" in message
     assert "another sliding_window.py" in one_line(
-        shell("train --resume --out {O} --plug {T}/sliding_window.py:SlidingWindowAttention")
+        shell("train --resume --out {O} --plugin {T}/sliding_window.py:SlidingWindowAttention")
     )
     other.write_text(EXAMPLE.read_text())  # elsewhere, but the same
-    assert shell("sample {O} --plug {T}/sliding_window.py:SlidingWindowAttention")[0] == 0
+    assert shell("sample {O} --plugin {T}/sliding_window.py:SlidingWindowAttention")[0] == 0
     assert shell("train --resume --out {O}" + ATTENTION)[0] == 0
 
 
-def test_a_plug_reaches_the_processes_of_a_comparison_and_of_a_dry_run(shell: Shell, tmp_path: Path) -> None:
+def test_a_plugin_reaches_the_processes_of_a_comparison_and_of_a_dry_run(
+    shell: Shell, tmp_path: Path
+) -> None:
     status, _, err = shell("compare --config {S} --data {D} --out {O}" + ATTENTION)
     assert status == 0, err
-    assert [path.parts[-3] for path in (tmp_path / "out").glob("*/seed-*/plugs.json")] == ["variant"]
+    assert [path.parts[-3] for path in (tmp_path / "out").glob("*/seed-*/plugins.json")] == ["variant"]
     assert shell("sample {O} --max_new_tokens 3" + ATTENTION)[0] == 0
-    assert "--plug" in one_line(shell("sample {O} --max_new_tokens 3"))
+    assert "--plugin" in one_line(shell("sample {O} --max_new_tokens 3"))
     status, _, err = shell("train --dry-run --config {S} --data {D} --out {T}/dry" + ATTENTION)
     assert status == 0, err
 
@@ -231,16 +233,16 @@ NUMBER = 3
 
 def test_a_leaking_part_of_the_users_is_caught(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LEAKY)
-    status, _, err = shell("train --config {S} --data {D} --out {O} --plug {T}/mine.py:Mean")
+    status, _, err = shell("train --config {S} --data {D} --out {O} --plugin {T}/mine.py:Mean")
     assert status == 1 and "LEAKING" in err
-    status, out, _ = shell("audit {O} --plug {T}/mine.py:Mean")
+    status, out, _ = shell("audit {O} --plugin {T}/mine.py:Mean")
     assert status == 1 and "LEAKING" in out
 
 
 def test_a_part_that_keeps_no_cache_writes_all_the_same(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LEAKY)
-    assert shell("train --config {S} --data {D} --out {O} --plug {T}/mine.py:Past")[0] == 0
-    status, out, _ = shell("sample {O} --max_new_tokens 30 --plug {T}/mine.py:Past")
+    assert shell("train --config {S} --data {D} --out {O} --plugin {T}/mine.py:Past")[0] == 0
+    status, out, _ = shell("sample {O} --max_new_tokens 30 --plugin {T}/mine.py:Past")
     assert status == 0 and len(out) > 40
     model = open_run(tmp_path / "out").model
     shaken(model)
@@ -250,35 +252,37 @@ def test_a_part_that_keeps_no_cache_writes_all_the_same(shell: Shell, tmp_path: 
 
 def test_an_optimizer_of_the_users_trains_the_variant(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LEAKY)
-    line = "train --config {S} --data {D} --out {O} --variant.optim.weight_decay 0 --plug {T}/mine.py:Choosy"
+    line = (
+        "train --config {S} --data {D} --out {O} --variant.optim.weight_decay 0 --plugin {T}/mine.py:Choosy"
+    )
     status, _, err = shell(line)
     assert status == 0, err
     assert read_json(tmp_path / "out" / "result.json")["optimizer"] == "mine.py:Choosy"
-    assert set(read_json(tmp_path / "out" / "plugs.json")) == {"mine.py:Choosy"}
-    assert "--plug" in one_line(shell("train --resume --out {O}"))
-    assert shell("train --resume --out {O} --plug {T}/mine.py:Choosy")[0] == 0
+    assert set(read_json(tmp_path / "out" / "plugins.json")) == {"mine.py:Choosy"}
+    assert "--plugin" in one_line(shell("train --resume --out {O}"))
+    assert shell("train --resume --out {O} --plugin {T}/mine.py:Choosy")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("plug", "part"),
+    ("plugin", "part"),
     [
         ("{T}/mine.py", "expected FILE.py:NAME"),
         ("{T}/none.py:Mean", "there is no file"),
         ("{T}/mine.py:Missing", "defines no class 'Missing'"),
         ("{T}/mine.py:NUMBER", "defines no class 'NUMBER'"),
-        ("{T}/mine.py:Nowhere", "--plug mine.py:Nowhere has no effect"),  # as a model it might be an arm
+        ("{T}/mine.py:Nowhere", "--plugin mine.py:Nowhere has no effect"),  # as a model it might be an arm
         ("{T}/mine.py:Wrong", "cannot be built from a VariantConfig: TypeError"),
         ("{T}/broken.py:Mean", "cannot be run: ZeroDivisionError"),
         ("{T}/mine.py:Past --variant.optim.name muonclip", "rescale_heads_"),
         ("{T}/mine.py:Past --model nanogpt", "has no effect"),
     ],
 )
-def test_whatever_is_wrong_with_a_plug_is_one_line(
-    plug: str, part: str, shell: Shell, tmp_path: Path
+def test_whatever_is_wrong_with_a_plugin_is_one_line(
+    plugin: str, part: str, shell: Shell, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(LEAKY)
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    assert part in one_line(shell("train --config {S} --data {D} --out {O} --plug " + plug))
+    assert part in one_line(shell("train --config {S} --data {D} --out {O} --plugin " + plugin))
     assert not (tmp_path / "out").exists()
 
 
@@ -290,23 +294,23 @@ def test_what_lies_in_pycache_is_never_run(tmp_path: Path) -> None:
     py_compile.compile(str(source), invalidation_mode=mode)
     source.write_text("class Mine:\n    what = 'the file'\n")
     try:
-        assert vars(name_plug(f"{source}:Mine").cls)["what"] == "the file"
+        assert vars(name_plugin(f"{source}:Mine").cls)["what"] == "the file"
     finally:
-        forget_plugs()
+        forget_plugins()
 
 
-def test_a_plug_is_compiled_as_it_stands(tmp_path: Path) -> None:
+def test_a_plugin_is_compiled_as_it_stands(tmp_path: Path) -> None:
     """Without the __future__ statements of whoever runs it: annotations stay objects, as torch.jit and others want."""
     (tmp_path / "mine.py").write_text("class Mine:\n    width: int = 3\n")
     try:
-        assert name_plug(f"{tmp_path / 'mine.py'}:Mine").cls.__annotations__ == {"width": int}
+        assert name_plugin(f"{tmp_path / 'mine.py'}:Mine").cls.__annotations__ == {"width": int}
     finally:
-        forget_plugs()
+        forget_plugins()
 
 
-def test_plugs_belong_to_verbs_that_run_models(shell: Shell) -> None:
-    assert "--plug" in one_line(shell("bench --config {S}" + ATTENTION))
-    assert "needs a value" in one_line(shell("train --config {S} --data {D} --plug"))
+def test_plugins_belong_to_verbs_that_run_models(shell: Shell) -> None:
+    assert "--plugin" in one_line(shell("bench --config {S}" + ATTENTION))
+    assert "needs a value" in one_line(shell("train --config {S} --data {D} --plugin"))
 
 
 def test_a_class_in_the_wrong_slot_is_refused(shell: Shell) -> None:

@@ -37,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             print_verb_help(verb)
             return 0
         from nanokimi.cli import verbs
-        from nanokimi.cli.plugging import plug_in
+        from nanokimi.cli.plugins import plugin_in
 
-        return int(getattr(verbs, f"run_{verb}")(plug_in(verb, arguments[1:])))
+        return int(getattr(verbs, f"run_{verb}")(plugin_in(verb, arguments[1:])))
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2

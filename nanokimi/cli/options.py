@@ -40,10 +40,10 @@ RUN_OPTIONS = """\
                           with its whole configuration said, one is started
   --allow-changes         with --resume: continue although configuration, data or tokenizer changed
   --on-nonfinite WHAT     stop (default), skip or rollback, when a loss or gradient is not finite
-  --plug FILE.py:NAME     an attention, expert layer or optimizer of yours for the variant arm; the file is executed
+  --plugin FILE.py:NAME   an attention, expert layer or optimizer of yours for the variant arm; the file is executed
 """
 OPEN_PLUG = """\
-  --plug FILE.py:NAME     the class of yours that the run was trained with, from the same file; it is executed
+  --plugin FILE.py:NAME   the class of yours that the run was trained with, from the same file; it is executed
 """
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a text of the user's

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import choose_config, config_stem, require_data, take_options
-from nanokimi.cli.plugging import name_arm_sources, refuse_unused_plugs
+from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
 from nanokimi.cli.resuming import ArmWords, with_arms
 from nanokimi.config import DISPLAY_NAMES, FAMILIES
 from nanokimi.config.arms import arm_configs
 from nanokimi.errors import UserError
-from nanokimi.runtime.plugs import named_plugs
+from nanokimi.runtime.plugins import named_plugins
 
 if TYPE_CHECKING:
     from nanokimi.config import RunConfig
@@ -87,7 +87,7 @@ def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
         if family not in FAMILIES:
             raise UserError(f"--model is {family}: expected one of {', '.join(FAMILIES)}")
         config = replace(config, arms={DISPLAY_NAMES[family]: {"from": family}})
-    refuse_unused_plugs(arm_configs(config).values())
+    refuse_unused_plugins(arm_configs(config).values())
     return config
 
 
@@ -141,7 +141,7 @@ def run_ladder(arguments: list[str]) -> int:
         ),
         budgets=tuple(choose(tuple(BUDGETS), str(options.get("budgets", ",".join(BUDGETS))), "--budgets")),
         added=tuple(name_arm_sources(added)),
-        plugs=tuple(named_plugs()),
+        plugins=tuple(named_plugins()),
     )
     return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
 

@@ -41,7 +41,7 @@ usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [-
   --arms A,B              only these of the configuration's arms (default: all); --model FAMILY: the family alone
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm; may be repeated
-  --plug FILE.py:NAME     your attention, expert layer or optimizer for the variant arm; the file is executed
+  --plugin FILE.py:NAME   your attention, expert layer or optimizer for the variant arm; the file is executed
   --vary SETTING          of the arm, such as optim.lr (default) or model.num_experts_per_tok; or train.batch_size
   --grid A,B,C            values to start with
   --around X              or so many values around X (default: around the configured one)
@@ -71,7 +71,7 @@ usage: nanokimi ladder [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm, made from nanokimi, nanogpt or any arm of the ladder; or from=FILE.py:CLASS, a
                           model of your own (the file is executed); may be repeated
-  --plug FILE.py:NAME     one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
+  --plugin FILE.py:NAME   one more arm: NanoKimi with your attention, expert layer or optimizer; the file is executed
 Every arm has NanoGPT's active parameters, solved by the feed-forward layers' width, and its own tuned rate; a model of
 your own, and an arm whose feed-forward width you set, keep their size.
 Writes study.html, .md, .csv, .json and pictures; results.jsonl has a line for every run, and all tables follow from it.

@@ -16,7 +16,7 @@ from nanokimi.cli.options import (
     require_data,
     take_options,
 )
-from nanokimi.cli.plugging import refuse_unused_plugs
+from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import plan_run
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
@@ -46,7 +46,7 @@ def run_compare(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--model" for word in rest):
         raise UserError("compare trains several arms: leave out --model, or choose some with --arms")
     config, out, resume = plan_run("compare", options, rest, arms)
-    refuse_unused_plugs(arm_configs(config).values())
+    refuse_unused_plugins(arm_configs(config).values())
     require_data(config.dataset.path)
     out = out or default_run_folder("compare", config_stem(choose_config(options, rest)))
 
@@ -80,7 +80,7 @@ def run_train(arguments: list[str]) -> int:
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest, arms)
-    refuse_unused_plugs([config])
+    refuse_unused_plugins([config])
     require_data(config.dataset.path)
     out = out or default_run_folder(
         slug(config.name) or config.model, config_stem(choose_config(options, rest))

@@ -18,7 +18,7 @@ from typing import Any
 
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
-from nanokimi.runtime.plugs import name_plug, named_plugs
+from nanokimi.runtime.plugins import name_plugin, named_plugins
 
 SECONDS_BETWEEN_MESSAGES = 0.25
 ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
@@ -35,7 +35,7 @@ class ArmProcess:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=work,
-            args=(theirs, str(folder), resume, allow_changes, named_plugs()),
+            args=(theirs, str(folder), resume, allow_changes, named_plugins()),
             name=name,
             daemon=True,
         )
@@ -108,15 +108,15 @@ def set_blocked(blocked: bool) -> None:
 
 
 def work(
-    connection: Connection, folder: str, resume: bool, allow_changes: bool, plugs: Sequence[str] = ()
+    connection: Connection, folder: str, resume: bool, allow_changes: bool, plugins: Sequence[str] = ()
 ) -> None:
-    """The worker's whole life; `plugs` are the classes that the user named."""
+    """The worker's whole life; `plugins` are the classes that the user named."""
     for number in SIGNALS:  # they may reach every process; the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
     set_blocked(False)
     try:
-        for plug in plugs:
-            name_plug(plug)
+        for plugin in plugins:
+            name_plugin(plugin)
         _serve(connection, Path(folder), resume, allow_changes)
     except UserError as error:
         connection.send(("user error", str(error)))
@@ -140,12 +140,12 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
     from nanokimi.train.result import finish
-    from nanokimi.train.run_folder import find_data, keep_plugs
+    from nanokimi.train.run_folder import find_data, keep_plugins
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
         config = load_config(str(folder / "config.yaml"))
-        keep_plugs(config, folder)
+        keep_plugins(config, folder)
         device = choose_device(config.train.device)
         limit_memory(config.train.memory_limit_gb, device)
         idle_memory_bytes = memory_bytes(device)

@@ -29,7 +29,7 @@ from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
     fresh_folder,
-    keep_plugs,
+    keep_plugins,
     restored_if_refused,
     resume_set_up,
     set_up,
@@ -88,7 +88,7 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             save_config(replace(arm, seed=seed), folder / CONFIG_FILE)
             shutil.copyfile(out / "environment.json", folder / "environment.json")
-            keep_plugs(arm, folder)
+            keep_plugins(arm, folder)
 
 
 def again(out: Path) -> str:

@@ -26,7 +26,7 @@ from nanokimi.config.parsing import (
 )
 from nanokimi.config.replaced import defaults_of_replaced
 from nanokimi.config.rules import validate
-from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.config.schema import DISPLAY_NAMES, FAMILIES, RunConfig
 from nanokimi.errors import UserError
 
@@ -72,7 +72,7 @@ def arm_config(
     source = str(spec["from"])
     if source in FAMILIES:
         base = replace(config, model=source, arms={})
-    elif is_plug(source):
+    elif is_plugin(source):
         family = replace(config.module, model=replace(config.module.model, source=source))
         base = replace(config, model="module", module=family, arms={})
     elif source in specs:

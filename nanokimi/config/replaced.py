@@ -10,7 +10,7 @@ from typing import Any
 
 from nanokimi.config.parsing import plain
 from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
-from nanokimi.config.rules_variant import READ_BY_ATTENTION, READ_BY_EXPERTS, is_plug
+from nanokimi.config.rules_variant import READ_BY_ATTENTION, READ_BY_EXPERTS, is_plugin
 from nanokimi.config.schema import Family, VariantArm
 from nanokimi.config.schema_optim import OptimConfig
 
@@ -35,7 +35,7 @@ def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
     names: set[str] = set()
     for part, readers in (("attention", READ_BY_ATTENTION), ("experts", READ_BY_EXPERTS)):
         chosen = str(said.get(part, getattr(arm.model, part)))
-        if chosen != getattr(arm.model, part) and not is_plug(chosen):
+        if chosen != getattr(arm.model, part) and not is_plugin(chosen):
             names |= {name for name, parts in readers.items() if chosen not in parts}
     if said.get("positions", "rope") != "rope":
         names.add("rope_theta")

@@ -13,7 +13,7 @@ from nanokimi.config.checks import require_effect as _require_effect
 from nanokimi.config.checks import require_positive as _require_positive
 from nanokimi.config.checks import require_possible as _require_possible
 from nanokimi.config.checks import validate_positions as _validate_positions
-from nanokimi.config.rules_variant import is_plug, validate_variant
+from nanokimi.config.rules_variant import is_plugin, validate_variant
 from nanokimi.config.schema import (
     BUDGETS,
     FAMILIES,
@@ -89,7 +89,7 @@ def validate(config: RunConfig) -> RunConfig:
 def _validate_module(arm: ModuleArm, trained: bool, train: TrainConfig) -> None:
     model, path = arm.model, "module.model"
     _require(
-        not trained or is_plug(model.source),
+        not trained or is_plugin(model.source),
         f"{path}.source is '{model.source}': expected FILE.py:CLASS, a class of yours",
     )
     _require_positive(model, path, ("vocab_size", "max_position_embeddings"))

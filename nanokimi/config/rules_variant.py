@@ -41,20 +41,20 @@ READ_BY_EXPERTS: dict[str, tuple[str, ...]] = {
 """Settings that only some parts read. A part of the user's own may read any."""
 
 
-def is_plug(part: str) -> bool:
+def is_plugin(part: str) -> bool:
     """Whether a part is a class in a file of the user's, FILE.py:NAME."""
     path, colon, name = part.rpartition(":")
     return bool(colon) and path.endswith(".py") and name.isidentifier()
 
 
-def plugs_of(arm: Family) -> list[str]:
+def plugins_of(arm: Family) -> list[str]:
     """FILE.py:NAME of every class of the user's that an arm is made of."""
     parts: list[str] = [arm.optim.name]
     if isinstance(arm, VariantArm):
         parts += [arm.model.attention, arm.model.experts]
     if isinstance(arm, ModuleArm):
         parts.append(arm.model.source)
-    return [part for part in parts if is_plug(part)]
+    return [part for part in parts if is_plugin(part)]
 
 
 def validate_variant(arm: VariantArm, train: TrainConfig) -> None:
@@ -63,8 +63,8 @@ def validate_variant(arm: VariantArm, train: TrainConfig) -> None:
     for name, known in (("attention", ATTENTIONS), ("experts", EXPERTS)):
         part = getattr(model, name)
         require(
-            part in known or is_plug(part),
-            f"{path}.{name} is {part}: expected one of {', '.join(known)}, or FILE.py:NAME with --plug",
+            part in known or is_plugin(part),
+            f"{path}.{name} is {part}: expected one of {', '.join(known)}, or FILE.py:NAME with --plugin",
         )
     _validate_sizes(model, path, train)
     _validate_heads(model, path)
@@ -145,7 +145,7 @@ def _validate_heads(model: VariantConfig, path: str) -> None:
 def _refuse_ignored(model: VariantConfig, path: str) -> None:
     for part, readers in (("attention", READ_BY_ATTENTION), ("experts", READ_BY_EXPERTS)):
         chosen = getattr(model, part)
-        if not is_plug(chosen):
+        if not is_plugin(chosen):
             ignored = tuple(name for name, parts in readers.items() if chosen not in parts)
             require_effect(model, path, ignored, f"{path}.{part} {chosen}")
     if model.positions != "rope":
@@ -163,9 +163,9 @@ def _validate_optim(optim: OptimConfig, model: VariantConfig, path: str) -> None
     """Refuse the router's and the heads' settings where there is neither."""
     if model.experts == "none":
         require_effect(optim, path, ("router",), "variant.model.experts none")
-    if not is_plug(model.experts) and model.experts != "sigmoid-bias":
+    if not is_plugin(model.experts) and model.experts != "sigmoid-bias":
         require_effect(optim, path, ("router_bias_update_speed",), f"variant.model.experts {model.experts}")
-    if not is_plug(model.attention) and model.attention not in ("mla", "mha"):
+    if not is_plugin(model.attention) and model.attention not in ("mla", "mha"):
         require_effect(optim, path, ("split_heads",), f"variant.model.attention {model.attention}")
 
 

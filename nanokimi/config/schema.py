@@ -162,7 +162,7 @@ class ModuleConfig:
     """A model of the user's: any torch module that maps token ids (B, T) to logits (B, T, W)."""
 
     source: str = ""
-    """FILE.py:CLASS, named with --arm or --plug. The class is called with those of vocab_size, context_length and
+    """FILE.py:CLASS, named with --arm or --plugin. The class is called with those of vocab_size, context_length and
     the arguments below that its __init__ takes."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""

@@ -13,7 +13,7 @@ class OptimConfig:
     name: str = "adamw"
     """adamw; lion; muon, truemuon, shampoo or soap for hidden matrices and AdamW for the rest; muonclip, shampooclip:
     muon or shampoo, and QK-Clip after each step; torch:NAME or pytorch-optimizer:NAME, a class of that library; or
-    FILE.py:NAME, a class of yours named with --plug."""
+    FILE.py:NAME, a class of yours named with --plugin."""
     lr: float = 1e-3
     """Peak learning rate. Updates of muon, shampoo and soap have AdamW's size, so one rate serves both parts; lion
     wants a fifth to a third of it, truemuon 0.2 times the square root of the width as much."""

@@ -43,7 +43,7 @@ class VariantConfig:
     """rope: base of the rotary frequencies."""
     attention: str = "mha"
     """mha; gqa: heads share keys and values; mla: Kimi K2's; latent: learned queries pool the past into num_latents
-    vectors, which is all that a token reads; or FILE.py:NAME, a class of yours named with --plug."""
+    vectors, which is all that a token reads; or FILE.py:NAME, a class of yours named with --plugin."""
     num_key_value_heads: int | None = None
     """gqa: heads of keys and values; None: half of num_attention_heads, at least 1."""
     q_lora_rank: int | None = None

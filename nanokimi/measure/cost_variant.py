@@ -12,11 +12,11 @@ from nanokimi.config.rules_variant import (
     has_experts,
     has_qkv_bias,
     head_width,
-    is_plug,
+    is_plugin,
     key_value_heads,
 )
 from nanokimi.model.variants.latent import CHUNK
-from nanokimi.model.variants.variant import build_plug
+from nanokimi.model.variants.variant import build_plugin
 
 
 class PartCost(NamedTuple):
@@ -48,8 +48,8 @@ def variant_parts(config: VariantConfig, context_length: int, causal: bool) -> l
 
 def attention_cost(c: VariantConfig, context_length: int, causal: bool) -> PartCost:
     """One layer's attention."""
-    if is_plug(c.attention):
-        return plug_cost(c.attention, c, "attention", context_length)
+    if is_plugin(c.attention):
+        return plugin_cost(c.attention, c, "attention", context_length)
     d, heads = c.hidden_size, c.num_attention_heads
     visible = (context_length + 1) / 2 if causal else context_length
     if c.attention == "mla":
@@ -86,8 +86,8 @@ def feed_forward_cost(c: VariantConfig, context_length: int, experts: bool) -> P
         active = matrices * d * dense_width(c)
         biases = dense_width(c) + d if c.bias and c.feed_forward != "swiglu" else 0
         return PartCost(active + biases, active)
-    if is_plug(c.experts):
-        return plug_cost(c.experts, c, "feed_forward", context_length)
+    if is_plugin(c.experts):
+        return plugin_cost(c.experts, c, "feed_forward", context_length)
     expert = matrices * d * c.moe_intermediate_size
     always = c.n_shared_experts * expert + d * c.n_routed_experts
     used = {"soft": c.n_routed_experts, "expert_choice": c.capacity_factor}.get(
@@ -96,10 +96,10 @@ def feed_forward_cost(c: VariantConfig, context_length: int, experts: bool) -> P
     return PartCost(always + c.n_routed_experts * expert, always + int(used * expert))
 
 
-def plug_cost(name: str, c: VariantConfig, place: str, context_length: int) -> PartCost:
+def plugin_cost(name: str, c: VariantConfig, place: str, context_length: int) -> PartCost:
     """A part of the user's: its matrices all count as active, and the FLOPs that it states are added."""
     with torch.device("meta"):
-        part = build_plug(name, c, place)
+        part = build_plugin(name, c, place)
     sizes = [(p.numel(), p.dim()) for p in part.parameters()]
     flops = float(getattr(part, "flops_per_token", lambda _: 0.0)(context_length))
     return PartCost(sum(n for n, _ in sizes), sum(n for n, dim in sizes if dim >= 2), flops)

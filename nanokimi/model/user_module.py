@@ -15,7 +15,7 @@ from torch import nn
 from nanokimi.config import ModuleConfig
 from nanokimi.errors import UserError
 from nanokimi.model.output import Output
-from nanokimi.runtime.plugs import load_plug
+from nanokimi.runtime.plugins import load_plugin
 
 
 class UserModule(nn.Module):
@@ -40,7 +40,7 @@ class UserModule(nn.Module):
 
 def build_module(config: ModuleConfig) -> nn.Module:
     """The user's module. Raises UserError, whatever goes wrong in the class."""
-    cls = load_plug(config.source)
+    cls = load_plugin(config.source)
     taken = inspect.signature(cls).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
     given = {"vocab_size": config.vocab_size, "context_length": config.max_position_embeddings}

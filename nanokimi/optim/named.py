@@ -18,7 +18,7 @@ from torch import nn
 from nanokimi.config import GPTArm, KimiArm, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.foreign_state import pack, unpack_
-from nanokimi.runtime.plugs import load_plug
+from nanokimi.runtime.plugins import load_plugin
 
 # torch's, whose decay is no decoupled one.
 COUPLED = ("SGD", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Adamax")
@@ -63,7 +63,7 @@ def find_class(name: str) -> Optimizer:
     """The class that a name such as torch:NAdam means. Raises UserError naming the nearest one."""
     library, _, wanted = name.rpartition(":")
     if library.endswith(".py"):
-        found = load_plug(name)
+        found = load_plugin(name)
         if not _is_optimizer(found):
             raise UserError(f"optim.name {name}: the class is no torch.optim.Optimizer")
         return found

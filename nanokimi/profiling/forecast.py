@@ -42,7 +42,7 @@ from nanokimi.profiling.trials import (
 from nanokimi.runtime.device import choose_device, choose_dtype, is_out_of_memory, limit_memory
 from nanokimi.runtime.files import describe_environment, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
-from nanokimi.runtime.plugs import name_plug, named_plugs
+from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
 from nanokimi.train.evaluation import telemetry_records
 from nanokimi.train.loop import write
@@ -136,7 +136,7 @@ def measure_apart(config: RunConfig, folder: Path) -> Forecast:
     """Run `measure` in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, str(folder), named_plugs()), daemon=True)
+    process = context.Process(target=work, args=(theirs, str(folder), named_plugins()), daemon=True)
     resource_tracker.ensure_running()  # started inside start(), it would let the signals through
     with signals_blocked():  # the process inherits this: what a signal means is decided here
         process.start()
@@ -187,8 +187,8 @@ def too_little_memory(tried: str) -> TrainingError:
     )
 
 
-def work(connection: Connection, folder: str, plugs: Sequence[str] = ()) -> None:
-    """The whole life of the measuring process; `plugs` are the classes that the user named."""
+def work(connection: Connection, folder: str, plugins: Sequence[str] = ()) -> None:
+    """The whole life of the measuring process; `plugins` are the classes that the user named."""
     stage = ["starting"]
 
     def say(text: str) -> None:
@@ -196,8 +196,8 @@ def work(connection: Connection, folder: str, plugs: Sequence[str] = ()) -> None
         connection.send(("stage", text))
 
     try:
-        for plug in plugs:
-            name_plug(plug)
+        for plugin in plugins:
+            name_plugin(plugin)
         config = load_config(f"{folder}/config.yaml")
         connection.send(("forecast", measure(config, Path(folder), say)))
     except UserError as error:

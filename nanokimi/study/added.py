@@ -1,4 +1,4 @@
-"""Arms that the user adds to a study: `--arm`, with the words that `compare` takes, and `--plug`."""
+"""Arms that the user adds to a study: `--arm`, with the words that `compare` takes, and `--plugin`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nanokimi.config.arms import arm_configs, arm_words, slug, with_arm
 from nanokimi.config.files import require_setting, settings, with_changes, with_parsed
 from nanokimi.config.parsing import nearest
 from nanokimi.config.rules import validate
-from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
-from nanokimi.runtime.plugs import name_plug, plug_setting
+from nanokimi.runtime.plugins import name_plugin, plugin_setting
 from nanokimi.study.ladder import END, START
 from nanokimi.study.settle import HELD
 from nanokimi.study.study import StudyArm
@@ -33,7 +33,7 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
     name, source, given = arm_words(text)
     if slug(name) in [slug(arm.name) for arm in arms]:
         raise UserError(f"--arm '{text}': there is an arm '{name}' already, give it another name")
-    if is_plug(source):
+    if is_plugin(source):
         return class_arm(arms[0], name, source, text)
     base = source_of(arms, source, text)
     for key in given:
@@ -94,15 +94,15 @@ def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -
 
 
 def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
-    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plug FILE.py:NAME."""
+    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plugin FILE.py:NAME."""
     base = next((arm for arm in arms if arm.name == END), arms[0])
-    plug = name_plug(spec)
-    key, _, value = plug_setting(plug).removeprefix("--").partition("=")
+    plugin = name_plugin(spec)
+    key, _, value = plugin_setting(plugin).removeprefix("--").partition("=")
     changes: dict[str, Any] = {key: value}
     about = f"{base.name} with {value}"
     clips = base.config.variant.optim.name == "muonclip"
-    if key.endswith("attention") and clips and not hasattr(plug.cls, "rescale_heads_"):
+    if key.endswith("attention") and clips and not hasattr(plugin.cls, "rescale_heads_"):
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
         about += ", and without QK-Clip, which it has no rescale_heads_ for"
-    name = f"{base.name} with {plug.name}"
+    name = f"{base.name} with {plugin.name}"
     return resized(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)

@@ -18,11 +18,11 @@ import numpy as np
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.files import settings
-from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.store import PreparedData
 from nanokimi.runtime.files import read_json_lines
-from nanokimi.runtime.plugs import plug_hashes
+from nanokimi.runtime.plugins import plugin_hashes
 
 JOBS_FOLDER, RESULTS_FILE = "jobs", "results.jsonl"
 NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
@@ -88,9 +88,9 @@ def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
         "settings": kept,
         "data": fingerprint,
     }
-    plugged = [value for value in kept.values() if isinstance(value, str) and is_plug(value)]
+    plugged = [value for value in kept.values() if isinstance(value, str) and is_plugin(value)]
     if plugged:
-        content["plugs"] = plug_hashes(plugged)
+        content["plugins"] = plugin_hashes(plugged)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -47,7 +47,7 @@ class LadderOptions(TuningOptions):
     budgets: tuple[str, ...] = ("tokens", "flops", "seconds")
     added: tuple[str, ...] = ()
     """What --arm says."""
-    plugs: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     workers: int | None = None
     keep: bool = False
 
@@ -63,7 +63,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arm = added_arm(arms, text)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
-        for spec in options.plugs:
+        for spec in options.plugins:
             arm = plugged_arm(arms, spec)
             comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)

@@ -27,10 +27,10 @@ from nanokimi.errors import TrainingError
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
-from nanokimi.runtime.plugs import named_plugs
+from nanokimi.runtime.plugins import named_plugins
 from nanokimi.study.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
 from nanokimi.study.worker import Order, work
-from nanokimi.train.run_folder import CONFIG_FILE, keep_plugs
+from nanokimi.train.run_folder import CONFIG_FILE, keep_plugins
 
 POLL_SECONDS = 0.25
 LEFT_BEHIND = ("checkpoints", "model.safetensors", ".lock", "nonfinite")
@@ -61,7 +61,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=work, args=(theirs, str(jobs_folder), named_plugs()), daemon=True
+            target=work, args=(theirs, str(jobs_folder), named_plugins()), daemon=True
         )
         before = os.environ.get("CUDA_VISIBLE_DEVICES")
         if gpu is not None:
@@ -83,7 +83,7 @@ class Worker:
         fresh = not (folder / CONFIG_FILE).exists()  # else it is resumed, with the very configuration it has
         if fresh:
             save_config(job.config, folder / CONFIG_FILE)
-            keep_plugs(job.config, folder)  # the worker reads the file again, and refuses another content
+            keep_plugins(job.config, folder)  # the worker reads the file again, and refuses another content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
         self.connection.send(("job", key, Order(job.purpose, job.audited), job.config if fresh else None))
 

@@ -13,7 +13,7 @@ from nanokimi.compare.match import WIDTH_STEP
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_words
 from nanokimi.config.files import with_changes
-from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.study.added import added_arm
@@ -120,7 +120,7 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
     """
     ends = [ladder_arm(sized, family, components) for family, components in FAMILIES.items()]
     name, source, given = arm_words(text)
-    if is_plug(source):
+    if is_plugin(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
     for key in SIZED:
         if key in given:

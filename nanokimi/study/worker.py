@@ -16,19 +16,19 @@ from nanokimi.compare.arm_process import ORPHAN_SECONDS, SIGNALS, set_blocked
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
-from nanokimi.runtime.plugs import name_plug
+from nanokimi.runtime.plugins import name_plugin
 
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
 
 
-def work(connection: Connection, jobs_folder: str, plugs: list[str]) -> None:
-    """The worker's whole life: it ends when the parent does. `plugs` are the files that the command named."""
+def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
+    """The worker's whole life: it ends when the parent does. `plugins` are the files that the command named."""
     for number in SIGNALS:  # they may reach every process; the parent decides what they mean
         signal.signal(number, signal.SIG_IGN)
     set_blocked(False)
-    for plug in plugs:
-        name_plug(plug)
+    for plugin in plugins:
+        name_plugin(plugin)
     try:
         while True:
             kind, key, order, config = connection.recv()
@@ -90,11 +90,11 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
     from nanokimi.runtime.locks import only_process
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
-    from nanokimi.train.run_folder import find_data, keep_plugs
+    from nanokimi.train.run_folder import find_data, keep_plugins
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
-        keep_plugs(config, folder)
+        keep_plugins(config, folder)
         # What the job before left would count as this one's.
         gc.collect()
         release_memory(torch.device(config.train.device))

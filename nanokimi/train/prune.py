@@ -19,7 +19,7 @@ from torch import nn
 from nanokimi.config import GPTConfig, ModuleConfig, OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.files import save_config
 from nanokimi.config.rules import validate
-from nanokimi.config.rules_variant import is_plug
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.data.batches import iterate_validation
 from nanokimi.data.store import PreparedData, open_prepared
 from nanokimi.errors import UserError
@@ -36,7 +36,7 @@ from nanokimi.train.run_folder import (
     Run,
     find_data,
     fresh_folder,
-    keep_plugs,
+    keep_plugins,
     open_run,
 )
 from nanokimi.train.state import build_state
@@ -70,7 +70,7 @@ def prune(
         shutil.copytree(find_data(folder), out / DATA_FOLDER)
         save_config(config, out / CONFIG_FILE)
         write_json(out / "environment.json", describe_environment())
-        keep_plugs(config, out)
+        keep_plugins(config, out)
         state = build_state(config, open_prepared(out / DATA_FOLDER), out)
         state.model.load_state_dict(pruned_weights(run.model, kept_LE))
         state.step = steps
@@ -102,7 +102,7 @@ def require_prunable(run: Run, keep: int) -> None:
     variant = model.experts if isinstance(model, VariantConfig) else ""
     if isinstance(model, GPTConfig | ModuleConfig) or not routers_of(run.model):
         raise UserError(f"{run.folder} has no experts to drop")
-    if variant == "expert_choice" or is_plug(variant):
+    if variant == "expert_choice" or is_plugin(variant):
         raise UserError(f"experts {variant} cannot be pruned: their use says nothing of their worth")
     least = 1 if variant == "soft" else model.num_experts_per_tok
     if not least <= keep < model.n_routed_experts:

@@ -16,7 +16,7 @@ from nanokimi.runtime.locks import only_process
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import fresh_folder, keep_plugs, restored_if_refused, resume_set_up, set_up
+from nanokimi.train.run_folder import fresh_folder, keep_plugins, restored_if_refused, resume_set_up, set_up
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -35,12 +35,12 @@ def train_alone(
         with fresh_folder(out) as folder:
             config, data = set_up(config, folder)
             write_json(folder / "environment.json", describe_environment())
-            keep_plugs(config, folder)
+            keep_plugins(config, folder)
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
             config, data = resume_set_up(config, out)
-            keep_plugs(config, out)
+            keep_plugins(config, out)
         try:
             return train_and_finish(config, data, out, resume, allow_changes)
         except OSError as error:

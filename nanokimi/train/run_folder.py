@@ -14,7 +14,7 @@ import torch
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
-from nanokimi.config.rules_variant import plugs_of
+from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import UserError
@@ -24,12 +24,12 @@ from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import create_run_folder, find_damage, read_json, write_json
 from nanokimi.runtime.locks import LOCK_FILE, only_process
-from nanokimi.runtime.plugs import plug_hashes, require_same_plugs
+from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.train.checkpoint import load_weights, read_state
 from nanokimi.train.state import fresh_optimizer
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
-PLUGS_FILE = "plugs.json"
+PLUGINS_FILE = "plugins.json"
 
 
 @contextmanager
@@ -83,15 +83,15 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     return config, data
 
 
-def keep_plugs(config: RunConfig, folder: Path) -> None:
+def keep_plugins(config: RunConfig, folder: Path) -> None:
     """Note the content of every file of the user's that the run's arm is made of, in the run's folder.
 
     Raises UserError if one was not named, is not what it was when the run began, or cannot be built.
     """
-    path = folder / PLUGS_FILE
-    kept = read_plugs(path)
-    require_same_plugs(kept, folder)
-    now = plug_hashes(plugs_of(config.arm))
+    path = folder / PLUGINS_FILE
+    kept = read_plugins(path)
+    require_same_plugins(kept, folder)
+    now = plugin_hashes(plugins_of(config.arm))
     if now.keys() - kept.keys():
         with torch.device("meta"):  # tried before anything is trained, without memory or time
             model = build_model(config.arm.model, config.seed)
@@ -99,7 +99,7 @@ def keep_plugs(config: RunConfig, folder: Path) -> None:
         write_json(path, {**kept, **now})
 
 
-def read_plugs(path: Path) -> dict[str, str]:
+def read_plugins(path: Path) -> dict[str, str]:
     """SHA-256 by FILE.py:NAME; empty without a file. Raises UserError if it holds anything else."""
     kept = read_json(path) if path.is_file() else {}
     if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
@@ -218,7 +218,7 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
     config = load_config(str(folder / CONFIG_FILE))
     if not is_resolved(config):
         raise UserError(f"{folder / CONFIG_FILE} is not the file that the run wrote: values are missing")
-    require_same_plugs(read_plugs(folder / PLUGS_FILE), folder)
+    require_same_plugins(read_plugins(folder / PLUGINS_FILE), folder)
     torch.set_num_threads(choose_threads(config.train.threads))
     data = open_prepared(find_data(folder))
     model = build_model(config.arm.model, config.seed)

@@ -3,7 +3,7 @@
 As VariantConfig stands it is NanoGPT, with all of Kimi K2's parts it is NanoKimi, logit for logit; between them are
 the steps of the ladder and the earlier systems. Parameters have Kimi's (Hugging Face's) names throughout.
 
-A part of the user's own (see `nanokimi.runtime.plugs`) is an nn.Module built by NAME(config: VariantConfig) with
+A part of the user's own (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME(config: VariantConfig) with
 
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import VariantConfig
-from nanokimi.config.rules_variant import has_experts, is_plug, rotary_width
+from nanokimi.config.rules_variant import has_experts, is_plugin, rotary_width
 from nanokimi.errors import UserError
 from nanokimi.model.attention import Angles, MultiHeadLatentAttention
 from nanokimi.model.cache import Cache, LayerCache
@@ -36,7 +36,7 @@ from nanokimi.model.variants.experts import expert_layer
 from nanokimi.model.variants.feed_forward import dense_layer
 from nanokimi.model.variants.initial import initialise_
 from nanokimi.model.variants.latent import LatentAttention
-from nanokimi.runtime.plugs import load_plug, place_of
+from nanokimi.runtime.plugins import load_plugin, place_of
 
 
 def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
@@ -48,8 +48,8 @@ def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
 
 def make_attention(config: VariantConfig) -> Any:
     """The configured attention."""
-    if is_plug(config.attention):
-        return build_plug(config.attention, config, "attention")
+    if is_plugin(config.attention):
+        return build_plugin(config.attention, config, "attention")
     if config.attention == "mla":
         return MultiHeadLatentAttention(as_kimi(config))
     return LatentAttention(config) if config.attention == "latent" else GroupedQueryAttention(config)
@@ -59,14 +59,14 @@ def make_feed_forward(config: VariantConfig, layer: int) -> Any:
     """The configured feed-forward layer or mixture of experts of a block."""
     if not has_experts(config, layer):
         return dense_layer(config)
-    if is_plug(config.experts):
-        return build_plug(config.experts, config, "feed_forward")
+    if is_plugin(config.experts):
+        return build_plugin(config.experts, config, "feed_forward")
     return expert_layer(config)
 
 
-def build_plug(name: str, config: VariantConfig, place: str) -> nn.Module:
+def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
     """An instance of a class of the user's. Raises UserError if it plugs in elsewhere or cannot be built."""
-    found = load_plug(name)
+    found = load_plugin(name)
     if place_of(found) != place:
         raise UserError(f"{name} plugs into {place_of(found)}, not into {place}")
     try:

@@ -1,4 +1,4 @@
-"""Classes of the user's own, from a file: `--plug FILE.py:NAME`.
+"""Classes of the user's own, from a file: `--plugin FILE.py:NAME`.
 
 Loading one runs its file, so only a file that this command named is ever run: a run folder keeps the name
 (FILE.py:NAME, without the folder) and the file's SHA-256, and whoever opens the run has to name the same content
@@ -19,7 +19,7 @@ from nanokimi.errors import UserError
 
 
 @dataclass(frozen=True)
-class Plug:
+class Plugin:
     """A class that the user named, and the file it came from."""
 
     name: str  # FILE.py:NAME as configurations keep it, without the folder
@@ -28,50 +28,52 @@ class Plug:
     cls: type
 
 
-_named: dict[str, Plug] = {}
+_named: dict[str, Plugin] = {}
 
 
-def name_plug(spec: str) -> Plug:
+def name_plugin(spec: str) -> Plugin:
     """Run the file of FILE.py:NAME and remember the class. Raises UserError, whatever goes wrong in the file."""
     path_text, _, class_name = spec.rpartition(":")
     path = Path(path_text)
     if not path_text.endswith(".py") or not class_name.isidentifier():
-        raise UserError(f"--plug {spec}: expected FILE.py:NAME")
+        raise UserError(f"--plugin {spec}: expected FILE.py:NAME")
     if not path.is_file():
-        raise UserError(f"--plug {spec}: there is no file {path}")
+        raise UserError(f"--plugin {spec}: there is no file {path}")
     content = path.read_bytes()
-    plug = Plug(f"{path.name}:{class_name}", path.absolute(), hashlib.sha256(content).hexdigest(), type(None))
-    known = _named.get(plug.name)
-    if known is not None and (known.path, known.sha256) == (plug.path, plug.sha256):
+    plugin = Plugin(
+        f"{path.name}:{class_name}", path.absolute(), hashlib.sha256(content).hexdigest(), type(None)
+    )
+    known = _named.get(plugin.name)
+    if known is not None and (known.path, known.sha256) == (plugin.path, plugin.sha256):
         return known
-    if any(other.path.name == path.name and other.sha256 != plug.sha256 for other in _named.values()):
-        raise UserError(f"--plug {spec}: another file named {path.name} is plugged in already")
+    if any(other.path.name == path.name and other.sha256 != plugin.sha256 for other in _named.values()):
+        raise UserError(f"--plugin {spec}: another file named {path.name} is plugged in already")
     found = getattr(_run(content, path, spec), class_name, None)
     if not isinstance(found, type):
-        raise UserError(f"--plug {spec}: {path} defines no class '{class_name}'")
-    _named[plug.name] = Plug(plug.name, plug.path, plug.sha256, found)
-    return _named[plug.name]
+        raise UserError(f"--plugin {spec}: {path} defines no class '{class_name}'")
+    _named[plugin.name] = Plugin(plugin.name, plugin.path, plugin.sha256, found)
+    return _named[plugin.name]
 
 
 def _run(content: bytes, path: Path, spec: str) -> object:
     # The very bytes that were hashed: an import would take what a __pycache__ beside the file holds.
-    module = ModuleType(f"nanokimi_plug_{path.stem}")
+    module = ModuleType(f"nanokimi_plugin_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "no message"
-        raise UserError(f"--plug {spec} cannot be run: {type(error).__name__}: {reason}") from None
+        raise UserError(f"--plugin {spec} cannot be run: {type(error).__name__}: {reason}") from None
     return module
 
 
-def load_plug(name: str) -> type:
+def load_plugin(name: str) -> type:
     """The class that a configuration's FILE.py:NAME means. Raises UserError if this command did not name it."""
     key = _key(name)
     if key not in _named:
         raise UserError(
-            f"{name} is code that this command did not name, and only named code is run: add --plug path/to/{key}"
+            f"{name} is code that this command did not name, and only named code is run: add --plugin path/to/{key}"
         )
     return _named[key].cls
 
@@ -85,46 +87,46 @@ def place_of(cls: type) -> str:
     place = getattr(cls, "plugs_into", "model")
     if not issubclass(cls, torch.nn.Module) or place not in ("attention", "feed_forward", "model"):
         raise UserError(
-            f"--plug {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, a whole model, or a module with "
+            f"--plugin {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, a whole model, or a module with "
             'plugs_into = "attention" or "feed_forward"'
         )
     return str(place)
 
 
-def plug_setting(plug: Plug) -> str:
-    """The setting, as on the command line, that puts a plug into the variant family, or makes it the module family."""
+def plugin_setting(plugin: Plugin) -> str:
+    """The setting, as on the command line, that puts a plugin into the variant family or makes the module family."""
     keys = {
         "optimizer": "variant.optim.name",
         "attention": "variant.model.attention",
         "feed_forward": "variant.model.experts",
         "model": "module.model.source",
     }
-    return f"--{keys[place_of(plug.cls)]}={plug.name}"
+    return f"--{keys[place_of(plugin.cls)]}={plugin.name}"
 
 
-def named_plugs() -> list[str]:
+def named_plugins() -> list[str]:
     """FILE.py:NAME of everything named so far, with the file's whole path: for a process to be started."""
-    return [f"{plug.path}:{plug.name.rpartition(':')[2]}" for plug in _named.values()]
+    return [f"{plugin.path}:{plugin.name.rpartition(':')[2]}" for plugin in _named.values()]
 
 
-def plug_hashes(names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the files of these plugs, to be kept with a run."""
+def plugin_hashes(names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the files of these plugins, to be kept with a run."""
     for name in names:
-        load_plug(name)
+        load_plugin(name)
     return {_key(name): _named[_key(name)].sha256 for name in names}
 
 
-def require_same_plugs(kept: dict[str, Any], where: Path) -> None:
-    """Refuse a run whose plugs are not named, or whose files have changed since it was started."""
+def require_same_plugins(kept: dict[str, Any], where: Path) -> None:
+    """Refuse a run whose plugins are not named, or whose files have changed since it was started."""
     for name, sha256 in kept.items():
-        load_plug(name)
+        load_plugin(name)
         if _named[_key(name)].sha256 != sha256:
             raise UserError(
                 f"{where} was made with another {name.rpartition(':')[0]} (SHA-256 {str(sha256)[:12]}): name that file"
             )
 
 
-def forget_plugs() -> None:
+def forget_plugins() -> None:
     """As if nothing had been named; for tests."""
     _named.clear()
 

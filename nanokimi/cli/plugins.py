@@ -1,4 +1,4 @@
-"""`--plug FILE.py:NAME`: classes of the user's own on the command line."""
+"""`--plugin FILE.py:NAME`: classes of the user's own on the command line."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import re
 from collections.abc import Iterable
 
 from nanokimi.config import RunConfig
-from nanokimi.config.rules_variant import plugs_of
+from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
-from nanokimi.runtime.plugs import name_plug, named_plugs, plug_setting
+from nanokimi.runtime.plugins import name_plugin, named_plugins, plugin_setting
 
-TRAINING_VERBS = ("train", "compare", "sweep", "ladder")  # take settings: a plug is one
-OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say where their plugs belong
+TRAINING_VERBS = ("train", "compare", "sweep", "ladder")  # take settings: a plugin is one
+OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say where their plugins belong
 
 
-def plug_in(verb: str, arguments: list[str]) -> list[str]:
-    """Run the files that --plug names, and put their classes into the family of a run to be trained."""
+def plugin_in(verb: str, arguments: list[str]) -> list[str]:
+    """Run the files that --plugin names, and put their classes into the family of a run to be trained."""
     if verb not in TRAINING_VERBS + OPENING_VERBS:
         return arguments
     rest, remaining = [], list(arguments)
     while remaining:
         word = remaining.pop(0)
         option, equals, spec = word.partition("=")
-        if option != "--plug":
+        if option != "--plugin":
             rest.append(word)
             continue
         if not equals:
             if not remaining or remaining[0].startswith("--"):
-                raise UserError("option --plug needs a value: FILE.py:NAME")
+                raise UserError("option --plugin needs a value: FILE.py:NAME")
             spec = remaining.pop(0)
-        setting = plug_setting(name_plug(spec))
+        setting = plugin_setting(name_plugin(spec))
         if verb in TRAINING_VERBS:
             rest.append(setting)
     return rest
@@ -40,17 +40,17 @@ def name_arm_sources(texts: Iterable[str]) -> list[str]:
     named = []
     for text in texts:
         found = re.search(r"\bfrom=(\S+\.py:\w+)", text)
-        named.append(text.replace(found[1], name_plug(found[1]).name) if found else text)
+        named.append(text.replace(found[1], name_plugin(found[1]).name) if found else text)
     return named
 
 
-def refuse_unused_plugs(arms: Iterable[RunConfig]) -> None:
+def refuse_unused_plugins(arms: Iterable[RunConfig]) -> None:
     """A class that none of these arms uses would be ignored."""
-    used = {name for arm in arms for name in plugs_of(arm.arm)}
-    for spec in named_plugs():
+    used = {name for arm in arms for name in plugins_of(arm.arm)}
+    for spec in named_plugins():
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:
             raise UserError(
-                f'--plug {name} has no effect: no arm is made of it (--model variant or module, or --arm "NAME: '
+                f'--plugin {name} has no effect: no arm is made of it (--model variant or module, or --arm "NAME: '
                 'from=variant")'
             )
