@@ -28,7 +28,7 @@ from common import OtherLoad, finish
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data import build
-from nanokimi.data.build import FACTS_FILE, available_cores, prepare_store
+from nanokimi.data.build import METADATA_FILE, available_cores, prepare_store
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.tokenizers.own import SentencePieceTokenizer, WithEndOfText, load_tokenizer
 from nanokimi.data.tokenizers.own import own as tokenizers
@@ -175,16 +175,16 @@ def main() -> None:
             store = prepare_store(dataset)
             seconds = time.perf_counter() - started
         size = path.stat().st_size
-        facts = json.loads((store / FACTS_FILE).read_text())
+        metadata = json.loads((store / METADATA_FILE).read_text())
         library = library_rates(store, path, int(options.library_mb * 1e6))
     finally:
         shutil.rmtree(folder)
     workers = options.workers or available_cores()
-    tokens = sum(facts[f"{part}_tokens"] for part in ("train", "val", "test"))
+    tokens = sum(metadata[f"{part}_tokens"] for part in ("train", "val", "test"))
     training = stages["choose_tokenizer"] - stages["choose_sentences"]
     preparing = seconds - training
     speed, best = size / preparing / workers / 1e6, max(library.values())
-    print(f"{size / 1e9:.2f} GB, {facts['documents']:,} documents, {tokens:,} tokens")
+    print(f"{size / 1e9:.2f} GB, {metadata['documents']:,} documents, {tokens:,} tokens")
     print(f"prepared in {preparing:.1f} s, and a tokenizer trained in {training:.1f} s")
     parts = ", ".join(f"{name} {value * workers / size * 1e9:.0f}" for name, value in stages.items())
     print(f"nanoseconds of a core for a byte: {parts}")
@@ -202,7 +202,7 @@ def main() -> None:
             "library_mb_per_s": library,
             "workers": workers,
         },
-        **{"bytes": size, "documents": facts["documents"], "tokens": tokens, "seconds": preparing},
+        **{"bytes": size, "documents": metadata["documents"], "tokens": tokens, "seconds": preparing},
         **{
             "stage_seconds": stages,
             "peak_bytes": memory.peak,

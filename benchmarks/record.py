@@ -9,7 +9,7 @@ runs that judge. Of a comparison:
 
 One JSON object for each run: its seed, arm, losses and costs, the audit's verdict, what the story world said of it, the
 processor, the commit and the command. The first line that it writes (kind "comparison") has what belongs to all runs:
-the data's facts and baselines, and the search behind each arm's settings. The file is replaced.
+the data's metadata and baselines, and the search behind each arm's settings. The file is replaced.
 """
 
 from __future__ import annotations

@@ -441,16 +441,17 @@ def load_a_store(root: Path, case: Case) -> None:
         sample_batch(data.train_ids, seed=1, index=0, batch_size=2, context_length=CONTEXT)
     scored = iterate_validation(data.train_ids, data.val_ids, 64, 8, data.val_doc_offsets)
     assert sum(int(batch.counts.sum()) for batch in scored) == len(data.val_ids)
-    facts = data.facts
+    metadata = data.metadata
     for name in ("val_text_bytes", "val_text_chars", "val_tokens"):
-        assert 1.5 / facts[name] > 0, name
+        assert 1.5 / metadata[name] > 0, name
     if data.val_doc_nats is not None:
         assert (
-            np.isfinite(data.val_doc_nats).all() and float(facts["val_floor_nats"]) / facts["val_tokens"] >= 0
+            np.isfinite(data.val_doc_nats).all()
+            and float(metadata["val_floor_nats"]) / metadata["val_tokens"] >= 0
         )
     summary_text(data)
     assert len(bytes_of_ids(data.tokenizer)) == vocab_size
-    json.dumps(facts, allow_nan=False)
+    json.dumps(metadata, allow_nan=False)
 
 
 # ---- formats
@@ -661,7 +662,7 @@ def load_a_format(root: Path, case: Case) -> None:
     for base in () if path.startswith("tales") else other_data():
         with contextlib.suppress(UserError):
             other = as_validation_text(base, path)
-            assert len(other.val_ids) and 1.5 / other.facts["val_text_bytes"] > 0
+            assert len(other.val_ids) and 1.5 / other.metadata["val_text_bytes"] > 0
     try:
         data = prepare(dataset, root / "out" / "data", CONTEXT)
     except UserError:
@@ -671,7 +672,7 @@ def load_a_format(root: Path, case: Case) -> None:
     assert np.array_equal(open_prepared(root / "out" / "data").val_ids, data.val_ids)
     assert int(max(data.train_ids.max(), data.val_ids.max())) < data.tokenizer.vocab_size, "an id of no piece"
     data.tokenizer.decode(data.val_ids[:500]).encode("utf-8")
-    assert 1.5 / data.facts["val_text_bytes"] > 0
+    assert 1.5 / data.metadata["val_text_bytes"] > 0
 
 
 # ---- checkpoints

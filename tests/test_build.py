@@ -53,7 +53,7 @@ def test_documents_come_back_with_an_end_of_text_each(
 ) -> None:
     data = prepare(replace(dataset, tokenizer=name, vocab_size=300), tmp_path / "out", 8)
     end = data.tokenizer.end_of_text_id
-    assert end == data.tokenizer.vocab_size - 1 == data.facts["end_of_text_id"]
+    assert end == data.tokenizer.vocab_size - 1 == data.metadata["end_of_text_id"]
     found = []
     for ids, offsets in (
         (data.train_ids, data.train_doc_offsets),
@@ -72,14 +72,16 @@ def test_documents_come_back_with_an_end_of_text_each(
 
 def test_facts_count_the_documents_own_text(dataset: DatasetConfig, tmp_path: Path) -> None:
     """Bits per byte divide by the text, though the nats of end-of-text count: one token more for each document."""
-    facts = prepare(dataset, tmp_path / "out", 8).facts
+    metadata = prepare(dataset, tmp_path / "out", 8).metadata
     sizes = [len(text.encode()) for text in stories()]
-    total = {of: sum(facts[f"{part}_{of}"] for part in PARTS) for of in ("text_bytes", "tokens", "documents")}
-    assert total["text_bytes"] == sum(sizes) == facts["chars"]
+    total = {
+        of: sum(metadata[f"{part}_{of}"] for part in PARTS) for of in ("text_bytes", "tokens", "documents")
+    }
+    assert total["text_bytes"] == sum(sizes) == metadata["chars"]
     assert total["tokens"] == sum(sizes) + len(sizes)
-    assert total["documents"] == facts["documents"] == len(sizes)
-    assert facts["file_bytes"] == Path(dataset.path).stat().st_size
-    assert facts["bytes_per_token"] == facts["val_text_bytes"] / facts["val_tokens"]
+    assert total["documents"] == metadata["documents"] == len(sizes)
+    assert metadata["file_bytes"] == Path(dataset.path).stat().st_size
+    assert metadata["bytes_per_token"] == metadata["val_text_bytes"] / metadata["val_tokens"]
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -269,7 +271,7 @@ def test_large_stores_stay_in_the_cache(
     assert np.array_equal(small.val_doc_offsets, large.val_doc_offsets)
     names = sorted(path.name for path in (tmp_path / "large").iterdir())
     assert names == ["data.json", "tokenizer.json"]
-    shutil.rmtree(large.facts["store"])
+    shutil.rmtree(large.metadata["store"])
     assert np.array_equal(open_prepared(tmp_path / "small").train_ids, small.train_ids)
     with pytest.raises(UserError, match=r"train\.bin cannot be read.*prepare the data again"):
         open_prepared(tmp_path / "large")
@@ -325,7 +327,7 @@ def test_another_text_is_scored_document_by_document(dataset: DatasetConfig, tmp
     other.write_text('{"text": "one"}\n{"text": ""}\n{"text": "tw\\u00f6"}\n')
     scored = as_validation_text(data, str(other))
     assert data.tokenizer.decode(scored.val_ids) == f"one{END}tw\u00f6{END}"
-    assert (scored.facts["val_text_bytes"], scored.facts["val_text_chars"]) == (7, 6)
+    assert (scored.metadata["val_text_bytes"], scored.metadata["val_text_chars"]) == (7, 6)
     assert scored.val_doc_offsets.tolist() == [0, 4, 9]
 
 
@@ -346,11 +348,13 @@ def test_the_floor_of_tales_is_summed_over_the_stories_of_each_part(
         texts = [data.tokenizer.decode(ids[a : b - 1]) for a, b in zip(offsets, offsets[1:], strict=False)]
         found = getattr(data, f"{part}_doc_nats")
         assert len(texts) > 5 and found.tolist() == [nats[text] for text in texts]
-        assert data.facts[f"{part}_floor_nats"] == pytest.approx(sum(nats[text] for text in texts))
-    assert data.facts["path"] == "tales:3"
+        assert data.metadata[f"{part}_floor_nats"] == pytest.approx(sum(nats[text] for text in texts))
+    assert data.metadata["path"] == "tales:3"
     (tmp_path / "other.txt").write_text("another text")
     other = as_validation_text(data, str(tmp_path / "other.txt"))
-    assert "val_floor_nats" not in other.facts and other.val_doc_nats is None, "another text, no known floor"
+    assert "val_floor_nats" not in other.metadata and other.val_doc_nats is None, (
+        "another text, no known floor"
+    )
 
 
 def test_records_are_checked_against_the_files(dataset: DatasetConfig, tmp_path: Path) -> None:

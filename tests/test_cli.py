@@ -459,12 +459,12 @@ def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.Ca
     for name in (*(f"test_{name}" for name in names), "loss_by_position"):
         assert scored[name] == result[name], name
     assert scored["name"] == "NanoKimi" and "split_note" not in scored
-    facts = read_json(trained.out / "data" / "data.json")
-    assert scored["test_tokens"] == facts["test_tokens"] and "val_loss" not in scored
+    metadata = read_json(trained.out / "data" / "data.json")
+    assert scored["test_tokens"] == metadata["test_tokens"] and "val_loss" not in scored
     assert cli.main(["evaluate", str(trained.out), "--part", "val"]) == 0
     scored = json.loads(capsys.readouterr().out)
     assert [scored[f"val_{name}"] for name in names] == [result[f"val_{name}"] for name in names]
-    assert scored["val_tokens"] == facts["val_tokens"] and "test_loss" not in scored
+    assert scored["val_tokens"] == metadata["val_tokens"] and "test_loss" not in scored
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,12 @@ def data_of(train: list[int], val: list[int], val_bytes: int, val_chars: int, tm
     path = tmp / "filler.txt"
     path.write_text("abcdefghij" * 100)
     filler = prepare(DatasetConfig(path=str(path)), tmp / "data", context_length=4)
-    facts = filler.facts | {"val_text_bytes": val_bytes, "val_text_chars": val_chars}
+    metadata = filler.metadata | {"val_text_bytes": val_bytes, "val_text_chars": val_chars}
     return replace(
         filler,
         train_ids=np.array(train, dtype=np.uint16),
         val_ids=np.array(val, dtype=np.uint16),
-        facts=facts,
+        metadata=metadata,
     )
 
 
@@ -100,7 +100,7 @@ def test_bits_are_counted_over_the_bytes_and_characters_of_the_raw_text(tmp_path
 
 
 def test_bits_of_a_uniform_model_do_not_depend_on_the_tokenizer(tmp_path: Path) -> None:
-    """A uniform model over W ids spends log2(W) bits on each token; per byte that is what the text's facts say."""
+    """A uniform model over W ids spends log2(W) bits on each token; per byte that is what the text's metadata say."""
     text = "caf\u00e9 cr\u00e8me \u2603 " * 80
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
@@ -163,8 +163,8 @@ def test_each_token_is_a_target_exactly_once(length: int, long_data: PreparedDat
 def test_each_token_of_the_test_part_is_a_target_exactly_once(length: int, long_data: PreparedData) -> None:
     """And no other: the first is predicted from the last validation token, the last from its own predecessor."""
     test = np.random.default_rng(1).integers(0, 61, size=149)
-    facts = long_data.facts | {"test_text_bytes": 149, "test_text_chars": 100}
-    data = replace(long_data, test_ids=test.astype(np.uint16), facts=facts)
+    metadata = long_data.metadata | {"test_text_bytes": 149, "test_text_chars": 100}
+    data = replace(long_data, test_ids=test.astype(np.uint16), metadata=metadata)
     model = Bigram(61)
     table = model.table.detach().double().numpy()
     total = sum(naive_nats(table, before=int(data.val_ids[-1]), targets=test.tolist()))

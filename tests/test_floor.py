@@ -169,7 +169,7 @@ def short_tales(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 def test_short_tales_fit_into_128_tokens_so_their_floor_can_be_reached(short_tales: PreparedData) -> None:
     for part in ("val", "test"):
         floor = text_floor(short_tales, 128, part)
-        known = short_tales.facts[f"{part}_floor_nats"]
+        known = short_tales.metadata[f"{part}_floor_nats"]
         assert floor is not None and floor.attainable_nats == floor.nats == pytest.approx(known)
     assert int(np.diff(short_tales.train_doc_offsets.astype(np.int64)).max()) <= 128
     texts = short_tales.tokenizer.decode(short_tales.test_ids.tolist()).split(tales.END_OF_TEXT)
@@ -185,4 +185,4 @@ def test_the_first_token_of_each_document_is_predicted_from_end_of_text(short_ta
         assert (batch.inputs[:, 0] == end).all()
         assert (np.where(batch.counts, batch.inputs, -1)[:, 1:] != end).all(), "and no other token is"
         seen += len(batch.numbers)
-    assert seen == data.facts["val_documents"]
+    assert seen == data.metadata["val_documents"]

@@ -127,8 +127,8 @@ def test_saved_with_the_data_it_comes_back(tmp_path: Path, documents: DatasetCon
 def test_an_end_of_text_of_its_own_adds_no_id(tmp_path: Path, documents: DatasetConfig) -> None:
     path = byte_level(tmp_path / "tokenizer.json", special=[END])
     data = prepare(DatasetConfig(path=documents.path, tokenizer=str(path), workers=1), tmp_path / "out", 8)
-    assert data.tokenizer.vocab_size == 300 and data.facts["end_of_text_id"] == 0
-    assert (np.asarray(data.train_ids) == 0).sum() == data.facts["train_documents"]
+    assert data.tokenizer.vocab_size == 300 and data.metadata["end_of_text_id"] == 0
+    assert (np.asarray(data.train_ids) == 0).sum() == data.metadata["train_documents"]
 
 
 def test_what_is_lost_is_measured_and_said(
@@ -136,14 +136,14 @@ def test_what_is_lost_is_measured_and_said(
 ) -> None:
     lossless = byte_level(tmp_path / "a.json")
     data = prepare(DatasetConfig(path=documents.path, tokenizer=str(lossless), workers=1), tmp_path / "a", 8)
-    assert data.facts["changed_by_tokenizer"] == 0 and capsys.readouterr().err == ""
+    assert data.metadata["changed_by_tokenizer"] == 0 and capsys.readouterr().err == ""
     lossy = byte_level(tmp_path / "b.json", lower=True)
     data = prepare(DatasetConfig(path=documents.path, tokenizer=str(lossy), workers=1), tmp_path / "b", 8)
-    assert data.facts["changed_by_tokenizer"] == data.facts["units_encoded"] == 100
+    assert data.metadata["changed_by_tokenizer"] == data.metadata["units_encoded"] == 100
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "warning" in error and "does not give back 100 of 100 texts" in error
     own = prepare(documents, tmp_path / "c", 8)
-    assert "changed_by_tokenizer" not in own.facts
+    assert "changed_by_tokenizer" not in own.metadata
 
 
 def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:

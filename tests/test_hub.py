@@ -55,8 +55,8 @@ def test_the_missing_part_comes_out_of_one_other(tmp_path: Path, held_out: str, 
     texts = [" ".join(f"{name}{i}" for i in range(30)) for name in map(str, range(80))]
     path = write(tmp_path / "set", train=texts[:40], **{held_out: texts[40:]})
     data = prepare(DatasetConfig(path=path, tokenizer="byte", val_fraction=0.3), tmp_path / "out", 8)
-    assert sum(data.facts[f"{part}_documents"] for part in ("train", "val", "test")) == 80
-    assert data.facts[f"{kept}_documents"] == 40
+    assert sum(data.metadata[f"{part}_documents"] for part in ("train", "val", "test")) == 80
+    assert data.metadata[f"{kept}_documents"] == 40
     ids = {"train": data.train_ids, "test": data.test_ids}[kept]
     own = texts[:40] if kept == "train" else texts[40:]
     assert sorted(data.tokenizer.decode(ids).split(END)[:-1]) == sorted(own)
@@ -112,11 +112,19 @@ def test_what_stands_in_a_held_out_part_is_removed_from_the_others(tmp_path: Pat
     parts = {"train": data.train_ids, "val": data.val_ids, "test": data.test_ids}
     found = {name: data.tokenizer.decode(ids).split(END)[:-1] for name, ids in parts.items()}
     assert found == {"train": other, "val": [first, third], "test": [second]}
-    assert [data.facts[f"{part}_documents"] for part in parts] == [4, 2, 1]
-    assert data.facts["exact_duplicates_across_split"] == data.facts["near_duplicates_across_split"] == 2
-    assert data.facts["exact_duplicates_of_test_in_val"] == data.facts["near_duplicates_of_test_in_val"] == 1
-    removed = sum(count for name, count in data.facts.items() if "_duplicates_" in name)
-    assert data.facts["documents"] == 13 == 7 + removed, "every document is kept once, or counted as removed"
+    assert [data.metadata[f"{part}_documents"] for part in parts] == [4, 2, 1]
+    assert (
+        data.metadata["exact_duplicates_across_split"] == data.metadata["near_duplicates_across_split"] == 2
+    )
+    assert (
+        data.metadata["exact_duplicates_of_test_in_val"]
+        == data.metadata["near_duplicates_of_test_in_val"]
+        == 1
+    )
+    removed = sum(count for name, count in data.metadata.items() if "_duplicates_" in name)
+    assert data.metadata["documents"] == 13 == 7 + removed, (
+        "every document is kept once, or counted as removed"
+    )
 
 
 def test_a_split_of_its_own_that_is_too_small_is_one_line(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def test_ids_and_characters_are_used_as_they_are(tmp_path: Path, protocol: int) 
     assert data.tokenizer.decode(data.train_ids) == TEXT[:cut]
     assert data.tokenizer.decode(data.val_ids) == TEXT[cut:]
     assert np.array_equal(data.train_ids, np.fromfile(tmp_path / "gpt" / "train.bin", dtype=np.uint16))
-    assert data.facts["val_text_chars"] == len(TEXT) - cut
-    assert data.facts["val_text_bytes"] == len(TEXT) - cut + 1
-    assert np.array_equal(data.test_ids, data.val_ids) and data.facts["test_text_chars"] == len(TEXT) - cut
-    assert data.facts["chars"] == len(TEXT), "the last part is counted once"
-    assert data.facts["train_text_bytes"] == cut == data.facts["train_tokens"]
+    assert data.metadata["val_text_chars"] == len(TEXT) - cut
+    assert data.metadata["val_text_bytes"] == len(TEXT) - cut + 1
+    assert np.array_equal(data.test_ids, data.val_ids) and data.metadata["test_text_chars"] == len(TEXT) - cut
+    assert data.metadata["chars"] == len(TEXT), "the last part is counted once"
+    assert data.metadata["train_text_bytes"] == cut == data.metadata["train_tokens"]
     assert data.tokenizer.vocab_size == len(CHARACTERS) + 1, "and the escape"
 
 
@@ -65,8 +65,10 @@ def test_the_test_part_is_the_second_half_of_val_bin(tmp_path: Path) -> None:
     assert abs(len(data.val_ids) - len(data.test_ids)) <= 1
     assert np.array_equal(data.train_ids, np.fromfile(tmp_path / "gpt" / "train.bin", dtype=np.uint16))
     decoded = [data.tokenizer.decode(ids) for ids in (data.val_ids, data.test_ids)]
-    assert [data.facts[f"{part}_text_chars"] for part in ("val", "test")] == [len(text) for text in decoded]
-    assert data.facts["test_text_bytes"] == len(decoded[1].encode())
+    assert [data.metadata[f"{part}_text_chars"] for part in ("val", "test")] == [
+        len(text) for text in decoded
+    ]
+    assert data.metadata["test_text_bytes"] == len(decoded[1].encode())
 
 
 def test_a_test_bin_is_the_test_part(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_prepared_from_the_text_itself_it_is_the_same(tmp_path: Path) -> None:
     assert np.array_equal(ours.train_ids, theirs.train_ids) and np.array_equal(ours.val_ids, theirs.val_ids)
     assert np.array_equal(ours.test_ids, theirs.test_ids) and np.array_equal(ours.test_ids, ours.val_ids)
     for name in ("chars", "split", *(f"{part}_text_bytes" for part in ("train", "val", "test"))):
-        assert ours.facts[name] == theirs.facts[name], name
+        assert ours.metadata[name] == theirs.metadata[name], name
 
 
 def test_nanogpts_split_is_said_and_refused_where_it_means_nothing(
@@ -134,7 +136,7 @@ def test_without_meta_a_tokenizer_must_be_named(tmp_path: Path) -> None:
         prepare(dataset, tmp_path / "out", 8)
     tokenizer = byte_level(tmp_path / "t.json")
     data = prepare(replace(dataset, tokenizer=str(tokenizer)), tmp_path / "out", 8)
-    assert data.tokenizer.vocab_size == 300 and data.facts["tokenizer"] == "tokenizer.json"
+    assert data.tokenizer.vocab_size == 300 and data.metadata["tokenizer"] == "tokenizer.json"
 
 
 def test_impossible_tokens_are_refused(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_more_documents_never_move_one(
     folder = tmp_path_factory.mktemp("corpus")
     shares = {"val_fraction": val} if test is None else {"val_fraction": val, "test_fraction": test}
     few, many = read(texts[:count], folder / "few", **shares), read(texts, folder / "many", **shares)
-    assert "split_widened" not in few.facts
+    assert "split_widened" not in few.metadata
     assert sum(len(few.hashes(part)) for part in PARTS) == count == len(sides(few))
     assert sides(few).items() <= sides(many).items()
     assert sorted(sides(many)) == sorted(texts)
@@ -116,12 +116,12 @@ def test_few_documents_give_one_each_to_validation_and_test(
     places = [PARTS.index(found[text]) for text in by_hash]
     order = [(1, 0, 2)[place] for place in places]  # val, train, test
     assert order == sorted(order) and set(order) == {0, 1, 2}
-    assert corpus.facts["documents"] == len(texts) == len(found)
+    assert corpus.metadata["documents"] == len(texts) == len(found)
 
 
 def test_small_documents_are_added_until_there_are_a_hundred_bytes(tmp_path: Path) -> None:
     corpus = read(TEXTS[:40], tmp_path / "c", val_fraction=0.01)
-    assert corpus.facts["split_widened"]
+    assert corpus.metadata["split_widened"]
     for part in ("val", "test"):
         sizes = np.diff(np.array(corpus.offsets(part)).astype(int))
         assert sizes.sum() >= 100 > sizes.sum() - sizes.min()
@@ -135,7 +135,7 @@ def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: 
     sizes = {part: len(half.hashes(part)) for part in PARTS}
     assert abs(sizes["train"] - 8000) < 4 * 70
     assert abs(sizes["val"] - 1000) < 4 * 31 and abs(sizes["test"] - 1000) < 4 * 31
-    assert half.facts["documents_left_out"] == 20_000 - half.facts["documents"]
+    assert half.metadata["documents_left_out"] == 20_000 - half.metadata["documents"]
     tenth = sides(read(texts, tmp_path / "tenth", fraction=0.1))
     assert tenth.items() <= sides(half).items(), "a smaller fraction is part of a larger one"
 
@@ -143,8 +143,8 @@ def test_the_split_has_its_size_and_the_fraction_is_independent_of_it(tmp_path: 
 def test_copies_are_on_one_side_and_counted(tmp_path: Path) -> None:
     corpus = read([*TEXTS, *TEXTS, TEXTS[0], "  \n", ""], tmp_path / "c")
     assert sides(corpus) == sides(read(TEXTS, tmp_path / "d"))
-    assert sum(corpus.facts[f"duplicates_in_{part}"] for part in PARTS) == 201
-    assert corpus.facts["documents_empty"] == 2
+    assert sum(corpus.metadata[f"duplicates_in_{part}"] for part in PARTS) == 201
+    assert corpus.metadata["documents_empty"] == 2
     assert repeated(np.array([3, 3, 3, 1], dtype=np.uint64)) == 2
 
 

@@ -33,15 +33,15 @@ def test_prepare_prints_what_is_there_and_draws_it(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["prepare", "--data", "stories.txt", "--dataset.tokenizer", "byte", "--out", "out"]) == 0
     printed = capsys.readouterr().out
-    facts = read_json(tmp_path / "out" / "data.json")
-    shown = [f"{facts[f'{part}_documents']:,}" for part in ("train", "val", "test")]
+    metadata = read_json(tmp_path / "out" / "data.json")
+    shown = [f"{metadata[f'{part}_documents']:,}" for part in ("train", "val", "test")]
     assert "{} train, {} validation, {} test".format(*shown) in printed
-    tokens = [f"{facts[f'{part}_tokens']:,}" for part in ("train", "val", "test")]
+    tokens = [f"{metadata[f'{part}_tokens']:,}" for part in ("train", "val", "test")]
     assert "{} train, {} validation, {} test".format(*tokens) in printed
     assert "0 exact and 0 near duplicates" in printed and "1 empty" in printed
-    assert f"{facts['vocab_size']:,} (byte)" in printed and "257" in printed
+    assert f"{metadata['vocab_size']:,} (byte)" in printed and "257" in printed
     counts = [int(line.split()[-1]) for line in printed.splitlines() if re.search(r" to \d", line)]
-    assert sum(counts) == facts["documents"] == 81
+    assert sum(counts) == metadata["documents"] == 81
     picture = (tmp_path / "out" / "summary.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) > 10_000
     assert printed.strip().endswith("summary.png")
@@ -91,7 +91,7 @@ def test_bad_input_is_one_line(
 def test_numbers_of_the_summary(stories: Path, tmp_path: Path) -> None:
     data = prepare(DatasetConfig(path=str(stories), tokenizer="byte", workers=1), tmp_path / "out", 8)
     lengths = document_lengths(data)
-    assert lengths.sum() == sum(data.facts[f"{part}_tokens"] for part in ("train", "val", "test"))
+    assert lengths.sum() == sum(data.metadata[f"{part}_tokens"] for part in ("train", "val", "test"))
     assert np.array_equal(token_counts(data.train_ids, 257), np.bincount(data.train_ids, minlength=257))
     sizes = bytes_of_ids(data.tokenizer)
     assert sizes[256] == 0 and set(sizes[:256]) == {1}

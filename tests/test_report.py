@@ -210,8 +210,8 @@ def test_quality_without_a_winner_is_not_marked(tmp_path: Path) -> None:
 
 def test_costs_within_two_percent_are_a_tie() -> None:
     def arm(name: str, slot: int, peak: int) -> Arm:
-        runs = tuple(Run(seed=seed, facts={"audit": {"causal": True}}, records=[]) for seed in (1, 2))
-        return Arm(name=name, slot=slot, facts={"peak_memory_bytes": peak}, runs=runs)
+        runs = tuple(Run(seed=seed, metadata={"audit": {"causal": True}}, records=[]) for seed in (1, 2))
+        return Arm(name=name, slot=slot, metadata={"peak_memory_bytes": peak}, runs=runs)
 
     verdict = {"ranked": True, "winner": None}
     assert winner_of(PEAK_MEMORY, [arm("a", 0, 1000), arm("b", 1, 1010)], verdict) is None
@@ -289,7 +289,7 @@ def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("metadata", "told"),
     [
         ({"batches_skipped": 1}, "1 batch skipped, because"),
         ({"batches_skipped": 1200}, "1,200 batches skipped, because"),
@@ -299,10 +299,10 @@ def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_one_sort_of_incident_alone(facts: Record, told: str, tmp_path: Path) -> None:
+def test_one_sort_of_incident_alone(metadata: Record, told: str, tmp_path: Path) -> None:
     """Counts without events, and a spike whose record is not there to be marked."""
     report = write_comparison(tmp_path)
-    report["runs"][2] |= facts
+    report["runs"][2] |= metadata
     write_report_json(tmp_path, report)
     told_of = incidents_of(render(tmp_path)[0])
     assert told in told_of and "NanoGPT" in told_of and "NanoKimi" not in told_of
@@ -314,7 +314,7 @@ def test_many_incidents_stay_short(tmp_path: Path) -> None:
     ]
     many += [{"kind": "event", "step": 7, "event": "out_of_memory", "detail": "<b>\n" + "y" * 999}]
     spikes = [{"step": i + 1, "loss": 2.0 + i, "usual": 1.0} for i in range(80)]
-    arm = Run(seed=1, facts={"spikes": spikes}, records=many)
+    arm = Run(seed=1, metadata={"spikes": spikes}, records=many)
     assert len(" ".join(incident_lines(arm))) < 700
     assert (
         "80 loss spikes, of which the 25 highest are marked, the highest at step 80" in incident_lines(arm)[0]
@@ -341,7 +341,7 @@ def test_spikes_are_placed_where_they_happened(tmp_path: Path) -> None:
     seconds = records.spike_places(run, "train_seconds")
     assert seconds == pytest.approx([step * 0.0413 for step in (280, 320, 380, 220)])
     spikes = [{"step": i + 1, "loss": 2.0 + i, "usual": 1.0} for i in range(80)]
-    busy = Run(seed=1, facts={"spikes": spikes}, records=run.records)
+    busy = Run(seed=1, metadata={"spikes": spikes}, records=run.records)
     assert records.spike_places(busy, "step") == list(range(80, 80 - records.MAX_SPIKES, -1))
 
 

@@ -124,8 +124,8 @@ def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
     parameters = sum(p.numel() for p in open_run(out).model.parameters())
     assert stored["params_total"] == parameters
     windows = np.load(out / "window_nats.npy", allow_pickle=False)
-    facts = read_json(out / "data" / "data.json")
-    assert windows.sum() == pytest.approx(stored["test_loss"] * facts["test_tokens"])
+    metadata = read_json(out / "data" / "data.json")
+    assert windows.sum() == pytest.approx(stored["test_loss"] * metadata["test_tokens"])
     kinds = {record["kind"]: record for record in read_json_lines(out / "metrics.jsonl")}
     assert not [name for record in kinds.values() for name in record if name.startswith("test")]
 
@@ -160,10 +160,10 @@ def test_the_saved_config_leaves_nothing_to_choose(tiny_config: Build, tmp_path:
     assert saved == returned
     assert "auto" not in (saved.train.device, saved.train.dtype) and saved.train.threads
     assert saved.dataset.path == str(relative.resolve())
-    facts = read_json(tmp_path / "run" / "data" / "data.json")
+    metadata = read_json(tmp_path / "run" / "data" / "data.json")
     assert saved == resolve(
         saved,
-        vocab_size=facts["vocab_size"],
+        vocab_size=metadata["vocab_size"],
         device=saved.train.device,
         dtype=saved.train.dtype,  # type: ignore[arg-type]
         threads=saved.train.threads,
@@ -195,8 +195,8 @@ def test_a_run_without_a_test_part_is_opened_but_not_resumed(tiny_config: Build,
     train_alone(tiny_config(max_steps=2), tmp_path / "run")
     data = tmp_path / "run" / "data"
     (data / "test.bin").unlink()
-    facts = {k: v for k, v in read_json(data / "data.json").items() if not k.startswith(("test", "split"))}
-    (data / "data.json").write_text(json.dumps(facts | {"schema_version": 1}))
+    metadata = {k: v for k, v in read_json(data / "data.json").items() if not k.startswith(("test", "split"))}
+    (data / "data.json").write_text(json.dumps(metadata | {"schema_version": 1}))
     opened = open_run(tmp_path / "run")
     assert evaluate(opened.model, opened.data, 16, 64).val_loss > 0
     with pytest.raises(UserError, match="without a test part.*--part val"):

@@ -56,19 +56,21 @@ def test_all_parts_come_back_as_text(dataset: DatasetConfig, tmp_path: Path, nam
 def test_facts_are_those_of_the_text(dataset: DatasetConfig, tmp_path: Path, name: Name) -> None:
     prepared = prepare(replace(dataset, tokenizer=name), tmp_path / "out", 8)
     data = Path(str(dataset.path)).read_bytes()
-    facts = prepared.facts
+    metadata = prepared.metadata
     found, ids = texts_of(prepared), (prepared.train_ids, prepared.val_ids, prepared.test_ids)
-    assert facts["path"] == dataset.path and facts["tokenizer"] == name
-    assert facts["sha256"] == hashlib.sha256(data).hexdigest()
-    assert facts["file_bytes"] == len(data) == sum(facts[f"{part}_text_bytes"] for part in PARTS)
-    assert facts["chars"] == len(TRAIN + VAL + TEST) == sum(facts[f"{part}_text_chars"] for part in PARTS)
+    assert metadata["path"] == dataset.path and metadata["tokenizer"] == name
+    assert metadata["sha256"] == hashlib.sha256(data).hexdigest()
+    assert metadata["file_bytes"] == len(data) == sum(metadata[f"{part}_text_bytes"] for part in PARTS)
+    assert (
+        metadata["chars"] == len(TRAIN + VAL + TEST) == sum(metadata[f"{part}_text_chars"] for part in PARTS)
+    )
     for part, tokens in zip(PARTS, ids, strict=True):
-        assert facts[f"{part}_text_bytes"] == len(found[part].encode())
-        assert facts[f"{part}_text_chars"] == len(found[part])
-        assert facts[f"{part}_tokens"] == len(tokens)
-    assert facts["split"] == "three"
-    assert facts["vocab_size"] == prepared.tokenizer.vocab_size
-    assert math.isclose(facts["bytes_per_token"], len(found["val"].encode()) / len(prepared.val_ids))
+        assert metadata[f"{part}_text_bytes"] == len(found[part].encode())
+        assert metadata[f"{part}_text_chars"] == len(found[part])
+        assert metadata[f"{part}_tokens"] == len(tokens)
+    assert metadata["split"] == "three"
+    assert metadata["vocab_size"] == prepared.tokenizer.vocab_size
+    assert math.isclose(metadata["bytes_per_token"], len(found["val"].encode()) / len(prepared.val_ids))
 
 
 def test_tokenizer_knows_only_the_training_part(dataset: DatasetConfig, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_opening_again_gives_the_same_and_ids_cannot_be_written(
 ) -> None:
     first = prepare(dataset, tmp_path / "out", 8)
     again = open_prepared(tmp_path / "out")
-    assert again.facts == first.facts
+    assert again.metadata == first.metadata
     assert np.array_equal(again.train_ids, first.train_ids) and np.array_equal(again.val_ids, first.val_ids)
     assert isinstance(again.train_ids, np.memmap) and again.train_ids.dtype == np.uint16
     with pytest.raises(ValueError, match="read-only"):
@@ -162,8 +164,8 @@ def test_data_of_an_earlier_version_has_no_test_part_and_says_so(
     new = prepare(dataset, tmp_path / "out", 8)
     for path in (tmp_path / "out").glob("test.*"):
         path.unlink()
-    facts = {name: fact for name, fact in new.facts.items() if not name.startswith(("test", "split"))}
-    (tmp_path / "out" / "data.json").write_text(json.dumps({**facts, "schema_version": 1}))
+    metadata = {name: fact for name, fact in new.metadata.items() if not name.startswith(("test", "split"))}
+    (tmp_path / "out" / "data.json").write_text(json.dumps({**metadata, "schema_version": 1}))
     old = open_prepared(tmp_path / "out")
     assert np.array_equal(old.scored("val").ids, new.val_ids) and len(old.test_ids) == 0
     assert old.fingerprint != new.fingerprint

@@ -222,9 +222,9 @@ def store(tmp_path: Path) -> Path:
 
 def with_facts(folder: Path, **changes: Any) -> str:
     """What is said of a store whose data.json was changed; None: the key is gone."""
-    facts = {**json.loads((folder / "data.json").read_text()), **changes}
-    facts = {key: value for key, value in facts.items() if value != "gone"}
-    (folder / "data.json").write_text(json.dumps(facts))
+    metadata = {**json.loads((folder / "data.json").read_text()), **changes}
+    metadata = {key: value for key, value in metadata.items() if value != "gone"}
+    (folder / "data.json").write_text(json.dumps(metadata))
     return complaint(open_prepared, folder)
 
 

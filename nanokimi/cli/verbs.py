@@ -179,7 +179,7 @@ def run_evaluate(arguments: list[str]) -> int:
         scores = evaluate(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
         head = {"name": run.config.title, "seed": run.config.seed, "folder": str(run_folder)}
         tokens = {f"{part}_tokens": len(data.scored(part).ids)}
-        note = None if "data" in options else split_note(data.facts)
+        note = None if "data" in options else split_note(data.metadata)
         print(json.dumps({**head, **tokens, **scores, **({"split_note": note} if note else {})}))
     return 0
 

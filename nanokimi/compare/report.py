@@ -73,7 +73,7 @@ def build_report(
         "comparisons": pairs,
         "spread": None if spread is None else {**vars(spread)},
         "match": describe_match(config, arms),
-        "data": {**data.facts, "split_note": split_note(data.facts), "baselines": baselines},
+        "data": {**data.metadata, "split_note": split_note(data.metadata), "baselines": baselines},
         "machine": {**environment, "device": train.device},
         "command": environment["command"],
         "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
@@ -115,20 +115,20 @@ def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None
 
 def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
     """What models without a neural network reach on the same text, so that an implausible loss stands out."""
-    facts, vocab_size = data.facts, data.tokenizer.vocab_size
+    metadata, vocab_size = data.metadata, data.tokenizer.vocab_size
     scores: dict[str, dict[str, float | None]] = {}
     for name, nats in (
         ("unigram", unigram_nats(data.train_ids, data.test_ids, vocab_size)),
         ("5-gram", ngram_nats(data.train_ids, data.test_ids, vocab_size)),
     ):
-        per_byte = nats / LN2 / facts["test_text_bytes"]
-        scores[name] = {"test_loss": nats / facts["test_tokens"], "bits_per_byte": per_byte}
+        per_byte = nats / LN2 / metadata["test_text_bytes"]
+        scores[name] = {"test_loss": nats / metadata["test_tokens"], "bits_per_byte": per_byte}
     text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
-    if "test_floor_nats" in facts:
-        floor = facts["test_floor_nats"]
-        per_byte = floor / LN2 / facts["test_text_bytes"]
-        scores["floor"] = {"test_loss": floor / facts["test_tokens"], "bits_per_byte": per_byte}
-    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip_bits(*text) / facts["test_text_bytes"]}
+    if "test_floor_nats" in metadata:
+        floor = metadata["test_floor_nats"]
+        per_byte = floor / LN2 / metadata["test_text_bytes"]
+        scores["floor"] = {"test_loss": floor / metadata["test_tokens"], "bits_per_byte": per_byte}
+    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip_bits(*text) / metadata["test_text_bytes"]}
     return scores
 
 

@@ -32,7 +32,7 @@ from nanokimi.runtime.progress import byte_progress
 
 BUILD_VERSION = 2
 """Part of each store's key: raise it when the same text and settings give another store."""
-FACTS_FILE = "data.json"
+METADATA_FILE = "data.json"
 HELD_OUT = ("val", "test")
 
 
@@ -79,9 +79,9 @@ def prepare_store(dataset: DatasetConfig) -> Path:
 def is_whole(store: Path) -> bool:
     """Whether a store's files have the sizes that its data.json says."""
     try:
-        facts = json.loads((store / FACTS_FILE).read_text(encoding="utf-8"))
-        width = encoding.id_dtype(facts["vocab_size"]).itemsize
-        return all((store / f"{p}.bin").stat().st_size == facts[f"{p}_tokens"] * width for p in PARTS)
+        metadata = json.loads((store / METADATA_FILE).read_text(encoding="utf-8"))
+        width = encoding.id_dtype(metadata["vocab_size"]).itemsize
+        return all((store / f"{p}.bin").stat().st_size == metadata[f"{p}_tokens"] * width for p in PARTS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -112,19 +112,19 @@ def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> N
     shards = [shard for part in PARTS for shard in encoding.plan_shards(corpus.offsets(part), part)]
     records = encode(corpus, tokenizer, shards, work, workers)
     encoding.join_shards(shards, work / SHARDS, target, documents=not corpus.contiguous)
-    facts = describe(dataset, source, corpus, tokenizer, records) | counts
-    if facts.get("changed_by_tokenizer"):
-        facts["warning"] = (
-            f"the tokenizer {dataset.tokenizer} does not give back {facts['changed_by_tokenizer']} of "
-            f"{facts['units_encoded']} texts as they were: a score per byte is that of its own version of them"
+    metadata = describe(dataset, source, corpus, tokenizer, records) | counts
+    if metadata.get("changed_by_tokenizer"):
+        metadata["warning"] = (
+            f"the tokenizer {dataset.tokenizer} does not give back {metadata['changed_by_tokenizer']} of "
+            f"{metadata['units_encoded']} texts as they were: a score per byte is that of its own version of them"
         )
     for part in HELD_OUT:
         if (path := work / CORPUS / f"{part}.nats").exists():
             nats = np.fromfile(path, dtype=np.float64)[corpus.keep(part)]
             nats.tofile(target / f"{part}.nats")
-            facts[f"{part}_floor_nats"] = float(nats.sum())
+            metadata[f"{part}_floor_nats"] = float(nats.sum())
     tokenizer.save(target)
-    (target / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (target / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
 def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
@@ -139,7 +139,7 @@ def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
     tasks = [
         {
             "kind": "bands",
-            "facts": corpus.facts,
+            "metadata": corpus.metadata,
             "part": s.part,
             "start": s.start,
             "stop": s.stop,
@@ -148,7 +148,9 @@ def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
         for part in HELD_OUT
         for s in encoding.plan_shards(corpus.offsets(part), part)
     ]
-    with byte_progress("near duplicates", sum(corpus.facts[f"{p}_text_bytes"] for p in HELD_OUT)) as report:
+    with byte_progress(
+        "near duplicates", sum(corpus.metadata[f"{p}_text_bytes"] for p in HELD_OUT)
+    ) as report:
         run_tasks(work, tasks, workers, report)
     counts, keep = {}, {}
     for part, against, name in (("val", ("test",), "_of_test_in_val"), ("train", HELD_OUT, "_across_split")):
@@ -177,7 +179,7 @@ def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, w
     tasks = [
         {
             "kind": "overlap",
-            "facts": corpus.facts,
+            "metadata": corpus.metadata,
             "part": part,
             "against": against,
             "start": s.start,
@@ -186,7 +188,7 @@ def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, w
         }
         for s in shards
     ]
-    with byte_progress("near duplicates", corpus.facts[f"{part}_text_bytes"]) as report:
+    with byte_progress("near duplicates", corpus.metadata[f"{part}_text_bytes"]) as report:
         found = run_tasks(work, tasks, workers, report)
     near = np.zeros(len(corpus.hashes(part)), dtype=bool)
     near[[number for numbers in found for number in numbers]] = True
@@ -198,7 +200,7 @@ def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> To
     if not folder.exists():
         texts = (text for _, text in corpus.units("train"))
         tokenizer = build_tokenizer(
-            dataset, texts, corpus.facts["train_text_chars"], documents=not corpus.contiguous
+            dataset, texts, corpus.metadata["train_text_chars"], documents=not corpus.contiguous
         )
         partial = folder.with_name(f"{folder.name}.partial-tokenizer")
         shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +219,7 @@ def encode(
     records = {shard.name: encoding.finished_record(shard, folder) for shard in shards}
     missing = [shard for shard in shards if records[shard.name] is None]
     tasks = [
-        {"kind": "encode", "facts": corpus.facts, "shard": asdict(shard), "bytes": shard.bytes}
+        {"kind": "encode", "metadata": corpus.metadata, "shard": asdict(shard), "bytes": shard.bytes}
         for shard in missing
     ]
     with byte_progress("encoding", sum(shard.bytes for shard in missing)) as report:
@@ -244,8 +246,8 @@ def describe(
         if not sums[part]["tokens"] or not sums[part]["bytes"]:
             raise UserError(f"the tokenizer {tokenizer.name} makes no tokens of the {part} text: use another")
     once = PARTS[:2] if dataset.split == "nanogpt" else PARTS  # its test part is its validation part
-    facts = {
-        "file_bytes": source.file_bytes or sum(corpus.facts[f"{part}_text_bytes"] for part in once),
+    metadata = {
+        "file_bytes": source.file_bytes or sum(corpus.metadata[f"{part}_text_bytes"] for part in once),
         "sha256": source.sha256 or store_key(source.fingerprint),
         "split": dataset.split,
         "chars": sum(sums[part]["chars"] for part in once),
@@ -256,14 +258,14 @@ def describe(
         "bytes_per_token": sums["val"]["bytes"] / sums["val"]["tokens"],
         "end_of_text_id": None if corpus.contiguous else tokenizer.end_of_text_id,
     }
-    facts |= {
-        name: corpus.facts[name]
-        for name in corpus.facts
+    metadata |= {
+        name: corpus.metadata[name]
+        for name in corpus.metadata
         if name.startswith(("doc", "dup", "contig", "split"))
     }
     if not corpus.contiguous:
-        facts |= {f"{part}_documents": sums[part]["units"] for part in PARTS}
+        metadata |= {f"{part}_documents": sums[part]["units"] for part in PARTS}
     if tokenizer.name in FOREIGN:
-        facts["changed_by_tokenizer"] = sum(r["changed"] for part in once for r in records[part])
-        facts["units_encoded"] = sum(r["units"] for part in once for r in records[part])
-    return facts
+        metadata["changed_by_tokenizer"] = sum(r["changed"] for part in once for r in records[part])
+        metadata["units_encoded"] = sum(r["units"] for part in once for r in records[part])
+    return metadata

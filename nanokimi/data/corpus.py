@@ -31,7 +31,7 @@ MAX_PIECE_CHARS = 1 << 22
 """Where no line ends in so many characters, the text is cut between any two of them."""
 BATCH_BYTES = 1 << 18
 """Of text that is read, and worked on, at a time."""
-FACTS_FILE = "corpus.json"
+METADATA_FILE = "corpus.json"
 
 Report = Callable[[int], None]
 
@@ -41,12 +41,12 @@ class Corpus:
     """What `read_source` wrote."""
 
     folder: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def contiguous(self) -> bool:
         """Whether it is one text and not documents."""
-        return bool(self.facts["contiguous"])
+        return bool(self.metadata["contiguous"])
 
     def offsets(self, part: str) -> np.ndarray:
         """Byte offsets of the units of a part, and its size as the last."""
@@ -128,22 +128,22 @@ class _Part:
 
 def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Report) -> Corpus:
     """Read `source` into `folder`, or find it read already. `report` is told the bytes of text so far."""
-    path = folder / FACTS_FILE  # written last: without it, the folder is torn
+    path = folder / METADATA_FILE  # written last: without it, the folder is torn
     if path.exists():
         return Corpus(folder, json.loads(path.read_text(encoding="utf-8")))
     folder.mkdir(parents=True, exist_ok=True)
     ranges = Ranges.of(dataset)
-    parts, facts = _read(source, dataset, ranges, folder, report)
-    if wider := _widened(ranges, parts, facts):
-        parts, facts = _read(source, dataset, wider, folder, report)
-        facts["split_widened"] = True
+    parts, metadata = _read(source, dataset, ranges, folder, report)
+    if wider := _widened(ranges, parts, metadata):
+        parts, metadata = _read(source, dataset, wider, folder, report)
+        metadata["split_widened"] = True
     if source.text_file is None:
-        _require_documents(dataset, parts, facts)
+        _require_documents(dataset, parts, metadata)
     for name, part in parts.items():
         part.save(folder, name)
-        facts |= {f"{name}_text_bytes": part.ends[-1], f"{name}_text_chars": part.chars}
-    write_json(path, facts)
-    return Corpus(folder, facts)
+        metadata |= {f"{name}_text_bytes": part.ends[-1], f"{name}_text_chars": part.chars}
+    write_json(path, metadata)
+    return Corpus(folder, metadata)
 
 
 def _read(
@@ -157,9 +157,9 @@ def _read(
         return parts, _read_documents(source, dataset, ranges, parts, report)
 
 
-def _widened(ranges: Ranges, parts: dict[str, _Part], facts: dict[str, Any]) -> Ranges | None:
+def _widened(ranges: Ranges, parts: dict[str, _Part], metadata: dict[str, Any]) -> Ranges | None:
     """Other ranges, if a part got too little of a set of documents without a split of its own."""
-    if facts["contiguous"] or facts["own_split"]:
+    if metadata["contiguous"] or metadata["own_split"]:
         return None
     if parts["train"].ends[-1] and min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
         return None
@@ -168,7 +168,7 @@ def _widened(ranges: Ranges, parts: dict[str, _Part], facts: dict[str, Any]) -> 
     return ranges.widened(hashes, sizes)
 
 
-def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], facts: dict[str, Any]) -> None:
+def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], metadata: dict[str, Any]) -> None:
     """Refuse parts that are empty or too small."""
     for name, what, least in (
         ("train", "train on", 1),
@@ -178,8 +178,8 @@ def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], facts: d
         if parts[name].ends[-1] < least:
             raise UserError(
                 f"{dataset.path} has no document to {what}, or less than {least} bytes of them: of "
-                f"{facts['documents_read']} documents, {facts['documents_empty']} are empty, "
-                f"{facts['documents_left_out']} are outside dataset.fraction {dataset.fraction}, and of the others "
+                f"{metadata['documents_read']} documents, {metadata['documents_empty']} are empty, "
+                f"{metadata['documents_left_out']} are outside dataset.fraction {dataset.fraction}, and of the others "
                 "validation and test need at least one each; use more documents, or other fractions"
             )
 

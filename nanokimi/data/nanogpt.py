@@ -75,7 +75,7 @@ def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
             )
     once = PARTS[:2] if dataset.split == "nanogpt" else PARTS
     chars = [sizes[name][1] for name in once]
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "file_bytes": sum(
             path.stat().st_size for name in (*FILES, TEST) if (path := folder / name).is_file()
         ),
@@ -92,7 +92,7 @@ def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
         "contiguous": True,
         "documents": 1,
     }
-    (target / "data.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (target / "data.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(folder: Path, split: str, vocab_size: int) -> dict[str, np.ndarray]:

@@ -102,6 +102,6 @@ def split_positions(characters: int, dataset: DatasetConfig) -> tuple[int, int]:
     return starts
 
 
-def split_note(facts: dict[str, Any]) -> str | None:
+def split_note(metadata: dict[str, Any]) -> str | None:
     """What must be said beside every number that was measured on this data; None: nothing."""
-    return NANOGPT_NOTE if facts.get("split") == "nanogpt" else None
+    return NANOGPT_NOTE if metadata.get("split") == "nanogpt" else None

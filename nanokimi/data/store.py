@@ -1,4 +1,4 @@
-"""Prepared data on disk: token ids of all parts, the tokenizer and the facts about the text, in one folder.
+"""Prepared data on disk: token ids of all parts, the tokenizer and the metadata about the text, in one folder.
 
 The tokens live in the cache (see `build`); a run's own folder holds a copy of small ones, so that it can be moved, and
 refers to large ones. A folder is written beside its final place and renamed when complete: it exists whole or not at
@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.build import FACTS_FILE, prepare_store
+from nanokimi.data.build import METADATA_FILE, prepare_store
 from nanokimi.data.encoding import id_dtype
-from nanokimi.data.facts import SCHEMA_VERSION, read_facts
+from nanokimi.data.metadata import SCHEMA_VERSION, read_metadata
 from nanokimi.data.parts import PARTS, fractions, split_note
 from nanokimi.data.sources import open_source, read_text
 from nanokimi.data.tokenizers.foreign import FOREIGN
@@ -32,7 +32,7 @@ from nanokimi.errors import UserError
 
 TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))
 TOKEN_FILES = tuple(f"{part}.{kind}" for part in PARTS for kind in ("bin", "idx", "nats"))
-OWN_FILES = {FACTS_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
+OWN_FILES = {METADATA_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
 BLOCK_TOKENS = 1 << 20
 HASHED_IDS = 500_000
 COPY_BYTES = 64_000_000
@@ -63,7 +63,7 @@ class PreparedData:
     tokenizer: Tokenizer
     train_ids: np.ndarray
     val_ids: np.ndarray
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """What `prepare` measured: sizes, the file's sha256, bytes per token (the content of data.json)."""
     train_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
     """Where each training document begins in `train_ids`, and the end of the last; empty: one contiguous text."""
@@ -100,10 +100,10 @@ class PreparedData:
             return ScoredPart(self.train_ids, self.val_ids, self.val_doc_offsets)
         if not len(self.test_ids):
             raise UserError(
-                f"{self.facts['path']} was prepared without a test part, by an earlier version: evaluate with --part "
-                "val, or train again in a new folder"
+                f"{self.metadata['path']} was prepared without a test part, by an earlier version: evaluate with "
+                "--part val, or train again in a new folder"
             )
-        before = self.train_ids if self.facts.get("split") == "nanogpt" else self.val_ids
+        before = self.train_ids if self.metadata.get("split") == "nanogpt" else self.val_ids
         return ScoredPart(before, self.test_ids, self.test_doc_offsets)
 
 
@@ -116,46 +116,46 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
     folder = Path(folder)
     _require_replaceable(folder)
     store = prepare_store(dataset)
-    facts: dict[str, Any] = json.loads((store / FACTS_FILE).read_text(encoding="utf-8"))
-    if facts["train_tokens"] < context_length + 2:
+    metadata: dict[str, Any] = json.loads((store / METADATA_FILE).read_text(encoding="utf-8"))
+    if metadata["train_tokens"] < context_length + 2:
         advice = f"{context_length} needs {context_length + 2}; use a longer text, or a shorter context"
-        if facts["train_text_chars"]:
-            characters_per_token = facts["train_text_chars"] / facts["train_tokens"]
+        if metadata["train_text_chars"]:
+            characters_per_token = metadata["train_text_chars"] / metadata["train_tokens"]
             needed = math.ceil((context_length + 2) * characters_per_token / (1 - sum(fractions(dataset))))
             advice = (
                 f"{context_length} needs {context_length + 2}; use a text of about {needed} characters, or a "
                 "shorter context"
             )
         raise UserError(
-            f"{dataset.path} is too short: it has {facts['train_tokens']} training tokens, and "
+            f"{dataset.path} is too short: it has {metadata['train_tokens']} training tokens, and "
             f"train.context_length {advice}"
         )
-    if "warning" in facts:
-        print(f"nanokimi: warning: {facts['warning']}", file=sys.stderr)
-    if note := split_note(facts):
+    if "warning" in metadata:
+        print(f"nanokimi: warning: {metadata['warning']}", file=sys.stderr)
+    if note := split_note(metadata):
         print(f"nanokimi: {note}", file=sys.stderr)
-    facts = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **facts, "store": str(store)}
-    _write_folder(folder, store, facts)
+    metadata = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **metadata, "store": str(store)}
+    _write_folder(folder, store, metadata)
     return open_prepared(folder)
 
 
 def open_prepared(folder: Path) -> PreparedData:
     """Open what `prepare` wrote; raise UserError if it is missing or damaged."""
     folder = Path(folder)
-    facts = read_facts(folder / FACTS_FILE)
+    metadata = read_metadata(folder / METADATA_FILE)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != facts["vocab_size"]:
+    if tokenizer.vocab_size != metadata["vocab_size"]:
         raise UserError(
-            f"{folder} mixes two data sets: the tokenizer has {tokenizer.vocab_size} ids, {FACTS_FILE} says "
-            f"{facts['vocab_size']}; prepare the data again"
+            f"{folder} mixes two data sets: the tokenizer has {tokenizer.vocab_size} ids, {METADATA_FILE} says "
+            f"{metadata['vocab_size']}; prepare the data again"
         )
-    tokens_folder = Path(facts["store"]) if facts["tokens_in_store"] else folder
-    parts = {part: _open_part(tokens_folder, part, facts) for part in PARTS}
+    tokens_folder = Path(metadata["store"]) if metadata["tokens_in_store"] else folder
+    parts = {part: _open_part(tokens_folder, part, metadata) for part in PARTS}
     return PreparedData(
         tokenizer=tokenizer,
         train_ids=parts["train"].ids,
         val_ids=parts["val"].ids,
-        facts=facts,
+        metadata=metadata,
         train_doc_offsets=parts["train"].offsets,
         val_doc_offsets=parts["val"].offsets,
         val_doc_nats=parts["val"].nats,
@@ -174,16 +174,16 @@ class _Part(NamedTuple):
     nats: np.ndarray | None
 
 
-def _open_part(folder: Path, part: str, facts: dict[str, Any]) -> _Part:
+def _open_part(folder: Path, part: str, metadata: dict[str, Any]) -> _Part:
     """Open a part; the test part is empty where an earlier version prepared the data."""
-    if part == "test" and facts["schema_version"] == 1:
+    if part == "test" and metadata["schema_version"] == 1:
         return _Part(_no_ids(), _no_offsets(), None)
-    ids = _open_ids(folder / f"{part}.bin", facts["vocab_size"], facts[f"{part}_tokens"])
-    offsets = _no_offsets() if facts["contiguous"] else _open_offsets(folder, part, facts)
+    ids = _open_ids(folder / f"{part}.bin", metadata["vocab_size"], metadata[f"{part}_tokens"])
+    offsets = _no_offsets() if metadata["contiguous"] else _open_offsets(folder, part, metadata)
     nats = None
-    if f"{part}_floor_nats" in facts:
+    if f"{part}_floor_nats" in metadata:
         path = folder / f"{part}.nats"
-        nats = _open_array(path, np.dtype("<f8"), facts[f"{part}_documents"])
+        nats = _open_array(path, np.dtype("<f8"), metadata[f"{part}_documents"])
         if not np.isfinite(nats).all():
             raise UserError(f"{path} is damaged (a number is not finite): prepare the data again")
     return _Part(ids, offsets, nats)
@@ -204,7 +204,7 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
     end-of-text; all tokens are held in memory.
     """
     end = data.tokenizer.end_of_text_id
-    source = None if data.facts.get("contiguous", True) else open_source(DatasetConfig(path=path))
+    source = None if data.metadata.get("contiguous", True) else open_source(DatasetConfig(path=path))
     if source is None or source.documents is None:
         texts = [read_text(path)]
     else:
@@ -212,16 +212,18 @@ def as_validation_text(data: PreparedData, path: str) -> PreparedData:
     ids = [data.tokenizer.encode(text) for text in texts]
     if not any(map(len, ids)):
         raise UserError(f"{path} has no text to score: name a file with text in it")
-    if end is not None and not data.facts.get("contiguous", True):
+    if end is not None and not data.metadata.get("contiguous", True):
         ids = [np.append(one, np.int32(end)) for one in ids]
-    facts = {name: fact for name, fact in data.facts.items() if name != "val_floor_nats"} | {
+    metadata = {name: fact for name, fact in data.metadata.items() if name != "val_floor_nats"} | {
         "path": path,
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),
     }
-    contiguous = data.facts.get("contiguous", True)
+    contiguous = data.metadata.get("contiguous", True)
     offsets = _no_offsets() if contiguous else np.cumsum([0, *map(len, ids)], dtype=np.uint64)
-    return replace(data, val_ids=np.concatenate(ids), facts=facts, val_doc_offsets=offsets, val_doc_nats=None)
+    return replace(
+        data, val_ids=np.concatenate(ids), metadata=metadata, val_doc_offsets=offsets, val_doc_nats=None
+    )
 
 
 def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
@@ -229,7 +231,9 @@ def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     try:
         size = path.stat().st_size
         if size != expected:
-            raise UserError(f"{path} has {size} bytes, {FACTS_FILE} says {expected}: prepare the data again")
+            raise UserError(
+                f"{path} has {size} bytes, {METADATA_FILE} says {expected}: prepare the data again"
+            )
         return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
     except UserError:
         raise
@@ -249,12 +253,12 @@ def _open_ids(path: Path, vocab_size: int, count: int) -> np.ndarray:
     return ids
 
 
-def _open_offsets(folder: Path, part: str, facts: dict[str, Any]) -> np.ndarray:
+def _open_offsets(folder: Path, part: str, metadata: dict[str, Any]) -> np.ndarray:
     """Where the documents of a part begin. Raises UserError if they do not follow one another to its end."""
     path = folder / f"{part}.idx"
-    offsets = _open_array(path, np.dtype("<u8"), facts[f"{part}_documents"] + 1)
+    offsets = _open_array(path, np.dtype("<u8"), metadata[f"{part}_documents"] + 1)
     ends = (int(offsets[0]), int(offsets[-1]))
-    if ends != (0, facts[f"{part}_tokens"]) or (offsets[1:] < offsets[:-1]).any():
+    if ends != (0, metadata[f"{part}_tokens"]) or (offsets[1:] < offsets[:-1]).any():
         raise UserError(f"{path} is damaged (its offsets are out of order): prepare the data again")
     return offsets
 
@@ -268,7 +272,7 @@ def _require_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} holds {foreign[0]}, which is no prepared data: name another folder")
 
 
-def _write_folder(folder: Path, store: Path, facts: dict[str, Any]) -> None:
+def _write_folder(folder: Path, store: Path, metadata: dict[str, Any]) -> None:
     """Write everything beside `folder`, then move it into place; a failure leaves `folder` as it was."""
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     replaced = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
@@ -279,8 +283,8 @@ def _write_folder(folder: Path, store: Path, facts: dict[str, Any]) -> None:
         for path in [store / name for name in TOKENIZER_FILES] + ([] if refer else tokens):
             if path.exists():
                 shutil.copyfile(path, partial / path.name)
-        content = json.dumps(facts | {"tokens_in_store": refer}, indent=2) + "\n"
-        (partial / FACTS_FILE).write_text(content, encoding="utf-8")
+        content = json.dumps(metadata | {"tokens_in_store": refer}, indent=2) + "\n"
+        (partial / METADATA_FILE).write_text(content, encoding="utf-8")
         if folder.exists():
             os.replace(folder, replaced)  # a folder cannot be renamed onto one that has files in it
         os.replace(partial, folder)

@@ -22,53 +22,53 @@ BLOCK_TOKENS = 1 << 22
 
 def summary_text(data: PreparedData) -> str:
     """Documents, duplicates, sizes and the lengths of documents, for a terminal."""
-    facts = data.facts
-    rows = [("data", facts["path"])]
-    if facts["contiguous"]:
-        rows += [("documents", f"1 (a single text: {CUTS[facts['split']]})")]
+    metadata = data.metadata
+    rows = [("data", metadata["path"])]
+    if metadata["contiguous"]:
+        rows += [("documents", f"1 (a single text: {CUTS[metadata['split']]})")]
     else:
-        rows += [("documents", sizes(facts, "documents"))]
-        rows += [("removed", removed(facts))]
-        rows += [("duplicates kept", f"{facts['duplicates_in_train']:,} within the training part (exact)")]
-    rows += [(unit, sizes(facts, f"text_{unit}")) for unit in ("bytes", "chars")]
-    rows += [("tokens", sizes(facts, "tokens"))]
-    if note := split_note(facts):
+        rows += [("documents", sizes(metadata, "documents"))]
+        rows += [("removed", removed(metadata))]
+        rows += [("duplicates kept", f"{metadata['duplicates_in_train']:,} within the training part (exact)")]
+    rows += [(unit, sizes(metadata, f"text_{unit}")) for unit in ("bytes", "chars")]
+    rows += [("tokens", sizes(metadata, "tokens"))]
+    if note := split_note(metadata):
         rows += [("beware", note)]
-    if facts.get("split_widened"):
+    if metadata.get("split_widened"):
         rows += [
             (
                 "few documents",
                 "validation and test were given the nearest hashes; more documents may move them",
             )
         ]
-    rows += [("vocabulary", f"{facts['vocab_size']:,} ({facts['tokenizer']})")]
-    rows += [("bytes per token", f"{facts['bytes_per_token']:.3f} (validation)")]
-    if "test_floor_nats" in facts:
-        floor = facts["test_floor_nats"] / facts["test_tokens"]
+    rows += [("vocabulary", f"{metadata['vocab_size']:,} ({metadata['tokenizer']})")]
+    rows += [("bytes per token", f"{metadata['bytes_per_token']:.3f} (validation)")]
+    if "test_floor_nats" in metadata:
+        floor = metadata["test_floor_nats"] / metadata["test_tokens"]
         rows += [("floor", f"{floor:.4f} nats per test token: no model can be expected to do better")]
-    if "changed_by_tokenizer" in facts:
-        changed, units = facts["changed_by_tokenizer"], facts["units_encoded"]
+    if "changed_by_tokenizer" in metadata:
+        changed, units = metadata["changed_by_tokenizer"], metadata["units_encoded"]
         rows += [("not lossless", f"{changed:,} of {units:,} texts come back changed")]
     text = "\n".join(f"{name:<16} {value}" for name, value in rows) + "\n"
     lengths = document_lengths(data)
     return text + ("\ntokens per document\n" + histogram(lengths) if len(lengths) else "")
 
 
-def sizes(facts: dict[str, Any], of: str) -> str:
+def sizes(metadata: dict[str, Any], of: str) -> str:
     """What each part has of something, in words."""
-    numbers = [facts[f"{part}_{of}"] for part in PARTS]
+    numbers = [metadata[f"{part}_{of}"] for part in PARTS]
     shown = ["not counted" if number is None else f"{number:,}" for number in numbers]
     return ", ".join(f"{number} {name}" for number, name in zip(shown, PART_NAMES, strict=True))
 
 
-def removed(facts: dict[str, Any]) -> str:
+def removed(metadata: dict[str, Any]) -> str:
     """What was taken out, in words."""
-    exact, near = facts["exact_duplicates_across_split"], facts["near_duplicates_across_split"]
+    exact, near = metadata["exact_duplicates_across_split"], metadata["near_duplicates_across_split"]
     text = f"{exact:,} exact and {near:,} near duplicates of validation and test documents, from the training part"
-    exact, near = facts["exact_duplicates_of_test_in_val"], facts["near_duplicates_of_test_in_val"]
+    exact, near = metadata["exact_duplicates_of_test_in_val"], metadata["near_duplicates_of_test_in_val"]
     text += f"; {exact:,} and {near:,} of test documents, from the validation part"
-    text += f"; {facts['documents_empty']:,} empty"
-    return text + (f"; {facts['documents_left_out']:,} left out" if facts["documents_left_out"] else "")
+    text += f"; {metadata['documents_empty']:,} empty"
+    return text + (f"; {metadata['documents_left_out']:,} left out" if metadata["documents_left_out"] else "")
 
 
 def document_lengths(data: PreparedData) -> np.ndarray:
@@ -114,7 +114,7 @@ def draw_summary(data: PreparedData, path: Path) -> None:
     figure = Figure(figsize=(15, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     parts, documents, ranks, by_bytes = figure.subplots(1, 4, width_ratios=(1, 2, 2, 2))
-    tokens = [data.facts[f"{part}_tokens"] for part in PARTS]
+    tokens = [data.metadata[f"{part}_tokens"] for part in PARTS]
     bars = parts.bar(PART_NAMES, tokens, color=["#3b6ea8", "#d98e04", "#b03a48"])
     parts.bar_label(bars, [f"{count / sum(tokens):.1%}" for count in tokens])
     parts.set(title="tokens of each part", ylabel="tokens")

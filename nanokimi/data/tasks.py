@@ -42,7 +42,7 @@ Idle = queue.Queue[subprocess.Popen[str]]
 
 def perform(work: Path, task: Task) -> Any:
     """Do one task of the build in the folder `work`."""
-    corpus = Corpus(work / CORPUS, task["facts"])
+    corpus = Corpus(work / CORPUS, task["metadata"])
     if task["kind"] == "encode":
         shard = Shard(**task["shard"])
         return encode_shard(corpus, _tokenizer(work / TOKENIZER), shard, work / SHARDS)

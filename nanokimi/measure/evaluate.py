@@ -102,8 +102,8 @@ def evaluate(
     return Evaluation(
         val_loss=loss,
         val_perplexity=math.exp(min(loss, 700.0)),
-        val_bits_per_byte=total_nats / math.log(2) / data.facts[f"{part}_text_bytes"],
-        val_bits_per_char=total_nats / math.log(2) / data.facts[f"{part}_text_chars"],
+        val_bits_per_byte=total_nats / math.log(2) / data.metadata[f"{part}_text_bytes"],
+        val_bits_per_char=total_nats / math.log(2) / data.metadata[f"{part}_text_chars"],
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
         window_nats=window_nats,
         window_tokens=window_tokens,

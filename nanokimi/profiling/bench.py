@@ -142,7 +142,7 @@ def synthetic_state(config: RunConfig) -> TrainState:
     vocab_size = config.arm.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     ids = synthetic_ids(vocab_size)
-    data = PreparedData(ByteTokenizer(), ids, ids[: SYNTHETIC_TOKENS // 10], facts={})
+    data = PreparedData(ByteTokenizer(), ids, ids[: SYNTHETIC_TOKENS // 10], metadata={})
     return build_state(config, data, Path("no-folder"))
 
 

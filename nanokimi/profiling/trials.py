@@ -133,7 +133,7 @@ def begin_story(state: TrainState) -> tuple[float, float]:
 
 def story_tokens(state: TrainState, limit: int) -> float:
     """Tokens that a trained model writes: up to `limit`, or a document of the usual length."""
-    documents = state.data.facts.get("val_documents")
+    documents = state.data.metadata.get("val_documents")
     return min(limit, len(state.data.val_ids) / documents) if documents else limit
 
 
@@ -210,9 +210,9 @@ def measuring_seconds(state: TrainState, story: StoryTrial) -> float:
     prefill = min(timed(state, lambda: state.model(prompt_1T, Cache(layers, context))) for _ in range(3))
     state.model.train()
     seconds = LATENCY_PREFILLS * prefill + LATENCY_DECODES * story.token
-    if "val_floor_nats" in state.data.facts:
+    if "val_floor_nats" in state.data.metadata:
         few = min(QUESTIONS_TRIED, sample.questions)
-        world, tokenizer = world_of(state.data.facts["path"]), state.data.tokenizer
+        world, tokenizer = world_of(state.data.metadata["path"]), state.data.tokenizer
         asked = timed(state, lambda: recall(state.model, tokenizer, context, few, world)) if few else 0.0
         seconds += asked * sample.questions / max(few, 1)
         seconds += sample.judged_stories * story_tokens(state, MAX_TALE_TOKENS) * story.token

@@ -23,7 +23,7 @@ def incident_lines(run: Run) -> list[str]:
 
 def skipped_batches(run: Run) -> int:
     """Batches that the run drew and did not learn from."""
-    counted: int = run.facts.get("batches_skipped") or 0
+    counted: int = run.metadata.get("batches_skipped") or 0
     return max(counted, len(_events(run, "nonfinite_skipped")))
 
 
@@ -63,7 +63,7 @@ def _out_of_memory(run: Run) -> str:
     events = _events(run, "out_of_memory")
     if not events:
         return ""
-    micro = run.facts.get("micro_batch_size")
+    micro = run.metadata.get("micro_batch_size")
     went_on = f", and went on with micro-batches of {units.count(micro)}" if micro else ""
     return f"Ran out of memory {_often(events)}{_places(events)}{went_on}{_detail(events)}."
 

@@ -144,9 +144,9 @@ def _over_seeds(arm: Arm, key: str) -> Any:
 
     Decoding is timed for the first seed alone.
     """
-    if arm.facts.get(key) is not None:
-        return arm.facts[key]
-    values: list[Any] = [run.facts[key] for run in arm.runs if run.facts.get(key) is not None]
+    if arm.metadata.get(key) is not None:
+        return arm.metadata[key]
+    values: list[Any] = [run.metadata[key] for run in arm.runs if run.metadata.get(key) is not None]
     if not values:
         return None
     if all(isinstance(value, int | float) for value in values):
@@ -181,7 +181,7 @@ def make_rows(arms: Sequence[Arm], verdict: Record) -> list[Record]:
     """The table of the first screen: a row for each arm, with the mean over its seeds."""
     losses = (BITS_PER_BYTE, FLOOR_GAP)
     columns = [m for m in (*losses, *FIRST_COLUMNS) if any(value_of(arm, m) is not None for arm in arms)]
-    attainable = any(run.facts.get("attainable_floor") is not None for arm in arms for run in arm.runs)
+    attainable = any(run.metadata.get("attainable_floor") is not None for arm in arms for run in arm.runs)
     titles = {FLOOR_GAP.key: "Above the attainable floor" if attainable else "Above the floor"}
     rows = []
     for arm in arms:

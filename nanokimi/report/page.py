@@ -175,10 +175,10 @@ WORLD_ROWS = (
 
 def make_world(arms: Sequence[Arm]) -> Record | None:
     """What the story world's judge and its questions say of each first seed; None unless trained on tales."""
-    asked = [arm for arm in arms if arm.runs and arm.runs[0].facts.get("tales")]
+    asked = [arm for arm in arms if arm.runs and arm.runs[0].metadata.get("tales")]
     if not asked:
         return None
-    tales = [arm.runs[0].facts["tales"] for arm in asked]
+    tales = [arm.runs[0].metadata["tales"] for arm in asked]
     judged = [(title, [one["judged"][key] for one in tales]) for key, title in WORLD_ROWS]
     right = [one["judged"]["right_before_first_error"] for one in tales]
     recalled = [(words, [one["recall"][words] for one in tales]) for words in tales[0]["recall"]]
@@ -216,9 +216,9 @@ def make_audits(arms: Sequence[Arm]) -> list[Record]:
     audits = []
     for arm in arms:
         worst = [run for run in arm.runs if run.audit == arm.audit] or list(arm.runs)
-        facts = (worst[0].facts.get("audit") or {}) if worst else {}
-        reason = arm.facts.get("leaking") or facts.get("where")
-        audits.append({"arm": arm, "outcome": arm.audit, "facts": facts, "reason": reason})
+        metadata = (worst[0].metadata.get("audit") or {}) if worst else {}
+        reason = arm.metadata.get("leaking") or metadata.get("where")
+        audits.append({"arm": arm, "outcome": arm.audit, "metadata": metadata, "reason": reason})
     return audits
 
 
@@ -227,7 +227,7 @@ def make_training_words(arms: Sequence[Arm]) -> Record:
     runs = [run for arm in arms for run in arm.runs]
     incidents = [(arm, run, lines) for arm in arms for run in arm.runs if (lines := incident_lines(run))]
     return {
-        "same_tokens": len({run.facts["tokens"] for run in runs}) == 1,
+        "same_tokens": len({run.metadata["tokens"] for run in runs}) == 1,
         "tokens": [(arm, value_of(arm, TOKENS)) for arm in arms if arm.runs],
         "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "incidents": incidents,

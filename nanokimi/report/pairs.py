@@ -30,8 +30,8 @@ def ordered(report: Record, arms: Sequence[Arm]) -> tuple[list[Record], list[Rec
     comparisons = list(report.get("comparisons") or [])
     if len(comparisons) <= FIRST_ROWS:
         return comparisons, []
-    measured = [arm for arm in arms if arm.sound and arm.facts.get("test_loss") is not None]
-    best = min(measured, key=lambda arm: arm.facts["test_loss"], default=None)
+    measured = [arm for arm in arms if arm.sound and arm.metadata.get("test_loss") is not None]
+    best = min(measured, key=lambda arm: arm.metadata["test_loss"], default=None)
     first = [one for one in comparisons if best is not None and best.name in (one["first"], one["second"])]
     return first, [one for one in comparisons if one not in first]
 
@@ -89,7 +89,7 @@ def _row(one: Record, by_name: dict[str, Arm], reach: float) -> Record:
         "decided": decided(one) and not void,
         "void": void,
         "words": words_of(one, void),
-        "facts": one,
+        "metadata": one,
     }
 
 
@@ -134,5 +134,5 @@ def make_seeds(arms: Sequence[Arm]) -> Record | None:
     seeds = list(dict.fromkeys(run.seed for arm in arms for run in arm.runs))
     if len(seeds) < 2:
         return None
-    losses = [{run.seed: run.facts.get("test_loss") for run in arm.runs} for arm in arms]
+    losses = [{run.seed: run.metadata.get("test_loss") for run in arm.runs} for arm in arms]
     return {"shown": [(seed, [units.fixed(row.get(seed)) for row in losses]) for seed in seeds]}

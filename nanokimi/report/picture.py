@@ -69,7 +69,7 @@ def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
     axes.grid(False, axis="y")
     axes.axvline(0, color=paint.ink, linewidth=1.0)
     for place, row in enumerate(rows):
-        one = row["facts"]
+        one = row["metadata"]
         if one["mean"] is None:
             continue
         colour = paint.ink if row["decided"] else paint.muted

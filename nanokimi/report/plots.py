@@ -241,7 +241,7 @@ def level_line(axes: Axes, value: float, name: str, colour: str, *, right: bool 
 
 def position_losses(arm: Arm) -> list[float]:
     """Mean over the seeds of the loss at each position; empty where a run has none."""
-    rows = [run.facts.get("loss_by_position") or [] for run in arm.runs]
+    rows = [run.metadata.get("loss_by_position") or [] for run in arm.runs]
     return [sum(column) / len(rows) for column in zip(*rows, strict=False)] if all(rows) else []
 
 

@@ -1,4 +1,4 @@
-"""What the folders of a comparison say: each arm's facts, its runs and their records, and the series made of them.
+"""What the folders of a comparison say: each arm's metadata, its runs and their records, and the series made of them.
 
 Plain Python on plain lists: a report of a few thousand steps needs nothing faster, and a test can check every number.
 """
@@ -47,7 +47,7 @@ class Run:
     """An arm trained with one seed."""
 
     seed: int
-    facts: Record
+    metadata: Record
     """Its entry in report.json."""
     records: list[Record]
     """Its metrics.jsonl."""
@@ -59,7 +59,7 @@ class Run:
     @property
     def audit(self) -> str:
         """One of OUTCOMES; results from before there were three of them say only whether the model was causal."""
-        audit = self.facts.get("audit")
+        audit = self.metadata.get("audit")
         if not audit:
             return NOT_AUDITED
         said = str(audit.get("verdict") or (CAUSAL if audit.get("causal") else LEAKING)).lower()
@@ -68,7 +68,7 @@ class Run:
     @property
     def spikes(self) -> list[Record]:
         """Its loss spikes (step; loss and usual in nats per token), the highest above the usual first."""
-        return sorted(self.facts.get("spikes") or [], key=lambda s: s["usual"] - s["loss"])
+        return sorted(self.metadata.get("spikes") or [], key=lambda s: s["usual"] - s["loss"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Arm:
     name: str
     slot: int
     """Its place in the comparison, which gives it its colour, line style and marker."""
-    facts: Record
+    metadata: Record
     """Its entry in report.json: means over its seeds."""
     runs: tuple[Run, ...]
     """In the order of the seeds; none if it was refused before it was trained."""
@@ -120,15 +120,17 @@ def read_comparison(folder: Path) -> tuple[Record, list[Arm]]:
     if report.get("schema_version") != SCHEMA_VERSION:
         raise UserError(_of_another_version(folder / "report.json", report))
     runs: dict[str, list[Run]] = {entry["name"]: [] for entry in report["arms"]}
-    for facts in report["runs"]:
-        path = folder / facts["folder"] / "metrics.jsonl"
+    for metadata in report["runs"]:
+        path = folder / metadata["folder"] / "metrics.jsonl"
         if not path.exists():
             raise UserError(
                 f"cannot read {path}: the comparison names this run but its records are not there"
             )
-        runs[facts["arm"]].append(Run(seed=facts["seed"], facts=facts, records=read_json_lines(path)))
+        runs[metadata["arm"]].append(
+            Run(seed=metadata["seed"], metadata=metadata, records=read_json_lines(path))
+        )
     arms = [
-        Arm(name=entry["name"], slot=slot % SLOTS, facts=entry, runs=tuple(runs[entry["name"]]))
+        Arm(name=entry["name"], slot=slot % SLOTS, metadata=entry, runs=tuple(runs[entry["name"]]))
         for slot, entry in enumerate(report["arms"])
     ]
     return report, arms
@@ -162,7 +164,7 @@ def baseline_scores(data: Record, arms: Sequence[Arm]) -> list[Record]:
     depends on the windows, so the runs have it: where documents do not fit into them it is not known, only higher.
     """
     entries = dict(data.get("baselines") or {})
-    runs = [run.facts for arm in arms for run in arm.runs]
+    runs = [run.metadata for arm in arms for run in arm.runs]
     if "floor" in entries and runs and "attainable_floor" not in entries:
         entries["attainable_floor"] = {"test_loss": runs[0].get("attainable_floor")}
     per_byte = data["test_text_bytes"] / data["test_tokens"] * math.log(2)

@@ -21,21 +21,21 @@ AT_THE_EDGE = "AT THE EDGE"
 
 def make_searches(arms: Sequence[Arm]) -> Record:
     """Each arm's search, and whether they were alike."""
-    searched = [arm for arm in arms if arm.facts.get("search")]
+    searched = [arm for arm in arms if arm.metadata.get("search")]
     return {
-        "entries": [{"arm": arm, "search": _search(arm, arm.facts["search"])} for arm in searched],
-        "as_configured": [arm for arm in arms if not arm.facts.get("search")],
+        "entries": [{"arm": arm, "search": _search(arm, arm.metadata["search"])} for arm in searched],
+        "as_configured": [arm for arm in arms if not arm.metadata.get("search")],
         "alike": alike(arms),
     }
 
 
 def alike(arms: Sequence[Arm]) -> str:
     """Whether every arm had the same design, trials, seeds and space; empty if there is nothing to compare."""
-    searches = [arm.facts["search"] for arm in arms if arm.facts.get("search")]
+    searches = [arm.metadata["search"] for arm in arms if arm.metadata.get("search")]
     if len(arms) < 2 or not searches:
         return ""
     if len(searches) < len(arms):
-        missing = units.listed([arm.name for arm in arms if not arm.facts.get("search")])
+        missing = units.listed([arm.name for arm in arms if not arm.metadata.get("search")])
         return f"NOT ALIKE: no search was made for {missing}."
     first = searches[0]
     differ = [
@@ -82,7 +82,7 @@ def _search(arm: Arm, search: Record) -> Record:
         if hyperparameter in search["space"] and any(loss is not None for _, loss in points)
     ]
     return {
-        "facts": search,
+        "metadata": search,
         "rows": rows,
         "left_out": list((search.get("left_out") or {}).items()),
         "figures": figures,

@@ -156,7 +156,7 @@ def ladder_plan(
                 title = f"{first} against {second}, {BUDGETS[budget]}"
                 budgets.append(compared("budgets", title, first, second, budget))
     return {
-        "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.facts['path']).name}",
+        "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.metadata['path']).name}",
         "match": "active_params",
         "seeds": seeds,
         "arms": planned,

@@ -158,7 +158,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
             families = dict.fromkeys(arm.changes["family"] for arm in arms)
             base = [family for family in families if family != END]
             content = {
-                "title": f"Loss against compute: {Path(study.data.facts['path']).name}",
+                "title": f"Loss against compute: {Path(study.data.metadata['path']).name}",
                 "match": "active_params",
                 "seeds": seeds,
                 "arms": [planned_arm(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],

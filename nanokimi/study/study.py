@@ -187,7 +187,7 @@ def compared(
 
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan by what all have, and keep it beside the results."""
-    facts, environment = study.data.facts, describe_environment()
+    metadata, environment = study.data.metadata, describe_environment()
     train = study.config.train
     floor = text_floor(study.data, train.context_length)
     attainable = floor.attainable_nats if floor else None
@@ -196,13 +196,13 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
         "schema_version": SCHEMA_VERSION,
         "study": kind,
         "data": {
-            "path": Path(facts["path"]).name,
-            "val_tokens": facts["val_tokens"],
-            "test_tokens": facts["test_tokens"],
-            "train_tokens": facts["train_tokens"],
-            "floor": floor.nats / facts["test_tokens"] if floor else None,
-            "attainable_floor": attainable / facts["test_tokens"] if attainable is not None else None,
-            "split_note": split_note(facts),
+            "path": Path(metadata["path"]).name,
+            "val_tokens": metadata["val_tokens"],
+            "test_tokens": metadata["test_tokens"],
+            "train_tokens": metadata["train_tokens"],
+            "floor": floor.nats / metadata["test_tokens"] if floor else None,
+            "attainable_floor": attainable / metadata["test_tokens"] if attainable is not None else None,
+            "split_note": split_note(metadata),
         },
         "settings": {
             "context_length": train.context_length,

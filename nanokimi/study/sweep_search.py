@@ -34,7 +34,7 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
         with study.pool(options.workers, options.keep) as pool:
             records = searched(study, pool, arms, options.tuning)
         families = {arm.name: {"family": arm.config.model} for arm in arms}
-        facts, environment = study.data.facts, describe_environment()
+        metadata, environment = study.data.metadata, describe_environment()
         content = {
             "schema_version": SCHEMA_VERSION,
             "arms": {name: {**record, **families[name]} for name, record in records.items()},
@@ -42,9 +42,9 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
             "commit": environment["commit"],
             "steps": study.steps,
             "data": {
-                "path": Path(facts["path"]).name,
-                "train_tokens": facts["train_tokens"],
-                "val_tokens": facts["val_tokens"],
+                "path": Path(metadata["path"]).name,
+                "train_tokens": metadata["train_tokens"],
+                "val_tokens": metadata["val_tokens"],
             },
         }
         write_json(out / SEARCH_FILE, content)

@@ -83,9 +83,9 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "device": train.device,
         "dtype": train.dtype,
         "threads": train.threads,
-        "split_note": split_note(state.data.facts),
+        "split_note": split_note(state.data.metadata),
     }
-    if whole and "val_floor_nats" in state.data.facts:
+    if whole and "val_floor_nats" in state.data.metadata:
         result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
@@ -119,7 +119,7 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
         "floor": floor.nats / tokens,
         "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
         "floor_gap": scores.val_loss - floor.nats / tokens,
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.facts[f"{part}_text_bytes"],
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.metadata[f"{part}_text_bytes"],
     }
 
 
@@ -132,7 +132,7 @@ def know_the_world(state: TrainState) -> dict[str, Any]:
         told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
         return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
 
-    world, sample = world_of(state.data.facts["path"]), config.sample
+    world, sample = world_of(state.data.metadata["path"]), config.sample
     return {
         "judged": judge_stories(write, sample.judged_stories, world),
         "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),

@@ -1,4 +1,4 @@
-"""data.json, the facts about prepared data: every number that is used later is looked at when the file is read."""
+"""data.json, the metadata of prepared data: every number that is used later is looked at when the file is read."""
 
 from __future__ import annotations
 
@@ -35,62 +35,62 @@ SPLITS = ("three", "nanogpt")
 TEXTS = ("path", "sha256", "tokenizer", "store")
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """The content of a data.json. Raises UserError if it is missing, or holds what `prepare` never writes."""
     try:
-        facts = parse_json(read_bytes(path))
-        if not isinstance(facts, dict):
+        metadata = parse_json(read_bytes(path))
+        if not isinstance(metadata, dict):
             raise ValueError("it is no object")
-        _check(facts)
+        _check(metadata)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): prepare the data again") from None
-    return facts
+    return metadata
 
 
-def _check(facts: dict[str, Any]) -> None:
-    version = facts.get("schema_version")
+def _check(metadata: dict[str, Any]) -> None:
+    version = metadata.get("schema_version")
     if isinstance(version, bool) or version not in (1, SCHEMA_VERSION):
         raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
     for name in TEXTS:
-        if not isinstance(facts.get(name), str):
+        if not isinstance(metadata.get(name), str):
             raise ValueError(f"{name} is no text")
     for name in ("contiguous", "tokens_in_store"):
-        if not isinstance(facts.get(name), bool):
+        if not isinstance(metadata.get(name), bool):
             raise ValueError(f"{name} is not true or false")
-    counts: tuple[str, ...] = COUNTS + (() if facts["contiguous"] else DOCUMENT_COUNTS)
-    removed: tuple[str, ...] = () if facts["contiguous"] else REMOVED_COUNTS
+    counts: tuple[str, ...] = COUNTS + (() if metadata["contiguous"] else DOCUMENT_COUNTS)
+    removed: tuple[str, ...] = () if metadata["contiguous"] else REMOVED_COUNTS
     if version == SCHEMA_VERSION:
-        counts += TEST_COUNTS + (() if facts["contiguous"] else ("test_documents",))
-        removed += () if facts["contiguous"] else TEST_REMOVED_COUNTS
-        if facts.get("split") not in SPLITS:
-            raise ValueError(f"split is {facts.get('split')}, not one of {', '.join(SPLITS)}")
+        counts += TEST_COUNTS + (() if metadata["contiguous"] else ("test_documents",))
+        removed += () if metadata["contiguous"] else TEST_REMOVED_COUNTS
+        if metadata.get("split") not in SPLITS:
+            raise ValueError(f"split is {metadata.get('split')}, not one of {', '.join(SPLITS)}")
     for name in counts:
-        _require_count(facts, name, 1)
+        _require_count(metadata, name, 1)
     for name in removed:
-        _require_count(facts, name, 0)
+        _require_count(metadata, name, 0)
     for name in MAYBE_COUNTS:
-        if name not in facts:
+        if name not in metadata:
             raise ValueError(f"{name} is missing")
-        if facts[name] is not None:
-            _require_count(facts, name, 0)
-    for name in CHANGED_COUNTS if any(name in facts for name in CHANGED_COUNTS) else ():
-        _require_count(facts, name, 0)
-    if facts["vocab_size"] > MAX_VOCAB_SIZE:
-        raise ValueError(f"vocab_size is {facts['vocab_size']}, above {MAX_VOCAB_SIZE}")
-    floors = [name for name in FLOORS if name in facts]
-    if floors and facts["contiguous"]:
+        if metadata[name] is not None:
+            _require_count(metadata, name, 0)
+    for name in CHANGED_COUNTS if any(name in metadata for name in CHANGED_COUNTS) else ():
+        _require_count(metadata, name, 0)
+    if metadata["vocab_size"] > MAX_VOCAB_SIZE:
+        raise ValueError(f"vocab_size is {metadata['vocab_size']}, above {MAX_VOCAB_SIZE}")
+    floors = [name for name in FLOORS if name in metadata]
+    if floors and metadata["contiguous"]:
         raise ValueError(f"{floors[0]} is of documents, and there are none")
     if floors and version == SCHEMA_VERSION and len(floors) < len(FLOORS):
         raise ValueError(f"{floors[0]} stands alone: expected {' and '.join(FLOORS)}")
     for name in ("bytes_per_token", *floors):
-        value = facts.get(name)
+        value = metadata.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{name} is no number above 0")
 
 
-def _require_count(facts: dict[str, Any], name: str, least: int) -> None:
-    value = facts.get(name)
+def _require_count(metadata: dict[str, Any], name: str, least: int) -> None:
+    value = metadata.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**60:
         raise ValueError(f"{name} is no whole number of at least {least}")
