@@ -24,8 +24,8 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.batches import Windows, scored_windows
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.data.summary import bytes_of_ids
-from nanokimi.tales.reading import Reader
-from nanokimi.tales.telling import lexicons, program
+from nanokimi.tales.parser import Reader
+from nanokimi.tales.sampler import lexicons, program
 from nanokimi.tales.world import Bind, Entity, Lexicon, Slot, Text, World
 
 SHARED = ("he", "him", "his", "himself", "was", "child", "hers")

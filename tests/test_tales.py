@@ -19,7 +19,7 @@ from nanokimi.tales import (
     story_scores,
     tell,
 )
-from nanokimi.tales.telling import lexicons
+from nanokimi.tales.sampler import lexicons
 
 SEED = 11
 MISPRINT = r"  | \n|\n |[^\n]\n[^\n]| [,.!?;:]|,,|(?<!\.)\.\.(?!\.)|[{}\[\]|<>~]|\"\.|,\.|\.,"

@@ -10,8 +10,8 @@ import pytest
 
 from nanokimi.tales import WORLDS, continuations, judge, score, tell
 from nanokimi.tales.notation import Compiler, read_lexicons
-from nanokimi.tales.reading import NotATale, Reader
-from nanokimi.tales.telling import Sampler, lexicons, program, rules
+from nanokimi.tales.parser import NotATale, Reader
+from nanokimi.tales.sampler import Sampler, lexicons, program, rules
 from nanokimi.tales.world import Bind, Choice, Entity, Option, Text, World
 
 SEED = 23

@@ -1,8 +1,8 @@
 """The built-in stories: a seeded world of children's tales whose every probability is known exactly."""
 
+from nanokimi.tales.parser import Judgement, NotATale, continuations, judge, score, story_scores
 from nanokimi.tales.probing import Probe, probes
-from nanokimi.tales.reading import Judgement, NotATale, continuations, judge, score, story_scores
-from nanokimi.tales.telling import (
+from nanokimi.tales.sampler import (
     END_OF_TEXT,
     VERSION,
     WORLDS,

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from nanokimi.tales import END_OF_TEXT, generate_text, probes, tell
-from nanokimi.tales.telling import rules
+from nanokimi.tales.sampler import rules
 
 PROBED_STORIES = 300
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from random import Random
 
-from nanokimi.tales.reading import fillers
-from nanokimi.tales.telling import TALES, Sampler, program
+from nanokimi.tales.parser import fillers
+from nanokimi.tales.sampler import TALES, Sampler, program
 from nanokimi.tales.world import PRONOUNS, Bind, Choice, Entity, Option, Slot, Text, World
 
 MAX_ALTERNATIVES = 5

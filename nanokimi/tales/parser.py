@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanokimi.tales.telling import END_OF_TEXT, SEPARATOR, TALES, lexicons, program
+from nanokimi.tales.sampler import END_OF_TEXT, SEPARATOR, TALES, lexicons, program
 from nanokimi.tales.world import PRONOUNS, Bind, Choice, Entity, Option, Slot, Surface, Text, World
 
 
