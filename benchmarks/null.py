@@ -116,7 +116,7 @@ def null_rows(
     head = {"kind": "null", **{key: environment[key] for key in ("time", "processor", "cores", "commit")}}
     head["command"] = " ".join(["python", "benchmarks/null.py", *sys.argv[1:]])
     summaries = [
-        summary(f"NanoGPT and its twin, same weights and batches ({config})", done),
+        summary(f"NanoGPT and its copy, same weights and batches ({config})", done),
         summary(f"NanoGPT and itself with other weights and batches ({config})", exchanged(done)),
     ]
     return [head, *summaries, *done]

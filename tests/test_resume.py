@@ -258,7 +258,7 @@ def test_what_changed_is_named_and_refused_unless_allowed(tiny_config: Build, tm
         assert "--allow-changes" in str(caught.value) and "\n" not in str(caught.value)
         again = reopen(folder)
         said: list[str] = []
-        assert load_newest_checkpoint(again, allow_changes=True, say=said.append) and again.step == 3
+        assert load_newest_checkpoint(again, allow_changes=True, log=said.append) and again.step == 3
         assert key in said[-1]
         event = records(folder)[-1]
         assert event["event"] == "resumed" and key in event["detail"]

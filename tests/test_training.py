@@ -594,7 +594,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     damage(folder / file, how)
     said: list[str] = []
     resumed = start(state.config, state.folder)
-    assert load_newest_checkpoint(resumed, say=said.append) and resumed.step == 1
+    assert load_newest_checkpoint(resumed, log=said.append) and resumed.step == 1
     assert all(torch.equal(value, weights[key]) for key, value in resumed.model.state_dict().items())
     (line,) = said
     assert "step-00000002 is damaged" in line and file in line and "\n" not in line

@@ -155,7 +155,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         unsent: list[tuple[dict[str, Any], float]] = []
         sent = time.monotonic()
 
-        def tell(record: dict[str, Any], at_once: bool = False) -> None:
+        def send(record: dict[str, Any], at_once: bool = False) -> None:
             """Send records, several at a time: each message wakes the parent, who takes a core from us."""
             nonlocal sent
             unsent.append((record, total_steps(state)))
@@ -170,10 +170,10 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
             sent = time.monotonic()
 
         def note(line: str) -> None:
-            tell({"kind": "event", "step": state.step, "detail": line}, at_once=True)
+            send({"kind": "event", "step": state.step, "detail": line}, at_once=True)
 
         if resume:
-            found = load_newest_checkpoint(state, allow_changes=allow_changes, say=note)
+            found = load_newest_checkpoint(state, allow_changes=allow_changes, log=note)
             note(f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh")
         records = train(state)
         while True:
@@ -188,7 +188,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
                 record = next(records, None)
                 if record is None:
                     break
-                tell(record)
+                send(record)
                 taken += record["kind"] == "train"
             flush()
             connection.send(("turn over", state.finished))

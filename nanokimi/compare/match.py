@@ -1,6 +1,6 @@
 """Fairness: in what two arms agree, and the size or the budget that makes them agree.
 
-No single quantity is "fair". Sizes (active or total parameters) are matched by the twin's width; budgets (FLOPs,
+No single quantity is "fair". Sizes (active or total parameters) are matched by the baseline's width; budgets (FLOPs,
 seconds) by giving the dearer arm fewer steps, its schedule decayed to that end; tokens by equal steps. Whatever was
 asked for, every output says in which of the five quantities a pair agrees and in which it does not.
 """
@@ -138,7 +138,7 @@ def nearest(quantity: Callable[[int], float], target: float) -> int:
 
 
 def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """The twin's size: its feed-forward width if that need not move far, else its hidden size and then the width."""
+    """The matched baseline's size: its feed-forward width if that moves little, else its hidden size, then the width."""
     width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
     found = solve_width(model, quantity, target)
     moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]

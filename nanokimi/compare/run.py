@@ -162,7 +162,7 @@ def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], disp
             if not process.finished and not signals:
                 for record, total in process.take_turn(steps):
                     display.show(process.name, record, total)
-                display.say(process.name, "trained" if process.finished else "waiting")
+                display.log(process.name, "trained" if process.finished else "waiting")
     if signals:
         for process in processes:
             process.stop()
@@ -170,7 +170,7 @@ def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], disp
 
 def measure(process: ArmProcess, display: Display, whole: bool) -> dict[str, Any]:
     """The result of an arm that is trained."""
-    display.say(process.name, "being audited and measured")
+    display.log(process.name, "being audited and measured")
     result = process.finish(whole)
-    display.say(process.name, "done")
+    display.log(process.name, "done")
     return result

@@ -191,7 +191,7 @@ def work(connection: Connection, folder: str, plugins: Sequence[str] = ()) -> No
     """The whole life of the measuring process; `plugins` are the classes that the user named."""
     stage = ["starting"]
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         stage[0] = text
         connection.send(("stage", text))
 
@@ -199,7 +199,7 @@ def work(connection: Connection, folder: str, plugins: Sequence[str] = ()) -> No
         for plugin in plugins:
             name_plugin(plugin)
         config = load_config(f"{folder}/config.yaml")
-        connection.send(("forecast", measure(config, Path(folder), say)))
+        connection.send(("forecast", measure(config, Path(folder), log)))
     except UserError as error:
         connection.send(("user error", str(error)))
     except (MemoryError, RuntimeError) as error:  # the CPU's allocator raises a plain RuntimeError
@@ -209,45 +209,45 @@ def work(connection: Connection, folder: str, plugins: Sequence[str] = ()) -> No
         connection.send(("error", f"{stage[0]}: {error}"))
 
 
-def build(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[TrainState, str]:
+def build(config: RunConfig, folder: Path, log: Callable[[str], None]) -> tuple[TrainState, str]:
     """Set a run up in `folder`, as training does; returns it and what it is in words.
 
     Raises MemoryError before the machine swaps, or the system kills something else.
     """
-    say("preparing")
+    log("preparing")
     (folder / "run").mkdir()
     config, data = set_up(config, folder / "run")
     write_json(folder / "environment.json", describe_environment())
     cost = model_cost(config.arm.model, config.train.context_length)
     what = f"{config.title} of {cost.params_total:,} parameters on {config.train.device}"
     limit_memory(config.train.memory_limit_gb, choose_device(config.train.device))
-    say(f"weights, gradients and optimizer state of {what}")
+    log(f"weights, gradients and optimizer state of {what}")
     if config.train.device == "cpu" and 12 * cost.params_total > psutil.virtual_memory().available:
         raise MemoryError
     return build_state(config, data, folder / "run"), what
 
 
-def measure(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Forecast:
+def measure(config: RunConfig, folder: Path, log: Callable[[str], None]) -> Forecast:
     """Do a little of everything that a run does, in a run's order, and time it. `say` is told what comes next."""
-    state, what = build(config, folder, say)
+    state, what = build(config, folder, log)
     starting = time.time() - psutil.Process().create_time()
     config, train, data = state.config, state.config.train, state.data
     cost = model_cost(config.arm.model, train.context_length)
 
-    say(f"a validation of {what}, windows of {train.context_length} tokens")
+    log(f"a validation of {what}, windows of {train.context_length} tokens")
     validation = try_validation(state)
-    say(f"a story of {what}")
+    log(f"a story of {what}")
     story = try_story(state)
     micro = train.micro_batch_size or train.batch_size
-    say(f"training steps of {what}, {micro} x {train.context_length} tokens at a time")
+    log(f"training steps of {what}, {micro} x {train.context_length} tokens at a time")
     if train.compile:
         compile_step(state)
     steps = try_steps(state)
     telemetry = timed(state, lambda: list(write(state, telemetry_records(state))))
-    say(f"a checkpoint of {what}")
+    log(f"a checkpoint of {what}")
     saving = timed(state, lambda: save_checkpoint(state))
     weights = timed(state, lambda: save_weights(state.model, state.folder / "model.safetensors"))
-    say(f"the audit and the measurements of {what}")
+    log(f"the audit and the measurements of {what}")
     times = how_often(config, steps.total, steps.each)
     later = mapped_later(state, steps.total) if train.device == "cpu" else 0
     checkpoint_bytes = folder_bytes(state.folder / "checkpoints")

@@ -192,8 +192,8 @@ def make_stories(arms: Sequence[Arm]) -> list[Record]:
     for arm in arms:
         for record in arm.kind("sample"):
             prompt, text = record["prompt"], record["text"]
-            told = {**record, "arm": arm, "text": text.removeprefix(prompt)}
-            steps.setdefault(record["step"], {}).setdefault(prompt, []).append(told)
+            story = {**record, "arm": arm, "text": text.removeprefix(prompt)}
+            steps.setdefault(record["step"], {}).setdefault(prompt, []).append(story)
     return [{"step": step, "prompts": steps[step]} for step in sorted(steps)]
 
 

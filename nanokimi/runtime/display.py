@@ -63,7 +63,7 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def say(self, name: str, state: str) -> None:
+    def log(self, name: str, state: str) -> None:
         """What an arm is doing outside its training steps."""
         self.arms[name].state = state
         if not self.console.is_terminal and state not in ("training", "waiting"):

@@ -102,7 +102,7 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
         state.only_final_score = True
         state.stop_waiting = connection.poll
         if (folder / "checkpoints").exists():
-            load_newest_checkpoint(state, say=lambda line: None)
+            load_newest_checkpoint(state, log=lambda line: None)
         sent = time.monotonic()
         for record in train(state):
             if record["kind"] == "train" and time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:

@@ -1,8 +1,8 @@
 """What a story is made of: words in groups, the facts told so far, and the steps that tell.
 
 A tale is told by one program of steps. Some steps are free (a Choice between wordings, a Bind of a new fact), the
-others follow from what was told before. Each step says to a Driver what happens; the drivers (telling.py,
-reading.py, probing.py) sample, read or examine the very same program, so they cannot drift apart.
+others follow from what was told before. Each step says to a Driver what happens; the drivers (sampler.py,
+parser.py, probing.py) sample, read or examine the very same program, so they cannot drift apart.
 
 Everything that is chosen shows in the text at once: `leads` lists the texts with which a step can begin, and at
 each choice no lead is a prefix of another. So a reader who knows the text up to here knows the choice.

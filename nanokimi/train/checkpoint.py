@@ -169,7 +169,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def load_newest_checkpoint(
-    state: TrainState, *, allow_changes: bool = False, say: Callable[[str], None] = lambda line: None
+    state: TrainState, *, allow_changes: bool = False, log: Callable[[str], None] = lambda line: None
 ) -> bool:
     """Put `state` where the newest whole checkpoint of its folder left off; False if there is none.
 
@@ -188,7 +188,7 @@ def load_newest_checkpoint(
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
-            say(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
+            log(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
             continue
         stored = read_state(path, state.config.train.batch_size)
         if metrics.exists() and metrics.stat().st_size < stored["metrics_bytes"]:
@@ -202,7 +202,7 @@ def load_newest_checkpoint(
                 "--allow-changes"
             )
         if stored.get("torch") != torch.__version__:
-            say(
+            log(
                 f"saved with torch {stored.get('torch')}, now it is {torch.__version__}: last digits may differ from "
                 "those of an uninterrupted run"
             )
@@ -213,7 +213,7 @@ def load_newest_checkpoint(
             detail = f"resumed after step {state.step} with {'; '.join(changes)}"
             event = {"kind": "event", "step": state.step, "event": "resumed", "detail": detail}
             append_json_line(metrics, event)
-            say(detail)
+            log(detail)
         return True
     metrics.unlink(missing_ok=True)
     return False

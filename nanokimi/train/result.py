@@ -128,9 +128,9 @@ def know_the_world(state: TrainState) -> dict[str, Any]:
     config, tokenizer = state.config, state.data.tokenizer
 
     def write(opening: str, number: int) -> str:
-        told = replace(config, seed=config.seed + number)
-        told = replace(told, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
-        return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, told)))
+        again = replace(config, seed=config.seed + number)
+        again = replace(again, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
+        return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, again)))
 
     world, sample = world_of(state.data.metadata["path"]), config.sample
     return {

@@ -72,9 +72,9 @@ def train_and_finish(
     with Display([name], config.train.batch_size * config.train.context_length) as display:
         if resume:
             found = load_newest_checkpoint(
-                state, allow_changes=allow_changes, say=lambda line: display.note(name, line)
+                state, allow_changes=allow_changes, log=lambda line: display.note(name, line)
             )
-            display.say(
+            display.log(
                 name, f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh"
             )
         with on_first_signal(ask_to_stop):
@@ -82,6 +82,6 @@ def train_and_finish(
                 display.show(name, record, total_steps(state))
         if not state.finished:
             raise Interrupted(signals[0], stopped)
-        display.say(name, "being audited and measured")
+        display.log(name, "being audited and measured")
         with on_first_signal(stop_now):  # all is saved: what is left can be done again
             return finish(state, idle_memory_bytes)
