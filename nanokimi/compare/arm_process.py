@@ -6,12 +6,9 @@ its turn is over. Between turns it waits on the pipe and uses no processor. It a
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,10 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.plugins import name_plugin, named_plugins
+from nanokimi.runtime.processes import ignore_signals, start_process
 
 SECONDS_BETWEEN_MESSAGES = 0.25
 ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ArmProcess:
@@ -31,19 +28,9 @@ class ArmProcess:
     def __init__(self, name: str, folder: Path, resume: bool, allow_changes: bool = False) -> None:
         self.name, self.folder = name, folder
         self.finished = self.told_to_stop = False
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=work,
-            args=(theirs, str(folder), resume, allow_changes, named_plugins()),
-            name=name,
-            daemon=True,
+        self.process, self.connection = start_process(
+            work, str(folder), resume, allow_changes, named_plugins(), name=name
         )
-        resource_tracker.ensure_running()  # started inside start(), it would let the signals through
-        set_blocked(True)  # one that comes while the worker starts waits until it knows what to do
-        self.process.start()
-        set_blocked(False)
-        theirs.close()
 
     def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
         """Let the arm take `steps` training steps; yields (record, total steps of its budget)."""
@@ -101,19 +88,11 @@ class ArmProcess:
         return message
 
 
-def set_blocked(blocked: bool) -> None:
-    """Hold back the signals that end a run, or let them through; a child process inherits the state."""
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, SIGNALS)
-
-
 def work(
     connection: Connection, folder: str, resume: bool, allow_changes: bool, plugins: Sequence[str] = ()
 ) -> None:
     """The worker's whole life; `plugins` are the classes that the user named."""
-    for number in SIGNALS:  # they may reach every process; the parent decides what they mean
-        signal.signal(number, signal.SIG_IGN)
-    set_blocked(False)
+    ignore_signals()
     try:
         for plugin in plugins:
             name_plugin(plugin)

@@ -138,7 +138,7 @@ def nearest(quantity: Callable[[int], float], target: float) -> int:
 
 
 def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """The matched baseline's size: its feed-forward width if that moves little, else its hidden size, then the width."""
+    """The baseline's size: its feed-forward width if that moves little, else its hidden size, then the width."""
     width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
     found = solve_width(model, quantity, target)
     moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]

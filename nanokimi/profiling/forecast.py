@@ -7,7 +7,6 @@ works in a folder inside the cache that is removed afterwards; only the tokens s
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 import tempfile
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -43,6 +41,7 @@ from nanokimi.runtime.device import choose_device, choose_dtype, is_out_of_memor
 from nanokimi.runtime.files import describe_environment, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugins import name_plugin, named_plugins
+from nanokimi.runtime.processes import start_process
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
 from nanokimi.train.evaluation import telemetry_records
 from nanokimi.train.loop import write
@@ -134,13 +133,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 def measure_apart(config: RunConfig, folder: Path) -> Forecast:
     """Run `measure` in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, str(folder), named_plugins()), daemon=True)
-    resource_tracker.ensure_running()  # started inside start(), it would let the signals through
-    with signals_blocked():  # the process inherits this: what a signal means is decided here
-        process.start()
-    theirs.close()
+    process, ours = start_process(work, str(folder), named_plugins())  # signals stay blocked in it
     stage = "starting"
     try:
         while True:
@@ -164,19 +157,6 @@ def measure_apart(config: RunConfig, folder: Path) -> Forecast:
     finally:
         process.kill()
         process.join()
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Hold back the signals that end a run; a process started meanwhile never sees them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def too_little_memory(tried: str) -> TrainingError:

@@ -6,21 +6,18 @@ small run's validation. Whatever ends (a signal, a crash, a kill) costs at most 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from multiprocessing import connection as connections
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import psutil
 
-from nanokimi.compare.arm_process import set_blocked
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
@@ -28,6 +25,7 @@ from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugins import named_plugins
+from nanokimi.runtime.processes import start_process
 from nanokimi.study.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
 from nanokimi.study.worker import Order, work
 from nanokimi.train.run_folder import CONFIG_FILE, keep_plugins
@@ -58,23 +56,10 @@ class Worker:
         self.jobs_folder, self.gpu = jobs_folder, gpu
         self.job: Job | None = None
         self.key, self.done, self.started = "", 0.0, 0.0
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=work, args=(theirs, str(jobs_folder), named_plugins()), daemon=True
+        only = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else None  # to the worker it is the only one
+        self.process, self.connection = start_process(
+            work, str(jobs_folder), named_plugins(), environment=only
         )
-        before = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if gpu is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # inherited: to the worker it is the only one
-        resource_tracker.ensure_running()
-        set_blocked(True)
-        self.process.start()
-        set_blocked(False)
-        if gpu is not None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES")
-            if before is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = before
-        theirs.close()
 
     def start(self, job: Job, key: str) -> None:
         """Hand over a job; its folder is made if need be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.arm_process import ORPHAN_SECONDS, SIGNALS, set_blocked
+from nanokimi.compare.arm_process import ORPHAN_SECONDS
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.plugins import name_plugin
+from nanokimi.runtime.processes import ignore_signals
 
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
@@ -24,9 +24,7 @@ DIVERGED = "not finite"
 
 def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
     """The worker's whole life: it ends when the parent does. `plugins` are the files that the command named."""
-    for number in SIGNALS:  # they may reach every process; the parent decides what they mean
-        signal.signal(number, signal.SIG_IGN)
-    set_blocked(False)
+    ignore_signals()
     for plugin in plugins:
         name_plugin(plugin)
     try:
