@@ -15,7 +15,7 @@ from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, TrainConfig
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 
 CONFIGS: dict[str, KimiConfig | GPTConfig] = {
     "nanokimi": TINY_KIMI,

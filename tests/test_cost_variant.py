@@ -17,7 +17,7 @@ from nanokimi.config import OptimConfig, TrainConfig, VariantConfig
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.model.cache import Cache
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 from nanokimi.runtime.plugins import forget_plugins, name_plugin
 
 PARTS = {**ATTENTIONS, **FEEDS, "choice": CHOICE}

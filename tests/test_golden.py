@@ -20,7 +20,7 @@ from conftest import TINY_GPT, TINY_KIMI
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
 from nanokimi.model.build import build_model
 from nanokimi.model.kimi import NanoKimi
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 from nanokimi.optim.schedule import lr_scale
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"

@@ -14,7 +14,7 @@ from hf_parity import EPS, InFloat64, Tensors, gpt2_gradients, gpt2_twin, same_f
 from nanokimi.config import GPTConfig, OptimConfig
 from nanokimi.model.build import build_model
 from nanokimi.model.gpt import NanoGPT
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 
 SIZES = (  # layers, heads, width, inner width, vocabulary, positions, batch, length
     (1, 1, 16, 64, 30, 16, 1, 16),

@@ -12,7 +12,8 @@ from torch import nn
 
 from nanokimi.config import ModelConfig, OptimConfig
 from nanokimi.model.build import build_model
-from nanokimi.optim.groups import RULES, adamw_groups, build_optimizer, find_rule, muon_groups
+from nanokimi.optim.build import build_optimizer
+from nanokimi.optim.groups import RULES, adamw_groups, find_rule, muon_groups
 from nanokimi.optim.muon import Muon
 from nanokimi.optim.qk_clip import MuonClip
 

@@ -16,7 +16,7 @@ from nanokimi.config import KimiConfig, OptimConfig, YarnConfig
 from nanokimi.model.build import build_model
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.output import Output
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 
 
 def random_config(seed: int) -> tuple[KimiConfig, int, int]:

@@ -15,8 +15,8 @@ from nanokimi.config import OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim import named
+from nanokimi.optim.build import build_optimizer
 from nanokimi.optim.foreign_state import pack, unpack_
-from nanokimi.optim.groups import build_optimizer
 from nanokimi.optim.named import class_arguments, find_class, require_optimizer
 from nanokimi.runtime.plugins import load_plugin
 

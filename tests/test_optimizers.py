@@ -14,7 +14,7 @@ from torch import nn
 
 from nanokimi.config import OptimConfig
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 from nanokimi.optim.shampoo import Shampoo
 from nanokimi.optim.soap import SOAP
 

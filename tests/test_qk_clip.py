@@ -17,7 +17,8 @@ from nanokimi.model.attention import MultiHeadLatentAttention
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.gpt import CausalSelfAttention
 from nanokimi.model.layers import rotate
-from nanokimi.optim.groups import build_optimizer, muon_groups
+from nanokimi.optim.build import build_optimizer
+from nanokimi.optim.groups import muon_groups
 from nanokimi.optim.qk_clip import MuonClip, ShampooClip, qk_clip_
 from nanokimi.optim.rms_logits import rms_logits
 

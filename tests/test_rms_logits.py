@@ -13,7 +13,7 @@ from nanokimi.config import GPTConfig, KimiConfig, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.model.layers import RMSNorm
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 from nanokimi.optim.rms_logits import can_estimate, head_estimates, rms_logits
 
 CONFIGS: dict[str, KimiConfig | GPTConfig] = {

@@ -23,7 +23,8 @@ from nanokimi.config import (
 from nanokimi.config.rules_variant import head_width
 from nanokimi.measure.cost_module import module_cost
 from nanokimi.measure.cost_variant import variant_parts
-from nanokimi.optim.groups import MATRIX_OPTIMIZERS, assign
+from nanokimi.optim.build import OF_MATRICES
+from nanokimi.optim.groups import assign
 from nanokimi.optim.shampoo import ROOT_ITERATIONS
 
 
@@ -105,7 +106,7 @@ def optimizer_flops(
     QK-Clip: the attention logits once more, all of them (T x T). `shapes` maps parameter names to shapes. Of a
     library's or a plugged optimizer nothing is known, and nothing counted.
     """
-    if optim.name not in MATRIX_OPTIMIZERS:
+    if optim.name not in OF_MATRICES:
         return 0.0
     heads = model.num_attention_heads
     total = 0.0

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import OptimConfig
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
@@ -23,6 +22,7 @@ from nanokimi.measure.floor import text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
+from nanokimi.optim.schedule import describe_schedule
 from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.train.evaluation import evaluate_test
 from nanokimi.train.state import TrainState
@@ -143,17 +143,6 @@ def steady_speed(step_ms: list[float]) -> float:
     """Steps per second after the first, which also loads kernels and allocates."""
     steady = step_ms[1:] or step_ms
     return len(steady) / sum(steady) * 1e3 if steady else 0.0
-
-
-def describe_schedule(optim: OptimConfig) -> str:
-    """The learning rate's course in words."""
-    warm_up = f"{optim.warmup_steps} steps of warm-up"
-    if optim.schedule == "constant":
-        return f"{warm_up}, then constant"
-    end = f"{optim.min_lr_ratio:g} of the peak"
-    if optim.schedule == "wsd":
-        return f"{warm_up}, stable, linear over the last {optim.decay_fraction:.0%} to {end}"
-    return f"{warm_up}, cosine to {end}"
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -21,7 +21,7 @@ from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.optim.groups import build_optimizer
+from nanokimi.optim.build import build_optimizer
 from nanokimi.runtime.device import keep_freed_memory
 from nanokimi.train.telemetry import Telemetry
 
