@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -18,7 +19,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+LONGEST_SOCKET_FOLDER = 70
+"""Characters; the server's socket lies in a folder below, and its whole path has at most 107."""
 PRELOADED = ["torch", "nanokimi.train.loop", "nanokimi.train.result", "nanokimi.measure.audit"]
 """What the server imports: names alone, since this room knows no model. None of it starts threads or a GPU."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -34,8 +36,9 @@ def start_process(
 
     `environment` is added to this process's own. A process whose parent ends is ended, too.
     """
-    context: Any = multiprocessing.get_context(METHOD)
-    if METHOD == "forkserver":
+    method = start_method()
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
     whole = {**os.environ, **(environment or {})}
@@ -45,6 +48,12 @@ def start_process(
         process.start()
     theirs.close()
     return process, ours
+
+
+def start_method() -> str:
+    """The server's, where there can be one."""
+    has_room = len(tempfile.gettempdir()) <= LONGEST_SOCKET_FOLDER
+    return "forkserver" if sys.platform == "linux" and has_room else "spawn"
 
 
 def begin(
