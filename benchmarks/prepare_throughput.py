@@ -30,8 +30,8 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data import build
 from nanokimi.data.build import METADATA_FILE, available_cores, prepare_store
 from nanokimi.data.documents import END_OF_TEXT
+from nanokimi.data.tokenizers import own as tokenizers
 from nanokimi.data.tokenizers.own import SentencePieceTokenizer, WithEndOfText, load_tokenizer
-from nanokimi.data.tokenizers.own import own as tokenizers
 
 STAGES = ("open_source", "read_source", "remove_overlap", "choose_tokenizer", "encode")
 

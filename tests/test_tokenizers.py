@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.encoding import encode_texts
+from nanokimi.data.tokenizers import own as tokenizers
+from nanokimi.data.tokenizers import words
 from nanokimi.data.tokenizers.own import (
     CharTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     build_tokenizer,
     load_tokenizer,
-    words,
 )
-from nanokimi.data.tokenizers.own import own as tokenizers
 from nanokimi.errors import UserError
 
 Name = Literal["char", "byte", "bpe", "unigram"]
