@@ -2,10 +2,10 @@
 
     python benchmarks/null.py --config tales --data tales-short --out runs/null --record docs/results/null.jsonl
 
-Each try is an ordinary `nanokimi compare` of NanoGPT with its twin, the variant that has the same weights, batches and
+Each try is an ordinary `nanokimi compare` of NanoGPT with its copy, the variant that has the same weights, batches and
 settings under other names (the same functions in another order, so only rounding differs), with its own seeds. Because
 on some processors the two agree to the bit, which would make the null too easy, the same runs are judged a second time
-with each try's twin taken from the next try: the same model again, but other weights and batches.
+with each try's copy taken from the next try: the same model again, but other weights and batches.
 
 A finished try is not run again and an interrupted one is resumed, so the command can be repeated until it is done.
 """
@@ -25,7 +25,7 @@ from nanokimi.config.files import load_config, settings
 from nanokimi.measure.stats import compare_pairs
 from nanokimi.runtime.files import describe_environment, read_json, write_atomic
 
-ARM, TWIN = "NanoGPT", "Twin of NanoGPT"
+ARM, COPY = "NanoGPT", "Copy of NanoGPT"
 OF_THE_MODEL = (
     "hidden_size",
     "num_hidden_layers",
@@ -39,12 +39,12 @@ OF_THE_OPTIMIZER = (
 )
 
 
-def twin_words(config: str, options: list[str]) -> str:
-    """NanoGPT's twin as `--arm` takes it: a variant with the arm's own settings."""
+def copy_words(config: str, options: list[str]) -> str:
+    """NanoGPT's copy as `--arm` takes it: a variant with the arm's own settings."""
     flat = settings(arm_configs(load_config(config, options))[ARM])
     names = [f"model.{name}" for name in OF_THE_MODEL] + [f"optim.{name}" for name in OF_THE_OPTIMIZER]
     words = [f"{name}={json.dumps(flat[f'nanogpt.{name}'], separators=(',', ':'))}" for name in names]
-    return f"{TWIN}: from=variant {' '.join(words)}"
+    return f"{COPY}: from=variant {' '.join(words)}"
 
 
 def run_try(
@@ -58,7 +58,7 @@ def run_try(
             arguments = ["--config", config, "--data", data, "--seed", str(seed), "--seeds", str(seeds)]
             # a search's noise in the interval would make winners rarer than they are
             arguments += ["--compare.search", "null"]
-            arguments += ["--arm", twin_words(config, ["--data", data]), "--arms", f"{ARM},{TWIN}"]
+            arguments += ["--arm", copy_words(config, ["--data", data]), "--arms", f"{ARM},{COPY}"]
             arguments += ["--out", str(folder), *options]
         done = subprocess.run(
             [sys.executable, "-m", "nanokimi", "compare", *arguments], stdout=subprocess.DEVNULL
@@ -71,7 +71,7 @@ def run_try(
 
 def summary(what: str, tries: list[dict[str, Any]]) -> dict[str, Any]:
     """How many of the tries name a winner, and how far apart the arms were."""
-    distances = [abs(sum(one["losses"][ARM]) - sum(one["losses"][TWIN])) / one["seeds"] for one in tries]
+    distances = [abs(sum(one["losses"][ARM]) - sum(one["losses"][COPY])) / one["seeds"] for one in tries]
     return {
         "kind": "summary",
         "what": what,
@@ -84,10 +84,10 @@ def summary(what: str, tries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def exchanged(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each try with the next one's twin: what differs now are weights and batches, in nothing that could help."""
+    """Each try with the next one's copy: what differs now are weights and batches, in nothing that could help."""
     found = []
     for one, other in zip(tries, tries[1:] + tries[:1], strict=True):
-        losses = {ARM: one["losses"][ARM], TWIN: other["losses"][TWIN]}
+        losses = {ARM: one["losses"][ARM], COPY: other["losses"][COPY]}
         arms = [
             {"name": name, "leaking": None, "test_loss": sum(own) / len(own), "seeds": list(own)}
             for name, own in losses.items()

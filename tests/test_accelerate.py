@@ -223,6 +223,19 @@ def test_each_place_takes_its_row() -> None:
     assert forms(many)["choice of experts"] == "a maximum at a time"
 
 
+def test_what_is_for_bf16_is_taken_under_autocast_alone() -> None:
+    """Validation and stories run without it, in fp32, whatever the training step's dtype."""
+    model, x = NanoKimi(TINY_KIMI), random(2, 3, 32)
+    accelerate_(model, dtype="bf16")
+    norm = model.model.norm
+    assert norm(x).dtype == torch.float32
+    torch.testing.assert_close(norm(x), RMSNorm.norm(x, norm.weight, norm.eps), rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(x).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.float16):
+        assert norm(x).dtype == torch.float32
+
+
 def test_fast_forms_leave_the_class_and_other_models_alone() -> None:
     model, other = NanoKimi(TINY_KIMI), NanoKimi(TINY_KIMI)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -34,7 +34,7 @@ TITLES = {
     ),
     "families": ("At each size", "Equal active parameters and tokens at each size."),
 }
-READING = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
+BUDGET_NAMES = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
 EFFECT_WIDTH = 7.4
 
 
@@ -87,7 +87,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
             if curves
         ],
         "sentences": report.get("sentences") or headline(report),
-        "budget_names": READING,
+        "budget_names": BUDGET_NAMES,
         "arms": [],
         "units": units,
         "colours": plots.PAPER.arms,
@@ -95,7 +95,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(report: dict[str, Any]) -> list[str]:
-    """The sentence on top: which components help upwards, which hurt, and how many cannot be told from nothing."""
+    """The sentence on top: which components help when added, which hurt, and how many cannot be told from nothing."""
     components = [one for one in report["effects"] if one["family"] == "additive" and one["mean"] is not None]
     components = components or [
         one for one in report["effects"] if one["family"] == "leave-one-out" and one["mean"] is not None

@@ -22,7 +22,7 @@ from typing import Any
 LONGEST_SOCKET_FOLDER = 70
 """Characters; the server's socket lies in a folder below, and its whole path has at most 107."""
 PRELOADED = ["torch", "nanokimi.train.loop", "nanokimi.train.result", "nanokimi.measure.audit"]
-"""What the server imports: names alone, since this room knows no model. None of it starts threads or a GPU."""
+"""What the server imports: names alone, since this room knows no model. None of it touches a GPU."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -3,7 +3,7 @@
 An arm is a set of components. Each component is plain data: the settings that it takes over from NanoKimi's part of the
 configuration, what it needs below it, and what holds while it is missing. Every arm has NanoGPT's active parameters
 and its own tuned learning rate. In a full search the four ends are searched alike and every other arm inherits from one
-of them: the schedule is then nobody's own, and WSD no component upwards.
+of them: the schedule is then nobody's own, and WSD no component of the additive design.
 """
 
 from __future__ import annotations
