@@ -36,6 +36,7 @@ from fuzz_mutations import (
 )
 from hypothesis import strategies as st
 
+from nanokimi.config.parsing import config_parser
 from nanokimi.errors import UserError
 
 CONTEXT = 4
@@ -182,24 +183,11 @@ def config_cases(draw: st.DrawFn) -> Case:
     return Case({"config.yaml": data}, options)
 
 
-@cache
-def one_parser() -> Any:
-    """One parser for all cases."""
-    from nanokimi.config import RunConfig
-    from nanokimi.config.parsing import jsonargparse_parser
-
-    parser = jsonargparse_parser()
-    parser.add_class_arguments(RunConfig, None)
-    return parser
-
-
 def load_a_config(root: Path, case: Case) -> None:
     """Read it; what could be read is written, and read again to the same values."""
-    from nanokimi.config import files
     from nanokimi.config.files import load_config, save_config
     from nanokimi.data.sources import with_absolute_paths
 
-    files.config_parser = one_parser  # building one is most of the time that a case takes
     config = load_config(
         case.options.get("name", str(root / "case" / "config.yaml")), case.options.get("overrides", [])
     )
@@ -784,7 +772,7 @@ def load_a_checkpoint(root: Path, case: Case) -> None:
 
 
 LOADERS = {
-    "config": Loader((config_bases, one_parser), config_cases, load_a_config),
+    "config": Loader((config_bases, config_parser), config_cases, load_a_config),
     "checkpoint": Loader((checkpoint_files,), checkpoint_cases, load_a_checkpoint),
     "store": Loader((store_folders,), store_cases, load_a_store),
     "formats": Loader((parquet_bases, nanogpt_files, other_data), format_cases, load_a_format),

@@ -13,15 +13,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nanokimi.config.parsing import (
-    build,
     check_keys,
-    config_parser,
+    config_of,
     merged,
     nearest,
     plain,
     require_setting,
     settings,
-    typed,
     with_parsed,
 )
 from nanokimi.config.replaced import defaults_of_replaced
@@ -97,12 +95,10 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         return base
     content: dict[str, Any] = {base.model: parts}
     check_keys(content, where)
-    parser = config_parser()
     kept = merged(plain(asdict(base)), {base.model: defaults_of_replaced(base.arm, parts)})
-    whole = merged(kept, content)
-    values = typed(lambda: parser.parse_object(whole, defaults=True), f"{where}: ")
+    changed = config_of(merged(kept, content), source=f"{where}: ")
     try:
-        return validate(build(parser, values))
+        return validate(changed)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -135,30 +131,39 @@ def with_arm(config: RunConfig, text: str) -> RunConfig:
     specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
     specs[name] = {"from": source}
     base = arm_config(config, specs, name)
-    for key, word in given.items():
-        part, dot, setting = key.partition(".")
-        if part not in PARTS or not dot:
+    for key in given:
+        if key.partition(".")[0] not in PARTS or "." not in key:
             raise UserError(
                 f"--arm '{text}': {key} is no setting of an arm: name model.SETTING or optim.SETTING"
             )
-        specs[name].setdefault(part, {})[setting] = typed_word(base, key, word)
+    for key, value in typed_words(base, given).items():
+        part, _, setting = key.partition(".")
+        specs[name].setdefault(part, {})[setting] = value
     found = replace(config, arms=specs)
     arm_configs(found)
     return found
 
 
-def typed_word(base: RunConfig, key: str, word: str) -> Any:
-    """What the command line reads in a word, for a setting of an arm."""
-    if base.model == "module" and key.startswith("model."):
-        from nanokimi.config.safe_yaml import parse_yaml
+def typed_words(base: RunConfig, given: dict[str, str]) -> dict[str, Any]:
+    """What the command line reads in words, for settings of an arm."""
+    of_class = {
+        key: word for key, word in given.items() if base.model == "module" and key.startswith("model.")
+    }
+    full = {key: f"{base.model}.{key}" for key in given if key not in of_class}
+    for setting in full.values():
+        require_setting(setting, "--arm")
+    read = settings(with_parsed(base, {full[key]: given[key] for key in full})) if full else {}
+    return {key: read[full[key]] if key in full else argument(key, given[key]) for key in given}
 
-        try:
-            return parse_yaml(word)
-        except ValueError as error:
-            raise UserError(f"--arm: {key} is {word}: {error}") from None
-    full = f"{base.model}.{key}"
-    require_setting(full, "--arm")
-    return settings(with_parsed(base, {full: word}))[full]
+
+def argument(key: str, word: str) -> Any:
+    """What YAML reads in a word, for an argument of a class of the user's."""
+    from nanokimi.config.safe_yaml import parse_yaml
+
+    try:
+        return parse_yaml(word)
+    except ValueError as error:
+        raise UserError(f"--arm: {key} is {word}: {error}") from None
 
 
 def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:

@@ -11,16 +11,7 @@ from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair
 from nanokimi.config.parsing import all_keys as all_keys
-from nanokimi.config.parsing import (
-    build,
-    check_keys,
-    config_parser,
-    expand,
-    merged,
-    nearest,
-    plain,
-    typed,
-)
+from nanokimi.config.parsing import check_keys, config_of, merged, nearest, plain
 from nanokimi.config.parsing import is_whole as is_whole
 from nanokimi.config.parsing import require_setting as require_setting
 from nanokimi.config.parsing import settings as settings
@@ -66,7 +57,7 @@ def find_configs(names: str) -> list[Path]:
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and validate.
+    """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and check the result.
 
     Several names have commas between them; what a later file says takes the place of what an earlier one does.
     Raises UserError with one line that says what is wrong.
@@ -75,13 +66,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     paths = find_configs(name)
     for path in paths:
         content = merged(content, _read_settings(path))
-    arguments = expand(overrides)
-    parser = config_parser()
-    source = f"{', '.join(map(str, paths))}: "
-    values = typed(lambda: parser.parse_object(content, defaults=True), source)
-    values = typed(lambda: parser.parse_args(arguments, namespace=values))
+    config = config_of(content, overrides, source=f"{', '.join(map(str, paths))}: ")
     try:
-        config = validate(build(parser, values))
+        validate(config)
         arm_configs(config)  # refuses arms that cannot be
         return config
     except UserError as error:

@@ -63,11 +63,25 @@ def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
 
     Raises UserError for a word of the wrong kind; whether the values fit together is not checked.
     """
-    parser = config_parser()
-    arguments = expand([f"--{key}={word}" for key, word in words.items()])
-    values = typed(lambda: parser.parse_object(plain(asdict(config)), defaults=True))
+    return config_of(plain(asdict(config)), [f"--{key}={word}" for key, word in words.items()])
+
+
+def config_of(content: dict[str, Any], overrides: Sequence[str] = (), source: str = "") -> RunConfig:
+    """The configuration that settings as a file holds them and overrides as the command line gives them make.
+
+    Raises UserError for an unknown option and for a value of the wrong kind, with `source` in front of the latter if
+    `content` holds it; whether the values fit together is not checked.
+    """
+    parser, arguments = config_parser(), expand(overrides)
+    values = typed(lambda: parser.parse_object(content, defaults=True), source)
     values = typed(lambda: parser.parse_args(arguments, namespace=values))
-    return build(parser, values)
+    parts = parser.instantiate(values)
+    config = RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
+    for key, value in settings(config).items():
+        kind = _type_of(key)
+        if value is None and NoneType not in get_args(kind):
+            raise UserError(f"{source}{key} is null: expected {_describe(kind)}")
+    return config
 
 
 def typed(parse: Callable[[], Any], source: str = "") -> Any:
@@ -99,17 +113,6 @@ def merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> d
         both = isinstance(value, dict) and isinstance(found.get(key), dict)
         found[key] = merged(found[key], value, f"{prefix}{key}.") if both else value
     return found
-
-
-def build(parser: ArgumentParser, values: Any) -> RunConfig:
-    """The configuration that jsonargparse's values make."""
-    parts = parser.instantiate(values)
-    config = RunConfig(**{field.name: parts[field.name] for field in fields(RunConfig)})
-    for key, value in settings(config).items():
-        kind = _type_of(key)
-        if value is None and NoneType not in get_args(kind):
-            raise UserError(f"{key} is null: expected {_describe(kind)}")
-    return config
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
