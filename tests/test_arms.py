@@ -12,7 +12,9 @@ import torch
 from conftest import TINY_ARMS, make_text
 
 from nanokimi import cli
-from nanokimi.config import ModuleConfig
+from nanokimi.compare import matched
+from nanokimi.compare import run as comparison
+from nanokimi.config import ModuleConfig, RunConfig, arms, files, rules
 from nanokimi.config.arms import DEFAULT_ARMS, arm_configs, only_arms, slug, with_arm
 from nanokimi.config.files import load_config, save_config
 from nanokimi.errors import UserError
@@ -20,6 +22,7 @@ from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json
 from nanokimi.runtime.plugins import forget_plugins, name_plugin
+from nanokimi.train import run_folder
 
 SETTINGS = f"""\
 train: {{context_length: 16, batch_size: 4, max_steps: 6, eval_every: 6, device: cpu, threads: 1}}
@@ -116,6 +119,38 @@ def test_what_is_no_arm_is_refused_in_one_line(settings: Path, text: str, words:
     import re
 
     assert re.search(words, refusal(settings, text)), refusal(settings, text)
+
+
+def test_no_configuration_of_a_comparison_is_checked_twice_or_saved_twice(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base and the arm that differs from it, each as it was asked for and as the text and machine complete it."""
+    checked: list[RunConfig] = []
+    saved: list[Path] = []
+    validate = rules.validate
+
+    def watch_checks(config: RunConfig) -> RunConfig:
+        checked.append(config)
+        return validate(config)
+
+    def watch_files(config: RunConfig, path: Path) -> None:
+        saved.append(path)
+        save_config(config, path)
+
+    for room in (files, arms, matched, rules):
+        monkeypatch.setattr(room, "validate", watch_checks)
+    for room in (run_folder, comparison):
+        monkeypatch.setattr(room, "save_config", watch_files)
+    text = f"dataset: {{path: {tmp_path / 'text.txt'}}}\ncompare: {{seeds: 2}}\n"
+    text += "arms: {A: {from: nanogpt}, B: {from: nanogpt, optim: {lr: 0.1}}}\n"
+    config = load_config(str(with_arms(settings, text)))
+    (tmp_path / "out").mkdir()
+    config, data = run_folder.set_up(config, tmp_path / "out")
+    made = comparison.make_runs(config, data, tmp_path / "out")
+    assert len(checked) == 4 and all(one != other for i, one in enumerate(checked) for other in checked[:i])
+    assert [arm.nanogpt.optim.lr for arm in made.values()] == [3e-3, 0.1]
+    runs = [tmp_path / "out" / arm / f"seed-{seed}" / "config.yaml" for arm in "ab" for seed in (1337, 1338)]
+    assert saved == [tmp_path / "out" / "config.yaml"] * 2 + runs  # the first before the text is prepared
 
 
 def test_the_command_line_adds_and_chooses_arms(settings: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
 
@@ -104,8 +105,8 @@ def work(
     except (ConnectionError, EOFError):
         pass  # the parent is gone
     except OSError as error:
-        where = f"{error.filename or folder}: {error.strerror or error}"
-        connection.send(("training error", f"cannot write {where}; what was saved is whole: make room"))
+        advice = "what was saved is whole: make room"
+        connection.send(("training error", f"{cannot_write(error, Path(folder))}; {advice}"))
     except Exception as error:
         log = Path(folder) / "error.txt"
         log.write_text(traceback.format_exc(), encoding="utf-8")

@@ -38,9 +38,9 @@ TURNS, STEPS_A_TURN = 4, 6
 
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
     """The configuration of each arm, with `model` set; also writes match.json where something was asked for."""
-    plain = arm_configs(config)
+    arms = arm_configs(config)
     if config.compare.match == "none":
-        return plain
+        return arms
     path = folder / MATCH_FILE
     budget = {name: getattr(config.train, name) for name in BUDGETS}
     asked = {"asked": config.compare.match, "budget": budget}
@@ -48,9 +48,12 @@ def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[st
     if {name: kept.get(name) for name in asked} == asked:
         changes = kept["changes"]
     else:
-        changes = solve(config.compare.match, plain, data)
+        changes = solve(config.compare.match, arms, data)
         write_json(path, {"schema_version": 2, **asked, "changes": changes})
-    return {name: validate(with_changes(arm, changes.get(name, {}))) for name, arm in plain.items()}
+    changed = {
+        name: validate(with_changes(arms[name], changes[name])) for name in arms.keys() & changes.keys()
+    }
+    return {**arms, **changed}
 
 
 def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:

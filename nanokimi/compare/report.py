@@ -17,7 +17,7 @@ from nanokimi.compare.searched import searched
 from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
-from nanokimi.config.arms import arm_configs, slug
+from nanokimi.config.arms import slug
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
@@ -47,16 +47,17 @@ ALIKE = ("params_active", "params_total", "flops", "tokens", "steps", "optimizer
 
 def build_report(
     config: RunConfig,
+    configs: dict[str, RunConfig],
     data: PreparedData,
     baselines: dict[str, dict[str, float | None]],
     results: list[dict[str, Any]],
     out: Path,
 ) -> dict[str, Any]:
-    """The content of report.json."""
+    """The content of report.json; `configs` are the arms'."""
     train = config.train
     runs = [as_run(result) for result in results]
-    search = searched(config)
-    arms = [arm_row(name, runs, search.get(name)) for name in arm_configs(config)]
+    search = searched(config, configs)
+    arms = [arm_row(name, runs, search.get(name)) for name in configs]
     pairs = pairs_of(arms, runs)
     windows = scored_windows(len(data.test_ids), data.test_doc_offsets, train.context_length)
     for pair in pairs:

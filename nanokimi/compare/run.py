@@ -14,25 +14,23 @@ from typing import Any
 from nanokimi.compare.arm_process import ArmProcess
 from nanokimi.compare.matched import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
-from nanokimi.compare.searched import searched
+from nanokimi.compare.searched import read_search
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
-from nanokimi.runtime.device import check_memory_limit, choose_device
 from nanokimi.runtime.display import Display
-from nanokimi.runtime.files import describe_environment, read_json, refuse_links, write_json
-from nanokimi.runtime.interrupts import Interrupted, on_first_signal
-from nanokimi.runtime.locks import only_process
+from nanokimi.runtime.files import read_json, write_json
+from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
-    fresh_folder,
+    ENVIRONMENT_FILE,
+    how_to_continue,
+    keep_environment,
     keep_plugins,
-    restored_if_refused,
-    resume_set_up,
-    set_up,
+    training_folder,
 )
 from nanokimi.train.user_code import require_sound
 
@@ -47,22 +45,10 @@ def compare(
         TrainingError: an arm failed.
         Interrupted: a signal came; the arms were saved and `resume` continues them.
     """
-    check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
-    searched(config)  # a file that is none is refused now, not when the report is made
-    if not resume:
-        with fresh_folder(out) as folder:
-            config, data = set_up(config, folder)
-            make_runs(config, data, folder)
-    with only_process(out), restored_if_refused(out, allow_changes):
-        if resume:
-            refuse_links(out)
-            config, data = resume_set_up(config, out)
-            make_runs(config, data, out)
-        try:
-            return train_and_report(config, data, out, resume, allow_changes)
-        except OSError as error:
-            where = f"{error.filename or out}: {error.strerror or error}"
-            raise TrainingError(f"cannot write {where}; what was saved is whole: {again(out)}") from None
+    read_search(config)  # a file that is none is refused now, not when the report is made
+    folder = training_folder(config, out, "compare", make_runs, resume=resume, allow_changes=allow_changes)
+    with folder as (config, data, arms):
+        return train_and_report(config, arms, data, out, resume, allow_changes)
 
 
 def seeds_of(config: RunConfig) -> list[int]:
@@ -75,10 +61,12 @@ def run_folder(out: Path, arm: str, seed: int) -> Path:
     return out / slug(arm) / f"seed-{seed}"
 
 
-def make_runs(config: RunConfig, data: PreparedData, out: Path) -> None:
-    """One run folder for each arm and seed, with its configuration; whatever is there already is kept."""
-    if not (out / "environment.json").exists():
-        write_json(out / "environment.json", describe_environment())
+def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, RunConfig]:
+    """One run folder for each arm and seed, with its configuration; whatever is there already is kept.
+
+    Returns each arm's configuration, of which the runs differ in the seed.
+    """
+    keep_environment(out)
     arms = matched_arms(config, data, out)
     for arm in arms.values():
         require_sound(arm, data)
@@ -87,29 +75,29 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> None:
             folder = run_folder(out, name, seed)
             folder.mkdir(parents=True, exist_ok=True)
             save_config(replace(arm, seed=seed), folder / CONFIG_FILE)
-            shutil.copyfile(out / "environment.json", folder / "environment.json")
+            shutil.copyfile(out / ENVIRONMENT_FILE, folder / ENVIRONMENT_FILE)
             keep_plugins(arm, folder)
-
-
-def again(out: Path) -> str:
-    """How to go on."""
-    return f"continue with: nanokimi compare --resume --out {out}"
+    return arms
 
 
 def train_and_report(
-    config: RunConfig, data: PreparedData, out: Path, resume: bool, allow_changes: bool
+    config: RunConfig,
+    arms: dict[str, RunConfig],
+    data: PreparedData,
+    out: Path,
+    resume: bool,
+    allow_changes: bool,
 ) -> dict[str, Any]:
     """Everything that happens once folders, configuration and data are there."""
     baselines = score_baselines(data)
-    names = list(matched_arms(config, data, out))
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
-        folders = {name: run_folder(out, name, seed) for name in names}
+        folders = {name: run_folder(out, name, seed) for name in arms}
         if resume and all((folder / RESULT_FILE).is_file() for folder in folders.values()):
             results += [read_json(folder / RESULT_FILE) for folder in folders.values()]
             continue
         results += train_in_turns(config, out, folders, seed, resume, allow_changes)
-    report = build_report(config, data, baselines, results, out)
+    report = build_report(config, arms, data, baselines, results, out)
     write_json(out / "report.json", report)
 
     from nanokimi.report.page import write_report
@@ -126,15 +114,13 @@ def train_in_turns(
     titles = {name: f"{name}, seed {seed}" if several else name for name in folders}
     processes: list[ArmProcess] = []
     signals: list[int] = []
-    stopped = f"interrupted; {again(out)}"
+    go_on = how_to_continue("compare", out)
+    stopped = f"interrupted; {go_on}"
 
     def ask_to_stop(number: int) -> None:
         signals.append(number)
         for process in processes:
             process.tell_to_stop()
-
-    def stop_now(number: int) -> None:
-        raise Interrupted(number, stopped)
 
     with Display(list(titles.values()), config.train.batch_size * config.train.context_length) as display:
         try:
@@ -146,10 +132,10 @@ def train_in_turns(
                 raise Interrupted(signals[0], stopped)
             # Stories are judged and decoding is timed for the first seed alone: they take longer than its training.
             whole = seed == config.seed
-            with on_first_signal(stop_now):  # all is saved: what is left can be done again
+            with stopped_by_signal(stopped):  # all is saved: what is left can be done again
                 return [measure(process, display, whole) for process in processes]
         except TrainingError as error:
-            raise TrainingError(f"{error}; {again(out)}") from None
+            raise TrainingError(f"{error}; {go_on}") from None
         finally:
             for process in processes:
                 process.process.kill()

@@ -6,14 +6,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
-from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import settings
 from nanokimi.errors import UserError
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found, and what for."""
+
+    file: str
+    """The file's name."""
+    records: dict[str, dict[str, Any]]
+    """The tuning record of each arm, by name."""
+    steps: int
+    text: str
+    """The name of the text, without its folder."""
 
 
 def search_file(name: str) -> Path:
@@ -27,26 +40,36 @@ def search_file(name: str) -> Path:
     )
 
 
-def searched(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The tuning record of each arm that has one, by name; `changed` lists settings that are not as it found them."""
+def read_search(config: RunConfig) -> Search | None:
+    """What the file that `compare.search` names holds. Raises UserError if it is none that a search wrote."""
     if config.compare.search is None:
-        return {}
+        return None
     path = search_file(config.compare.search)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        records, other = content["arms"], elsewhere(config, content)
-        return {
-            name: {**records[name], "file": path.name, "changed": changed(arm, records[name]["best"]) + other}
-            for name, arm in arm_configs(config).items()
-            if name in records
-        }
+        for record in content["arms"].values():
+            record["best"].items()
+        return Search(path.name, content["arms"], content["steps"], content["data"]["path"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no search.json: name one that nanokimi sweep --search wrote") from None
 
 
-def elsewhere(config: RunConfig, content: dict[str, Any]) -> list[str]:
+def searched(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
+    """The tuning record of each arm that has one, by name; `changed` lists settings that are not as it found them."""
+    search = read_search(config)
+    if search is None:
+        return {}
+    records, other = search.records, elsewhere(config, search)
+    return {
+        name: {**records[name], "file": search.file, "changed": changed(arm, records[name]["best"]) + other}
+        for name, arm in arms.items()
+        if name in records
+    }
+
+
+def elsewhere(config: RunConfig, search: Search) -> list[str]:
     """What a search was made for that is not so now: the budget, the text."""
-    there = {"train.max_steps": content["steps"], "dataset.path": content["data"]["path"]}
+    there = {"train.max_steps": search.steps, "dataset.path": search.text}
     here = {"train.max_steps": config.train.max_steps, "dataset.path": Path(str(config.dataset.path)).name}
     return [key for key, value in there.items() if here[key] != value]
 

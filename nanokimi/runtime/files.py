@@ -73,6 +73,11 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def cannot_write(error: OSError, folder: Path) -> str:
+    """What to say where something below `folder` could not be written."""
+    return f"cannot write {error.filename or folder}: {error.strerror or error}"
+
+
 def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The content of a file of at most `limit` bytes. Raises OSError for anything else (a device, a pipe) as well."""
     try:

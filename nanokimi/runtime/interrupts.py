@@ -35,3 +35,14 @@ def on_first_signal(ask_to_stop: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+@contextmanager
+def stopped_by_signal(message: str) -> Iterator[None]:
+    """Raise Interrupted at the first signal, wherever the block is: for what can be done again."""
+
+    def stop(number: int) -> None:
+        raise Interrupted(number, message)
+
+    with on_first_signal(stop):
+        yield

@@ -25,7 +25,7 @@ from nanokimi.data.store import PreparedData, open_prepared
 from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate, windows_at_a_time
 from nanokimi.runtime.device import choose_device
-from nanokimi.runtime.files import describe_environment, read_json, write_json
+from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.locks import only_process
 from nanokimi.train.checkpoint import save_checkpoint
 from nanokimi.train.result import RESULT_FILE
@@ -36,7 +36,6 @@ from nanokimi.train.run_folder import (
     Run,
     find_data,
     fresh_folder,
-    keep_plugins,
     open_run,
 )
 from nanokimi.train.state import build_state
@@ -69,8 +68,6 @@ def prune(
     with fresh_folder(out):
         shutil.copytree(find_data(folder), out / DATA_FOLDER)
         save_config(config, out / CONFIG_FILE)
-        write_json(out / "environment.json", describe_environment())
-        keep_plugins(config, out)
         state = build_state(config, open_prepared(out / DATA_FOLDER), out)
         state.model.load_state_dict(pruned_weights(run.model, kept_LE))
         state.step = steps

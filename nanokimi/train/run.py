@@ -7,16 +7,13 @@ from typing import Any
 
 from nanokimi.config import RunConfig
 from nanokimi.data.store import PreparedData
-from nanokimi.errors import TrainingError
-from nanokimi.runtime.device import check_memory_limit, choose_device, limit_memory, memory_bytes
+from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
 from nanokimi.runtime.display import Display
-from nanokimi.runtime.files import describe_environment, refuse_links, write_json
-from nanokimi.runtime.interrupts import Interrupted, on_first_signal
-from nanokimi.runtime.locks import only_process
+from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import fresh_folder, keep_plugins, restored_if_refused, resume_set_up, set_up
+from nanokimi.train.run_folder import how_to_continue, keep_environment, keep_plugins, training_folder
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -30,24 +27,15 @@ def train_alone(
         TrainingError: the run cannot go on; what it has done is saved.
         Interrupted: a signal came; the run was saved and `resume` continues it.
     """
-    check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
-    if not resume:
-        with fresh_folder(out) as folder:
-            config, data = set_up(config, folder)
-            write_json(folder / "environment.json", describe_environment())
-            keep_plugins(config, folder)
-    with only_process(out), restored_if_refused(out, allow_changes):
-        if resume:
-            refuse_links(out)
-            config, data = resume_set_up(config, out)
-            keep_plugins(config, out)
-        try:
-            return train_and_finish(config, data, out, resume, allow_changes)
-        except OSError as error:
-            where = f"{error.filename or out}: {error.strerror or error}"
-            raise TrainingError(
-                f"cannot write {where}; what was saved is whole: make room, then nanokimi train --resume --out {out}"
-            ) from None
+    folder = training_folder(config, out, "train", make_ready, resume=resume, allow_changes=allow_changes)
+    with folder as (config, data, _):
+        return train_and_finish(config, data, out, resume, allow_changes)
+
+
+def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
+    """Note in the run's folder what it was begun with."""
+    keep_environment(folder)
+    keep_plugins(config, folder)
 
 
 def train_and_finish(
@@ -59,15 +47,12 @@ def train_and_finish(
     idle_memory_bytes = memory_bytes(device)
     state = build_state(config, data, out)
     name = config.title
-    stopped = f"interrupted; continue with: nanokimi train --resume --out {out}"
+    stopped = f"interrupted; {how_to_continue('train', out)}"
     signals: list[int] = []
 
     def ask_to_stop(number: int) -> None:
         signals.append(number)
         state.stop_requested = True
-
-    def stop_now(number: int) -> None:
-        raise Interrupted(number, stopped)
 
     with Display([name], config.train.batch_size * config.train.context_length) as display:
         if resume:
@@ -83,5 +68,5 @@ def train_and_finish(
         if not state.finished:
             raise Interrupted(signals[0], stopped)
         display.log(name, "being audited and measured")
-        with on_first_signal(stop_now):  # all is saved: what is left can be done again
+        with stopped_by_signal(stopped):  # all is saved: what is left can be done again
             return finish(state, idle_memory_bytes)

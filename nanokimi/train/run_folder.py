@@ -1,13 +1,17 @@
-"""Run folders from the outside: starting one, going on with it, and opening a finished one (`result` finishes it)."""
+"""Run folders from the outside: starting one, going on with it, and opening a finished one (`result` finishes it).
+
+`training_folder` is what the commands that train have in common; the steps that it is made of follow.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -17,19 +21,84 @@ from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
-from nanokimi.errors import UserError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
-from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads
-from nanokimi.runtime.files import create_run_folder, find_damage, read_json, write_json
+from nanokimi.runtime.device import check_memory_limit, choose_device, choose_dtype, choose_threads
+from nanokimi.runtime.files import (
+    cannot_write,
+    create_run_folder,
+    describe_environment,
+    find_damage,
+    read_json,
+    refuse_links,
+    write_json,
+)
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.train.checkpoint import load_weights, read_state
 from nanokimi.train.state import fresh_optimizer
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
-PLUGINS_FILE = "plugins.json"
+PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
+
+Made = TypeVar("Made")
+
+
+@contextmanager
+def training_folder(
+    config: RunConfig,
+    out: Path,
+    verb: str,
+    make_ready: Callable[[RunConfig, PreparedData, Path], Made],
+    *,
+    resume: bool,
+    allow_changes: bool,
+) -> Iterator[tuple[RunConfig, PreparedData, Made]]:
+    """The folder of `nanokimi VERB`, set up anew or taken up again, and locked while the block trains in it.
+
+    Yields the resolved configuration, the data, and what `make_ready` returns: it writes whatever else belongs into
+    the folder before anything is trained. A new folder that cannot be made ready disappears again; an old one becomes
+    what it was if the run refuses to go on with changes.
+
+    Raises:
+        UserError: the input or the folder cannot be used.
+        TrainingError: the disk is full, or the folder cannot be written any more.
+    """
+    check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    if not resume:
+        with fresh_folder(out):
+            config, data = set_up(config, out)
+            made = make_ready(config, data, out)
+    with only_process(out), restored_if_refused(out, allow_changes):
+        if resume:
+            refuse_links(out)
+            config, data = resume_set_up(config, out)
+            made = make_ready(config, data, out)
+        with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
+            yield config, data, made
+
+
+def how_to_continue(verb: str, out: Path) -> str:
+    """The command that goes on with an interrupted run."""
+    return f"continue with: nanokimi {verb} --resume --out {out}"
+
+
+@contextmanager
+def whole_where_it_stops(folder: Path, advice: str) -> Iterator[None]:
+    """Turn an OSError of the block, in which whatever is saved is saved whole, into a TrainingError with advice."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{cannot_write(error, folder)}; what was saved is whole: {advice}") from None
+
+
+def keep_environment(folder: Path) -> None:
+    """Note the machine, the command and the versions that a run was begun with."""
+    path = folder / ENVIRONMENT_FILE
+    if not path.exists():
+        write_json(path, describe_environment())
 
 
 @contextmanager
