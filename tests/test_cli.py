@@ -639,10 +639,12 @@ def test_without_a_text_the_tales_are_the_default(monkeypatch: pytest.MonkeyPatc
     from nanokimi.config.files import load_config
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert choose_config({}, []) == "tales" and choose_config({}, ["--seed", "3"]) == "tales"
-    assert choose_config({}, ["--data", "x.txt"]) == choose_config({}, ["--data=x.txt"]) == "shakespeare-char"
-    assert choose_config({"config": "smoke"}, []) == "smoke"
+    for words in ([], ["--seed", "3"]):
+        assert choose_config({}, words) == ("tales", load_config("tales", words))
+    for words in (["--data", "x.txt"], ["--data=x.txt"]):
+        assert choose_config({}, words) == ("shakespeare-char", load_config("shakespeare-char", words))
+    assert choose_config({"config": "smoke"}, [])[0] == "smoke"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert choose_config({}, []) == "tales-gpu", "a bigger one on a GPU"
+    assert choose_config({}, []) == ("tales-gpu", load_config("tales-gpu")), "a bigger one on a GPU"
     assert load_config("tales").dataset.path == "tales-short"
     assert load_config("tales-gpu").dataset.path == "tales"

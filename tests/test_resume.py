@@ -297,6 +297,18 @@ def test_longer_training_on_request(tiny_config: Build, tmp_path: Path) -> None:
     assert [r["step"] for r in records(folder) if r["kind"] == "train"] == list(range(1, 9))
 
 
+def test_another_kind_of_budget_takes_the_place_of_the_old_one(tiny_config: Build, tmp_path: Path) -> None:
+    """It used to be written beside the old one, which decided: the run ended where it was, and its file had two."""
+    folder = tmp_path / "run"
+    train_alone(tiny_config(max_steps=4), folder)
+    tokens = tiny_config().train.batch_size * tiny_config().train.context_length
+    longer = ["train", "--resume", "--out", str(folder), "--train.max_tokens", str(6 * tokens)]
+    assert cli.main([*longer, "--allow-changes"]) == 0
+    assert read_json(folder / "result.json")["steps"] == 6
+    train = load_config(str(folder / "config.yaml")).train
+    assert (train.max_steps, train.max_tokens) == (None, 6 * tokens)
+
+
 def test_a_changed_text_that_does_not_fit_changes_nothing(
     tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +348,7 @@ def test_a_run_that_died_while_preparing_its_data_is_resumed(
         set_up(tiny_config(max_steps=4), folder)
     assert cli.main(["train", "--resume", "--out", str(folder)]) == 0
     assert read_json(folder / "result.json")["steps"] == 4
+    assert (folder / "environment.json").is_file()
 
 
 # ---- who else is in the folder

@@ -37,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             print_verb_help(verb)
             return 0
         from nanokimi.cli import verbs
-        from nanokimi.cli.plugins import plugin_in
+        from nanokimi.cli.plugins import take_plugins
 
-        return int(getattr(verbs, f"run_{verb}")(plugin_in(verb, arguments[1:])))
+        return int(getattr(verbs, f"run_{verb}")(take_plugins(verb, arguments[1:])))
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2

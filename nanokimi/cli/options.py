@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanokimi.cli.study_options import STUDY_USAGE
+from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 
@@ -181,23 +182,31 @@ def one_target(rest: list[str], what: str) -> str:
     return rest[0]
 
 
-def choose_config(options: dict[str, object], rest: list[str]) -> str:
-    """The configuration that `--config` names, or the default: the story world's without `--data`, bigger on a GPU."""
+def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, RunConfig]:
+    """What `--config` names, or the default, and the configuration that it is with the settings of `rest`.
+
+    The default is the story world's without `--data`, a bigger one on a GPU.
+    """
     if "config" in options:
-        return str(options["config"])
-    data = [word for word in rest if word.partition("=")[0] in ("--data", "--dataset.path")]
-    if data:
-        return DEFAULT_CONFIG
-    load_config(TALES_CONFIG, rest)  # refuses mistakes before a second is spent on importing torch
+        name = str(options["config"])
+    elif any(word.partition("=")[0] in ("--data", "--dataset.path") for word in rest):
+        name = DEFAULT_CONFIG
+    else:
+        config = load_config(TALES_CONFIG, rest)  # refuses mistakes before a second goes to importing torch
 
-    import torch
+        import torch
 
-    return TALES_GPU_CONFIG if torch.cuda.is_available() else TALES_CONFIG
+        if not torch.cuda.is_available():
+            return TALES_CONFIG, config
+        name = TALES_GPU_CONFIG
+    return name, load_config(name, rest)
 
 
-def config_stem(chosen: str) -> str:
-    """What a run folder is called after."""
-    return "-".join(Path(name).stem for name in chosen.split(","))[:80]
+def default_folder(first: str, chosen: str) -> Path:
+    """The next free folder of a command that was given none: called after what it does, and the configuration."""
+    from nanokimi.runtime.files import default_run_folder
+
+    return default_run_folder(first, "-".join(Path(name).stem for name in chosen.split(","))[:80])
 
 
 def require_data(path: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import name_plugin, named_plugins, plugin_setting
@@ -14,7 +15,7 @@ TRAINING_VERBS = ("train", "compare", "sweep", "ladder")  # take settings: a plu
 OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say where their plugins belong
 
 
-def plugin_in(verb: str, arguments: list[str]) -> list[str]:
+def take_plugins(verb: str, arguments: list[str]) -> list[str]:
     """Run the files that --plugin names, and put their classes into the family of a run to be trained."""
     if verb not in TRAINING_VERBS + OPENING_VERBS:
         return arguments
@@ -44,10 +45,14 @@ def name_arm_sources(texts: Iterable[str]) -> list[str]:
     return named
 
 
-def refuse_unused_plugins(arms: Iterable[RunConfig]) -> None:
-    """A class that none of these arms uses would be ignored."""
-    used = {name for arm in arms for name in plugins_of(arm.arm)}
-    for spec in named_plugins():
+def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
+    """A class that none of the arms (without `arms`: not the one model that is trained) uses would be ignored."""
+    named = named_plugins()
+    if not named:
+        return
+    trained = arm_configs(config).values() if arms else [config]
+    used = {name for one in trained for name in plugins_of(one.arm)}
+    for spec in named:
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:
             raise UserError(

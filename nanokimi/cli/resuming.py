@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanokimi.cli.options import choose_config
-from nanokimi.config import FAMILIES, FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.arms import arm_config, only_arms, with_arm
+from nanokimi.cli.options import choose_config, default_folder
+from nanokimi.config import BUDGETS, FAMILIES, FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config.arms import arm_config, only_arms, slug, with_arm
 from nanokimi.config.files import load_config, settings, with_changes
+from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 
 UNSET = (None, "auto", "")
+BUDGET_KEYS = [f"train.{budget}" for budget in BUDGETS]
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def with_arms(config: RunConfig, verb: str, words: ArmWords) -> RunConfig:
 
 def plan_run(
     verb: str, options: dict[str, object], rest: list[str], arms: ArmWords
-) -> tuple[RunConfig, Path | None, bool]:
-    """(configuration, folder or None for the next free one, whether a run is continued) of `train` and `compare`.
+) -> tuple[RunConfig, Path, bool]:
+    """(configuration, folder, whether a run is continued) of `train` and `compare`.
 
     Raises UserError if there is nothing to resume, or if it was started with other settings.
     """
@@ -60,7 +62,10 @@ def plan_run(
         raise UserError(
             f"{out} holds no run to resume: it has no config.yaml; with --config or --data a run is started there"
         )
-    return with_arms(load_config(choose_config(options, rest), rest), verb, arms), out, False
+    chosen, config = choose_config(options, rest)
+    config = with_arms(config, verb, arms)
+    first = verb if verb == "compare" else slug(config.name) or config.model
+    return config, out or default_folder(first, chosen), False
 
 
 def resumed_config(
@@ -81,20 +86,25 @@ def resumed_config(
         raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")
     path = str(folder / "config.yaml")
     saved = load_config(path)
+    if not rest and "config" not in options and arms == ArmWords():
+        return saved
     given = with_arms(load_config(str(options.get("config", path)), rest), verb, arms)
     changes = differences(saved, given)
     named = [key for key in changes if key not in FREE_WHEN_RESUMED]
     if named and "allow_changes" not in options:
-        key = named[0]
+        key = next((one for one in named if changes[one] is not None), named[0])
         raise UserError(
             f"the run in {folder} has {key} {settings(saved)[key]}, not {changes[key]}: leave it out, or resume with "
             "--allow-changes"
         )
-    return with_changes(saved, changes)
+    return validate(with_changes(saved, changes))
 
 
 def differences(saved: RunConfig, given: RunConfig) -> dict[str, Any]:
-    """The settings of `given`, by dotted key, that differ from those of `saved`; what was left open does not."""
+    """The settings of `given`, by dotted key, that differ from those of `saved`; what was left open does not.
+
+    Of the budgets one is always given, and the others are null because of it.
+    """
     from nanokimi.data.sources import with_absolute_paths
 
     given = replace(given, dataset=with_absolute_paths(given.dataset))
@@ -102,5 +112,5 @@ def differences(saved: RunConfig, given: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in now.items()
-        if value != then.get(key) and not (value in UNSET and key in then)
+        if value != then.get(key) and not (value in UNSET and key in then and key not in BUDGET_KEYS)
     }

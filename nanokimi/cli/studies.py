@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import choose_config, config_stem, require_data, take_options
+from nanokimi.cli.options import choose_config, default_folder, require_data, take_options
 from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
 from nanokimi.cli.resuming import ArmWords, with_arms
 from nanokimi.config import DISPLAY_NAMES, FAMILIES
-from nanokimi.config.arms import arm_configs
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
 
@@ -87,7 +86,7 @@ def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
         if family not in FAMILIES:
             raise UserError(f"--model is {family}: expected one of {', '.join(FAMILIES)}")
         config = replace(config, arms={DISPLAY_NAMES[family]: {"from": family}})
-    refuse_unused_plugins(arm_configs(config).values())
+    refuse_unused_plugins(config, arms=True)
     return config
 
 
@@ -209,9 +208,6 @@ def start(
     verb: str, options: dict[str, object], rest: list[str], arms: ArmWords = NO_ARM_WORDS
 ) -> tuple[RunConfig, Path]:
     """The configuration and the folder."""
-    from nanokimi.config.files import load_config
-    from nanokimi.runtime.files import default_run_folder
-
     for name, (low, high) in LIMITS.items():
         if name in options and not low <= int(str(options[name])) <= high:
             raise UserError(f"--{name.replace('_', '-')} is {options[name]}: it must be {low} to {high}")
@@ -226,10 +222,10 @@ def start(
     trials = int(str(options.get("trials", 2)))
     if trials & (trials - 1):
         raise UserError(f"--trials is {trials}: it must be a power of two, such as 32")
-    chosen = choose_config(options, rest)
-    config = with_arms(load_config(chosen, rest), verb, arms)
+    chosen, config = choose_config(options, rest)
+    config = with_arms(config, verb, arms)
     require_data(config.dataset.path)
-    out = Path(str(options["out"])) if "out" in options else default_run_folder(verb, config_stem(chosen))
+    out = Path(str(options["out"])) if "out" in options else default_folder(verb, chosen)
     return config, out
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from nanokimi.cli.options import (
     DEFAULT_CONFIG,
     choose_config,
-    config_stem,
     one_target,
     require_data,
     take_options,
@@ -38,17 +37,13 @@ RUN_OPTIONS: dict[str, Callable[[str], object]] = {
 
 def run_compare(arguments: list[str]) -> int:
     """`nanokimi compare`."""
-    from nanokimi.config.arms import arm_configs
-    from nanokimi.runtime.files import default_run_folder
-
     arms, arguments = take_arms(arguments)
     options, rest = take_options(arguments, RUN_OPTIONS)
     if any(word.partition("=")[0] == "--model" for word in rest):
         raise UserError("compare trains several arms: leave out --model, or choose some with --arms")
     config, out, resume = plan_run("compare", options, rest, arms)
-    refuse_unused_plugins(arm_configs(config).values())
+    refuse_unused_plugins(config, arms=True)
     require_data(config.dataset.path)
-    out = out or default_run_folder("compare", config_stem(choose_config(options, rest)))
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
@@ -70,9 +65,6 @@ def run_compare(arguments: list[str]) -> int:
 
 def run_train(arguments: list[str]) -> int:
     """`nanokimi train`."""
-    from nanokimi.config.arms import slug
-    from nanokimi.runtime.files import default_run_folder
-
     arms, arguments = take_arms(arguments)
     if len(arms.added) > 1 or arms.only:
         raise UserError("train trains one arm: name it with one --arm, or a family with --model")
@@ -80,11 +72,8 @@ def run_train(arguments: list[str]) -> int:
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest, arms)
-    refuse_unused_plugins([config])
+    refuse_unused_plugins(config, arms=False)
     require_data(config.dataset.path)
-    out = out or default_run_folder(
-        slug(config.name) or config.model, config_stem(choose_config(options, rest))
-    )
 
     from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.run import train_alone
@@ -186,11 +175,10 @@ def run_evaluate(arguments: list[str]) -> int:
 
 def run_prepare(arguments: list[str]) -> int:
     """`nanokimi prepare`."""
-    from nanokimi.config.files import load_config
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"config": str, "out": str})
-    config = load_config(choose_config(options, rest), rest)
+    _, config = choose_config(options, rest)
     require_data(config.dataset.path)
 
     from nanokimi.data.sources import with_absolute_paths
