@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.jobs import as_job_config, in_blocks, job_key, model_key, read_results
 from nanokimi.study.pool import free_slots
+from nanokimi.study.settle import setting_maker
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
 
 CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
@@ -153,6 +155,9 @@ def test_what_a_study_would_ignore_or_overwrite_is_refused(
     with pytest.raises(UserError, match="memory_limit_gb has no effect"):
         with open_study(tiny_config(memory_limit_gb=2.0), tmp_path / "limited"):
             pass
+    with pytest.raises(UserError, match="leaves no room for the seeds of a study"):
+        with open_study(replace(tiny_config(), seed=2**63 - 1500), tmp_path / "seeds"):
+            pass
     (tmp_path / "linked" / "jobs").mkdir(parents=True)
     (tmp_path / "notes").write_text("an unfinished line")
     (tmp_path / "linked" / "results.jsonl").symlink_to(tmp_path / "notes")
@@ -160,6 +165,23 @@ def test_what_a_study_would_ignore_or_overwrite_is_refused(
         with open_study(tiny_config(), tmp_path / "linked"):
             pass
     assert (tmp_path / "notes").read_text() == "an unfinished line"
+
+
+def test_a_full_disk_says_how_to_go_on(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match="plan.json: No space left.*repeat the command to go on in .*study"
+    ):
+        with open_study(tiny_config(), tmp_path / "study"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "plan.json")
+
+
+def test_an_arm_is_refused_settings_that_cannot_be(study: Study) -> None:
+    tried = arm(study).with_settings({"optim.lr": 0.5, "optim.betas": [0.5, 0.6]})
+    assert (tried.config.nanogpt.optim.lr, tried.config.nanogpt.optim.betas) == (0.5, (0.5, 0.6))
+    with pytest.raises(UserError, match="nanogpt.optim.lr is -1"):
+        tried.with_settings({"optim.lr": -1})
+    with pytest.raises(UserError, match="train.batch_size is 0"):
+        setting_maker(tried, "train.batch_size")(0, 1)
 
 
 def test_results_alone_are_enough_to_go_on(study: Study) -> None:

@@ -37,6 +37,18 @@ def text_floor(data: PreparedData, context_length: int, part: str = "test") -> F
     return floor_of(np.asarray(nats), data.scored(part).doc_offsets, context_length)
 
 
+def floors(data: PreparedData, context_length: int, part: str = "test") -> dict[str, float | None]:
+    """The floor and the attainable one in nats per token of a part, as results hold them; None where unknown."""
+    floor = text_floor(data, context_length, part)
+    if floor is None:
+        return {"floor": None, "attainable_floor": None}
+    tokens, attainable = len(data.scored(part).ids), floor.attainable_nats
+    return {
+        "floor": floor.nats / tokens,
+        "attainable_floor": None if attainable is None else attainable / tokens,
+    }
+
+
 def floor_of(doc_nats: np.ndarray, doc_offsets: np.ndarray, context_length: int) -> Floor:
     """The floor of documents with these negative log-probabilities and places."""
     lengths = np.diff(doc_offsets.astype(np.int64))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config.files import with_changes
+from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.study.jobs import Job
 from nanokimi.study.pool import Pool
@@ -70,9 +71,9 @@ def settled(
         own = {arm.name: arm for arm in sound if arm.name not in parents}
         own |= {parents[arm.name].name: parents[arm.name] for arm in sound if arm.name in parents}
         found = searched(study, pool, list(own.values()), options)
-        heirs = [arm for arm in sound if arm.name not in found]
+        inheriting = [arm for arm in sound if arm.name not in found]
         found |= inherited(
-            study, pool, heirs, {arm.name: parents[arm.name].name for arm in heirs}, found, options
+            study, pool, inheriting, {arm.name: parents[arm.name].name for arm in inheriting}, found, options
         )
     write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found)
     return [arm if arm.leaking else arm.tuned(found[arm.name]) for arm in arms]
@@ -127,20 +128,19 @@ def inherit(record: Record, arm: StudyArm) -> Values:
 def inherited(
     study: Study,
     pool: Pool,
-    heirs: Sequence[StudyArm],
+    inheriting: Sequence[StudyArm],
     parents: Mapping[str, str],
     records: Mapping[str, Record],
     options: TuningOptions,
 ) -> dict[str, Record]:
     """Records of arms with the settings of others (by name), each with its own rate."""
-    if not heirs:
+    if not inheriting:
         return {}
-    values = {arm.name: inherit(records[parents[arm.name]], arm) for arm in heirs}
+    values = {arm.name: inherit(records[parents[arm.name]], arm) for arm in inheriting}
     placed = []
-    for arm in heirs:
+    for arm in inheriting:
         if f"{arm.config.model}.{KEYS[RATE][0]}" not in arm.changes:
-            rate = records[parents[arm.name]]["best_values"][RATE]
-            arm = replace(arm, config=with_changes(arm.config, {f"{arm.config.model}.{KEYS[RATE][0]}": rate}))
+            arm = arm.with_settings({KEYS[RATE][0]: records[parents[arm.name]]["best_values"][RATE]})
         placed.append(arm)
     found = tuned_rates(study, pool, placed, values, options)
     return {
@@ -186,10 +186,7 @@ def tuned_rates(
 
 def tuning_job(arm: StudyArm, settings: Mapping[str, Any], seed: int) -> Job:
     """A run of an arm with some of its settings (without the family in front) replaced."""
-    changed = with_changes(
-        arm.config, {f"{arm.config.model}.{key}": value for key, value in settings.items()}
-    )
-    return job_of(replace(arm, config=changed), seed, "tune")
+    return job_of(arm.with_settings(settings), seed, "tune")
 
 
 def setting_maker(arm: StudyArm, hyperparameter: str) -> Callable[[Any, int], Job]:
@@ -197,9 +194,8 @@ def setting_maker(arm: StudyArm, hyperparameter: str) -> Callable[[Any, int], Jo
 
     def make(value: Any, seed: int) -> Job:
         if hyperparameter.startswith("train."):
-            return job_of(
-                replace(arm, config=with_changes(arm.config, {hyperparameter: value})), seed, "tune"
-            )
+            config = validate(with_changes(arm.config, {hyperparameter: value}))
+            return job_of(replace(arm, config=config), seed, "tune")
         return tuning_job(arm, {hyperparameter: value}, seed)
 
     return make

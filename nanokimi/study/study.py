@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +24,8 @@ from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.kernels.accelerate import accelerate_
-from nanokimi.measure.audit import NONDETERMINISTIC, audit
-from nanokimi.measure.audit_inputs import windows_of
-from nanokimi.measure.floor import text_floor
+from nanokimi.measure.audit import NONDETERMINISTIC
+from nanokimi.measure.floor import floors
 from nanokimi.measure.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
@@ -48,12 +47,14 @@ from nanokimi.study.jobs import (
 )
 from nanokimi.study.labels import labels, versions
 from nanokimi.study.pool import Pool
-from nanokimi.train.run_folder import set_up
+from nanokimi.train.result import audit_of
+from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
 TUNING_SEED = 1000
 """Added to the configuration's seed; the seeds that arms are judged by are counted up from the latter."""
 MAX_SEEDS = 1000
+"""Of either kind."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ class StudyArm:
     """How its settings were found (see `tuning_record`); None: as configured."""
     leaking: str | None = None
 
+    def with_settings(self, settings: Mapping[str, Any]) -> StudyArm:
+        """The arm with other settings, by key without the family in front. Raises UserError if they cannot be."""
+        changes = {f"{self.config.model}.{key}": value for key, value in settings.items()}
+        return replace(self, config=validate(with_changes(self.config, changes)))
+
     def tuned(self, record: dict[str, Any]) -> StudyArm:
         """The arm with the settings that were found for it and where they came from."""
-        found = {f"{self.config.model}.{key}": value for key, value in record["best"].items()}
-        return replace(self, config=with_changes(self.config, found), tuning=record)
+        return replace(self.with_settings(record["best"]), tuning=record)
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,15 @@ class Study:
 def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
     """Prepare data and resolve the configuration into `out`; what an earlier study there has computed is taken up."""
     create_run_folder(out)
-    strangers = {entry.name for entry in out.iterdir()} - {".lock"}
-    if strangers and not strangers & {JOBS_FOLDER, RESULTS_FILE}:
+    found = {entry.name for entry in out.iterdir()} - {".lock"}
+    if found and not found & {JOBS_FOLDER, RESULTS_FILE}:
         raise UserError(f"{out} already holds files and is no study: choose another --out")
+    if config.seed + TUNING_SEED + MAX_SEEDS > 2**63:
+        raise UserError(f"seed {config.seed} leaves no room for the seeds of a study")
     if config.train.memory_limit_gb is not None:
         raise UserError("train.memory_limit_gb has no effect in a study: leave it out")
-    with only_process(out):
+    advice = f"make room, then repeat the command to go on in {out}"
+    with only_process(out), whole_where_it_stops(out, advice):
         refuse_links(out)
         (out / JOBS_FOLDER).mkdir(exist_ok=True)
         asked = config.train.device
@@ -124,7 +132,7 @@ def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
     """A run of an arm; `steps` other than its own are decayed to their own end."""
     config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
-    return Job(arm.name, validate(as_job_config(config, seed)), purpose, arm.changes, audited)
+    return Job(arm.name, as_job_config(config, seed), purpose, arm.changes, audited)
 
 
 def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[StudyArm]:
@@ -138,17 +146,9 @@ def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[Study
         key = model_key(arm.config)
         if key not in seen:
             print(f"auditing {arm.name} ({len(seen) + 1} of {different} architectures)", file=sys.stderr)
-            model = arm.config.arm.model
-            assert model.vocab_size is not None
-            built = build_model(model, arm.config.seed)
-            accelerate_(built, dtype=arm.config.train.dtype)
-            verdict = audit(
-                built,
-                vocab_size=model.vocab_size,
-                context=arm.config.train.context_length,
-                batch_size=arm.config.train.eval_batch_size,
-                windows=windows_of(data.val_ids, arm.config.train.context_length),
-            )
+            model = build_model(arm.config.arm.model, arm.config.seed)
+            accelerate_(model, dtype=arm.config.train.dtype)
+            verdict = audit_of(model, arm.config, data)
             if verdict.verdict == NONDETERMINISTIC:
                 raise UserError(
                     f"{arm.name} is {verdict.verdict}, so no run could be repeated: {verdict.where}"
@@ -189,8 +189,6 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
     """Complete a plan by what all have, and keep it beside the results."""
     metadata, environment = study.data.metadata, describe_environment()
     train = study.config.train
-    floor = text_floor(study.data, train.context_length)
-    attainable = floor.attainable_nats if floor else None
     plan = {
         "kind": "plan",
         "schema_version": SCHEMA_VERSION,
@@ -200,8 +198,7 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
             "val_tokens": metadata["val_tokens"],
             "test_tokens": metadata["test_tokens"],
             "train_tokens": metadata["train_tokens"],
-            "floor": floor.nats / metadata["test_tokens"] if floor else None,
-            "attainable_floor": attainable / metadata["test_tokens"] if attainable is not None else None,
+            **floors(study.data, train.context_length),
             "split_note": split_note(metadata),
         },
         "settings": {

@@ -9,17 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanokimi.compare.arm_process import ORPHAN_SECONDS
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin
 from nanokimi.runtime.processes import ignore_signals
 
+if TYPE_CHECKING:
+    from nanokimi.train.state import TrainState
+
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
+KEPT = (
+    *("lr", "steps", "tokens", "params_active", "params_total"),
+    *("peak_memory_bytes", "batches_skipped", "device", "dtype"),
+)
+"""Of a run's figures, what a line of results.jsonl repeats."""
 
 
 def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
@@ -72,7 +81,7 @@ def attempt(connection: Connection, folder: Path, order: Order, config: RunConfi
     except (EOFError, ConnectionError):
         raise  # the parent is gone; what was trained is saved
     except OSError as error:
-        return "failed", f"cannot write {error.filename or folder}: {error.strerror or error}"
+        return "failed", cannot_write(error, folder)
     except Exception as error:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
@@ -116,60 +125,35 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
             return "stopped", None
 
 
-def measured(state: Any, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
-    import statistics
+    from nanokimi.runtime.files import describe_environment
+    from nanokimi.train.result import audit_of, figures_of_training
 
-    from nanokimi.measure.audit import audit
-    from nanokimi.measure.audit_inputs import windows_of
-    from nanokimi.measure.cost import model_cost
-    from nanokimi.runtime.files import describe_environment, read_json_lines
-
-    config, train, scores = state.config, state.config.train, state.last_evaluation
+    assert state.last_evaluation is not None, "train() ends with a validation"
+    scores, figures = state.last_evaluation.record(), figures_of_training(state)
     tested = {} if order.purpose == "tune" else tested_line(state, cancelled)
-    cost = model_cost(config.arm.model, train.context_length)
-    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
     line = {
-        "val_loss": scores.val_loss,
-        "val_bits_per_byte": scores.val_bits_per_byte,
-        "val_bits_per_char": scores.val_bits_per_char,
+        **{key: scores[key] for key in ("val_loss", "val_bits_per_byte", "val_bits_per_char")},
         **tested,
-        "lr": config.arm.optim.lr,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "train_seconds": round(state.train_seconds, 3),
-        "ms_per_step": round(statistics.median(step_ms), 3),
+        **{key: figures[key] for key in KEPT},
+        "train_seconds": round(figures["train_seconds"], 3),
+        "ms_per_step": round(figures["ms_per_step"], 3),
         "flops": state.flops,
-        "params_active": cost.params_active,
-        "params_total": cost.params_total,
-        "peak_memory_bytes": state.peak_memory_bytes,
-        "batches_skipped": state.batches_skipped,
-        "device": train.device,
-        "dtype": train.dtype,
         "commit": describe_environment()["commit"],
     }
     if order.audited:
-        verdict = audit(
-            state.model,
-            vocab_size=config.arm.model.vocab_size,
-            context=train.context_length,
-            batch_size=train.eval_batch_size,
-            windows=windows_of(state.data.val_ids, train.context_length),
-        )
+        verdict = audit_of(state.model, state.config, state.data)
         line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
     return line
 
 
-def tested_line(state: Any, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def tested_line(state: TrainState, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """What a line says of the test part: scores, and the losses by block."""
-    import numpy as np
-
     from nanokimi.study.jobs import in_blocks
-    from nanokimi.train.evaluation import evaluate_test
-    from nanokimi.train.result import floor_gaps
+    from nanokimi.train.result import floor_gaps, score_test
 
-    scores = evaluate_test(state, cancelled)
-    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    scores = score_test(state, cancelled)
     kept = ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char")
     return {
         **{name: value for name, value in scores.record().items() if name in kept},

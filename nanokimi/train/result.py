@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from nanokimi.config import RunConfig
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
@@ -18,10 +19,11 @@ from nanokimi.measure.audit import AuditResult, audit
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
-from nanokimi.measure.floor import text_floor
+from nanokimi.measure.floor import floors, text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
+from nanokimi.model.build import LanguageModel
 from nanokimi.optim.schedule import describe_schedule
 from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.train.evaluation import evaluate_test
@@ -36,18 +38,42 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
 
     Without `whole` decoding is not timed, and tales are neither judged nor asked about.
     """
-    train, model_config, optim = state.config.train, state.config.arm.model, state.config.arm.optim
+    train, optim = state.config.train, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
-    scores = evaluate_test(state)
-    np.save(state.folder / "window_nats.npy", scores.window_nats)
-    cost = model_cost(model_config, train.context_length)
-    latency = generation_latency(state.model, train.context_length) if whole else (None, None)
-    prefill, decode = latency
-    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    scores = score_test(state)
+    prefill, decode = generation_latency(state.model, train.context_length) if whole else (None, None)
     result = {
         "name": state.config.title,
         "seed": state.config.seed,
         "folder": state.folder.name,
+        **figures_of_training(state),
+        **state.last_evaluation.record(),
+        **scores.record(),  # also the loss by position
+        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
+        **floor_gaps(state.data, scores, train.context_length),
+        "idle_memory_bytes": idle_memory_bytes,
+        "optimizer_state_bytes": optimizer_bytes(state.optimizer),
+        "prefill_ms": prefill and prefill.median_ms,
+        "decode_ms_per_token": decode and decode.median_ms,
+        "audit": asdict(audit_of(state.model, state.config, state.data)),
+        "optimizer": optim.name,
+        "schedule": describe_schedule(optim),
+        "weight_decay": optim.weight_decay,
+        "threads": train.threads,
+        "split_note": split_note(state.data.metadata),
+    }
+    if whole and "val_floor_nats" in state.data.metadata:
+        result["tales"] = know_the_world(state)
+    write_json(state.folder / RESULT_FILE, result)
+    return result
+
+
+def figures_of_training(state: TrainState) -> dict[str, Any]:
+    """Size, budget spent, speed and memory of a trained model: what is known without looking at it once more."""
+    train = state.config.train
+    cost = model_cost(state.config.arm.model, train.context_length)
+    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
+    return {
         "params_total": cost.params_total,
         "params_active": cost.params_active,
         "flops_per_token": cost.train_flops_per_token,
@@ -60,47 +86,36 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
         "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
         "first_step_ms": step_ms[0] if step_ms else 0.0,
-        **state.last_evaluation.record(),
-        **scores.record(),  # also the loss by position
         "best_val_loss": state.best_val_loss,
         "best_step": state.best_step,
         "batches_skipped": state.batches_skipped,
         "micro_batch_size": state.micro_batch_size,
-        "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data, scores, train.context_length),
         "peak_memory_bytes": state.peak_memory_bytes,
-        "idle_memory_bytes": idle_memory_bytes,
-        "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
         "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
-        "prefill_ms": prefill and prefill.median_ms,
-        "decode_ms_per_token": decode and decode.median_ms,
-        "audit": asdict(audit_of(state)),
-        "optimizer": optim.name,
-        "lr": optim.lr,
-        "schedule": describe_schedule(optim),
-        "weight_decay": optim.weight_decay,
+        "lr": state.config.arm.optim.lr,
         "device": train.device,
         "dtype": train.dtype,
-        "threads": train.threads,
-        "split_note": split_note(state.data.metadata),
     }
-    if whole and "val_floor_nats" in state.data.metadata:
-        result["tales"] = know_the_world(state)
-    write_json(state.folder / RESULT_FILE, result)
-    return result
 
 
-def audit_of(state: TrainState) -> AuditResult:
-    """The audit of a trained model, in the shape of its evaluation and on its validation text."""
-    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
+def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
+    """The whole test part's score; each window's is kept in the run's folder. Raises Cancelled."""
+    scores = evaluate_test(state, cancelled)
+    np.save(state.folder / "window_nats.npy", scores.window_nats)
+    return scores
+
+
+def audit_of(model: LanguageModel, config: RunConfig, data: PreparedData) -> AuditResult:
+    """The audit of a run's model, in the shape of its evaluation and on its validation text."""
+    train, vocab_size = config.train, config.arm.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     return audit(
-        state.model,
+        model,
         vocab_size=vocab_size,
         context=train.context_length,
         batch_size=train.eval_batch_size,
-        windows=windows_of(state.data.val_ids, train.context_length),
+        windows=windows_of(data.val_ids, train.context_length),
     )
 
 
@@ -111,15 +126,14 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
     less than any model can be expected to reach.
     """
     part = scores.part
-    floor = text_floor(data, context_length, part)
-    if floor is None:
-        return dict.fromkeys(("floor", "attainable_floor", "floor_gap", "floor_gap_bits_per_byte"))
-    tokens, bits = len(data.scored(part).ids), floor.nats / math.log(2)
+    floor, known = text_floor(data, context_length, part), floors(data, context_length, part)
+    if floor is None or known["floor"] is None:
+        return {**known, "floor_gap": None, "floor_gap_bits_per_byte": None}
+    bits_per_byte = floor.nats / math.log(2) / data.metadata[f"{part}_text_bytes"]
     return {
-        "floor": floor.nats / tokens,
-        "attainable_floor": None if floor.attainable_nats is None else floor.attainable_nats / tokens,
-        "floor_gap": scores.val_loss - floor.nats / tokens,
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits / data.metadata[f"{part}_text_bytes"],
+        **known,
+        "floor_gap": scores.val_loss - known["floor"],
+        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits_per_byte,
     }
 
 
