@@ -184,14 +184,14 @@ def deepseek(model: LanguageModel) -> Any:
     """transformers' DeepseekV3ForCausalLM with our weights and its default experts."""
     from transformers import DeepseekV3ForCausalLM
 
-    twin = DeepseekV3ForCausalLM(hf_parity().deepseek_config(model.config))
-    twin.load_state_dict(hf_parity().deepseek_twin(model).state_dict())
-    return twin
+    reference = DeepseekV3ForCausalLM(hf_parity().deepseek_config(model.config))
+    reference.load_state_dict(hf_parity().deepseek_reference(model).state_dict())
+    return reference
 
 
 def gpt2(config: RunConfig) -> Any:
     """transformers' GPT2LMHeadModel with our NanoGPT's weights, its dropout off; its biases cannot be left out."""
-    return hf_parity().gpt2_twin(build_model(config.nanogpt.model, config.seed))
+    return hf_parity().gpt2_reference(build_model(config.nanogpt.model, config.seed))
 
 
 def hf_parity() -> Any:

@@ -77,10 +77,10 @@ def deepseek_config(config: KimiConfig) -> DeepseekV3Config:
     )
 
 
-def deepseek_twin(model: NanoKimi) -> DeepseekV3ForCausalLM:
+def deepseek_reference(model: NanoKimi) -> DeepseekV3ForCausalLM:
     """DeepseekV3ForCausalLM with the weights of `model`; every tensor of either side has its counterpart."""
-    twin = DeepseekV3ForCausalLM(deepseek_config(model.config))
-    twin.set_experts_implementation("eager")
+    reference = DeepseekV3ForCausalLM(deepseek_config(model.config))
+    reference.set_experts_implementation("eager")
     ours, weights = model.state_dict(), {}
     for name, tensor in ours.items():
         if name.endswith("experts.gate_proj"):
@@ -89,15 +89,15 @@ def deepseek_twin(model: NanoKimi) -> DeepseekV3ForCausalLM:
         elif not name.endswith("experts.up_proj"):
             weights[name] = tensor
     if model.config.n_shared_experts == 0:  # theirs are matrices without a single number, ours are absent
-        weights |= {n: t for n, t in twin.state_dict().items() if "shared_experts" in n}
-    twin.load_state_dict(weights)
-    return twin.train(model.training)
+        weights |= {n: t for n, t in reference.state_dict().items() if "shared_experts" in n}
+    reference.load_state_dict(weights)
+    return reference.train(model.training)
 
 
-def deepseek_gradients(twin: DeepseekV3ForCausalLM) -> Tensors:
+def deepseek_gradients(reference: DeepseekV3ForCausalLM) -> Tensors:
     """The gradients under our parameter names."""
     gradients = {}
-    for name, parameter in twin.named_parameters():
+    for name, parameter in reference.named_parameters():
         if parameter.numel() == 0:
             continue
         if name.endswith("gate_up_proj"):
@@ -108,10 +108,10 @@ def deepseek_gradients(twin: DeepseekV3ForCausalLM) -> Tensors:
     return gradients
 
 
-def gpt2_twin(model: NanoGPT) -> GPT2LMHeadModel:
+def gpt2_reference(model: NanoGPT) -> GPT2LMHeadModel:
     """GPT2LMHeadModel with the weights of `model`; biases that ours lacks are zero."""
     config = model.config
-    twin = GPT2LMHeadModel(
+    reference = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,
             n_positions=config.max_position_embeddings,
@@ -129,17 +129,17 @@ def gpt2_twin(model: NanoGPT) -> GPT2LMHeadModel:
         )
     )
     ours = {n: t.t().contiguous() if n.endswith(CONV1D) else t for n, t in model.state_dict().items()}
-    missing = {n: torch.zeros_like(t) for n, t in twin.state_dict().items() if n not in ours}
+    missing = {n: torch.zeros_like(t) for n, t in reference.state_dict().items() if n not in ours}
     assert all(name.endswith(".bias") for name in missing) and not (config.bias and missing)
-    twin.load_state_dict(ours | missing)
-    return twin.train(model.training)
+    reference.load_state_dict(ours | missing)
+    return reference.train(model.training)
 
 
-def gpt2_gradients(twin: GPT2LMHeadModel) -> Tensors:
+def gpt2_gradients(reference: GPT2LMHeadModel) -> Tensors:
     """The gradients under our parameter names, those of biases that ours may lack included."""
     return {
         name: parameter.grad.t() if name.endswith(CONV1D) else parameter.grad
-        for name, parameter in twin.named_parameters()
+        for name, parameter in reference.named_parameters()
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_GPT
-from hf_parity import EPS, InFloat64, Tensors, gpt2_gradients, gpt2_twin, same_function, wide_copy
+from hf_parity import EPS, InFloat64, Tensors, gpt2_gradients, gpt2_reference, same_function, wide_copy
 
 from nanokimi.config import GPTConfig, OptimConfig
 from nanokimi.model.build import build_model
@@ -32,12 +32,12 @@ def batch_of(vocabulary: int, batch: int, length: int) -> tuple[torch.Tensor, to
 
 def logits_and_gradients(model: NanoGPT, ids: torch.Tensor, targets: torch.Tensor) -> tuple[Tensors, Tensors]:
     """Ours, and GPT-2's with the same weights, under our names; the bias of the keys apart."""
-    twin = gpt2_twin(model)
-    ours, theirs = model(ids).logits_BTW, twin(ids).logits
+    reference = gpt2_reference(model)
+    ours, theirs = model(ids).logits_BTW, reference(ids).logits
     F.cross_entropy(ours.flatten(0, 1), targets.flatten()).backward()
     F.cross_entropy(theirs.flatten(0, 1), targets.flatten()).backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    expected = gpt2_gradients(twin)
+    expected = gpt2_gradients(reference)
     if not model.config.bias:
         expected = {name: gradient for name, gradient in expected.items() if not name.endswith(".bias")}
     for gradients in (found, expected):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_KIMI
-from hf_parity import InFloat64, Tensors, deepseek_gradients, deepseek_twin, same_function, wide_copy
+from hf_parity import InFloat64, Tensors, deepseek_gradients, deepseek_reference, same_function, wide_copy
 
 from nanokimi.config import KimiConfig, OptimConfig, YarnConfig
 from nanokimi.model.build import build_model
@@ -97,13 +97,13 @@ def logits_and_gradients(
     model: NanoKimi, ids: torch.Tensor, targets: torch.Tensor
 ) -> tuple[Tensors, Tensors]:
     """Ours, and DeepSeek-V3's with the same weights, under our names."""
-    twin = deepseek_twin(model)
-    output, theirs = model(ids), twin(ids).logits
+    reference = deepseek_reference(model)
+    output, theirs = model(ids), reference(ids).logits
     assert output.aux_loss is None
     loss_of(output, targets).backward()
     F.cross_entropy(theirs.flatten(0, 1), targets.flatten()).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return gradients | {"logits": output.logits_BTW}, deepseek_gradients(twin) | {"logits": theirs}
+    return gradients | {"logits": output.logits_BTW}, deepseek_gradients(reference) | {"logits": theirs}
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

@@ -61,7 +61,7 @@ def test_a_width_is_solved_as_a_search_would() -> None:
 
 
 @pytest.mark.parametrize("quantity", ["active_params", "total_params"])
-def test_a_twin_of_another_size_keeps_its_shape(quantity: str) -> None:
+def test_a_model_of_another_size_keeps_its_shape(quantity: str) -> None:
     """Ten times the parameters come from the hidden size, not from feed-forward layers of absurd width."""
     count = parameters(quantity, 16)
     for model in (TINY_GPT, TINY_KIMI):
@@ -133,7 +133,7 @@ def test_compare_asks_for_a_quantity_and_remembers(
     assert matched_arms(config, data, tmp_path)["NanoGPT"].train.max_steps == 12
 
 
-def test_a_twin_with_experts_in_every_layer_can_be_solved() -> None:
+def test_the_size_of_a_model_with_experts_in_every_layer_can_be_solved() -> None:
     model = replace(TINY_KIMI, first_k_dense_replace=0)
     count = parameters("active_params", 16)
     solved = solve_size(model, count, 1.02 * count(model))

@@ -42,9 +42,9 @@ def run_null(folder: Path, tries: int) -> list[dict[str, Any]]:
 def test_identical_arms_are_a_draw_in_22_of_24_tries(tmp_path: Path) -> None:
     """Slow: 24 comparisons of six runs each. At a false winner in 5% of the tries, more than two have a chance of 12%;
     the runs are deterministic, so this either holds or does not."""
-    head, twin, itself, *tries = run_null(tmp_path, 24)
+    head, copy, itself, *tries = run_null(tmp_path, 24)
     assert head["kind"] == "null" and len(tries) == 24
-    assert twin["winners"] <= 2 and itself["winners"] <= 2
+    assert copy["winners"] <= 2 and itself["winners"] <= 2
     assert itself["smallest"] > 0, "without any difference the null is too easy"
 
 

@@ -148,7 +148,7 @@ def same_but(first: object, second: object, *names: str) -> bool:
     return replace(first, **{name: getattr(second, name) for name in names}) == second  # type: ignore[type-var]
 
 
-def test_seed_0_has_its_sizes_and_no_more_active_parameters_than_its_twin() -> None:
+def test_seed_0_has_its_sizes_and_no_more_active_parameters_than_its_baseline() -> None:
     """By formula: 223M parameters are not built. The seed itself had 6.26 B beside 69.4 M, and did not say so."""
     arms = arms_of("seed-000")
     model, train, data = arms["NanoKimiK2"].variant.model, arms["NanoGPT"].train, arms["NanoGPT"].dataset

@@ -7,12 +7,14 @@ import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Literal
 
-from nanokimi.config.checks import is_finite as _is_finite
-from nanokimi.config.checks import require as _require
-from nanokimi.config.checks import require_effect as _require_effect
-from nanokimi.config.checks import require_positive as _require_positive
-from nanokimi.config.checks import require_possible as _require_possible
-from nanokimi.config.checks import validate_positions as _validate_positions
+from nanokimi.config.checks import (
+    is_finite,
+    require,
+    require_effect,
+    require_positive,
+    require_possible,
+    validate_positions,
+)
 from nanokimi.config.rules_variant import is_plugin, validate_variant
 from nanokimi.config.schema import (
     BUDGETS,
@@ -67,12 +69,12 @@ def _refuse_huge(group: object, path: str, largest: int) -> None:
 def validate(config: RunConfig) -> RunConfig:
     """Return `config` if its values are possible and fit together; raise UserError naming the first that is not."""
     _refuse_huge(config, "", LARGEST_NUMBER)
-    _require(0 <= config.seed < 2**63, f"seed is {config.seed}: it must be at least 0 and below 2^63")
+    require(0 <= config.seed < 2**63, f"seed is {config.seed}: it must be at least 0 and below 2^63")
     _validate_dataset(config.dataset)
     _validate_train(config.train)
     _validate_sample(config.sample)
-    _require_positive(config.compare, "compare", ("turn_steps", "seeds"))
-    _require(config.seed + config.compare.seeds <= 2**63, f"seed {config.seed} leaves no room for more seeds")
+    require_positive(config.compare, "compare", ("turn_steps", "seeds"))
+    require(config.seed + config.compare.seeds <= 2**63, f"seed {config.seed} leaves no room for more seeds")
     _validate_kimi(config.nanokimi.model, config.train)
     _validate_gpt(config.nanogpt.model, config.train)
     validate_variant(config.variant, config.train)
@@ -80,7 +82,7 @@ def validate(config: RunConfig) -> RunConfig:
     for name, arm in config.families.items():
         _validate_optim(arm.optim, f"{name}.optim")
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
-    _require_effect(
+    require_effect(
         config.nanogpt.optim, "nanogpt.optim", kimi_only, "NanoGPT, which has no router and no MLA"
     )
     return config
@@ -88,57 +90,57 @@ def validate(config: RunConfig) -> RunConfig:
 
 def _validate_module(arm: ModuleArm, trained: bool, train: TrainConfig) -> None:
     model, path = arm.model, "module.model"
-    _require(
+    require(
         not trained or is_plugin(model.source),
         f"{path}.source is '{model.source}': expected FILE.py:CLASS, a class of yours",
     )
-    _require_positive(model, path, ("vocab_size", "max_position_embeddings"))
-    _validate_positions(model.max_position_embeddings, path, train)
-    _require(
+    require_positive(model, path, ("vocab_size", "max_position_embeddings"))
+    validate_positions(model.max_position_embeddings, path, train)
+    require(
         not arm.optim.clips,
         f"module.optim.name is {arm.optim.name}: QK-Clip needs to know the heads of the attention, which it does not "
         f"of your class; take {arm.optim.name.removesuffix('clip')}",
     )
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
-    _require_effect(arm.optim, "module.optim", kimi_only, "a class of yours")
+    require_effect(arm.optim, "module.optim", kimi_only, "a class of yours")
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:
-    _require(
+    require(
         0 < dataset.val_fraction < 1,
         f"dataset.val_fraction is {dataset.val_fraction}: it must lie between 0 and 1",
     )
     test_fraction = dataset.val_fraction if dataset.test_fraction is None else dataset.test_fraction
-    _require(0 < test_fraction < 1, f"dataset.test_fraction is {test_fraction}: it must lie between 0 and 1")
-    _require(
+    require(0 < test_fraction < 1, f"dataset.test_fraction is {test_fraction}: it must lie between 0 and 1")
+    require(
         dataset.val_fraction + test_fraction < 1,
         f"dataset.val_fraction {dataset.val_fraction} and dataset.test_fraction {test_fraction} leave nothing to train "
         "on: their sum must be below 1",
     )
     if dataset.split == "nanogpt":
-        _require_effect(dataset, "dataset", ("val_fraction", "test_fraction"), "dataset.split nanogpt")
-    _require(
+        require_effect(dataset, "dataset", ("val_fraction", "test_fraction"), "dataset.split nanogpt")
+    require(
         dataset.tokenizer in TOKENIZERS or dataset.tokenizer.endswith((".json", ".model")),
         f"dataset.tokenizer is {dataset.tokenizer}: expected one of {', '.join(TOKENIZERS)}, or a path that ends in "
         ".json or .model",
     )
     if dataset.tokenizer in ("bpe", "unigram"):
-        _require(
+        require(
             300 <= dataset.vocab_size <= 100_000,
             f"dataset.vocab_size is {dataset.vocab_size}: it must be 300 to 100000",
         )
     else:
-        _require_effect(dataset, "dataset", ("vocab_size",), f"dataset.tokenizer {dataset.tokenizer}")
-    _require(
+        require_effect(dataset, "dataset", ("vocab_size",), f"dataset.tokenizer {dataset.tokenizer}")
+    require(
         0 < dataset.fraction <= 1, f"dataset.fraction is {dataset.fraction}: it must be above 0, at most 1"
     )
-    _require(dataset.text_column != "", "dataset.text_column is empty: name the column that holds the text")
-    _require_positive(dataset, "dataset", ("characters", "workers"))
+    require(dataset.text_column != "", "dataset.text_column is empty: name the column that holds the text")
+    require_positive(dataset, "dataset", ("characters", "workers"))
 
 
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
-    _require_positive(
+    require_positive(
         train,
         "train",
         counts
@@ -150,24 +152,24 @@ def _validate_train(train: TrainConfig) -> None:
         found = " and ".join(named) or "none"
         raise UserError(f"train names {found} as its budget: name exactly one of {', '.join(BUDGETS)}")
     micro = train.micro_batch_size
-    _require(
+    require(
         micro is None or train.batch_size % micro == 0,
         f"train.batch_size {train.batch_size} is not a multiple of train.micro_batch_size {micro}",
     )
 
 
 def _validate_sample(sample: SampleConfig) -> None:
-    _require(len(sample.prompts) > 0, "sample.prompts is empty: give at least one prompt")
-    _require(
+    require(len(sample.prompts) > 0, "sample.prompts is empty: give at least one prompt")
+    require(
         all(sample.prompts),
         "sample.prompts holds an empty prompt: a story needs at least one character to go on",
     )
-    _require_positive(sample, "sample", ("max_new_tokens", "top_k", "judged_stories", "questions"))
-    _require(
+    require_positive(sample, "sample", ("max_new_tokens", "top_k", "judged_stories", "questions"))
+    require(
         math.isfinite(sample.temperature) and sample.temperature >= 0,
         f"sample.temperature is {sample.temperature}: it must be 0 or more",
     )
-    _require(
+    require(
         sample.top_p is None or 0 < sample.top_p <= 1,
         f"sample.top_p is {sample.top_p}: it must be above 0, at most 1",
     )
@@ -175,53 +177,43 @@ def _validate_sample(sample: SampleConfig) -> None:
 
 def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     path = "nanokimi.model"
-    sizes: tuple[str, ...] = (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "q_lora_rank",
-        "kv_lora_rank",
+    sizes = (
+        *(
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "q_lora_rank",
+            "kv_lora_rank",
+        ),
+        *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size"),
+        *("n_routed_experts", "num_experts_per_tok", "routed_scaling_factor"),
     )
-    sizes += (
-        "qk_nope_head_dim",
-        "qk_rope_head_dim",
-        "v_head_dim",
-        "intermediate_size",
-        "moe_intermediate_size",
-    )
-    sizes += (
-        "n_routed_experts",
-        "num_experts_per_tok",
-        "routed_scaling_factor",
-        "rms_norm_eps",
-        "rope_theta",
-    )
-    _require_positive(model, path, sizes + ("initializer_range",))
-    _require(
+    require_positive(model, path, (*sizes, "rms_norm_eps", "rope_theta", "initializer_range"))
+    require(
         model.qk_rope_head_dim % 2 == 0,
         f"{path}.qk_rope_head_dim is {model.qk_rope_head_dim}: rotation needs an even number",
     )
-    _require(
+    require(
         model.num_experts_per_tok <= model.n_routed_experts,
         f"{path}.num_experts_per_tok {model.num_experts_per_tok} is above n_routed_experts {model.n_routed_experts}",
     )
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
         value = getattr(model, name)
-        _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+        require(is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
     widths = model.num_attention_heads * (
         model.qk_nope_head_dim + model.qk_rope_head_dim + 2 * model.v_head_dim
     )
     widths += 3 * (model.n_routed_experts + model.n_shared_experts) * model.moe_intermediate_size
     widths += 3 * model.intermediate_size
-    _require_possible(path, model.num_hidden_layers * widths + 2 * (model.vocab_size or 0), model.hidden_size)
-    _validate_positions(model.max_position_embeddings, path, train)
+    require_possible(path, model.num_hidden_layers * widths + 2 * (model.vocab_size or 0), model.hidden_size)
+    validate_positions(model.max_position_embeddings, path, train)
     if model.rope_scaling is not None:
         yarn = model.rope_scaling
-        _require_positive(
+        require_positive(
             yarn, f"{path}.rope_scaling", ("original_max_position_embeddings", "beta_fast", "beta_slow")
         )
-        _require(
+        require(
             1 <= yarn.factor < math.inf, f"{path}.rope_scaling.factor is {yarn.factor}: it must be at least 1"
         )
 
@@ -229,16 +221,16 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
 def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
     path = "nanogpt.model"
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    _require_positive(model, path, sizes + ("layer_norm_epsilon", "initializer_range"))
+    require_positive(model, path, sizes + ("layer_norm_epsilon", "initializer_range"))
     heads = model.num_attention_heads
-    _require(
+    require(
         model.hidden_size % heads == 0,
         f"{path}.hidden_size {model.hidden_size} does not divide into num_attention_heads {heads}",
     )
     widths = 4 * model.hidden_size + 2 * (model.intermediate_size or 4 * model.hidden_size)
-    _require_possible(path, model.num_hidden_layers * widths + (model.vocab_size or 0), model.hidden_size)
-    _require(0 <= model.dropout < 1, f"{path}.dropout is {model.dropout}: it must be at least 0 and below 1")
-    _validate_positions(model.max_position_embeddings, path, train)
+    require_possible(path, model.num_hidden_layers * widths + (model.vocab_size or 0), model.hidden_size)
+    require(0 <= model.dropout < 1, f"{path}.dropout is {model.dropout}: it must be at least 0 and below 1")
+    validate_positions(model.max_position_embeddings, path, train)
 
 
 OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
@@ -262,33 +254,33 @@ LIBRARIES = ("torch", "pytorch-optimizer")
 def _validate_optim(optim: OptimConfig, path: str) -> None:
     _validate_optimizer_name(optim.name, f"{path}.name")
     positive = ("lr", "adamw_lr", "eps", "ns_steps", "qk_clip_tau", "precondition_every", "handover_steps")
-    _require_positive(optim, path, (*positive, "grad_clip"))
+    require_positive(optim, path, (*positive, "grad_clip"))
     for name in ("weight_decay", "router_bias_update_speed", "warmup_steps"):
         value = getattr(optim, name)
-        _require(_is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
+        require(is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
     for name in ("decay_fraction", "min_lr_ratio"):
-        _require(
+        require(
             0 <= getattr(optim, name) <= 1, f"{path}.{name} is {getattr(optim, name)}: it must lie in 0 to 1"
         )
     for value in (*optim.betas, optim.momentum, optim.shampoo_beta):
-        _require(
+        require(
             0 <= value < 1,
             f"{path}.betas, momentum and shampoo_beta must be at least 0 and below 1, not {value}",
         )
     read = OF_FOREIGN if optim.foreign else OPTIMIZERS[optim.name]
     settings = dict.fromkeys(name for names in (OF_FOREIGN, *OPTIMIZERS.values()) for name in names)
-    _require_effect(
+    require_effect(
         optim, path, tuple(key for key in settings if key not in read), f"{path}.name {optim.name}"
     )
     if optim.schedule != "wsd":
-        _require_effect(optim, path, ("decay_fraction",), f"{path}.schedule {optim.schedule}")
+        require_effect(optim, path, ("decay_fraction",), f"{path}.schedule {optim.schedule}")
 
 
 def _validate_optimizer_name(name: str, path: str) -> None:
     library, colon, what = name.rpartition(":")
     known = ", ".join(OPTIMIZERS)
     if colon:
-        _require(
+        require(
             what != "" and (library in LIBRARIES or library.endswith(".py")),
             f"{path} is {name}: expected one of {known}, torch:NAME, pytorch-optimizer:NAME or FILE.py:NAME",
         )

@@ -1,4 +1,4 @@
-"""Every knob of a run: its type, default and meaning (a variant's in `schema_variant`; limits are in `rules`).
+"""Every setting of a run: its type, default and meaning (a variant's in `schema_variant`; limits are in `rules`).
 
 A configuration describes the model families (NanoKimi, NanoGPT, a variant composed at will, a class of the user's), the
 arms that are made of them, and everything that arms share: the text, the batches, the budget. An arm is a name, a model

@@ -1,4 +1,4 @@
-"""The knobs of an optimizer; the other ones are in `schema`."""
+"""The settings of an optimizer; the other ones are in `schema`."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ OPTIMIZER = EVERYTHING - ARCHITECTURE
 SCHEDULE = "WSD"
 INHERITS = "inherits"
 """Among an arm's changes: the end whose settings it takes."""
-COUSINS = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
+SAME_OPTIMIZER = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
 """The other end with the same optimizer."""
 ENDS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
 
@@ -364,7 +364,7 @@ def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[di
     """Each end with what was found for the other one with its optimizer, its rate tuned, against its own search."""
     by_name = {arm.name: arm for arm in arms if arm.leaking is None}
     more, comparisons = [], []
-    for end, other in COUSINS.items():
+    for end, other in SAME_OPTIMIZER.items():
         if end in by_name and other in by_name:
             name = f"{end}, settings of {other}"
             about = f"{end} with what was found for {other}, its rate tuned"

@@ -33,7 +33,7 @@ from nanokimi.study.study import (
 from nanokimi.study.tuning_record import SEARCHED, read_tuned
 
 BUDGETS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
-RACE = (START, MUON_START, END)
+UNDER_EVERY_BUDGET = (START, MUON_START, END)
 """The arms that are compared under every budget."""
 
 
@@ -76,14 +76,14 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             arms = settled(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))
             steps = budget_steps(study, pool, arms, options)
-            race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
+            sound = [arm for arm in arms if arm.name in UNDER_EVERY_BUDGET and arm.leaking is None]
             seeds = study.seeds(options.seeds)
             pool.run(
                 [
                     job_of(arm, seed, "seed", steps[budget][arm.name])
                     for budget in steps
                     for seed in seeds
-                    for arm in race
+                    for arm in sound
                 ]
             )
             plan = write_plan(study, "ladder", ladder_plan(study, pool, arms, comparisons, steps, options))
@@ -103,20 +103,20 @@ def budget_steps(
     plans = [line for line in read_json_lines(path) if line["kind"] == "plan"]
     kept = plans[-1].get("budget_steps", {}) if plans else {}
     runs = {arm["name"]: arm["runs"].get("tokens", []) for arm in plans[-1]["arms"]} if kept else {}
-    race = [arm for arm in arms if arm.name in RACE and arm.leaking is None]
+    sound = [arm for arm in arms if arm.name in UNDER_EVERY_BUDGET and arm.leaking is None]
     first = study.seeds(1)[0]
-    if not all(pool.key(job_of(arm, first, "seed")) in runs.get(arm.name, ()) for arm in race):
+    if not all(pool.key(job_of(arm, first, "seed")) in runs.get(arm.name, ()) for arm in sound):
         kept = {}  # solved for other arms
     found: dict[str, dict[str, int]] = {}
     for budget in options.budgets:
-        if budget == "tokens" or len(race) < 2:
+        if budget == "tokens" or len(sound) < 2:
             continue
-        names = [arm.name for arm in race]
+        names = [arm.name for arm in sound]
         if set(kept.get(budget, {})) == set(names) and max(kept[budget].values()) == study.steps:
             found[budget] = kept[budget]
             continue
         costs = []
-        for arm in race:
+        for arm in sound:
             lines = [pool.result(job_of(arm, seed, "seed")) for seed in study.seeds(options.seeds)]
             per_step = [cost_of_step(line, budget) for line in lines if line["val_loss"] is not None]
             if not per_step:

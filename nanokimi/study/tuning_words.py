@@ -32,10 +32,10 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
             f"{own_seeds(record)}"
         )
     if INHERITED in kinds:
-        heirs = [arm["tuning"] for arm in tuned if arm["tuning"]["kind"] == INHERITED]
+        inheriting = [arm["tuning"] for arm in tuned if arm["tuning"]["kind"] == INHERITED]
         parts.append(
             f"the others inherit those of the nearest one with their optimizer, and have their rate tuned with "
-            f"{numbers(record['trials'] for record in heirs)} trials"
+            f"{numbers(record['trials'] for record in inheriting)} trials"
         )
     if RATES in kinds:
         rates = [arm["tuning"] for arm in tuned if arm["tuning"]["kind"] == RATES]
