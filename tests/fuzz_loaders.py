@@ -36,7 +36,6 @@ from fuzz_mutations import (
 )
 from hypothesis import strategies as st
 
-from nanokimi.config.parsing import config_parser
 from nanokimi.errors import UserError
 
 CONTEXT = 4
@@ -772,7 +771,7 @@ def load_a_checkpoint(root: Path, case: Case) -> None:
 
 
 LOADERS = {
-    "config": Loader((config_bases, config_parser), config_cases, load_a_config),
+    "config": Loader((config_bases,), config_cases, load_a_config),
     "checkpoint": Loader((checkpoint_files,), checkpoint_cases, load_a_checkpoint),
     "store": Loader((store_folders,), store_cases, load_a_store),
     "formats": Loader((parquet_bases, nanogpt_files, other_data), format_cases, load_a_format),

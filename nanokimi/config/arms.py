@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from nanokimi.config.parsing import (
     check_keys,
-    config_of,
-    merged,
     nearest,
-    plain,
     require_setting,
     settings,
+    with_changes,
+    with_content,
     with_parsed,
 )
 from nanokimi.config.replaced import defaults_of_replaced
@@ -95,10 +94,13 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         return base
     content: dict[str, Any] = {base.model: parts}
     check_keys(content, where)
-    kept = merged(plain(asdict(base)), {base.model: defaults_of_replaced(base.arm, parts)})
-    changed = config_of(merged(kept, content), source=f"{where}: ")
+    forgotten = defaults_of_replaced(base.arm, parts)
+    kept = {
+        f"{base.model}.{part}.{key}": value for part in forgotten for key, value in forgotten[part].items()
+    }
+    arm = with_content(with_changes(base, kept), content, f"{where}: ")
     try:
-        return validate(changed)
+        return validate(arm)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair
 from nanokimi.config.parsing import all_keys as all_keys
-from nanokimi.config.parsing import check_keys, config_of, merged, nearest, plain
+from nanokimi.config.parsing import (
+    check_keys,
+    merged,
+    nearest,
+    plain,
+    with_content,
+    with_options,
+)
 from nanokimi.config.parsing import is_whole as is_whole
 from nanokimi.config.parsing import require_setting as require_setting
 from nanokimi.config.parsing import settings as settings
@@ -66,7 +73,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     paths = find_configs(name)
     for path in paths:
         content = merged(content, _read_settings(path))
-    config = config_of(content, overrides, source=f"{', '.join(map(str, paths))}: ")
+    config = with_content(RunConfig(), content, f"{', '.join(map(str, paths))}: ")
+    config = with_options(config, overrides)
     try:
         validate(config)
         arm_configs(config)  # refuses arms that cannot be
