@@ -47,13 +47,36 @@ def is_ours(module: nn.Module) -> bool:
     return classes <= {"torch", "nanokimi"}
 
 
-@torch.no_grad()
-def restore_(copied: nn.Module, module: nn.Module) -> None:
-    """Give a copy the parameters and buffers of its original again."""
-    pairs = [(copied.parameters(), module.parameters()), (copied.buffers(), module.buffers())]
-    for kept, originals in pairs:
-        for tensor, original in zip(kept, originals, strict=True):
+@dataclass
+class Copy:
+    """A copy of a module of known classes, which is restored before each call: copying takes longer than a call."""
+
+    module: nn.Module
+    tensors: list[torch.Tensor]
+    """Its parameters and buffers."""
+    originals: list[torch.Tensor]
+    parts: list[nn.Module]
+
+    @classmethod
+    def of(cls, module: nn.Module, dtype: torch.dtype) -> Copy:
+        """A copy of `module` in `dtype`."""
+        copied = fresh_copy(module).to(dtype)
+        return cls(copied, tensors_of(copied), tensors_of(module), list(copied.modules()))
+
+    @torch.no_grad()
+    def restored(self, training: bool) -> nn.Module:
+        """The copy, its parameters and buffers those of the original again."""
+        for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.copy_(original)
+        for part in self.parts:
+            if part.training != training:
+                part.training = training
+        return self.module
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """A module's parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
 
 
 @dataclass
@@ -65,23 +88,21 @@ class Subject:
     seed: int
     calls: int = 0
     tokens: int = 0
-    copies: dict[torch.dtype, nn.Module] = field(default_factory=dict)
-    """Of a module of known classes, one for each dtype, restored before each call: copying takes longer than a call."""
+    copies: dict[torch.dtype, Copy] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         """Where its parameters lie."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
-    def copy(self, dtype: torch.dtype) -> nn.Module:
+    def copy(self, dtype: torch.dtype, training: bool) -> nn.Module:
         """A copy that no earlier call has touched, or left a trace in."""
+        if dtype in self.copies:
+            return self.copies[dtype].restored(training)
         if not is_ours(self.module):
-            return fresh_copy(self.module).to(dtype)
-        if dtype not in self.copies:
-            self.copies[dtype] = fresh_copy(self.module).to(dtype)
-        else:
-            restore_(self.copies[dtype], self.module)
-        return self.copies[dtype]
+            return fresh_copy(self.module).to(dtype).train(training)
+        self.copies[dtype] = Copy.of(self.module, dtype)
+        return self.copies[dtype].restored(training)
 
     def logits(
         self,
@@ -99,14 +120,14 @@ class Subject:
         `draw` says which random numbers it draws. `jitter` is the relative size of a change of every parameter, and
         its seed. `filled` replaces the parameters that are all zero.
         """
-        copied = self.copy(dtype).train(mode.training)
+        copied = self.copy(dtype, mode.training)
         if filled:
             fill_zeros_(copied, self.seed)
         if jitter is not None:
             jitter_(copied, *jitter)
         with mode.context():
             for ids in (*before, ids_BT):
-                seed_everything(self.seed + draw)
+                seed_everything(self.seed + draw, self.device)
                 self.calls += 1
                 self.tokens += ids.numel()
                 output = self.call(copied, ids.to(self.device))
@@ -154,9 +175,14 @@ def fill_zeros_(module: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * ZERO_FILL)
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, device: torch.device) -> None:
     """Seed torch's, numpy's and Python's global generators."""
-    torch.manual_seed(seed)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed asks for every other device, too, which takes longer
+    else:
+        torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
