@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
-from nanokimi.study.jobs import as_job_config, in_blocks, job_key, model_key, read_results
+from nanokimi.study.audits import audit_key
+from nanokimi.study.jobs import as_job_config, in_blocks, job_key, read_results
 from nanokimi.study.pool import free_slots
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
@@ -76,7 +78,19 @@ def test_a_name_follows_from_what_decides_the_numbers(study: Study) -> None:
     for key, value in other.items():
         assert job_key(with_changes(config, {key: value}), FINGERPRINT) != job_key(config, FINGERPRINT), key
     assert job_key(config, {**FINGERPRINT, "tokens_sha256": "c"}) != job_key(config, FINGERPRINT)
-    assert model_key(config) == model_key(replace(config, seed=9))
+
+
+def test_an_audit_counts_for_every_run_of_its_architecture(study: Study) -> None:
+    config = replace(study.config, model="nanogpt")
+
+    def key(changes: dict[str, object], fingerprint: dict[str, str] = FINGERPRINT) -> str:
+        return audit_key(with_changes(config, changes), fingerprint)
+
+    for setting, value in {"seed": 9, "nanogpt.optim.lr": 0.5, "train.max_steps": 13}.items():
+        assert key({setting: value}) == key({}), setting
+    for setting, value in {"nanogpt.model.hidden_size": 64, "train.context_length": 8}.items():
+        assert key({setting: value}) != key({}), setting
+    assert key({}, {**FINGERPRINT, "tokens_sha256": "c"}) != key({})
 
 
 def test_stretches_hold_every_window_once() -> None:
@@ -186,8 +200,6 @@ def test_an_arm_is_refused_settings_that_cannot_be(study: Study) -> None:
 
 def test_results_alone_are_enough_to_go_on(study: Study) -> None:
     """With results.jsonl and no job folders, nothing is run again; a last line cut short is, and only that."""
-    import shutil
-
     jobs = [job_of(arm(study), seed, "seed") for seed in (1, 2)]
     with study.pool(workers=2, keep=False) as pool:
         lines = pool.run(jobs)
@@ -247,7 +259,7 @@ def test_a_diverged_run_is_a_result(study: Study) -> None:
 
 def start_sweep(folder: Path, out: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "nanokimi", "sweep", "--config", "tiny.yaml", "--data", "text.txt"]
-    command += ["--out", out, "--grid", "0.002,0.003,0.004", "--rounds", "0", "--workers", "2"]
+    command += ["--out", out, "--grid", "0.002,0.003", "--rounds", "0", "--workers", "2"]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -262,13 +274,21 @@ def wait_for_steps(folder: Path, steps: int) -> None:
     raise AssertionError("no job began")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep that was not interrupted, beside what it was made from."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.yaml").write_text(SETTINGS.replace("STEPS", "100"))
+    (folder / "text.txt").write_text(make_text())
+    assert start_sweep(folder, "whole").wait(timeout=PATIENCE) == 0
+    return folder / "whole"
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interrupted_study_goes_on_where_it_was(whole: Path, tmp_path: Path, how: signal.Signals) -> None:
     """Ctrl-C saves all and exits 130; after a kill the workers save and end by themselves; repeating gives the same."""
-    (tmp_path / "tiny.yaml").write_text(SETTINGS.replace("STEPS", "150"))
-    (tmp_path / "text.txt").write_text(make_text())
-    whole = start_sweep(tmp_path, "whole")
-    assert whole.wait(timeout=PATIENCE) == 0
+    for name in ("tiny.yaml", "text.txt"):
+        shutil.copyfile(whole.parent / name, tmp_path / name)
     process = start_sweep(tmp_path, "cut")
     wait_for_steps(tmp_path / "cut", 5)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -281,13 +301,13 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, how: signal.S
         assert error.splitlines()[-1] == "nanokimi: interrupted; repeat the command to go on in cut"
     finished = set(read_results(tmp_path / "cut"))
     saved = list((tmp_path / "cut" / "jobs").glob("*/checkpoints/step-*/state.json"))
-    assert saved and len(finished) < 6
-    assert 0 < max(json.loads(path.read_text())["step"] for path in saved) < 150
+    assert saved and len(finished) < 4
+    assert 0 < max(json.loads(path.read_text())["step"] for path in saved) < 100
     again = start_sweep(tmp_path, "cut")
     assert again.wait(timeout=PATIENCE) == 0
-    first, second = (read_results(tmp_path / name) for name in ("whole", "cut"))
+    first, second = (read_results(folder) for folder in (whole, tmp_path / "cut"))
     assert {k: timeless([v]) for k, v in first.items()} == {k: timeless([v]) for k, v in second.items()}
-    curves = [json.loads((tmp_path / name / "sweep.json").read_text())["arms"] for name in ("whole", "cut")]
+    curves = [json.loads((folder / "sweep.json").read_text())["arms"] for folder in (whole, tmp_path / "cut")]
     for curve in (curve for arms in curves for curve in arms.values()):
         assert curve.pop("cpu_seconds") > 0
     assert curves[0] == curves[1]

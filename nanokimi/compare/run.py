@@ -23,6 +23,7 @@ from nanokimi.errors import TrainingError
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
+from nanokimi.train.audits import require_sound
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
@@ -32,7 +33,6 @@ from nanokimi.train.run_folder import (
     keep_plugins,
     training_folder,
 )
-from nanokimi.train.user_code import require_sound
 
 
 def compare(

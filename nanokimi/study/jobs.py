@@ -94,12 +94,6 @@ def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def model_key(config: RunConfig) -> str:
-    """The same for two configurations with one architecture; sizes, which an audit does not depend on, count."""
-    model = {k: v for k, v in settings(config).items() if k.startswith(f"{config.model}.model.")}
-    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def read_results(study: Path) -> dict[str, Line]:
     """The finished runs of a study by key. A last line cut short by a crash is removed: its job runs again."""
     path = study / RESULTS_FILE

@@ -12,6 +12,7 @@ from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.added import added_arm, plugged_arm
+from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.jobs import RESULTS_FILE
 from nanokimi.study.ladder import DESIGNS, END, MUON_START, START, inheritance_tests, lineage, plan_ladder
 from nanokimi.study.output import write_outputs
@@ -27,7 +28,6 @@ from nanokimi.study.study import (
     report_of,
     run_seeds,
     runs_of,
-    with_leaks_found,
     write_plan,
 )
 from nanokimi.study.tuning_record import SEARCHED, read_tuned
@@ -71,7 +71,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             more, tests = inheritance_tests(arms)
             arms += [arm for arm in more if known is None or arm.name in known]
             comparisons += [one for one in tests if known is None or one["name"] in known]
-        arms = with_leaks_found(arms, study.data)
+        arms = with_leaks_found(arms, study)
         with study.pool(options.workers, options.keep) as pool:
             arms = settled(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))

@@ -17,6 +17,7 @@ from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.study.added import added_arm
+from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.ladder import (
     ADAMW_END,
     ARCHITECTURE,
@@ -40,7 +41,6 @@ from nanokimi.study.study import (
     report_of,
     run_seeds,
     runs_of,
-    with_leaks_found,
     write_plan,
 )
 from nanokimi.study.tuning_record import read_tuned
@@ -149,7 +149,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     if options.ladder.tuned is not None:
         read_tuned(options.ladder.tuned)  # a file that is none is refused before anything is audited
     with open_study(config, out) as study:
-        arms = with_leaks_found(scale_arms(study.config, options), study.data)
+        arms = with_leaks_found(scale_arms(study.config, options), study)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
             parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
             arms = settled(study, pool, arms, options.ladder, parents)

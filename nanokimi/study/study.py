@@ -7,7 +7,6 @@ so that the report follows from that one file.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,11 +22,8 @@ from nanokimi.config.rules import validate
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.kernels.accelerate import accelerate_
-from nanokimi.measure.audit import NONDETERMINISTIC
 from nanokimi.measure.floor import floors
 from nanokimi.measure.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
-from nanokimi.model.build import build_model
 from nanokimi.runtime.files import (
     append_json_line,
     create_run_folder,
@@ -43,11 +39,9 @@ from nanokimi.study.jobs import (
     Line,
     as_job_config,
     block_tokens,
-    model_key,
 )
 from nanokimi.study.labels import labels, versions
 from nanokimi.study.pool import Pool
-from nanokimi.train.result import audit_of
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
@@ -133,28 +127,6 @@ def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, aud
     """A run of an arm; `steps` other than its own are decayed to their own end."""
     config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
     return Job(arm.name, as_job_config(config, seed), purpose, arm.changes, audited)
-
-
-def with_leaks_found(arms: Sequence[StudyArm], data: PreparedData) -> list[StudyArm]:
-    """The arms, each architecture audited once as it is before training; a leaking one is not worth training.
-
-    Raises UserError if the same ids give an arm's model other logits each time.
-    """
-    seen: dict[str, str | None] = {}
-    different = len({model_key(arm.config) for arm in arms})
-    for arm in arms:
-        key = model_key(arm.config)
-        if key not in seen:
-            print(f"auditing {arm.name} ({len(seen) + 1} of {different} architectures)", file=sys.stderr)
-            model = build_model(arm.config.arm.model, arm.config.seed)
-            accelerate_(model, dtype=arm.config.train.dtype)
-            verdict = audit_of(model, arm.config, data)
-            if verdict.verdict == NONDETERMINISTIC:
-                raise UserError(
-                    f"{arm.name} is {verdict.verdict}, so no run could be repeated: {verdict.where}"
-                )
-            seen[key] = None if verdict.causal else verdict.where
-    return [replace(arm, leaking=seen[model_key(arm.config)]) for arm in arms]
 
 
 def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> list[StudyArm]:

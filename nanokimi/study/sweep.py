@@ -13,11 +13,12 @@ from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import is_whole, require_setting, settings, with_parsed
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
+from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.jobs import Job
 from nanokimi.study.pool import Pool
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.space import KEYS, RATE
-from nanokimi.study.study import Study, StudyArm, open_study, with_leaks_found
+from nanokimi.study.study import Study, StudyArm, open_study
 from nanokimi.study.tune import described, geometric_grid, rounded, tune
 
 
@@ -66,7 +67,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
 def sound_arms(study: Study) -> list[StudyArm]:
     """The configuration's arms, audited. Raises UserError for one that leaks."""
     arms = [StudyArm(name, arm, {"model": arm.model}) for name, arm in arm_configs(study.config).items()]
-    arms = with_leaks_found(arms, study.data)
+    arms = with_leaks_found(arms, study)
     for arm in arms:
         if arm.leaking:
             raise UserError(f"{arm.name} is LEAKING: {arm.leaking}; its loss would be void")

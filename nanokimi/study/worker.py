@@ -128,7 +128,8 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
 def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
     from nanokimi.runtime.files import describe_environment
-    from nanokimi.train.result import audit_of, figures_of_training
+    from nanokimi.train.audits import audit_run
+    from nanokimi.train.result import figures_of_training
 
     assert state.last_evaluation is not None, "train() ends with a validation"
     scores, figures = state.last_evaluation.record(), figures_of_training(state)
@@ -143,7 +144,7 @@ def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> 
         "commit": describe_environment()["commit"],
     }
     if order.audited:
-        verdict = audit_of(state.model, state.config, state.data)
+        verdict = audit_run(state.model, state.config, state.data)
         line["audit"] = {"causal": verdict.causal, "where": verdict.where, "verdict": verdict.verdict}
     return line
 

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import RunConfig
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
-from nanokimi.measure.audit import AuditResult, audit
-from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import floors, text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
-from nanokimi.model.build import LanguageModel
 from nanokimi.optim.schedule import describe_schedule
 from nanokimi.runtime.files import read_json_lines, write_json
+from nanokimi.train.audits import audit_run
 from nanokimi.train.evaluation import evaluate_test
 from nanokimi.train.state import TrainState
 
@@ -55,7 +52,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "optimizer_state_bytes": optimizer_bytes(state.optimizer),
         "prefill_ms": prefill and prefill.median_ms,
         "decode_ms_per_token": decode and decode.median_ms,
-        "audit": asdict(audit_of(state.model, state.config, state.data)),
+        "audit": asdict(audit_run(state.model, state.config, state.data)),
         "optimizer": optim.name,
         "schedule": describe_schedule(optim),
         "weight_decay": optim.weight_decay,
@@ -104,19 +101,6 @@ def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -
     scores = evaluate_test(state, cancelled)
     np.save(state.folder / "window_nats.npy", scores.window_nats)
     return scores
-
-
-def audit_of(model: LanguageModel, config: RunConfig, data: PreparedData) -> AuditResult:
-    """The audit of a run's model, in the shape of its evaluation and on its validation text."""
-    train, vocab_size = config.train, config.arm.model.vocab_size
-    assert vocab_size is not None, "resolve() fills this in"
-    return audit(
-        model,
-        vocab_size=vocab_size,
-        context=train.context_length,
-        batch_size=train.eval_batch_size,
-        windows=windows_of(data.val_ids, train.context_length),
-    )
 
 
 def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:

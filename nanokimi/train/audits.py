@@ -1,14 +1,29 @@
-"""Code of the user's, tried before it is trained: a whole model must give logits and must not read the answer."""
+"""The audit of a run's model: after training, and before step 0 where the model is a class of the user's."""
 
 from __future__ import annotations
+
+from torch import nn
 
 from nanokimi.config import ModuleConfig, RunConfig
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.measure.audit import audit
+from nanokimi.measure.audit import AuditResult, audit
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.model.build import build_model
 from nanokimi.model.user_module import UserModule, require_logits
+
+
+def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditResult:
+    """Audit a run's model in the shape of its evaluation and on its validation text."""
+    train, vocab_size = config.train, config.arm.model.vocab_size
+    assert vocab_size is not None, "resolve() fills this in"
+    return audit(
+        model,
+        vocab_size=vocab_size,
+        context=train.context_length,
+        batch_size=train.eval_batch_size,
+        windows=windows_of(data.val_ids, train.context_length),
+    )
 
 
 def require_sound(config: RunConfig, data: PreparedData) -> None:
@@ -21,10 +36,7 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
     model = build_model(config.arm.model, config.seed)
     assert isinstance(model, UserModule)
     require_logits(model)
-    vocab_size = config.arm.model.vocab_size
-    assert vocab_size is not None, "resolve() fills this in"
-    context = config.train.context_length
-    found = audit(model, vocab_size=vocab_size, context=context, windows=windows_of(data.val_ids, context))
+    found = audit_run(model, config, data)
     if not found.causal:
         raise UserError(
             f"{config.title} is {found.verdict} before its first step: {found.where}; its loss would be void"

@@ -1,0 +1,79 @@
+"""The audit before a study's training: each architecture once, its verdict kept in the study's folder.
+
+A repeated study takes a verdict from there as it takes finished runs; another torch, another nanokimi, or another
+class of the user's is audited anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nanokimi
+from nanokimi.config import RunConfig
+from nanokimi.config.files import settings
+from nanokimi.config.rules_variant import is_plugin
+from nanokimi.errors import UserError
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.measure.audit import NONDETERMINISTIC
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import read_json, write_json
+from nanokimi.runtime.plugins import plugin_hashes
+from nanokimi.study.study import Study, StudyArm
+from nanokimi.train.audits import audit_run
+
+AUDITS_FILE = "audits.json"
+
+
+def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
+    """The arms, each architecture audited once before training; a leaking one is not worth training.
+
+    Raises UserError if the same ids give an arm's model other logits each time.
+    """
+    path = study.folder / AUDITS_FILE
+    kept: dict[str, str | None] = read_json(path) if path.exists() else {}
+    keys = {arm.name: audit_key(arm.config, study.data.fingerprint) for arm in arms}
+    wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
+    for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
+        print(f"auditing {arm.name} ({number} of {len(wanted)} architectures)", file=sys.stderr)
+        model = arm.config.arm.model
+        built = build_model(model, arm.config.seed)
+        accelerate_(built, dtype=arm.config.train.dtype)
+        found = audit_run(built, arm.config, study.data)
+        if found.verdict == NONDETERMINISTIC:
+            raise UserError(f"{arm.name} is {found.verdict}, so no run could be repeated: {found.where}")
+        kept[keys[arm.name]] = None if found.causal else found.where
+        write_json(path, kept)
+    return [replace(arm, leaking=kept[keys[arm.name]]) for arm in arms]
+
+
+def audit_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
+    """A hash of all that an audit depends on: the architecture, the windows' shape, dtype, text and code."""
+    train, model = config.train, f"{config.model}.model."
+    architecture = {key: value for key, value in settings(config).items() if key.startswith(model)}
+    classes = [value for value in architecture.values() if isinstance(value, str) and is_plugin(value)]
+    content: dict[str, Any] = {
+        "model": architecture,
+        "plugins": plugin_hashes(classes),
+        "shape": [train.context_length, train.eval_batch_size, train.dtype],
+        "data": fingerprint,
+        "code": [torch.__version__, sources_hash()],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def sources_hash() -> str:
+    """A hash of nanokimi's own sources, in Python and C."""
+    folder, found = Path(nanokimi.__file__).parent, hashlib.sha256()
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.[ch]")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()
