@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from nanokimi.config.files import load_config, preset_names
 from nanokimi.config.rules import resolve
 from nanokimi.measure.cost import Cost, model_cost
 from nanokimi.model.build import build_model
-from nanokimi.runtime.files import read_json
+from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.tales import generate_text
 
 PRESETS = Path(__file__).parent.parent / "nanokimi" / "presets"
@@ -81,7 +80,7 @@ def test_every_seed_preset_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS, ids=lambda value: value.replace(" ", "-"))
-def test_every_arm_of_a_seed_preset_trains_samples_and_is_causal(
+def test_every_arm_of_a_seed_preset_trains_writes_and_is_causal(
     name: str, arm: str, stories: Path, tmp_path: Path, shell: Shell
 ) -> None:
     status, _, err = shell(f"train {small(name, stories)} --arm \"Mine: from='{arm}'\" --out {tmp_path}/run")
@@ -90,12 +89,8 @@ def test_every_arm_of_a_seed_preset_trains_samples_and_is_causal(
     assert result["audit"]["causal"] and result["steps"] == 6
     asked = arm_configs(load_config(name))[arm]
     assert result["optimizer"] == asked.arm.optim.name
-    status, out, err = shell(f"sample {tmp_path}/run")
-    assert status == 0 and asked.sample.prompts[0] in out, err
-    status, out, _ = shell(f"audit {tmp_path}/run")
-    assert status == 0 and "causal" in out and "LEAKING" not in out
-    status, out, _ = shell(f"evaluate {tmp_path}/run")
-    assert json.loads(out)["test_loss"] == pytest.approx(result["test_loss"], abs=1e-5)
+    lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert {line["prompt"] for line in lines if line["kind"] == "sample"} == set(asked.sample.prompts)
 
 
 def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
@@ -104,11 +99,8 @@ def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(
     """As the seed had it. The arm leaves top-k's own settings behind."""
     chosen = "model.experts=expert_choice model.capacity_factor=2.5"
     line = f'{small("seed-000-small", stories)} --arm "NanoKimiK2: from=variant {chosen}"'
-    status, _, err = shell(f"train {line} --out {tmp_path}/alone")
+    status, _, err = shell(f"train {line} --out {tmp_path}/run")
     assert status == 1 and "LEAKING" in err and "the loss is void" in err
-    status, out, _ = shell(f"compare {line} --out {tmp_path}/both")
-    assert status == 1 and "NanoKimiK2 is LEAKING" in out
-    assert read_json(tmp_path / "both" / "report.json")["verdict"]["ranked"] is False
 
 
 def header(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import py_compile
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,16 +81,17 @@ def test_a_variant_trains_samples_and_is_scored_like_any_model(
     assert status == 0 and out.startswith("--- Variant\nthe small boy") and len(out) > 25
     status, out, err = shell("evaluate {O}")
     assert status == 0 and json.loads(out)["test_loss"] == pytest.approx(result["test_loss"], abs=1e-6)
-    status, out, err = shell("audit {O}")
-    assert status == 0 and "Variant: causal" in out
+    if name == "latent":  # it keeps as much however long the text is
+        assert result["cache_bytes_per_token"] == 0 and result["cache_bytes_fixed"] == 2 * 4 * (32 + 2) * 4
     kinds = {record["kind"] for record in read_json_lines(tmp_path / "out" / "metrics.jsonl")}
     assert ("router" in kinds) == ("experts" in VARIANTS[name]) and "attention" in kinds
 
 
 def test_an_interrupted_variant_goes_on_bit_for_bit(shell: Shell, tmp_path: Path) -> None:
-    line = "train --config {S} --data {D} --out {T}/%s " + VARIANTS["gqa topk"]
-    assert shell(line % "whole")[0] == 0
-    assert shell(line % "part")[0] == 0
+    assert shell("train --config {S} --data {D} --out {T}/whole " + VARIANTS["gqa topk"])[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    for name in ("model.safetensors", "result.json"):
+        (tmp_path / "part" / name).unlink()
     for path in (tmp_path / "part" / "checkpoints").glob("step-00000012*"):
         path.rename(path.with_name("gone"))
     assert shell("train --resume --out {T}/part")[0] == 0
@@ -97,20 +99,11 @@ def test_an_interrupted_variant_goes_on_bit_for_bit(shell: Shell, tmp_path: Path
     assert whole == part
 
 
-def test_latent_attention_keeps_the_same_however_long_the_text(shell: Shell, tmp_path: Path) -> None:
-    assert shell("train --config {S} --data {D} --out {O} " + VARIANTS["latent"])[0] == 0
-    result = read_json(tmp_path / "out" / "result.json")
-    assert result["cache_bytes_per_token"] == 0 and result["cache_bytes_fixed"] == 2 * 4 * (32 + 2) * 4
-
-
 def test_expert_choice_is_caught_by_the_audit_and_gets_no_rank(shell: Shell, tmp_path: Path) -> None:
     """It trains, and its loss may be the lower one: it is void all the same."""
     choice = " --variant.model.experts expert_choice --variant.model.n_routed_experts 4"
     status, _, err = shell("train --config {S} --data {D} --out {T}/alone" + choice)
     assert status == 1 and "LEAKING" in err and "the loss is void" in err
-    assert shell("sample {T}/alone --max_new_tokens 5")[0] == 0
-    status, out, _ = shell("audit {T}/alone")
-    assert status == 1 and "Variant: LEAKING" in out
     status, out, _ = shell("compare --config {S} --data {D} --out {O}" + choice)
     assert status == 1 and "Variant is LEAKING" in out
     report = read_json(tmp_path / "out" / "report.json")
