@@ -14,7 +14,9 @@ from nanokimi.study.scale import curves_of
 from nanokimi.study.study import report_of
 
 FOLDED = ("Arms", "What was searched")
-"""Tables that a reader opens if wanted."""
+"""Tables that the documents fold away."""
+SHOWN_AS = {"both together less each alone": "interaction"}
+"""Names of recorded comparisons that a document shows under a plainer name."""
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def study_report(path: Path) -> dict[str, Any]:
 
 
 def study_block(path: Path) -> str:
-    """Command, machine, what was tuned how, and every table."""
+    """Command, machine, how each arm was tuned, and every table."""
     report = study_report(path)
     machine, settings, data = report["machine"], report["settings"], report["data"]
     floor = data["attainable_floor"]
@@ -33,14 +35,14 @@ def study_block(path: Path) -> str:
         f"`{machine['command']}`, commit {machine['commit'][:7]}, {machine['time'][:10]}, {machine['cores']} cores "
         f"of an {machine['processor']}, {settings['dtype']}; {settings['steps']:,} steps of {settings['batch_size']} x "
         f"{settings['context_length']} tokens, {data['train_tokens']:,} tokens to train on"
-        + ("." if floor is None else f"; attainable floor {floor:.4f} nats per token."),
+        + ("." if floor is None else f"; attainable entropy floor {floor:.4f} nats per token."),
         "",
         *(f"- {label}" for label in report["labels"]),
     ]
     lines += [f"- **{sentence}**" for sentence in report.get("sentences", [])]
     for title, head, rows in sections(report):
         table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        table += ["| " + " | ".join(row) + " |" for row in rows]
+        table += ["| " + " | ".join(SHOWN_AS.get(cell, cell) for cell in row) + " |" for row in rows]
         if title.startswith(FOLDED):
             lines += ["", f"<details><summary>{title}</summary>", "", *table, "", "</details>"]
         else:
@@ -49,7 +51,7 @@ def study_block(path: Path) -> str:
 
 
 def old_differences(path: Path) -> dict[str, SeedDifference]:
-    """Each comparison of a study recorded before its arms were searched alike, by name, with its interval of then."""
+    """Each comparison, by name, of a study recorded before all arms had the same search, with its interval."""
     *runs, plan = read_json_lines(path)
     losses = {line["key"]: line["val_loss"] for line in runs}
     keys = {arm["name"]: arm["runs"] for arm in plan["arms"]}
@@ -65,10 +67,10 @@ def old_differences(path: Path) -> dict[str, SeedDifference]:
 
 
 def old_and_new(old: Path, new: Path) -> str:
-    """The comparisons that both studies made, side by side."""
+    """The comparisons made by both studies, side by side."""
     before = old_differences(old)
     lines = [
-        "| | as we had said | 95% interval of then | searched alike | 95% interval (decides) | now |",
+        "| | earlier claim | its 95% interval | same search for every arm | 95% interval (decides) | verdict now |",
         "|---|---|---|---|---|---|",
     ]
     for effect in study_report(new)["effects"]:
@@ -76,7 +78,7 @@ def old_and_new(old: Path, new: Path) -> str:
             continue
         was, (low, high) = before[effect["name"]], effect["ci95"]
         lines.append(
-            f"| {effect['name']} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
+            f"| {SHOWN_AS.get(effect['name'], effect['name'])} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
             f"| {low:+.3f} to {high:+.3f} | {effect['words']} |"
         )
     return "\n".join(lines)

@@ -3,10 +3,9 @@
     python benchmarks/tables.py            # write them into the documents
     python benchmarks/tables.py --check    # change nothing; exit status 1 if a document differs (a test calls it)
 
-A document marks such a place by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and
-`<!-- end NAME -->`; what stands between them is replaced. Nothing in between is written by hand. A number within a
-sentence stands between `<!--=NAME-->` and `<!--=-->`; NUMBERS says how each is computed, and a test allows README no
-others. The lines come from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
+A document marks a table by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and `<!-- end NAME -->`;
+everything between them is generated. A number within a sentence is written between `<!--=NAME-->` and `<!--=-->`;
+`prose_numbers.NUMBERS` computes it, and a test allows no other measured number in README. The lines come from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 
 COLUMNS = (
     ("test_loss", "test loss (nats per token)", "{:.4f}", 1.0),
-    ("floor_gap", "above the attainable floor", "{:.4f}", 1.0),
+    ("floor_gap", "above the attainable entropy floor", "{:.4f}", 1.0),
     ("test_bits_per_byte", "bits per byte", "{:.4f}", 1.0),
     ("params_active", "active parameters", "{:,.0f}", 1.0),
     ("params_total", "total parameters", "{:,.0f}", 1.0),
@@ -41,6 +40,7 @@ COLUMNS = (
     ("peak_memory_bytes", "peak memory (MB)", "{:.0f}", 1e-6),
     ("decode_ms_per_token", "decode ms per token (first seed)", "{:.2f}", 1.0),
 )
+MEMORY = "peak memory above idle"
 
 
 # ---- comparisons
@@ -71,7 +71,7 @@ def made_by(head: Row, runs: list[Row]) -> str:
     """The command, the machine, the seeds, the budget."""
     seeds = sorted({run["seed"] for run in runs})
     base = ", ".join(
-        f"{name} {score['test_loss']:.4f}"
+        f"{'entropy floor' if name == 'floor' else name} {score['test_loss']:.4f}"
         for name, score in head["data"]["baselines"].items()
         if score["test_loss"] is not None
     )
@@ -79,17 +79,17 @@ def made_by(head: Row, runs: list[Row]) -> str:
         f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}, {head['cores']} cores of an "
         f"{head['processor']}, {runs[0]['dtype']}, {runs[0]['threads']} threads; seeds {seeds[0]} to {seeds[-1]}, "
         f"{runs[0]['steps']:,} steps, {runs[0]['tokens']:,} tokens. Mean and standard deviation over seeds. "
-        f"Beside them: {base} nats per token."
+        f"Baselines: {base} nats per token."
     )
 
 
 def pair_table(name: str) -> str:
-    """Every pair of arms with the interval that decides, without and with the searches' noise."""
+    """Every pair of arms: the interval over seeds, and the deciding one, which includes the searches' noise."""
     head, runs, arms, pairs = judged(name)
     losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in arms}
     lines = [
-        "| first less second (nats per token) | difference | 95% interval over seeds "
-        "| with the searches' noise (decides) | Holm p | |",
+        "| first minus second (nats per token) | difference | 95% interval over seeds "
+        "| with the searches' noise (decides) | Holm p | verdict |",
         "|---|---|---|---|---|---|",
     ]
     for pair in pairs:
@@ -97,7 +97,7 @@ def pair_table(name: str) -> str:
         low, high = pair["ci95"]
         words = "not distinguishable" if low <= 0 <= high or pair["holm_p"] >= 0.05 else side(pair["mean"])
         lines.append(
-            f"| {pair['first']} less {pair['second']} | {pair['mean']:+.4f} | {alone.low:+.4f} to {alone.high:+.4f} "
+            f"| {pair['first']} minus {pair['second']} | {pair['mean']:+.4f} | {alone.low:+.4f} to {alone.high:+.4f} "
             f"| {low:+.4f} to {high:+.4f} | {p_text(pair['holm_p'])} | {words} |"
         )
     return "\n".join(lines)
@@ -117,7 +117,7 @@ def search_table(name: str) -> str:
     """What each arm's search tried, found and cost."""
     head, runs = read_comparison(name)
     lines = [
-        "| | trials, runs | processor time | best validation loss | found | at an edge of the space "
+        "| | trials, runs | processor time | best validation loss | best settings | at an edge of the space "
         "| noise that the search adds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -166,7 +166,7 @@ def value_text(value: Any) -> str:
 
 
 def tales_table(name: str) -> str:
-    """What the world's parser and its questions said of the arms' stories (asked of the first seed)."""
+    """What the story world's parser and its recall questions found for each arm (first seed only)."""
     _, runs = read_comparison(name)
     asked = [run for run in runs if run.get("tales")]
     names = list(dict.fromkeys(run["arm"] for run in asked))
@@ -188,10 +188,10 @@ def tales_table(name: str) -> str:
 
 
 def corrected_tales() -> str:
-    """The default comparison beside what we had said of its forerunner."""
+    """The default comparison beside what we had claimed of its predecessor."""
     _, _, arms, pairs = judged("tales-short")
     old = old_tales()
-    lines = ["| nats per token | short tales, searched alike | tales, as we had said |", "|---|---|---|"]
+    lines = ["| nats per token | short tales, same search for every arm | tales, as claimed before |", "|---|---|---|"]
     for arm in arms:
         then = old[arm["name"]]
         lines.append(
@@ -202,7 +202,7 @@ def corrected_tales() -> str:
         was, (low, high) = paired_t(old[pair["first"]], old[pair["second"]]), pair["ci95"]
         sure = "" if pair["holm_p"] < 0.05 else ": not distinguishable"
         lines.append(
-            f"| {pair['first']} less {pair['second']} | {pair['mean']:+.3f} ({low:+.3f} to {high:+.3f}){sure} "
+            f"| {pair['first']} minus {pair['second']} | {pair['mean']:+.3f} ({low:+.3f} to {high:+.3f}){sure} "
             f"| {was.mean:+.3f} ({was.low:+.3f} to {was.high:+.3f}) |"
         )
     return "\n".join(lines)
@@ -211,7 +211,7 @@ def corrected_tales() -> str:
 def null_table() -> str:
     """How often one model against itself had a winner (benchmarks/null.py)."""
     head, *rows = read_json_lines(RESULTS / "null.jsonl")
-    lines = ["| | tries | seeds of each | winners | the two means differ by |", "|---|---|---|---|---|"]
+    lines = ["| | comparisons | seeds in each | winners named | the two means differ by |", "|---|---|---|---|---|"]
     for row in rows:
         if row["kind"] == "summary":
             apart = f"{row['smallest']:.5f} to {row['largest']:.5f}"
@@ -227,7 +227,7 @@ def null_table() -> str:
 
 
 def speed_table() -> str:
-    """README's speeds: each the median of the last recorded row of its benchmark that has what is asked."""
+    """README's speeds, each from the last recorded row of its benchmark that has the wanted options."""
     rows = read_json_lines(RESULTS / "benchmarks.jsonl")
 
     def last(benchmark: str, **wanted: str) -> Row:
@@ -240,7 +240,7 @@ def speed_table() -> str:
         return found[-1]
 
     gpt, kimi, memory = last("train_gpt"), last("train_kimi"), last("memory")
-    # measured several times on its last day, with spreads of a fifth: the median of those
+    # measured several times on its last day, with spreads of a fifth: take the median of those runs
     decodes = [
         row
         for row in rows
@@ -257,43 +257,46 @@ def speed_table() -> str:
         / memory["arms"][f"transformers-{kind}"]["ratio"]["median"]
         for kind in ("bf16", "fp32")
     }
-    cells = [
+    theirs, deepseek = "transformers GPT2LMHeadModel, bf16", "transformers DeepseekV3, fused AdamW, bf16"
+    generate = "transformers generate, with its cache"
+    kimi_memory = "NanoKimi (27M) training with AdamW"
+    to_loss = "time to a validation loss of 1.886"
+    some = f"NanoKimi (`shakespeare-fast`), median of {len(fast['runs'])} seeds, of which {fast['missed']} missed the loss"
+    rows_shown = [
+        ("NanoGPT training, bf16", "nanoGPT's own train.py (fp32)", "tokens/s", f"{gpt['ratio']['median']:.1f}"),
+        ("NanoGPT training, bf16", theirs, "tokens/s", f"{gpt['over_transformers']['median']:.1f}"),
+        ("NanoKimi training, MuonClip, bf16", deepseek, "tokens/s", f"{kimi['ratio']['median']:.1f}"),
         (
-            "NanoGPT, training tokens/s, bf16",
-            "nanoGPT's own train.py (fp32)",
-            f"{gpt['ratio']['median']:.1f} times",
+            "the same, torch.compile on both sides",
+            "the same",
+            "tokens/s",
+            f"{kimi['ratio_alike']['both']['median']:.1f}",
         ),
-        ("", "transformers GPT2LMHeadModel, bf16", f"{gpt['over_transformers']['median']:.1f} times"),
+        ("NanoKimi decoding 256 tokens, batch 1", generate, "tokens/s", f"{decode:.0f}"),
+        ("NanoGPT decoding 256 tokens, batch 1", generate, "tokens/s", f"{cached:.1f}"),
+        (f"{kimi_memory}, bf16", deepseek, MEMORY, f"{ratio['bf16']:.2f}"),
+        ("the same, fp32", "the same, fp32", MEMORY, f"{ratio['fp32']:.2f}"),
+        (some, "nanoGPT's CPU recipe", to_loss, f"1/{fast['ratios']['time']['median']:.0f}"),
+        ("the same", "nanoGPT's CPU recipe", "tokens to that loss", f"1/{fast['ratios']['tokens']['median']:.0f}"),
         (
-            "NanoKimi with MuonClip, training tokens/s, bf16",
-            "transformers DeepseekV3 with fused AdamW, bf16",
-            f"{kimi['ratio']['median']:.1f} times",
-        ),
-        ("", "the same, both through torch.compile", f"{kimi['ratio_alike']['both']['median']:.1f} times"),
-        (
-            "NanoKimi (NanoGPT), decoding, batch 1",
-            "transformers generate with cache, same weights, context 256",
-            f"{decode:.0f} ({cached:.1f}) times",
-        ),
-        (
-            "peak memory of training above the idle process, 27M parameters, AdamW on both sides, bf16 (fp32)",
-            "transformers DeepseekV3",
-            f"{ratio['bf16']:.2f} ({ratio['fp32']:.2f})",
-        ),
-        (
-            f"NanoKimi's time (tokens) to a loss of 1.886 (`shakespeare-fast`; median of {len(fast['runs'])} seeds, of "
-            f"which {fast['missed']} missed it)",
-            "nanoGPT's CPU recipe",
-            f"1/{fast['ratios']['time']['median']:.0f} (1/{fast['ratios']['tokens']['median']:.0f})",
-        ),
-        (
-            f"NanoKimi's time to it (`benchmarks/race/`; mean of {len(muon)} seeds)",
+            f"NanoKimi (`benchmarks/race/`), mean of {len(muon)} seeds",
             "NanoGPT with Muon",
-            f"{slower.mean:.2f} ({slower.low:.2f} to {slower.high:.2f}) times as long",
+            "time to that loss",
+            f"{slower.mean:.2f} ({slower.low:.2f} to {slower.high:.2f})",
         ),
     ]
-    lines = ["| | against | |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in cells)]
-    return "\n".join(lines)
+    lines = ["| ours | peer | quantity | ours divided by the peer's |", "|---|---|---|---|"]
+    return "\n".join([*lines, *("| " + " | ".join(shown) + " |" for shown in rows_shown), "", measured_on([gpt, kimi, memory, *decodes, gpt_decode, fast, race])])
+
+
+def measured_on(rows: list[Row]) -> str:
+    """When and where the rows were measured."""
+    days = ", ".join(sorted({row["time"][:10] for row in rows}))
+    machines = ", ".join(sorted({f"{row['cores']} cores of an {row['processor']}" for row in rows}))
+    return (
+        f"Measured on {days}, {machines}. Both sides of a row take turns; ratios of tokens/s and memory are medians "
+        "over rounds."
+    )
 
 
 # ---- the documents
@@ -319,7 +322,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def filled(path: Path, tables: dict[str, Callable[[], str]]) -> str:
-    """The document with its tables made anew. Raises ValueError where a mark is missing, or is not known."""
+    """The document with its tables regenerated. Raises ValueError if a mark is missing or unknown."""
     text = path.read_text(encoding="utf-8")
     marked = re.findall(r"<!-- table (\S+): made by benchmarks/tables\.py -->", text)
     if sorted(marked) != sorted(tables):
@@ -333,7 +336,7 @@ def filled(path: Path, tables: dict[str, Callable[[], str]]) -> str:
 
 
 def main() -> int:
-    """Write or check; says which documents differ."""
+    """Write or check the documents, and name those that differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
