@@ -17,6 +17,8 @@ FOLDED = ("Arms", "What was searched")
 """Tables that the documents fold away."""
 SHOWN_AS = {"both together less each alone": "interaction"}
 """Names of recorded comparisons that a document shows under a plainer name."""
+OPTIONS_NOW = {"--readings": "--budgets"}
+"""Options of recorded commands that have another name today."""
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -31,8 +33,9 @@ def study_block(path: Path) -> str:
     report = study_report(path)
     machine, settings, data = report["machine"], report["settings"], report["data"]
     floor = data["attainable_floor"]
+    command = " ".join(OPTIONS_NOW.get(word, word) for word in machine["command"].split(" "))
     lines = [
-        f"`{machine['command']}`, commit {machine['commit'][:7]}, {machine['time'][:10]}, {machine['cores']} cores "
+        f"`{command}`, commit {machine['commit'][:7]}, {machine['time'][:10]}, {machine['cores']} cores "
         f"of an {machine['processor']}, {settings['dtype']}; {settings['steps']:,} steps of {settings['batch_size']} x "
         f"{settings['context_length']} tokens, {data['train_tokens']:,} tokens to train on"
         + ("." if floor is None else f"; attainable entropy floor {floor:.4f} nats per token."),

@@ -311,7 +311,6 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/experiments.md": {"null": null_table},
     "docs/results.md": {
-        "tales": lambda: comparison_table("tales-short"),
         "tales-pairs": lambda: pair_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
