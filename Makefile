@@ -1,4 +1,5 @@
-# Each target does the set-up it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS, MINUTES, PROCESSES of tests.
+# Each target runs the set-up that it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS (extra options),
+# MINUTES (per fuzzer), PROCESSES (of the tests).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ soak: setup
 	$(BIN)/python tests/soak.py --kills 100 $(ARGS)
 	$(BIN)/python tests/soak.py --kills 20 --verb compare $(ARGS)
 
-# Every reader of untrusted files, MINUTES each; findings are kept in runs/fuzz.
+# Fuzz every loader of untrusted files for MINUTES each; failing inputs are kept in runs/fuzz.
 fuzz: setup
 	$(BIN)/python tests/fuzz.py all --minutes $(MINUTES) $(ARGS)
 

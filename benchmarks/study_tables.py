@@ -80,8 +80,9 @@ def old_and_new(old: Path, new: Path) -> str:
         if effect["name"] not in before or effect["mean"] is None:
             continue
         was, (low, high) = before[effect["name"]], effect["ci95"]
+        name = SHOWN_AS.get(effect["name"], effect["name"])
         lines.append(
-            f"| {SHOWN_AS.get(effect['name'], effect['name'])} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
+            f"| {name} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
             f"| {low:+.3f} to {high:+.3f} | {effect['words']} |"
         )
     return "\n".join(lines)

@@ -5,7 +5,8 @@
 
 A document marks a table by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and `<!-- end NAME -->`;
 everything between them is generated. A number within a sentence is written between `<!--=NAME-->` and `<!--=-->`;
-`prose_numbers.NUMBERS` computes it, and a test allows no other measured number in README. The lines come from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
+`prose_numbers.NUMBERS` computes it, and a test allows no other measured number in README. The lines come
+from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
 """
 
 from __future__ import annotations
@@ -191,7 +192,10 @@ def corrected_tales() -> str:
     """The default comparison beside what we had claimed of its predecessor."""
     _, _, arms, pairs = judged("tales-short")
     old = old_tales()
-    lines = ["| nats per token | short tales, same search for every arm | tales, as claimed before |", "|---|---|---|"]
+    lines = [
+        "| nats per token | short tales, same search for every arm | tales, as claimed before |",
+        "|---|---|---|",
+    ]
     for arm in arms:
         then = old[arm["name"]]
         lines.append(
@@ -211,7 +215,10 @@ def corrected_tales() -> str:
 def null_table() -> str:
     """How often one model against itself had a winner (benchmarks/null.py)."""
     head, *rows = read_json_lines(RESULTS / "null.jsonl")
-    lines = ["| | comparisons | seeds in each | winners named | the two means differ by |", "|---|---|---|---|---|"]
+    lines = [
+        "| | comparisons | seeds in each | winners named | the two means differ by |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         if row["kind"] == "summary":
             apart = f"{row['smallest']:.5f} to {row['largest']:.5f}"
@@ -261,9 +268,14 @@ def speed_table() -> str:
     generate = "transformers generate, with its cache"
     kimi_memory = "NanoKimi (27M) training with AdamW"
     to_loss = "time to a validation loss of 1.886"
-    some = f"NanoKimi (`shakespeare-fast`), median of {len(fast['runs'])} seeds, of which {fast['missed']} missed the loss"
+    seeds = f"median of {len(fast['runs'])} seeds, of which {fast['missed']} missed the loss"
     rows_shown = [
-        ("NanoGPT training, bf16", "nanoGPT's own train.py (fp32)", "tokens/s", f"{gpt['ratio']['median']:.1f}"),
+        (
+            "NanoGPT training, bf16",
+            "nanoGPT's own train.py (fp32)",
+            "tokens/s",
+            f"{gpt['ratio']['median']:.1f}",
+        ),
         ("NanoGPT training, bf16", theirs, "tokens/s", f"{gpt['over_transformers']['median']:.1f}"),
         ("NanoKimi training, MuonClip, bf16", deepseek, "tokens/s", f"{kimi['ratio']['median']:.1f}"),
         (
@@ -276,8 +288,18 @@ def speed_table() -> str:
         ("NanoGPT decoding 256 tokens, batch 1", generate, "tokens/s", f"{cached:.1f}"),
         (f"{kimi_memory}, bf16", deepseek, MEMORY, f"{ratio['bf16']:.2f}"),
         ("the same, fp32", "the same, fp32", MEMORY, f"{ratio['fp32']:.2f}"),
-        (some, "nanoGPT's CPU recipe", to_loss, f"1/{fast['ratios']['time']['median']:.0f}"),
-        ("the same", "nanoGPT's CPU recipe", "tokens to that loss", f"1/{fast['ratios']['tokens']['median']:.0f}"),
+        (
+            f"NanoKimi (`shakespeare-fast`), {seeds}",
+            "nanoGPT's CPU recipe",
+            to_loss,
+            f"1/{fast['ratios']['time']['median']:.0f}",
+        ),
+        (
+            "the same",
+            "nanoGPT's CPU recipe",
+            "tokens to that loss",
+            f"1/{fast['ratios']['tokens']['median']:.0f}",
+        ),
         (
             f"NanoKimi (`benchmarks/race/`), mean of {len(muon)} seeds",
             "NanoGPT with Muon",
@@ -286,7 +308,8 @@ def speed_table() -> str:
         ),
     ]
     lines = ["| ours | peer | quantity | ours divided by the peer's |", "|---|---|---|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(shown) + " |" for shown in rows_shown), "", measured_on([gpt, kimi, memory, *decodes, gpt_decode, fast, race])])
+    lines += ["| " + " | ".join(shown) + " |" for shown in rows_shown]
+    return "\n".join([*lines, "", measured_on([gpt, kimi, memory, *decodes, gpt_decode, fast, race])])
 
 
 def measured_on(rows: list[Row]) -> str:

@@ -1,12 +1,13 @@
-"""Models of others as arms of a comparison: nanoGPT's own model.py, and a stock class of transformers.
+"""Other people's models as arms of a comparison: nanoGPT's own model.py, and a class from transformers.
 
     git clone https://github.com/karpathy/nanoGPT
     nanokimi compare --data text.txt --seeds 3 \\
         --arm "nanoGPT: from=examples/models_of_others.py:NanoGPT model.folder=nanoGPT optim.lr=1e-3" \\
         --arm "Llama: from=examples/models_of_others.py:Llama optim.lr=3e-3"
 
-Whatever a class takes beside `vocab_size` and `context_length` is a setting of the arm (`model.n_embd=64`). Before it
-is trained it is tried and audited; it is trained, counted, evaluated and sampled from (without a cache) like any other.
+Arguments of the class other than `vocab_size` and `context_length` are settings of the arm (`model.n_embd=64`). The
+model is tried and audited before training; it is then trained, counted, evaluated and sampled from (without a cache)
+like any other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 
 class NanoGPT(nn.Module):
-    """`GPT` of a nanoGPT checkout, as it stands there, with the sizes of nanoGPT's CPU recipe."""
+    """`GPT` from a nanoGPT checkout, unchanged, with the sizes of nanoGPT's CPU recipe."""
 
     def __init__(
         self,
@@ -38,12 +39,12 @@ class NanoGPT(nn.Module):
         theirs = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(theirs)
         sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "dropout": 0.0, "bias": False}
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints how large it is
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its size
             config = theirs.GPTConfig(vocab_size=vocab_size, block_size=context_length, **sizes)
             self.gpt = theirs.GPT(config)
 
     def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
-        """Logits (B, T, W). Without targets it would compute those of the last position alone."""
+        """Logits (B, T, W). Without targets nanoGPT computes only those of the last position."""
         ids_BT = ids_BT.contiguous()  # it calls view() on them
         logits_BTW: torch.Tensor = self.gpt(ids_BT, targets=ids_BT)[0]
         return logits_BTW

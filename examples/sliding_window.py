@@ -1,11 +1,11 @@
-"""Parts of your own in a run: an attention with a short memory, and a feed-forward layer with Swish.
+"""Your own parts in a run: an attention with a sliding window, and a feed-forward layer with Swish.
 
-    nanokimi train --data text.txt --model variant --plug examples/sliding_window.py:SlidingWindowAttention
-    nanokimi sample runs/... --plug examples/sliding_window.py:SlidingWindowAttention
+    nanokimi train --data text.txt --model variant --plugin examples/sliding_window.py:SlidingWindowAttention
+    nanokimi sample runs/... --plugin examples/sliding_window.py:SlidingWindowAttention
     nanokimi compare --data text.txt --arm "Mine: from=variant" --arms "Mine,NanoGPT" \\
-        --plug examples/sliding_window.py:SlidingWindowAttention --plug examples/sliding_window.py:SwishLayer
+        --plugin examples/sliding_window.py:SlidingWindowAttention --plugin examples/sliding_window.py:SwishLayer
 
-The contract is in nanokimi/model/variants/variant.py. The audit of every run says whether what you wrote is causal.
+nanokimi/model/variants/variant.py describes the interface. The audit of every run checks whether your part is causal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nanokimi.config import VariantConfig
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import rotate
 
-WINDOW = 16  # tokens that a query sees, its own included
+WINDOW = 16  # tokens that a query sees, including its own
 
 
 class SlidingWindowAttention(nn.Module):
@@ -45,7 +45,7 @@ class SlidingWindowAttention(nn.Module):
         q_BTHX, k_BSHX, v_BSHX = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         if angles is not None:
             q_BTHX, k_BSHX = rotate(q_BTHX, *angles), rotate(k_BSHX, *angles)
-        if cache is not None:  # it keeps more than the window: plain, not frugal
+        if cache is not None:  # it keeps more than the window, for simplicity
             k_BSHX, v_BSHX = cache.append(k_BSHX, v_BSHX)
         q_BHTX, k_BHSX, v_BHSX = (x.transpose(1, 2) for x in (q_BTHX, k_BSHX, v_BSHX))
         T, S = q_BHTX.shape[2], k_BHSX.shape[2]
@@ -58,7 +58,7 @@ class SlidingWindowAttention(nn.Module):
         return self.o_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H
 
     def flops_per_token(self, context_length: int) -> float:
-        """Two products with each key in the window, for logits and values; the matrices are counted by themselves."""
+        """Two products with each key in the window, for logits and values; nanokimi counts the matrices itself."""
         seen = sum(min(position + 1, WINDOW) for position in range(context_length)) / context_length
         return 4 * self.num_heads * self.head_dim * seen
 
@@ -71,7 +71,7 @@ class SlidingWindowAttention(nn.Module):
 
 
 class SwishLayer(nn.Module):
-    """Two matrices around x * sigmoid(x), in place of the experts of every block that would have them."""
+    """Two matrices around x * sigmoid(x), replacing the experts of every block that has them."""
 
     plugs_into = "feed_forward"
 

@@ -63,7 +63,7 @@ USAGE = {
     + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: make the arms equal in it\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
-    + "  --model NAME            nanokimi (default), nanogpt or variant\n"
+    + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
     + '  --arm NAME              the arm of the preset to train; or "NAME: from=...", as for compare\n'
     + "  --dry-run               train nothing: say what memory, time and disk the run will need\n",
     "sample": """\

@@ -173,7 +173,7 @@ def load_newest_checkpoint(
 ) -> bool:
     """Put `state` where the newest whole checkpoint of its folder left off; False if there is none.
 
-    A damaged checkpoint is set aside and the one before it used; `say` is told so in one line. Records written after
+    A damaged checkpoint is set aside, `log` gets one line, and the one before it is used. Records written after
     the checkpoint are cut off metrics.jsonl: the resumed run writes them again.
 
     Raises:
