@@ -1,8 +1,8 @@
-"""The arms of the training benchmarks, each the body of a worker: set up, say `ready`, then step until told to end.
+"""The arms of the training benchmarks. Each is the body of a worker: set up, report `ready`, step until told to stop.
 
 Peers are never vendored. nanoGPT is a checkout that the user names (`git clone https://github.com/karpathy/nanoGPT`);
-its own train.py runs, unchanged, and its printing of each iteration is where our clock is read. transformers comes from
-pip. Neither touches the network.
+its own train.py runs, unchanged; our clock is read when it prints an iteration. transformers comes from pip. Neither
+touches the network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nanokimi.runtime.device import DTYPES
 from nanokimi.train.step import train_step
 from nanokimi.train.torch_compile import compile_step
 
-# nanoGPT's README, "I only have a macbook", but for when it evaluates and where it ends
+# nanoGPT's README, "I only have a macbook", except when it evaluates and where it ends
 NANOGPT_CPU_RECIPE = (
     "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=1 --log_interval=1 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=1000000000 --lr_decay_iters=2000 --dropout=0.0 "
@@ -45,7 +45,7 @@ NANOGPT_CPU_RECIPE = (
 
 
 def bench_config(name: str, overrides: list[str], threads: int) -> RunConfig:
-    """A preset or file with overrides, resolved for random tokens on the CPU; the gates' scale, too, for the peer."""
+    """A preset or file with overrides, resolved for random tokens on the CPU, with the gates' scale for the peer."""
     machine = ["--train.device", "cpu", "--train.threads", str(threads)]
     config = synthetic_config(load_config(name, [*overrides, *machine]))
     kimi = config.nanokimi.model
@@ -84,7 +84,7 @@ def nanogpt(
 
     def say(*words: object, **ignored: object) -> None:
         line = " ".join(map(str, words))
-        if line.startswith("step 0:"):  # its one validation is over, the first iteration begins
+        if line.startswith("step 0:"):  # its one validation is over and the first iteration begins
             model = sys._getframe(1).f_globals["raw_model"]  # train.py's own
             turns.at_end = lambda: at_end(model)
             turns.ready()
@@ -103,15 +103,14 @@ def nanogpt(
         os.chdir(folder)
         sys.path.insert(0, str(source))
         sys.argv = ["train.py", *NANOGPT_CPU_RECIPE.split()]
-        with contextlib.redirect_stdout(sys.stderr):  # model.py prints, too
+        with contextlib.redirect_stdout(sys.stderr):  # model.py prints as well
             runpy.run_path(str(source / "train.py"), init_globals={"print": say})
 
 
 def notebook(turns: Turns, path: str, text: str) -> None:
-    """A seed's notebook (Ace007-0/NanoKimi-vs.-NanoGPT), its cells as they are, on this text; its "NanoKimi" is timed.
+    """The notebook of earlier system 2 (Ace007-0/NanoKimi-vs.-NanoGPT), unchanged, on this text; times its "NanoKimi".
 
-    It trains a "NanoGPT" before: that one is given a single step. Its printing and its optimizer's steps are where our
-    clock is read.
+    It first trains a "NanoGPT", which gets a single step. Our clock is read when it prints or its optimizer steps.
     """
     turns.start()
 
@@ -190,7 +189,7 @@ def deepseek(model: LanguageModel) -> Any:
 
 
 def gpt2(config: RunConfig) -> Any:
-    """transformers' GPT2LMHeadModel with our NanoGPT's weights, its dropout off; its biases cannot be left out."""
+    """transformers' GPT2LMHeadModel with our NanoGPT's weights, without dropout; its biases cannot be left out."""
     return hf_parity().gpt2_reference(build_model(config.nanogpt.model, config.seed))
 
 

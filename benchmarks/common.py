@@ -1,8 +1,8 @@
-"""What the benchmarks share: options, ratios by round, the check for other load, the machine's rates, table and JSON.
+"""Shared by the benchmarks: options, ratios by round, the check for other load, the machine's rates, table and JSON.
 
 A ratio is formed within a round, in which the arms take turns (see `turns`); what is shown is the median over the
-rounds, with the smallest and the largest. Beside each time stands its floor: what the machine's own rates, measured in
-the same run, allow at best (`nanokimi.profiling.bench.step_floor`).
+rounds, with the smallest and the largest. Beside each time stands its floor: what the machine's own rates, measured
+in the same run, allow at best (`nanokimi.profiling.bench.step_floor`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nanokimi.runtime.device import choose_threads
 from nanokimi.runtime.files import describe_environment
 
 CPU = torch.device("cpu")
-BUSY_CORES = 0.1  # other processes may use so much before the numbers are doubted
+BUSY_CORES = 0.1  # of other processes; above this the numbers are doubtful
 
 
 def options_parser(doc: str | None, rounds: int = 7, steps: int = 20) -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ def ratio(seconds: dict[str, list[float]], peer: str, ours: str) -> dict[str, fl
 
 
 class OtherLoad:
-    """Cores that processes other than this one and its children use while the block runs; warns if it is many."""
+    """Counts the cores that other processes use while the block runs, and warns if they are many."""
 
     def __enter__(self) -> OtherLoad:
         psutil.cpu_percent()
@@ -90,12 +90,12 @@ class OtherLoad:
 
 
 def warn(line: str) -> None:
-    """A line on standard error that cannot be overlooked."""
+    """A conspicuous line on standard error."""
     print(f"WARNING: {line}", file=sys.stderr, flush=True)
 
 
 def rates(threads: int, smoke: bool = False) -> MachineRates:
-    """The machine's rates with so many threads."""
+    """The machine's rates with this number of threads."""
     torch.set_num_threads(threads)
     return measure_machine(CPU, 0.02 if smoke else 0.5)
 

@@ -3,11 +3,11 @@
     pip install transformers
     python benchmarks/decode.py [--config shakespeare-char] [--any.setting VALUE ...]
 
-Batch 1, greedy, fp32, 256 new tokens after a prompt of 8, on the same weights: transformers' DeepseekV3ForCausalLM gets
-ours. Time to read the prompt is included on both sides. Both must write the same tokens; where they part, the two best
-logits must be closer than rounding. Then one more token is timed at position 100 and at 4,000 in turn: the difference
-over the time in which the machine reads that much cache, at its measured rate of memory, and at that of a buffer of the
-cache's size, which stays in the processor's own caches.
+Batch 1, greedy, fp32, 256 new tokens after a prompt of 8, on the same weights: transformers' DeepseekV3ForCausalLM
+gets ours. Time to read the prompt is included on both sides. Both must write the same tokens; where they diverge, the
+two best logits must be closer than rounding. Then one more token is timed at position 100 and at 4,000, alternating.
+The difference is divided by the time in which the machine reads that much cache, at the measured rate of memory, and
+at that of a buffer of the cache's size, which stays in the processor's own caches.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROUNDING = 1e-3  # logits this close may be ranked either way
 
 
 def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
-    """One step is one story of ours."""
+    """One step is one sample of ours."""
     turns.start()
     model = build_model(config.arm.model, config.seed).eval()
     ids: list[int] = []
@@ -49,7 +49,7 @@ def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
 
 
 def theirs(turns: Turns, config: RunConfig, new_tokens: int) -> None:
-    """One step is one story of transformers'."""
+    """One step is one sample of transformers'."""
     turns.start()
     model = arms.deepseek(build_model(config.arm.model, config.seed)).eval()
     prompt_1T = torch.tensor([PROMPT])
@@ -67,7 +67,7 @@ def theirs(turns: Turns, config: RunConfig, new_tokens: int) -> None:
 
 
 def agreement(config: RunConfig, mine: list[int], other: list[int]) -> dict[str, Any]:
-    """How many tokens are the same from the beginning; if not all, how close the two candidates' logits are."""
+    """How many tokens agree from the beginning; if not all, how close the two candidates' logits are."""
     assert len(mine) == len(other), f"{len(mine)} and {len(other)} tokens"
     same = next((i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b), len(mine))
     if same == len(mine):
@@ -102,7 +102,7 @@ def added_per_token(model: LanguageModel, rounds: int, steps: int) -> tuple[list
 
 
 def with_positions(config: RunConfig, positions: int) -> RunConfig:
-    """NanoKimi with room for so many positions."""
+    """NanoKimi with this many positions."""
     model = replace(config.nanokimi.model, max_position_embeddings=positions)
     return replace(config, nanokimi=replace(config.nanokimi, model=model))
 

@@ -5,9 +5,10 @@
         PYTHONPATH=$tree python benchmarks/drift.py --text tinyshakespeare.txt --dtype fp64 --steps 200
     done
 
-Tokens are pairs of bytes of any text, so that nothing is prepared and both see the same. In float64 rounding is too
-small to grow into the loss within some hundred steps: losses that differ then differ by what is computed. (It calls
-what those two trees have: later ones choose Newton-Schulz's dtype in kernels/muon.py.) Found: docs/corrections.md.
+Tokens are pairs of bytes of any text, so that no data has to be prepared and both commits see the same. In float64
+rounding is too small to reach the loss within some hundred steps, so losses that differ there show a different
+function. (The script calls what those two commits have; later ones choose Newton-Schulz's dtype in kernels/muon.py.)
+The result is in docs/corrections.md.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def pairs_of(text: Path) -> np.ndarray:
 
 
 def in_float64(state: Any) -> None:
-    """Everything that the step computes, where those trees say float() for fp32, too."""
+    """Compute everything in the step in float64, also where those commits say float() for fp32."""
     import nanokimi.optim.muon as muon
 
     log_softmax = torch.Tensor.log_softmax

@@ -1,4 +1,4 @@
-"""How near `nanokimi train --dry-run` comes to what is then measured, on several configurations.
+"""How close `nanokimi train --dry-run` comes to the measured run, on several configurations.
 
     python benchmarks/forecast_accuracy.py --data tinyshakespeare.txt --out runs/forecast [--only smoke,wide]
 

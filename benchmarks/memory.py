@@ -3,9 +3,9 @@
     pip install transformers
     python benchmarks/memory.py [--config k2-27m] [--train.batch_size 8] [--any.setting VALUE ...]
 
-AdamW on both sides, in fp32 and in bf16 (autocast). Each measurement is a fresh process: idle is its resident memory
-with everything imported and used once, and nothing built; the peak is the most it ever came to (VmHWM), building and
---steps training steps included. The arms alternate; a ratio is ours over theirs, below 1 is less memory.
+AdamW on both sides, in fp32 and in bf16 (autocast). Each measurement is a fresh process. Idle is its resident memory
+with everything imported and used once, and nothing built; the peak is its highest (VmHWM), including building and
+--steps training steps. The arms alternate; a ratio is ours divided by theirs, and below 1 means less memory.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@ training step.
 
     python benchmarks/newton_schulz.py [--config shakespeare-char] [--any.setting VALUE ...]
 
-The matrices are those that Muon updates, the ones of one shape in one stack, and a step is all of it: momentum,
-Newton-Schulz, the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X
-turned to be wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses,
-measured in turn with it. Shares of the step come from the real `train_step`, with marks around its parts, in every
-precision the processor multiplies in.
+The matrices are those that Muon updates, stacked by shape, and a step is the whole of it: momentum, Newton-Schulz,
+the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X turned to be
+wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses, measured in
+turn with it. Shares of the step come from the real `train_step`, with marks around its parts, in every precision the
+processor multiplies in.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def matrix_sizes(config: RunConfig) -> dict[tuple[int, int], int]:
 
 
 def timed(call: object, repeats: int) -> float:
-    """Milliseconds of one call, the mean of so many."""
+    """Milliseconds of one call, as the mean of several."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()  # type: ignore[operator]

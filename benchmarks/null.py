@@ -1,11 +1,11 @@
-"""Null experiments: compare a model with itself, many times, and count how often a winner is named. There is none.
+"""Null experiments: compare a model with itself many times and count the winners. The correct answer is none.
 
     python benchmarks/null.py --config tales --data tales-short --out runs/null --record docs/results/null.jsonl
 
-Each try is an ordinary `nanokimi compare` of NanoGPT with its copy, the variant that has the same weights, batches and
-settings under other names (the same functions in another order, so only rounding differs), with its own seeds. Because
-on some processors the two agree to the bit, which would make the null too easy, the same runs are judged a second time
-with each try's copy taken from the next try: the same model again, but other weights and batches.
+Each try is an ordinary `nanokimi compare` of NanoGPT with its copy, with its own seeds. The copy is the variant that
+has the same weights, batches and settings under other names (the same functions in another order, so only rounding
+differs). On some processors the two agree to the bit, which would make the test too easy, so the same runs are judged
+a second time with each try's copy taken from the next try: the same model, but other weights and batches.
 
 A finished try is not run again and an interrupted one is resumed, so the command can be repeated until it is done.
 """
@@ -84,7 +84,7 @@ def summary(what: str, tries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def exchanged(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each try with the next one's copy: what differs now are weights and batches, in nothing that could help."""
+    """Each try with the next one's copy: weights and batches differ, but neither arm has an advantage."""
     found = []
     for one, other in zip(tries, tries[1:] + tries[:1], strict=True):
         losses = {ARM: one["losses"][ARM], COPY: other["losses"][COPY]}

@@ -2,13 +2,13 @@
 
     python benchmarks/prepare_throughput.py TEXT [--gb 2 [--documents]] [--workers N] [--tokenizer bpe] [--folder DIR]
 
-TEXT is taken as it is. With --gb it is repeated to that size, every fifth word with a number so that no two copies are
-equal; --documents then puts `<|endoftext|>` lines between its paragraphs, about one for every kilobyte. The rate is
-that of everything from the file to the finished store but the training of the tokenizer, which is shown apart: bytes
-over seconds times workers. The library's is that of `SentencePieceProcessor.encode` on the first 20 MB of the same text
-in one thread, lists of 10,000 lines, or of whole documents, whichever is faster, ids thrown away. Memory is that of
-this process and all its workers, sampled every 200 ms: the sum of the proportional set sizes, in which shared pages
-count once.
+TEXT is used unchanged. With --gb it is repeated to that size, every fifth word with a number so that no two copies
+are equal; --documents then puts `<|endoftext|>` lines between its paragraphs, about one for every kilobyte. The rate
+is that of everything from the file to the finished store except training the tokenizer, which is shown separately:
+bytes / (seconds x workers). The library's is that of `SentencePieceProcessor.encode` on the first 20 MB of the same
+text in one thread, lists of 10,000 lines, or of whole documents, whichever is faster; ids are discarded. Memory is
+that of this process and all its workers, sampled every 200 ms: the sum of the proportional set sizes, in which shared
+pages count once.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def make_text(source: Path, size: int, documents: bool, path: Path) -> None:
 
 
 def library_rates(store: Path, path: Path, size: int) -> dict[str, float]:
-    """MB/s of the bare library on one core by what it is given at a time; ids are thrown away."""
+    """MB/s of the library alone on one core, by the unit it encodes at a time; ids are discarded."""
     tokenizer = load_tokenizer(store)
     inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
     assert isinstance(inner, SentencePieceTokenizer), "the rate is that of SentencePiece"
@@ -102,7 +102,7 @@ def library_rates(store: Path, path: Path, size: int) -> dict[str, float]:
 
 
 def timed_stages() -> dict[str, float]:
-    """Seconds by stage of the builds to come: the stages' functions are replaced by timed ones."""
+    """Seconds by stage of the following builds: the stages' functions are replaced by timed ones."""
     seconds = dict.fromkeys(STAGES, 0.0)
 
     def timed(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,7 +122,7 @@ def timed_stages() -> dict[str, float]:
 
 
 def timed_sentences(seconds: dict[str, float]) -> Callable[..., Iterator[str]]:
-    """What the tokenizer is trained on; the time to find it, which is ours and not the library's, is added up."""
+    """The sentences that the tokenizer is trained on, with the time to find them, which is ours, added up."""
     find, seconds["choose_sentences"] = tokenizers._training_sentences, 0.0
 
     def run(*arguments: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Numbers within the documents' sentences, each computed from recorded runs or from the code (see `tables.py`)."""
+"""The numbers in the documents' sentences, each computed from recorded runs or from the code (see `tables.py`)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from study_tables import study_report
 
 
 def mean_of(name: str, arm: str, key: str) -> float:
-    """Over the seeds of an arm of docs/results/NAME.jsonl."""
+    """The mean over the seeds of an arm in docs/results/NAME.jsonl."""
     return fmean(run[key] for run in read_comparison(name)[1] if run["arm"] == arm)
 
 
 def old_lead() -> float:
-    """What we had claimed: NanoGPT with AdamW less NanoKimi."""
+    """The lead that we had claimed: NanoGPT with AdamW minus NanoKimi."""
     losses = old_tales()
     return fmean(losses["NanoGPT"]) - fmean(losses["NanoKimi"])
 
 
 def times(key: str) -> str:
-    """NanoKimi's over NanoGPT with Muon's in the default comparison."""
+    """The ratio of NanoKimi to NanoGPT with Muon in the default comparison."""
     ratio = mean_of("tales-short", "NanoKimi", key) / mean_of("tales-short", "NanoGPT with Muon", key)
     return f"{ratio:.1f}"
 
@@ -36,7 +36,7 @@ def lead(over: str) -> str:
 
 
 def ladder_lead(over: str) -> str:
-    """By how much NanoKimi is lower than another end of the ladder on tinyshakespeare, at equal tokens."""
+    """By how much NanoKimi is below another corner of the ablation study on tinyshakespeare, at equal tokens."""
     effects = study_report(RESULTS / "ladder-shakespeare.jsonl")["effects"]
     (effect,) = [one for one in effects if one["name"] == f"NanoKimi against {over}, per token"]
     return f"{-effect['mean']:.2f}"

@@ -4,10 +4,10 @@
     python benchmarks/record.py runs/tales --to docs/results/tales.jsonl
     python benchmarks/record.py runs/ladder-tales --to docs/results/ladder-tales.jsonl
 
-Of a study (ladder, scale) the lines are those of its results.jsonl: the plan, which holds every trial's losses, and the
-runs that judge. Of a comparison:
+For a study (ladder, scale) the lines are those of its results.jsonl: the plan, which holds every trial's losses, and
+the evaluated runs. For a comparison:
 
-One JSON object for each run: its seed, arm, losses and costs, the audit's verdict, what the story world said of it, the
+One JSON object for each run: its seed, arm, losses and costs, the audit's verdict, the story world's judgement, the
 processor, the commit and the command. The first line that it writes (kind "comparison") has what belongs to all runs:
 the data's metadata and baselines, and the search behind each arm's settings. The file is replaced.
 """
@@ -75,7 +75,7 @@ def run_row(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def short_search(search: dict[str, Any]) -> dict[str, Any]:
-    """What a table needs of a search, of each trial only its losses: the rest is in the search's own file."""
+    """What a table needs of a search; of each trial only its losses, the rest is in the search's own file."""
     kept = (
         "file",
         "kind",
@@ -94,7 +94,7 @@ def short_search(search: dict[str, Any]) -> dict[str, Any]:
 
 
 def study_rows(out: Path) -> list[dict[str, Any]]:
-    """The lines of a finished study: those runs that its last plan names, and the plan, without folders of ours."""
+    """The lines of a finished study: the runs that its last plan names, and the plan, without our folders' paths."""
     lines = read_json_lines(out / RESULTS_FILE)
     plan = [line for line in lines if line["kind"] == "plan"][-1]
     wanted = {key for arm in plan["arms"] for keys in arm["runs"].values() for key in keys}

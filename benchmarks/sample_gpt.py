@@ -3,12 +3,12 @@
     git clone https://github.com/karpathy/nanoGPT; pip install transformers
     python benchmarks/sample_gpt.py --nanogpt nanoGPT [--contexts 64 256] [--any.setting VALUE ...]
 
-Batch 1, fp32, 256 new tokens after a prompt of one, as nanoGPT's sample.py draws them (temperature 0.8, top-k 200), on
-the same weights: 4 layers, 4 heads, 128 wide, vocabulary 65. nanoGPT caches nothing and, beyond its context, crops what
-it reads by one token each time; ours keeps the newer half of a full window and reads it anew; GPT2LMHeadModel can
-do neither, so it is left out where the story is longer than the context. Where nothing is cropped, all must write the
-same greedy tokens. A floor: a forward pass over everything read (no cache) at the fp32 rate, or the weights once for
-each token (cache) at the rate for a buffer of that size.
+Batch 1, fp32, 256 new tokens after a prompt of one, as nanoGPT's sample.py draws them (temperature 0.8, top-k 200),
+on the same weights: 4 layers, 4 heads, 128 wide, vocabulary 65. nanoGPT caches nothing and, beyond its context, crops
+what it reads by one token each time; ours keeps the newer half of a full window and reads it again; GPT2LMHeadModel
+can do neither, so it is left out where the sample is longer than the context. Where nothing is cropped, all must
+write the same greedy tokens. A floor: a forward pass over everything read (no cache) at the fp32 rate, or the weights
+once for each token (cache) at the rate for a buffer of that size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TEMPERATURE, TOP_K = 0.8, 200  # sample.py's
 
 
 def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
-    """One step is one story of ours; in the end a greedy one."""
+    """One step is one sample of ours; at the end a greedy one."""
     turns.start()
     model = build_model(config.arm.model, config.seed).eval()
     turns.at_end = lambda: {"greedy": list(generate(model, PROMPT, new_tokens, temperature=0.0))}

@@ -3,10 +3,11 @@
     python benchmarks/scaling.py [--sweeps experts context width] [--out rows.jsonl] [--any.setting VALUE ...]
     python benchmarks/scaling.py --draw rows.jsonl --plot scaling.png   # the last rows of each sweep; measures nothing
 
-Every point is a fresh process that takes the real `train_step` on random tokens, --tokens of them in each step, so that
-only the swept size changes; experts go 4 to 64 with 2 chosen, so that the active parameters stay the same. Points are
-visited once in each round, there and back. Memory is the peak above the idle process. In the plot, the dashed line is
-what each size would reach at the best FLOPs per second of the sweep: cost that grows as the arithmetic does.
+Every point is a fresh process that takes the real `train_step` on random tokens, --tokens of them in each step, so
+that only the swept size changes; experts go 4 to 64 with 2 chosen, so that the active parameters stay the same.
+Points are visited once in each round, in alternating order. Memory is the peak above the idle process. In the plot,
+the dashed line is what each size would reach at the best FLOPs per second of the sweep: cost that grows as the
+arithmetic does.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much runs of a preset differ that should be equal: from seed to seed, and by rounding alone.
+"""How much equivalent runs of a preset differ: from seed to seed, and by rounding alone.
 
     python benchmarks/spread.py --config tales --runs 5 --out docs/results/spread.jsonl
 
-Each arm is trained with several seeds, and several times with the first seed, where each weight begins one rounding
-error (2^-23 of itself, up or down at random) from where it would: what another processor, or another number of threads,
-does to a run in its first step. The standard deviations of the test loss go into the preset's `compare.spread`, the
-larger ones of its arms; the last line that this prints is to be pasted there. Runs that the file already has are not
-made again at the same commit, so the command can be repeated until it is done.
+Each arm is trained with several seeds, and several times with the first seed and initial weights moved by one
+rounding error (2^-23 of each weight, up or down at random), which is what another processor or number of threads does
+in the first step. The largest standard deviations of the arms' test losses go into the preset's `compare.spread`:
+paste the last printed line there. Runs that the file already has are not repeated at the same commit, so the command
+can be repeated until it is done.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Everything that docs/results.md reports, made again: each study's command, its record, and the documents' tables.
+"""Repeat everything that docs/results.md reports: each study's command, its record, and the documents' tables.
 
     python benchmarks/studies.py --list
     python benchmarks/studies.py ladder-tales scale-tales                  # some of them
     python benchmarks/studies.py --text tinyshakespeare.txt                # all, with the text that some of them need
 
-Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; a study that was interrupted goes on, a
-finished one is only recorded again. A search, and a ladder's or a scale's tuning, is copied into the file that its
-preset names; its settings are pasted into the preset by hand (the command prints the lines), so that a preset says
-itself what it trains with.
+Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; an interrupted study continues, and a
+finished one is only recorded again. The result of a search, or of the tuning of `ladder` or `scale`, is copied into
+the file that its preset names. Paste its settings into the preset by hand (the command prints the lines), so that
+each preset shows what it trains with.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Result:
 
     command: list[str]
     needs_text: bool = False
-    """Whether it is of tinyshakespeare, which we do not carry."""
+    """Whether it needs tinyshakespeare, which is not in the repository."""
 
 
 RESULTS = {
@@ -80,14 +80,14 @@ RESULTS = {
 
 
 def run(*command: str | Path) -> None:
-    """A command of ours, or the end of this one."""
+    """Run one of our commands; exit if it fails."""
     done = subprocess.run([sys.executable, *command])
     if done.returncode:
         raise SystemExit(done.returncode)
 
 
 def write_search(name: str, out: Path) -> None:
-    """What a study found for the arms that its preset has, in the file that the preset names; prints the settings."""
+    """Write the settings found for the preset's arms into the file that it names, and print them."""
     from nanokimi.study.sweep_search import yaml_lines
 
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ def write_search(name: str, out: Path) -> None:
 
 
 def make(name: str, text: str | None) -> None:
-    """Run a study, or go on with it, and record it."""
+    """Run or continue a study, and record it."""
     result = RESULTS[name]
     out = ROOT / "runs" / "studies" / name
     words = ["-m", "nanokimi", *result.command]

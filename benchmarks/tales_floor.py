@@ -1,11 +1,11 @@
-"""How far above their entropy the tales must cost a model whose windows do not hold them whole: a lower bound.
+"""A lower bound on how far above the entropy a model's loss must be if its windows do not hold whole tales.
 
-Let a model be told everything about a story but the facts that its window does not show and that the scored part
+Let a model be told everything about a story except the facts that its window does not show and that the scored part
 needs: a name, say, that was last said before the window and is said again in it. Every such fact is uniform over the
-words that could stand there instead, so it costs log(how many), on top of what the story itself costs. A model that is
-told less cannot be expected to do better. What is not counted: marks, plots and places in them that have to be
-guessed, and facts that only a pronoun shows. (One step is assumed and not proved: that the scored text, together with
-all that is told, always shows which word is meant. The text of a tale does.)
+words that could stand there instead, so it costs log(how many), on top of what the story itself costs. A model that
+is told less cannot be expected to do better. Not counted are punctuation, plots and places in them that have to be
+guessed, and facts that only a pronoun shows. (One step is assumed and not proved: that the scored text, with
+everything that is told, always shows which word is meant. The text of a tale does.)
 
     python benchmarks/tales_floor.py [FOLDER_OF_PREPARED_TALES CONTEXT]
 """
@@ -46,7 +46,7 @@ class Mentions(Reader):
         if form in SHARED:
             return
         named = [entity]
-        if entity not in self.drawn_from:  # two characters as one
+        if entity not in self.drawn_from:  # two characters named as one
             names = entity.forms[""].split(" and ")
             named = [one for one in world.used if one.forms[""] in names]
         for one in named:
@@ -70,7 +70,7 @@ class Mentions(Reader):
 
 
 def groups_of() -> dict[Entity, set[str]]:
-    """The word groups that each entity is in: only what is in the same ones has the same chances everywhere."""
+    """The word groups of each entity: entities with the same groups are equally likely everywhere."""
     groups: dict[Entity, set[str]] = {}
     for name, lexicon in lexicons().items():
         for entity in lexicon.entities:
@@ -95,7 +95,7 @@ def facts_of(text: str, groups: dict[Entity, set[str]]) -> list[Fact]:
 
 
 def least_extra_nats(data: PreparedData, windows: Windows) -> float:
-    """What facts cost that windows do not show, over the whole text."""
+    """The cost of facts that windows do not show, over the whole text."""
     offsets, groups = data.val_doc_offsets.astype(np.int64), groups_of()
     sizes = bytes_of_ids(data.tokenizer)[data.val_ids]  # the tales are ASCII
     facts, ends = [], []
@@ -117,7 +117,7 @@ def least_extra_nats(data: PreparedData, windows: Windows) -> float:
 
 
 def hidden(facts: Iterable[Fact], read: int, scored: int, stop: int) -> float:
-    """What those facts cost that were told before character `read`, not from there to `scored`, and again by `stop`."""
+    """The cost of facts told before character `read`, not between there and `scored`, and again before `stop`."""
     cost = 0.0
     for nats, spans in facts:
         told = (spans[:, 0] < read).any()
@@ -128,7 +128,7 @@ def hidden(facts: Iterable[Fact], read: int, scored: int, stop: int) -> float:
 
 
 def report(name: str, data: PreparedData, context: int) -> None:
-    """Print both protocols' bounds."""
+    """Print the bounds for both kinds of windows."""
     assert data.val_doc_nats is not None, "the probabilities of tales are known"
     tokens, floor = len(data.val_ids), float(data.val_doc_nats.sum())
     for how, offsets in (("cut anywhere", None), ("from beginnings", data.val_doc_offsets)):

@@ -4,12 +4,12 @@
     python benchmarks/time_to_loss.py --nanogpt nanoGPT --data tinyshakespeare.txt --config PRESET_OR_FILE \\
         [--muon_config PRESET_OR_FILE] [--seeds 1 2 3 4 5]
 
-Every arm has a number of steps that is fixed beforehand (train.max_steps of its configuration; nanoGPT's recipe: 2,000)
-and runs to its end; then its loss on the whole validation text is taken, which for ours must be at most --target: an
-arm that misses it has not got there at all. Time is that of the training steps, the first one (compilation) included;
-for ours also everything between imports and the first step (building and compiling the model), for nanoGPT its loop
-alone. Validation is outside the clock for all. nanoGPT's own train.py runs in fp32 with its own seed, 1337, on the same
-token ids. The arms of a seed take turns, each run cut into as many turns.
+Every arm has a number of steps that is fixed beforehand (train.max_steps of its configuration; nanoGPT's recipe:
+2,000) and runs to its end. Then its loss on the whole validation text is measured, which for ours must be at most
+--target; otherwise the arm counts as having missed. Time is that of the training steps, including the first one
+(compilation); for ours also everything between imports and the first step (building and compiling the model), for
+nanoGPT its loop alone. Validation is not timed. nanoGPT's own train.py runs in fp32 with its own seed, 1337, on the
+same token ids. The arms of a seed take turns, with every run cut into the same number of turns.
 
 --muon_config names a configuration whose NanoGPT arm has optimizer muon or muonclip and its own tuned rate and steps.
 """
@@ -44,7 +44,7 @@ TURNS = 20
 
 
 def ours(turns: Turns, config: RunConfig, data: Path) -> None:
-    """Train an arm of ours; in the end its loss."""
+    """Train one of our arms; returns its loss at the end."""
     turns.start()
     state = build_state(config, open_prepared(data), data)
     turns.at_end = lambda: {
@@ -70,7 +70,7 @@ class AsOurs(torch.nn.Module):
 
 
 def loss_of_nanogpt(data: Path, model: torch.nn.Module) -> dict[str, Any]:
-    """What its model has reached."""
+    """The loss that its model reached."""
     return {"val_loss": evaluate(AsOurs(model), open_prepared(data), 64).val_loss, "tokens": RECIPE_TOKENS}
 
 
@@ -85,7 +85,7 @@ def configured(
 
 
 def run_seed(workers: list[Worker], steps: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """Run every arm to its end in turns; seconds, loss and tokens of each."""
+    """Run every arm to its end, taking turns; returns seconds, loss and tokens of each."""
     seconds = {w.name: w.first_step_seconds for w in workers}
     taken = {w.name: 1 for w in workers}
     for number in range(1, TURNS + 1):

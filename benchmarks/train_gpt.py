@@ -6,7 +6,7 @@
 4 layers, 4 heads, 128 wide, context 64, batch 12, vocabulary 65, no dropout, AdamW, gradients clipped at 1. nanoGPT
 trains in fp32, as it always does on a CPU. Ours takes the real `train_step`, in fp32, in bf16 or in both (`best`: the
 ratio is that of the faster). With --transformers, GPT2LMHeadModel with fused AdamW takes part, in the same precisions
-(autocast); it has biases, which nanoGPT's recipe leaves out. All sample a batch in every step.
+(autocast); it has biases, which nanoGPT's recipe leaves out. All arms sample a batch in every step.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""NanoKimi's training tokens per second over a seed system's: the notebook of Ace007-0/NanoKimi-vs.-NanoGPT.
+"""NanoKimi's training tokens per second over those of earlier system 2: the notebook of NanoKimi-vs.-NanoGPT.
 
     git clone https://github.com/Ace007-0/NanoKimi-vs.-NanoGPT seed
     python benchmarks/train_seed.py --notebook seed/model_comparison.py.ipynb [--any.setting VALUE ...]
 
-Its cells run as they are, on random text of 65 characters. Its "NanoKimi" (4 layers, 4 heads, 64 wide, batch 16 x 32, 4
-experts of 64, every one applied to every token; TrueMuon and AdamW; fp32) against ours of that width with 4 experts of
-64, all 4 chosen, no shared one, a first layer with a dense part of 256, MuonClip, in fp32 and in bf16. The models are
-not the same (ours has MLA, RMSNorm and rotary positions): parameters stand beside. The seed's floor counts 6 FLOPs for
-each parameter and token at the fp32 rate, and no Newton-Schulz.
+Its cells run unchanged, on random text of 65 characters. Its "NanoKimi" (4 layers, 4 heads, 64 wide, batch 16 x 32, 4
+experts of 64, every one applied to every token; TrueMuon and AdamW; fp32) against ours of that width with 4 experts
+of 64, all 4 chosen, no shared one, a first layer with a dense part of 256, MuonClip, in fp32 and in bf16. The models
+are not the same (ours has MLA, RMSNorm and rotary positions): parameters stand beside. The seed's floor counts 6
+FLOPs for each parameter and token at the fp32 rate, and no Newton-Schulz.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Arms that take turns: each in a process of its own, asleep while another works.
 
 Between its turns a worker waits on a pipe and uses no processor time, and no arm shares an allocator or a thread pool
-with another. In every round each arm takes one turn of the same number of steps, in alternating order, so that whatever
-else the machine does hits all arms alike. Set-up, the first step (where compilation happens) and a warm-up turn come
-before the rounds.
+with another. In every round each arm takes one turn of the same number of steps, in alternating order, so that other
+load on the machine affects all arms equally. Set-up, the first step (where compilation happens) and a warm-up turn
+come before the rounds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Finished(BaseException):
 
 
 class Turns:
-    """A worker's end: `start`, build, `ready`, then `step_done` after each step, within which it may have to wait."""
+    """A worker's end: `start`, build, `ready`, then `step_done` after each step, which may wait for the next turn."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.at_end: Callable[[], dict[str, Any]] = dict  # asked when the parent wants no more steps
 
     def start(self) -> None:
-        """Everything is imported, also what torch imports when it is first used; the set-up begins."""
+        """Everything is imported, including what torch imports on first use; the set-up begins."""
         p = torch.nn.Parameter(torch.zeros(64, 64))
         with torch.autocast("cpu"):
             (p @ p).sum().backward()
@@ -61,7 +61,7 @@ class Turns:
 
 
 class Watched(Turns):
-    """Turns that also watch the memory of the process: in the end, what it was when idle and the most it came to."""
+    """Turns that also record the process's memory: when idle, and at its peak."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -75,12 +75,12 @@ class Watched(Turns):
         self.idle = memory_bytes(CPU)
 
     def ready(self) -> None:
-        """Also what building took counts."""
+        """Memory used by building counts as well."""
         self.peak = peak_memory_bytes(CPU)
         super().ready()
 
     def step_done(self) -> None:
-        """`train_step` starts its own count anew, so this asks after each step."""
+        """`train_step` resets the peak, so it is read after each step."""
         self.peak = max(self.peak, peak_memory_bytes(CPU))
         super().step_done()
 
@@ -88,7 +88,7 @@ class Watched(Turns):
 def work(
     connection: Connection, body: Callable[..., Any], threads: int, watched: bool, arguments: dict[str, Any]
 ) -> None:
-    """The life of a worker: `body(turns, **arguments)` steps until Finished, then what it found out is sent."""
+    """A worker's main function: `body(turns, **arguments)` steps until Finished, then its results are sent."""
     torch.set_num_threads(threads)
     turns = Watched(connection) if watched else Turns(connection)
     try:
@@ -106,7 +106,7 @@ def work(
 class Worker:
     """The parent's end of one arm. `body` is a function of a module, called as body(turns, **arguments).
 
-    With `watched`, `finish` returns the memory of the process, too: idle_bytes and peak_bytes.
+    With `watched`, `finish` also returns the memory of the process: idle_bytes and peak_bytes.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Worker:
         self.first_step_seconds = self.turn(1)
 
     def turn(self, steps: int) -> float:
-        """Have the worker take so many steps; returns their seconds."""
+        """Have the worker take this many steps; returns their seconds."""
         self.connection.send(steps)
         return float(self._receive("turn"))
 
     def finish(self) -> dict[str, Any]:
-        """End the worker and return what it found out."""
+        """End the worker and return its results."""
         self.connection.send(0)
         result = self._receive("result")
         self.process.join()
