@@ -1,4 +1,4 @@
-"""How close `nanokimi train --dry-run` comes to the measured run, on several configurations.
+"""How near `nanokimi train --dry-run` comes to what is then measured, on several configurations.
 
     python benchmarks/forecast_accuracy.py --data tinyshakespeare.txt --out runs/forecast [--only smoke,wide]
 
