@@ -10,9 +10,9 @@ from typing import Any
 
 from nanokimi.config.parsing import plain
 from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
-from nanokimi.config.rules_variant import READ_BY_ATTENTION, READ_BY_EXPERTS, is_plugin
 from nanokimi.config.schema import Family, VariantArm
 from nanokimi.config.schema_optim import OptimConfig
+from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
 
 
 def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -25,7 +25,8 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
         found["model"] = defaults(arm.model, names)
         if model.get("experts") == "none":
             forgotten |= {"router", "router_bias_update_speed"}
-        if model.get("attention", "mla") not in ("mla", "mha"):
+        attention = ATTENTIONS.get(model.get("attention", "mha"))
+        if attention is None or not attention.split_heads:
             forgotten.add("split_heads")
     return found | {"optim": defaults(arm.optim, forgotten)}
 
@@ -33,10 +34,10 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
 def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
     """Settings of a variant's model whose part is replaced by one that does not read them."""
     names: set[str] = set()
-    for part, readers in (("attention", READ_BY_ATTENTION), ("experts", READ_BY_EXPERTS)):
-        chosen = str(said.get(part, getattr(arm.model, part)))
-        if chosen != getattr(arm.model, part) and not is_plugin(chosen):
-            names |= {name for name, parts in readers.items() if chosen not in parts}
+    for part, before in (("attention", arm.model.attention), ("experts", arm.model.experts)):
+        chosen = str(said.get(part, before))
+        if chosen != before:
+            names |= {*ignored_by(part, chosen)}
     if said.get("positions", "rope") != "rope":
         names.add("rope_theta")
     if said.get("initialization") in ("torch", "xavier"):

@@ -85,6 +85,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     core = staticmethod(latent_attention)
     """The seam: `kernels` puts a faster function of the same arguments here."""
+    uses_cache = True
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanokimi.config import KimiConfig, VariantConfig
-from nanokimi.config.rules_variant import has_qkv_bias, head_width, key_value_heads
+from nanokimi.config.variant_parts import has_qkv_bias, head_width, key_value_heads
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import rotate

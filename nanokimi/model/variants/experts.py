@@ -6,6 +6,8 @@ Each layer returns its output and a Routing, and keeps its router as `gate`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -128,9 +130,15 @@ class ExpertChoice(ExpertLayer):
         return y_MD, Routing(counts_E, mean_entropy(shares_ME), shares_ME.new_zeros(()))
 
 
-def expert_layer(config: VariantConfig) -> ExpertLayer | MixtureOfExperts:
-    """The mixture of experts that the configuration names."""
-    if config.experts == "sigmoid-bias" and config.feed_forward == "swiglu":
-        return MixtureOfExperts(as_kimi(config))  # Kimi K2's own
-    layers: dict[str, type[ExpertLayer]] = {"soft": SoftExperts, "expert_choice": ExpertChoice}
-    return layers.get(config.experts, ChosenExperts)(config)
+def sigmoid_bias(config: VariantConfig) -> ChosenExperts | MixtureOfExperts:
+    """Kimi K2's router; with SwiGLU experts, all of Kimi K2's own layer."""
+    return MixtureOfExperts(as_kimi(config)) if config.feed_forward == "swiglu" else ChosenExperts(config)
+
+
+EXPERTS: dict[str, Callable[[VariantConfig], nn.Module]] = {
+    "soft": SoftExperts,
+    "topk": ChosenExperts,
+    "sigmoid-bias": sigmoid_bias,
+    "expert_choice": ExpertChoice,
+}
+"""The module of each mixture; config/variant_parts.py has its settings, checks and costs under the same name."""

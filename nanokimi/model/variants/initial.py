@@ -12,7 +12,6 @@ from nanokimi.model.layers import RMSNorm
 from nanokimi.model.moe import Experts, Router
 from nanokimi.model.variants.experts import SoftmaxRouter
 from nanokimi.model.variants.feed_forward import StackedMLP
-from nanokimi.model.variants.latent import LatentAttention
 
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 
@@ -29,8 +28,8 @@ def initialise_(model: nn.Module, config: VariantConfig) -> None:
             nn.init.ones_(module.weight)
             if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, LatentAttention):
-            module.init_weights()
+        elif hasattr(module, "init_own_weights"):
+            module.init_own_weights()
 
 
 def normal_(model: nn.Module, config: VariantConfig) -> None:

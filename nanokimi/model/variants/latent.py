@@ -15,11 +15,9 @@ import torch
 from torch import nn
 
 from nanokimi.config import VariantConfig
-from nanokimi.config.rules_variant import has_qkv_bias, head_width
+from nanokimi.config.variant_parts import POOLING_CHUNK, has_qkv_bias, head_width
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
-
-CHUNK = 32  # positions pooled at a time, by a product whose work grows with the chunk
 
 
 class Pool(NamedTuple):
@@ -66,7 +64,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(all_heads, width, bias=config.bias)
 
     @torch.no_grad()
-    def init_weights(self) -> None:
+    def init_own_weights(self) -> None:
         """Latents of a query's usual size: nearly equal ones would pool the same average for a long time."""
         nn.init.normal_(self.latents)
 
@@ -90,9 +88,9 @@ class LatentAttention(nn.Module):
             pool = self._resume(cache, logits_BHJT)
             outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))]
             for q, logits, v in zip(
-                q_BHTX.to(dtype).split(CHUNK, dim=2),
-                logits_BHJT.split(CHUNK, dim=3),
-                v_BHTX.to(dtype).split(CHUNK, dim=2),
+                q_BHTX.to(dtype).split(POOLING_CHUNK, dim=2),
+                logits_BHJT.split(POOLING_CHUNK, dim=3),
+                v_BHTX.to(dtype).split(POOLING_CHUNK, dim=2),
                 strict=True,
             ):
                 pool, pooled_BHJTX = pool_chunk(pool, logits, v)

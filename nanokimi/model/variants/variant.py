@@ -18,6 +18,7 @@ method flops_per_token(context_length) -> float, if there is one, says what a fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -32,7 +33,7 @@ from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import RMSNorm, Rotary
 from nanokimi.model.output import Output, Routing
 from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
-from nanokimi.model.variants.experts import expert_layer
+from nanokimi.model.variants.experts import EXPERTS
 from nanokimi.model.variants.feed_forward import dense_layer
 from nanokimi.model.variants.initial import initialise_
 from nanokimi.model.variants.latent import LatentAttention
@@ -46,13 +47,20 @@ def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
 
 
+ATTENTIONS: dict[str, Callable[[VariantConfig], nn.Module]] = {
+    "mha": GroupedQueryAttention,
+    "gqa": GroupedQueryAttention,
+    "mla": lambda config: MultiHeadLatentAttention(as_kimi(config)),
+    "latent": LatentAttention,
+}
+"""The module of each attention; config/variant_parts.py has its settings, checks and costs under the same name."""
+
+
 def make_attention(config: VariantConfig) -> Any:
     """The configured attention."""
     if is_plugin(config.attention):
         return build_plugin(config.attention, config, "attention")
-    if config.attention == "mla":
-        return MultiHeadLatentAttention(as_kimi(config))
-    return LatentAttention(config) if config.attention == "latent" else GroupedQueryAttention(config)
+    return ATTENTIONS[config.attention](config)
 
 
 def make_feed_forward(config: VariantConfig, layer: int) -> Any:
@@ -61,7 +69,7 @@ def make_feed_forward(config: VariantConfig, layer: int) -> Any:
         return dense_layer(config)
     if is_plugin(config.experts):
         return build_plugin(config.experts, config, "feed_forward")
-    return expert_layer(config)
+    return EXPERTS[config.experts](config)
 
 
 def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
@@ -145,10 +153,7 @@ class Variant(nn.Module):
     def can_cache(self) -> bool:
         """Whether one token at a time, with a cache, gives what the whole text gives."""
         blocks = [cast(VariantBlock, block) for block in self.model.layers]
-        keeps = all(
-            isinstance(b.self_attn, MultiHeadLatentAttention) or getattr(b.self_attn, "uses_cache", False)
-            for b in blocks
-        )
+        keeps = all(getattr(block.self_attn, "uses_cache", False) for block in blocks)
         return keeps and not any(getattr(b.mlp, "needs_whole_text", False) for b in blocks)
 
     def forward(
