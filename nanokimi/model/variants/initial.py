@@ -28,8 +28,8 @@ def initialise_(model: nn.Module, config: VariantConfig) -> None:
             nn.init.ones_(module.weight)
             if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif hasattr(module, "init_own_weights"):
-            module.init_own_weights()
+        elif callable(init_own_weights := getattr(module, "init_own_weights", None)):
+            init_own_weights()
 
 
 def normal_(model: nn.Module, config: VariantConfig) -> None:
