@@ -1,7 +1,7 @@
-"""What an arm does not inherit: settings that only a part reads which the arm replaces by another one.
+"""What an arm does not inherit: settings that only a part reads which the arm replaces.
 
-Without this, an arm made from one with experts would have to spell out the default of each of their settings to be
-without them, for a setting that nothing reads is refused. What the arm itself says is left to be refused.
+A setting that nothing reads is an error. Without this, an arm that is made from one with experts and removes them would
+have to reset each of their settings. Settings that the arm itself names are not reset, so they are still refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
 
 
 def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{"model": {setting: default}, "optim": {...}} of those settings of `arm` that nothing reads after `said`."""
+    """{"model": {setting: default}, "optim": {...}} of the settings that nothing reads after `said` changes `arm`."""
     model, optim = said.get("model", {}), said.get("optim", {})
     forgotten = of_optimizer(arm.optim, optim)
     found: dict[str, dict[str, Any]] = {}
@@ -46,7 +46,7 @@ def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
 
 
 def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
-    """Settings of an optimizer that another one in its place does not read."""
+    """Settings of an optimizer that the one which replaces it does not read."""
     names: set[str] = set()
     name = str(said.get("name", before.name))
     if name != before.name:
@@ -58,6 +58,6 @@ def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
 
 
 def defaults(group: object, names: set[str]) -> dict[str, Any]:
-    """The named settings as a group has them unless told otherwise."""
+    """The defaults of the named settings of a group."""
     untouched = type(group)()
     return {name: plain(getattr(untouched, name)) for name in sorted(names)}

@@ -1,10 +1,10 @@
-"""What a model costs, from its configuration alone: parameters, FLOPs, cache. Tests count them by brute force.
+"""Costs of a model from its configuration alone: parameters, FLOPs, cache. Tests compare them with counted ones.
 
-Active parameters, defined once: the matrix parameters that multiply one token. The head counts, also when it is tied
-to the embedding; the input embedding, being a look-up, does not, nor do norm gains and biases. Of the routed experts
-only the K chosen ones count.
+Active parameters are the matrix parameters that multiply one token. They include the head, even if it is tied to the
+embedding, and the K chosen ones of the routed experts. They do not include the input embedding, which is a look-up, nor
+norm gains and biases.
 
-A product with a matrix of N parameters costs 2 N FLOPs forward; a backward pass costs twice a forward pass.
+A product with a matrix of N parameters takes 2 N FLOPs forward. A backward pass takes twice as many as a forward pass.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Cost:
     forward_flops_per_token: float
     train_flops_per_token: float
     cache_numbers_per_token: int
-    cache_numbers_fixed: int = 0  # kept besides, however long the text
+    cache_numbers_fixed: int = 0  # cached in addition, whatever the length of the text
 
 
 def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True) -> Cost:
     """Costs of a resolved configuration, averaged over the positions of a sequence of `context_length`.
 
-    `causal` counts only the keys that a query sees, (T + 1) / 2 on average; without it all T, as papers often do and
-    as a dense attention kernel computes.
+    With `causal`, only the keys that a query sees count, (T + 1) / 2 on average. Without it, all T keys do, as in many
+    papers and as a dense attention kernel computes.
     """
     if isinstance(config, VariantConfig):
         parts = variant_parts(config, context_length, causal)
@@ -94,10 +94,10 @@ def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
 def optimizer_flops(
     shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: ModelConfig, train: TrainConfig
 ) -> float:
-    """FLOPs that one optimizer step spends in matrix products, on average; elementwise work is not counted.
+    """FLOPs of matrix products in one optimizer step, on average, without elementwise work.
 
-    QK-Clip: the attention logits once more, all of them (T x T). `shapes` maps parameter names to shapes. Of a
-    library's or a plugged optimizer nothing is known, and nothing counted.
+    QK-Clip computes all attention logits (T x T) again. `shapes` maps parameter names to shapes. The costs of an
+    optimizer of a library or of the user's are unknown and count as 0.
     """
     if optim.name not in OF_MATRICES:
         return 0.0
@@ -128,12 +128,12 @@ def clip_width(model: KimiConfig | GPTConfig | VariantConfig) -> int:
 
 
 def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
-    """The same for the update of one hidden matrix.
+    """FLOPs of the update of one hidden matrix.
 
-    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. Shampoo and SOAP: two products,
-    one with each side, take 2 m n (m + n). One such pair is G G^T and G^T G; Shampoo's roots are another; SOAP turns
-    the gradient, the momentum and the update, three pairs. Every `precondition_every` steps each side takes 8 m^3 for
-    an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
+    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. In Shampoo and SOAP, a pair of products, one
+    on each side, takes 2 m n (m + n). G G^T and G^T G are one pair. Multiplying by Shampoo's roots is another, and SOAP
+    rotates the gradient, the momentum and the update, three more. Every `precondition_every` steps, each side takes
+    8 m^3 for an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
     """
     m, n = sorted((rows, columns))
     if optim.name not in ("shampoo", "shampooclip", "soap"):

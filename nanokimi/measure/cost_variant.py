@@ -1,4 +1,4 @@
-"""What a variant costs, part by part; `cost` has the definitions and adds the parts up."""
+"""Costs of a variant, part by part; `cost` has the definitions and the sum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanokimi.model.variants.variant import build_plugin
 
 
 def variant_parts(config: VariantConfig, context_length: int, causal: bool) -> list[PartCost]:
-    """Embeddings, norms and head as one part, then each layer's attention and feed-forward."""
+    """The costs of embeddings, norms and head together, then of each layer's attention and feed-forward."""
     c = config
     assert c.vocab_size is not None and c.max_position_embeddings is not None, "resolve() fills these in"
     d, layers = c.hidden_size, c.num_hidden_layers
