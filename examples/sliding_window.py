@@ -1,9 +1,9 @@
 """Parts of your own in a run: an attention with a short memory, and a feed-forward layer with Swish.
 
-    nanokimi train --data text.txt --model variant --plug examples/sliding_window.py:SlidingWindowAttention
-    nanokimi sample runs/... --plug examples/sliding_window.py:SlidingWindowAttention
+    nanokimi train --data text.txt --model variant --plugin examples/sliding_window.py:SlidingWindowAttention
+    nanokimi sample runs/... --plugin examples/sliding_window.py:SlidingWindowAttention
     nanokimi compare --data text.txt --arm "Mine: from=variant" --arms "Mine,NanoGPT" \\
-        --plug examples/sliding_window.py:SlidingWindowAttention --plug examples/sliding_window.py:SwishLayer
+        --plugin examples/sliding_window.py:SlidingWindowAttention --plugin examples/sliding_window.py:SwishLayer
 
 The contract is in nanokimi/model/variants/variant.py. The audit of every run says whether what you wrote is causal.
 """

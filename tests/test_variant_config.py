@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,21 @@ def test_the_table_of_readers_knows_every_setting_that_one_part_alone_reads() ->
     assert {*BY_ATTENTION, *BY_EXPERTS} | common | of_several == {
         field.name for field in fields(VariantConfig)
     }
+
+
+def test_the_help_of_a_setting_begins_with_the_attentions_that_read_it() -> None:
+    (cls,) = ast.parse(inspect.getsource(VariantConfig)).body
+    lines = cls.body  # type: ignore[attr-defined]
+    meanings = {
+        one.target.id: ast.literal_eval(other.value)
+        for one, other in pairwise(lines)
+        if isinstance(one, ast.AnnAssign)
+    }
+    for name in BY_ATTENTION:
+        readers = ", ".join(attention for attention, row in ATTENTIONS.items() if name in row.reads)
+        assert meanings[name].startswith(f"{readers}: "), (
+            f"config/schema_variant.py: {name} is read by {readers}"
+        )
 
 
 def test_settings_that_hang_on_several_parts() -> None:

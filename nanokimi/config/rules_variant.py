@@ -49,7 +49,8 @@ def validate_variant(arm: VariantArm, train: TrainConfig) -> None:
 
 def _validate_sizes(model: VariantConfig, path: str, train: TrainConfig) -> None:
     sizes: tuple[str, ...] = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    sizes += tuple(name for row in ATTENTIONS.values() for name in row.reads if name != "qkv_bias")
+    of_attentions = {name: getattr(model, name) for row in ATTENTIONS.values() for name in row.reads}
+    sizes += tuple(name for name, value in of_attentions.items() if not isinstance(value, bool))
     sizes += ("intermediate_size", "moe_intermediate_size", "n_routed_experts", "num_experts_per_tok")
     sizes += ("routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta", "initializer_range")
     require_positive(model, path, sizes)

@@ -73,8 +73,9 @@ def has_qkv_bias(model: VariantConfig) -> bool:
 
 
 def key_value_heads(model: VariantConfig) -> int:
-    """Heads of keys and values of mha and gqa."""
-    if model.attention != "gqa":
+    """Heads of keys and values: fewer than of queries if the attention reads num_key_value_heads (gqa)."""
+    attention = ATTENTIONS.get(model.attention)
+    if attention is None or "num_key_value_heads" not in attention.reads:
         return model.num_attention_heads
     return model.num_key_value_heads or max(model.num_attention_heads // 2, 1)
 
@@ -124,7 +125,7 @@ def check_latent(model: VariantConfig, path: str) -> None:
     """Learned queries have no position that RoPE could rotate them by."""
     require(
         model.positions != "rope",
-        f"{path}.positions rope does not fit {path}.attention latent: its queries stand at no position",
+        f"{path}.positions rope does not fit {path}.attention latent: its learned queries have no position",
     )
     check_heads(model, path)
 
