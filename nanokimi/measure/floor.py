@@ -39,7 +39,7 @@ def text_floor(data: PreparedData, context_length: int, part: str = "test") -> F
 
 
 def floors(data: PreparedData, context_length: int, part: str = "test") -> dict[str, float | None]:
-    """The floor and the attainable one in nats per token of a part, as results hold them; None where unknown."""
+    """The floor and the attainable floor of a part, in nats per token; None where unknown."""
     floor = text_floor(data, context_length, part)
     if floor is None:
         return {"floor": None, "attainable_floor": None}
