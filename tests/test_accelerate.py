@@ -48,7 +48,7 @@ def chosen_experts() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def case_of(row: Row) -> tuple[Any, Tensors, Call]:
-    """An owner of the row's seam, inputs to differentiate by, and how the function is called with them."""
+    """An owner of the row's attribute, inputs to differentiate by, and how the function is called with them."""
     kind, (chosen_MK, counts_E) = row.owners[0], chosen_experts()
     matrices = [random(EXPERTS, HIDDEN, WIDTH, seed=s) / 6 for s in (1, 2)]
     matrices.append(random(EXPERTS, WIDTH, HIDDEN, seed=3) / 6)
@@ -107,7 +107,7 @@ def test_fast_equals_reference(row: Row) -> None:
     """Against the reference in float64, any threads: errors of rounding to the row's dtype; in C, the same bits."""
     skip_without_c(row)
     owner, inputs, call = case_of(row)
-    reference, fast = getattr(type(owner), row.seam), row.make(owner)
+    reference, fast = getattr(type(owner), row.attribute), row.make(owner)
     before, results = torch.get_num_threads(), []
     with as_in_training(row) as dtype:
         weights_apart = 2 if row.owners[0] is Experts else 1 if row.owners[0] is RMSNorm else len(inputs)
@@ -148,7 +148,7 @@ def test_muons_fast_step_is_the_reference(row: Row) -> None:
         alone, fused = {"params": parameters[:4]}, {"params": parameters[4:], "blocks": 3, "lr": 0.03}
         optimizer = ReferenceMuon([alone, fused], lr=0.02, ns_dtype=ns_dtype)
         if fast:
-            setattr(optimizer, row.seam, row.make(optimizer))
+            setattr(optimizer, row.attribute, row.make(optimizer))
         for step in range(5):
             for i, p in enumerate(parameters):
                 p.grad = random(*p.shape, seed=10 * step + i + 50)

@@ -241,7 +241,7 @@ def test_a_plugged_class_that_is_no_optimizer_is_found_out(cls: type, part: str)
 
 
 def test_a_class_that_is_no_optimizer_is_refused() -> None:
-    assert "no torch.optim.Optimizer" in complaint(OptimConfig(name="my.py:OptimConfig"))
+    assert "not a torch.optim.Optimizer" in complaint(OptimConfig(name="my.py:OptimConfig"))
 
 
 def test_the_trial_leaves_the_random_numbers_alone() -> None:

@@ -13,8 +13,9 @@ from conftest import TINY_GPT, TINY_KIMI, WORDS
 from torch import nn
 
 from nanokimi.config import OptimConfig
+from nanokimi.config import rules as config_rules
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.optim.build import build_optimizer
+from nanokimi.optim.build import ELEMENTWISE, OF_MATRICES, build_optimizer
 from nanokimi.optim.shampoo import Shampoo
 from nanokimi.optim.soap import SOAP
 
@@ -35,6 +36,17 @@ OPTIMIZERS: dict[str, OptimConfig] = {
     "pytorch-optimizer:SOAP": OptimConfig(name="pytorch-optimizer:SOAP", lr=1e-2),
 }
 IDS = torch.randint(61, (3, 20), generator=torch.Generator().manual_seed(5))
+
+
+def test_every_optimizer_has_its_settings_and_its_class_and_is_tried_here() -> None:
+    classes = {*ELEMENTWISE, *OF_MATRICES}
+    for name in config_rules.OPTIMIZERS:
+        assert name in classes, f"{name} is in OPTIMIZERS of config/rules.py, but not in optim/build.py"
+    for name in classes:
+        assert name in config_rules.OPTIMIZERS, (
+            f"{name} is in optim/build.py, but not in OPTIMIZERS of config/rules.py"
+        )
+        assert name.removesuffix("clip") in OPTIMIZERS, f"add settings of {name} to OPTIMIZERS in this file"
 
 
 @pytest.fixture(params=OPTIMIZERS)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import OptimConfig
-from nanokimi.optim.schedule import lr_scale
+from nanokimi.optim.schedule import SCHEDULES, lr_scale
 
 
 def scales(total: int, **options: Any) -> list[float]:
     """The scale at each step from 0 to the end, the end included."""
     return [lr_scale(step, total, OptimConfig(**options)) for step in range(total + 1)]
+
+
+def test_every_schedule_can_be_configured_and_computed() -> None:
+    configured = get_args(get_type_hints(OptimConfig)["schedule"])
+    assert {*configured} == {*SCHEDULES}, "config/schema_optim.py and SCHEDULES of optim/schedule.py differ"
 
 
 def test_wsd_by_hand() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import pytest
 from nanokimi.config import FAMILIES, RunConfig, VariantConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve, validate
-from nanokimi.config.rules_variant import ATTENTIONS, EXPERTS, READ_BY_ATTENTION, READ_BY_EXPERTS
+from nanokimi.config.variant_parts import ATTENTIONS, EXPERTS
 from nanokimi.errors import UserError
+from nanokimi.model.variants import experts as expert_modules
+from nanokimi.model.variants import variant as attention_modules
 
 V = "variant.model."
 CHANGED: dict[str, Any] = {
@@ -26,6 +31,8 @@ CHANGED: dict[str, Any] = {
 
 
 SMOKE = load_config("smoke")
+BY_ATTENTION = sorted({name for row in ATTENTIONS.values() for name in row.reads})
+BY_EXPERTS = sorted({name for row in EXPERTS.values() for name in row.reads})
 
 
 def variant(**changes: Any) -> RunConfig:
@@ -49,16 +56,30 @@ def parts(attention: str = "mha", experts: str = "none") -> dict[str, Any]:
     }
 
 
+def test_every_part_has_its_settings_and_its_module() -> None:
+    """The two tables of each kind name the same parts in the same order; the message says which entry is missing."""
+    settings, modules = "config/variant_parts.py", "model/variants"
+    for kind, first, second in (
+        ("ATTENTIONS", [*ATTENTIONS], [*attention_modules.ATTENTIONS]),
+        ("EXPERTS", [name for name in EXPERTS if name != "none"], [*expert_modules.EXPERTS]),
+    ):
+        for name in first:
+            assert name in second, f"{name} is in {kind} of {settings}, but not in {kind} of {modules}"
+        for name in second:
+            assert name in first, f"{name} is in {kind} of {modules}, but not in {kind} of {settings}"
+        assert first == second, f"{kind} of {settings} and of {modules} are in different orders"
+
+
 @pytest.mark.parametrize("experts", EXPERTS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_each_setting_is_taken_by_the_parts_that_read_it_and_refused_by_the_others(
     attention: str, experts: str
 ) -> None:
     validate(variant(**parts(attention, experts)))
-    for readers, chosen in ((READ_BY_ATTENTION, attention), (READ_BY_EXPERTS, experts)):
-        for name, takers in readers.items():
+    for names, row in ((BY_ATTENTION, ATTENTIONS[attention]), (BY_EXPERTS, EXPERTS[experts])):
+        for name in names:
             changed = {**parts(attention, experts), name: CHANGED[name]}
-            if chosen in takers:
+            if name in row.reads:
                 validate(variant(**changed))
             else:
                 assert f"{V}{name} has no effect with" in refusal(**changed)
@@ -69,8 +90,24 @@ def test_the_table_of_readers_knows_every_setting_that_one_part_alone_reads() ->
     common |= {"max_position_embeddings", "norm", "positions", "attention", "feed_forward", "experts"}
     common |= {"tie_word_embeddings", "initialization", "initializer_range", "lm_head_bias"}
     of_several = {"rope_theta", "intermediate_size", "bias"}  # tested below
-    named = {*READ_BY_ATTENTION, *READ_BY_EXPERTS}
-    assert named | common | of_several == {field.name for field in fields(VariantConfig)}
+    assert {*BY_ATTENTION, *BY_EXPERTS} | common | of_several == {
+        field.name for field in fields(VariantConfig)
+    }
+
+
+def test_the_help_of_a_setting_begins_with_the_attentions_that_read_it() -> None:
+    (cls,) = ast.parse(inspect.getsource(VariantConfig)).body
+    lines = cls.body  # type: ignore[attr-defined]
+    meanings = {
+        one.target.id: ast.literal_eval(other.value)
+        for one, other in pairwise(lines)
+        if isinstance(one, ast.AnnAssign)
+    }
+    for name in BY_ATTENTION:
+        readers = ", ".join(attention for attention, row in ATTENTIONS.items() if name in row.reads)
+        assert meanings[name].startswith(f"{readers}: "), (
+            f"config/schema_variant.py: {name} is read by {readers}"
+        )
 
 
 def test_settings_that_hang_on_several_parts() -> None:
@@ -85,7 +122,7 @@ def test_settings_that_hang_on_several_parts() -> None:
 
 
 def test_a_plugged_part_may_read_every_setting_of_its_slot() -> None:
-    mine = {name: CHANGED[name] for name in READ_BY_EXPERTS} | {"num_experts_per_tok": 3}
+    mine = {name: CHANGED[name] for name in BY_EXPERTS} | {"num_experts_per_tok": 3}
     validate(variant(experts="mine.py:Layer", **mine, intermediate_size=40))
     validate(variant(attention="mine.py:Attend", num_latents=3, num_key_value_heads=2))
 

@@ -20,12 +20,12 @@ from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import Rotary
 from nanokimi.model.variants.attention import GroupedQueryAttention
 from nanokimi.model.variants.experts import (
+    EXPERTS,
     ChosenExperts,
     ExpertChoice,
     ExpertLayer,
     SoftExperts,
     SoftmaxRouter,
-    expert_layer,
 )
 from nanokimi.model.variants.feed_forward import dense_layer
 from nanokimi.model.variants.latent import LatentAttention, Pool, pool_chunk
@@ -301,7 +301,8 @@ def softmax_shares(layer: ExpertLayer, x_D: Vector) -> list[float]:
 
 
 def build_layer(form: str, **changes: Any) -> Any:
-    layer = expert_layer(variant(feed_forward=form, **changes)).double()
+    config = variant(feed_forward=form, **changes)
+    layer = EXPERTS[config.experts](config).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
@@ -408,10 +409,10 @@ def test_experts_choose_tokens_of_the_whole_batch(form: str, tokens: int, capaci
 @torch.no_grad()
 def test_grouped_and_looped_experts_agree(width: int) -> None:
     """Rows of 10 numbers are not whole 16 bytes: those go through the loop."""
-    layer = expert_layer(variant(experts="topk", moe_intermediate_size=width)).float()
+    layer = EXPERTS["topk"](variant(experts="topk", moe_intermediate_size=width)).float()
     for parameter in layer.parameters():
         parameter.normal_(std=0.3)
-    wide = expert_layer(variant(experts="topk", moe_intermediate_size=width)).double()
+    wide = EXPERTS["topk"](variant(experts="topk", moe_intermediate_size=width)).double()
     wide.load_state_dict(layer.state_dict())
     x = some_inputs(20)
     accelerate_(layer)

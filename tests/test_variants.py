@@ -13,7 +13,7 @@ from conftest import AS_KIMI, TINY_GPT, TINY_KIMI, TINY_VARIANT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanokimi.config import GPTConfig, VariantConfig
+from nanokimi.config import GPTConfig, VariantConfig, variant_parts
 from nanokimi.generation.engine import generate
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
@@ -48,6 +48,16 @@ FEEDS: dict[str, dict[str, Any]] = {
 }
 CHOICE = {"experts": "expert_choice"}
 PARTS = {**ATTENTIONS, **FEEDS}
+
+
+def test_every_attention_and_mixture_is_tried_here() -> None:
+    """ATTENTIONS and FEEDS above are what the tests of parts, costs and caches run over."""
+    tried = {changes.get("attention", "mha") for changes in ATTENTIONS.values()}
+    tried |= {changes.get("experts", "none") for changes in (*FEEDS.values(), CHOICE)}
+    for name in (*variant_parts.ATTENTIONS, *variant_parts.EXPERTS):
+        assert name in tried, (
+            f"{name} is in config/variant_parts.py: add settings of it to ATTENTIONS or FEEDS here"
+        )
 
 
 def variant(**changes: Any) -> VariantConfig:

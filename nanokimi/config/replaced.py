@@ -1,7 +1,7 @@
-"""What an arm does not inherit: settings that only a part reads which the arm replaces by another one.
+"""What an arm does not inherit: settings that only a part reads which the arm replaces.
 
-Without this, an arm made from one with experts would have to spell out the default of each of their settings to be
-without them, for a setting that nothing reads is refused. What the arm itself says is left to be refused.
+A setting that nothing reads is an error. Without this, an arm that is made from one with experts and removes them would
+have to reset each of their settings. Settings that the arm itself names are not reset, so they are still refused.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 from nanokimi.config.parsing import plain
 from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
-from nanokimi.config.rules_variant import READ_BY_ATTENTION, READ_BY_EXPERTS, is_plugin
 from nanokimi.config.schema import Family, VariantArm
 from nanokimi.config.schema_optim import OptimConfig
+from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
 
 
 def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{"model": {setting: default}, "optim": {...}} of those settings of `arm` that nothing reads after `said`."""
+    """{"model": {setting: default}, "optim": {...}} of the settings that nothing reads after `said` changes `arm`."""
     model, optim = said.get("model", {}), said.get("optim", {})
     forgotten = of_optimizer(arm.optim, optim)
     found: dict[str, dict[str, Any]] = {}
@@ -25,7 +25,8 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
         found["model"] = defaults(arm.model, names)
         if model.get("experts") == "none":
             forgotten |= {"router", "router_bias_update_speed"}
-        if model.get("attention", "mla") not in ("mla", "mha"):
+        attention = ATTENTIONS.get(model.get("attention", "mha"))
+        if attention is None or not attention.split_heads:
             forgotten.add("split_heads")
     return found | {"optim": defaults(arm.optim, forgotten)}
 
@@ -33,10 +34,10 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
 def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
     """Settings of a variant's model whose part is replaced by one that does not read them."""
     names: set[str] = set()
-    for part, readers in (("attention", READ_BY_ATTENTION), ("experts", READ_BY_EXPERTS)):
-        chosen = str(said.get(part, getattr(arm.model, part)))
-        if chosen != getattr(arm.model, part) and not is_plugin(chosen):
-            names |= {name for name, parts in readers.items() if chosen not in parts}
+    for part, before in (("attention", arm.model.attention), ("experts", arm.model.experts)):
+        chosen = str(said.get(part, before))
+        if chosen != before:
+            names |= {*ignored_by(part, chosen)}
     if said.get("positions", "rope") != "rope":
         names.add("rope_theta")
     if said.get("initialization") in ("torch", "xavier"):
@@ -45,7 +46,7 @@ def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
 
 
 def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
-    """Settings of an optimizer that another one in its place does not read."""
+    """Settings of an optimizer that the one which replaces it does not read."""
     names: set[str] = set()
     name = str(said.get("name", before.name))
     if name != before.name:
@@ -57,6 +58,6 @@ def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
 
 
 def defaults(group: object, names: set[str]) -> dict[str, Any]:
-    """The named settings as a group has them unless told otherwise."""
+    """The defaults of the named settings of a group."""
     untouched = type(group)()
     return {name: plain(getattr(untouched, name)) for name in sorted(names)}

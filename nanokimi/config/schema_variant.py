@@ -1,4 +1,4 @@
-"""Every knob of the model that is composed at will: its type, default and meaning (see `schema`)."""
+"""Every setting of the composable model: its type, default and meaning (see `schema`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class VariantConfig:
-    """A decoder composed at will; as it stands NanoGPT, and with every part of Kimi K2's chosen NanoKimi.
+    """A decoder composed of parts: NanoGPT with the defaults, NanoKimi with all of Kimi K2's parts.
 
-    A setting that the chosen parts do not read is refused when it is changed.
+    Changing a setting that the chosen parts do not read is an error.
     """
 
     vocab_size: int | None = None
@@ -38,7 +38,7 @@ class VariantConfig:
     dropout: float = 0.0
     """Dropout after the embedding, on both residual branches, and on the attention weights of mha and gqa."""
     positions: Literal["learned", "rope"] = "learned"
-    """learned: a vector for each position is added to the embedding; rope: queries and keys turn (mha, gqa, mla)."""
+    """learned: a vector of each position is added to the embedding; rope: queries and keys rotate (mha, gqa, mla)."""
     rope_theta: float = 50000.0
     """rope: base of the rotary frequencies."""
     attention: str = "mha"
@@ -59,12 +59,12 @@ class VariantConfig:
     num_latents: int = 16
     """latent: vectors that the past is pooled into; what decoding keeps does not grow beyond them."""
     feed_forward: Literal["gelu", "relu", "relu2", "swiglu"] = "gelu"
-    """The form of dense layers and of each expert: two matrices around exact GELU, ReLU or its square, or SwiGLU."""
+    """Form of dense layers and of each expert: two matrices around exact GELU, ReLU or squared ReLU, or SwiGLU."""
     intermediate_size: int | None = None
     """Width of dense layers; None: four times hidden_size, for swiglu 8/3 of it, rounded up to a multiple of 8."""
     experts: str = "none"
     """none; soft: every expert, weighted by a softmax; topk: the K best of a softmax; sigmoid-bias: Kimi K2's;
-    expert_choice: experts choose tokens, also by later ones: LEAKS, to show that the audit says so; or FILE.py:NAME."""
+    expert_choice: experts choose tokens and see later ones: LEAKS, to show that the audit says so; or FILE.py:NAME."""
     moe_intermediate_size: int = 128
     """Width of one expert (F)."""
     n_routed_experts: int = 8
@@ -89,7 +89,7 @@ class VariantConfig:
     """Whether the head's matrix is the embedding's."""
     initialization: Literal["gpt2", "flat", "torch", "xavier"] = "gpt2"
     """gpt2: normal, with residual outputs' standard deviation divided by sqrt(2 * layers); flat: one for every matrix;
-    torch: what nn.Linear and nn.Embedding begin with, an expert and a router as an nn.Linear; xavier: every matrix
-    uniform by Glorot's formula, the rest as torch."""
+    torch: as in nn.Linear and nn.Embedding, with experts and routers as an nn.Linear; xavier: every matrix uniform by
+    Glorot's formula, the rest as torch."""
     initializer_range: float = 0.02
     """gpt2, flat: standard deviation of the initial weights."""

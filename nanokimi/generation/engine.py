@@ -1,4 +1,4 @@
-"""Writing text: read the prompt at once (prefill), then one token at a time from the cache (decode)."""
+"""Generation: read the prompt at once (prefill), then one token at a time with the cache (decode)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def generate(
     context_length: int | None = None,
     stop_id: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to `max_new_tokens` ids that continue the prompt; `stop_id` (end-of-text) ends it and is not yielded.
+    """Yield up to `max_new_tokens` ids that continue the prompt, until `stop_id` (end-of-text), which is not yielded.
 
-    The model sees at most `context_length` tokens (None: its longest). When the window is full it is moved so that
-    its newer half stays, and read anew: positions inside the window change, so nothing cached would be valid. The
-    uncached path moves the same window, so both give the same tokens.
+    The model sees at most `context_length` tokens (None: as many as it has positions for). When the window is full, its
+    newer half is kept and read again. Positions in the window have then changed, so the cache would not be valid. The
+    uncached path moves the window in the same way, so both give the same tokens.
 
     Raises:
         ValueError: the prompt is empty, or `context_length` is more than the model has positions for.

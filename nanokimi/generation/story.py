@@ -1,4 +1,4 @@
-"""A story as text, piece by piece, by a run's sampling settings."""
+"""Stories as text, with a run's sampling settings."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def story_ids(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: R
 
 
 def stream_story(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: RunConfig) -> Iterator[str]:
-    """Text that continues `prompt`, as soon as it is certain.
+    """Text that continues `prompt`, in pieces.
 
-    A character may take several tokens: text is held back while it ends in what may be half a character.
+    A character may take several tokens, so text that may end in a part of a character is held back.
     """
     ids: list[int] = []
     shown = ""

@@ -1,4 +1,4 @@
-"""What makes it fast, mechanism by mechanism: `accelerate` is the table; beside each Python file lies its C, if any.
+"""Fast implementations, one file for each mechanism, in torch and in C. The table of all of them is `accelerate`.
 
-Each file says which function of `model` or `optim` it computes, and how. Nothing in the lesson knows of this folder.
+Each file says which function of `model` or `optim` it replaces, and how. Those two packages import nothing from here.
 """

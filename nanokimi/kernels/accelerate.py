@@ -1,8 +1,8 @@
-"""THE TABLE: which fast form takes the place of which function of `model` and `optim`, and where.
+"""THE TABLE: which fast implementation replaces which function of `model` and `optim`, and where.
 
-The lesson keeps its reference functions as attributes (`RMSNorm.norm`, `MultiHeadLatentAttention.core`, ...). Of each
-mechanism the first row of TABLE that suits the machine is put in; without one, the reference stays. Every fast form
-computes what the reference does, up to rounding; tests/test_accelerate.py holds each row against it.
+`model` and `optim` have their reference functions as attributes (`RMSNorm.norm`, `MultiHeadLatentAttention.core`, ...).
+For each mechanism, the first row of TABLE that suits the machine replaces the reference. Without one, the reference
+stays. Every implementation computes what the reference does, up to rounding, which tests/test_accelerate.py checks.
 """
 
 from __future__ import annotations
@@ -37,60 +37,60 @@ class Place(NamedTuple):
 
     device: str
     dtype: str
-    """Of matrix products: fp32, bf16 or fp16."""
+    """The dtype of matrix products: fp32, bf16 or fp16."""
     compiled: bool
-    """Whether torch.compile makes the step: it cannot look into C, nor into some backward passes."""
+    """Whether torch.compile traces the step. It cannot trace C, nor some backward passes."""
 
     @property
     def bf16_on_cpu(self) -> bool:
-        """Where torch's own kernels are the slow ones."""
+        """Whether torch's own kernels are slow here."""
         return self.device == "cpu" and self.dtype == "bf16"
 
     @property
     def c(self) -> bool:
-        """Whether the training kernels in C serve: bf16 on a processor that multiplies in it."""
+        """Whether the training kernels in C can be used: bf16 on a processor that multiplies in it."""
         return self.bf16_on_cpu and not self.compiled and cpu_has_fast_bf16()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A fast form of a mechanism."""
+    """A fast implementation of a mechanism."""
 
     mechanism: str
     owners: tuple[type, ...]
-    seam: str
-    """The attribute of an owner that holds the function."""
+    attribute: str
+    """The attribute of an owner that is replaced."""
     form: str
     why: str
     suits: Callable[[Place, Any], bool]
-    """Whether it is to be taken at a place for an owner."""
+    """Whether to use it at a place for an owner."""
     make: Callable[[Any], Callable[..., Any]]
     """The function for an owner."""
 
 
 def in_bf16(fast: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
-    """`fast` while autocast to bf16 is on, as in a training step; validation and stories are in fp32."""
+    """`fast` under autocast to bf16, as in a training step, and `otherwise` for validation and generation in fp32."""
     return partial(by_autocast, fast, otherwise)
 
 
 def by_autocast(fast: Callable[..., Any], otherwise: Callable[..., Any], *arguments: Any) -> Any:
-    """Call one of two functions of the same arguments."""
+    """Call one of two functions with the same arguments."""
     on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return (fast if on else otherwise)(*arguments)
 
 
 def is_fp32(owner: nn.Module) -> bool:
-    """Whether all its weights are."""
+    """Whether all its weights are in fp32."""
     return all(p.dtype == torch.float32 for p in owner.parameters())
 
 
 def has_whole_vectors(owner: Experts) -> bool:
-    """Whether experts.c takes experts of these widths."""
+    """Whether these experts have widths that experts.c takes."""
     return not any(size % experts.VECTOR for size in owner.gate_proj.shape[1:])
 
 
 def can_group(place: Place, owner: nn.Module) -> bool:
-    """Whether torch's grouped product takes these experts here."""
+    """Whether torch has a grouped product for these experts on this device."""
     return (
         place.device in ("cpu", "cuda")
         and not any(p.dtype == torch.float64 for p in owner.parameters())
@@ -102,12 +102,12 @@ grouped_experts = partial(mix_experts, linear=experts.grouped_linear)
 
 
 def fp32_experts(owner: Experts) -> Callable[..., Any]:
-    """What a model in bf16 validates with."""
+    """The experts of a model in bf16 during validation."""
     return grouped_experts if can_group(Place("cpu", "fp32", False), owner) else mix_experts
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that torch.compile calls as it is."""
+    """A function that torch.compile calls without tracing it."""
     return torch.compiler.disable(function)
 
 
@@ -229,52 +229,52 @@ def accelerate_(
     dtype: str = "fp32",
     compiled: bool = False,
 ) -> list[Choice]:
-    """Put the fast forms into a model, on its device, and into its optimizer; returns what was chosen.
+    """Put fast implementations into a model, for its device, and into its optimizer. Returns what was chosen.
 
     Args:
-        dtype: that of the training step's products, fp32, bf16 or fp16; what runs without autocast is in fp32.
-        compiled: whether torch.compile is to trace the model.
+        dtype: of the products in a training step, fp32, bf16 or fp16. Without autocast, the model runs in fp32.
+        compiled: whether torch.compile will trace the model.
 
-    Where there is a C compiler, what is chosen in C is compiled now: seconds, once on a machine.
+    Implementations in C are compiled now, if there is a C compiler. That takes seconds, once on each machine.
     """
     choices = put_in(model.modules(), Place(next(model.parameters()).device.type, dtype, compiled))
     return choices if optimizer is None else [*choices, *accelerate_optimizer_(optimizer)]
 
 
 def accelerate_optimizer_(optimizer: torch.optim.Optimizer) -> list[Choice]:
-    """Put the fast forms into an optimizer; returns what was chosen."""
+    """Put fast implementations into an optimizer. Returns what was chosen."""
     device = optimizer.param_groups[0]["params"][0].device.type
     return put_in([optimizer], Place(device, "fp32", False))
 
 
 def put_in(owners: Iterable[Any], place: Place) -> list[Choice]:
-    """Give each seam of each owner the function of the first row that suits, or its reference back."""
+    """Set the attributes of each owner to the first implementation that suits, or back to the reference."""
     choices: dict[Choice, None] = {}
     for owner in owners:
-        for seam in {row.seam: None for row in TABLE if isinstance(owner, row.owners)}:
-            vars(owner).pop(seam, None)  # the reference, until a row suits
-            rows = [row for row in TABLE if isinstance(owner, row.owners) and row.seam == seam]
+        for attribute in {row.attribute: None for row in TABLE if isinstance(owner, row.owners)}:
+            vars(owner).pop(attribute, None)  # the reference, until a row suits
+            rows = [row for row in TABLE if isinstance(owner, row.owners) and row.attribute == attribute]
             row = next((row for row in rows if row.suits(place, owner)), None)
             if row is not None:
-                setattr(owner, seam, row.make(owner))
+                setattr(owner, attribute, row.make(owner))
             form, why = (row.form, row.why) if row is not None else ("reference", "nothing faster here")
             choices[Choice(rows[0].mechanism, form, why)] = None
     return list(choices)
 
 
 def choose_loss(logits: int, dtype: str) -> tuple[Callable[..., torch.Tensor], Choice]:
-    """The loss function for so many logits in a forward pass; gradients in fp16 are too small unscaled for pieces."""
+    """The loss function for so many logits. In fp16, the unscaled gradients of pieces would be too small."""
     if logits < cross_entropy.LARGE or dtype == "fp16":
         return next_token_loss, Choice("loss", "reference", "logits are few, or in fp16")
     return cross_entropy.cross_entropy_in_pieces, Choice("loss", "in pieces", "logits are many")
 
 
 def why_no_c(place: Place) -> str:
-    """What keeps the training kernels in C from being used; empty if nothing does."""
+    """Why the training kernels in C cannot be used here; empty if they can."""
     if not place.bf16_on_cpu:
         return f"they are for bf16 on a CPU, and this is {place.dtype} on {place.device}"
     if not cpu_has_fast_bf16():
         return "this processor has no AVX512-BF16"
     if find_compiler() is None:
         return "there is no C compiler, or NANOKIMI_NATIVE is 0"
-    return "torch.compile cannot look into them" if place.compiled else ""
+    return "torch.compile cannot trace them" if place.compiled else ""

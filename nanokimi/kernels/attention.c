@@ -1,20 +1,21 @@
-// Causal attention, forward and backward, of any heads, or of latent attention's, whose queries and keys are rotated
-// first: `eager_attention` and `FusedLatentAttention` of attention.py in C and bf16. One head of one sequence at a time, which stays in a core's cache; what no query sees is not multiplied. The backward pass
-// finds the weights anew from the logarithm of each query's sum (flash attention, arXiv 2205.14135).
+// Causal attention, forward and backward, in bf16: `eager_attention` of attention.py, or with rotated queries and keys
+// `FusedLatentAttention`. It processes one head of one sequence at a time, which fits into a core's cache, and skips
+// keys that no query sees. The backward pass recomputes the weights from the logarithm of each query's sum (flash
+// attention, arXiv 2205.14135).
 
 #include "bf16.h"
 
 enum { BLOCK = 64 };  // queries
 
 typedef struct {
-    long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V; R is 0 where nothing rotates
+    long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V; R is 0 without rotation
     double scale;
     const bf16 *k_rope;  // (B, T, R): the rotary key, shared by all heads
-    const float *turn;   // (T, R): cos and sin of each pair's angle
+    const float *turn;   // (T, R): cos and sin of the angle that rotates each pair
     float *log_sums;     // (B, H, T): of exp(logit), kept for the backward pass
 } Layer;
 
-// Rows of heads, (B, T, H, size), wherever they lie: how far it is from one to the next along each axis.
+// Heads (B, T, H, size), with the stride of each axis.
 typedef struct {
     long batch, token, head;
     bf16 *numbers;
@@ -24,7 +25,7 @@ static inline bf16 *at(const Heads *x, long b, long t, long h) {
     return x->numbers + b * x->batch + t * x->token + h * x->head;
 }
 
-// A head's matrices, filled up with zeros to whole vectors: T tokens, X = N + R, V.
+// A head's matrices, padded with zeros to whole vectors: T tokens, X = N + R, V.
 typedef struct {
     long T, X, V;
     bf16 *q, *k, *v, *out_grad;                      // (T, X), (T, X), (T, V), (T, V)
@@ -60,7 +61,7 @@ static void narrow_row(const float *x, long size, bf16 *out) {
     for (long i = 0; i < size; i += LANES) narrow_some(_mm512_loadu_ps(x + i), out + i, lanes(size - i));
 }
 
-// Pairs of neighbours as complex numbers, times cos + i sin of their angles, or times cos - i sin to turn them back
+// Rotate pairs of neighbours: as complex numbers times cos + i sin of their angles, or times cos - i sin to rotate back.
 static inline __m512 rotated(__m512 x, __m512 turn, int back) {
     const __m512 by_cos = _mm512_moveldup_ps(turn), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(turn));
     return back ? _mm512_fmsubadd_ps(x, by_cos, crossed) : _mm512_fmaddsub_ps(x, by_cos, crossed);
@@ -93,7 +94,7 @@ static void causal_product(long begin, long end, const bf16 *a, long inner, cons
                           inner / 2, 1, b + j, stride, out + (i - begin) * stride + j, stride, 0);
 }
 
-// out (rows of a block, columns) = a b: a (BLOCK, T) holds a block's queries by keys, of which those seen count
+// out (rows of a block, columns) = a b: a (BLOCK, T) holds a block's queries by keys, of which those up to each query count
 static void seen_product(const Head *s, long begin, long end, const bf16 *a, const bf16x2 *b, long columns, float *out) {
     for (long i = begin; i < end; i += LANES)
         for (long j = 0; j < columns; j += PANEL)
@@ -102,7 +103,7 @@ static void seen_product(const Head *s, long begin, long end, const bf16 *a, con
                           out + (i - begin) * columns + j, columns, 0);
 }
 
-// Softmax of a query's scaled logits over the keys up to its own; the weights of later ones, up to `filled`, are 0.
+// Softmax of a query's scaled logits over the keys up to its own. The weights of later keys, up to `filled`, are 0.
 // Returns the logarithm of the sum of exp(logit); `top` is raised to the largest logit.
 static float softmax_row(const float *logits, long position, long filled, float scale, bf16 *weights, float *top) {
     __m512 largest = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
@@ -165,7 +166,7 @@ int attention_forward(const Layer *l, int threads, const Heads *q, const Heads *
     return failed;
 }
 
-// A query's weights once more, and the gradient of its logits before they are scaled: w (g - sum of w g) scale.
+// A query's weights, computed again, and the gradient of its unscaled logits: w (g - sum of w g) scale.
 static void softmax_backward_row(const float *logits, const float *grad, long position, long filled, float scale,
                                  float log_sum, bf16 *weights, bf16 *logits_grad) {
     __m512 total = _mm512_setzero_ps();
@@ -184,7 +185,7 @@ static void softmax_backward_row(const float *logits, const float *grad, long po
     }
 }
 
-// What a head's queries from `begin` to `end` give to the gradients: q's, in s->out, is whole; k's and v's grow.
+// The gradient of a head's queries from `begin` to `end`, in s->out, and their contributions to those of keys and values.
 static void block_backward(const Layer *l, const Head *s, long unit, long begin, long end) {
     const long T = l->tokens, count = end - begin;
     causal_product(begin, end, s->q, s->X, s->keys, s->T, s->logits);
@@ -210,8 +211,7 @@ static inline __m512 rotated_back(const float *x, const float *turn, __mmask16 s
     return rotated(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
 }
 
-// Gradients of q, k and v, and the rotary key's, which stands apart for each head: (B, H, T, R). Returns whether memory ran
-// out.
+// Gradients of q, k and v, and of the rotary key for each head separately, (B, H, T, R). Returns whether memory ran out.
 int attention_backward(const Layer *l, int threads, const Heads *q, const Heads *k, const Heads *v, const Heads *out_grad,
                         const Heads *q_grad, const Heads *k_grad, const Heads *v_grad, float *k_rope_grad) {
     const long T = l->tokens, H = l->heads, N = l->nope, R = l->rope, V = l->value;

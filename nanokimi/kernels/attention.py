@@ -1,7 +1,7 @@
 """Attention in bf16 on a CPU, where the backward pass of torch's fused kernel is slow (docs/performance.md).
 
-Eager: three batched products, for short sequences. Fused: the core of MLA, rotation included, with a backward pass of
-its own. C (attention.c): both without any T x T matrix. All of them find the largest logits for nothing.
+Eager: three batched operations, for short sequences. Fused: the core of MLA, including rotation, with its own backward
+pass. C (attention.c): both without a T x T matrix. All of them find the largest logits at no cost.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nanokimi.model.attention import Angles, HeadSizes, latent_attention
 from nanokimi.model.sdpa import attend
 from nanokimi.runtime.c_compiler import native_library
 
-LONGEST_EAGER = 1024  # beyond, a T x T matrix for each head is too much memory
-AttentionLayer = struct("batch tokens heads nope rope value", "scale", "k_rope turn log_sums")
+LONGEST_EAGER = 1024  # tokens; with more, a T x T matrix for each head takes too much memory
+AttentionLayer = struct("batch tokens heads nope rope value", "scale", "k_rope rotations log_sums")
 Heads = struct("batch token head", "", "numbers")
 
 
@@ -31,7 +31,7 @@ def eager_attend(
     dropout: float = 0.0,
     want_max_logits: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`sdpa.attend` by `eager_attention`, where it is the faster one."""
+    """`sdpa.attend`, by `eager_attention` where that is faster."""
     if not is_whole_bf16(q_BHTX, k_BHSX, dropout) or q_BHTX.shape[2] > LONGEST_EAGER:
         return attend(q_BHTX, k_BHSX, v_BHSV, scale, dropout=dropout, want_max_logits=want_max_logits)
     return eager_attention(q_BHTX, k_BHSX, v_BHSV, scale)
@@ -46,14 +46,14 @@ def native_attend(
     dropout: float = 0.0,
     want_max_logits: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`sdpa.attend` in C, where it is the faster one."""
+    """`sdpa.attend`, in C where that is faster."""
     if not is_whole_bf16(q_BHTX, k_BHSX, dropout):
         return attend(q_BHTX, k_BHSX, v_BHSV, scale, dropout=dropout, want_max_logits=want_max_logits)
     return NativeAttention.apply(attention_library(), q_BHTX, k_BHSX, v_BHSV.to(q_BHTX.dtype), scale)
 
 
 def is_whole_bf16(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) -> bool:
-    """Whether queries and keys are of the same tokens and in bf16, and no weight is dropped."""
+    """Whether queries and keys are of the same tokens and in bf16, without dropout."""
     return (
         q_BHTX.dtype == k_BHSX.dtype == torch.bfloat16
         and q_BHTX.shape[2] == k_BHSX.shape[2]
@@ -70,7 +70,7 @@ def eager_latent_attention(
     scale: float,
     want_max_logits: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`attention.latent_attention` over `eager_attend`: what torch.compile can trace."""
+    """`attention.latent_attention` with `eager_attend`, which torch.compile can trace."""
     return latent_attention(q, kv, k_rope_BTR, angles, sizes, scale, want_max_logits, eager_attend)
 
 
@@ -83,7 +83,7 @@ def fused_latent_attention(
     scale: float,
     want_max_logits: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`attention.latent_attention` with a backward pass of its own, for sequences that are not too long."""
+    """`attention.latent_attention` with its own backward pass, for sequences up to LONGEST_EAGER."""
     if q.shape[1] > LONGEST_EAGER:
         return latent_attention(q, kv, k_rope_BTR, angles, sizes, scale, want_max_logits)
     return FusedLatentAttention.apply(q, kv, k_rope_BTR, torch.complex(*angles), sizes, scale)
@@ -98,9 +98,9 @@ def native_latent_attention(
     scale: float,
     want_max_logits: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`attention.latent_attention` in C; queries, keys and values in bf16."""
-    library, turn_TR = attention_library(), torch.complex(*angles)
-    return NativeLatentAttention.apply(library, q, kv, k_rope_BTR, turn_TR, sizes, scale)
+    """`attention.latent_attention` in C, for queries, keys and values in bf16."""
+    library, rotation_TR = attention_library(), torch.complex(*angles)
+    return NativeLatentAttention.apply(library, q, kv, k_rope_BTR, rotation_TR, sizes, scale)
 
 
 def attention_library() -> ctypes.CDLL | None:
@@ -111,7 +111,7 @@ def attention_library() -> ctypes.CDLL | None:
 def eager_attention(
     q_BHTX: torch.Tensor, k_BHTX: torch.Tensor, v_BHTV: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, softmax and weighted sum as three batched steps; also each head's largest logit, (H,) in fp32.
+    """Logits, softmax and weighted sum as three batched operations, and each head's largest logit, (H,) in fp32.
 
     Logits are rounded to the dtype of the queries (bf16: by up to 0.4%), which the fused kernel avoids.
     """
@@ -125,11 +125,11 @@ def eager_attention(
     return out_PTV.view(B, H, T, -1), max_logits_H
 
 
-def rotated(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+def rotated(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """The pairs of the last axis of `x` (B, T, ..., R), rotated by complex factors that broadcast to theirs."""
-    # A copy in any case: complex numbers must begin at an even place.
-    wide = x.to(turn.real.dtype, copy=True).contiguous().unflatten(-1, (-1, 2))
-    return torch.view_as_real(torch.view_as_complex(wide) * turn).flatten(-2)
+    # Always copied, because complex numbers must start at an even offset.
+    wide = x.to(rotation.real.dtype, copy=True).contiguous().unflatten(-1, (-1, 2))
+    return torch.view_as_real(torch.view_as_complex(wide) * rotation).flatten(-2)
 
 
 class FusedLatentAttention(torch.autograd.Function):
@@ -142,25 +142,25 @@ class FusedLatentAttention(torch.autograd.Function):
         q: torch.Tensor,
         kv: torch.Tensor,
         k_rope_BTR: torch.Tensor,
-        turn_TR: torch.Tensor,
+        rotation_TR: torch.Tensor,
         sizes: HeadSizes,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heads' outputs and their largest logits; `turn_TR` is cos + i sin of each pair's angle, (T, R / 2)."""
+        """`rotation_TR` is cos + i sin of each pair's angle, (T, R / 2)."""
         B, T, (H, N, R, V) = q.shape[0], q.shape[1], sizes
         q_BTHX, kv_BTHX = q.unflatten(-1, (H, -1)), kv.unflatten(-1, (H, -1))
         q_BHTX, k_BHTX = (q.new_empty(B, H, T, N + R) for _ in range(2))
         q_BHTX[..., :N] = q_BTHX[..., :N].transpose(1, 2)
-        q_BHTX[..., N:] = rotated(q_BTHX[..., N:], turn_TR[:, None]).transpose(1, 2)
+        q_BHTX[..., N:] = rotated(q_BTHX[..., N:], rotation_TR[:, None]).transpose(1, 2)
         k_BHTX[..., :N] = kv_BTHX[..., :N].transpose(1, 2)
-        k_BHTX[..., N:] = rotated(k_rope_BTR, turn_TR)[:, None]
+        k_BHTX[..., N:] = rotated(k_rope_BTR, rotation_TR)[:, None]
         v_PTV = kv_BTHX[..., N:].transpose(1, 2).reshape(B * H, T, V)
         q_PTX, k_PTX = q_BHTX.flatten(0, 1), k_BHTX.flatten(0, 1)
         unseen_TT = torch.full((T, T), float("-inf"), dtype=q.dtype).triu_(1)
         logits_PTT = torch.baddbmm(unseen_TT, q_PTX, k_PTX.mT, alpha=scale)
-        max_logits_H = logits_PTT.amax(dim=(1, 2)).view(B, H).amax(dim=0).to(turn_TR.real.dtype)
+        max_logits_H = logits_PTT.amax(dim=(1, 2)).view(B, H).amax(dim=0).to(rotation_TR.real.dtype)
         weights_PTT = logits_PTT.softmax(dim=-1)
-        ctx.save_for_backward(q_PTX, k_PTX, v_PTV, weights_PTT, turn_TR)
+        ctx.save_for_backward(q_PTX, k_PTX, v_PTV, weights_PTT, rotation_TR)
         ctx.sizes, ctx.scale = sizes, scale
         ctx.mark_non_differentiable(max_logits_H)
         out_BHTV = torch.bmm(weights_PTT, v_PTV).view(B, H, T, V)
@@ -170,7 +170,7 @@ class FusedLatentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of queries, of keys and values, and of the rotary key."""
-        q_PTX, k_PTX, v_PTV, weights_PTT, turn_TR = ctx.saved_tensors
+        q_PTX, k_PTX, v_PTV, weights_PTT, rotation_TR = ctx.saved_tensors
         B, T, (H, N, R, V) = grad.shape[0], grad.shape[1], ctx.sizes
         grad_PTV = grad.unflatten(-1, (H, V)).transpose(1, 2).reshape(B * H, T, V)
         weights_grad_PTT = torch.bmm(grad_PTV, v_PTV.mT)
@@ -178,13 +178,13 @@ class FusedLatentAttention(torch.autograd.Function):
         logits_grad_PTT.mul_(ctx.scale)
         q_grad_BHTX = torch.bmm(logits_grad_PTT, k_PTX).view(B, H, T, -1)
         k_grad_BHTX = torch.bmm(logits_grad_PTT.mT, q_PTX).view(B, H, T, -1)
-        back_TR = turn_TR.conj()
+        inverse_TR = rotation_TR.conj()
         q_grad, kv_grad = grad.new_empty(B, T, H, N + R), grad.new_empty(B, T, H, N + V)
         q_grad[..., :N] = q_grad_BHTX[..., :N].transpose(1, 2)
-        q_grad[..., N:] = rotated(q_grad_BHTX[..., N:], back_TR).transpose(1, 2)
+        q_grad[..., N:] = rotated(q_grad_BHTX[..., N:], inverse_TR).transpose(1, 2)
         kv_grad[..., :N] = k_grad_BHTX[..., :N].transpose(1, 2)
         kv_grad[..., N:] = torch.bmm(weights_PTT.mT, grad_PTV).view(B, H, T, V).transpose(1, 2)
-        k_rope_grad_BTR = rotated(k_grad_BHTX[..., N:].sum(dim=1, dtype=turn_TR.real.dtype), back_TR)
+        k_rope_grad_BTR = rotated(k_grad_BHTX[..., N:].sum(dim=1, dtype=rotation_TR.real.dtype), inverse_TR)
         return q_grad.flatten(-2), kv_grad.flatten(-2), k_rope_grad_BTR.to(grad.dtype), None, None, None
 
 
@@ -196,7 +196,7 @@ class NativeAttention(torch.autograd.Function):
     def forward(
         ctx: Any, library: ctypes.CDLL, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tensors may lie anyhow, as long as the last axis lies in a row."""
+        """Of each tensor, only the last axis must be contiguous."""
         B, H, T, X = q.shape
         kept = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)]
         log_sums = q.new_empty(B, H, T, dtype=torch.float32)
@@ -238,22 +238,24 @@ class NativeLatentAttention(torch.autograd.Function):
         q: torch.Tensor,
         kv: torch.Tensor,
         k_rope_BTR: torch.Tensor,
-        turn_TR: torch.Tensor,
+        rotation_TR: torch.Tensor,
         sizes: HeadSizes,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`turn_TR` is cos + i sin of each pair's angle, (T, R / 2), in fp32."""
+        """`rotation_TR` is cos + i sin of each pair's angle, (T, R / 2), in fp32."""
         B, T, H = q.shape[0], q.shape[1], sizes.heads
-        turns = torch.view_as_real(turn_TR).flatten(1)
-        assert turns.shape == (T, sizes.rope), f"{T} tokens, but angles of {len(turns)} positions"
-        q, kv, k_rope_BTR, turns = (x.contiguous() for x in (q, kv, k_rope_BTR, turns))
-        log_sums, largest_BH = turns.new_empty(B, H, T), turns.new_empty(B, H)
-        ctx.save_for_backward(q, kv, k_rope_BTR, turns, log_sums)
+        rotations = torch.view_as_real(rotation_TR).flatten(1)
+        assert rotations.shape == (T, sizes.rope), f"{T} tokens, but angles of {len(rotations)} positions"
+        q, kv, k_rope_BTR, rotations = (x.contiguous() for x in (q, kv, k_rope_BTR, rotations))
+        log_sums, largest_BH = rotations.new_empty(B, H, T), rotations.new_empty(B, H)
+        ctx.save_for_backward(q, kv, k_rope_BTR, rotations, log_sums)
         ctx.library, ctx.sizes, ctx.layer = library, sizes, (B, T, *sizes, scale)
         out = q.new_empty(B, T, H, sizes.value)
         arguments = [*_latent_heads(q, kv, sizes), *_heads(out), *pointers(largest_BH)]
         require_memory(
-            library.attention_forward(*_attention_layer(ctx.layer, k_rope_BTR, turns, log_sums), *arguments)
+            library.attention_forward(
+                *_attention_layer(ctx.layer, k_rope_BTR, rotations, log_sums), *arguments
+            )
         )
         largest_H = largest_BH.amax(dim=0)
         ctx.mark_non_differentiable(largest_H)
@@ -275,23 +277,23 @@ class NativeLatentAttention(torch.autograd.Function):
 
 
 def _attention_layer(sizes: Any, *tensors: torch.Tensor | None) -> tuple[Any, int]:
-    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    """The first arguments of both functions: the layer and the number of threads."""
     layer = AttentionLayer(*sizes, *(None if t is None else t.data_ptr() for t in tensors))
     return ctypes.byref(layer), torch.get_num_threads()
 
 
 def _heads(*tensors: torch.Tensor) -> list[Any]:
-    """Where heads' rows lie, each (B, T, H, size)."""
+    """Addresses and strides of heads (B, T, H, size)."""
     assert all(x.stride(-1) == 1 or x.shape[-1] == 1 for x in tensors)
     return [ctypes.byref(Heads(*x.stride()[:3], x.data_ptr())) for x in tensors]
 
 
 def _by_token(*tensors: torch.Tensor) -> list[Any]:
-    """The same for tensors (B, H, T, size)."""
+    """Addresses and strides of heads (B, H, T, size)."""
     return _heads(*(x.transpose(1, 2) for x in tensors))
 
 
 def _latent_heads(q: torch.Tensor, kv: torch.Tensor, sizes: HeadSizes) -> list[Any]:
-    """The same for queries, keys and values of latent attention."""
+    """Addresses and strides of the queries, keys and values of latent attention."""
     kv_BTHX = kv.unflatten(-1, (sizes.heads, -1))
     return _heads(q.unflatten(-1, (sizes.heads, -1)), kv_BTHX[..., : sizes.nope], kv_BTHX[..., sizes.nope :])

@@ -1,6 +1,6 @@
-// Matrix products in bf16 with fp32 sums, for processors that have them (AVX512-BF16); elsewhere this does not compile,
-// and the caller takes a form in Python. An instruction multiplies pairs of neighbours along the summed axis, so the left
-// matrix is read as rows of pairs, and the right one is first packed into rows of pairs of its rows.
+// Matrix products in bf16 with fp32 sums, for processors with AVX512-BF16. For others this does not compile, and the
+// caller uses an implementation in Python. An instruction multiplies pairs of neighbours along the summed axis, so the
+// left matrix is read as rows of pairs, and the right one is first packed into pairs of its rows.
 
 #ifndef __AVX512BF16__
 #error "no AVX512-BF16"
@@ -31,7 +31,7 @@ static inline __m512 widen16(const bf16 *x) {
 
 static inline void narrow16(__m512 x, bf16 *out) { _mm256_storeu_si256((void *)out, (__m256i)_mm512_cvtneps_pbh(x)); }
 
-// The first of 16 numbers as a mask, the last ones of a row whose length is no multiple.
+// A mask of the first of 16 numbers, for the end of a row whose length is not a multiple of 16.
 static inline __mmask16 lanes(long count) { return count >= LANES ? 0xffff : (1u << count) - 1; }
 
 static inline __m512 widen_some(const bf16 *x, __mmask16 some) {
@@ -42,7 +42,7 @@ static inline void narrow_some(__m512 x, bf16 *out, __mmask16 some) {
     _mm256_mask_storeu_epi16(out, some, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-// Scratch memory. What cannot be had is NULL and counted, so that nothing is done and the caller is told.
+// Scratch memory. Failed allocations are NULL and counted, so that the function can return before it does anything.
 typedef struct {
     void *all[24];
     int count, missing;
@@ -66,7 +66,7 @@ static inline void pack_rows(const bf16 *x, int rows, int columns, ptrdiff_t str
             packed[k * packed_stride + j] = x[2 * k * stride + j] | (bf16x2)x[(2 * k + 1) * stride + j] << 16;
 }
 
-// Turn a square of 16 by 16 pairs: in each step the rows and columns whose numbers differ in one bit change places.
+// Transpose a square of 16 by 16 pairs: each step swaps rows and columns whose numbers differ in one bit.
 static inline __attribute__((always_inline)) void turn_square(__m512i *rows) {
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 #pragma GCC unroll 4
@@ -84,7 +84,7 @@ static inline __attribute__((always_inline)) void turn_square(__m512i *rows) {
     }
 }
 
-// The same for the transposed matrix: packed[k][j] = (x[j][2k], x[j][2k+1]); `rows` is a multiple of LANES
+// Pack the transposed matrix: packed[k][j] = (x[j][2k], x[j][2k+1]); `rows` is a multiple of LANES
 static inline void pack_columns(const bf16 *x, int rows, int columns, ptrdiff_t stride, bf16x2 *packed,
                                 ptrdiff_t packed_stride) {
     for (int j = 0; j < rows; j += LANES)
@@ -142,7 +142,7 @@ static inline void panel_product(int rows, int columns, int pairs, const bf16x2 
     }
 }
 
-// The same for any number of columns: c (rows, columns) = a b, a row-major with `2 * pairs` columns.
+// c = a b for any number of columns: c (rows, columns), a row-major with `2 * pairs` columns.
 static inline void product(int rows, int columns, int pairs, const bf16 *a, const bf16x2 *b, float *c, int add) {
     for (int j = 0; j < columns; j += PANEL)
         panel_product(rows, columns - j < PANEL ? columns - j : PANEL, pairs, (const bf16x2 *)a, pairs, 1, b + j, columns,

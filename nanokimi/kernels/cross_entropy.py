@@ -1,8 +1,8 @@
 """Next-token cross-entropy of many logits, without three more copies of them.
 
-With a large vocabulary logits are the largest tensor of a step: torch's cross-entropy keeps their logarithmic
-softmax in fp32 for the backward pass, which writes two more of that size. Here large ones are worked through in pieces
-that stay in the cache, and the gradient, in the logits' own dtype, is all that is kept.
+With a large vocabulary, the logits are the largest tensor of a step. torch's cross-entropy keeps their log-softmax in
+fp32 for the backward pass, which writes two more tensors of that size. Here large logits are processed in pieces that
+fit into the cache, and only the gradient is kept, in the dtype of the logits.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 
-LARGE = 2_000_000  # logits; with fewer, torch's is as good
-PIECE, MOST_PIECES = 500_000, 64  # logits that stay in a CPU's cache; few enough calls for a GPU
+LARGE = 2_000_000  # logits; with fewer, torch's is as fast
+PIECE, MOST_PIECES = 500_000, 64  # logits that fit into a CPU's cache; few enough calls for a GPU
 
 
 def cross_entropy_in_pieces(logits_BTW: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """`loss.next_token_loss`, for many logits that are not in fp16. Call backward on it only once."""
+    """`loss.next_token_loss` for many logits that are not in fp16. Its backward pass can run only once."""
     loss: torch.Tensor = CrossEntropyInPieces.apply(logits_BTW.flatten(0, 1), targets_BT.flatten())
     return loss
 
 
 class CrossEntropyInPieces(torch.autograd.Function):
-    """Loss and gradient together, a piece of the tokens at a time."""
+    """Loss and gradient, computed together for a piece of the tokens at a time."""
 
     @staticmethod
     def forward(ctx: Any, logits_MW: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        """The mean; the gradient is found at once and waits for `backward`."""
+        """The mean loss. The gradient is computed as well and kept for `backward`."""
         tokens = len(targets_M)
         rows = math.ceil(tokens / min(math.ceil(logits_MW.numel() / PIECE), MOST_PIECES))
         gradient_MW = torch.empty_like(logits_MW)
@@ -44,6 +44,6 @@ class CrossEntropyInPieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *scale: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The gradient times that of the loss, in place: it is used once."""
+        """The gradient times that of the loss, in place, as it is used only once."""
         (gradient_MW,) = ctx.saved_tensors
         return gradient_MW.mul_(scale[0]), None

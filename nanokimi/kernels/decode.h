@@ -1,19 +1,19 @@
-// What decoders of one token at a time are made of: products of a matrix and a vector, and attention over a cache.
-// Matrices are row-major, (rows, columns), so that a product is a dot product for each row. fp32 throughout.
+// Parts of decoders: products of a matrix and a vector, and attention over a cache, in fp32. Matrices are row-major,
+// (rows, columns), so that a product is a dot product for each row.
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
-// Eight numbers, wherever they lie; compilers turn operations on them into the processor's own.
+// Eight numbers, at any alignment. Compilers translate operations on them into the processor's vector instructions.
 typedef float vec __attribute__((vector_size(32), aligned(4)));
 typedef int ivec __attribute__((vector_size(32), aligned(4)));
 
 enum {
     LANES = 8,
-    BLOCK = 64,                // tokens of a cache at a time: what a block reads stays in the first cache
-    WORTH_A_THREAD = 1 << 16,  // multiplications; fewer are done before a second thread has woken up
-    MOST_STRETCHES = 8,        // that a cache is cut into
+    BLOCK = 64,                // tokens of a cache at a time, which fit into the first-level cache
+    WORTH_A_THREAD = 1 << 16,  // multiplications; fewer take less time than starting a second thread
+    MOST_STRETCHES = 8,        // that a cache is divided into
 };
 
 #define PICK(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__))
@@ -99,7 +99,7 @@ static inline vec exponential(vec x) {
 
 static float exponential1(float x) { return exponential((vec){x})[0]; }
 
-// What a query attends to. Head h's keys and values begin h * `step` numbers into each token's row.
+// The cache that a query attends to. Keys and values of head h begin h * `step` numbers into each token's row.
 typedef struct {
     const float *keys, *values;
     ptrdiff_t stride, step;  // from token to token; from head to head, 0 if all heads share them
@@ -116,7 +116,7 @@ static void attend_stretch(const Cached *c, const float *q, long begin, long end
     for (long start = begin; start < end; start += BLOCK) {
         const int count = end - start < BLOCK ? end - start : BLOCK;
         const float *next = c->keys + (start + BLOCK) * c->stride;
-        for (int i = 0; i < BLOCK * c->stride; i += 16) __builtin_prefetch(next + i);  // it may lie beyond the end
+        for (int i = 0; i < BLOCK * c->stride; i += 16) __builtin_prefetch(next + i);  // `next` may be beyond the end
         for (int h = 0; h < c->heads; h++) {
             const float *keys = c->keys + start * c->stride + h * c->step, *values = c->values + (keys - c->keys);
             float top = largest[h], *y = out + h * c->value_size;
@@ -136,8 +136,8 @@ static void attend_stretch(const Cached *c, const float *q, long begin, long end
     }
 }
 
-// softmax(q . keys) times values for each head, (heads, value_size). Many tokens are cut into stretches for the threads; how
-// many follows from the tokens alone, and so does the result.
+// softmax(q . keys) times values for each head, (heads, value_size). Many tokens are divided into stretches
+// for the threads. Their number depends on the tokens alone, so the result does not depend on threads.
 static void attend(const Cached *c, const float *q, int tokens, int threads, float *out) {
     const int H = c->heads, V = c->value_size, size = H * (V + 2);
     const long worth = (long)tokens * H * c->key_size / WORTH_A_THREAD;

@@ -1,4 +1,4 @@
-"""The next token of one sequence: by the model itself, or faster on a CPU with absorbed weights and in C."""
+"""Decoding of one sequence, by the model itself, or faster on a CPU with absorbed weights and in C."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nanokimi.model.cache import Cache
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
 
-# Parameters; beyond, reading weights takes the time, and absorbing makes more of them.
+# Parameters. In larger models reading the weights takes the time, and absorbing makes them larger.
 LARGEST_ABSORBED = 30_000_000
 
 DecodeStep = Callable[[int, Cache], torch.Tensor]
 
 
 def model_step(model: nn.Module) -> DecodeStep:
-    """The reference: one more token through the model's own forward pass."""
+    """The reference: the model's own forward pass with one more token."""
     device = next(model.parameters()).device
 
     def step(token: int, cache: Cache) -> torch.Tensor:
@@ -32,16 +32,15 @@ def model_step(model: nn.Module) -> DecodeStep:
 
 
 def decode_step(model: nn.Module) -> DecodeStep:
-    """A function (token id, cache that holds everything before it) -> logits (W,) of what comes next.
+    """The fastest function for this model and machine: (token id, cache of all earlier tokens) -> next logits (W,).
 
-    The fastest one for this model and machine. For a small NanoKimi it keeps absorbed copies of the weights as they are
-    now.
+    For a small NanoKimi it holds absorbed copies of the present weights.
     """
     return decode_choice(model)[1]
 
 
 def decode_choice(model: nn.Module) -> tuple[Choice, DecodeStep]:
-    """The form that `decode_step` takes, and the function itself."""
+    """The choice that `decode_step` makes, and the function itself."""
     weight = next(model.parameters())
     fp32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     if fp32_on_cpu and isinstance(model, NanoGPT) and (native := native_gpt(model)) is not None:

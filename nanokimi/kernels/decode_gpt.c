@@ -1,11 +1,11 @@
-// One token of NanoGPT: `gpt.py` in C, its weights as they are. Letters are those of model/__init__.py.
+// Decoding of one token with NanoGPT (gpt.py) in C. Letters are those of model/__init__.py.
 
 #include "decode.h"
 
 typedef struct {
     long width, heads, hidden;              // D, H, width of the MLP
     double eps;
-    const float *gain_1, *shift_1;         // of the first norm; every shift and bias is NULL in a model without
+    const float *gain_1, *shift_1;         // of the first norm; shifts and biases are NULL in a model without them
     const float *in, *in_bias;             // (3D, D): queries, keys, values
     const float *out, *out_bias;           // (D, D)
     const float *gain_2, *shift_2;
@@ -30,7 +30,7 @@ static void linear(const float *matrix, const float *bias, int rows, int columns
     for (int i = 0; i < rows && bias; i++) y[i] += bias[i];
 }
 
-// Logits (W) of what comes after a token at `position`, whose embeddings' sum (D) `x` holds.
+// Logits (W) of the token after one at `position`. `x` (D) is the sum of its embeddings.
 void decode_gpt(const Layer *layers, int count, const float *gain, const float *shift, const float *head, int vocabulary,
                 float *x, int position, int threads, float *logits) {
     const int D = layers[0].width, H = layers[0].heads, X = D / H, F = layers[0].hidden;

@@ -1,4 +1,4 @@
-"""NanoGPT's next token on a CPU, batch 1, in C (decode_gpt.c): one call a token, not a hundred of torch."""
+"""Decoding of NanoGPT on a CPU, batch 1, in C (decode_gpt.c): one call per token instead of a hundred of torch's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GPTLayer = struct(
 
 
 class NativeGPT:
-    """Decodes as the NanoGPT that it is made of, reading its weights where they lie."""
+    """Decodes like the NanoGPT that it is made from, whose weights it reads in place."""
 
     def __init__(self, model: NanoGPT, decode: Callable[..., None]) -> None:
         self.model, self.decode = model, decode
@@ -33,7 +33,7 @@ class NativeGPT:
 
     @torch.inference_mode()
     def __call__(self, token: int, cache: Cache) -> torch.Tensor:
-        """Append one token to the cache; return the logits (W,) of the next."""
+        """Append one token to the cache and return the next logits (W,)."""
         position, decoder = cache.length, self.model.transformer
         self.layers.point_to(cache, "keys", "values")
         x_D = decoder.wte.weight[token] + decoder.wpe.weight[position]
@@ -44,7 +44,7 @@ class NativeGPT:
 
 
 def native_gpt(model: NanoGPT) -> NativeGPT | None:
-    """The decoder in C, if this machine can compile it."""
+    """The decoder in C, or None if this machine cannot compile it."""
     library = native_library(KERNELS / "decode_gpt.c")
     return None if library is None else NativeGPT(model, library.decode_gpt)
 

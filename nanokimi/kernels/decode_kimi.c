@@ -1,11 +1,11 @@
-// One token of NanoKimi: `AbsorbedKimi` of decode_kimi.py in C. There a token is a hundred small operations of torch, here it is
-// one call. Letters are those of model/__init__.py.
+// Decoding of one token with NanoKimi: `AbsorbedKimi` of decode_kimi.py in C, which takes one call instead of a hundred
+// small operations of torch. Letters are those of model/__init__.py.
 
 #include "decode.h"
 
 typedef struct {
     long width, heads, latent, rotary;           // D, H, C, R
-    long query_low, dense, shared;               // Q, width of a dense layer, of the shared expert; 0: there is none
+    long query_low, dense, shared;               // Q, width of a dense layer, of the shared expert; 0 if there is none
     long experts, chosen, expert_width;          // E, K, F; E is 0 in a dense layer
     long normalise;                              // gates sum to `scaling`
     double scaling, eps, latent_eps;
@@ -26,7 +26,7 @@ static void normalise(const float *x, int n, float eps, float *y) {
     for (int i = 0; i < n; i++) y[i] = x[i] * scale;
 }
 
-// Pairs (x[2i], x[2i+1]) turned by (cos, sin) pairs.
+// Rotate pairs (x[2i], x[2i+1]) by (cos, sin) pairs.
 static void rotate(float *x, const float *turn, int n) {
     for (int i = 0; i < n; i += 2) {
         const float even = x[i], odd = x[i + 1];
@@ -35,7 +35,7 @@ static void rotate(float *x, const float *turn, int n) {
     }
 }
 
-// x += attention(norm(x)); the token becomes row `position` of the cache.
+// x += attention(norm(x)). The token becomes row `position` of the cache.
 static void attention(const Layer *l, float *x, const float *turn, int position, int threads) {
     const int D = l->width, H = l->heads, C = l->latent, R = l->rotary, of_queries = H * (C + R);
     float h[D], low[l->query_low + 1], projected[of_queries + R + C], q[of_queries], attended[H * C], y[D];
@@ -64,7 +64,7 @@ static void attention(const Layer *l, float *x, const float *turn, int position,
     for (int i = 0; i < D; i++) x[i] += y[i];
 }
 
-// x += factor * down(silu(gate) * up), where gate and up, one after the other, are what `hidden` holds.
+// x += factor * down(silu(gate) * up). `hidden` is gate, then up.
 static void add_gated(const float *down, int width, int size, float *hidden, float factor, float *x, int threads) {
     float y[width];
     for (int i = 0; i < size; i++) hidden[i] *= hidden[size + i] / (1 + expf(-hidden[i]));
@@ -72,7 +72,7 @@ static void add_gated(const float *down, int width, int size, float *hidden, flo
     for (int i = 0; i < width; i++) x[i] += factor * y[i];
 }
 
-// The experts with the K largest scores, bias included.
+// The experts with the K largest sums of score and bias.
 static void choose(const Layer *l, const float *scores, int *chosen) {
     for (int k = 0; k < l->chosen; k++) {
         int best = -1;
@@ -105,7 +105,7 @@ static void feed_forward(const Layer *l, float *x, int threads) {
     }
 }
 
-// Logits (W) of what comes after a token at `position`, whose embedding (D) `x` holds; turn: its (cos, sin) pairs.
+// Logits (W) of the token after one at `position`. `x` (D) is its embedding, `turn` the (cos, sin) pairs of its rotation.
 void decode_kimi(const Layer *layers, int count, const float *head, int vocabulary, float *x, const float *turn,
                  int position, int threads, float *logits) {
     const int D = layers[0].width;

@@ -1,9 +1,9 @@
-"""NanoKimi's next token on a CPU, batch 1, with absorbed weights: in torch, and in C (decode_kimi.c).
+"""Decoding of NanoKimi on a CPU, batch 1, with absorbed weights, in torch and in C (decode_kimi.c).
 
-For one token a small model does little arithmetic and spends its time starting operations. So what is linear is
-multiplied together once, beforehand: norm gains and the softmax scale into the projections, the keys' up-projection
-into the queries', the values' into the output's (MLA's "absorption"), router and shared expert into one matrix. The
-result is the model's own up to rounding; tests hold it against that.
+For a single token, a small model does little arithmetic and spends its time on starting operations. Therefore linear
+operations are multiplied together beforehand: norm gains and the softmax scale are absorbed into the projections, the
+keys' up-projection into the queries', and the values' into the output's. Router and shared expert become one matrix.
+The result equals the model's up to rounding, which tests check.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ KimiLayer = struct(
 
 
 class AbsorbedKimi:
-    """Weights of a NanoKimi absorbed for decoding; `model` itself is not changed."""
+    """The weights of a NanoKimi, absorbed for decoding. `model` itself is not changed."""
 
     @torch.inference_mode()
     def __init__(self, model: NanoKimi) -> None:
         decoder = model.model
         self.embedding_WD = decoder.embed_tokens.weight
         cos_SR, sin_SR = decoder.rotary.cos_SR, decoder.rotary.sin_SR
-        self.turns_SR = torch.complex(cos_SR, sin_SR)
+        self.rotations_SR = torch.complex(cos_SR, sin_SR)
         self.eps = model.config.rms_norm_eps
         blocks = [cast(KimiBlock, block) for block in decoder.layers]
         self.layers = [(AbsorbedAttention(b), absorbed_feed_forward(b)) for b in blocks]
@@ -46,17 +46,17 @@ class AbsorbedKimi:
 
     @torch.inference_mode()
     def __call__(self, token: int, cache: Cache) -> torch.Tensor:
-        """Append one token to the cache; return the logits (W,) of the next."""
+        """Append one token to the cache and return the next logits (W,)."""
         x_D = self.embedding_WD[token].clone()
-        turn_R = self.turns_SR[cache.length]
+        rotation_R = self.rotations_SR[cache.length]
         for (attend, feed_forward), layer_cache in zip(self.layers, cache.layers, strict=True):
-            attend(x_D, turn_R, layer_cache)
+            attend(x_D, rotation_R, layer_cache)
             feed_forward(x_D)
         return self.head_WD.mv(normed(x_D, self.eps))
 
 
 def normed(x_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm without its gain, which is absorbed into what follows."""
+    """RMSNorm without its gain, which is absorbed into the next matrix."""
     return F.rms_norm(x_D, x_D.shape, None, eps)
 
 
@@ -85,18 +85,22 @@ class AbsorbedAttention:
         o_DHV = a.o_proj.weight.view(-1, H, a.value_dim)
         self.out_DX = torch.einsum("dhv,hvc->dhc", o_DHV, v_up_HVC).flatten(1).contiguous()
 
-    def __call__(self, x_D: torch.Tensor, turn_R: torch.Tensor, cache: LayerCache) -> None:
+    def __call__(self, x_D: torch.Tensor, rotation_R: torch.Tensor, cache: LayerCache) -> None:
         h_D = normed(x_D, self.eps)
         projected = self.in_XD.mv(h_D)
         if self.q_low is not None:
             low_Q = self.q_low[0].mv(h_D)
             projected = torch.cat([self.q_low[1].mv(normed(low_Q, self.latent_eps)), projected])
         q_latent, rotary, c_C = projected.split(self.sizes)
-        # A clone: complex numbers must begin at an even place.
+        # Cloned, because complex numbers must start at an even offset.
         pairs = torch.view_as_complex(rotary.clone().view(self.heads + 1, -1, 2))
-        turned_HR = torch.view_as_real(pairs * turn_R).flatten(1)  # every head's query, then the shared key
-        q_HL = torch.cat([q_latent.view(self.heads, -1), turned_HR[:-1]], dim=1)
-        latent_L = torch.cat([F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps), turned_HR[-1]])
+        rotated_HR = torch.view_as_real(pairs * rotation_R).flatten(
+            1
+        )  # every head's query, then the shared key
+        q_HL = torch.cat([q_latent.view(self.heads, -1), rotated_HR[:-1]], dim=1)
+        latent_L = torch.cat(
+            [F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps), rotated_HR[-1]]
+        )
         (latents_1SL,) = cache.append(latent_L[None, None])
         weights_HS = (q_HL @ latents_1SL[0].t()).softmax(dim=-1)
         out_HC = weights_HS @ latents_1SL[0, :, : self.latent_dim]
@@ -124,7 +128,7 @@ class AbsorbedDense:
 
 
 class AbsorbedExperts:
-    """x += experts(norm(x)) for one vector: the K chosen experts one after another, read where they lie."""
+    """x += experts(norm(x)) for one vector, with the K chosen experts one after another, read in place."""
 
     def __init__(self, moe: MixtureOfExperts, gain_D: torch.Tensor, eps: float) -> None:
         router, experts, self.eps = moe.gate, moe.experts, eps
@@ -157,36 +161,36 @@ class AbsorbedExperts:
 
 
 class NativeKimi:
-    """Decodes as the AbsorbedKimi that it is made of, which holds the weights."""
+    """Decodes like the AbsorbedKimi that it is made from, which holds the weights."""
 
     def __init__(self, absorbed: AbsorbedKimi, decode: Callable[..., None]) -> None:
         self.absorbed, self.decode = absorbed, decode
         fields = [attention_fields(a) | feed_forward_fields(f) for a, f in absorbed.layers]
         self.layers = Layers(KimiLayer, fields)
-        self.turns_SR = torch.view_as_real(absorbed.turns_SR).flatten(1).contiguous()
+        self.rotations_SR = torch.view_as_real(absorbed.rotations_SR).flatten(1).contiguous()
         self.head = ctypes.c_void_p(self.layers.address(absorbed.head_WD))
 
     @torch.inference_mode()
     def __call__(self, token: int, cache: Cache) -> torch.Tensor:
-        """Append one token to the cache; return the logits (W,) of the next."""
+        """Append one token to the cache and return the next logits (W,)."""
         position = cache.length
         self.layers.point_to(cache, "rows")
         x_D = self.absorbed.embedding_WD[token].clone()
         logits_W = x_D.new_empty(len(self.absorbed.head_WD))
-        layers, turn = self.layers.structs, self.turns_SR[position]
+        layers, rotation = self.layers.structs, self.rotations_SR[position]
         self.decode(
             layers,
             len(layers),
             self.head,
             len(logits_W),
-            *pointers(x_D, turn),
+            *pointers(x_D, rotation),
             *here(position, logits_W),
         )
         return logits_W
 
 
 def native_kimi(absorbed: AbsorbedKimi) -> NativeKimi | None:
-    """The decoder in C, if this machine can compile it."""
+    """The decoder in C, or None if this machine cannot compile it."""
     library = native_library(KERNELS / "decode_kimi.c")
     return None if library is None else NativeKimi(absorbed, library.decode_kimi)
 

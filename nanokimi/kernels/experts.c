@@ -1,6 +1,6 @@
-// The mixture of SwiGLU experts, forward and backward: `BlockedExperts` of experts.py in C and bf16. Rows (a token and
-// one of its experts each) are worked through in blocks of one expert, which are gathered, multiplied and let go
-// within a core's cache. A row of a result is one thread's, and a sum over rows too: threads change nothing.
+// The mixture of SwiGLU experts, forward and backward, in bf16: `BlockedExperts` of experts.py in C. A row is a token and
+// one of its experts. Rows are processed in blocks of one expert, which are gathered and multiplied within a core's
+// cache. One thread computes a whole row of a result, or a whole sum over rows, so results do not depend on threads.
 
 #include "bf16.h"
 
@@ -15,7 +15,7 @@ typedef struct {
     bf16 *gate_rows, *up_rows;                    // (M K, F) by expert: before silu; kept for the backward pass
 } Layer;
 
-// Which rows are whose: those of expert e are begin[e] to begin[e + 1], and row r is the pair row[r] (token * K + k).
+// Expert e has the rows begin[e] to begin[e + 1], and row r is the pair row[r] (token * K + k).
 typedef struct {
     long *begin, *row, *block_expert, *block_begin, blocks;
 } Plan;
@@ -56,7 +56,7 @@ static void activate(const float *gate, const float *up, long count, bf16 *kept_
     }
 }
 
-// out[m] = sum over k of factors[m, k] * rows[m, k], (M, D); all factors are 1 where there are none
+// out[m] = sum over k of factors[m, k] * rows[m, k], (M, D); factors that are NULL count as 1
 static void combine(const Layer *l, const bf16 *rows, const float *factors, float *out) {
 #pragma omp for schedule(static)
     for (long m = 0; m < l->tokens; m++)
@@ -68,7 +68,7 @@ static void combine(const Layer *l, const bf16 *rows, const float *factors, floa
         }
 }
 
-// What one thread works with.
+// The scratch memory of one thread.
 typedef struct {
     bf16 *rounded, *x, *hidden;  // a matrix; a block's rows (BLOCK, D) and (BLOCK, F)
     float *gates, *ups, *outs;   // (BLOCK, F) twice, (BLOCK, D)
@@ -124,7 +124,7 @@ int experts_forward(const Layer *l, int threads, float *y) {
     return failed;
 }
 
-// A block's gradients of gate and up rows from that of hidden rows as if the gate were 1, and the hidden rows times it.
+// Gradients of a block's gate and up rows from that of its hidden rows for gates of 1; and hidden rows times gates.
 static void activate_backward(const float *hidden_grad, const bf16 *gate, const bf16 *up, long F, float factor,
                               bf16 *gate_grad, bf16 *up_grad, bf16 *hidden, float *factor_grad) {
     const __m512 one = _mm512_set1_ps(1), by = _mm512_set1_ps(factor);
@@ -142,10 +142,10 @@ static void activate_backward(const float *hidden_grad, const bf16 *gate, const 
     *factor_grad = _mm512_reduce_add_ps(dot);
 }
 
-// grad (rows of a, rows of b) = a^T b over the rows of one expert; a row's own numbers lie at `from` of them
+// A matrix whose rows are sorted by expert, or reached through `row`.
 typedef struct {
     const bf16 *numbers;
-    const long *row;  // NULL: rows lie one after the other
+    const long *row;  // NULL: rows are contiguous
     long chosen, width;
 } Rows;
 
@@ -157,6 +157,7 @@ static void pack_block(const Rows *s, long begin, long count, bf16 *gathered, bf
     pack_rows(gathered, even, w, w, packed, w);
 }
 
+// grad (width of a, width of b) = a^T b, summed over the rows of one expert
 static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16 *gathered, bf16x2 *left, bf16x2 *right,
                         float *grad) {
     memset(grad, 0, 4 * a->width * b->width);
@@ -167,13 +168,13 @@ static void weight_grad(const Rows *a, const Rows *b, long begin, long end, bf16
     }
 }
 
-// What all threads share in the backward pass: packed matrices, and rows of gradients by expert.
+// Shared by all threads in the backward pass: packed matrices, and rows of gradients by expert.
 typedef struct {
     bf16x2 *gate, *up, *down;
     bf16 *y_grad, *gate_rows, *up_rows, *hidden_rows, *results;  // (M, D), three of (M K, F), (M K, D)
 } Shared;
 
-// What one thread works with.
+// The scratch memory of one thread.
 typedef struct {
     bf16 *rounded, *grad, *block;
     float *hidden_grad, *outs;

@@ -1,7 +1,7 @@
-"""The experts of a mixture, faster: grouped products, blocks of rows (bf16 on a CPU), and C (experts.c).
+"""Faster mixtures of experts: grouped products, blocks of rows (bf16 on a CPU), and C (experts.c).
 
-Grouped: torch's grouped matrix product in place of a loop over experts. Blocks and C: tokens in, tokens out, gates
-included, with a backward pass of their own.
+Grouped: torch's grouped matrix product instead of a loop over experts. Blocks and C: from tokens to tokens, including
+gates, with their own backward pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from nanokimi.kernels.structs import KERNELS, pointers, require_memory, struct
 from nanokimi.runtime.c_compiler import native_library
 
-VECTOR = 16  # numbers; widths must be whole vectors
+VECTOR = 16  # numbers; widths must be multiples of it
 ExpertsLayer = struct(
     "tokens chosen experts width hidden", "", "choice gates gate up down x gate_rows up_rows"
 )
@@ -25,7 +25,7 @@ Matrices = tuple[torch.Tensor, ...]
 
 
 def grouped_linear(x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor) -> torch.Tensor:
-    """`moe.expert_linear` as one grouped product, without the host ever learning the counts."""
+    """`moe.expert_linear` as one grouped product, which does not copy the counts to the host."""
     ends_E = counts_E.cumsum(0).to(torch.int32)
     device = x_PD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_PD.dtype
@@ -33,7 +33,7 @@ def grouped_linear(x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch
 
 
 def can_group(element_size: int, *matrices: torch.Tensor) -> bool:
-    """Whether torch's grouped product takes these: rows of whole 16 bytes."""
+    """Whether torch's grouped product takes these matrices: their rows must be multiples of 16 bytes."""
     return all(size * element_size % 16 == 0 for matrix in matrices for size in matrix.shape[1:])
 
 
@@ -44,7 +44,7 @@ def blocked_experts(
     counts_E: torch.Tensor,
     matrices: Matrices,
 ) -> torch.Tensor:
-    """`moe.mix_experts` in blocks of rows, multiplying in bf16."""
+    """`moe.mix_experts` in blocks of rows, multiplied in bf16."""
     plan = BlockPlan.of(chosen_MK, counts_E)
     return BlockedExperts.apply(x_MD.to(torch.bfloat16), gates_MK, *matrices, plan)
 
@@ -56,7 +56,7 @@ def traceable_experts(
     counts_E: torch.Tensor,
     matrices: Matrices,
 ) -> torch.Tensor:
-    """`blocked_experts` with as many blocks as there may be: no size depends on the choice, as torch.compile needs."""
+    """`blocked_experts` with the largest possible number of blocks, because torch.compile needs fixed sizes."""
     plan = BlockPlan.of(chosen_MK, counts_E, fixed=True)
     return BlockedExperts.apply(x_MD.to(torch.bfloat16), gates_MK, *matrices, plan)
 
@@ -68,7 +68,7 @@ def native_experts(
     counts_E: torch.Tensor,
     matrices: Matrices,
 ) -> torch.Tensor:
-    """`moe.mix_experts` in C, multiplying in bf16; gates and matrices in fp32, their widths whole vectors."""
+    """`moe.mix_experts` in C, multiplied in bf16; gates and matrices are in fp32, with widths that divide by VECTOR."""
     return NativeExperts.apply(experts_library(), x_MD.to(torch.bfloat16), gates_MK, *matrices, chosen_MK)
 
 
@@ -79,7 +79,7 @@ def experts_library() -> ctypes.CDLL | None:
 
 @torch.no_grad()
 def largest_by_maxima(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """`moe.largest`, a maximum at a time: on a CPU faster than topk for a few of many."""
+    """`moe.largest`, one maximum at a time, which on a CPU is faster than topk for a few of many."""
     left, found = scores.clone(), []
     for _ in range(count):
         found.append(left.max(dim=-1, keepdim=True).indices)
@@ -88,10 +88,10 @@ def largest_by_maxima(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class BlockPlan(NamedTuple):
-    """Where each token-expert pair stands: an expert's rows are filled up to whole blocks, which it owns."""
+    """The row of each token-expert pair. Each expert owns whole blocks of rows, the last of them padded."""
 
     row_MK: torch.Tensor  # the row of token m's k-th expert
-    token_R: torch.Tensor  # the token of each row; 0 in rows that only fill up
+    token_R: torch.Tensor  # the token of each row; 0 in rows of padding
     owner_L: torch.Tensor  # the expert of each block
     rows: int  # of a block
 
@@ -118,13 +118,13 @@ class BlockPlan(NamedTuple):
 
 
 def block_rows(pairs: int, experts: int) -> int:
-    """Rows of a block: large blocks need fewer copies of the experts' matrices, small ones less filling up."""
+    """Rows of a block. Large blocks need fewer copies of the experts' matrices, small ones less padding."""
     share = pairs // experts
     return 64 if share < 256 else 128 if share < 1024 else 256
 
 
 def gathered(rows_RD: torch.Tensor, row_MK: torch.Tensor, factor_MK: torch.Tensor | None) -> torch.Tensor:
-    """sum_k factor[m, k] * rows[row[m, k]], (M, D), in fp32 at least."""
+    """sum_k factor[m, k] * rows[row[m, k]], (M, D), in at least fp32."""
     total = None
     for k in range(row_MK.shape[1]):
         part = rows_RD.index_select(0, row_MK[:, k])
@@ -137,10 +137,10 @@ def gathered(rows_RD: torch.Tensor, row_MK: torch.Tensor, factor_MK: torch.Tenso
 
 
 class BlockedExperts(torch.autograd.Function):
-    """sum_k gates[m, k] * SwiGLU of expert chosen[m, k] on token m: (M, D) -> (M, D), in fp32 at least.
+    """sum_k gates[m, k] * SwiGLU of expert chosen[m, k] on token m: (M, D) -> (M, D), in at least fp32.
 
-    Batched products over blocks of rows, each block beside a copy of its expert's matrices. Tokens are only ever
-    gathered, never added up by index, so that the result does not depend on threads.
+    Batched products of blocks of rows with copies of their experts' matrices. Tokens are gathered and never added by
+    index, so the result does not depend on the number of threads.
     """
 
     @staticmethod
@@ -153,7 +153,7 @@ class BlockedExperts(torch.autograd.Function):
         down_EDF: torch.Tensor,
         plan: BlockPlan,
     ) -> torch.Tensor:
-        """`x_MD` in the dtype to multiply in; gates (M, K) and the experts' matrices in fp32 at least."""
+        """`x_MD` has the dtype of the products; gates (M, K) and the experts' matrices are in at least fp32."""
         matrices = [w.to(x_MD.dtype) for w in (gate_EFD, up_EFD, down_EDF)]
         gate_LFD, up_LFD, down_LDF = (w.index_select(0, plan.owner_L) for w in matrices)
         x_LRD = x_MD.index_select(0, plan.token_R).unflatten(0, (-1, plan.rows))
@@ -170,7 +170,7 @@ class BlockedExperts(torch.autograd.Function):
         x_LRD, gate_LRF, up_LRF, gates_MK, *matrices = ctx.saved_tensors
         plan, E = ctx.plan, len(matrices[0])
         dtype = x_LRD.dtype
-        factor_R = gates_MK.new_zeros(len(plan.token_R), dtype=dtype)  # 0 in rows that only fill up
+        factor_R = gates_MK.new_zeros(len(plan.token_R), dtype=dtype)  # 0 in rows of padding
         factor_R.index_copy_(0, plan.row_MK.flatten(), gates_MK.flatten().to(dtype))
         factor_LR1 = factor_R.view(-1, plan.rows, 1)
         y_grad_LRD = grad_MD.to(dtype).index_select(0, plan.token_R).view_as(x_LRD)  # as if all gates were 1
@@ -209,7 +209,7 @@ class NativeExperts(torch.autograd.Function):
         down_EDF: torch.Tensor,
         chosen_MK: torch.Tensor,
     ) -> torch.Tensor:
-        """`x_MD` in bf16; gates (M, K) and the experts' matrices in fp32."""
+        """`x_MD` is in bf16; gates (M, K) and the experts' matrices are in fp32."""
         (M, K), F = chosen_MK.shape, gate_EFD.shape[1]
         kept = [t.contiguous() for t in (chosen_MK, gates_MK, gate_EFD, up_EFD, down_EDF, x_MD)]
         kept += [x_MD.new_empty(M * K, F) for _ in range(2)]
@@ -234,7 +234,7 @@ class NativeExperts(torch.autograd.Function):
 
 
 def _experts_layer(kept: Any) -> tuple[Any, int]:
-    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    """The first arguments of both functions: the layer and the number of threads."""
     chosen_MK, _, gate_EFD, *_ = kept
     E, F, D = gate_EFD.shape
     layer = ExpertsLayer(*chosen_MK.shape, E, D, F, *(t.data_ptr() for t in kept))

@@ -1,6 +1,6 @@
-// Muon's step in one pass over each matrix, momentum to new weight: `matrix_step` of optim/muon.py in C and bf16. All that
-// Newton-Schulz multiplies for one matrix stays in the processor's caches, and of its symmetric products only a
-// half is computed.
+// Muon's step in one pass over each matrix, from momentum to new weight: `matrix_step` of optim/muon.py in C and bf16.
+// Everything that Newton-Schulz multiplies for one matrix stays in the processor's caches, and only one half of each
+// symmetric product is computed.
 
 #include "bf16.h"
 
@@ -12,7 +12,7 @@ typedef struct {
 } Stack;
 
 typedef struct {
-    int m, n;  // of the matrix that is iterated, m <= n, filled up with zeros to whole vectors
+    int m, n;  // of the iterated matrix, m <= n, padded with zeros to whole vectors
     bf16 *x, *gram, *polynomial, *rounded;
     bf16x2 *packed;
     float *direction, *panel;
@@ -20,7 +20,7 @@ typedef struct {
 
 static const float A = 3.4445f, B = -4.7750f, C = 2.0315f;
 
-// Of a symmetric product x b, the columns from j on as far as a panel reaches, but for what lies left of the diagonal.
+// A panel of columns of a symmetric product x b, from column j, without what is left of the diagonal.
 static void upper_panel(const bf16 *x, int inner, const bf16x2 *b, int size, int j, int columns, float *panel) {
     for (int i = 0; i < j + columns; i += ROWS) {
         const int skipped = i <= j ? 0 : (i - j) / LANES * LANES;
@@ -29,7 +29,7 @@ static void upper_panel(const bf16 *x, int inner, const bf16x2 *b, int size, int
     }
 }
 
-// Copy what lies right of the diagonal to the left of it.
+// Copy the numbers right of the diagonal to their transposed places.
 static void mirror(bf16 *symmetric, int size) {
     for (int i = LANES; i < size; i++)
         for (int j = 0; j < i / LANES * LANES; j++) symmetric[i * size + j] = symmetric[j * size + i];
@@ -102,7 +102,7 @@ static int smaller(const Stack *s) { return round_up(s->rows < s->columns ? s->r
 
 static int larger(const Stack *s) { return round_up(s->rows < s->columns ? s->columns : s->rows, LANES); }
 
-// One step of Muon on all matrices of all stacks. Each matrix is one thread's, so threads do not change the result.
+// One step of Muon on all matrices of all stacks. One thread computes a whole matrix, so threads change no result.
 // Returns whether memory ran out, before anything was changed.
 int muon_step(const Stack *stacks, int stack_count, int iterations, int threads) {
     long matrices = 0, m = 0, mn = 0;  // the largest of each

@@ -1,7 +1,7 @@
-"""Muon's step, faster than one parameter after another: matrices of one size in batched calls, and in C (muon.c).
+"""A faster step of Muon: matrices of one size in batched calls, and in C (muon.c).
 
-C is for processors that multiply in bf16: one pass over each matrix's memory. `Muon` and `MuonClip` here are the
-reference's, with this step in place of its own.
+The C code is for processors that multiply in bf16. It passes over each matrix's memory once. `Muon` and `MuonClip` here
+differ from those of `optim` only in this step.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nanokimi.runtime.c_compiler import native_library
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
 SMALLEST_BF16 = 32  # rows or columns
-# Numbers in a batched call: more do not stay in a CPU's cache from product to product.
+# Numbers in a batched call. More do not stay in a CPU's cache between products.
 LARGEST_BATCH = 1 << 21
 LARGEST = 1 << 19
-"""Numbers in a matrix: larger ones leave a core's cache, and torch's products share their work among threads."""
+"""Numbers in a matrix for C. Larger ones do not fit into a core's cache, and torch multiplies them with all threads."""
 
 Stack = struct("count rows columns nesterov", "decay step keep", "weight momentum grad")
 
@@ -35,7 +35,7 @@ def fast_matrix_step(
     steps: int,
     dtype: torch.dtype | None,
 ) -> None:
-    """`muon.matrix_step`: in C what can be, the rest in batches; None as the dtype is the faster one for each size."""
+    """`muon.matrix_step`, in C where possible, else in batches. With None, each size has its fastest dtype."""
     in_c = [takes_native_step(p, dtype or fastest_dtype(matrices_of(p, group))) for p, group in members]
 
     def those(takes: bool) -> tuple[list[Member], list[torch.Tensor], list[float]]:
@@ -53,7 +53,7 @@ def batched_matrix_step(
     steps: int,
     dtype: torch.dtype | None,
 ) -> None:
-    """`muon.matrix_step` with few calls: parameters of a group, and matrices of a size, together."""
+    """`muon.matrix_step` with one call for the parameters of a group, or for the matrices of a size."""
     directions: list[torch.Tensor] = []
     for _, same in groupby(zip(members, buffers, strict=True), key=lambda one: id(one[0][1])):
         its = list(same)
@@ -77,15 +77,15 @@ def muon_directions(
 def orthogonalised(
     directions: list[torch.Tensor], blocks: list[int], steps: int, dtype: torch.dtype | None
 ) -> list[torch.Tensor]:
-    """Newton-Schulz of matrices (..., m, n), those of one size together in batched calls, in the call's dtype.
+    """Newton-Schulz of matrices (..., m, n) in `dtype`, with batched calls for those of one size.
 
-    `blocks[i]` cuts matrix i by rows into that many matrices (the q, k and v of a fused projection, or heads).
+    The rows of matrix i are divided into `blocks[i]` matrices (q, k and v of a fused projection, or heads).
     """
     by_size: dict[tuple[int, int], list[int]] = {}
     stacks = [d.reshape(-1, d.shape[-2] // n, d.shape[-1]) for d, n in zip(directions, blocks, strict=True)]
     tall = [stack.shape[-2] > stack.shape[-1] for stack in stacks]
     wide = [stack.mT if is_tall else stack for stack, is_tall in zip(stacks, tall, strict=True)]
-    for index, stack in enumerate(wide):  # a matrix and a transposed one of its size go together
+    for index, stack in enumerate(wide):  # also matrices whose transpose has this size
         by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
     results = list(directions)
     for indices in (piece for same in by_size.values() for piece in cache_sized(same, stacks)):
@@ -101,7 +101,7 @@ def orthogonalised(
 
 
 def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list[int]]:
-    """The indices in pieces of at most LARGEST_BATCH numbers, and of at least one stack."""
+    """The indices in pieces of at most LARGEST_BATCH numbers, but at least one stack."""
     piece: list[int] = []
     for i in indices:
         if piece and sum(stacks[j].numel() for j in [*piece, i]) > LARGEST_BATCH:
@@ -112,14 +112,14 @@ def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list
 
 
 def fastest_dtype(matrices: torch.Tensor) -> torch.dtype:
-    """bf16 where the hardware multiplies in it, else fp32; tiny matrices gain nothing (docs/performance.md)."""
+    """bf16 where the hardware multiplies in it, except for tiny matrices (docs/performance.md), else fp32."""
     device = matrices.device.type
     native = device == "cuda" or (device == "cpu" and cpu_has_fast_bf16())
     return torch.bfloat16 if native and min(matrices.shape[-2:]) >= SMALLEST_BF16 else torch.float32
 
 
 def takes_native_step(p: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether the step of this parameter is to be taken in C; `dtype` is that of Newton-Schulz."""
+    """Whether the step of this parameter can be taken in C, with Newton-Schulz in `dtype`."""
     return (
         p.device.type == "cpu"
         and p.dtype == torch.float32
@@ -132,12 +132,12 @@ def takes_native_step(p: torch.Tensor, dtype: torch.dtype) -> bool:
 def native_muon_step(
     members: list[Member], buffers: list[torch.Tensor], scales: list[float], steps: int
 ) -> bool:
-    """One step of Muon on parameters that `takes_native_step` allows; False if it cannot be taken on this machine.
+    """One step of Muon in C on parameters for which `takes_native_step` is true; False if there is no C here.
 
     Args:
         members: the parameters, each with its group.
         buffers: the running average of each parameter's gradient, updated in place.
-        scales: what an orthogonal matrix is multiplied by to have AdamW's update size, of each.
+        scales: the factor of each parameter's orthogonal matrices, which gives them AdamW's update size.
         steps: iterations of Newton-Schulz.
     """
     library = muon_library() if cpu_has_fast_bf16() else None
@@ -155,7 +155,7 @@ def native_muon_step(
             *(t.data_ptr() for t in (p, buffer, grads[-1])),
         )
     require_memory(library.muon_step(stacks, len(members), steps, torch.get_num_threads()))
-    torch.autograd.graph.increment_version([p for p, _ in members])  # as torch's own operations in place do
+    torch.autograd.graph.increment_version([p for p, _ in members])  # as torch's in-place operations do
     return True
 
 
@@ -165,12 +165,12 @@ def muon_library() -> ctypes.CDLL | None:
 
 
 class Muon(reference.Muon):
-    """`nanokimi.optim.muon.Muon` with the fast step; arguments and errors are its."""
+    """`nanokimi.optim.muon.Muon` with the fast step, and with its arguments and errors."""
 
     matrix_step = staticmethod(fast_matrix_step)
 
 
 class MuonClip(Clipping, Muon):
-    """Muon with the fast step, followed by QK-Clip; arguments as for `nanokimi.optim.qk_clip.MuonClip`."""
+    """`nanokimi.optim.qk_clip.MuonClip` with the fast step, and with its arguments and errors."""
 
     matrix_step = staticmethod(fast_matrix_step)

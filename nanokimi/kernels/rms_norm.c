@@ -2,10 +2,10 @@
 
 #include "bf16.h"
 
-enum { CHUNK = 64 };  // rows whose share of the gain's gradient is added up by one thread, however many there are
+enum { CHUNK = 64 };  // rows whose part of the gain's gradient is summed by one thread, for any number of threads
 
 typedef struct {
-    long rows, width, stride;  // rows of x begin every `stride` numbers
+    long rows, width, stride;  // rows of x start `stride` numbers apart
     double eps;
     const float *wide;    // x in fp32, or NULL
     const bf16 *narrow;   // else x in bf16

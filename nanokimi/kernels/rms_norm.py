@@ -1,4 +1,4 @@
-"""RMSNorm with a backward pass of its own: in torch, and in C (rms_norm.c)."""
+"""RMSNorm with its own backward pass, in torch and in C (rms_norm.c)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ NormLayer = struct("rows width stride", "eps", "wide narrow gain scale")
 
 
 def fused_rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """`layers.rms_norm`, keeping one tensor less for the backward pass than autograd does."""
+    """`layers.rms_norm` that keeps one tensor less for the backward pass than autograd does."""
     return FusedRMSNorm.apply(x, weight_D, eps, x.dtype)
 
 
 def fused_rms_norm_to_bf16(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """`layers.rms_norm`, returned in bf16: what follows in a training step in bf16 casts it anyway."""
+    """`layers.rms_norm` with a result in bf16, to which the next operation of a training step in bf16 casts anyway."""
     return FusedRMSNorm.apply(x, weight_D, eps, torch.bfloat16)
 
 
 def native_rms_norm_to_bf16(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-    """`fused_rms_norm_to_bf16` in C; `x` in fp32 or bf16, the gain in fp32."""
+    """`fused_rms_norm_to_bf16` in C, for `x` in fp32 or bf16 and a gain in fp32."""
     return NativeRMSNorm.apply(norm_library(), x, weight_D, eps)
 
 
@@ -35,7 +35,7 @@ def norm_library() -> ctypes.CDLL | None:
 
 
 class FusedRMSNorm(torch.autograd.Function):
-    """x / rms(x) * weight in fp32 at least, returned in `dtype`."""
+    """x / rms(x) * weight, computed in at least fp32 and returned in `dtype`."""
 
     @staticmethod
     def forward(
@@ -55,7 +55,7 @@ class FusedRMSNorm(torch.autograd.Function):
         x, weight_D, scale = ctx.saved_tensors
         D, wide = x.shape[-1], scale.dtype
         grad_MD, x_MD, scale_M1 = grad.to(wide).reshape(-1, D), x.to(wide).reshape(-1, D), scale.view(-1, 1)
-        # torch's fused pass for LayerNorm, told that the mean is 0; it takes the gradient's mean out, which is put back
+        # torch's fused backward pass of LayerNorm, with mean 0. It subtracts the gradient's mean, which is added back.
         x_grad_MD, weight_grad_D, _ = torch.ops.aten.native_layer_norm_backward(
             grad_MD, x_MD, [D], torch.zeros_like(scale_M1), scale_M1, weight_D, None, [True, True, False]
         )
@@ -70,7 +70,7 @@ class NativeRMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, library: ctypes.CDLL, x: torch.Tensor, weight_D: torch.Tensor, eps: float
     ) -> torch.Tensor:
-        """`weight_D` in fp32. Of `x` only the last axis need lie in a row, if the others are evenly spaced."""
+        """`weight_D` is in fp32. Only the last axis of `x` must be contiguous, if its rows are evenly spaced."""
         x_MD = x.view(-1, x.shape[-1]) if x.is_contiguous() else x.flatten(0, -2)
         x_MD = x_MD if x_MD.stride(-1) == 1 else x_MD.contiguous()
         kept = (x_MD, weight_D.contiguous(), torch.empty(len(x_MD), dtype=torch.float32))
@@ -92,7 +92,7 @@ class NativeRMSNorm(torch.autograd.Function):
 
 
 def _norm_layer(kept: Any, eps: float) -> tuple[Any, int]:
-    """The first arguments of both functions: the layer, and how many threads may work on it."""
+    """The first arguments of both functions: the layer and the number of threads."""
     x_MD, weight_D, scale_M = kept
     wide, narrow = (
         x_MD.data_ptr() if x_MD.dtype == dtype else None for dtype in (torch.float32, torch.bfloat16)

@@ -1,13 +1,13 @@
-"""The audit: does a language model read the answer? Works on any module that maps token ids to logits.
+"""The audit: whether a language model sees the tokens it has to predict. For any module from token ids to logits.
 
-A causal model's logits at a position may depend on that position and earlier ones of the same row, on nothing else: not
-on later tokens, other rows, its own earlier calls. So: change those, and look whether a logit moves. What is tried
-stands in audit_plan.py, the inputs in audit_inputs.py, and how a module is called in audit_calls.py.
+A causal model's logits at a position depend only on that position and earlier ones of the same row, not on later
+tokens, other rows, or earlier calls. The audit changes those and checks that no logit moves. The plan of what it tries
+is in audit_plan.py, the inputs are in audit_inputs.py, and modules are called by audit_calls.py.
 
-Changing the inputs can change the order of rounding (experts get other tokens beside them), so a movement counts only
-above a small share of the logits' scale at that position. A suspicion is then tried in float64 where the module allows
-it: rounding vanishes there (also the kind that tips a router's near-tie), a leak stays. A movement that vanishes is
-still a leak if a tiny change of the parameters does not cause one like it: then it was no rounding in fp32 either.
+Other inputs can change the order of rounding (experts compute with other tokens in their batch), so a movement counts
+only if it exceeds a small share of the logits' scale at that position. It is then repeated in float64 if the module
+runs in it. There, a leak stays and rounding vanishes, even rounding that tips a router's near-tie. A movement that
+vanishes is still a leak if tiny changes of the parameters do not cause similar movements in fp32.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from nanokimi.measure.audit_plan import (
 )
 
 TOLERANCES = {torch.float32: (5e-5, 1e-7), torch.float64: (1e-8, 1e-12)}
-"""Share of a position's scale, and nats that matter to nobody."""
+"""Relative to the scale of a position, and absolute in nats."""
 LARGEST_SCALE = 30.0
-"""Nats. A deviation of a logit counts for no more, so a few huge ones cannot widen the tolerance."""
+"""Nats. Larger deviations of a logit are clamped, so that a few huge ones cannot widen the tolerance."""
 SCALE_COLUMNS = 128
 CONFIRMATIONS, REPEATS = 24, 2
 JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
@@ -51,13 +51,13 @@ class AuditResult:
     """Whether a module is causal, and the evidence."""
 
     causal: bool
-    verdict: str  # "causal", "LEAKING", or "NONDETERMINISTIC": the same ids gave different logits
+    verdict: str  # "causal", "LEAKING", or "NONDETERMINISTIC" if equal ids gave different logits
     max_leak: float  # largest movement of a logit that must not move (absolute, fp32)
-    where: str | None  # what was found, in words, None if causal
+    where: str | None  # a description of the finding, None if causal
     cuts: int  # positions at which the future was changed, in windows of the whole context
     context_length: int
-    tolerance: float  # movements up to here are rounding, at the position that moved most
-    passes: int  # forward passes that were made
+    tolerance: float  # at the position that moved most; smaller movements are rounding
+    passes: int  # number of forward passes
     not_excluded: tuple[str, ...]  # what may still be wrong with a module that passes
 
 
@@ -78,7 +78,7 @@ def audit(
     call: Call | None = None,
     windows: object | None = None,
 ) -> AuditResult:
-    """Test whether `module` is causal, treats rows of a batch independently, and forgets earlier calls.
+    """Test whether `module` is causal, treats rows of a batch independently, and does not remember earlier calls.
 
     Args:
         module: maps ids (B, T) to logits (B, T, W): a tensor, a tuple that starts with it, or an object or dictionary
@@ -86,14 +86,14 @@ def audit(
             which otherwise computes only the last position) is given the next tokens as targets.
         vocab_size: ids are drawn below it.
         context: length of the sequences (T).
-        batch_size: rows that an evaluation takes at a time (of one, two are audited); None: 4,096 tokens at a time.
-        max_cuts: when T - 1 is more, that many cuts are spread evenly (the number used is in the result).
-        seed: of the test's tokens and of dropout.
-        call: how to call the module, if not as above; returns any of the forms above.
-        windows: ids of real text, (N, T) or a sequence of rows; some are used, cut to `context`.
+        batch_size: rows that an evaluation takes at a time (if 1, the audit takes 2); None: 4,096 tokens at a time.
+        max_cuts: if T - 1 is larger, so many cuts are spread evenly (the result has the number).
+        seed: of the tokens and of dropout.
+        call: how to call the module if not as above; it may return any of the forms above.
+        windows: ids of real text, (N, T) or a sequence of rows. Some of them are used, cut to `context`.
 
     Returns:
-        AuditResult. The module, its mode and all global random states are left as they were.
+        AuditResult. The module, its mode and all global random states are unchanged.
 
     Raises:
         ValueError: the logits do not have the shape (B, T, W), or are NaN; an argument is too small; windows hold ids
@@ -124,14 +124,14 @@ def audit_passes(
     batch_size: int | None = None,
     windows: object | None = None,
 ) -> list[tuple[int, int]]:
-    """(rows, length) of each forward pass that the audit of a causal module takes, for a forecast."""
+    """(rows, length) of each forward pass in the audit of a causal module, for a forecast."""
     plan = make_plan(vocab_size, context, batch_size, 256, 0, windows)
     return planned_passes(plan, zero_parameters(module) > 0)
 
 
 @dataclass
 class _Auditor:
-    """An audit under way."""
+    """The state of an audit."""
 
     subject: Subject
     plan: Plan
@@ -140,16 +140,16 @@ class _Auditor:
     tolerance: float = 0.0
     confirmations: int = 0
     bases: int = 0
-    """Inputs so far: each draws other random numbers, its changes the same."""
+    """Base inputs so far. Each has its own random numbers, which its changed inputs share."""
     kept: tuple[Mode, Probe, torch.Tensor, torch.Tensor] | None = None
-    """The last base, its logits and tolerances: several probes share one."""
+    """The last base, its logits and tolerances, because several probes share a base."""
     first_W: torch.Tensor | None = None
-    """The logits of the first position of all."""
+    """The logits at the first position of the first input."""
     moving_X: torch.Tensor | None = None
     """Columns whose logits differ between inputs, up to SCALE_COLUMNS of them."""
 
     def run(self, zeros: bool) -> _Finding | None:
-        """Try everything, up to the first finding."""
+        """Try everything until something is found."""
         begun: set[Mode] = set()
         for mode, probe in self.plan.probes(zeros):
             finding = None
@@ -163,7 +163,7 @@ class _Auditor:
         return None
 
     def twice(self, mode: Mode, probe: Probe) -> _Finding | None:
-        """The same ids two times."""
+        """Test with equal ids twice."""
         base_BTW, tolerance_BT = self.reference(mode, probe)
         if not self.tried.shapes and bool(base_BTW.isnan().any(dim=-1).float().mean() > 0.5):
             raise ValueError("the module's logits are NaN: there is nothing to audit")
@@ -171,7 +171,7 @@ class _Auditor:
         return self.test(mode, same)
 
     def unless_refused(self, mode: Mode, probe: Probe) -> _Finding | None:
-        """Test, but let a module refuse shapes that an evaluation does not have."""
+        """Test, but allow the module to refuse shapes that do not occur in an evaluation."""
         shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
         if shape == (self.plan.main_rows(), self.plan.context):
             return self.test(mode, probe)
@@ -183,7 +183,7 @@ class _Auditor:
             return None
 
     def reference(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of a probe's base, and how much they may move."""
+        """Logits of a probe's base, and their tolerances."""
         if self.kept is not None and not probe.before:
             kept_mode, kept, base_BTW, tolerance_BT = self.kept
             if kept_mode == mode and kept.base_BT is probe.base_BT and kept.filled == probe.filled:
@@ -196,9 +196,9 @@ class _Auditor:
         return base_BTW, tolerance_BT
 
     def note_moving(self, logits_BTW: torch.Tensor) -> None:
-        """Find the columns by which scales are measured; the first inputs that move any decide."""
+        """Choose the columns in which scales are measured: those that differ in the first inputs that differ."""
         if self.first_W is None:
-            self.first_W = logits_BTW[0, 0].clone()  # a view would keep the whole batch
+            self.first_W = logits_BTW[0, 0].clone()  # a view would keep the whole batch in memory
         if self.moving_X is None or len(self.moving_X) < 2:
             moving_X = (logits_BTW != self.first_W).any(dim=0).any(dim=0).nonzero()[:, 0]
             spread_X = torch.arange(min(len(moving_X), SCALE_COLUMNS)) * len(moving_X)
@@ -215,7 +215,7 @@ class _Auditor:
         dtype: torch.dtype = torch.float32,
         jitter: tuple[float, int] | None = None,
     ) -> torch.Tensor:
-        """The logits of one of a probe's two inputs."""
+        """Logits of one of a probe's two inputs."""
         ids_BT = probe.changed_BT if changed else probe.base_BT
         before = probe.before_changed if changed else probe.before
         return self.subject.logits(
@@ -223,7 +223,7 @@ class _Auditor:
         )
 
     def test(self, mode: Mode, probe: Probe) -> _Finding | None:
-        """Whether a probe finds something."""
+        """What a probe finds, if anything."""
         base_BTW, tolerance_BT = self.reference(mode, probe)
         changed_BTW = self.logits(mode, probe, changed=True)
         all_BT = movement(changed_BTW, base_BTW)
@@ -250,7 +250,7 @@ class _Auditor:
         moved_BT: torch.Tensor,
         tolerance_BT: torch.Tensor,
     ) -> _Finding | None:
-        """What a movement in fp32 is: a leak, chance, or rounding (None)."""
+        """Whether a movement in fp32 is a leak, random, or rounding (None)."""
         worst, dtype = int((moved_BT / tolerance_BT).argmax()), torch.float32
         doubles = self.in_double(mode, probe)
         if doubles is not None:
@@ -269,17 +269,17 @@ class _Auditor:
         return self.leak(mode, probe, worst, dtype)
 
     def in_double(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The logits of a probe's inputs in float64, if the module runs in it."""
+        """Logits of both inputs of a probe in float64, if the module runs in it."""
         try:
             base_BTW = self.logits(mode, probe, changed=False, dtype=torch.float64)
             return base_BTW, self.logits(mode, probe, changed=True, dtype=torch.float64)
         except (RuntimeError, TypeError, NotImplementedError):
-            return None  # a kernel without float64, or a device without it (MPS)
+            return None  # a kernel, or a device (MPS), without float64
 
     def varies(
         self, mode: Mode, probe: Probe, base_BTW: torch.Tensor, changed_BTW: torch.Tensor, dtype: torch.dtype
     ) -> bool:
-        """Whether a probe's inputs give other logits when they are tried again, where they must not move."""
+        """Whether the protected logits of a probe's inputs change when the inputs are tried again."""
         protected_BT = probe.protected_BT().to(base_BTW.device)
         tolerance_BT = tolerances(base_BTW, self.moving_X)
         for changed, before_BTW in ((False, base_BTW), (True, changed_BTW)) * REPEATS:
@@ -297,9 +297,9 @@ class _Auditor:
         moved_BT: torch.Tensor,
         tolerance_BT: torch.Tensor,
     ) -> bool:
-        """Whether parameters that differ in their last digits move the same logits about as far.
+        """Whether changes of the parameters in their last digits move the same logits about as far.
 
-        Movements of less than 1% of the scale need no such explanation: what has such a leak gains nothing by it.
+        Movements below 1% of the scale need no such explanation, because a model gains nothing by so small a leak.
         """
         unexplained_BT = moved_BT > SMALL * tolerance_BT
         if not bool(unexplained_BT.any()):
@@ -314,7 +314,7 @@ class _Auditor:
         return False
 
     def leak(self, mode: Mode, probe: Probe, worst: int, dtype: torch.dtype) -> _Finding:
-        """The leak in words: whether it comes through time, through the batch or from an earlier call."""
+        """Describe a leak: whether it comes from later tokens, other rows or an earlier call."""
         rows, length = probe.base_BT.shape
         row, position = divmod(worst, length)
         cut = int(probe.cut_B[row])
@@ -336,7 +336,7 @@ class _Auditor:
 
 
 def movement(logits_BTW: torch.Tensor, reference_BTW: torch.Tensor) -> torch.Tensor:
-    """Largest change over the vocabulary (B, T); a logit that becomes NaN has moved infinitely."""
+    """Largest change over the vocabulary (B, T), infinite for a logit that becomes NaN."""
     change_BTW = logits_BTW - reference_BTW
     change_BT = torch.linalg.vector_norm(change_BTW, ord=float("inf"), dim=-1)
     if bool(change_BT.isfinite().all()):
@@ -346,10 +346,10 @@ def movement(logits_BTW: torch.Tensor, reference_BTW: torch.Tensor) -> torch.Ten
 
 
 def tolerances(logits_BTW: torch.Tensor, moving_X: torch.Tensor | None) -> torch.Tensor:
-    """How much logits may move by rounding, (B, T): a share of each position's scale.
+    """How much rounding may move logits, (B, T): a share of each position's scale.
 
-    The scale is the mean deviation from the median over the columns `moving_X`. Those that are the same for all inputs
-    (masked ones, mostly) are left out, and what is infinite or far away counts for LARGEST_SCALE.
+    The scale is the mean deviation from the median over the columns `moving_X`. These leave out columns that are equal
+    for all inputs (mostly masked ones). Deviations are clamped to LARGEST_SCALE.
     """
     share, least = TOLERANCES[torch.float64 if logits_BTW.dtype == torch.float64 else torch.float32]
     if moving_X is None or not len(moving_X):

@@ -1,7 +1,7 @@
-"""How the audit calls a module: always a fresh copy, always seeded alike, in any mode, in fp32 or float64.
+"""How the audit calls a module: always a fresh copy, with the same seeds, in any mode, in fp32 or float64.
 
-What a call leaves behind (counters, caches, running statistics, the state of random generators) is gone with the copy,
-so two calls differ by their ids and by nothing else. What still differs between two equal calls is not deterministic.
+Whatever a call changes (counters, caches, running statistics, random generators) is discarded with the copy, so two
+calls differ by their ids alone. If two calls with equal ids differ, the module is not deterministic.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import nn
 Call = Callable[[nn.Module, torch.Tensor], object]
 
 ZERO_FILL = 0.02
-"""Standard deviation of what replaces parameters that are all zero: that of GPT-2's initialisation."""
+"""Standard deviation of the numbers that replace all-zero parameters, as in GPT-2's initialisation."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """In which of its modes a module is called."""
+    """The mode in which a module is called."""
 
     training: bool
     gradients: str
@@ -42,14 +42,14 @@ class Mode:
 
 
 def is_ours(module: nn.Module) -> bool:
-    """Whether a module is made of torch's and our own classes alone, which keep all state in parameters and buffers."""
+    """Whether all classes of a module are torch's or ours, which keep their state in parameters and buffers."""
     classes = {type(part).__module__.partition(".")[0] for part in module.modules()}
     return classes <= {"torch", "nanokimi"}
 
 
 @dataclass
 class Copy:
-    """A copy of a module of known classes, which is restored before each call: copying takes longer than a call."""
+    """A copy of a module of known classes, restored before each call because copying takes longer than a call."""
 
     module: nn.Module
     tensors: list[torch.Tensor]
@@ -65,7 +65,7 @@ class Copy:
 
     @torch.no_grad()
     def restored(self, training: bool) -> nn.Module:
-        """The copy, its parameters and buffers those of the original again."""
+        """The copy, with the parameters and buffers of the original."""
         for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.copy_(original)
         for part in self.parts:
@@ -81,7 +81,7 @@ def tensors_of(module: nn.Module) -> list[torch.Tensor]:
 
 @dataclass
 class Subject:
-    """A module to be called. It is itself never called nor changed."""
+    """A module that is audited. Only copies of it are called."""
 
     module: nn.Module
     call: Call
@@ -92,11 +92,11 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters lie."""
+        """The device of its parameters."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     def copy(self, dtype: torch.dtype, training: bool) -> nn.Module:
-        """A copy that no earlier call has touched, or left a trace in."""
+        """A copy without any trace of an earlier call."""
         if dtype in self.copies:
             return self.copies[dtype].restored(training)
         if not is_ours(self.module):
@@ -115,10 +115,10 @@ class Subject:
         jitter: tuple[float, int] | None = None,
         filled: bool = False,
     ) -> torch.Tensor:
-        """The logits (B, T, W) that a fresh copy gives for `ids_BT`, after it was called with each of `before`.
+        """The logits (B, T, W) of a fresh copy for `ids_BT`, after calls with each of `before`.
 
-        `draw` says which random numbers it draws. `jitter` is the relative size of a change of every parameter, and
-        its seed. `filled` replaces the parameters that are all zero.
+        `draw` is added to the seed. `jitter` is the relative size of random changes of all parameters, and their seed.
+        With `filled`, parameters that are all zero are replaced by small numbers.
         """
         copied = self.copy(dtype, mode.training)
         if filled:
@@ -135,7 +135,7 @@ class Subject:
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
-    """A deep copy. Tensors with a history, which some modules keep as an attribute, are copied without it."""
+    """A deep copy. Tensors with an autograd history, which some modules have as attributes, are copied without it."""
     memo: dict[int, object] = {}
     for part in module.modules():
         for value in vars(part).values():
@@ -147,7 +147,7 @@ def fresh_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def jitter_(module: nn.Module, size: float, seed: int) -> None:
-    """Change every parameter by about `size` of itself."""
+    """Change every parameter by a random share of about `size`."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.is_floating_point():
@@ -168,7 +168,7 @@ def is_zero(parameter: nn.Parameter) -> bool:
 
 @torch.no_grad()
 def fill_zeros_(module: nn.Module, seed: int) -> None:
-    """Replace the trainable tensors that are all zero by small random numbers."""
+    """Replace parameters that are all zero by small random numbers."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if is_zero(parameter):
@@ -189,7 +189,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def random_states_kept(device: torch.device) -> Iterator[None]:
-    """Leave every global generator as it was."""
+    """Restore every global generator afterwards."""
     python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -200,14 +200,14 @@ def random_states_kept(device: torch.device) -> Iterator[None]:
 
 
 def default_call(module: nn.Module) -> Call:
-    """Ids alone; a `targets` parameter is given the tokens that follow, so a module that reads them is found out."""
+    """Call with ids alone, or also with the next tokens as `targets`, so that a module that reads them is detected."""
     if "targets" in inspect.signature(module.forward).parameters:
         return lambda m, ids_BT: m(ids_BT, targets=ids_BT.roll(-1, dims=1))
     return lambda m, ids_BT: m(ids_BT)
 
 
 def find_logits(output: object, ids_BT: torch.Tensor) -> torch.Tensor:
-    """The logits in what a module returned. Raises ValueError if they do not have the shape (B, T, W)."""
+    """The logits in a module's output. Raises ValueError if they do not have the shape (B, T, W)."""
     if isinstance(output, dict):
         output = output.get("logits", output.get("logits_BTW"))
     for name in ("logits_BTW", "logits"):

@@ -1,8 +1,8 @@
-"""What the audit gives a module: rows of ids, and the same rows with a future that differs.
+"""The audit's inputs: rows of ids, and the same rows with other tokens from some position on.
 
-A probe is two batches of one shape and, for each row, a cut: the tokens before it are the same in both batches, so the
-logits there must be the same, too. Each row of a batch has a cut of its own, so that one pass tests many; that other
-rows change at the same time is meant, for they must not matter either.
+A probe is two batches of one shape, with a cut for each row. Before the cut, the tokens of both batches are equal, so
+the logits must be equal, too. Each row has its own cut, so that one forward pass tests many cuts. Other rows change at
+the same time, deliberately, because they must have no effect either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 ROW_KINDS = ("real", "random", "few", "runs", "real", "repeated", "random", "echo", "constant")
 WINDOWS_KEPT = 64
-SHORT_TOKENS = 512  # of a batch that only tries another length
+SHORT_TOKENS = 512  # at most, in a batch that tries another length
 
 
 @dataclass(frozen=True)
@@ -26,29 +26,29 @@ class Probe:
     changed_BT: torch.Tensor
     cut_B: torch.Tensor
     before: tuple[torch.Tensor, ...] = ()
-    """What the copy is called with before the base."""
+    """Inputs of earlier calls, before the base."""
     before_changed: tuple[torch.Tensor, ...] = ()
-    """What it is called with before the changed input; the same number of calls."""
+    """Inputs of as many earlier calls, before the changed input."""
     filled: bool = False
-    """Whether parameters that are zero are filled."""
+    """Whether parameters that are all zero are replaced."""
 
     def protected_BT(self) -> torch.Tensor:
-        """Which positions must not move."""
+        """Positions whose logits must not move."""
         return torch.arange(self.base_BT.shape[1]) < self.cut_B[:, None]
 
 
 @dataclass
 class Source:
-    """Where ids come from: real windows, if there are any, and seeded random ones."""
+    """The source of ids: real windows, if there are any, and seeded random numbers."""
 
     vocab_size: int
     generator: torch.Generator
     windows: Sequence[torch.Tensor] = ()
     deck_W: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    """The ids in a random order, not yet drawn."""
+    """The remaining ids of a random permutation."""
 
     def draw(self, count: int) -> torch.Tensor:
-        """`count` ids; none comes again before all have come."""
+        """The next `count` ids of random permutations of the vocabulary, so that no id repeats before all have come."""
         while len(self.deck_W) < count:
             more_W = torch.randperm(self.vocab_size, generator=self.generator)
             self.deck_W = torch.cat((self.deck_W, more_W))
@@ -60,7 +60,7 @@ class Source:
         return torch.randint(limit, shape, generator=self.generator)
 
     def real_row(self, length: int) -> torch.Tensor:
-        """A stretch of a real window; a random row where there is none as long."""
+        """A stretch of a real window, or a random row if no window is long enough."""
         long_enough = [window for window in self.windows if len(window) >= length]
         if not long_enough:
             return self.below(self.vocab_size, length)
@@ -69,7 +69,7 @@ class Source:
         return window[start : start + length]
 
     def row(self, kind: str, length: int) -> torch.Tensor:
-        """A row of one of ROW_KINDS; "repeated" is for `mixed` to make."""
+        """A row of one of ROW_KINDS except "repeated", which is made by `mixed`."""
         W = self.vocab_size
         if kind == "real":
             return self.real_row(length)
@@ -82,22 +82,22 @@ class Source:
         return self.below(W, 1).expand(length) if kind == "constant" else self.below(W, length)
 
     def mixed(self, rows: int, length: int) -> torch.Tensor:
-        """Rows of all kinds in turn, beginning anywhere; a repeated one is equal to the row above it."""
+        """Rows of all kinds in turn, from a random kind on. A repeated row is equal to the row above it."""
         first = int(self.below(len(ROW_KINDS), 1))
         found: list[torch.Tensor] = []
         for number in range(rows):
             kind = ROW_KINDS[(first + number) % len(ROW_KINDS)]
             found.append(found[-1] if kind == "repeated" and found else self.row(kind, length))
         mixed_BT = torch.stack(found)
-        begun_B = self.below(5, rows)  # some begin as texts often do: with the first id, or the last
+        begun_B = self.below(5, rows)  # some begin with the first or the last id, as texts often do
         mixed_BT[begun_B == 0, 0], mixed_BT[begun_B == 1, 0] = 0, self.vocab_size - 1
         return mixed_BT
 
     def change(self, base_BT: torch.Tensor, cut_B: torch.Tensor) -> torch.Tensor:
-        """The rows with other tokens from their cuts on; the token at the cut differs for sure.
+        """The rows with other tokens from their cuts on. The token at the cut always differs.
 
-        In one row of five only that token differs. In one of four it becomes one that stood before, mostly the last
-        ("next equals this"); in the others the tokens of the vocabulary take turns.
+        In one row of five, only that token differs. In one of four, it becomes an earlier token of the row, mostly the
+        one before it. In the others, it is the next of a permutation of the vocabulary.
         """
         B, T = base_BT.shape
         place_BT = torch.arange(T).expand(B, T)
@@ -115,16 +115,16 @@ class Source:
         return changed_BT
 
     def probe(self, base_BT: torch.Tensor, cut_B: torch.Tensor, filled: bool = False) -> Probe:
-        """The base and a change of it."""
+        """A probe of the base and its `change`."""
         return Probe(base_BT, self.change(base_BT, cut_B), cut_B, filled=filled)
 
     def cuts(self, rows: int, length: int) -> torch.Tensor:
-        """A cut for each row, all of them in turn where there are rows enough."""
+        """A cut for each row, in turn, so that enough rows have all of them."""
         first = int(self.below(length - 1, 1))
         return 1 + (first + torch.arange(rows)) % (length - 1)
 
     def other_rows(self, base_BT: torch.Tensor) -> Probe:
-        """A random half of the rows becomes another; the rest must not notice."""
+        """A probe that changes a random half of the rows and protects the others."""
         B, T = base_BT.shape
         gone_B = torch.randperm(B, generator=self.generator) < max(B // 2, 1)
         return self.probe(base_BT, torch.where(gone_B, 0, T))
@@ -133,7 +133,7 @@ class Source:
 def main_probes(
     source: Source, rows: int, length: int, cuts: Sequence[int], structured: int
 ) -> Iterator[Probe]:
-    """Every cut in a batch of all kinds of rows; then `structured` rows that are all the same, or of one token."""
+    """Every cut in batches of all kinds of rows, then `structured` rows that are equal, or of one or two tokens."""
     base_BT = source.mixed(rows, length)
     order = torch.tensor(cuts)[torch.randperm(len(cuts), generator=source.generator)]
     batches = max(-(-len(cuts) // rows), 4)
@@ -150,7 +150,7 @@ def main_probes(
 
 
 def shape_probes(source: Source, shapes: Sequence[tuple[int, int]], other_rows: bool) -> Iterator[Probe]:
-    """Each shape (rows, length) with a batch of its own."""
+    """Probes of each shape (rows, length)."""
     for rows, length in shapes:
         base_BT = source.mixed(rows, length)
         yield source.probe(base_BT, source.cuts(rows, length))
@@ -159,7 +159,7 @@ def shape_probes(source: Source, shapes: Sequence[tuple[int, int]], other_rows: 
 
 
 def sweep_probes(source: Source, ids: torch.Tensor, context: int, tokens: int) -> Iterator[Probe]:
-    """Each of `ids` once as the last protected token, and once as the token after it, in short windows."""
+    """Each of `ids` once as the last protected token and once as the token after it, in short windows."""
     length = min(4, context)
     cut = length // 2
     following = ids[torch.randperm(len(ids), generator=source.generator)]
@@ -172,7 +172,7 @@ def sweep_probes(source: Source, ids: torch.Tensor, context: int, tokens: int) -
 
 
 def pair_probes(source: Source, pairs_P2: torch.Tensor, context: int, tokens: int) -> Iterator[Probe]:
-    """Each pair of neighbours against the same first token with another one after it, in windows of two or three."""
+    """Each pair of neighbours, and the same first token with another second one, in windows of two or three."""
     length = min(3, context)
     cut = length - 1
     rows = max(tokens // length, 1)
@@ -185,7 +185,7 @@ def pair_probes(source: Source, pairs_P2: torch.Tensor, context: int, tokens: in
 
 
 def all_pairs(vocab_size: int) -> torch.Tensor:
-    """Every pair of neighbours whose second id is even (pair_probes sets the odd one above it against it)."""
+    """Every pair of neighbours whose second id is even; `pair_probes` compares it with the next odd id."""
     second = torch.arange(0, vocab_size, 2)
     return torch.cartesian_prod(torch.arange(vocab_size), second)
 
@@ -198,7 +198,7 @@ def real_pairs(windows: Sequence[torch.Tensor], most: int) -> torch.Tensor:
 
 
 def memory_probes(source: Source, rows: int, length: int) -> Iterator[Probe]:
-    """A call must not remember an earlier one, and a leak must not wait for the fourth."""
+    """Probes for calls that depend on earlier ones, and for leaks that appear only after some calls."""
     base_BT, other_BT = source.mixed(rows, length), source.mixed(rows, length)
     unchanged_B = torch.full((rows,), length)
     yield Probe(base_BT, base_BT, unchanged_B, (other_BT,), (base_BT,))
@@ -209,14 +209,14 @@ def memory_probes(source: Source, rows: int, length: int) -> Iterator[Probe]:
 
 
 def spread_cuts(context: int, most: int) -> list[int]:
-    """All cuts 1 to context - 1, or `most` of them spread evenly."""
+    """All cuts from 1 to context - 1, or `most` of them, spread evenly."""
     return sorted({round(1 + i * (context - 2) / max(most - 1, 1)) for i in range(most)})
 
 
 def shapes_to_try(rows: int, context: int, number: int, primary: bool) -> list[tuple[int, int]]:
-    """(rows, length) beside the evaluation's own: few rows, odd numbers of rows, shorter windows, each length if few.
+    """(rows, length) other than the evaluation's: few rows, odd numbers of rows, and shorter windows.
 
-    `number` counts the modes: what is too much for one is spread over all.
+    `number` is that of the mode. Lengths that are too many for one mode are spread over all modes.
     """
     shapes = [(count, context) for count in ((1, 2, 3, 4, 5) if primary else (1, 5 - number % 4))]
     shapes += [
@@ -235,9 +235,9 @@ def shapes_to_try(rows: int, context: int, number: int, primary: bool) -> list[t
 
 
 def as_windows(windows: object, vocab_size: int, context: int) -> list[torch.Tensor]:
-    """Windows of a caller's (N, T), or a sequence of rows, at most WINDOWS_KEPT and `context` long.
+    """At most WINDOWS_KEPT windows, each at most `context` long, from an array (N, T) or a sequence of rows.
 
-    Raises ValueError if they are no ids below `vocab_size`.
+    Raises ValueError if they hold other numbers than ids below `vocab_size`.
     """
     rows = [torch.as_tensor(np.asarray(row)).long().flatten()[:context] for row in windows]  # type: ignore[attr-defined]
     rows = [row for row in rows if len(row) >= 2]
@@ -248,7 +248,7 @@ def as_windows(windows: object, vocab_size: int, context: int) -> list[torch.Ten
 
 
 def windows_of(ids: np.ndarray, context: int, count: int = WINDOWS_KEPT) -> list[np.ndarray]:
-    """Windows for an audit, spread over a text; one shorter window where the text is short."""
+    """Windows for an audit, spread over a text, or one shorter window of a short text."""
     starts = np.linspace(0, max(len(ids) - context, 0), count).astype(np.int64)
     return [
         ids[start : start + context].astype(np.int64) for start in sorted({int(start) for start in starts})

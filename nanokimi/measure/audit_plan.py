@@ -1,4 +1,4 @@
-"""Everything that the audit tries, in order, and in words what it leaves untried."""
+"""Everything that the audit tries, in order, and a description of what it does not try."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from nanokimi.measure.audit_inputs import (
     sweep_probes,
 )
 
-TOKENS_AT_A_TIME = 4096  # as many as an evaluation takes where no batch size is configured
+TOKENS_AT_A_TIME = 4096  # as in an evaluation without a configured batch size
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
 FEWEST_ROWS, MOST_ROWS = 4, 64
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
-SMALL_VOCABULARY = 256  # up to here every pair of neighbours is tried
+SMALL_VOCABULARY = 256  # vocabularies up to here have every pair of neighbours tried
 
 EVALUATION = Mode(training=False, gradients="inference_mode")
 TRAINING = Mode(training=True, gradients="gradients on")
 MODES = (
-    EVALUATION,  # what is scored comes first
+    EVALUATION,  # first, because scores come from it
     Mode(training=False, gradients="no_grad"),
     Mode(training=False, gradients="gradients on"),
     TRAINING,
@@ -40,17 +40,17 @@ MODES = (
     Mode(training=True, gradients="inference_mode"),
 )
 PRIMARY = (EVALUATION, TRAINING)
-"""Modes in which all is tried; in the others half of the cuts, and a part of the shapes."""
+"""Modes in which everything is tried. The others try half of the cuts and a part of the shapes."""
 
 
 @dataclass
 class Plan:
-    """What is tried for a module of `vocab_size` ids in windows of `context`."""
+    """What is tried on a module with `vocab_size` ids, in windows of `context`."""
 
     vocab_size: int
     context: int
     rows: int
-    """Of a batch of the evaluation's."""
+    """Rows of an evaluation's batch."""
     cuts: list[int]
     windows: list[torch.Tensor]
     seed: int
@@ -58,16 +58,16 @@ class Plan:
     pairs_swept: int = 0
 
     def main_rows(self) -> int:
-        """Rows of most batches: the evaluation's, or fewer where they are many or their logits take much memory."""
+        """Rows of most batches: as many as an evaluation takes, or fewer if their logits take too much memory."""
         held = LOGITS_AT_A_TIME // (self.context * self.vocab_size)
         return min(self.rows, MOST_ROWS, max(FEWEST_ROWS, held))
 
     def tokens_at_a_time(self) -> int:
-        """Tokens of a batch of short windows."""
+        """Tokens in a batch of short windows."""
         return max(min(TOKENS_AT_A_TIME, LOGITS_AT_A_TIME // self.vocab_size), 64)
 
     def probes(self, zeros: bool) -> Iterator[tuple[Mode, Probe]]:
-        """Every probe with the mode that it is for; `zeros` if the module has parameters that are all zero."""
+        """Every probe with its mode. `zeros` says whether the module has parameters that are all zero."""
         source = Source(self.vocab_size, torch.Generator().manual_seed(self.seed), self.windows)
         for number, mode in enumerate(MODES):
             yield from ((mode, probe) for probe in self.probes_of(mode, number, source))
@@ -119,9 +119,9 @@ def make_plan(
     seed: int,
     windows: object | None,
 ) -> Plan:
-    """A plan. Raises ValueError if a size is too small, or windows hold other ids.
+    """A plan. Raises ValueError if a size is too small, or if windows hold ids outside the vocabulary.
 
-    Where one row at a time is evaluated two are audited: whether rows see each other can only be seen in more than one.
+    If an evaluation takes one row at a time, the audit takes two, so that it can see whether rows affect each other.
     """
     rows = max(TOKENS_AT_A_TIME // max(context, 1), FEWEST_ROWS) if batch_size is None else batch_size
     if rows < 1 or context < 2 or vocab_size < 2 or max_cuts < 1:
@@ -134,7 +134,7 @@ def make_plan(
 
 
 def planned_passes(plan: Plan, zeros: bool) -> list[tuple[int, int]]:
-    """(rows, length) of every forward pass that an audit without findings takes."""
+    """(rows, length) of every forward pass in an audit without findings."""
     passes: list[tuple[int, int]] = [(plan.main_rows(), plan.context)] * len(MODES)  # the calls of twice()
     last: tuple[Mode, int] | None = None
     for mode, probe in plan.probes(zeros):
@@ -152,17 +152,17 @@ class Tried:
 
     shapes: set[tuple[int, int]] = field(default_factory=set)
     refused: dict[tuple[int, int], str] = field(default_factory=dict)
-    """What the module said to shapes other than the evaluation's."""
+    """Shapes other than the evaluation's at which the module raised an error, and the error."""
     unconfirmed: int = 0
-    """Movements that were not repeated in float64 because there were too many."""
+    """Movements that were not repeated in float64 because there were too many of them."""
     moved: bool = False
-    """Whether any logit depends on the ids at all."""
+    """Whether any logit depends on the ids."""
     double: bool = True
-    """Whether the module runs in float64, as far as that was needed."""
+    """Whether the module runs in float64, if that was needed."""
 
 
 def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
-    """What an audit without findings cannot exclude, in words, the most specific first."""
+    """A description of what an audit without findings cannot exclude, the most specific first."""
     context, said = plan.context, []
     if not tried.moved:
         said.append("anything: no logit depends on the ids, as with a head that is still zero")
@@ -196,7 +196,7 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
 
 
 def untried_tokens(plan: Plan) -> Sequence[str]:
-    """Which tokens and sequences of tokens were not tried."""
+    """A description of tokens and sequences of tokens that were not tried."""
     said = []
     if plan.ids_swept < plan.vocab_size:
         said.append(f"a leak for one token: {plan.ids_swept:,} of {plan.vocab_size:,} ids were tried")

@@ -1,7 +1,7 @@
-"""Scores that need no neural network: how well counting tokens, or gzip, predicts the test text.
+"""Scores without a neural network: how well counts of tokens, or gzip, predict the test text.
 
-A model that does worse than the n-gram has not learnt; one that does far better than any text allows has seen
-the answers. Both ends are worth a number beside every loss.
+They stand beside every loss. A model that is worse than the n-gram has not learnt, and one that is far better than any
+text allows has seen the answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_TRAINING_TOKENS = 20_000_000
-"""The n-gram counts at most this many training tokens, the last ones: sorting them takes memory and time."""
+"""The n-gram counts only the last so many training tokens, because sorting them takes memory and time."""
 GZIP_WINDOW_BYTES = 32 * 1024
 """How far back DEFLATE (RFC 1951) can look."""
 
@@ -28,7 +28,7 @@ def ngram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int, orde
 
     p_n(w|h) = (c(h,w) + T(h) p_{n-1}(w|h')) / (c(h) + T(h)), where h is the n-1 tokens before w, h' drops the
     oldest of them, c counts the last MAX_TRAINING_TOKENS of `train_ids`, and T(h) is how many different
-    tokens followed h. p_1 is the add-one unigram, and an h that training never had leaves p_{n-1} as it is.
+    tokens followed h. p_1 is the add-one unigram, and for an h that is not in the training text p_n is p_{n-1}.
     The first validation tokens have the end of `train_ids` as context.
     """
     train_ids = train_ids[-MAX_TRAINING_TOKENS:]
@@ -43,14 +43,14 @@ def ngram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int, orde
 
 
 def gzip_bits(train_bytes: bytes, val_bytes: bytes) -> int:
-    """Return the bits that zlib at level 9 adds for `val_bytes` after the last of `train_bytes`."""
+    """Return the bits that zlib at level 9 needs for `val_bytes` after the end of `train_bytes`."""
     seen = train_bytes[-GZIP_WINDOW_BYTES:]
     return 8 * (len(zlib.compress(seen + val_bytes, 9)) - len(zlib.compress(seen, 9)))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """What followed each context of one length; contexts are dense ids, a key is context * vocab + token."""
+    """Counts of the tokens after each context of one length. Contexts are dense ids, keys context * vocab + token."""
 
     vocab_size: int
     keys: np.ndarray
@@ -70,8 +70,8 @@ def _count_orders(
 ) -> Iterator[tuple[_Counts, np.ndarray]]:
     """Yield, for contexts of 1 to order - 1 tokens, the training counts and the contexts of tokens[start:].
 
-    A context of k tokens is its k - 1 newest, as the dense id found before, and one older token: dense ids
-    keep context * vocab_size + token far below 2^63. A context that training never had is -1.
+    A context of k tokens is a pair of its k - 1 newest, as the dense id found before, and one older token. Dense
+    ids keep context * vocab_size + token far below 2^63. A context that is not in the training text is -1.
     """
     train_contexts = np.zeros(len(train_ids), dtype=np.int64)
     contexts = np.zeros(len(tokens) - start, dtype=np.int64)
@@ -82,7 +82,7 @@ def _count_orders(
         keys, key_counts = np.unique(train_contexts * vocab_size + train_ids[length:], return_counts=True)
         totals = np.bincount(train_contexts, minlength=len(context_keys))
         distinct = np.bincount(keys // vocab_size, minlength=len(context_keys))
-        # An unknown context stays unknown: -1 makes a key below 0, and no table has one.
+        # An unknown context stays unknown: -1 makes the key negative, and no table has negative keys.
         contexts = _find(context_keys, contexts * vocab_size + tokens[positions - length])
         yield _Counts(vocab_size, keys, key_counts, totals, distinct), contexts
 
@@ -94,6 +94,6 @@ def _unigram(train_ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _find(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return where each key stands in `sorted_keys`, or -1."""
+    """Return the index of each key in `sorted_keys`, or -1."""
     place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return np.where(sorted_keys[place] == keys, place, -1)

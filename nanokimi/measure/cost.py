@@ -1,10 +1,10 @@
-"""What a model costs, from its configuration alone: parameters, FLOPs, cache. Tests count them by brute force.
+"""Costs of a model from its configuration alone: parameters, FLOPs, cache. Tests compare them with counted ones.
 
-Active parameters, defined once: the matrix parameters that multiply one token. The head counts, also when it is tied
-to the embedding; the input embedding, being a look-up, does not, nor do norm gains and biases. Of the routed experts
-only the K chosen ones count.
+Active parameters are the matrix parameters that multiply one token. They include the head, even if it is tied to the
+embedding, and the K chosen ones of the routed experts. They do not include the input embedding, which is a look-up, nor
+norm gains and biases.
 
-A product with a matrix of N parameters costs 2 N FLOPs forward; a backward pass costs twice a forward pass.
+A product with a matrix of N parameters takes 2 N FLOPs forward. A backward pass takes twice as many as a forward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nanokimi.config import (
     TrainConfig,
     VariantConfig,
 )
-from nanokimi.config.rules_variant import head_width
+from nanokimi.config.variant_parts import ATTENTIONS, clip_heads, mla_cost, visible_keys
 from nanokimi.measure.cost_module import module_cost
 from nanokimi.measure.cost_variant import variant_parts
 from nanokimi.optim.build import OF_MATRICES
@@ -37,14 +37,14 @@ class Cost:
     forward_flops_per_token: float
     train_flops_per_token: float
     cache_numbers_per_token: int
-    cache_numbers_fixed: int = 0  # kept besides, however long the text
+    cache_numbers_fixed: int = 0  # cached in addition, whatever the length of the text
 
 
 def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True) -> Cost:
     """Costs of a resolved configuration, averaged over the positions of a sequence of `context_length`.
 
-    `causal` counts only the keys that a query sees, (T + 1) / 2 on average; without it all T, as papers often do and
-    as a dense attention kernel computes.
+    With `causal`, only the keys that a query sees count, (T + 1) / 2 on average. Without it, all T keys do, as in many
+    papers and as a dense attention kernel computes.
     """
     if isinstance(config, VariantConfig):
         parts = variant_parts(config, context_length, causal)
@@ -56,34 +56,27 @@ def model_cost(config: ModelConfig, context_length: int, *, causal: bool = True)
         return Cost(*module_cost(config, context_length), 0)
     if isinstance(config, KimiConfig):
         total, active = _kimi_parameters(config)
-        qk_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-        score_width = config.num_attention_heads * (qk_dim + config.v_head_dim)
-        cache = config.kv_lora_rank + config.qk_rope_head_dim
+        attention = mla_cost(config, context_length, causal)
+        score_flops, cache = attention.flops, attention.cache_per_token
     else:
         total, active = _gpt_parameters(config)
-        score_width = 2 * config.hidden_size
+        score_flops = 4 * config.hidden_size * visible_keys(context_length, causal)
         cache = 2 * config.hidden_size
-    visible_keys = (context_length + 1) / 2 if causal else context_length
-    forward = 2 * active + 2 * config.num_hidden_layers * score_width * visible_keys
+    forward = 2 * active + config.num_hidden_layers * score_flops
     return Cost(total, active, forward, 3 * forward, cache * config.num_hidden_layers)
 
 
 def _kimi_parameters(c: KimiConfig) -> tuple[int, int]:
     """(total, active) parameters of NanoKimi."""
     assert c.vocab_size is not None, "resolve() fills this in"
-    d, heads = c.hidden_size, c.num_attention_heads
-    qk_dim = c.qk_nope_head_dim + c.qk_rope_head_dim
-    query = d * heads * qk_dim if c.q_lora_rank is None else c.q_lora_rank * (d + heads * qk_dim)
-    key_value = d * (c.kv_lora_rank + c.qk_rope_head_dim)
-    key_value += c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim)
-    attention = query + key_value + heads * c.v_head_dim * d
+    d, attention = c.hidden_size, mla_cost(c, 1, True)
     expert = 3 * d * c.moe_intermediate_size
     shared_and_router = c.n_shared_experts * expert + d * c.n_routed_experts
     dense_layers = min(c.first_k_dense_replace, c.num_hidden_layers)
     moe_layers = c.num_hidden_layers - dense_layers
-    always = c.num_hidden_layers * attention + dense_layers * 3 * d * c.intermediate_size
+    always = c.num_hidden_layers * attention.active + dense_layers * 3 * d * c.intermediate_size
     always += moe_layers * shared_and_router + c.vocab_size * d
-    gains = c.num_hidden_layers * (2 * d + c.kv_lora_rank + (c.q_lora_rank or 0)) + d
+    gains = c.num_hidden_layers * (2 * d + attention.total - attention.active) + d
     total = always + moe_layers * c.n_routed_experts * expert + c.vocab_size * d + gains
     return total, always + moe_layers * c.num_experts_per_tok * expert
 
@@ -101,10 +94,10 @@ def _gpt_parameters(c: GPTConfig) -> tuple[int, int]:
 def optimizer_flops(
     shapes: dict[str, tuple[int, ...]], optim: OptimConfig, model: ModelConfig, train: TrainConfig
 ) -> float:
-    """FLOPs that one optimizer step spends in matrix products, on average; elementwise work is not counted.
+    """FLOPs of matrix products in one optimizer step, on average, without elementwise work.
 
-    QK-Clip: the attention logits once more, all of them (T x T). `shapes` maps parameter names to shapes. Of a
-    library's or a plugged optimizer nothing is known, and nothing counted.
+    QK-Clip computes all attention logits (T x T) again. `shapes` maps parameter names to shapes. The costs of an
+    optimizer of a library or of the user's are unknown and count as 0.
     """
     if optim.name not in OF_MATRICES:
         return 0.0
@@ -119,22 +112,28 @@ def optimizer_flops(
             total += matrices * matrix_update_flops(shape[-2] // blocks, shape[-1], optim)
     exact = optim.clips and optim.qk_clip_logits == "exact"
     if exact and not isinstance(model, ModuleConfig):
-        width = heads * head_width(model) if isinstance(model, VariantConfig) else model.hidden_size
-        if isinstance(model, VariantConfig) and model.attention == "latent":
-            width = 0  # its logits are at hand
-        elif isinstance(model, KimiConfig) or (isinstance(model, VariantConfig) and model.attention == "mla"):
-            width = heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
-        total += 2 * model.num_hidden_layers * width * train.batch_size * train.context_length**2
+        columns = model.num_hidden_layers * clip_width(model)
+        total += 2 * columns * train.batch_size * train.context_length**2
     return total
 
 
-def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
-    """The same for the update of one hidden matrix.
+def clip_width(model: KimiConfig | GPTConfig | VariantConfig) -> int:
+    """Columns of a layer's queries from which QK-Clip computes the logits again."""
+    if isinstance(model, KimiConfig):
+        return model.num_attention_heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+    if isinstance(model, GPTConfig):
+        return model.hidden_size
+    known = ATTENTIONS.get(model.attention)
+    return clip_heads(model) if known is None else known.clip_width(model)
 
-    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. Shampoo and SOAP: two products,
-    one with each side, take 2 m n (m + n). One such pair is G G^T and G^T G; Shampoo's roots are another; SOAP turns
-    the gradient, the momentum and the update, three pairs. Every `precondition_every` steps each side takes 8 m^3 for
-    an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
+
+def matrix_update_flops(rows: int, columns: int, optim: OptimConfig) -> float:
+    """FLOPs of the update of one hidden matrix.
+
+    Newton-Schulz: one iteration on (m, n), m <= n, takes 4 m^2 n + 2 m^3. In Shampoo and SOAP, a pair of products, one
+    on each side, takes 2 m n (m + n). G G^T and G^T G are one pair. Multiplying by Shampoo's roots is another, and SOAP
+    rotates the gradient, the momentum and the update, three more. Every `precondition_every` steps, each side takes
+    8 m^3 for an iteration of its root, or 2 m^3 for a basis and 8/3 m^3 for its QR decomposition.
     """
     m, n = sorted((rows, columns))
     if optim.name not in ("shampoo", "shampooclip", "soap"):

@@ -1,4 +1,4 @@
-"""What a class of the user's costs, counted from the outside: nothing is known of its inside."""
+"""Costs of a user's class, counted by running it, as its inside is unknown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _known: dict[tuple[str, int], tuple[int, int, float, float]] = {}
 def module_cost(config: ModuleConfig, context_length: int) -> tuple[int, int, float, float]:
     """(total, active parameters, FLOPs per token forward, FLOPs per token forward and backward).
 
-    Active are all matrices that are no look-up table, whether or not each token meets them: which experts do is not
-    known. FLOPs are those that torch's counter sees in one sequence of `context_length`; attention counts all keys.
+    All matrices but look-up tables count as active, because it is unknown whether some are experts that only a part of
+    the tokens meets. FLOPs are those of torch's counter for one sequence of `context_length`, with all keys.
     """
     key = (repr(config), context_length)
     if key not in _known:

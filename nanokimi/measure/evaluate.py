@@ -1,4 +1,4 @@
-"""The one definition of a score: the whole validation or test text, every token a target exactly once, in fp32."""
+"""How a model is scored: on the whole validation or test text, every token a target exactly once, in fp32."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ TOKENS_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one model on one part of the text, and each window's share of them for paired comparisons.
+    """Scores of one model on one part of the text, and each window's loss, for paired comparisons.
 
-    The fields are called val_ whichever part was scored; `record` calls them by it.
+    The fields are called val_ for either part. `record` gives them the name of the part.
     """
 
     val_loss: float  # nats per token
     val_perplexity: float
     val_bits_per_byte: float
     val_bits_per_char: float
-    loss_by_position: list[float]  # mean nats of what is scored at each position of the window
-    window_nats: np.ndarray  # (windows,) total nats of what each window scores, in the order of the text
-    window_tokens: np.ndarray  # (windows,) how many tokens that is
+    loss_by_position: list[float]  # mean nats of the targets at each position of the window
+    window_nats: np.ndarray  # (windows,) total nats of each window's targets, in the order of the text
+    window_tokens: np.ndarray  # (windows,) number of each window's targets
     part: str = "val"
 
     def record(self) -> dict[str, Any]:
-        """What goes into metrics.jsonl: val_loss and so on, or test_loss and so on."""
+        """The fields of metrics.jsonl and result.json: val_loss, ..., or test_loss, ..."""
         return {
             name.replace("val_", f"{self.part}_"): value
             for name, value in asdict(self).items()
@@ -44,11 +44,11 @@ class Evaluation:
 
 
 class Cancelled(Exception):
-    """Somebody asked for the evaluation to stop before its end."""
+    """The evaluation was asked to stop before its end."""
 
 
 def windows_at_a_time(context_length: int) -> int:
-    """Windows per forward pass, where none are configured."""
+    """Windows per forward pass, if none are configured."""
     return max(TOKENS_AT_A_TIME // context_length, 1)
 
 
@@ -62,14 +62,13 @@ def evaluate(
     part: str = "val",
     cancelled: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Score `model` on the whole of a part, val or test, in windows of `context_length`: data/batches.py,
-    scored_windows().
+    """Score `model` on the whole of a part, val or test, in windows of `context_length` (see data.batches).
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
-    depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
-    and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
+    depend on the tokenizer. Between documents, end-of-text is a target like any other. Its nats count in the total, and
+    it adds no bytes. `batch_size` affects only speed and memory; None takes 4,096 tokens at a time.
 
-    Raises Cancelled soon after `cancelled`, which is asked now and then, says yes; UserError if there is no test part.
+    Raises Cancelled once `cancelled`, which is called before each batch, returns True; UserError without a test part.
     """
     scored = data.scored(part)
     batch_size = batch_size or windows_at_a_time(context_length)

@@ -1,9 +1,10 @@
-"""The least loss that can be expected: of any model at all, and of one that sees no more than its window.
+"""The least loss that can be expected of any model, and of a model that sees no more than its window.
 
-Where a text was told by a world that knows its probabilities (tales), its negative log-probability is a floor: no model
-can be expected to go below, whatever its context. A model that reads each document from its beginning can reach the
-floor, because the world itself is such a model. One that is shown a document in pieces cannot: what was told before the
-piece has to be guessed again. How much that costs at least is not known exactly, so it is not given here.
+If a text comes from a world that knows its probabilities (tales), its negative log-probability is a floor: no
+model can be expected to have a lower loss, whatever its context. A model that reads each document from its
+beginning can reach the floor, because the world itself is such a model. A model that sees a document in pieces
+cannot, because it has to guess again what was told before each piece. How much that costs is not known exactly,
+so it is not computed here.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from nanokimi.data.store import PreparedData
 
 @dataclass(frozen=True)
 class Floor:
-    """Of the scored text, for windows of one length."""
+    """The floor of a text, for windows of one length."""
 
     nats: float
-    """Total negative log-probability of its documents."""
+    """Total negative log-probability of the documents."""
     attainable_nats: float | None
-    """What a model with these windows can be expected to reach: `nats` if every document fits; None: more, unknown."""
+    """What a model with these windows can be expected to reach: `nats` if all documents fit, else None (unknown)."""
     documents_that_fit: float
-    """Share of the documents that are scored in one window, from their first token on."""
+    """Share of the documents that are scored in one window, from their first token."""
     tokens_that_fit: float
     """Share of the tokens that are in such documents, end-of-text included."""
 
 
 def text_floor(data: PreparedData, context_length: int, part: str = "test") -> Floor | None:
-    """The floor of a part, val or test; None where its probability is not known."""
+    """The floor of a part, val or test; None if its probability is unknown."""
     nats = data.val_doc_nats if part == "val" else data.test_doc_nats
     if nats is None:
         return None
@@ -38,7 +39,7 @@ def text_floor(data: PreparedData, context_length: int, part: str = "test") -> F
 
 
 def floors(data: PreparedData, context_length: int, part: str = "test") -> dict[str, float | None]:
-    """The floor and the attainable one in nats per token of a part, as results hold them; None where unknown."""
+    """The floor and the attainable floor of a part, in nats per token; None where unknown."""
     floor = text_floor(data, context_length, part)
     if floor is None:
         return {"floor": None, "attainable_floor": None}
@@ -50,7 +51,7 @@ def floors(data: PreparedData, context_length: int, part: str = "test") -> dict[
 
 
 def floor_of(doc_nats: np.ndarray, doc_offsets: np.ndarray, context_length: int) -> Floor:
-    """The floor of documents with these negative log-probabilities and places."""
+    """The floor of documents with these negative log-probabilities and offsets."""
     lengths = np.diff(doc_offsets.astype(np.int64))
     fits = lengths <= context_length
     nats = float(doc_nats.sum())

@@ -1,4 +1,4 @@
-"""Timing of any callable: warm-up first, the device fenced, median and spread."""
+"""Timing of any callable after warm-up, with the device synchronised: median and quartiles."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def time_calls(
 
 @torch.inference_mode()
 def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timing, Timing]:
-    """(prefill, decode): reading a prompt of half the context, and one more token on top of it. Batch 1, fp32."""
+    """Timings of prefill (reading a prompt of half the context) and of decoding one more token. Batch 1, fp32."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -48,7 +48,7 @@ def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timin
     prompt_length = max(context_length // 2, 1)
     prompt_1T = torch.zeros(1, prompt_length, dtype=torch.long, device=device)
     prefill = time_calls(lambda: model(prompt_1T, Cache(layers, context_length)), device)
-    if not getattr(model, "can_cache", True):  # each token reads the whole window again
+    if not getattr(model, "can_cache", True):  # the whole window is read again for each token
         longer_1T = prompt_1T.new_zeros(1, min(prompt_length + 1, context_length))
         decoded = time_calls(lambda: model(longer_1T), device)
         model.train(was_training)
@@ -58,7 +58,7 @@ def generation_latency(model: LanguageModel, context_length: int) -> tuple[Timin
     model(prompt_1T, cache)
 
     def decode_one() -> None:
-        for layer in cache.layers:  # always the same position, so that every call does the same work
+        for layer in cache.layers:  # always at the same position, so that every call does equal work
             layer.length = min(prompt_length, context_length - 1)
         decode(0, cache)
 

@@ -1,6 +1,6 @@
-"""Does a model trained on tales know its world? Stories it writes are judged, facts it should remember are asked for.
+"""Whether a model trained on tales knows its world: its stories are judged, and it is asked for facts of a story.
 
-Both use stories of a seed of their own, which no training set contains. Intervals are Wilson's for a proportion.
+Both use stories of a seed that no training set contains. Intervals are Wilson's for a proportion.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Proportion:
 
 
 def world_of(path: str) -> str:
-    """The world whose stories a `dataset.path` such as tales:3 names."""
+    """The world in a `dataset.path` such as tales:3."""
     return path.partition(":")[0]
 
 
 def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95% interval for a proportion (1927): sensible for few trials and for shares near 0 and 1.
+    """Wilson's 95% interval for a proportion (1927), which also works for few trials and for shares near 0 and 1.
 
-    `total` counts independent trials; it may be the number that dependent ones are worth, with a wider `z`.
+    `total` counts independent trials, or, with a wider `z`, the effective number of dependent ones.
     """
     if total == 0:
         return 0.0, 1.0
@@ -55,7 +55,7 @@ def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, 
 
 
 def proportion(right: Sequence[bool]) -> dict[str, Any]:
-    """One model's answers: share, interval, and each of them, so that models can be compared question by question."""
+    """The share of right answers with its interval, and each answer, so that models can be compared by question."""
     successes, total = sum(right), len(right)
     found = Proportion(successes / max(total, 1), *wilson(successes, total), total)
     return {**asdict(found), "right": [int(one) for one in right]}
@@ -64,7 +64,7 @@ def proportion(right: Sequence[bool]) -> dict[str, Any]:
 def judge_stories(
     write: Callable[[str, int], str], stories: int, world: str = tales.WORLDS[0]
 ) -> dict[str, Any]:
-    """Judge what a model makes of the openings of unseen stories.
+    """Judge a model's continuations of unseen stories.
 
     `write(opening, i)` returns the continuation up to end-of-text. The opening is a story's first sentence.
     """
@@ -77,7 +77,7 @@ def judge_stories(
         examples.append(
             {"text": text, "first_error": verdict.first_error, "characters_ok": verdict.characters_ok}
         )
-    held = {  # where the grammar fails first, nothing is known of the facts
+    held = {  # if the grammar fails first, the facts are unknown
         "grammatical": [v.grammatical for v, _ in judged],
         "consistent": [v.grammatical and v.consistent for v, _ in judged],
         "complete": [v.complete for v, _ in judged],
@@ -89,7 +89,7 @@ def judge_stories(
 
 
 def first_sentence(text: str) -> str:
-    """The text up to and with its first full stop."""
+    """The text up to and including its first full stop."""
     return text[: text.index(".") + 1]
 
 
@@ -100,10 +100,10 @@ def recall(
     questions: int,
     world: str = tales.WORLDS[0],
 ) -> dict[str, Any]:
-    """Ask for facts told 20, 50, 100 and 200 words before: is the true word likelier than each wrong one?
+    """Ask for facts told about 20, 50, 100 and 200 words before. The true word must be likelier than each wrong one.
 
-    Returns, for each distance that the world's stories have, the share answered rightly with its interval, which
-    questions those were, and what guessing would give.
+    Returns for each distance that the world's stories have: the share of right answers with its interval, which
+    answers were right, and the share that guessing would give.
     """
     results = {}
     for distance, probes in collect_probes(questions, world).items():
@@ -118,7 +118,7 @@ def recall(
 
 
 def collect_probes(questions: int, world: str = tales.WORLDS[0]) -> dict[str, list[tales.Probe]]:
-    """`questions` probes for each distance; the kinds of facts take turns, so that names do not crowd out the rest."""
+    """`questions` probes for each distance. Kinds of facts take turns, so that names do not outnumber the others."""
     wanted: dict[str, dict[str, list[tales.Probe]]] = {distance: {} for distance in DISTANCES}
     for index in range(20 * questions):
         for probe in tales.probes(QUESTION_SEED + 1, index, world):
@@ -148,10 +148,10 @@ def take_turns(kinds: dict[str, list[tales.Probe]], questions: int) -> Iterator[
 def continuation_nats(
     model: nn.Module, tokenizer: Tokenizer, context_length: int, prefix: str, choices: list[str]
 ) -> list[float]:
-    """Negative log-likelihood of each choice after `prefix`, which loses its beginning if the context is short.
+    """Negative log-likelihood of each choice after `prefix`, which is cut at its beginning if the context is short.
 
-    A tokenizer may join the end of the prefix with the choice, so all choices are scored from the first token on in
-    which any of them differs from the prefix.
+    A tokenizer may merge the end of the prefix with the choice, so all choices are scored from the first token in which
+    any of them differs from the prefix.
     """
     device = next(model.parameters()).device
     known = tokenizer.encode(prefix).tolist()
@@ -172,7 +172,7 @@ def continuation_nats(
 
 
 def shared_length(one: list[int], other: list[int]) -> int:
-    """How many tokens two sequences have in common from the start."""
+    """The number of tokens that two sequences share from the start."""
     same = 0
     for a, b in zip(one, other, strict=False):
         if a != b:

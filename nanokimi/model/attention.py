@@ -1,8 +1,8 @@
-"""THE ATTENTION: multi-head latent attention (MLA; DeepSeek-V2, arXiv 2405.04434, section 2.1; used by Kimi K2).
+"""THE ATTENTION of Kimi K2: multi-head latent attention (MLA, from DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
 Keys and values of all heads are expanded from one small latent vector per token, so that only the latent and one
 shared rotary key need to be cached: C + R numbers per token instead of H * (X + V). Each head's logit is the sum of a
-part without position (N dimensions, from the latent) and a rotary part (R dimensions, the key's shared by all heads).
+part without position (N dimensions, from the latent) and a rotary part (R dimensions, whose key all heads share).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Angles = tuple[torch.Tensor, torch.Tensor]
 
 
 class HeadSizes(NamedTuple):
-    """How the columns of queries and of expanded keys and values divide."""
+    """How the columns of queries and of expanded keys and values are divided."""
 
     heads: int  # H
-    nope: int  # N: without position
+    nope: int  # N: no position
     rope: int  # R: rotary
     value: int  # V
 
@@ -56,7 +56,7 @@ def latent_attention(
 
 
 def rotated_queries(q: torch.Tensor, angles: Angles, sizes: HeadSizes) -> torch.Tensor:
-    """(B, T, H * (N + R)) to (B, T, H, N + R), the last R rotated."""
+    """Split queries (B, T, H * (N + R)) into heads (B, T, H, N + R) and rotate the last R dimensions."""
     q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.rope], dim=-1)
     return torch.cat((q_nope_BTHN, rotate(q_rope_BTHR, *angles)), dim=-1)
 
@@ -70,7 +70,7 @@ def attend_expanded(
     want_max_logits: bool,
     attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = attend,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend with rotated queries to expanded keys, the shared rotary part beside each head's own."""
+    """Attend with rotated queries to expanded keys; each head's key is its own part and the shared rotary part."""
     k_nope_BSHN, v_BSHV = kv.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.value], dim=-1)
     k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, sizes.heads, -1)
     k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
@@ -84,7 +84,8 @@ class MultiHeadLatentAttention(nn.Module):
     """Causal MLA over (B, T, D). Parameter names are DeepSeek-V3's."""
 
     core = staticmethod(latent_attention)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
+    uses_cache = True
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     @property
     def q_up_proj(self) -> nn.Linear:
-        """The last query projection; its rows are heads, each N rows without position, then R rotary ones."""
+        """The last query projection. Each head has N rows without position, then R rotary rows."""
         return self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
 
     def forward(
@@ -134,7 +135,7 @@ class MultiHeadLatentAttention(nn.Module):
             return self.o_proj(out), max_logits_H
 
         q_BTHX = rotated_queries(q, angles, self.sizes)
-        # the point of MLA: C + R numbers per token are all that is kept
+        # The point of MLA: only C + R numbers per token are cached.
         (latents_BSL,) = cache.append(torch.cat((c_BTC, rotate(k_rope_BTR, *angles)), dim=-1))
         if x_BTD.shape[1] == 1 and not want_max_logits:
             return self._decode(q_BTHX, latents_BSL), None
@@ -148,10 +149,10 @@ class MultiHeadLatentAttention(nn.Module):
         q_B1HX: torch.Tensor,
         latents_BSL: torch.Tensor,
     ) -> torch.Tensor:
-        """Attend from one new token without expanding the cache ("absorption"); L = C + R.
+        """Attend from one new token without expanding the cache, with absorbed weights; L = C + R.
 
-        q . (U_k c) = (U_k^T q) . c, and the values' expansion is moved behind the weighted sum alike: the same
-        function as the expanded form, for H * (2C + R) products per cached token instead of H * C * (N + V).
+        q . (U_k c) = (U_k^T q) . c, and the values are likewise expanded after the weighted sum. This computes what
+        the expanded form computes with H * (2C + R) products per cached token instead of H * C * (N + V).
         """
         c_BSC = latents_BSL[..., : self.latent_dim]
         w_HXC = self.kv_b_proj.weight.to(c_BSC.dtype).view(self.num_heads, -1, self.latent_dim)
@@ -168,8 +169,8 @@ class MultiHeadLatentAttention(nn.Module):
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
         """Multiply each head's logits by its gamma (Kimi K2, algorithm 1).
 
-        Queries and keys without position share the factor as square roots; the rotary part takes it whole on the
-        query's side, because the rotary key belongs to all heads and must stay as it is.
+        Without position, queries and keys are each multiplied by the square root. In the rotary part, the query takes
+        the whole factor, because its key is shared by all heads and must not change.
         """
         root_H11, gamma_H11 = gamma_H.sqrt()[:, None, None], gamma_H[:, None, None]
         q_HXQ = self.q_up_proj.weight.unflatten(0, (self.num_heads, -1))

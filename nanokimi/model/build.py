@@ -1,4 +1,4 @@
-"""One place that knows all models."""
+"""`build_model`: the model of any configuration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LanguageModel = NanoKimi | NanoGPT | Variant | UserModule
 
 
 def build_model(config: ModelConfig, seed: int) -> LanguageModel:
-    """The model of a resolved configuration, with initial weights that follow from the seed alone.
+    """The model of a resolved configuration. Its initial weights depend on the seed alone.
 
-    Raises MemoryError if it does not fit into the machine's memory.
+    Raises MemoryError if it does not fit into memory.
     """
     torch.manual_seed(seed)
     try:

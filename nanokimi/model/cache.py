@@ -1,8 +1,7 @@
-"""The memory of generation: what attention keeps of the tokens it has seen, behind one append().
+"""The cache of generation: what attention keeps of the tokens it has seen.
 
-What is kept is the attention's own choice: NanoGPT keeps keys and values of every head, NanoKimi only the latent and
-the shared rotary key. The cache does not know the difference: it stores whatever tensors it is given along axis 1, or
-carries a state that does not grow.
+The attention decides what that is. NanoGPT caches keys and values of every head, NanoKimi only the latent and the
+shared rotary key. The cache stores whatever tensors it is given along axis 1, or a state of fixed size.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ class LayerCache:
         return tuple(buffer[:, :end] for buffer in self.buffers)
 
     def extend(self) -> None:
-        """Room for one token more, whose rows are not yet written."""
+        """Make room for one more token, whose rows are written later."""
         assert self.length < self.capacity, f"cache of {self.capacity} tokens cannot hold more"
         self.length += 1
 
     def carry(self, tokens: int, *state: torch.Tensor) -> None:
-        """Keep, instead of so many new tokens, a state of fixed size that has taken them in (see `state`)."""
+        """Replace `state` by one of fixed size that summarizes `tokens` more tokens."""
         self.state = state
         self.length += tokens
         assert self.length <= self.capacity, f"cache of {self.capacity} tokens cannot hold {self.length}"
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes stored for each token of one sequence."""
+        """Bytes stored per token of one sequence."""
         return sum(buffer[0, 0].numel() * buffer.element_size() for buffer in self.buffers)
 
 

@@ -1,7 +1,8 @@
-"""NanoGPT: the baseline, GPT-2 as nanoGPT builds it, whole in this file but for the softmax attention itself.
+"""NanoGPT: the baseline, GPT-2 as nanoGPT builds it. Only the softmax attention itself is in another file (`sdpa`).
 
 Learned positions, pre-norm blocks with LayerNorm, multi-head attention, exact GELU, head tied to the embedding.
-Module names are GPT-2's (`transformer.h.0.attn.c_attn`), so that weights carry over; config words are today's.
+Module names are GPT-2's (`transformer.h.0.attn.c_attn`), so that weights carry over; config words are those of
+Hugging Face's newer models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class CausalSelfAttention(nn.Module):
     """Multi-head attention with one fused projection to queries, keys and values."""
 
     attend = staticmethod(attend)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class CausalSelfAttention(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What logits are multiplied by before the softmax."""
+        """The factor of the logits before the softmax."""
         return (self.c_proj.in_features // self.num_heads) ** -0.5
 
     def forward(
@@ -53,7 +54,7 @@ class CausalSelfAttention(nn.Module):
 
     @torch.no_grad()
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
-        """Multiply each head's logits by its gamma: the square root of it on the head's queries, and on its keys."""
+        """Multiply each head's logits by its gamma: its queries and its keys each by the square root."""
         factor_H1 = gamma_H.sqrt()[:, None]
         for parameter in self.c_attn.parameters():  # the weight, and the bias if there is one
             qkv_3HX = parameter.view(3, self.num_heads, -1)
@@ -75,7 +76,7 @@ class MLP(nn.Module):
 
 
 class GPTBlock(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x)), with dropout on both branches."""
+    """x += attention(norm(x)), then x += mlp(norm(x)), with dropout on both branches."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class GPTBlock(nn.Module):
 
 
 class GPTDecoder(nn.Module):
-    """Embeddings, blocks and final norm, named as GPT-2's `transformer.` part."""
+    """Embeddings, blocks and final norm, named as in the `transformer.` part of GPT-2."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class NanoGPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """GPT-2's: normal weights, zero biases, residual outputs smaller by the square root of their number."""
+        """As in GPT-2: zero biases, normal weights, those of residual outputs divided by the root of their number."""
         std, residuals = self.config.initializer_range, 2 * self.config.num_hidden_layers
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -137,7 +138,7 @@ class NanoGPT(nn.Module):
     def forward(
         self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
     ) -> Output:
-        """Logits of the next token at each position; with a cache, `ids_BT` continue what it holds."""
+        """Logits of the next token at each position. With a cache, `ids_BT` continue the tokens in it."""
         start = cache.length if cache is not None else 0
         positions_T = torch.arange(start, start + ids_BT.shape[1], device=ids_BT.device)
         x_BTD = self.transformer.wte(ids_BT) + self.transformer.wpe(positions_T)

@@ -1,4 +1,4 @@
-"""NanoKimi: Kimi K2's decoder (arXiv 2507.20534), small. This file is the table of contents; see `attention`, `moe`."""
+"""NanoKimi: Kimi K2's decoder (arXiv 2507.20534), small. Its parts are in `attention`, `moe` and `layers`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanokimi.model.output import Output, Routing
 
 
 class KimiBlock(nn.Module):
-    """x += attention(norm(x)); x += feed_forward(norm(x)). Leading blocks are dense, the others have experts."""
+    """x += attention(norm(x)), then x += feed_forward(norm(x)). The first blocks are dense, the others have experts."""
 
     def __init__(self, config: KimiConfig, layer: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class KimiBlock(nn.Module):
 
 
 class KimiDecoder(nn.Module):
-    """Embedding, blocks and final norm, named as Hugging Face's `model.` part."""
+    """Embedding, blocks and final norm, named as in the `model.` part of Hugging Face's model."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class NanoKimi(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Norm gains 1, every matrix normal with one standard deviation, as in Hugging Face's DeepSeek-V3."""
+        """Norm gains are 1, all matrices normal with one standard deviation, as in Hugging Face's DeepSeek-V3."""
         std = self.config.initializer_range
         for module in self.modules():
             if isinstance(module, RMSNorm):
@@ -86,7 +86,7 @@ class NanoKimi(nn.Module):
     def forward(
         self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
     ) -> Output:
-        """Logits of the next token at each position; with a cache, `ids_BT` continue what it holds."""
+        """Logits of the next token at each position. With a cache, `ids_BT` continue the tokens in it."""
         start = cache.length if cache is not None else 0
         angles = self.model.rotary(start, ids_BT.shape[1])
         x_BTD = self.model.embed_tokens(ids_BT)
@@ -108,7 +108,7 @@ class NanoKimi(nn.Module):
         return Output(logits_BTW, aux_loss, routed, torch.stack(max_logits) if want_max_logits else None)
 
     def routers(self) -> list[Router]:
-        """The routers, in the order of `Output.routing`."""
+        """The router of each mixture-of-experts layer, in the order of `Output.routing`."""
         return [block.mlp.gate for block in self.model.layers if isinstance(block.mlp, MixtureOfExperts)]
 
     def attentions(self) -> list[MultiHeadLatentAttention]:

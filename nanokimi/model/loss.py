@@ -1,4 +1,4 @@
-"""The training loss of every model: next-token cross-entropy."""
+"""The training loss of every model, next-token cross-entropy."""
 
 from __future__ import annotations
 

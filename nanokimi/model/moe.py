@@ -1,8 +1,8 @@
 """The mixture of experts of DeepSeek-V3 and Kimi K2 (arXiv 2412.19437, section 2.1.2).
 
-A router gives each token K of E small feed-forward experts; a shared expert sees every token. The choice depends on
-the token alone, never on other tokens, so the model stays causal. Balance comes from a bias that steers the choice
-but not the weights, nudged after each step against the load (arXiv 2408.15664), and from a small sequence-wise loss.
+A router sends each token to K of E small feed-forward experts, and a shared expert sees every token. The choice depends
+on the token alone, never on other tokens, so the model stays causal. The load is balanced by a bias that affects the
+choice but not the gates and is adjusted after each step (arXiv 2408.15664), and by a small loss for each sequence.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ ExpertLinear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 
 
 def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Where the `count` largest of the last axis stand, in no order."""
+    """Indices of the `count` largest numbers of the last axis, in no particular order."""
     return scores.topk(count, dim=-1, sorted=False).indices
 
 
 class Router(nn.Module):
-    """Sigmoid scores, bias-corrected choice of the top K, normalised and scaled gates. Always in fp32."""
+    """Sigmoid scores, a choice of the top K that adds a bias, and normalised, scaled gates. Always in at least fp32."""
 
     largest = staticmethod(largest)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
 
     e_score_correction_bias: torch.Tensor
 
@@ -45,9 +45,9 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Routing]:
-        """Return the chosen experts (M, K), their gates (M, K) and what there is to report."""
+        """Return the chosen experts (M, K), their gates (M, K) and the routing."""
         with torch.autocast(x_BTD.device.type, enabled=False):
-            # not .float(): a float64 model routes in float64
+            # not .float(), so that a float64 model routes in float64
             x = x_BTD if x_BTD.dtype == torch.float64 else x_BTD.float()
             scores_BTE = F.linear(x, self.weight.to(x.dtype)).sigmoid()
             scores_ME = scores_BTE.flatten(0, 1)
@@ -63,8 +63,8 @@ class Router(nn.Module):
         counts_E = count_experts(chosen_MK.view(1, -1), E)[0]
         shares_BTE = scores_BTE / scores_BTE.sum(dim=-1, keepdim=True)
         entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
-        # eq. 17-20, per sequence: f is an expert's share of the choices that the scores alone would make, without
-        # the bias (1 when even); P is its mean score. f carries no gradient
+        # Equations 17 to 20, for each sequence: f is an expert's share of the choices that the scores would make
+        # without the bias (1 if the load is even), P its mean score. f has no gradient.
         own_choice_BTK = self.largest(scores_BTE, self.num_chosen)
         f_BE = count_experts(own_choice_BTK.flatten(1), E).to(scores_BTE.dtype) * (E / (self.num_chosen * T))
         balance_loss = (f_BE * shares_BTE.mean(dim=1)).sum(dim=-1).mean()
@@ -72,22 +72,22 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def update_bias_(self, counts_E: torch.Tensor, speed: float) -> None:
-        """Make experts that got less than their share likelier to be chosen, and the others less likely.
+        """Make experts with less than their share of tokens more likely to be chosen, and the others less likely.
 
-        Centred as in Moonlight, which changes no choice and keeps the biases from drifting together.
+        The update is centred, as in Moonlight. That changes no choice and keeps the biases from drifting.
         """
         direction_E = (counts_E.mean() - counts_E).sign()
         self.e_score_correction_bias += speed * (direction_E - direction_E.mean())
 
 
 def count_experts(chosen_BP: torch.Tensor, experts: int) -> torch.Tensor:
-    """How often each expert stands in each row, (B, E), in fp32: exact, and without asking the device for its size."""
+    """How often each expert occurs in each row, (B, E), in fp32: exact, and without waiting for the device."""
     counts_BE = torch.zeros(chosen_BP.shape[0], experts, device=chosen_BP.device)
     return counts_BE.scatter_add_(1, chosen_BP, torch.ones_like(chosen_BP, dtype=torch.float32))
 
 
 def expert_linear(x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor) -> torch.Tensor:
-    """Each row times its expert's matrix, (P, F); rows are sorted by expert, counts_E[e] of them for expert e."""
+    """Each row times its expert's matrix, (P, F). Rows are sorted by expert, with counts_E[e] rows for expert e."""
     rows = x_PD.split([int(n) for n in counts_E.tolist()])
     return torch.cat([F.linear(x, weight) for x, weight in zip(rows, weight_EFD.unbind(0), strict=True)])
 
@@ -103,7 +103,7 @@ def by_expert(
     `experts` takes the token-expert pairs sorted by expert, (P, D) -> (P, D).
     """
     K, order_P = chosen_MK.shape[1], chosen_MK.flatten().argsort(stable=True)
-    # there and back by permutations, which add nothing up: forward and backward are deterministic
+    # Permutations, unlike scattered additions, are deterministic forward and backward.
     y_PD = experts(x_MD.repeat_interleave(K, dim=0).index_select(0, order_P))
     y_MKD = y_PD.index_select(0, order_P.argsort()).unflatten(0, (-1, K))
     return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1)
@@ -119,7 +119,7 @@ def mix_experts(
 ) -> torch.Tensor:
     """The chosen SwiGLU experts of each token, weighted by their gates, (M, D) -> (M, D).
 
-    `matrices`: gate (E, F, D), up (E, F, D) and down (E, D, F); `counts_E`: how many tokens each expert got.
+    `matrices` are gate (E, F, D), up (E, F, D) and down (E, D, F), and `counts_E` the tokens of each expert.
     """
     gate_EFD, up_EFD, down_EDF = matrices
 
@@ -134,7 +134,7 @@ class Experts(nn.Module):
     """E SwiGLU experts, their matrices stacked on the first axis."""
 
     mix = staticmethod(mix_experts)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Routed experts plus a shared one. Every chosen expert gets its token: no capacity limit, nothing dropped."""
+    """Routed experts and a shared one. There is no capacity limit, and no token is dropped."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()

@@ -16,9 +16,9 @@ class Routing(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Logits, and statistics as values: nothing is left behind in a module, so recomputation cannot count twice."""
+    """Logits and statistics. They are returned rather than kept in a module, so recomputation cannot count twice."""
 
     logits_BTW: torch.Tensor
-    aux_loss: torch.Tensor | None = None  # to add to the training loss; never part of a reported loss
+    aux_loss: torch.Tensor | None = None  # to be added to the training loss, never part of a reported loss
     routing: tuple[Routing, ...] = ()  # one per mixture-of-experts layer
     max_logits_LH: torch.Tensor | None = None  # largest attention logit of each head, if asked for

@@ -1,4 +1,4 @@
-"""Causal softmax attention over heads, by torch's fused kernel; and its largest logits, for QK-Clip."""
+"""Causal softmax attention by torch's fused kernel, and its largest logits for QK-Clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def attend(
     dropout: float = 0.0,
     want_max_logits: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """softmax(scale * q k^T) v over the keys at or before each query, the last query standing at the last key.
+    """softmax(scale * q k^T) v over the keys at or before each query. The last query is at the last key.
 
     Returns (B, H, T, V) and, if wanted, each head's largest scaled logit of a visible key (H,).
     """
@@ -28,14 +28,14 @@ def causal_attention(
 ) -> torch.Tensor:
     """softmax(scale * q k^T) v, (B, H, T, V), by torch's fused kernel.
 
-    Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that writes out the
+    Values are padded to the width of the keys: with unequal widths torch falls back to a kernel that materializes the
     whole T x S matrix.
     """
     width, value_dim = q_BHTX.shape[-1], v_BHSV.shape[-1]
     if value_dim < width:
         v_BHSV = F.pad(v_BHSV, (0, width - value_dim))
     T, S = q_BHTX.shape[2], k_BHSX.shape[2]
-    # more keys than queries: a prefill that continues a cache; a single query sees every key
+    # More keys than queries: a prefill that continues a cache. A single query sees every key.
     mask_TS = visible_keys(T, S, q_BHTX.device) if 1 < T < S else None
     out = F.scaled_dot_product_attention(
         q_BHTX, k_BHSX, v_BHSV, attn_mask=mask_TS, is_causal=T == S and T > 1, scale=scale, dropout_p=dropout
@@ -44,7 +44,7 @@ def causal_attention(
 
 
 def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """(T, S) booleans: True where the key stands at or before the query; the last query is the last key."""
+    """(T, S) booleans, True where the key is at or before the query. The last query is at the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
 
 
@@ -52,10 +52,10 @@ def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 def causal_max_logits(
     q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 128
 ) -> torch.Tensor:
-    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,); `scale` is above 0.
+    """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,), for a positive `scale`.
 
-    Fused attention never shows its logits, so they are computed once more, `chunk` queries at a time and only with the
-    keys that the last of them sees. They are scaled after the maximum, which rounds to the same number.
+    Fused attention does not return its logits, so they are computed again, `chunk` queries at a time and only with the
+    keys that the last of these sees. Scaling after the maximum rounds to the same number.
     """
     queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
     chunk = min(chunk, queries)
@@ -66,7 +66,7 @@ def causal_max_logits(
             stop = min(start + chunk, queries)
             rows, seen = stop - start, keys - queries + stop
             logits_BHTS = q_BHTX[:, :, start:stop].float() @ k_BHSX[:, :, :seen].float().mT
-            logits_BHTS[..., seen - rows :] += unseen_CC[:rows, :rows]  # only these hide anything
-            # in two steps: torch is slow at a maximum over axes that do not lie side by side
+            logits_BHTS[..., seen - rows :] += unseen_CC[:rows, :rows]  # earlier keys are visible to all
+            # In two steps: torch is slow at a maximum over axes that are not adjacent.
             max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(2, 3)).amax(dim=0))
     return max_H * scale

@@ -1,7 +1,7 @@
-"""A class of the user's as a model: any torch module from token ids to logits, with the contract of the other models.
+"""A user's class as a model: any torch module from token ids to logits, called like the other models.
 
-Nothing is known of its inside: it writes text without a cache, its attention logits are not seen, and what it costs is
-counted from the outside (`measure.cost`).
+Its inside is unknown, so it generates without a cache, its attention logits are not seen, and its costs are counted by
+running it (`measure.cost_module`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nanokimi.runtime.plugins import load_plugin
 
 
 class UserModule(nn.Module):
-    """Token ids (B, T) to logits (B, T, W) by a module of the user's."""
+    """Token ids (B, T) to logits (B, T, W) by a user's module."""
 
     can_cache = False
 
@@ -28,18 +28,18 @@ class UserModule(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.module = build_module(config)
-        # nanoGPT's model, and those made like it, compute only the last position unless they are given targets.
+        # nanoGPT's model, and those derived from it, compute only the last position unless they are given targets.
         self.wants_targets = "targets" in inspect.signature(self.module.forward).parameters
 
     def forward(self, ids_BT: torch.Tensor, cache: None = None, want_max_logits: bool = False) -> Output:
         """Logits of the next token at each position."""
-        ids_BT = ids_BT.contiguous()  # theirs may call view() on them, as nanoGPT's does
+        ids_BT = ids_BT.contiguous()  # the module may call view() on them, as nanoGPT's does
         output = self.module(ids_BT, targets=ids_BT) if self.wants_targets else self.module(ids_BT)
         return Output(logits_of(output))
 
 
 def build_module(config: ModuleConfig) -> nn.Module:
-    """The user's module. Raises UserError, whatever goes wrong in the class."""
+    """The user's module. Raises UserError for any exception in the class."""
     cls = load_plugin(config.source)
     taken = inspect.signature(cls).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
@@ -57,12 +57,14 @@ def build_module(config: ModuleConfig) -> nn.Module:
             f"{config.source} cannot be built: {type(error).__name__}: {one_line(error)}"
         ) from None
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
-        raise UserError(f"{config.source} is no torch module with parameters: nothing can be trained")
+        raise UserError(
+            f"{config.source} is not a torch module with parameters, so there is nothing to train"
+        )
     return module
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a module returns: a tensor, the first of a tuple, or `logits` of an object or dictionary."""
+    """The logits in a module's output: a tensor, the first item of a tuple, or `logits` of an object or dictionary."""
     if isinstance(output, dict):
         output = output.get("logits")
     output = getattr(output, "logits", output)
@@ -70,7 +72,7 @@ def logits_of(output: Any) -> torch.Tensor:
 
 
 def require_logits(model: UserModule) -> None:
-    """Try the module on a few tokens. Raises UserError if it fails, or gives no logits (B, T, W)."""
+    """Run the module on a few tokens. Raises UserError if it fails or does not return logits (B, T, W)."""
     config = model.config
     assert config.vocab_size is not None and config.max_position_embeddings is not None, (
         "resolve() fills these in"
@@ -91,5 +93,5 @@ def require_logits(model: UserModule) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line, cut where it is long."""
+    """An exception's message on one line, cut to 300 characters."""
     return (" ".join(str(error).split()) or "no message")[:300]

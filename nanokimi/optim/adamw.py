@@ -1,4 +1,4 @@
-"""AdamW for all of a model, or for what is no hidden matrix, and the frame of optimizers that treat those otherwise."""
+"""AdamW, for a whole model or for all but its hidden matrices, and a base class for optimizers of those matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim.adamw import adamw
 
 
 def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
-    """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on a parameter group, by torch's own kernels."""
+    """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on a parameter group, by torch's kernels."""
     params = [p for p in group["params"] if p.grad is not None]
     if not params:
         return
@@ -43,7 +43,7 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
 
 
 def loss_of(closure: Callable[[], Any] | None) -> Any:
-    """What an optimizer's step begins with and returns: the loss that a closure computes, if there is one."""
+    """The loss that the closure of an optimizer's step computes, if there is a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -51,13 +51,13 @@ def loss_of(closure: Callable[[], Any] | None) -> Any:
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's AdamW, to the bit, whose step does not import torch's compiler (see `leave_the_compiler_out`)."""
+    """torch's AdamW, bit for bit, with a step that does not import torch's compiler (see `leave_the_compiler_out`)."""
 
     def __init__(
         self, params: Iterable[Any], *, lr: float, betas: tuple[float, float], eps: float, fused: bool
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
-        self._step_supports_amp_scaling = False  # torch's own fused step would take a GradScaler's scale
+        self._step_supports_amp_scaling = False  # unlike torch's fused step, ours does not unscale gradients
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,10 +69,10 @@ class AdamW(torch.optim.AdamW):
 
 
 def leave_the_compiler_out() -> None:
-    """Keep torch's optimizers from importing torch.compile's machinery, which costs each process seconds and 70 MB.
+    """Keep torch's optimizers from importing torch.compile, which takes each process seconds and 70 MB.
 
-    Some of their methods do so when they are first called, to mark themselves as not to be traced. Ours run outside of
-    whatever is compiled, so the plain methods are entered where the marked ones would be kept.
+    Some of their methods import it when they are first called, to wrap themselves so that they are not traced. We call
+    optimizers outside of compiled code, so the unwrapped methods are stored where the wrapped ones would be cached.
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
@@ -81,7 +81,7 @@ def leave_the_compiler_out() -> None:
 
 
 def require_matrices(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if a group that is not AdamW's has a vector, or rows that do not divide into its `blocks`."""
+    """Raise ValueError if a group for matrices has a vector, or rows that do not divide into its `blocks`."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if group["algorithm"] != "adamw" and (p.dim() < 2 or p.shape[-2] % group["blocks"] != 0):
@@ -92,10 +92,10 @@ def require_matrices(optimizer: torch.optim.Optimizer) -> None:
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
-    """A rule of its own for matrices (`update`), AdamW for groups with `algorithm="adamw"`.
+    """Base class: `update` for matrices, AdamW for groups with `algorithm="adamw"`.
 
-    As for Muon, only the last two axes are a matrix: a stack (E, F, D) is E matrices, and a group's `blocks` cuts each
-    by rows into that many. Everything below works on such stacks (S, m, n).
+    As in Muon, the last two axes are a matrix: a stack (E, F, D) is E matrices, and a group's `blocks` divides the rows
+    of each into that many matrices. The functions below work on such stacks (S, m, n).
 
     Raises:
         ValueError: a parameter of a matrix group has fewer than two axes, or its rows do not divide into `blocks`.
@@ -106,16 +106,16 @@ class MatrixOptimizer(torch.optim.Optimizer):
         require_matrices(self)
 
     def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """What is kept for a matrix parameter between steps, as it is before the first."""
+        """The state of a matrix parameter before the first step."""
         raise NotImplementedError
 
     def update(self, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:
-        """Change `state` by a gradient; return the direction that lr multiplies, or None to leave the weights."""
+        """Update `state`; return the direction that lr multiplies, or None to leave the weights unchanged."""
         raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient. Gradients are left as they are."""
+        """Update every parameter that has a gradient, without changing the gradients."""
         loss = loss_of(closure)
         for group in self.param_groups:
             if group["algorithm"] == "adamw":

@@ -1,4 +1,4 @@
-"""THE OPTIMIZERS by name: to add one, write its class, its settings (config/rules.py OPTIMIZERS) and its row here."""
+"""THE OPTIMIZERS by name. To add one, write its class, its row in OPTIMIZERS of config/rules.py, and its row here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ELEMENTWISE: dict[str, Builder] = {
     ),
     "lion": lambda model, optim, groups: Lion(groups, lr=optim.lr, betas=optim.betas),
 }
-"""Those that treat every number alike; their groups are nanoGPT's."""
+"""Optimizers that treat every number alike, with nanoGPT's parameter groups."""
 
 OF_MATRICES: dict[str, Builder] = {
     "muon": lambda model, optim, groups: Muon(groups, optim.lr, **of_muon(optim)),
@@ -45,13 +45,13 @@ OF_MATRICES: dict[str, Builder] = {
     ),
     "soap": lambda model, optim, groups: SOAP(groups, optim.lr, **of_soap(optim)),
 }
-"""Those that take what groups.RULES give to Muon, and leave the rest to AdamW."""
+"""Optimizers of the parameters that groups.RULES give to Muon; AdamW updates the others."""
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> torch.optim.Optimizer:
-    """The optimizer that `optim` describes. Every group keeps its peak rate as `peak_lr` for the schedule.
+    """The optimizer that `optim` describes. Every group has its peak rate as `peak_lr`, for the schedule.
 
-    Raises UserError if an optimizer that is not this package's own does not exist, does not take a setting, or cannot
+    Raises UserError if an optimizer of a library or of the user's does not exist, does not take a setting, or cannot
     train a model here.
     """
     leave_the_compiler_out()
@@ -70,7 +70,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
 
 
 def matrix_groups(model: nn.Module, optim: OptimConfig, num_heads: int) -> Groups:
-    """Groups for one of OF_MATRICES, AdamW's rate in its own."""
+    """Groups for one of OF_MATRICES, with AdamW's own rate in AdamW's groups."""
     heads = num_heads if optim.split_heads else 1
     groups = muon_groups(model.named_parameters(), num_heads=heads, router=optim.router)
     for group in groups:
@@ -80,17 +80,17 @@ def matrix_groups(model: nn.Module, optim: OptimConfig, num_heads: int) -> Group
 
 
 def has_fused(model: nn.Module) -> bool:
-    """Whether torch has AdamW in one kernel for where the model is."""
+    """Whether torch has a fused AdamW for the model's device."""
     return next(model.parameters()).device.type in ("cpu", "cuda")
 
 
 def of_adamw(optim: OptimConfig) -> dict[str, Any]:
-    """What AdamW inside reads."""
+    """The settings of the AdamW inside an optimizer of matrices."""
     return dict(weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps)
 
 
 def of_muon(optim: OptimConfig) -> dict[str, Any]:
-    """The settings of Muon and its kin."""
+    """The settings of Muon, MuonClip and TrueMuon."""
     ns_dtype = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[optim.ns_dtype]
     own = dict(momentum=optim.momentum, nesterov=optim.nesterov, ns_steps=optim.ns_steps, ns_dtype=ns_dtype)
     return of_adamw(optim) | own
@@ -103,12 +103,12 @@ def of_soap(optim: OptimConfig) -> dict[str, Any]:
 
 
 def of_shampoo(optim: OptimConfig) -> dict[str, Any]:
-    """The settings of Shampoo: SOAP's, and when it begins."""
+    """The settings of Shampoo."""
     return of_soap(optim) | dict(handover_steps=optim.handover_steps)
 
 
 def clip_options(model: nn.Module, optim: OptimConfig) -> dict[str, Any]:
-    """What QK-Clip needs beside the optimizer's own settings. Raises UserError where the attention has no heads."""
+    """The arguments of QK-Clip. Raises UserError if the attention has no heads that it could rescale."""
     attentions = model.attentions()  # type: ignore[operator]  # every model of ours has it
     if not all(hasattr(attention, "rescale_heads_") for attention in attentions):
         raise UserError(
@@ -119,7 +119,7 @@ def clip_options(model: nn.Module, optim: OptimConfig) -> dict[str, Any]:
     if optim.qk_clip_logits == "rms":
         if not can_estimate(model):
             raise UserError(
-                "optim.qk_clip_logits rms: nothing is known of this attention's weights; use exact"
+                "optim.qk_clip_logits rms: this attention's weights have unknown names; use exact"
             )
         estimate = partial(rms_logits, model)
     return dict(attentions=attentions, tau=optim.qk_clip_tau, estimate=estimate)

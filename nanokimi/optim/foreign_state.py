@@ -1,7 +1,7 @@
-"""The state of somebody else's optimizer as named tensors and plain JSON, and back: nothing in it is known beforehand.
+"""The state of a foreign optimizer as named tensors and plain JSON, and back, without knowing what it contains.
 
-Libraries keep lists of matrices, counters and text beside tensors, and counters in the parameter groups, too. A tree of
-JSON holds it all; where a tensor was it holds {"tensor": name}, and its strides if it was not stored row by row.
+Libraries keep lists of matrices, counters and text beside tensors, and counters also in parameter groups. A tree of
+JSON holds everything. In place of a tensor it has {"tensor": name}, and the strides if the tensor was not contiguous.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 CONFIGURED = frozenset(
     ("params", "lr", "initial_lr", "peak_lr", "betas", "eps", "momentum", "nesterov", "weight_decay")
 )
-"""Entries of parameter groups that follow from the configuration, which may be another one when a run goes on."""
+"""Entries of parameter groups that come from the configuration, which may have changed when a run resumes."""
 
 
 def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors by name, the rest as JSON) of all that an optimizer has changed. Raises ValueError for other objects."""
+    """The state of an optimizer: tensors by name, and the rest as JSON. Raises ValueError for other objects."""
     content = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     groups = [
@@ -34,7 +34,7 @@ def pack(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dic
 
 
 def _is_data(value: Any) -> bool:
-    """Whether an entry of a group can be kept; what cannot, such as a dtype, is taken to be a setting."""
+    """Whether an entry of a group can be stored. What cannot, such as a dtype, is taken to be a setting."""
     try:
         _pack(value, "", {})
     except ValueError:
@@ -48,7 +48,7 @@ def unpack_(
     tree: dict[str, Any],
     options: frozenset[str],
 ) -> None:
-    """Give a fresh optimizer what `pack` took; group entries named in `options` stay as they are configured now."""
+    """Load what `pack` returned into a new optimizer. Entries of groups that `options` names keep their values."""
     own = optimizer.state_dict()
     stored_groups = _unpack(tree["param_groups"], tensors)
     if len(stored_groups) != len(own["param_groups"]):
@@ -65,13 +65,13 @@ def unpack_(
         index,
         values,
     ) in state.items():  # load_state_dict casts to the parameter's dtype, whatever the tensor was
-        if type(index) is int:  # some keep what belongs to no parameter under a name
+        if type(index) is int:  # some also keep state under a name, for no parameter
             p = parameters[index]
             optimizer.state[p] = _restored(values, optimizer.state[p], p.device)
 
 
 def _restored(saved: Any, loaded: Any, device: torch.device) -> Any:
-    """`saved`, its tensors on the device that `load_state_dict` chose, or the parameter's, in the dtype they had."""
+    """`saved` in its own dtypes, on the device that `load_state_dict` chose, or else the parameter's."""
     if isinstance(saved, torch.Tensor):
         return saved.to(loaded.device if isinstance(loaded, torch.Tensor) else device)
     if isinstance(saved, dict):
@@ -84,12 +84,12 @@ def _restored(saved: Any, loaded: Any, device: torch.device) -> Any:
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().clone().contiguous()  # two names of one storage cannot be written
+        tensors[name] = value.detach().clone().contiguous()  # safetensors refuses tensors that share storage
         return {"tensor": name} | ({} if value.is_contiguous() else {"stride": list(value.stride())})
     if isinstance(value, dict):
         entries = [[key, _pack(item, f"{name}.{key}", tensors)] for key, item in value.items()]
         if not all(type(key) in (int, float, str) for key in value):
-            raise ValueError(f"{name} has keys that are no numbers or names")
+            raise ValueError(f"{name} has keys that are neither numbers nor text")
         return {"dict": entries}
     if isinstance(value, list | tuple | deque):
         items = [_pack(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
@@ -109,7 +109,7 @@ def _unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensor = tensors[node["tensor"]]
         if "stride" not in node:
             return tensor
-        # products of a matrix stored by columns may differ in the last bit from those of one stored by rows
+        # Products of a matrix stored by columns may differ in the last bit from those of one stored by rows.
         return torch.empty_strided(tensor.shape, node["stride"], dtype=tensor.dtype).copy_(tensor)
     if "dict" in node:
         return {key: _unpack(item, tensors) for key, item in node["dict"]}

@@ -1,8 +1,8 @@
-"""Which optimizer updates which parameter: one table of rules, read from top to bottom, the first match wins.
+"""Which optimizer updates which parameter: a table of rules, of which the first that matches applies.
 
-Muon, and whatever else treats matrices as matrices, takes the hidden ones. AdamW takes the embeddings and the head
-(their rows are tokens, not directions), norm gains and biases. Norm gains are decayed beside Muon (Moonlight,
-appendix D, found it needed), never by nanoGPT's AdamW nor by other optimizers that take every parameter.
+Muon and the other optimizers of matrices update the hidden matrices. AdamW updates embeddings and the head (their rows
+are tokens, not directions), norm gains and biases. Beside Muon, norm gains are decayed (Moonlight, appendix D, found it
+necessary). Optimizers of every parameter, such as nanoGPT's AdamW, do not decay them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ROUTER = r"\.gate\.weight$"
 RULES = (
     Rule(r"(^|[._]|word)emb|unembed|wte|wpe|latents$|(^|[._])(head|output|classifier)\.", "adamw"),
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
-    Rule(ROUTER, "muon"),  # the router; OptimConfig.router may hand it to AdamW
+    Rule(ROUTER, "muon"),  # unless OptimConfig.router is adamw
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
     Rule(
         r"\.(q|k|v|q_b|kv_b)_proj\.weight$", "muon", "heads"
-    ),  # cut into heads only if OptimConfig.split_heads
+    ),  # split into heads only with OptimConfig.split_heads
     Rule(r"", "muon"),
 )
 
@@ -47,10 +47,10 @@ def find_rule(name: str) -> Rule:
 def assign(
     name: str, shape: tuple[int, ...], *, num_heads: int = 1, router: Algorithm = "muon"
 ) -> tuple[Algorithm, int]:
-    """How a parameter is updated under Muon: (algorithm, row blocks that are matrices of their own)."""
+    """How a parameter is updated under Muon: (algorithm, number of matrices that its rows divide into)."""
     rule = find_rule(name)
     algorithm = router if rule.pattern == ROUTER else rule.algorithm
-    if algorithm == "adamw" or len(shape) not in (2, 3):  # no matrix, nor a stack of them
+    if algorithm == "adamw" or len(shape) not in (2, 3):  # neither a matrix nor a stack of matrices
         return "adamw", 1
     if rule.blocks == "qkv" and shape[-2] == 3 * shape[-1]:
         return "muon", 3
@@ -62,13 +62,13 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for Muon, MuonClip, TrueMuon, Shampoo or SOAP, each parameter in exactly one of them.
 
-    Embeddings and heads are known by their names (see RULES): look over the groups when the model is not ours.
-    Parameters with three axes are taken as stacks of matrices, as our experts are.
+    Embeddings and heads are recognized by their names (RULES), so check the groups if the model is not ours. Parameters
+    with three axes are treated as stacks of matrices, like our experts.
 
     Args:
         named_parameters: `model.named_parameters()`.
-        num_heads: blocks that the rows of query, key and value projections are cut into (1: kept whole); not for
-            models whose heads share keys.
+        num_heads: matrices that the rows of query, key and value projections are split into (1: not split). Leave it
+            at 1 for models whose heads share keys.
         router: the router's optimizer.
     """
     groups: dict[tuple[Algorithm, int], list[nn.Parameter]] = {}
@@ -81,7 +81,7 @@ def muon_groups(
 def adamw_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """nanoGPT's groups: weight decay for whatever has two axes or more, none for vectors."""
+    """nanoGPT's groups: weight decay for parameters with two or more axes, none for vectors."""
     parameters = [p for _, p in named_parameters]
     decayed = [p for p in parameters if p.dim() >= 2]
     kept = [p for p in parameters if p.dim() < 2]

@@ -1,7 +1,7 @@
 """Lion, evolved sign momentum (Chen et al., arXiv 2302.06675, algorithm 2).
 
-The repair of the "Muon" of an earlier nanoKimi (seed 3), which called itself inspired by Lion but subtracted an average
-of the weights from the weights: its gradients were averaged and never used.
+It replaces the "Muon" of an earlier nanoKimi (seed 3), which was said to be inspired by Lion. That optimizer averaged
+the gradients but never used them: it subtracted an average of the weights from the weights.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from nanokimi.optim.adamw import loss_of
 
 
 class Lion(torch.optim.Optimizer):
-    """Every weight moves by lr, up or down, as an average of its gradients says.
+    """Every weight moves by lr in the direction of the sign of an average of its gradients.
 
     Args:
         params: parameters or parameter groups.
-        lr: learning rate, 3 to 10 times below AdamW's: AdamW's updates have an RMS of about 0.2, these of 1.
-        betas: (share of the average in what is decided now, decay rate of the average).
-        weight_decay: decoupled; 3 to 10 times above AdamW's, as it is multiplied by lr.
+        lr: learning rate, 3 to 10 times below AdamW's, whose updates have an RMS of about 0.2 instead of 1.
+        betas: (weight of the average in the update's direction, decay rate of the average).
+        weight_decay: decoupled, and multiplied by lr, so 3 to 10 times above AdamW's.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
 
     def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """What is kept for a parameter between steps, as it is before the first."""
+        """The state of a parameter before the first step."""
         return {"exp_avg": torch.zeros_like(p)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient. Gradients are left as they are."""
+        """Update every parameter that has a gradient, without changing the gradients."""
         loss = loss_of(closure)
         for group in self.param_groups:
             beta1, beta2 = group["betas"]

@@ -1,8 +1,8 @@
 """THE OPTIMIZER: Muon, momentum orthogonalised by Newton-Schulz (Jordan et al. 2024; Moonlight, arXiv 2502.16982).
 
-A matrix's momentum U S V^T is replaced by roughly U V^T, so that every direction of the matrix moves equally far. The
-update is scaled to the size of an AdamW update (RMS 0.2), so AdamW's learning rate and weight decay carry over.
-Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
+A matrix's momentum U S V^T is replaced by approximately U V^T, so that the matrix moves equally far in every direction.
+The update is scaled to the size of an AdamW update (RMS 0.2), so AdamW's learning rate and weight decay carry over. The
+last two axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from nanokimi.optim.adamw import adamw_step_, loss_of, require_matrices
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-UPDATE_RMS = 0.2  # what AdamW's updates typically have (Moonlight, section 2.2)
+UPDATE_RMS = 0.2  # typical of AdamW's updates (Moonlight, section 2.2)
 
 Member = tuple[torch.Tensor, dict[str, Any]]  # a parameter with a gradient, and its group
 
 
 def newton_schulz(matrices: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Orthogonalise each matrix of (..., m, n): singular values end between about 0.7 and 1.2 (not at 1).
+    """Orthogonalise each matrix of (..., m, n). Its singular values end between about 0.7 and 1.2, not at exactly 1.
 
-    `dtype` is that of the iteration; None takes that of `matrices`, in which the result is returned. Rounding matters
-    little, since the coefficients trade exactness for speed anyway.
+    The iteration runs in `dtype` (None: that of `matrices`), and the result has the dtype of `matrices`. Rounding
+    matters little, because the coefficients trade accuracy for speed anyway.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     x = matrices.reshape(-1, *matrices.shape[-2:]).to(dtype or matrices.dtype)
     tall = x.shape[-2] > x.shape[-1]
-    if tall:  # the smaller side makes the smaller Gram matrix
+    if tall:  # the shorter side gives the smaller Gram matrix
         x = x.mT
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
@@ -64,8 +64,8 @@ def matrix_step(
     Args:
         members: the parameters, each with its group.
         buffers: the running average of each parameter's gradient.
-        scales: what an orthogonal matrix is multiplied by to have AdamW's update size, of each.
-        steps, dtype: of Newton-Schulz; None as the dtype leaves it to the function.
+        scales: the factor of each parameter's orthogonal matrices, which gives them AdamW's update size.
+        steps, dtype: of Newton-Schulz; with None, the function chooses the dtype.
     """
     for (p, group), buffer, scale in zip(members, buffers, scales, strict=True):
         assert p.grad is not None
@@ -76,21 +76,21 @@ def matrix_step(
 
 
 def matrices_of(p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """A parameter, or its gradient, as the stack of matrices (..., m, n) that are orthogonalised each on its own."""
+    """A parameter or its gradient as a stack of matrices (..., m, n), each of which is orthogonalised on its own."""
     return p.unflatten(-2, (group["blocks"], -1))
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for 2-D weights and stacks of them; with `algorithm="adamw"` groups, AdamW for everything else.
+    """Muon for 2-D weights and stacks of them. Groups with `algorithm="adamw"` are updated by AdamW.
 
     Args:
-        params: parameters or parameter groups. A group may set `algorithm` ("muon" or "adamw"), `blocks` (row blocks
-            that are matrices of their own), and any of the options below.
+        params: parameters or parameter groups. A group may set `algorithm` ("muon" or "adamw"), `blocks` (the number
+            of matrices that its rows divide into), and any of the options below.
         lr: learning rate, on AdamW's scale.
-        weight_decay: decoupled; each step multiplies weights by 1 - lr * weight_decay.
+        weight_decay: decoupled: each step multiplies weights by 1 - lr * weight_decay.
         momentum, nesterov: of the gradient average.
-        ns_steps, ns_dtype: Newton-Schulz iterations and their dtype (None: that of the matrices; in
-            `kernels`, the faster one).
+        ns_steps, ns_dtype: Newton-Schulz iterations and their dtype (None: that of the matrices, or the fastest with
+            the step of `kernels`).
         betas, eps: of the groups with `algorithm="adamw"`.
 
     Raises:
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     matrix_step = staticmethod(matrix_step)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient. Gradients are left as they are."""
+        """Update every parameter that has a gradient, without changing the gradients."""
         loss = loss_of(closure)
         self._muon_step([g for g in self.param_groups if g["algorithm"] == "muon"])
         for group in self.param_groups:
@@ -131,7 +131,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon_step(self, groups: list[dict[str, Any]]) -> None:
-        # matrices of one size are batched across groups, so groups must agree on how to orthogonalise
+        # Matrices of one size are batched across groups, so groups must agree on how to orthogonalise.
         by_recipe: dict[tuple[int, torch.dtype | None], list[dict[str, Any]]] = {}
         for group in groups:
             by_recipe.setdefault((group["ns_steps"], group["ns_dtype"]), []).append(group)

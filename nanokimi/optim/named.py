@@ -1,7 +1,7 @@
-"""First-order optimizers of torch.optim and of pytorch-optimizer by their names, and a user's own class.
+"""First-order optimizers of torch.optim and of pytorch-optimizer by name, and a user's own class.
 
-Of somebody else's class nothing is believed: before it trains anything, it takes steps on a few small parameters, which
-show whether it works with a plain `step()`, listens to the gradient, and resumes exactly from its state.
+Such a class is tested before it trains anything. Steps on a few small parameters show whether it works with a plain
+`step()`, uses the gradient, and resumes exactly from its state.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from nanokimi.errors import UserError
 from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
 
-# torch's, whose decay is no decoupled one.
+# torch's optimizers whose weight decay is added to the gradient.
 COUPLED = ("SGD", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Adamax")
-DECOUPLING = ("decoupled_weight_decay", "weight_decouple")  # switches that libraries have for it
-SHARED = ("betas", "eps", "momentum", "nesterov")  # of OptimConfig, given to a class that has them
-TRIAL_STEPS = 11  # twice: some do something else every tenth step
+DECOUPLING = ("decoupled_weight_decay", "weight_decouple")  # names of the option in libraries
+SHARED = ("betas", "eps", "momentum", "nesterov")  # settings of OptimConfig, for classes that have them
+TRIAL_STEPS = 11  # taken twice, because some do something else every tenth step
 
 Optimizer = type[torch.optim.Optimizer]
 Groups = list[dict[str, Any]]
 
 
 def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that `optim` names, tried out. A group without `weight_decay` gets what `optim` says.
+    """The optimizer that `optim` names, after a test. A group without `weight_decay` gets that of `optim`.
 
-    Raises UserError if there is no such class, if a setting does not fit it, or if it cannot train a model here.
+    Raises UserError if the class does not exist, does not take a setting, or cannot train a model here.
     """
     cls = find_class(optim.name)
     closure = inspect.signature(cls.step).parameters.get("closure")
@@ -54,18 +54,18 @@ def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
 
 
 def require_optimizer(optim: OptimConfig) -> None:
-    """Refuse a library's or plugged optimizer that `build_foreign` would refuse, before anything else is done."""
+    """Raise the UserError that `build_foreign` would raise, before anything else is done."""
     if optim.foreign:
         build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
 
 
 def find_class(name: str) -> Optimizer:
-    """The class that a name such as torch:NAdam means. Raises UserError naming the nearest one."""
+    """The class with a name such as torch:NAdam. Raises UserError with the nearest name if there is none."""
     library, _, wanted = name.rpartition(":")
     if library.endswith(".py"):
         found = load_plugin(name)
         if not _is_optimizer(found):
-            raise UserError(f"optim.name {name}: the class is no torch.optim.Optimizer")
+            raise UserError(f"optim.name {name}: the class is not a torch.optim.Optimizer")
         return found
     known = {n: c for n, c in vars(library_module(library)).items() if _is_optimizer(c)}
     if wanted not in known:
@@ -81,7 +81,7 @@ def find_class(name: str) -> Optimizer:
 
 
 def library_module(library: str) -> Any:
-    """torch.optim or pytorch_optimizer. Raises UserError if that is not installed."""
+    """torch.optim or pytorch_optimizer. Raises UserError if the latter is not installed."""
     if library == "torch":
         return torch.optim
     try:
@@ -102,9 +102,9 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def class_arguments(cls: Optimizer, optim: OptimConfig) -> dict[str, Any]:
-    """Keyword arguments for the class: rate, what it knows of OptimConfig's settings, and `options`.
+    """Keyword arguments for the class: the rate, those settings of OptimConfig that it has, and `options`.
 
-    Raises UserError for an option that it does not know, and for a changed setting that it would not read.
+    Raises UserError for an unknown option, and for a changed setting that the class does not have.
     """
     known = {
         name: parameter.default
@@ -134,7 +134,7 @@ def class_arguments(cls: Optimizer, optim: OptimConfig) -> dict[str, Any]:
 
 
 def decay_arguments(cls: Optimizer, optim: OptimConfig, known: dict[str, Any]) -> dict[str, Any]:
-    """Weight decay, decoupled as `weight_decay` promises. Raises UserError where the class has none that is."""
+    """Decoupled weight decay. Raises UserError if it is wanted and the class has none."""
     if "weight_decay" in optim.options:
         return {}
     switches = {name: True for name in DECOUPLING if name in known and name not in optim.options}
@@ -151,7 +151,7 @@ def decay_arguments(cls: Optimizer, optim: OptimConfig, known: dict[str, Any]) -
 
 
 def _alike(default: Any, value: Any) -> bool:
-    """Whether a class's default is of the kind that the setting is."""
+    """Whether a default of the class is of the same kind as the setting."""
     if isinstance(value, tuple):
         return isinstance(default, tuple | list) and len(default) == len(value)
     if isinstance(value, bool):
@@ -160,18 +160,18 @@ def _alike(default: Any, value: Any) -> bool:
 
 
 def _is_changed(name: str, value: Any) -> bool:
-    """Whether a setting is nobody's default: an arm's own default is not a wish of the user's."""
+    """Whether a setting differs from the defaults of all arms, so that the user must have set it."""
     return all(
         value != getattr(defaults, name) for defaults in (OptimConfig(), KimiArm().optim, GPTArm().optim)
     )
 
 
 def try_out(make: Callable[[Groups], torch.optim.Optimizer], optim: OptimConfig) -> None:
-    """Take steps on a matrix, a stack, and a vector. Raises UserError if the optimizer is of no use here."""
+    """Test the optimizer on a matrix, a stack and a vector. Raises UserError if it cannot be used here."""
     with torch.random.fork_rng(devices=[]):
         try:
             problem = _trial(make, frozenset(optim.options))
-        except Exception as error:  # somebody else's code may raise anything
+        except Exception as error:  # foreign code may raise anything
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     if problem is not None:
         raise UserError(f"optim.name {optim.name} cannot train a model here: {problem}")
@@ -204,10 +204,10 @@ def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[s
 
 
 def _trial_parameters(values: Iterable[torch.Tensor] | None = None) -> tuple[list[nn.Parameter], Groups]:
-    """Parameters, and the two groups of them that a model's would be in."""
+    """Parameters, and two groups of them as a model would have."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((6, 4), (2, 4, 3), (5,))
-    # small, as some begin with steps that would vanish beside a 1
+    # Small, because the first steps of some optimizers would be lost in the rounding of numbers near 1.
     start = values or [1e-3 * torch.randn(shape, generator=generator) for shape in shapes]
     matrix, stack, vector = (nn.Parameter(value.clone()) for value in start)
     groups: Groups = [{"params": [matrix, stack]}, {"params": [vector], "weight_decay": 0.0}]
@@ -215,7 +215,7 @@ def _trial_parameters(values: Iterable[torch.Tensor] | None = None) -> tuple[lis
 
 
 def _take_steps(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
-    """Steps with gradients, and random numbers, that follow from the step."""
+    """Steps with gradients and random numbers that depend on the number of the step alone."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         torch.manual_seed(step)

@@ -1,8 +1,8 @@
-"""QK-Clip, and with Muon: MuonClip, the optimizer of Kimi K2 (arXiv 2507.20534, section 2.1 and algorithm 1).
+"""QK-Clip, and MuonClip (Muon with QK-Clip), the optimizer of Kimi K2 (arXiv 2507.20534, section 2.1, algorithm 1).
 
-Muon lets attention logits grow without bound, as others may. After each step, every head whose largest logit in that
-step's forward pass was above tau has its query and key weights scaled so that the same inputs would give exactly tau.
-Only the attention knows which rows belong to which head, so it does the scaling itself, in `rescale_heads_(gamma_H)`.
+With Muon, attention logits may grow without bound. QK-Clip looks at each head's largest logit in the forward passes
+of a step. If it is above tau, the head's query and key weights are scaled after the step so that the same inputs would
+give exactly tau. Only the attention knows which rows belong to which head, so it scales them itself (`rescale_heads_`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanokimi.optim.shampoo import Shampoo
 
 
 class RescalableAttention(Protocol):
-    """Any attention that can multiply each head's logits by a factor."""
+    """An attention that can multiply each head's logits by a factor."""
 
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
         """Change the weights so that head h's logits are multiplied by gamma_H[h]."""
@@ -30,7 +30,7 @@ def qk_clip_(
     max_logits_LH: Sequence[torch.Tensor] | torch.Tensor,
     tau: float,
 ) -> torch.Tensor:
-    """Scale down the heads whose largest logit exceeds `tau`; the others are not touched.
+    """Scale down the heads whose largest logit exceeds `tau`.
 
     Args:
         attentions: one per layer.
@@ -39,29 +39,29 @@ def qk_clip_(
         tau: threshold, 100 in Kimi K2.
 
     Returns:
-        The number of heads clipped, a tensor, so that nothing waits for the device.
+        The number of heads clipped, as a tensor, so that nothing waits for the device.
     """
     if len(attentions) != len(max_logits_LH):
         raise ValueError(f"{len(attentions)} attention layers, but logits of {len(max_logits_LH)}")
     clipped = [torch.as_tensor(max_logits_H > tau).sum() for max_logits_H in max_logits_LH]
-    if clipped[0].device.type == "cpu" and not any(clipped):  # elsewhere, asking would wait for the device
+    if clipped[0].device.type == "cpu" and not any(clipped):  # on other devices, looking would wait
         return torch.stack(clipped).sum()
     for attention, max_logits_H in zip(attentions, max_logits_LH, strict=True):
-        # a head whose logits are all negative is far below tau: its gamma is 1
+        # A head whose logits are all negative is far below tau, and its gamma is 1.
         attention.rescale_heads_(torch.where(max_logits_H > tau, tau / max_logits_H, 1.0))
     return torch.stack(clipped).sum()
 
 
 class Clipping(torch.optim.Optimizer):
-    """Put before an optimizer among the bases of a class, it lets QK-Clip follow each of that optimizer's steps.
+    """A base class that adds QK-Clip to the optimizer that is the next base: `class MuonClip(Clipping, Muon)`.
 
     Args:
-        params, lr, **options: as for the optimizer.
+        params, lr, **options: of the optimizer.
         attentions: the model's attention layers, in the order of the logits given to `step`; they need
             `rescale_heads_`.
-        tau: largest logit that is left alone.
-        estimate: in place of the logits of `step`, a function that finds each head's largest logit from the weights
-            before the update (`rms_logits`); the forward pass then need not look for them.
+        tau: the largest logit that is not clipped.
+        estimate: a function that estimates each head's largest logit from the weights before the update (`rms_logits`).
+            It replaces the logits given to `step`, so the forward pass does not need to compute them.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Clipping(torch.optim.Optimizer):
         *,
         max_logits_LH: Sequence[torch.Tensor] | torch.Tensor | None = None,
     ) -> Any:
-        """The optimizer's step, then QK-Clip by the logits of this step's forward pass.
+        """The optimizer's step, then QK-Clip with the logits of this step's forward passes.
 
         Raises:
-            ValueError: `max_logits_LH` is missing; without it QK-Clip would silently do nothing.
+            ValueError: `max_logits_LH` is missing. Without it, QK-Clip would silently do nothing.
         """
         if self.estimate is not None:
             max_logits_LH = self.estimate()
@@ -108,7 +108,7 @@ class Clipping(torch.optim.Optimizer):
 
 
 class MuonClip(Clipping, Muon):
-    """Muon followed by QK-Clip, for any model whose attentions have `rescale_heads_`; see both for the arguments.
+    """Muon followed by QK-Clip, for any model whose attentions have `rescale_heads_`. Arguments are those of both.
 
     Example::
 
@@ -121,4 +121,4 @@ class MuonClip(Clipping, Muon):
 
 
 class ShampooClip(Clipping, Shampoo):
-    """Shampoo followed by QK-Clip, as an earlier nanoKimi (seed 0) meant its optimizer to be."""
+    """Shampoo followed by QK-Clip, which is what an earlier nanoKimi (seed 0) intended."""

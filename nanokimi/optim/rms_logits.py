@@ -1,11 +1,10 @@
-"""An estimate of each head's largest attention logit from the weights alone, offered beside the exact logits.
+"""An estimate of each head's largest attention logit from the weights alone.
 
-An earlier nanoKimi (seed 0) clipped by such numbers. A norm leaves inputs of RMS 1 times its gain, so if their
-directions were spread evenly, a head's query would have the length |W_q diag(gain)|_F, its key likewise; the largest
-logit is put at scale * |q| |k|, as if some query and some key were parallel. Inputs are not spread evenly: those
-along the weights' large directions give longer queries (the estimate is too low), and no two may ever be parallel
-(too high). Training records show it beside the exact logits. Repaired: it is each head's own, and MLA's interleaved
-rows are cut where its heads are.
+An earlier nanoKimi (seed 0) clipped by such estimates. After a norm, inputs have an RMS of 1, times the gain. If their
+directions were isotropic, a head's query would have the length |W_q diag(gain)|_F, and its key likewise. The estimate
+of the largest logit is scale * |q| |k|, as if some query and some key were parallel. It is too low where inputs lie
+along large directions of the weights, and too high where no query and key are parallel. Training records show it beside
+the exact logits. Unlike the original, it estimates each head separately and splits the interleaved rows of MLA by head.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ INPUT_NORMS = ("input_layernorm", "ln_1")  # beside the attention in its block
 def rms_logits(model: nn.Module) -> torch.Tensor:
     """Estimates (L, H) for every layer of a model whose `attentions()` are MLA, MHA or GQA.
 
-    Raises ValueError for an attention without query and key projections that are known by name.
+    Raises ValueError for an attention whose query and key projections have unknown names.
     """
     blocks = {child: block for block in model.modules() for child in block.children()}
     estimates = []
     for attention in model.attentions():  # type: ignore[operator]  # every model of ours has it
         norms = [getattr(blocks[attention], name) for name in INPUT_NORMS if hasattr(blocks[attention], name)]
         if len(norms) != 1:
-            raise ValueError("the attention's block has no norm before it that is known by name")
+            raise ValueError("the block of the attention has no norm with a known name before it")
         estimates.append(head_estimates(attention, norms[0]))
     return torch.stack(estimates)
 
 
 def can_estimate(model: nn.Module) -> bool:
-    """Whether `rms_logits` knows all of a model's attentions."""
+    """Whether `rms_logits` can estimate the logits of all of a model's attentions."""
     try:
         rms_logits(model)
     except (AttributeError, ValueError):
@@ -53,16 +52,14 @@ def head_estimates(attention: Any, norm: Any) -> torch.Tensor:
     elif hasattr(attention, "q_proj") and hasattr(attention, "k_proj") and not hasattr(attention, "latents"):
         q, k = lengths_of(attention.q_proj, norm), lengths_of(attention.k_proj, norm)
     else:
-        raise ValueError(
-            f"{type(attention).__name__} has no query and key projections that are known by name"
-        )
+        raise ValueError(f"{type(attention).__name__} has no query and key projections with known names")
     width = len(q) // heads
     q_H, k_G = (row_sizes.unflatten(0, (-1, width)).sum(dim=1).sqrt() for row_sizes in (q, k))
     return attention.scale * q_H * k_G.repeat_interleave(heads // len(k_G))  # GQA: G heads of keys, G <= H
 
 
 def _mla_estimates(attention: Any, norm: Any) -> torch.Tensor:
-    """The parts without position and the rotary parts apart: logits are their sum (see model/attention.py)."""
+    """The estimates of the parts without position and of the rotary parts, whose sum is the logit."""
     heads, nope, latent = attention.num_heads, attention.nope_dim, attention.latent_dim
     query_norm = norm if hasattr(attention, "q_proj") else attention.q_a_layernorm
     q_HX = lengths_of(attention.q_up_proj, query_norm).unflatten(0, (heads, -1))
@@ -74,7 +71,7 @@ def _mla_estimates(attention: Any, norm: Any) -> torch.Tensor:
 
 
 def lengths_of(projection: nn.Linear, norm: Any, rows: slice = slice(None)) -> torch.Tensor:
-    """Mean square of each output number, if the norm's inputs are spread evenly with RMS 1: gain, biases and all."""
+    """Mean square of each output, with gain and biases, for isotropic inputs of the norm."""
     weight = projection.weight[rows].float()
     mean_square = (weight * norm.weight.float()).square().sum(dim=1)
     shift = torch.zeros_like(mean_square)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the step; to add one, write its shape and its row in SCHEDULES."""
+"""Learning-rate schedules as pure functions of the step. To add one, write its shape and its row in SCHEDULES."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanokimi.config import OptimConfig
 
 
 def constant(step: int, total_steps: float, warmup: float, optim: OptimConfig) -> float:
-    """The peak rate to the end."""
+    """The peak rate until the end."""
     return 1.0
 
 
@@ -28,12 +28,12 @@ def cosine(step: int, total_steps: float, warmup: float, optim: OptimConfig) -> 
 
 
 class Schedule(NamedTuple):
-    """A shape after warm-up, as a share of the peak rate, and the words for it in reports."""
+    """The shape of a schedule after warm-up, as a share of the peak rate, and its description in reports."""
 
     shape: Callable[[int, float, float, OptimConfig], float]
     words: str
     combine: Callable[[float, float], float]
-    """How the shape and warm-up make the rate: the lower of them, or their product."""
+    """How the shape and warm-up are combined: the lower of the two, or their product."""
 
 
 SCHEDULES = {
@@ -48,9 +48,9 @@ SCHEDULES = {
 
 
 def lr_scale(step: int, total_steps: float, optim: OptimConfig) -> float:
-    """The share of the peak rate to use at `step` (from 0) of a run of `total_steps`.
+    """The share of the peak rate at `step` (from 0) of a run of `total_steps`.
 
-    Warm-up is linear over the first `warmup_steps` (at most half the run); then see SCHEDULES.
+    Warm-up is linear over the first `warmup_steps`, at most half the run. SCHEDULES has the shape after it.
     """
     warmup = min(optim.warmup_steps, total_steps / 2)
     warming = min((step + 1) / (warmup + 1), 1.0)

@@ -1,12 +1,11 @@
 """Two-sided preconditioning: Shampoo (Gupta et al., arXiv 1802.09568, algorithm 1) with Adam's step size.
 
-For a matrix with gradients G, keep L = average of G G^T and R = average of G^T G, and move along L^-1/4 M R^-1/4, M
-being the momentum. If L and R held one gradient only, that would be U V^T of it, as Muon's: the spectrum is
-flattened. Roots are found by products alone (coupled Newton iteration) every few steps (Anil et al., arXiv
-2002.09018).
+For a matrix with gradients G, L is an average of G G^T, R an average of G^T G and M the momentum; the update is along
+L^-1/4 M R^-1/4. With a single gradient U S V^T in L and R, that would be U V^T, as in Muon. Every few steps, the roots
+are computed by matrix products alone, with a coupled Newton iteration (Anil et al., arXiv 2002.09018).
 
-It is the repair of an earlier nanoKimi's "Muon" (seed 0), whose accumulators lost 99.9% of their history at every step,
-whose exponent -1/2 on both sides inverted the spectrum, and whose momentum was never written.
+It replaces the "Muon" of an earlier nanoKimi (seed 0). There, accumulators lost 99.9% of their history at every step,
+the exponent -1/2 on both sides inverted the spectrum, and the momentum was never written.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from nanokimi.optim.adamw import MatrixOptimizer, factor_shapes, stacked
 from nanokimi.optim.muon import update_scale
 
 ROOT_ITERATIONS = 20  # enough for eigenvalues down to RIDGE of the norm (tests/test_shampoo.py)
-RIDGE = 1e-6  # below it, fp32 knows nothing of an eigenvalue
+RIDGE = 1e-6  # smaller eigenvalues are lost in the rounding of fp32
 
 
 def inverse_root(
@@ -28,10 +27,10 @@ def inverse_root(
 ) -> torch.Tensor:
     """A^(-1/p) of each symmetric positive semidefinite matrix A in (..., n, n), p a power of two.
 
-    A is divided by its Frobenius norm and `ridge` is added to its diagonal. Coupled Newton iteration (Guo and Higham
-    2006; Anil et al., algorithm 2 there): M starts at z A / |A| and X at z^(1/p) I; with T = ((p + 1) I - M) / p,
-    X <- X T and M <- T^p M keep M = X^p A, and M tends to I. An eigenvalue far below 1 grows by (1 + 1/p)^p, 2.44 for
-    p = 4, in each iteration. The root of a zero matrix is taken as I.
+    A is divided by its Frobenius norm, and `ridge` is added to its diagonal. In the coupled Newton iteration (Guo and
+    Higham 2006; Anil et al., algorithm 2), M starts at z A / |A| and X at z^(1/p) I. With T = ((p + 1) I - M) / p, the
+    updates X <- X T and M <- T^p M keep M = X^p A while M converges to I. An eigenvalue far below 1 grows by
+    (1 + 1/p)^p in each iteration, 2.44 for p = 4. For a zero matrix, I is returned.
     """
     if p < 1 or p & (p - 1):
         raise ValueError(f"p is {p}: it must be a power of two")
@@ -52,18 +51,18 @@ def inverse_root(
 
 
 class Shampoo(MatrixOptimizer):
-    """Shampoo for 2-D weights and stacks of them; with `algorithm="adamw"` groups, AdamW for everything else.
+    """Shampoo for 2-D weights and stacks of them. Groups with `algorithm="adamw"` are updated by AdamW.
 
     Args:
         params: parameters or parameter groups, as for Muon.
         lr: learning rate, on AdamW's scale.
-        weight_decay: decoupled; each step multiplies weights by 1 - lr * weight_decay.
-        betas, eps: Adam's, bias-corrected; the first beta is also that of the momentum that is preconditioned.
+        weight_decay: decoupled: each step multiplies weights by 1 - lr * weight_decay.
+        betas, eps: Adam's, bias-corrected. The momentum that is preconditioned also uses the first beta.
         shampoo_beta: decay rate of L and R, bias-corrected.
-        precondition_every: steps between new roots, the first at the first step.
-        handover_steps: None: each matrix's update has the length of Adam's ("grafting"). A number: the update passes
-            linearly over that many steps from Adam's own to 0.2 sqrt(max(m, n)) L^-1/4 M R^-1/4, whose length is its
-            own (with Muon's scale, and Muon's length at most). It depends on the count of steps alone.
+        precondition_every: steps between new roots, beginning with the first step.
+        handover_steps: None gives each matrix's update the length of Adam's ("grafting"). With a number, the update
+            changes linearly over that many steps from Adam's to 0.2 sqrt(max(m, n)) L^-1/4 M R^-1/4, which has Muon's
+            scale and at most Muon's length. The share of either depends on the number of the step alone.
     """
 
     def __init__(
@@ -86,14 +85,14 @@ class Shampoo(MatrixOptimizer):
         """Adam's moments, L and R, and their roots."""
         left, right = factor_shapes(p, group["blocks"])
         dtype = torch.promote_types(p.dtype, torch.float32)
-        state = {"step": torch.zeros((), dtype=torch.float32)}  # on the CPU: it is asked for at every step
+        state = {"step": torch.zeros((), dtype=torch.float32)}  # on the CPU, because it is read at every step
         state |= {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
         for name, shape in (("left", left), ("right", right), ("left_root", left), ("right_root", right)):
             state[name] = torch.zeros(shape, dtype=dtype, device=p.device)
         return state
 
     def update(self, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor:
-        """The step's direction; see the class."""
+        """The direction of the step."""
         state["step"] += 1
         step, beta = int(state["step"]), group["shampoo_beta"]
         adam = adam_direction(grad, state, step, group)
@@ -114,15 +113,15 @@ class Shampoo(MatrixOptimizer):
 
 
 def frobenius(matrices: torch.Tensor) -> torch.Tensor:
-    """The length of each matrix, (S, 1, 1), to divide by: never 0."""
+    """The Frobenius norm of each matrix, (S, 1, 1), never 0, so that it can be a divisor."""
     lengths = torch.linalg.matrix_norm(matrices, keepdim=True)
     return lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
 
 
 def muon_size(matrices: torch.Tensor) -> torch.Tensor:
-    """Factors (S, 1, 1) that give matrices with singular values of 1 AdamW's size, and no matrix a greater one.
+    """Factors (S, 1, 1) that give matrices with singular values of 1 the size of AdamW's updates, and no matrix more.
 
-    Roots are some steps old: along a direction that no gradient had taken before, they would multiply by 1,000.
+    The roots may be some steps old. In a direction in which no gradient had been before, they would multiply by 1,000.
     """
     rows, columns = matrices.shape[-2:]
     return update_scale(rows, columns) * (min(rows, columns) ** 0.5 / frobenius(matrices)).clamp_max(1.0)
@@ -131,7 +130,7 @@ def muon_size(matrices: torch.Tensor) -> torch.Tensor:
 def adam_direction(
     grad: torch.Tensor, state: dict[str, Any], step: int, group: dict[str, Any]
 ) -> torch.Tensor:
-    """Update Adam's two moments in place; their quotient, bias-corrected (Kingma and Ba, arXiv 1412.6980)."""
+    """Update Adam's two moments in place and return its direction (Kingma and Ba, arXiv 1412.6980)."""
     (beta1, beta2), eps = group["betas"], group["eps"]
     state["exp_avg"].lerp_(grad, 1 - beta1)
     state["exp_avg_sq"].lerp_(grad.square(), 1 - beta2)

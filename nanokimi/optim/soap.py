@@ -1,8 +1,8 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv 2409.11321, algorithm 3).
 
 Q_L and Q_R are the eigenvectors of the averages of G G^T and G^T G. In their basis gradients are nearly uncorrelated,
-so that Adam's one rate per number is what is wanted; the update is turned back. Every few steps the bases follow the
-averages by one power iteration and a QR decomposition (algorithm 4 there).
+so that Adam's separate rate for each number is appropriate. The update is then rotated back. Every few steps, one power
+iteration and a QR decomposition (algorithm 4) make the bases follow the averages.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nanokimi.optim.adamw import MatrixOptimizer, factor_shapes, stacked
 
 
 class SOAP(MatrixOptimizer):
-    """SOAP for 2-D weights and stacks of them; with `algorithm="adamw"` groups, AdamW for everything else.
+    """SOAP for 2-D weights and stacks of them. Groups with `algorithm="adamw"` are updated by AdamW.
 
-    The first step only finds the bases: in the eigenbasis of a single gradient that gradient is diagonal, and Adam
-    would make as much of the rounding errors beside the diagonal as of the gradient itself.
+    The first step only computes the bases. In the eigenbasis of a single gradient, that gradient is diagonal, and Adam
+    would scale the rounding errors off the diagonal to the size of the gradient itself.
 
     Args:
         params: parameters or parameter groups, as for Muon.
         lr: learning rate, on AdamW's scale.
-        weight_decay: decoupled; each step but the first multiplies weights by 1 - lr * weight_decay.
+        weight_decay: decoupled: each step but the first multiplies weights by 1 - lr * weight_decay.
         betas, eps: Adam's.
         shampoo_beta: decay rate of the averages of G G^T and G^T G.
         precondition_every: steps between new bases.
@@ -47,7 +47,7 @@ class SOAP(MatrixOptimizer):
         )
 
     def new_state(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Moments (the second in the eigenbasis), the averages and their bases."""
+        """Adam's moments (the second in the eigenbasis), the averages and their bases."""
         left, right = factor_shapes(p, group["blocks"])
         dtype = torch.promote_types(p.dtype, torch.float32)
         state = {"step": torch.zeros((), dtype=torch.float32), "exp_avg": torch.zeros_like(p)}
@@ -58,9 +58,9 @@ class SOAP(MatrixOptimizer):
         return state
 
     def update(self, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor | None:
-        """The step's direction; see the class."""
+        """The direction of the step, or None in the first step."""
         state["step"] += 1
-        step = int(state["step"]) - 1  # that move weights
+        step = int(state["step"]) - 1  # the first step does not move weights
         matrices = stacked(grad, group["blocks"])
         if step == 0:
             average_products_(matrices, state, group["shampoo_beta"])
@@ -75,28 +75,28 @@ class SOAP(MatrixOptimizer):
         update = left @ (momentum / (1 - beta1**step) / size) @ right.mT
         average_products_(matrices, state, group["shampoo_beta"])
         if step % group["precondition_every"] == 0:
-            turn_bases_(state)
+            update_bases_(state)
         return update.reshape(grad.shape).to(grad.dtype)
 
 
 def average_products_(matrices: torch.Tensor, state: dict[str, Any], beta: float) -> None:
-    """Take a gradient into the averages of G G^T and G^T G."""
+    """Update the averages of G G^T and G^T G with a gradient."""
     state["left"].lerp_(matrices @ matrices.mT, 1 - beta)
     state["right"].lerp_(matrices.mT @ matrices, 1 - beta)
 
 
-def turn_bases_(state: dict[str, Any]) -> None:
-    """One power iteration and QR; the columns are sorted by eigenvalue first, and the second moment with them.
+def update_bases_(state: dict[str, Any]) -> None:
+    """One power iteration and a QR decomposition, with columns and second moments sorted by eigenvalue.
 
-    QR makes a column orthogonal to those before it, so the large eigenvalues have to come first.
+    QR makes each column orthogonal to those before it, so the large eigenvalues must come first.
     """
     for side, axis in (("left", -2), ("right", -1)):
         basis = state[f"{side}_basis"]
         product = state[side] @ basis
         order = (basis * product).sum(dim=-2).argsort(dim=-1, descending=True, stable=True)
-        turned = torch.linalg.qr(product.gather(-1, order.unsqueeze(-2).expand_as(product))).Q
-        # Contiguous as it will be when loaded, so that products of it are the same to the last bit.
-        state[f"{side}_basis"] = turned.contiguous()
+        rotated = torch.linalg.qr(product.gather(-1, order.unsqueeze(-2).expand_as(product))).Q
+        # Contiguous, as it will be when it is loaded, so that its products have the same bits.
+        state[f"{side}_basis"] = rotated.contiguous()
         index = order.unsqueeze(-1) if axis == -2 else order.unsqueeze(-2)
         moment = state["exp_avg_sq"]
         state["exp_avg_sq"] = moment.gather(axis, index.expand_as(moment))

@@ -1,9 +1,9 @@
 """TrueMuon, the optimizer of an earlier nanoKimi (seed 2), repaired: Muon without a scale for the matrix's shape.
 
-An orthogonalised update U V^T is taken as it is, so that its spectral norm is about 1 whatever the shape. What was
-wrong: it orthogonalised `beta * m + grad`, m being an average of gradients, so that the fresh gradient had 57% of the
-weight and, as averages of noise are small, momentum was almost inert. Here it is Nesterov's `beta * m + (1 - beta) *
-grad`, which is Muon's; the fresh gradient has 19%. Nor are the rows of each head a matrix of their own any more.
+The orthogonalised update U V^T is not scaled, so that its spectral norm is about 1 for any shape. The original
+orthogonalised `beta * m + grad` with an average m of gradients, which gave 57% of the weight to the newest gradient. As
+averages of noise are small, momentum had almost no effect. Here it is Nesterov's `beta * m + (1 - beta) * grad`, as in
+Muon, with 19% for the newest gradient. The original also orthogonalised the rows of each head separately.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from nanokimi.optim.muon import Muon, update_scale
 
 
 class TrueMuon(Muon):
-    """Muon whose update is not scaled; decay multiplies weights by 1 - lr * weight_decay. Defaults are the seed's.
+    """Muon whose update is not scaled. Decay multiplies weights by 1 - lr * weight_decay. Defaults are the seed's.
 
-    It is Muon with other settings: dividing a group's rate by Muon's scale takes that scale out, so each shape of
-    matrix gets a group of its own. A schedule has to multiply each group's rate, not replace it.
+    Dividing a group's rate by Muon's scale cancels that scale, so each shape of matrix gets a group of its own. A
+    schedule must multiply each group's rate instead of replacing it.
 
     Args:
-        params: as for Muon; `lr` and `weight_decay` of a group are meant as here.
+        params: as for Muon; `lr` and `weight_decay` of a group mean the same as here.
         lr: learning rate; AdamW groups usually want a tenth of it.
         weight_decay, momentum, **options: as for Muon.
     """
@@ -40,7 +40,7 @@ class TrueMuon(Muon):
 
 
 def unscaled(params: Iterable[Any], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups split by shape, rate and decay set such that Muon's shape scale cancels and lr * weight_decay stays."""
+    """Groups split by shape, with rates that cancel Muon's scale and decays that preserve lr * weight_decay."""
     given = list(params)
     groups: list[dict[str, Any]] = given if given and isinstance(given[0], dict) else [{"params": given}]
     split: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def unscaled(params: Iterable[Any], lr: float, weight_decay: float) -> list[dict
         for p in group["params"]:
             by_shape.setdefault(tuple(p.shape[-2:]), []).append(p)
         for shape, members in by_shape.items():
-            # Muon refuses what is no matrix
+            # Muon itself refuses vectors.
             scale = update_scale(shape[0] // group.get("blocks", 1), shape[1]) if len(shape) == 2 else 1.0
             rate, decay = group.get("lr", lr), group.get("weight_decay", weight_decay)
             split.append(group | {"params": members, "lr": rate / scale, "weight_decay": decay * scale})

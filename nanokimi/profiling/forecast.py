@@ -45,7 +45,7 @@ from nanokimi.runtime.processes import start_process
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
 from nanokimi.train.evaluation import telemetry_records
 from nanokimi.train.loop import write
-from nanokimi.train.result import optimizer_bytes
+from nanokimi.train.metrics import optimizer_bytes
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.torch_compile import compile_step

@@ -131,6 +131,33 @@ FIRST_COLUMNS = (
 """The costs beside the losses on the first screen."""
 
 
+STUDY_PAGE = (
+    Metric("floor_gap", "Above the floor", units.fixed),
+    Metric("test_bits_per_byte", "Bits per byte", units.fixed),
+    Metric("params_active", "Active", units.count),
+    Metric("params_total", "Total", units.count),
+    Metric("steps", "Steps", units.count),
+    Metric("ms_per_step", "ms/step", units.plain),
+    Metric("peak_memory_bytes", "Memory", units.size),
+)
+"""The columns of a study's page beside each arm's loss."""
+
+STUDY_TEXT = (
+    Metric("floor_gap", "above floor", units.fixed),
+    Metric("params_active", "active", units.count),
+    Metric("params_total", "total", units.count),
+    Metric("steps", "steps", units.count),
+    Metric("train_seconds", "seconds", "{:.1f}".format),
+)
+"""The columns of a study's table on the terminal and in study.md."""
+
+STUDY_KEYS = tuple(dict.fromkeys(metric.key for metric in (*STUDY_PAGE, *STUDY_TEXT)))
+"""What a study keeps of each run beside its losses."""
+
+NOT_SHOWN = ("first_step_ms", "best_step", "batches_skipped", "micro_batch_size", "cache_bytes_fixed")
+"""Metrics of result.json that no table of a report shows."""
+
+
 def value_of(arm: Arm, metric: Metric) -> Any:
     """The arm's number, or None where it was not measured."""
     if metric is MEMORY:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report import plots, study_plots, study_search, units
+from nanokimi.report.metrics import STUDY_PAGE
 from nanokimi.report.page import render
 from nanokimi.report.plots import WIDE, svg
 from nanokimi.runtime.files import read_json, write_atomic
@@ -88,6 +89,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
         ],
         "sentences": report.get("sentences") or headline(report),
         "budget_names": BUDGET_NAMES,
+        "arm_columns": [column for column in STUDY_PAGE if column.key != "floor_gap" or floor is not None],
         "arms": [],
         "units": units,
         "colours": plots.PAPER.arms,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nanokimi.report.metrics import STUDY_TEXT
 from nanokimi.report.study_search import hyperparameter_rows
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
@@ -24,7 +25,7 @@ FAMILIES = {
     "families": "At each size",
 }
 EFFECT_HEAD = ("", "difference", "95% t interval (decides)", "Holm p", "bootstrap (shown)", "verdict")
-ARM_HEAD = ("arm", "loss", "above floor", "active", "total", "steps", "seconds", "lr (trials)")
+ARM_HEAD = ("arm", "loss", *(column.title for column in STUDY_TEXT), "lr (trials)")
 SEARCH_HEAD = (
     "arm",
     "hyperparameter",
@@ -52,15 +53,16 @@ def effect_cells(effect: dict[str, Any]) -> list[str]:
 
 def arm_cells(row: dict[str, Any]) -> list[str]:
     """One arm as text."""
+    nothing = [""] * len(STUDY_TEXT)
     if row["leaking"]:
-        return [row["name"], f"LEAKING: {row['leaking']}", "", "", "", "", "", ""]
+        return [row["name"], f"LEAKING: {row['leaking']}", *nothing, ""]
     lr = f"{row['lr']:g} ({tuning_cell(row['tuning'])})"
     if row["test_loss"] is None:
-        return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", "", "", "", "", "", lr]
+        return [row["name"], f"{row['diverged']} of {row['seeds']} diverged", *nothing, lr]
     loss = f"{row['test_loss']:.4f}" + ("" if row["deviation"] is None else f" +- {row['deviation']:.4f}")
-    floor = "" if row["floor_gap"] is None else f"{row['floor_gap']:.4f}"
-    sizes = (f"{row['params_active']:,}", f"{row['params_total']:,}", f"{row['steps']:,}")
-    return [row["name"], loss, floor, *sizes, f"{row['train_seconds']:.1f}", lr]
+    values = [(column, row.get(column.key)) for column in STUDY_TEXT]
+    cells = ["" if value is None else column.show(value) for column, value in values]
+    return [row["name"], loss, *cells, lr]
 
 
 def tuning_cell(tuning: dict[str, Any] | None) -> str:

@@ -24,6 +24,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.floor import floors
 from nanokimi.measure.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
+from nanokimi.report.metrics import STUDY_KEYS
 from nanokimi.runtime.files import (
     append_json_line,
     create_run_folder,
@@ -49,6 +50,8 @@ TUNING_SEED = 1000
 """Added to the configuration's seed; the seeds that arms are judged by are counted up from the latter."""
 MAX_SEEDS = 1000
 """Of either kind."""
+ALIKE = ("params_active", "params_total", "flops", "tokens", "steps")
+"""What does not depend on the seed."""
 
 
 @dataclass(frozen=True)
@@ -257,13 +260,12 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
     row |= {"test_loss": float(np.mean(losses)), "deviation": None}
     if len(lines) > 1:
         row["deviation"] = float(np.std(losses, ddof=1))
-    for name in (
-        *("val_loss", "test_bits_per_byte", "floor_gap"),
-        *("train_seconds", "ms_per_step", "peak_memory_bytes"),
-    ):
-        values = [line[name] for line in lines]
+    for name in ("val_loss", *(key for key in STUDY_KEYS if key not in ALIKE)):
+        values: list[Any] = [
+            line.get(name) for line in lines
+        ]  # a line of an earlier version lacks later metrics
         row[name] = None if None in values else float(np.mean(values))
-    for name in ("params_active", "params_total", "flops", "tokens", "steps"):
+    for name in ALIKE:
         row[name] = lines[0][name]
     return row
 

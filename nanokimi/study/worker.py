@@ -20,15 +20,13 @@ from nanokimi.runtime.plugins import name_plugin
 from nanokimi.runtime.processes import ignore_signals
 
 if TYPE_CHECKING:
+    from nanokimi.measure.evaluate import Evaluation
     from nanokimi.train.state import TrainState
 
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
-KEPT = (
-    *("lr", "steps", "tokens", "params_active", "params_total"),
-    *("peak_memory_bytes", "batches_skipped", "device", "dtype"),
-)
-"""Of a run's figures, what a line of results.jsonl repeats."""
+KEPT = ("lr", "tokens", "batches_skipped", "device", "dtype")
+"""The metrics that a line of results.jsonl has besides those of a study's tables (STUDY_KEYS)."""
 
 
 def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
@@ -127,19 +125,23 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
 
 def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
+    from nanokimi.report.metrics import STUDY_KEYS
     from nanokimi.runtime.files import describe_environment
     from nanokimi.train.audits import audit_run
-    from nanokimi.train.result import figures_of_training
+    from nanokimi.train.metrics import METRICS, ended_run
+    from nanokimi.train.result import score_test
 
     assert state.last_evaluation is not None, "train() ends with a validation"
-    scores, figures = state.last_evaluation.record(), figures_of_training(state)
-    tested = {} if order.purpose == "tune" else tested_line(state, cancelled)
+    scores = state.last_evaluation.record()
+    tested = None if order.purpose == "tune" else score_test(state, cancelled)
+    run = ended_run(state, tested or state.last_evaluation)
+    kept = {key: METRICS[key](run) for key in METRICS if key in (*KEPT, *STUDY_KEYS)}
     line = {
         **{key: scores[key] for key in ("val_loss", "val_bits_per_byte", "val_bits_per_char")},
-        **tested,
-        **{key: figures[key] for key in KEPT},
-        "train_seconds": round(figures["train_seconds"], 3),
-        "ms_per_step": round(figures["ms_per_step"], 3),
+        **({} if tested is None else tested_line(state, tested)),
+        **kept,
+        "train_seconds": round(kept["train_seconds"], 3),
+        "ms_per_step": round(kept["ms_per_step"], 3),
         "flops": state.flops,
         "commit": describe_environment()["commit"],
     }
@@ -149,12 +151,11 @@ def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> 
     return line
 
 
-def tested_line(state: TrainState, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def tested_line(state: TrainState, scores: Evaluation) -> dict[str, Any]:
     """What a line says of the test part: scores, and the losses by block."""
     from nanokimi.study.jobs import in_blocks
-    from nanokimi.train.result import floor_gaps, score_test
+    from nanokimi.train.result import floor_gaps
 
-    scores = score_test(state, cancelled)
     kept = ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char")
     return {
         **{name: value for name, value in scores.record().items() if name in kept},

@@ -12,7 +12,7 @@ from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import is_out_of_memory, release_memory
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.train.checkpoint import restart, roll_back, save_checkpoint
-from nanokimi.train.result import tensors_in
+from nanokimi.train.metrics import tensors_in
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import forward_backward, sequence_loss, training_batch
 

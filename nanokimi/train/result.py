@@ -1,29 +1,26 @@
-"""What a run that has ended was worth: its last evaluations, its audit, its costs; result.json."""
+"""result.json, written at the end of a run: its last evaluations, its metrics and its audit."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
-from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import floors, text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
-from nanokimi.optim.schedule import describe_schedule
 from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.train.audits import audit_run
 from nanokimi.train.evaluation import evaluate_test
+from nanokimi.train.metrics import METRICS, ended_run
 from nanokimi.train.state import TrainState
 
 MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
@@ -33,67 +30,29 @@ RESULT_FILE = "result.json"
 def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> dict[str, Any]:
     """Audit and measure a trained model, and write the run's result.json.
 
-    Without `whole` decoding is not timed, and tales are neither judged nor asked about.
+    Without `whole`, decoding is not timed, and tales are neither judged nor asked about.
     """
-    train, optim = state.config.train, state.config.arm.optim
     assert state.last_evaluation is not None, "train() ends with a validation"
+    context_length = state.config.train.context_length
     scores = score_test(state)
-    prefill, decode = generation_latency(state.model, train.context_length) if whole else (None, None)
+    prefill, decode = generation_latency(state.model, context_length) if whole else (None, None)
+    run = ended_run(state, scores, idle_memory_bytes=idle_memory_bytes, prefill=prefill, decode=decode)
     result = {
         "name": state.config.title,
         "seed": state.config.seed,
         "folder": state.folder.name,
-        **figures_of_training(state),
         **state.last_evaluation.record(),
         **scores.record(),  # also the loss by position
+        **floor_gaps(state.data, scores, context_length),
+        **{key: measure(run) for key, measure in METRICS.items()},
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        **floor_gaps(state.data, scores, train.context_length),
-        "idle_memory_bytes": idle_memory_bytes,
-        "optimizer_state_bytes": optimizer_bytes(state.optimizer),
-        "prefill_ms": prefill and prefill.median_ms,
-        "decode_ms_per_token": decode and decode.median_ms,
         "audit": asdict(audit_run(state.model, state.config, state.data)),
-        "optimizer": optim.name,
-        "schedule": describe_schedule(optim),
-        "weight_decay": optim.weight_decay,
-        "threads": train.threads,
         "split_note": split_note(state.data.metadata),
     }
     if whole and "val_floor_nats" in state.data.metadata:
         result["tales"] = know_the_world(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
-
-
-def figures_of_training(state: TrainState) -> dict[str, Any]:
-    """Size, budget spent, speed and memory of a trained model: what is known without looking at it once more."""
-    train = state.config.train
-    cost = model_cost(state.config.arm.model, train.context_length)
-    step_ms = [r["step_ms"] for r in read_json_lines(state.folder / "metrics.jsonl") if r["kind"] == "train"]
-    return {
-        "params_total": cost.params_total,
-        "params_active": cost.params_active,
-        "flops_per_token": cost.train_flops_per_token,
-        "forward_flops_per_token": cost.forward_flops_per_token,
-        "optimizer_flops_per_step": state.flops_per_step,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "train_seconds": state.train_seconds,
-        "compile_seconds": state.compile_seconds or None,  # of the process that ended the run
-        "tokens_per_second": steady_speed(step_ms) * train.batch_size * train.context_length,
-        "ms_per_step": statistics.median(step_ms) if step_ms else 0.0,
-        "first_step_ms": step_ms[0] if step_ms else 0.0,
-        "best_val_loss": state.best_val_loss,
-        "best_step": state.best_step,
-        "batches_skipped": state.batches_skipped,
-        "micro_batch_size": state.micro_batch_size,
-        "peak_memory_bytes": state.peak_memory_bytes,
-        "cache_bytes_per_token": cost.cache_numbers_per_token * 4,
-        "cache_bytes_fixed": cost.cache_numbers_fixed * 4,
-        "lr": state.config.arm.optim.lr,
-        "device": train.device,
-        "dtype": train.dtype,
-    }
 
 
 def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
@@ -104,10 +63,10 @@ def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -
 
 
 def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
-    """The floor, in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
+    """The floor in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
 
-    The gap is to the attainable floor: to the floor itself where documents do not fit into the context, which is then
-    less than any model can be expected to reach.
+    If every document fits into the context, the floor is attainable. If not, the gap is still to the floor, which is
+    then lower than any model can be expected to reach.
     """
     part = scores.part
     floor, known = text_floor(data, context_length, part), floors(data, context_length, part)
@@ -122,7 +81,7 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
 
 
 def know_the_world(state: TrainState) -> dict[str, Any]:
-    """What the story world's parser and its questions say of a model trained on tales."""
+    """How a model trained on tales does by the story world's parser and its questions."""
     config, tokenizer = state.config, state.data.tokenizer
 
     def write(opening: str, number: int) -> str:
@@ -135,23 +94,3 @@ def know_the_world(state: TrainState) -> dict[str, Any]:
         "judged": judge_stories(write, sample.judged_stories, world),
         "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),
     }
-
-
-def steady_speed(step_ms: list[float]) -> float:
-    """Steps per second after the first, which also loads kernels and allocates."""
-    steady = step_ms[1:] or step_ms
-    return len(steady) / sum(steady) * 1e3 if steady else 0.0
-
-
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors that the optimizer keeps between steps."""
-    return sum(x.numel() * x.element_size() for x in tensors_in(dict(optimizer.state)))
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor of a state: some optimizers keep lists of them."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(part)

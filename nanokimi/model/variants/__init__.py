@@ -1,3 +1,3 @@
-"""One decoder whose parts are chosen by VariantConfig. Read `variant`, then the parts: `attention`, `latent`,
-`feed_forward`, `experts`. The two textbook models, `kimi` and `gpt`, never import anything from here.
+"""A decoder whose parts are chosen by VariantConfig. Read `variant`, then the parts: `attention`, `latent`,
+`feed_forward`, `experts`. The textbook models, `kimi` and `gpt`, import nothing from here.
 """

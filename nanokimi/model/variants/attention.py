@@ -1,4 +1,4 @@
-"""Attention with whole keys and values: every head its own (mha), or several heads sharing them (gqa)."""
+"""Softmax attention with keys and values for each head (mha), or shared by groups of heads (gqa)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanokimi.config import KimiConfig, VariantConfig
-from nanokimi.config.rules_variant import has_qkv_bias, head_width, key_value_heads
+from nanokimi.config.variant_parts import has_qkv_bias, head_width, key_value_heads
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
 from nanokimi.model.layers import rotate
@@ -14,10 +14,10 @@ from nanokimi.model.sdpa import attend
 
 
 class GroupedQueryAttention(nn.Module):
-    """Causal softmax attention; G groups of heads share keys and values (GQA, arXiv 2305.13245; G = H: multi-head)."""
+    """Causal softmax attention. G groups of heads share keys and values (GQA, arXiv 2305.13245); G = H: multi-head."""
 
     attend = staticmethod(attend)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
     uses_cache = True
 
     def __init__(self, config: VariantConfig) -> None:
@@ -40,7 +40,7 @@ class GroupedQueryAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, T, D) -> (B, T, D) and, if wanted, each head's largest scaled logit of a visible key (H,).
 
-        `angles` turn queries and keys (RoPE); None leaves them as they are.
+        Queries and keys are rotated by `angles` (RoPE); None leaves them unchanged.
         """
         q_BTHX, k_BSGX, v_BSGX = (
             proj(x_BTD).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -66,8 +66,8 @@ class GroupedQueryAttention(nn.Module):
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
         """Multiply each head's logits by its gamma.
 
-        A key of its own takes the square root of it, the query the rest; a key shared with other heads stays as it
-        is, and the query takes all of it.
+        If each head has its own key, query and key are each multiplied by the square root. A key that is shared with
+        other heads is left alone, and the query takes the whole factor.
         """
         own_key = self.num_groups == self.num_heads
         factor_H1 = (gamma_H.sqrt() if own_key else gamma_H)[:, None]
@@ -78,7 +78,7 @@ class GroupedQueryAttention(nn.Module):
 
 
 def as_kimi(c: VariantConfig) -> KimiConfig:
-    """What Kimi K2's own parts read of a variant's configuration, for building those parts."""
+    """A variant's configuration in the form that Kimi K2's own parts are built from."""
     return KimiConfig(
         vocab_size=c.vocab_size,
         hidden_size=c.hidden_size,

@@ -1,10 +1,12 @@
-"""Mixtures of experts beside Kimi K2's: all of them weighted (soft), the K best of a softmax (topk), and the experts
-choosing the tokens (expert_choice), which reads the future and is here to be caught.
+"""Other mixtures of experts than Kimi K2's: all experts, weighted (soft), the K best of a softmax (topk), and experts
+that choose tokens (expert_choice), which sees the future and is included to show that the audit detects it.
 
-Each layer returns its output and a Routing, and keeps its router as `gate`.
+Each layer returns its output and a Routing, and has its router as `gate`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from nanokimi.model.variants.feed_forward import MLP, expert_stack, hidden_units
 
 
 class SoftmaxRouter(nn.Module):
-    """A share of every expert for every token. Always in fp32 at least."""
+    """A softmax over the experts for each token. Always in at least fp32."""
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
@@ -36,8 +38,8 @@ class SoftmaxRouter(nn.Module):
     def forward(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Routing]:
         """The K best experts (M, K), their gates (M, K), and the routing with Switch's balance loss.
 
-        arXiv 2101.03961, eq. 4: E * sum of f * P; f is an expert's part of the choices, without gradient, P its mean
-        share, both over the whole batch.
+        That is E * sum of f * P (arXiv 2101.03961, eq. 4), where f is an expert's fraction of the choices, without
+        gradient, and P its mean share, both over the whole batch.
         """
         shares_ME = self.shares(x_BTD)
         gates_MK, chosen_MK = shares_ME.topk(self.num_chosen, dim=-1, sorted=False)
@@ -54,7 +56,7 @@ def mean_entropy(shares_ME: torch.Tensor) -> torch.Tensor:
 
 
 class ExpertLayer(nn.Module):
-    """Router, experts and shared experts; how they are brought together is the subclass's."""
+    """Router, experts and shared experts. Subclasses say how they are combined."""
 
     gate: Router | SoftmaxRouter
     shared_experts: MLP | SwiGLU | None
@@ -73,26 +75,26 @@ class ExpertLayer(nn.Module):
         return y_BTD if self.shared_experts is None else y_BTD + self.shared_experts(x_BTD), routing
 
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
-        """What the routed experts say (M, D)."""
+        """The output of the routed experts (M, D), and the routing."""
         raise NotImplementedError
 
 
 class ChosenExperts(ExpertLayer):
-    """Each token goes to the K experts that its router chose; nothing is dropped."""
+    """Each token goes to the K experts that its router chose. No token is dropped."""
 
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
-        """As in nanokimi.model.moe, with any router and any form of expert."""
+        """The mixture of nanokimi.model.moe with any router and any form of expert."""
         chosen_MK, gates_MK, routing = self.gate(x_BTD)
         return self.experts(x_BTD.flatten(0, 1), chosen_MK, gates_MK, routing.counts_E), routing
 
 
 class SoftExperts(ExpertLayer):
-    """Every expert sees every token, weighted by a softmax: no sparsity, all of the cost."""
+    """Every expert sees every token, weighted by a softmax. Nothing is sparse, so it costs as much as all experts."""
 
     gate: SoftmaxRouter
 
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
-        """The routing's counts are sums of shares."""
+        """The counts in the routing are sums of the softmax weights."""
         shares_ME = self.gate.shares(x_BTD)
         gates_EM1 = (shares_ME * self.gate.scaling).t().unsqueeze(-1)
         hidden_EMF = hidden_units(self.experts, x_BTD.flatten(0, 1)) * gates_EM1
@@ -103,9 +105,9 @@ class SoftExperts(ExpertLayer):
 class ExpertChoice(ExpertLayer):
     """Each expert takes the tokens that want it most, of the whole batch (arXiv 2202.09368). IT LEAKS.
 
-    Whether a token is taken depends on all the others, later ones and those of other rows too, so the loss in
-    training is void for a language model, and writing token by token is another function. The load is perfectly
-    even, which is why one of the earlier systems used it. Kept as an example of what the audit finds.
+    Whether an expert takes a token depends on all other tokens, including later ones and those of other rows. That
+    makes the training loss of a language model void, and generation token by token computes another function. The load
+    is perfectly even, which is why one of the earlier systems used it. It is kept to show what the audit finds.
     """
 
     gate: SoftmaxRouter
@@ -116,7 +118,7 @@ class ExpertChoice(ExpertLayer):
         self.capacity_factor = config.capacity_factor
 
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
-        """Every expert takes at least one token, however few there are."""
+        """Every expert takes at least one token."""
         x_MD, shares_ME = x_BTD.flatten(0, 1), self.gate.shares(x_BTD)
         M, E = shares_ME.shape
         capacity = min(max(int(self.capacity_factor * M / E), 1), M)
@@ -128,9 +130,15 @@ class ExpertChoice(ExpertLayer):
         return y_MD, Routing(counts_E, mean_entropy(shares_ME), shares_ME.new_zeros(()))
 
 
-def expert_layer(config: VariantConfig) -> ExpertLayer | MixtureOfExperts:
-    """The mixture of experts that the configuration names."""
-    if config.experts == "sigmoid-bias" and config.feed_forward == "swiglu":
-        return MixtureOfExperts(as_kimi(config))  # Kimi K2's own
-    layers: dict[str, type[ExpertLayer]] = {"soft": SoftExperts, "expert_choice": ExpertChoice}
-    return layers.get(config.experts, ChosenExperts)(config)
+def sigmoid_bias(config: VariantConfig) -> ChosenExperts | MixtureOfExperts:
+    """Kimi K2's router; with SwiGLU experts, all of Kimi K2's own layer."""
+    return MixtureOfExperts(as_kimi(config)) if config.feed_forward == "swiglu" else ChosenExperts(config)
+
+
+EXPERTS: dict[str, Callable[[VariantConfig], nn.Module]] = {
+    "soft": SoftExperts,
+    "topk": ChosenExperts,
+    "sigmoid-bias": sigmoid_bias,
+    "expert_choice": ExpertChoice,
+}
+"""The module of each mixture; config/variant_parts.py has its settings, checks and costs under the same name."""

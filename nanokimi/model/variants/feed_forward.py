@@ -1,4 +1,4 @@
-"""Feed-forward layers: two matrices around GELU, ReLU or its square, or SwiGLU; dense, or a stack of experts."""
+"""Feed-forward layers, dense or as a stack of experts: two matrices around GELU, ReLU or squared ReLU, or SwiGLU."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StackedMLP(nn.Module):
     """E experts down(act(up x)), their matrices stacked on the first axis."""
 
     linear = staticmethod(expert_linear)
-    """The seam: `kernels` puts a faster function of the same arguments here."""
+    """`kernels` may replace it by a faster function with the same arguments."""
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class StackedMLP(nn.Module):
     def forward(
         self, x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, counts_E: torch.Tensor
     ) -> torch.Tensor:
-        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D), as `moe.Experts`."""
+        """sum_k gates[m, k] * (expert chosen[m, k] on token m), (M, D) -> (M, D), like `moe.Experts`."""
 
         def experts(x_PD: torch.Tensor) -> torch.Tensor:
             hidden_PF = self.activation(self.linear(x_PD, counts_E, self.up_proj))
@@ -90,7 +90,7 @@ def expert_stack(config: VariantConfig) -> Stack:
 
 
 def hidden_units(stack: Stack, x_EMD: torch.Tensor) -> torch.Tensor:
-    """Each expert's hidden units for rows of its own (E, M, D), or the same for all (M, D): (E, M, F)."""
+    """Hidden units (E, M, F) of each expert, for its own rows (E, M, D) or for rows that all share (M, D)."""
     up_EMF = x_EMD @ stack.up_proj.mT
     if isinstance(stack, Experts):
         return F.silu(x_EMD @ stack.gate_proj.mT) * up_EMF

@@ -1,4 +1,4 @@
-"""The weights that a variant begins with: one place for all of its parts."""
+"""The initial weights of a variant, for all of its parts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from nanokimi.model.layers import RMSNorm
 from nanokimi.model.moe import Experts, Router
 from nanokimi.model.variants.experts import SoftmaxRouter
 from nanokimi.model.variants.feed_forward import StackedMLP
-from nanokimi.model.variants.latent import LatentAttention
 
 RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 
 
 @torch.no_grad()
 def initialise_(model: nn.Module, config: VariantConfig) -> None:
-    """Norm gains 1, latents their own; matrices and biases as `config.initialization` says."""
+    """Matrices and biases follow `config.initialization`, and norm gains are 1.
+
+    A part that has parameters of another kind initialises them in `init_own_weights`.
+    """
     if config.initialization in ("gpt2", "flat"):
         normal_(model, config)
     else:
@@ -29,12 +31,12 @@ def initialise_(model: nn.Module, config: VariantConfig) -> None:
             nn.init.ones_(module.weight)
             if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, LatentAttention):
-            module.init_weights()
+        elif callable(init_own_weights := getattr(module, "init_own_weights", None)):
+            init_own_weights()
 
 
 def normal_(model: nn.Module, config: VariantConfig) -> None:
-    """Biases 0, matrices normal; with "gpt2" residual outputs smaller by their number's root."""
+    """Zero biases and normal matrices; with "gpt2" those of residual outputs divided by the root of their number."""
     std = small = config.initializer_range
     if config.initialization == "gpt2":
         small /= math.sqrt(2 * config.num_hidden_layers)
@@ -49,10 +51,10 @@ def normal_(model: nn.Module, config: VariantConfig) -> None:
 
 
 def uniform_(model: nn.Module, config: VariantConfig) -> None:
-    """As torch leaves its own layers, each expert's matrix and the router's as an nn.Linear's; "xavier": see there.
+    """As in torch's own layers, with each expert and the router as an nn.Linear, or with Glorot's formula ("xavier").
 
-    torch takes a linear layer's weights and biases from within 1 / sqrt(inputs), an embedding's from the standard
-    normal distribution; Glorot (AISTATS 2010, eq. 16) every matrix from within sqrt(6 / (inputs + outputs)).
+    torch draws the weights and biases of a linear layer uniformly within 1 / sqrt(inputs), and embeddings from the
+    standard normal distribution. Glorot (AISTATS 2010, eq. 16) draws every matrix within sqrt(6 / (inputs + outputs)).
     """
     xavier = config.initialization == "xavier"
     for name, module in model.named_modules():
@@ -63,7 +65,7 @@ def uniform_(model: nn.Module, config: VariantConfig) -> None:
             if module.bias is not None:
                 nn.init.uniform_(module.bias, *within(module.in_features**-0.5))
             tied = name == "lm_head" and config.tie_word_embeddings
-            matrices = [] if tied else [module.weight]  # the embedding has them
+            matrices = [] if tied else [module.weight]  # tied: it is the embedding's
         elif isinstance(module, Experts | StackedMLP | Router | SoftmaxRouter):
             matrices = list(module.parameters())
         else:
@@ -74,5 +76,5 @@ def uniform_(model: nn.Module, config: VariantConfig) -> None:
 
 
 def within(bound: float) -> tuple[float, float]:
-    """From minus the bound to the bound."""
+    """The interval from minus the bound to the bound."""
     return -bound, bound

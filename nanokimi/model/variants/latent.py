@@ -1,10 +1,10 @@
-"""Latent attention, causal: learned queries pool the past into a few vectors, and tokens read only those.
+"""Causal latent attention: learned queries pool the past into a few vectors, and tokens attend only to those.
 
-Each of J latents (per head) is a learned query. At position t it holds the average of the values of positions up to t,
-weighted by a softmax over their logits: a prefix-cumulative softmax, different at every t. Token t then attends to the
-J vectors of its own prefix. Decoding keeps J vectors per head and layer, however long the text: the price is that what
-is kept of a token was decided without knowing who would ask for it. The idea is the Perceiver's (arXiv 2103.03206);
-two of the earlier systems used one average over the whole text for every position, which reads the future.
+Each head has J learned queries, the latents. At position t, a latent holds the average of the values of positions up to
+t, weighted by a softmax over their logits (a cumulative softmax, different at every t). Token t then attends to the J
+vectors of its own prefix. Decoding keeps J vectors per head and layer, whatever the length of the text. In return, what
+is kept of a token is decided before it is known which later tokens will need it. The idea is the Perceiver's (arXiv
+2103.03206). Two of the earlier systems used one average over the whole text at every position, which sees the future.
 """
 
 from __future__ import annotations
@@ -15,25 +15,23 @@ import torch
 from torch import nn
 
 from nanokimi.config import VariantConfig
-from nanokimi.config.rules_variant import has_qkv_bias, head_width
+from nanokimi.config.variant_parts import POOLING_CHUNK, has_qkv_bias, head_width
 from nanokimi.model.attention import Angles
 from nanokimi.model.cache import LayerCache
 
-CHUNK = 32  # positions pooled at a time, by a product whose work grows with the chunk
-
 
 class Pool(NamedTuple):
-    """What each latent holds of the positions so far: a softmax that can go on, whatever its logits' size."""
+    """What each latent holds of the positions so far: a softmax that can be continued without overflow."""
 
-    log_weight_BHJ: torch.Tensor  # log of the sum of exp(logit); minus infinity: nothing yet
-    mean_BHJX: torch.Tensor  # of the values, with softmax weights
+    log_weight_BHJ: torch.Tensor  # log of the sum of exp(logit); minus infinity before the first position
+    mean_BHJX: torch.Tensor  # mean of the values, with softmax weights
 
 
 def pool_chunk(pool: Pool, logits_BHJT: torch.Tensor, v_BHTX: torch.Tensor) -> tuple[Pool, torch.Tensor]:
-    """Let the latents take in the next positions; return what they hold afterwards and after each (B, H, J, T, X).
+    """Pool the next positions; return the pool after the last and the means after each (B, H, J, T, X).
 
-    The past takes part in the softmax as one more position, whose logit is its log weight and whose value its mean.
-    Only differences of logits are ever exponentiated, none above 0.
+    The past enters the softmax as one more position, with the log weight as its logit and the mean as its value. Only
+    differences of logits are exponentiated, and none is above 0.
     """
     T = logits_BHJT.shape[-1]
     past_BHJT1 = pool.log_weight_BHJ[..., None, None].expand(-1, -1, -1, T, 1)
@@ -66,8 +64,8 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(all_heads, width, bias=config.bias)
 
     @torch.no_grad()
-    def init_weights(self) -> None:
-        """Latents of a query's usual size: nearly equal ones would pool the same average for a long time."""
+    def init_own_weights(self) -> None:
+        """Give latents the usual size of a query: nearly equal latents would pool the same average for a long time."""
         nn.init.normal_(self.latents)
 
     def forward(
@@ -90,9 +88,9 @@ class LatentAttention(nn.Module):
             pool = self._resume(cache, logits_BHJT)
             outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))]
             for q, logits, v in zip(
-                q_BHTX.to(dtype).split(CHUNK, dim=2),
-                logits_BHJT.split(CHUNK, dim=3),
-                v_BHTX.to(dtype).split(CHUNK, dim=2),
+                q_BHTX.to(dtype).split(POOLING_CHUNK, dim=2),
+                logits_BHJT.split(POOLING_CHUNK, dim=3),
+                v_BHTX.to(dtype).split(POOLING_CHUNK, dim=2),
                 strict=True,
             ):
                 pool, pooled_BHJTX = pool_chunk(pool, logits, v)
@@ -107,7 +105,7 @@ class LatentAttention(nn.Module):
         return self.o_proj(out_BHTX.transpose(1, 2).flatten(-2)), max_logits_H
 
     def _resume(self, cache: LayerCache | None, logits_BHJT: torch.Tensor) -> Pool:
-        """What the latents hold of the tokens before these."""
+        """What the latents hold of the tokens in the cache."""
         if cache is not None and cache.state:
             return Pool(*cache.state)
         B, H, J, _ = logits_BHJT.shape
@@ -117,9 +115,9 @@ class LatentAttention(nn.Module):
 
     @torch.no_grad()
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:
-        """Multiply each head's pooling logits by its gamma, on the latents, and its reading queries alike.
+        """Multiply each head's latents and queries by its gamma, and thereby its logits of pooling and of reading.
 
-        Reading logits follow only nearly: what is read has been pooled with other weights.
+        The logits of reading change only approximately so, because the vectors that are read change, too.
         """
         for parameter in (self.latents.t(), *self.q_proj.parameters()):
             rows_HX = parameter.unflatten(0, (self.num_heads, -1))

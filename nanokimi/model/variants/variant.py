@@ -1,23 +1,24 @@
 """Variant: a decoder whose norm, positions, attention, feed-forward and experts are chosen by VariantConfig.
 
-As VariantConfig stands it is NanoGPT, with all of Kimi K2's parts it is NanoKimi, logit for logit; between them are
-the steps of the ladder and the earlier systems. Parameters have Kimi's (Hugging Face's) names throughout.
+With the defaults it is NanoGPT and with all of Kimi K2's parts NanoKimi, logit for logit. The steps of the ladder and
+the earlier systems are in between. Parameters have Kimi's (Hugging Face's) names throughout.
 
-A part of the user's own (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME(config: VariantConfig) with
+A user's own part (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME(config: VariantConfig) with
 
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
-        cache: None, or with `uses_cache = True` on the class, a LayerCache in generation; without it, writing reads
-        the whole window again for each token. max_logits_H, and a method rescale_heads_(gamma_H), are for QK-Clip.
-    plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It stands in
-        every block but the first_k_dense_replace leading ones.
+        cache: None, or a LayerCache in generation if the class says `uses_cache = True`; otherwise the whole window
+        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip.
+    plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It is used in
+        every block but the first first_k_dense_replace.
 
-Its nn.Linear layers are initialised as all others (see `initial`); parameters of its own it initialises itself. A
-method flops_per_token(context_length) -> float, if there is one, says what a forward pass costs beside its matrices.
+Its nn.Linear layers are initialised like all others (see `initial`), and it initialises its other parameters itself. An
+optional method flops_per_token(context_length) -> float says what a forward pass costs besides its matrices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -32,7 +33,7 @@ from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import RMSNorm, Rotary
 from nanokimi.model.output import Output, Routing
 from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
-from nanokimi.model.variants.experts import expert_layer
+from nanokimi.model.variants.experts import EXPERTS
 from nanokimi.model.variants.feed_forward import dense_layer
 from nanokimi.model.variants.initial import initialise_
 from nanokimi.model.variants.latent import LatentAttention
@@ -46,13 +47,20 @@ def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
 
 
+ATTENTIONS: dict[str, Callable[[VariantConfig], nn.Module]] = {
+    "mha": GroupedQueryAttention,
+    "gqa": GroupedQueryAttention,
+    "mla": lambda config: MultiHeadLatentAttention(as_kimi(config)),
+    "latent": LatentAttention,
+}
+"""The module of each attention; config/variant_parts.py has its settings, checks and costs under the same name."""
+
+
 def make_attention(config: VariantConfig) -> Any:
     """The configured attention."""
     if is_plugin(config.attention):
         return build_plugin(config.attention, config, "attention")
-    if config.attention == "mla":
-        return MultiHeadLatentAttention(as_kimi(config))
-    return LatentAttention(config) if config.attention == "latent" else GroupedQueryAttention(config)
+    return ATTENTIONS[config.attention](config)
 
 
 def make_feed_forward(config: VariantConfig, layer: int) -> Any:
@@ -61,11 +69,11 @@ def make_feed_forward(config: VariantConfig, layer: int) -> Any:
         return dense_layer(config)
     if is_plugin(config.experts):
         return build_plugin(config.experts, config, "feed_forward")
-    return expert_layer(config)
+    return EXPERTS[config.experts](config)
 
 
 def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
-    """An instance of a class of the user's. Raises UserError if it plugs in elsewhere or cannot be built."""
+    """An instance of a user's class. Raises UserError if it is meant for another place or cannot be built."""
     found = load_plugin(name)
     if place_of(found) != place:
         raise UserError(f"{name} plugs into {place_of(found)}, not into {place}")
@@ -79,7 +87,7 @@ def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
 
 
 class VariantBlock(nn.Module):
-    """x += attention(norm(x)); x += feed_forward(norm(x)), with dropout on both branches."""
+    """x += attention(norm(x)), then x += feed_forward(norm(x)), with dropout on both branches."""
 
     def __init__(self, config: VariantConfig, layer: int) -> None:
         super().__init__()
@@ -103,7 +111,7 @@ class VariantBlock(nn.Module):
 
 
 class VariantDecoder(nn.Module):
-    """Embeddings, blocks and final norm, named as Hugging Face's `model.` part."""
+    """Embeddings, blocks and final norm, named as in the `model.` part of Hugging Face's models."""
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()
@@ -138,23 +146,20 @@ class Variant(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the weights that training begins with."""
+        """Draw the initial weights."""
         initialise_(self, self.config)
 
     @property
     def can_cache(self) -> bool:
-        """Whether one token at a time, with a cache, gives what the whole text gives."""
+        """Whether decoding with a cache gives the logits that the whole text gives."""
         blocks = [cast(VariantBlock, block) for block in self.model.layers]
-        keeps = all(
-            isinstance(b.self_attn, MultiHeadLatentAttention) or getattr(b.self_attn, "uses_cache", False)
-            for b in blocks
-        )
+        keeps = all(getattr(block.self_attn, "uses_cache", False) for block in blocks)
         return keeps and not any(getattr(b.mlp, "needs_whole_text", False) for b in blocks)
 
     def forward(
         self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
     ) -> Output:
-        """Logits of the next token at each position; with a cache, `ids_BT` continue what it holds."""
+        """Logits of the next token at each position. With a cache, `ids_BT` continue the tokens in it."""
         start, T = cache.length if cache is not None else 0, ids_BT.shape[1]
         x_BTD = self.model.embed_tokens(ids_BT)
         if self.model.embed_positions is not None:
@@ -179,7 +184,7 @@ class Variant(nn.Module):
         return Output(logits_BTW, aux_loss, routed, self._stacked(max_logits) if want_max_logits else None)
 
     def _stacked(self, max_logits: list[torch.Tensor | None]) -> torch.Tensor | None:
-        """(L, H), or None where the user's own attention does not tell."""
+        """(L, H), or None if a user's attention does not return them."""
         found = [max_logits_H for max_logits_H in max_logits if max_logits_H is not None]
         if len(found) == len(max_logits):
             return torch.stack(found)
@@ -190,7 +195,7 @@ class Variant(nn.Module):
         return None
 
     def routers(self) -> list[Any]:
-        """The routers, in the order of `Output.routing`."""
+        """The router of each mixture-of-experts layer, in the order of `Output.routing`."""
         blocks = [cast(VariantBlock, block) for block in self.model.layers]
         return [block.mlp.gate for block in blocks if hasattr(block.mlp, "gate")]
 
