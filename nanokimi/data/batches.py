@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-PREFETCHED_TOKENS = 1 << 16
+PREFETCHED_TOKENS, PREFETCHED_BATCHES = 1 << 16, 64
 
 
 def sample_batch(
@@ -50,7 +50,8 @@ class Prefetched:
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `index`, as `sample_batch` gives it."""
         if index not in self.ahead:
-            count = max(PREFETCHED_TOKENS // (self.batch_size * self.context_length), 1)
+            count = PREFETCHED_TOKENS // (self.batch_size * self.context_length)
+            count = min(max(count, 1), PREFETCHED_BATCHES)  # of tiny batches a short run needs only a few
             sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
             self.ahead = {
                 i: sample_batch(self.ids, seed=self.seed, index=i, **sizes)
