@@ -1,8 +1,8 @@
 """YAML of unknown origin: plain values only, each key once, and of a size and depth that settings can have.
 
-PyYAML's safe loader builds nothing but plain values, but it raises half of Python's exceptions for values that look
-like dates or numbers and are none, recurses as deep as the text does, and lets a few lines of anchors stand for
-billions of values.
+PyYAML's safe loader builds only plain values, but it raises many kinds of exception for what merely looks like a date
+or a number, recurses as deeply as the text does, and lets a few lines of anchors stand for billions of values.
+ruamel.yaml would be one more dependency and would spare only the check for repeated keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IN_PROGRESS = 0
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader; a document is looked over before anything is built from it."""
+    """The safe loader, which looks through a document before it builds anything from it."""
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
