@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ FOLDED = ("Arms", "What was searched")
 """Tables that a reader opens if wanted."""
 
 
+@cache
 def study_report(path: Path) -> dict[str, Any]:
     """What study.json holds, from the lines alone."""
     *runs, plan = read_json_lines(path)
