@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -45,12 +46,12 @@ class _Prober(Sampler):
         """Take an option; what it shares with another option is not forced."""
         option = super().choose(choice, world)
         mine = [lead for lead, _ in option.leads(world)]
-        others = [
+        others = sorted(
             lead.fill(world)
             for other in choice.menu(world).options
             if other is not option
             for lead, _ in other.leads(world)
-        ]
+        )
         shared = max((_shared(lead.fill(world), others) for lead in mine), default=0)
         self._open_until = max(self._open_until, self._length + shared)
         return option
@@ -120,8 +121,9 @@ def _topic(role: str, form: str, entity: Entity) -> tuple[str, str]:
 
 
 def _shared(lead: str, others: Sequence[str]) -> int:
-    """Return the longest beginning that `lead` has in common with one of `others`."""
-    return max((len(commonprefix([lead, other])) for other in others), default=0)
+    """Return how many characters at its beginning `lead` has in common with one of the sorted `others`, at most."""
+    at = bisect(others, lead)  # the most are shared with a neighbour in the sorted order
+    return max((len(commonprefix([lead, other])) for other in others[max(at - 1, 0) : at + 1]), default=0)
 
 
 def _overlaps(word: str, answer: str) -> bool:
