@@ -246,7 +246,7 @@ def test_other_facts_are_checked(store: Path, changes: dict[str, Any]) -> None:
 
 
 def test_a_store_in_another_place_is_only_read(store: Path) -> None:
-    """`store` may name any folder: what is there is no prepared data, or read and never written."""
+    """`store` may name any folder: what is there is refused, or read and never written."""
     for place in ("../../..", "/proc/self", "a\0b", "/dev"):
         assert "cannot be read" in with_facts(store, tokens_in_store=True, store=place)
 

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
-    """The values that a node stands for, aliases spelled out. Raises ValueError for more than settings need."""
+    """How many values a node holds with its aliases expanded. Raises ValueError for more than settings need."""
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     if id(node) not in seen:
@@ -52,7 +52,7 @@ def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:
-    """A key that stands twice: one of its values would be ignored."""
+    """Refuse a key that occurs twice, because one of its values would be ignored."""
     names: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
@@ -64,7 +64,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
 
 
 def _refuse_huge_numbers(value: Any) -> None:
-    """Integers that could not even be printed (a container that holds itself has been refused before)."""
+    """Refuse integers too long to print; containers that hold themselves have been refused before."""
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise ValueError("it holds a number of more than 38 digits")
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def _refuse_huge_numbers(value: Any) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text` as plain values. Raises ValueError, in words, whatever is wrong with it."""
+    """The one document in `text` as plain values. Raises ValueError that says what is wrong with it."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} characters")
     depth = accumulate((c in "[{") - (c in "]}") for c in text)
@@ -98,7 +98,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError if it cannot be read, or is no settings file."""
+    """The content of a YAML file. Raises UserError if it cannot be read, or is not a settings file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
