@@ -26,7 +26,7 @@ def read_plain_pickle(data: bytes) -> Any:
         for opcode, argument, position in pickletools.genops(data):
             if opcode.name not in PLAIN:
                 raise ValueError(f"it holds the instruction {opcode.name}, which plain data does not need")
-            if opcode.name in STORES and argument > position:  # the unpickler's table is as long as the index
+            if opcode.name in STORES and int(argument or 0) > (position or 0):  # its table would be that long
                 raise ValueError(f"it is damaged (byte {position} stores an object as number {argument})")
         return pickle.loads(data)
     except (
