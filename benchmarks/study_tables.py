@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ OPTIONS_NOW = {"--readings": "--budgets"}
 """Options of recorded commands that have another name today."""
 
 
+@cache
 def study_report(path: Path) -> dict[str, Any]:
     """What study.json holds, from the lines alone."""
     *runs, plan = read_json_lines(path)

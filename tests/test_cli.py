@@ -297,7 +297,7 @@ CASES: list[tuple[str, str, str]] = [
     ("prepare --data lines.jsonl", "text", "lines.jsonl"),
     ("prepare --data broken.gz", "broken.gz", "broken.gz"),
     ("prepare {D} --dataset.tokenizer word", "dataset.tokenizer is word", ""),
-    ("prepare {D} --dataset.tokenizer missing.json", "missing.json is no file", ""),
+    ("prepare {D} --dataset.tokenizer missing.json", "missing.json is not a file", ""),
     ("prepare {D} --dataset.val_fraction 1", "dataset.val_fraction is 1", ""),
     ("prepare {D} --dataset.tokenizer bpe --dataset.vocab_size 100", "300 to 100000", ""),
     ("prepare {D} --out taken", "taken", "taken"),

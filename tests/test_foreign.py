@@ -147,7 +147,7 @@ def test_what_is_lost_is_measured_and_said(
 
 
 def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
-    for name, what in (("t.json", "no tokenizer.json"), ("t.model", "no SentencePiece model")):
+    for name, what in (("t.json", "not a tokenizer.json"), ("t.model", "not a SentencePiece model")):
         path = tmp_path / name
         with pytest.raises(UserError, match="cannot be read"):
             read_foreign(path)
@@ -177,7 +177,7 @@ def test_the_setting_takes_names_and_paths_only(tmp_path: Path) -> None:
     assert load_config("smoke", ["--dataset.tokenizer", "x/t.json"]).dataset.tokenizer == "x/t.json"
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
-    with pytest.raises(UserError, match="nowhere.json is no file"):
+    with pytest.raises(UserError, match="nowhere.json is not a file"):
         prepare(DatasetConfig(path=str(path), tokenizer="nowhere.json"), tmp_path / "out", 8)
 
 

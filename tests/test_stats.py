@@ -245,8 +245,8 @@ def test_the_bootstrap_covers_when_there_are_seeds_enough() -> None:
     assert coverage[4] < coverage[25]
 
 
-def test_the_bootstrap_is_the_naive_one() -> None:
-    """The same as drawing indices one at a time, up to the noise of the draws."""
+def test_the_bootstrap_is_the_naive_one_and_with_one_seed_scipys() -> None:
+    """Up to the noise of the draws: the first draws indices one at a time."""
     generator = np.random.default_rng(8)
     differences_SG, tokens_G = generator.normal(1, 2, (5, 9)), np.arange(20, 29)
     naive = []
@@ -257,6 +257,13 @@ def test_the_bootstrap_is_the_naive_one() -> None:
         naive.append(nats / tokens_G[blocks].sum())
     expected = np.percentile(naive, [2.5, 97.5])
     assert hierarchical_bootstrap(differences_SG, tokens_G) == pytest.approx(expected, abs=0.003)
+    scipys = scipy_stats.bootstrap(
+        (differences_SG[0], tokens_G),
+        lambda nats, tokens, axis: nats.sum(axis) / tokens.sum(axis),
+        paired=True, method="percentile", rng=generator,
+    ).confidence_interval  # fmt: skip
+    found = hierarchical_bootstrap(differences_SG[:1], tokens_G)
+    assert found == pytest.approx((scipys.low, scipys.high), abs=0.003)
 
 
 def test_holm_by_hand() -> None:

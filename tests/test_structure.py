@@ -105,14 +105,19 @@ def test_the_source_is_ascii(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_runs_code_from_data(path: Path) -> None:
-    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` and `--plugin` execute a file."""
-    runs_a_named_file = {"compile", "exec"} if NAMES[FILES.index(path)] == "runtime/plugins.py" else set()
+    """Weights are safetensors, settings are safe YAML; only `audit FILE.py:NAME` and `--plugin` execute a file.
+
+    One module unpickles, what it has looked through: tests/test_nanogpt_folder.py, test_untrusted.py and test_fuzz.py.
+    """
+    name = NAMES[FILES.index(path)]
+    runs_a_named_file = {"compile", "exec"} if name == "runtime/plugins.py" else set()
+    unpickles = {"pickle"} if name == "data/plain_pickle.py" else set()
     for node in ast.walk(ast.parse(path.read_text())):
         where = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             roots = {module.split(".")[0] for module in modules}
-            assert not roots & FORBIDDEN_MODULES, where
+            assert not roots & (FORBIDDEN_MODULES - unpickles), where
             assert "runpy" not in roots or path.parent.name == "cli", where
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect
+from collections import defaultdict
+from itertools import zip_longest
 
 import pytest
 
@@ -103,9 +106,8 @@ def test_facts_once_told_do_not_change(stories: list[Story]) -> None:
         assert len(names) == len(set(names)), "two people have one name"
 
 
-def test_no_story_twice() -> None:
-    seen = {hashlib.blake2b(tell(5, index).text.encode(), digest_size=12).digest() for index in range(20_000)}
-    assert len(seen) == 20_000
+def test_no_story_twice(stories: list[Story]) -> None:
+    assert len({story.text for story in stories}) == len(stories)
 
 
 @pytest.mark.slow
@@ -142,7 +144,7 @@ def test_judge_accepts_the_stories_and_what_stops_early(stories: list[Story]) ->
 
 
 def test_short_tales_are_short_and_in_good_english() -> None:
-    told = [tell(SEED, index, "tales-short") for index in range(3000)]
+    told = [tell(SEED, index, "tales-short") for index in range(1000)]
     lengths = [len(story.text.split()) for story in told]
     assert min(lengths) >= 55 and max(lengths) <= 90
     assert len({story.text for story in told}) == len(told)
@@ -202,41 +204,33 @@ def test_judge_wants_the_right_separator(stories: list[Story], separator: str) -
 
 
 def test_probes_ask_for_what_only_the_story_tells() -> None:
-    """At each probe the answer reads on, and every alternative is called inconsistent, with its kind."""
-    seen: dict[str, int] = {}
-    distances: list[int] = []
-    for index in range(150):
-        story = tell(SEED, index)
-        for probe in probes(SEED, index)[:: 2 if index % 2 else 5]:
-            assert story.text.startswith(probe.prefix + probe.answer) and not probe.prefix.endswith(" ")
-            answer = judge(probe.prefix + probe.answer)
-            assert answer.grammatical and answer.consistent
-            for alternative in probe.alternatives:
-                assert alternative != probe.answer and alternative.startswith(" ") == probe.answer.startswith(
-                    " "
-                )
-                verdict = judge(probe.prefix + alternative)
-                assert verdict.grammatical and not verdict.consistent, (probe, alternative, verdict)
-                assert probe.kind in str(verdict.first_error)
-            seen[probe.kind] = seen.get(probe.kind, 0) + 1
-            distances.append(probe.distance_words)
-    assert {"name", "holder", "place", "colour", "kin", "number", "object", "wish"} <= set(seen), seen
-    for low, high in ((15, 35), (35, 75), (75, 150), (150, 300)):
-        assert sum(low <= distance < high for distance in distances) >= 20, (low, high)
-
-
-def test_judge_catches_a_swapped_fact_in_a_whole_story() -> None:
-    """A story that goes on as before after one wrong word is inconsistent, not ungrammatical."""
-    caught: set[str] = set()
+    """At each probe the answer reads on; an alternative is inconsistent but grammatical, however the story goes on."""
+    kinds: dict[str, int] = defaultdict(int)
+    distances: dict[int, int] = defaultdict(int)
     for index in range(60):
         story = tell(SEED, index)
         for probe in probes(SEED, index):
-            rest = story.text[len(probe.prefix) + len(probe.answer) :]
-            verdict = judge(probe.prefix + probe.alternatives[0] + rest)
-            assert not verdict.consistent and verdict.grammatical and not verdict.complete
-            assert verdict.characters_ok <= len(probe.prefix) + 1
-            caught.add(probe.kind)
-    assert {"name", "holder", "place", "colour"} <= caught
+            distance = bisect((15, 35, 75, 150), probe.distance_words)
+            if kinds[probe.kind] >= 12 and distances[distance] >= 12:
+                continue
+            kinds[probe.kind] += 1
+            distances[distance] += 1
+            told = probe.prefix + probe.answer
+            assert story.text.startswith(told) and not probe.prefix.endswith(" ")
+            answer = judge(told)
+            assert answer.grammatical and answer.consistent
+            for alternative, rest in zip_longest(probe.alternatives, [story.text[len(told) :]], fillvalue=""):
+                assert alternative != probe.answer
+                assert alternative.startswith(" ") == probe.answer.startswith(" ")
+                verdict = judge(probe.prefix + alternative + rest)
+                assert verdict.grammatical and not verdict.consistent and not verdict.complete, (
+                    probe,
+                    alternative,
+                )
+                assert probe.kind in str(verdict.first_error)
+                assert verdict.characters_ok <= len(probe.prefix) + 1
+    assert {"name", "holder", "place", "colour", "kin", "number", "object", "wish"} <= set(kinds), kinds
+    assert all(distances[distance] >= 12 for distance in range(1, 5)), distances
 
 
 def test_judge_catches_a_swapped_pronoun(stories: list[Story]) -> None:

@@ -77,19 +77,20 @@ def check_derivations(count: int, name: str = "tales") -> set[str]:
         assert reader.position == len(story.text) - 1
         assert reader.log_probability == pytest.approx(recorder.log_probability, rel=1e-12)
         assert story.log_probability == recorder.log_probability
+        assert index % 10 or score(story.text, name) == pytest.approx(story.log_probability, rel=1e-12)
         plots.add(recorder.plot)
     return plots
 
 
 def test_the_reader_finds_the_derivation_that_told_the_story() -> None:
     """And with it: choices are prefix-free, so that no text has two derivations, and at least 40 plots are seen."""
-    plots = check_derivations(2000)
+    plots = check_derivations(250)
     assert len(plots) >= 40, plots
 
 
 def test_the_reader_finds_the_derivation_of_short_tales() -> None:
     """Of every one of them: the plots of the smaller world are 14."""
-    assert len(check_derivations(2000, "tales-short")) == 14
+    assert len(check_derivations(250, "tales-short")) == 14
 
 
 @pytest.mark.slow
@@ -98,16 +99,10 @@ def test_the_reader_finds_the_derivation_of_many_stories(name: str) -> None:
     check_derivations(10_000, name)
 
 
-def test_scores_are_the_probabilities_of_the_telling() -> None:
-    for index in range(2000):
-        story = tell(SEED + 1, index)
-        assert score(story.text) == pytest.approx(story.log_probability, rel=1e-12)
-
-
 def test_one_changed_character_is_another_story_or_none() -> None:
     random = Random(1)
     readable = 0
-    for index in range(400):
+    for index in range(80):
         story = tell(SEED, index)
         for _ in range(3):
             place = random.randrange(len(story.text) - 1)
@@ -119,7 +114,7 @@ def test_one_changed_character_is_another_story_or_none() -> None:
             verdict = judge(other)
             assert verdict.characters_ok >= 0 and (verdict.complete or verdict.characters_ok < len(other))
             readable += verdict.complete
-    assert readable < 20  # a few changes do make another wording, each with its own derivation
+    assert readable < 6  # a few changes do make another wording, each with its own derivation
 
 
 def test_continuations_sum_to_one_and_chain_to_the_score() -> None:

@@ -1,8 +1,8 @@
 """YAML of unknown origin: plain values only, each key once, and of a size and depth that settings can have.
 
-PyYAML's safe loader builds nothing but plain values, but it raises half of Python's exceptions for values that look
-like dates or numbers and are none, recurses as deep as the text does, and lets a few lines of anchors stand for
-billions of values.
+PyYAML's safe loader builds only plain values, but it raises many kinds of exception for what merely looks like a date
+or a number, recurses as deeply as the text does, and lets a few lines of anchors stand for billions of values.
+ruamel.yaml would be one more dependency and would spare only the check for repeated keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IN_PROGRESS = 0
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader; a document is looked over before anything is built from it."""
+    """The safe loader, which looks through a document before it builds anything from it."""
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
-    """The values that a node stands for, aliases spelled out. Raises ValueError for more than settings need."""
+    """How many values a node holds with its aliases expanded. Raises ValueError for more than settings need."""
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     if id(node) not in seen:
@@ -52,7 +52,7 @@ def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:
-    """A key that stands twice: one of its values would be ignored."""
+    """Refuse a key that occurs twice, because one of its values would be ignored."""
     names: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
@@ -64,7 +64,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
 
 
 def _refuse_huge_numbers(value: Any) -> None:
-    """Integers that could not even be printed (a container that holds itself has been refused before)."""
+    """Refuse integers too long to print; containers that hold themselves have been refused before."""
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise ValueError("it holds a number of more than 38 digits")
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def _refuse_huge_numbers(value: Any) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text` as plain values. Raises ValueError, in words, whatever is wrong with it."""
+    """The one document in `text` as plain values. Raises ValueError that says what is wrong with it."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} characters")
     depth = accumulate((c in "[{") - (c in "]}") for c in text)
@@ -98,7 +98,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError if it cannot be read, or is no settings file."""
+    """The content of a YAML file. Raises UserError if it cannot be read, or is not a settings file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -4,9 +4,9 @@ Batch i is a pure function of (seed, i): a run that resumes, evaluates more ofte
 the same batches without any generator state to save. Philox (Salmon et al., SC 2011) is built for this: a
 counter-based generator whose stream is chosen by key and counter.
 
-Windows to train on are cut anywhere. Windows to score begin where a document begins, right after end-of-text: only then
-does a model see what the document's own probability is conditioned on. Training on cuts does not stand in the way:
-what follows end-of-text has the same distribution whether end-of-text is the first token of a window or a later one.
+Windows to train on are cut anywhere. Windows to score begin where a document begins, right after end-of-text, because
+only then does a model see what the document's own probability is conditioned on. Training on cuts does no harm: what
+follows end-of-text has the same distribution whether end-of-text is the first token of a window or a later one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-PREFETCHED_TOKENS = 1 << 16
+PREFETCHED_TOKENS, PREFETCHED_BATCHES = 1 << 16, 64
 
 
 def sample_batch(
@@ -39,7 +39,7 @@ def sample_batch(
 
 @dataclass
 class Prefetched:
-    """The batches of a stream, sampled some ahead: the next ones find code and tables in the processor's cache."""
+    """The batches of a stream, several sampled at a time, while code and tables are in the processor's cache."""
 
     ids: np.ndarray
     seed: int
@@ -50,7 +50,8 @@ class Prefetched:
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `index`, as `sample_batch` gives it."""
         if index not in self.ahead:
-            count = max(PREFETCHED_TOKENS // (self.batch_size * self.context_length), 1)
+            count = PREFETCHED_TOKENS // (self.batch_size * self.context_length)
+            count = min(max(count, 1), PREFETCHED_BATCHES)  # of tiny batches a short run needs only a few
             sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
             self.ahead = {
                 i: sample_batch(self.ids, seed=self.seed, index=i, **sizes)
@@ -63,7 +64,7 @@ class Prefetched:
 class Windows:
     """Where a text is scored: window i predicts tokens starts[i] to stops[i], and those from scored[i] on count.
 
-    The tokens before scored[i] are there to be read. Windows are in the order of the text.
+    The tokens before scored[i] are context only. Windows are in the order of the text.
     """
 
     starts: np.ndarray
@@ -88,10 +89,10 @@ def scored_windows(tokens: int, doc_offsets: np.ndarray | None, context_length: 
     """Windows that score each of `tokens` once.
 
     A document (see PreparedData.val_doc_offsets) has windows of its own. The first begins at the document's first
-    token, so a model knows that it is at a beginning, and nothing foreign stands before it: what is scored depends
-    on no other document. What does not fit goes on in windows that end half a context later each and reach back as
-    far as the context allows, so that a token has at least half a context before it. One contiguous text (None, or
-    no offsets) is cut into windows that do not overlap, of which the last may be shorter.
+    token, so a model knows that it is at a beginning, and its score depends on no other document. A longer document
+    continues in windows that each end half a context later and reach back as far as the context allows, so that each
+    token has at least half a context before it. One contiguous text (None, or no offsets) is cut into windows that do
+    not overlap, of which the last may be shorter.
     """
     if doc_offsets is None or not len(doc_offsets):
         starts = np.arange(0, tokens, context_length)
@@ -109,7 +110,7 @@ def scored_windows(tokens: int, doc_offsets: np.ndarray | None, context_length: 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Some windows, each filled up to the longest of them behind its last token."""
+    """Some windows, each padded after its last token to the length of the longest."""
 
     numbers: np.ndarray
     """Which windows they are."""
@@ -126,12 +127,12 @@ def iterate_validation(
     batch_size: int,
     doc_offsets: np.ndarray | None = None,
 ) -> Iterator[ScoredBatch]:
-    """Yield int64 batches in which each validation token is once a target that counts.
+    """Yield int64 batches in which each validation token is a target that counts exactly once.
 
     See scored_windows() for the windows. A batch holds as many tokens as `batch_size` whole windows. Documents'
-    windows come longest first, so that neighbours differ little in length and few places are filled up for nothing;
-    those of a contiguous text come in order, and a shorter last one on its own. The first token is predicted from
-    the last of `train_ids`, as every other document's from the end-of-text before it.
+    windows come longest first, so that neighbours differ little in length and there is little padding; those
+    of a contiguous text come in order, and a shorter last one on its own. The first token is predicted from the last of
+    `train_ids`, just as every other document's first token is predicted from the end-of-text before it.
     """
     windows = scored_windows(len(val_ids), doc_offsets, context_length)
     widths = windows.widths

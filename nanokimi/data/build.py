@@ -1,6 +1,6 @@
-"""A store from a source: read, remove what is on both sides, choose the tokenizer, encode, and move into place.
+"""Build a store from a source: read it, remove overlap between parts, choose the tokenizer, encode, move into place.
 
-Each stage leaves its result in the work folder, so a build that was killed goes on with the stage it was in.
+Each stage leaves its result in the work folder, so a build that was killed continues with the stage it was in.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def is_whole(store: Path) -> bool:
 
 
 def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
-    """What decides the tokenizer, beside the training text."""
+    """What determines the tokenizer, besides the training text."""
     if is_foreign(dataset.tokenizer):
         path = Path(dataset.tokenizer)
-        if not os.path.isfile(path):  # unlike Path.is_file, no error where the name cannot be one of a file
-            raise UserError(f"dataset.tokenizer {path} is no file: check the path")
+        if not os.path.isfile(path):  # Path.is_file raises for names that no file can have
+            raise UserError(f"dataset.tokenizer {path} is not a file: check the path")
         return ["file", path.suffix, file_sha256(path)]
     trained = dataset.tokenizer in ("bpe", "unigram")
     return [dataset.tokenizer, dataset.vocab_size] if trained else [dataset.tokenizer]
@@ -128,13 +128,14 @@ def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> N
 
 
 def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
-    """Mark the training documents that are, or nearly are, held out, and the validation documents that are in the
-    test part so; return how many of each.
+    """Mark the training documents that repeat held-out ones and the validation documents that repeat test ones.
+
+    Both exactly and nearly; returns how many there are of each sort.
     """
     done = corpus.folder / "overlap.json"
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    for part in PARTS:  # of a build that was stopped: all documents are looked at again
+    for part in PARTS:  # left by a build that was stopped; all documents are checked again
         (corpus.folder / f"{part}.keep").unlink(missing_ok=True)
     tasks = [
         {
@@ -174,7 +175,7 @@ def remove_overlap(corpus: Corpus, work: Path, workers: int) -> dict[str, int]:
 
 
 def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, workers: int) -> np.ndarray:
-    """Which documents of a part are nearly the same as one of the parts `against`: a bool for each."""
+    """Which documents of a part nearly repeat one of the parts `against`: a bool for each."""
     shards = encoding.plan_shards(corpus.offsets(part), part)
     tasks = [
         {
@@ -196,7 +197,7 @@ def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, w
 
 
 def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> Tokenizer:
-    """Build the tokenizer from the training text that is kept, or find it built already."""
+    """Build the tokenizer from the training text that is kept, or load it if that is done."""
     if not folder.exists():
         texts = (text for _, text in corpus.units("train"))
         tokenizer = build_tokenizer(
@@ -213,7 +214,7 @@ def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> To
 def encode(
     corpus: Corpus, tokenizer: Tokenizer, shards: list[encoding.Shard], work: Path, workers: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Encode the shards that are not whole yet; return the records of all, by part."""
+    """Encode the shards that are not complete yet; return the records of all, by part."""
     folder = work / SHARDS
     folder.mkdir(exist_ok=True)
     records = {shard.name: encoding.finished_record(shard, folder) for shard in shards}
@@ -235,7 +236,7 @@ def describe(
     tokenizer: Tokenizer,
     records: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """The content of data.json: sizes of the text that is used, the tokenizer, and what was counted on the way.
+    """The content of data.json: sizes of the text that is used, the tokenizer, and what the other stages counted.
 
     Bytes and characters are those of the text alone; tokens include one end-of-text after each document.
     """

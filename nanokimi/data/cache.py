@@ -19,13 +19,13 @@ from nanokimi.runtime.c_compiler import default_cache_folder
 
 
 def cache_folder(dataset: DatasetConfig) -> Path:
-    """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; made if need be."""
+    """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; created if missing."""
     named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
     try:
         folder = Path(dataset.cache).expanduser() if dataset.cache else default_cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         return folder.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # nobody of that name; a NUL in it
+    except (OSError, RuntimeError, ValueError) as error:  # no such user; a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"the cache folder {named} cannot be made ({reason}): name another with --dataset.cache or "
@@ -34,7 +34,7 @@ def cache_folder(dataset: DatasetConfig) -> Path:
 
 
 def store_key(identity: dict[str, Any]) -> str:
-    """A name for prepared data that follows from everything that decides its content."""
+    """A name for prepared data: a hash of everything that determines its content."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -1,6 +1,6 @@
-"""A source, read once: the text of its three parts on disk, in units that can be encoded one by one and in any process.
+"""A source, read once: the text of its three parts on disk, in units that can be encoded independently.
 
-A unit is a document, or, of one contiguous text, a piece of it that ends where a line ends. Memory holds 16 bytes for
+A unit is a document or, in one contiguous text, a piece of it that ends where a line ends. Memory holds 16 bytes for
 each document and one block of text.
 """
 
@@ -28,9 +28,9 @@ from nanokimi.runtime.files import write_json
 
 PIECE_CHARS = 1 << 18
 MAX_PIECE_CHARS = 1 << 22
-"""Where no line ends in so many characters, the text is cut between any two of them."""
+"""A longer stretch without a line end (in characters) is cut anywhere."""
 BATCH_BYTES = 1 << 18
-"""Of text that is read, and worked on, at a time."""
+"""Bytes of text that are read, and processed, at a time."""
 METADATA_FILE = "corpus.json"
 
 Report = Callable[[int], None]
@@ -127,8 +127,8 @@ class _Part:
 
 
 def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Report) -> Corpus:
-    """Read `source` into `folder`, or find it read already. `report` is told the bytes of text so far."""
-    path = folder / METADATA_FILE  # written last: without it, the folder is torn
+    """Read `source` into `folder`, unless that is done; `report` receives the bytes of text so far."""
+    path = folder / METADATA_FILE  # written last: a folder without it is incomplete
     if path.exists():
         return Corpus(folder, json.loads(path.read_text(encoding="utf-8")))
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _read(
 
 
 def _widened(ranges: Ranges, parts: dict[str, _Part], metadata: dict[str, Any]) -> Ranges | None:
-    """Other ranges, if a part got too little of a set of documents without a split of its own."""
+    """Other ranges, if a part got too little and the documents have no split of their own."""
     if metadata["contiguous"] or metadata["own_split"]:
         return None
     if parts["train"].ends[-1] and min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
@@ -185,7 +185,7 @@ def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], metadata
 
 
 def _read_text(path: Path, dataset: DatasetConfig, parts: dict[str, _Part], report: Report) -> dict[str, Any]:
-    """One text, cut by position, in pieces. In nanoGPT's split, what is for validation is the test part, too."""
+    """One text, cut by position, in pieces. In nanoGPT's split the validation part is also the test part."""
     starts = split_positions(sum(len(block) for block in read_blocks(path)), dataset)
     done = 0
     for name, blocks in itertools.groupby(_blocks_by_part(path, starts), key=lambda block: block[0]):
@@ -210,9 +210,9 @@ def _blocks_by_part(path: Path, starts: tuple[int, int]) -> Iterator[tuple[str, 
 
 
 def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in pieces of about PIECE_CHARS.
+    """The text of `blocks` in pieces of about PIECE_CHARS.
 
-    A cut lies between a line end and a character that is no white space, where the tokenizers of today cut as well.
+    A cut lies between a line end and a character other than white space, where common tokenizers cut as well.
     """
     pending = ""
     for block in blocks:
@@ -231,7 +231,7 @@ def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _line_start(text: str, start: int, stop: int) -> int | None:
-    """The first place from `start` where a line begins with a character that is no white space."""
+    """The first place from `start` where a line begins with a character other than white space."""
     while (end := text.find("\n", start, stop - 1)) >= 0:
         if not text[end + 1].isspace():
             return end + 1
@@ -242,7 +242,7 @@ def _line_start(text: str, start: int, stop: int) -> int | None:
 def _read_documents(
     source: Source, dataset: DatasetConfig, ranges: Ranges, parts: dict[str, _Part], report: Report
 ) -> dict[str, Any]:
-    """Documents: each to the part that its content, or its data set, says."""
+    """Write each document to the part that its content, or its data set, determines."""
     assert source.documents is not None, "a source is a text or documents"
     own_split = False
     counts = {"documents_read": 0, "documents_empty": 0, "documents_left_out": 0}

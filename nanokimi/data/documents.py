@@ -1,7 +1,7 @@
-"""Files in: the documents of .txt, .jsonl and .parquet, plain, gzip or zstd, one at a time and never a whole corpus.
+"""Read the documents of .txt, .jsonl and .parquet files, plain, gzip or zstd, one at a time.
 
 Nothing is cleaned or normalised: line ends, a byte-order mark and NUL characters are kept. In a .txt, lines that are
-exactly `<|endoftext|>` separate documents (TinyStories and tales are written so); such a line, and the line end before
+exactly `<|endoftext|>` separate documents (as in TinyStories and tales); such a line, and the line end before
 it, belong to no document. A .txt without them is one document.
 """
 
@@ -25,9 +25,9 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 SEPARATOR_LINES = (END_OF_TEXT, END_OF_TEXT + "\n", END_OF_TEXT + "\r\n")
 BLOCK = 1 << 20
 PACKED_BLOCK = 1 << 12
-"""Bytes of a .zst unpacked at a time: in the worst case they stand for 128 MB."""
+"""Bytes of a .zst file that are unpacked at a time; in the worst case they unpack to 128 MB."""
 MAX_DOCUMENT = 1 << 28
-"""Characters of one document, which is held in memory."""
+"""The most characters that a document may have: it is held in memory."""
 LONG_DOCUMENT = (
     f"the data holds a document of more than {{}} characters: separate documents by lines '{END_OF_TEXT}', or name the "
     "file on its own"
@@ -35,18 +35,18 @@ LONG_DOCUMENT = (
 
 
 class Document(NamedTuple):
-    """A text, and what its source knows about it."""
+    """A text and what its source knows about it."""
 
     text: str
     part: str | None = None
-    """What a data set with a split of its own says: train, val, test, or "train|val" or "val|test", where its content
-    decides between two; None: its content decides."""
+    """The part, if the data set has a split of its own: train, val or test, or "train|val" or "val|test" if the content
+    decides between two; None if the content alone decides."""
     nats: float | None = None
-    """Its exact negative log-probability where the source is a known distribution."""
+    """Its exact negative log-probability, if the source is a known distribution."""
 
 
 def format_of(path: Path) -> str | None:
-    """The format of a file by its name, compression left aside; None: not one that can be read."""
+    """The format that a file's name says, without compression; None if it cannot be read."""
     name = path.name.lower()
     for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
@@ -95,7 +95,7 @@ def read_blocks(path: Path) -> Iterator[str]:
 
 
 def has_separators(path: Path) -> bool:
-    """Whether some line of a text file is the separator of documents."""
+    """Whether any line of a text file separates documents."""
     with open_bytes(path) as file:
         rest = b"\n"
         while block := file.read(BLOCK):
@@ -106,7 +106,7 @@ def has_separators(path: Path) -> bool:
                     return True
             rest = b"\n" + text.rpartition(b"\n")[2][: 2 * len(END_OF_TEXT)]
             if len(rest) > 2 * len(END_OF_TEXT):
-                rest = b"\nx"  # the line is longer than a separator: only that it goes on matters
+                rest = b"\nx"  # the line is longer than a separator, so its text no longer matters
         return rest[1:].removesuffix(b"\r") == END_OF_TEXT.encode()
 
 
@@ -137,7 +137,7 @@ def split_lines(lines: Iterator[str]) -> Iterator[str]:
 
 
 def split_blocks(blocks: Iterable[str], name: object) -> Iterator[str]:
-    """`split_lines` of a text in blocks of any size, without looking at each line. Raises UserError as that does."""
+    """Do what `split_lines` does for a text in blocks, much faster: it does not look at each line."""
     document: list[str] = []  # whole lines of the one that is being read
     begun: list[str] = []  # the line at the end of the last block
     line_end = ""
@@ -160,7 +160,7 @@ def split_blocks(blocks: Iterable[str], name: object) -> Iterator[str]:
 
 
 def _cut_at_separators(text: str) -> Iterator[tuple[str, str]]:
-    """What lies before each separator of some whole lines, with its line end, and what is left behind the last."""
+    """The text before each separator in some whole lines, with the line end; then the text after the last."""
     start = at = 0
     while (at := text.find(END_OF_TEXT, at)) >= 0:
         after = at + len(END_OF_TEXT)
@@ -173,7 +173,7 @@ def _cut_at_separators(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _joined(parts: list[str], line_end: str, name: object) -> str:
-    """A document. Raises UserError if it is longer than may be, and says whether a single line is."""
+    """Join a document. Raises UserError if it, or a line of it, is too long."""
     text = "".join(parts)
     if len(text) > MAX_DOCUMENT:
         if max(map(len, text.splitlines(keepends=True))) >= MAX_DOCUMENT:
@@ -229,7 +229,7 @@ def import_optional(name: str, wanted_by: object) -> Any:
 
 
 class _ZstdReader(io.RawIOBase):
-    """A zstd file unpacked; the library's own reader takes a file that was cut off for one that ends there."""
+    """Unpacks a zstd file; the library's own reader does not notice that a file was cut off."""
 
     def __init__(self, packed: IO[bytes], library: Any) -> None:
         self.packed, self.library = packed, library
@@ -285,7 +285,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
             kind = file.schema_arrow.types[file.schema_arrow.names.index(column)]
             if not _is_text(arrow, kind):
                 raise UserError(f"{path}: column '{column}' holds {kind}, not text: name another column")
-            # Few rows at a time: a small file may hold the same long text very many times.
+            # Few rows at a time, because a small file may hold the same long text very many times.
             for batch in file.iter_batches(batch_size=16, columns=[column]):
                 for text in batch.column(0).to_pylist():
                     yield require_text(text, column, path)
@@ -293,7 +293,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
         raise
     except (OSError, ValueError, arrow.ArrowException) as error:  # ValueError: text that is not UTF-8
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no parquet file, or damaged ({reason}): make it again") from None
+        raise UserError(f"{path} is not a parquet file, or is damaged ({reason}): make it again") from None
 
 
 def _is_text(arrow: Any, kind: Any) -> bool:
@@ -330,7 +330,7 @@ def require_text(value: object, column: str, where: object) -> str:
 
 
 def _locate_bad_byte(path: Path) -> str:
-    """Where a file stops being UTF-8, in one line."""
+    """Say in one line where a file stops being UTF-8."""
     import codecs
 
     decoder = codecs.getincrementaldecoder("utf-8")()

@@ -1,7 +1,7 @@
-"""Text to token ids in shards: each is written whole or not at all, so a build that was killed goes on where it was.
+"""Encode text in shards: each is written completely or not at all, so a build that was killed continues where it was.
 
-What belongs to which shard follows from the text alone and not from the number of processes, so any number of them
-writes the same bytes. A shard is three files; its record, with a hash of the other two, is written last.
+The text alone decides what belongs to which shard, so any number of processes writes the same bytes. A shard is
+three files: ids, lengths, and a record with a hash of the other two, which is written last.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Of its files, without their suffixes."""
+        """The name of its files, without their suffixes."""
         return f"{self.part}-{self.number:05d}"
 
 
@@ -59,7 +59,7 @@ def id_dtype(vocab_size: int) -> np.dtype:
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of UTF-8 `texts` in a row, without end-of-text, and how many of them each text has."""
+    """The ids of UTF-8 `texts`, concatenated and without end-of-text, and how many of them each text has."""
     inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
     if isinstance(inner, SentencePieceTokenizer) and inner.memo is not None:
         return inner.memo.encode(texts)
@@ -99,13 +99,13 @@ def encode_shard(corpus: Corpus, tokenizer: Tokenizer, shard: Shard, folder: Pat
 
 
 def _changed(tokenizer: Tokenizer, texts: list[bytes], ids: np.ndarray, counts: np.ndarray) -> int:
-    """How many texts the tokenizer does not give back as they were."""
+    """How many texts differ after encoding and decoding."""
     pieces = np.split(ids, np.cumsum(counts)[:-1])
     return sum(tokenizer.decode(one) != text.decode("utf-8") for one, text in zip(pieces, texts, strict=True))
 
 
 def finished_record(shard: Shard, folder: Path) -> dict[str, Any] | None:
-    """The record of a shard that lies whole in `folder`; None if it is missing or torn."""
+    """The record of a shard that is complete in `folder`; None if it is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads((folder / f"{shard.name}.json").read_text(encoding="utf-8"))
         digest = hashlib.blake2b(digest_size=16)

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face Hub, read with the library `datasets`; TinyStories (arXiv 2305.07759) by its name.
+"""Data sets of the Hugging Face Hub, read with the library `datasets`; TinyStories (arXiv 2305.07759) has a name.
 
-Whatever goes wrong on the way to the Hub is one line that names `tales`, which needs no network.
+Any failure to reach the Hub becomes one line that suggests `tales`, which needs no network.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class HubSet:
         }
 
     def documents(self) -> Iterator[Document]:
-        """All documents; where the set has a validation or test split of its own, they come marked."""
+        """All documents, marked with their part if the set has a validation or test split of its own."""
         datasets = _import_datasets(self.name)
         options: dict[str, Any] = {"keep_linebreaks": True} if self.files else {}
         with _one_line(self.name):
@@ -105,7 +105,7 @@ def _import_datasets(name: str) -> Any:
 
 
 class _one_line:
-    """Turns whatever the Hub's libraries raise into one line. They raise nearly everything, so nothing is picked."""
+    """Turn any exception of the Hub's libraries into one line: they raise too many kinds to list."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""data.json, the metadata of prepared data: every number that is used later is looked at when the file is read."""
+"""data.json, the metadata of prepared data: every number that is used later is checked when the file is read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ MAX_VOCAB_SIZE = 0x110000 + 2
 COUNTS = ("vocab_size", "train_tokens", "val_tokens", "val_text_bytes", "val_text_chars")
 TEST_COUNTS = ("test_tokens", "test_text_bytes", "test_text_chars")
 MAYBE_COUNTS = ("file_bytes", "chars", "train_text_bytes", "train_text_chars", "documents", "end_of_text_id")
-"""Null where nothing was counted."""
+"""Null if they were not counted."""
 DOCUMENT_COUNTS = ("train_documents", "val_documents")
 REMOVED_COUNTS = (
-    *("exact_duplicates_across_split", "near_duplicates_across_split"),
-    *("documents_empty", "documents_left_out", "duplicates_in_train", "duplicates_in_val"),
+    "exact_duplicates_across_split",
+    "near_duplicates_across_split",
+    "documents_empty",
+    "documents_left_out",
+    "duplicates_in_train",
+    "duplicates_in_val",
 )
 TEST_REMOVED_COUNTS = (
     "exact_duplicates_of_test_in_val",
@@ -28,9 +32,9 @@ TEST_REMOVED_COUNTS = (
     "duplicates_in_test",
 )
 CHANGED_COUNTS = ("changed_by_tokenizer", "units_encoded")
-"""Both, where the tokenizer was made elsewhere."""
+"""Both are present if the tokenizer was made elsewhere."""
 FLOORS = ("val_floor_nats", "test_floor_nats")
-"""Both, where the source is a known distribution."""
+"""Both are present if the source is a known distribution."""
 SPLITS = ("three", "nanogpt")
 TEXTS = ("path", "sha256", "tokenizer", "store")
 
@@ -40,7 +44,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = parse_json(read_bytes(path))
         if not isinstance(metadata, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         _check(metadata)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): prepare the data again") from None
@@ -55,7 +59,7 @@ def _check(metadata: dict[str, Any]) -> None:
         raise ValueError(f"schema_version is {version}, not {SCHEMA_VERSION}")
     for name in TEXTS:
         if not isinstance(metadata.get(name), str):
-            raise ValueError(f"{name} is no text")
+            raise ValueError(f"{name} is not text")
     for name in ("contiguous", "tokens_in_store"):
         if not isinstance(metadata.get(name), bool):
             raise ValueError(f"{name} is not true or false")
@@ -87,10 +91,10 @@ def _check(metadata: dict[str, Any]) -> None:
     for name in ("bytes_per_token", *floors):
         value = metadata.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{name} is no number above 0")
+            raise ValueError(f"{name} is not a number above 0")
 
 
 def _require_count(metadata: dict[str, Any], name: str, least: int) -> None:
     value = metadata.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**60:
-        raise ValueError(f"{name} is no whole number of at least {least}")
+        raise ValueError(f"{name} is not a whole number of at least {least}")

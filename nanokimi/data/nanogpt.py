@@ -33,7 +33,7 @@ TEST = "test.bin"
 META = "meta.pkl"
 BLOCK_TOKENS = 1 << 22
 MAX_DECODED_TOKENS = 100_000_000
-"""A training part with more is not decoded only to count its bytes and characters: both are null then."""
+"""A longer training part is not decoded to count its bytes and characters; both are null then."""
 
 
 def is_nanogpt_folder(path: str) -> bool:
@@ -48,7 +48,7 @@ def tokens_identity(folder: Path) -> dict[str, str]:
 
 
 def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
-    """Fill `target` with a store of the folder's tokens. Raises UserError if they cannot be what they should."""
+    """Fill `target` with a store of the folder's tokens. Raises UserError if they are not what nanoGPT writes."""
     folder = Path(dataset.path)
     if dataset.fraction < 1 or dataset.characters is not None or dataset.streaming:
         raise UserError(

@@ -1,13 +1,13 @@
-"""Which documents are the same, or nearly: splits by content, exact duplicates, and near duplicates across the split.
+"""Splits by content, exact duplicates, and near duplicates across the split.
 
 A document's part is decided by a hash of its text alone (see `parts`), so two copies are always in the same one. Near
 duplicates (Jaccard similarity of word 5-grams of at least 0.8) may fall on both sides of a split:
 MinHash (Broder, 1997) with locality-sensitive banding proposes pairs, and the similarity is then computed exactly.
 
-Only documents that are held out (validation and test) are held in memory, 20 numbers of 8 bytes and an index of 4 for
-each (about 240 bytes), and some bits for each of their shingles; training documents stream past them. A training
-document of whose shingles less than 0.8 occur in any document that is held out cannot be a near duplicate: a bitmap of
-all their shingles says so, and most training documents need no MinHash.
+Only held-out documents (validation and test) are indexed in memory: 20 numbers of 8 bytes and an index of 4 for each
+(about 240 bytes), and some bits for each of their shingles. Training documents stream past them. A training document
+with less than 0.8 of its shingles in held-out documents cannot be a near duplicate: a bitmap of all held-out shingles
+shows that, so most training documents need no MinHash.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ BANDS, ROWS = 20, 6
 MAX_CANDIDATES = 64
 """Pairs checked for one training document, lowest index first, so that boilerplate cannot take quadratic time."""
 BITS_PER_SHINGLE = 4
-"""Of the bitmap, at least: a shingle that occurs nowhere passes for one that does with a probability below 1/4."""
+"""The bitmap has at least so many, so an absent shingle is taken for a present one with probability below 1/4."""
 MAX_BITS = 1 << 29
-"""64 MB: beyond 130 million shingles the bitmap fills up and lets more pass, which only takes time."""
+"""64 MB: with more than 130 million shingles the bitmap fills up and excludes fewer, which only costs time."""
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -53,7 +53,7 @@ def shingles(text: str) -> np.ndarray:
     """The distinct word 5-grams of a text as sorted 32-bit hashes; a shorter text is one shingle.
 
     CRC-32 of each word, mixed along the window by a polynomial over 2^64: two shingles of one corpus collide with
-    probability 2^-32, which moves no similarity that matters.
+    probability 2^-32, too rarely to change a similarity noticeably.
     """
     words = np.array([zlib.crc32(word) for word in text.encode("utf-8", "replace").split()], dtype=np.uint64)
     count = max(len(words) - SHINGLE_WORDS + 1, 1)
@@ -66,7 +66,7 @@ def shingles(text: str) -> np.ndarray:
 
 
 class ShingleSets(NamedTuple):
-    """The shingles of many texts in a row, and where each text's begin."""
+    """The concatenated shingles of many texts, and where each text's begin."""
 
     hashes: np.ndarray
     starts: np.ndarray
@@ -77,7 +77,7 @@ class ShingleSets(NamedTuple):
 
 
 def shingle_sets(texts: Sequence[bytes]) -> ShingleSets:
-    """`shingles` of many texts at once: the same hashes, in a few passes over all their words."""
+    """`shingles` of many texts at once, with the same hashes, in a few passes over all their words."""
     words_of = [text.split() for text in texts]
     counts = np.array([len(words) for words in words_of])
     total = int(counts.sum())
@@ -88,7 +88,7 @@ def shingle_sets(texts: Sequence[bytes]) -> ShingleSets:
         mixed += crcs[offset : offset + total] + np.uint64(1)
         mixed *= MIX
         mixed ^= mixed >> np.uint64(29)
-    # A window that reaches into the next text is none; the text's number above the hash keeps texts apart.
+    # Windows that reach into the next text are dropped; the text's number above the hash keeps texts apart.
     owners = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
     inside = np.repeat(np.cumsum(counts), counts) - np.arange(total) >= SHINGLE_WORDS
     keys = (owners << np.uint64(32) | (mixed >> np.uint64(16)) & np.uint64(0xFFFFFFFF))[inside]
@@ -129,7 +129,7 @@ def band_keys(sets: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandTable:
-    """The bands of the documents held out, sorted, so that a band's documents are found by bisection."""
+    """The bands of the held-out documents, sorted, so that bisection finds a band's documents."""
 
     keys: np.ndarray
     documents: np.ndarray
@@ -141,7 +141,7 @@ class BandTable:
         return cls(keys.ravel()[order], (order // BANDS).astype(np.uint32))
 
     def candidates(self, keys: np.ndarray) -> list[tuple[int, list[int]]]:
-        """(row, documents held out) for the rows of `keys` that share a band with any."""
+        """(row, held-out documents) for the rows of `keys` that share a band with any."""
         left = np.searchsorted(self.keys, keys.ravel(), side="left")
         right = np.searchsorted(self.keys, keys.ravel(), side="right")
         left, right = left.reshape(keys.shape), right.reshape(keys.shape)
@@ -158,13 +158,13 @@ class BandTable:
 
 @dataclass(frozen=True)
 class SeenShingles:
-    """A bitmap of the shingles of all documents held out: may say yes of one that is not there, never no of one."""
+    """A bitmap (Bloom filter with one hash) of the shingles of all held-out documents: it has false positives only."""
 
     bits: np.ndarray
 
     @classmethod
     def build(cls, blocks: Iterable[np.ndarray], count: int) -> SeenShingles:
-        """From `count` hashes, or a few less, in blocks."""
+        """Build it from blocks of about `count` hashes in all."""
         size = min(max(1 << (BITS_PER_SHINGLE * count - 1).bit_length(), 1 << 10), MAX_BITS)
         bits = np.zeros(size // 8, dtype=np.uint8)
         for block in blocks:
@@ -173,7 +173,7 @@ class SeenShingles:
         return cls(bits)
 
     def shares(self, sets: ShingleSets) -> np.ndarray:
-        """The share of each text's shingles that are there, or one that is too large."""
+        """The share of each text's shingles that are present, or an upper bound of it."""
         slots = sets.hashes & np.uint32(8 * len(self.bits) - 1)
         found = (self.bits[slots >> 3] >> (slots & 7).astype(np.uint8)) & 1
         sizes = np.diff(sets.starts, append=len(sets.hashes))
@@ -188,11 +188,11 @@ def near_duplicates(
     held_out_text: Callable[[int], str],
     seen: SeenShingles | None = None,
 ) -> list[int]:
-    """Those `numbers` whose UTF-8 texts are nearly the same as some document held out; `seen` only saves time."""
+    """Those `numbers` whose UTF-8 texts nearly repeat a held-out document; `seen` only saves time."""
     if not texts:
         return []
     found = shingle_sets(texts)
-    # Jaccard is shared / all <= shared / own: and so are the two quotients once they are rounded.
+    # Jaccard is shared / all <= shared / own, and rounding keeps that order.
     possible = range(len(texts)) if seen is None else np.flatnonzero(seen.shares(found) >= THRESHOLD).tolist()
     if not possible:
         return []

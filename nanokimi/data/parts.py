@@ -1,6 +1,6 @@
-"""Three parts of every text: one to train on, one to choose settings by (validation), one that is reported (test).
+"""The three parts of every text: training, validation (to choose settings by) and test (which is reported).
 
-A document's part follows from a hash of its text alone: the lowest hashes are for validation, the highest for test, so
+A document's part follows from a hash of its text alone: the lowest hashes are for validation, the highest for test. So
 no document moves when others come or go, and `dataset.val_fraction` never moves one into or out of the test part. One
 contiguous text is cut by position: training, validation, test. nanoGPT's published split has two parts, the first
 nine tenths and the last one; there validation and test are the same text, and every output says so.
@@ -20,7 +20,7 @@ from nanokimi.errors import UserError
 
 PARTS = ("train", "val", "test")
 MIN_PART = 100
-"""Characters of one text (bytes, of documents) that validation and test hold at least: a score of less says nothing."""
+"""The least characters of one text (bytes of documents) in validation and test; less would say nothing."""
 HASHES = 1 << 64
 NANOGPT_NOTE = (
     "split nanogpt: the text that is reported is also the one that settings were chosen on, so the losses of tuned "
@@ -29,7 +29,7 @@ NANOGPT_NOTE = (
 
 
 def fractions(dataset: DatasetConfig) -> tuple[Fraction, Fraction]:
-    """The shares of validation and test: of the decimal numbers that the user wrote, not of their roundings."""
+    """The shares of validation and test, exactly as the decimal numbers that the user wrote."""
     val = Fraction(str(dataset.val_fraction))
     return val, val if dataset.test_fraction is None else Fraction(str(dataset.test_fraction))
 
@@ -43,15 +43,15 @@ class Ranges:
 
     @classmethod
     def of(cls, dataset: DatasetConfig) -> Ranges:
-        """As the configuration says."""
+        """Return the ranges that the configuration asks for."""
         val, test = fractions(dataset)
         return cls(int(val * HASHES), HASHES - int(test * HASHES))
 
     def part_of(self, content: int, own: str | None = None) -> str:
         """The part of a document with this hash.
 
-        `own` is what the document's data set says of it: a part; "train|val" or "val|test", where it has a split of its
-        own in which one of the three is missing; or nothing.
+        `own` is the part that the document's data set says: "train", "val" or "test"; "train|val" or "val|test", if one
+        of the three is missing in its split; None if it has no split.
         """
         if own is None:
             if content >= self.test_from:
@@ -66,8 +66,8 @@ class Ranges:
     def widened(self, hashes: np.ndarray, sizes: np.ndarray) -> Ranges | None:
         """The ranges that give validation and test MIN_PART bytes each, and training a document; None if none do.
 
-        They give up documents of theirs only where training would have none. Only sets of few documents need it, and
-        only in them may new documents move an old one: back to training.
+        They give up documents of their own only if training would have none. Only sets of few documents need this, and
+        only in those can new documents move an old one (back to training).
         """
         distinct, places = np.unique(hashes, return_inverse=True)
         bytes_of = np.bincount(places, weights=sizes)
@@ -103,5 +103,5 @@ def split_positions(characters: int, dataset: DatasetConfig) -> tuple[int, int]:
 
 
 def split_note(metadata: dict[str, Any]) -> str | None:
-    """What must be said beside every number that was measured on this data; None: nothing."""
+    """What every output with numbers measured on this data must say; None for nothing."""
     return NANOGPT_NOTE if metadata.get("split") == "nanogpt" else None

@@ -1,4 +1,4 @@
-"""Text in: what `dataset.path` may name, and a whole file read exactly.
+"""What `dataset.path` may name, and reading a whole file exactly.
 
 Nothing is cleaned or normalised: line ends, a byte-order mark and NUL characters are kept, so that the bytes
 of the text are the bytes of the file and a score per byte means what it says.
@@ -33,19 +33,19 @@ TALES = ("tales", "tales-short")
 """The built-in story worlds."""
 NAMES = (*TALES, "tinystories", "tinystories-v2")
 DEFAULT_CHARACTERS = 20_000_000
-"""Of tales: enough for the presets of a few minutes (not tuned)."""
+"""Characters of tales, enough for the presets of a few minutes (not tuned)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text, or documents, that can be read as often as needed."""
+    """A text, or documents, that can be read repeatedly."""
 
     fingerprint: dict[str, Any]
     """Two sources with the same fingerprint hold the same text."""
     file_bytes: int | None = None
-    """Size on disk; None where there is no file."""
+    """Size on disk; None if it does not come from files."""
     sha256: str | None = None
-    """Of the file, or of the names and hashes of all files."""
+    """Hash of the file, or of the names and hashes of all files."""
     text_file: Path | None = None
     """The file of one contiguous text, cut by position; None: documents."""
     documents: Callable[[], Iterator[Document]] | None = None
@@ -58,7 +58,7 @@ def is_name(path: str) -> bool:
 
 
 def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
-    """The same data set, named so that it is found from any folder."""
+    """`dataset` with absolute paths, so that it is found from any folder."""
     if dataset.path and not is_name(dataset.path):
         dataset = replace(dataset, path=_absolute(dataset.path))
     if dataset.tokenizer.endswith((".json", ".model")):
@@ -69,12 +69,12 @@ def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
 def _absolute(path: str) -> str:
     try:
         return str(Path(path).resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # links that go in a circle; a NUL in the name
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in the name
         raise UserError(f"{path} cannot be a path ({error}): check it") from None
 
 
 def open_source(dataset: DatasetConfig) -> Source:
-    """What `dataset.path` names. Raises UserError if there is no such thing, or a setting does not apply to it."""
+    """What `dataset.path` names. Raises UserError if it does not exist, or if a setting does not apply to it."""
     path = dataset.path
     if not path:
         raise UserError("dataset.path is not set: name a text file with --data")
@@ -100,7 +100,7 @@ def open_source(dataset: DatasetConfig) -> Source:
 
 
 def _refuse_split(dataset: DatasetConfig) -> None:
-    """Refuse nanoGPT's split, which is by position, where there are documents."""
+    """Refuse nanoGPT's split, which is by position, for documents."""
     if dataset.split == "nanogpt":
         raise UserError(
             f"dataset.split nanogpt cuts a single text, or takes a folder's train.bin and val.bin, and {dataset.path} "
@@ -121,7 +121,7 @@ def _local(path: Path, column: str) -> Source:
     if not size:
         raise UserError(f"{path} is empty: name a file with text in it")
     if not path.is_dir() and format_of(path) is None:
-        files_kind = ".txt"  # a text file by any other name, as ever
+        files_kind = ".txt"  # any other name is taken for a text file
     else:
         files_kind = "" if path.is_dir() else str(format_of(path))
     if files_kind == ".txt":
@@ -137,7 +137,7 @@ def _local(path: Path, column: str) -> Source:
 
 
 def _tales(dataset: DatasetConfig) -> Source:
-    """A built-in story world: stories until there are enough characters."""
+    """Stories of a built-in world until there are enough characters."""
     _refuse_column(dataset.text_column, dataset.path)
     name, _, seed_text = dataset.path.partition(":")
     seed_text = seed_text or "0"
@@ -165,7 +165,7 @@ def _tales(dataset: DatasetConfig) -> Source:
 
 
 def _refuse_column(column: str, path: str) -> None:
-    """Refuse a text column where there are none."""
+    """Refuse a text column for files that have no columns."""
     if column != DatasetConfig.text_column:
         raise UserError(f"dataset.text_column is {column}, and {path} has no columns: leave it out")
 
@@ -177,7 +177,7 @@ def _require_readable(path: Path) -> None:
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path} is no file but a device or a pipe: write what it gives to a file")
+                raise UserError(f"{path} is a device or a pipe: write what it gives to a file")
     except UserError:
         raise
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def _require_readable(path: Path) -> None:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """For a pipe: opening it would last until somebody writes into it."""
+    """Open without blocking: opening a pipe would wait until somebody writes into it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

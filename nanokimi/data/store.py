@@ -1,8 +1,7 @@
 """Prepared data on disk: token ids of all parts, the tokenizer and the metadata about the text, in one folder.
 
 The tokens live in the cache (see `build`); a run's own folder holds a copy of small ones, so that it can be moved, and
-refers to large ones. A folder is written beside its final place and renamed when complete: it exists whole or not at
-all.
+refers to large ones. A folder is written beside its final place and renamed when complete, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ OWN_FILES = {METADATA_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
 BLOCK_TOKENS = 1 << 20
 HASHED_IDS = 500_000
 COPY_BYTES = 64_000_000
-"""Smaller stores are copied into the run's folder."""
+"""Stores of fewer bytes are copied into the run's folder."""
 
 
 def _no_offsets() -> np.ndarray:
@@ -48,7 +47,7 @@ def _no_ids() -> np.ndarray:
 
 
 class ScoredPart(NamedTuple):
-    """A part that is scored, and what stands before it."""
+    """A part that is scored, and the tokens before it."""
 
     before_ids: np.ndarray
     """Its first token is predicted from the last of these."""
@@ -58,7 +57,7 @@ class ScoredPart(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A text as training and validation need it; the ids are memory-mapped, read-only, unsigned integers."""
+    """A text prepared for training and validation; the ids are memory-mapped, read-only, unsigned integers."""
 
     tokenizer: Tokenizer
     train_ids: np.ndarray
@@ -66,23 +65,23 @@ class PreparedData:
     metadata: dict[str, Any]
     """What `prepare` measured: sizes, the file's sha256, bytes per token (the content of data.json)."""
     train_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
-    """Where each training document begins in `train_ids`, and the end of the last; empty: one contiguous text."""
+    """Where each training document begins in `train_ids`, then the end of the last; empty for one contiguous text."""
     val_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
-    """The same for `val_ids`."""
+    """Where each validation document begins in `val_ids`, in the form of `train_doc_offsets`."""
     val_doc_nats: np.ndarray | None = None
-    """Each validation document's exact negative log-probability in nats, where its source knows it (tales)."""
+    """Each validation document's exact negative log-probability in nats, if its source knows it (tales)."""
     test_ids: np.ndarray = field(default_factory=_no_ids)
-    """What is reported; empty in data that an earlier version prepared. In nanoGPT's split, the validation text."""
+    """The part that is reported; empty in data of an earlier version; the validation part in nanoGPT's split."""
     test_doc_offsets: np.ndarray = field(default_factory=_no_offsets)
-    """The same for `test_ids`."""
+    """Where each test document begins in `test_ids`, in the form of `train_doc_offsets`."""
     test_doc_nats: np.ndarray | None = None
-    """The same for each test document."""
+    """Each test document's exact negative log-probability in nats, if its source knows it."""
     tokenizer_sha256: str = ""
-    """Of the tokenizer's files."""
+    """SHA-256 of the tokenizer's files."""
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """Hashes by which a resumed run knows its data again; of more than 64 MB, 64 pieces are hashed."""
+        """Hashes by which a resumed run recognises its data; of more than 64 MB, 64 pieces are hashed."""
         tokens = hashlib.sha256()
         parts = (self.train_ids, self.val_ids, self.test_ids)
         for ids in parts if len(self.test_ids) else parts[:2]:
@@ -110,8 +109,8 @@ class PreparedData:
 def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> PreparedData:
     """Read, split and encode the text of `dataset` into `folder`, replacing what an earlier call wrote.
 
-    In sets of documents an end-of-text token follows each one; it is a target like every other, and its nats count,
-    while scores per byte and per character divide by the documents' own text.
+    An end-of-text token follows each document. It is a target like every other and its nats count, while scores per
+    byte and per character divide by the documents' own text.
     """
     folder = Path(folder)
     _require_replaceable(folder)
@@ -198,10 +197,10 @@ def _tokenizer_sha256(folder: Path) -> str:
 
 
 def as_validation_text(data: PreparedData, path: str) -> PreparedData:
-    """Another text in the place of the validation part, all of it, in the tokens of `data`.
+    """Put another text, encoded with the tokenizer of `data`, in place of the validation part.
 
-    If `data` is made of documents, `path` may be whatever `dataset.path` may be, and each of its documents ends with
-    end-of-text; all tokens are held in memory.
+    If `data` is made of documents, `path` may be anything that `dataset.path` may be, and each of its documents ends
+    with end-of-text. All tokens are held in memory.
     """
     end = data.tokenizer.end_of_text_id
     source = None if data.metadata.get("contiguous", True) else open_source(DatasetConfig(path=path))
@@ -243,10 +242,10 @@ def _open_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
 
 
 def _open_ids(path: Path, vocab_size: int, count: int) -> np.ndarray:
-    """Token ids. Raises UserError if one is beyond the vocabulary: a model would fail on it, somewhere, some time."""
+    """Token ids. Raises UserError if one is beyond the vocabulary, on which a model would fail later."""
     dtype = id_dtype(vocab_size)
     ids = _open_array(path, dtype, count)
-    with open(path, "rb") as file:  # read, not mapped: mapped pages would count as this process's memory
+    with open(path, "rb") as file:  # mapped pages would count as this process's memory
         while len(block := np.fromfile(file, dtype=dtype, count=BLOCK_TOKENS)):
             if (largest := int(block.max())) >= vocab_size:
                 raise UserError(f"{path} is damaged (it holds the id {largest}): prepare the data again")
@@ -254,7 +253,7 @@ def _open_ids(path: Path, vocab_size: int, count: int) -> np.ndarray:
 
 
 def _open_offsets(folder: Path, part: str, metadata: dict[str, Any]) -> np.ndarray:
-    """Where the documents of a part begin. Raises UserError if they do not follow one another to its end."""
+    """Where the documents of a part begin. Raises UserError if they do not increase to its end."""
     path = folder / f"{part}.idx"
     offsets = _open_array(path, np.dtype("<u8"), metadata[f"{part}_documents"] + 1)
     ends = (int(offsets[0]), int(offsets[-1]))
@@ -269,11 +268,11 @@ def _require_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} is a file: name a folder for the prepared data")
     foreign = sorted({entry.name for entry in folder.iterdir()} - OWN_FILES) if folder.exists() else []
     if foreign:
-        raise UserError(f"{folder} holds {foreign[0]}, which is no prepared data: name another folder")
+        raise UserError(f"{folder} holds {foreign[0]}, which is not prepared data: name another folder")
 
 
 def _write_folder(folder: Path, store: Path, metadata: dict[str, Any]) -> None:
-    """Write everything beside `folder`, then move it into place; a failure leaves `folder` as it was."""
+    """Write everything beside `folder`, then move it into place; if that fails, `folder` stays as it was."""
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     replaced = folder.parent / f".{folder.name}.{os.getpid()}.replaced"
     tokens = [store / name for name in TOKEN_FILES if (store / name).exists()]
@@ -296,5 +295,5 @@ def _write_folder(folder: Path, store: Path, metadata: dict[str, Any]) -> None:
             os.replace(replaced, folder)
         shutil.rmtree(partial, ignore_errors=True)
         if replaced.is_symlink():
-            replaced.unlink()  # what it leads to is not ours
+            replaced.unlink()  # the link only: its target is not ours
         shutil.rmtree(replaced, ignore_errors=True)

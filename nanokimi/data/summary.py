@@ -1,4 +1,4 @@
-"""What prepared data looks like, in a few lines of text and one picture."""
+"""A summary of prepared data: a few lines of text and one picture."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def summary_text(data: PreparedData) -> str:
 
 
 def sizes(metadata: dict[str, Any], of: str) -> str:
-    """What each part has of something, in words."""
+    """The sizes of the parts, in words."""
     numbers = [metadata[f"{part}_{of}"] for part in PARTS]
     shown = ["not counted" if number is None else f"{number:,}" for number in numbers]
     return ", ".join(f"{number} {name}" for number, name in zip(shown, PART_NAMES, strict=True))
 
 
 def removed(metadata: dict[str, Any]) -> str:
-    """What was taken out, in words."""
+    """How many documents were removed, in words."""
     exact, near = metadata["exact_duplicates_across_split"], metadata["near_duplicates_across_split"]
     text = f"{exact:,} exact and {near:,} near duplicates of validation and test documents, from the training part"
     exact, near = metadata["exact_duplicates_of_test_in_val"], metadata["near_duplicates_of_test_in_val"]
@@ -98,7 +98,7 @@ def token_counts(ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def bytes_of_ids(tokenizer: Tokenizer) -> np.ndarray:
-    """UTF-8 bytes that each id stands for on its own; half a character counts as one byte, end-of-text as none."""
+    """UTF-8 bytes that each id stands for on its own; part of a character counts as one byte, end-of-text as none."""
     texts = [tokenizer.decode([number]) for number in range(tokenizer.vocab_size)]
     sizes = np.array([1 if text == "\ufffd" else len(text.encode("utf-8")) for text in texts])
     if tokenizer.end_of_text_id is not None:

@@ -1,7 +1,7 @@
-"""The parts of a build that run in parallel: each task is a few numbers, and its result is small or lies on disk.
+"""The parts of a build that run in parallel: a task is a few numbers, and its result is small or on disk.
 
-Workers are processes of their own (`python -m nanokimi.data.worker`), which read a task from standard input and write
-its result to standard output: they need none of the caller's memory, and end when it does.
+Workers are separate processes (`python -m nanokimi.data.worker`) that read tasks from standard input and write results
+to standard output. They share no memory with the caller, and end when it does.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _hash_blocks(paths: list[Path]) -> Iterator[np.ndarray]:
 
 
 def open_table(folder: Path, against: Sequence[str]) -> tuple[BandTable, SeenShingles]:
-    """What `build_table` wrote, mapped: all processes share its memory."""
+    """Map what `build_table` wrote, so that all processes share its memory."""
     prefix = "-".join(against)
     keys = np.memmap(folder / f"{prefix}.keys", dtype=np.uint64, mode="r")
     documents = np.memmap(folder / f"{prefix}.documents", dtype=np.uint32, mode="r")
@@ -96,7 +96,7 @@ def open_table(folder: Path, against: Sequence[str]) -> tuple[BandTable, SeenShi
 
 
 def run_tasks(work: Path, tasks: list[Task], workers: int, report: Callable[[int], None]) -> list[Any]:
-    """The results of `tasks`, in their order; `report` is told how many of their bytes are done."""
+    """The results of `tasks`, in their order; `report` receives the bytes that are done."""
     done = 0
     if min(workers, len(tasks)) <= 1:
         results = []
@@ -124,7 +124,7 @@ def run_tasks(work: Path, tasks: list[Task], workers: int, report: Callable[[int
 
 @contextmanager
 def _workers(work: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start `count` workers; they are gone when the block is left."""
+    """Start `count` workers, and end them when the block is left."""
     here = str(Path(__file__).parents[2])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {

@@ -1,4 +1,4 @@
-"""A process that prepares data: `python -m nanokimi.data.worker WORK_FOLDER`; started by `tasks`, not by people."""
+"""A worker process that prepares data; `tasks` starts it: `python -m nanokimi.data.worker WORK_FOLDER`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nanokimi.errors import UserError
 
 
 def main() -> None:
-    """Answer each line of standard input, a task, with a line, its result, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent was interrupted as well, and ends us
+    """Read a task from each line of standard input and write its result as a line, until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well, and ends this process
     for line in sys.stdin:
         try:
             reply = {"result": perform(Path(sys.argv[1]), json.loads(line))}

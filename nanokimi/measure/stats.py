@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -162,6 +162,19 @@ def compare_pairs(
     return entries
 
 
+@lru_cache(maxsize=1)
+def _drawn(seeds: int, stretches: int, seed: int, draws: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """How often each draw takes each seed and each stretch; kept, because a study's comparisons all need the same."""
+    generator = np.random.default_rng(seed)
+    chances_S, chances_G = np.full(seeds, 1 / seeds), np.full(stretches, 1 / stretches)
+    found = []
+    for start in range(0, draws, DRAWS_AT_A_TIME):
+        rows = min(DRAWS_AT_A_TIME, draws - start)
+        times_RS = generator.multinomial(seeds, chances_S, size=rows)
+        found.append((times_RS, generator.multinomial(stretches, chances_G, size=rows).astype(np.int32)))
+    return found
+
+
 def hierarchical_bootstrap(
     differences_SG: np.ndarray, tokens_G: np.ndarray, *, seed: int = 0, draws: int = DRAWS
 ) -> tuple[float, float]:
@@ -170,13 +183,9 @@ def hierarchical_bootstrap(
     `differences_SG` is the first arm's total nats minus the second's. All seeds are scored on the same text, so one
     draw of stretches serves all the seeds that are drawn. Tokens of a stretch stay together: they depend.
     """
-    generator = np.random.default_rng(seed)
     seeds, stretches = differences_SG.shape
     means = []
-    for start in range(0, draws, DRAWS_AT_A_TIME):
-        rows = min(DRAWS_AT_A_TIME, draws - start)
-        times_RS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=rows)
-        times_RG = generator.multinomial(stretches, np.full(stretches, 1 / stretches), size=rows)
+    for times_RS, times_RG in _drawn(seeds, stretches, seed, draws):
         nats_R = (times_RS @ differences_SG * times_RG).sum(axis=1) / seeds
         means.append(nats_R / (times_RG @ tokens_G))
     low, high = np.percentile(np.concatenate(means), [100 * LEVEL / 2, 100 - 100 * LEVEL / 2])

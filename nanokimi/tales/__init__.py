@@ -1,4 +1,4 @@
-"""The built-in stories: a seeded world of children's tales whose every probability is known exactly."""
+"""The built-in stories: a seeded world of children's tales in which the probability of every text is known exactly."""
 
 from nanokimi.tales.parser import Judgement, NotATale, continuations, judge, score, story_scores
 from nanokimi.tales.probing import Probe, probes

@@ -18,7 +18,7 @@ def floor(seed: int, count: int) -> tuple[float, float, float, float]:
     """Return the floor in bits per character and per word, each with its standard error over `count` stories."""
     stories = [tell(seed, index) for index in range(count)]
     bits = [-story.log_probability / math.log(2) for story in stories]
-    separator = len(END_OF_TEXT) + 1  # it costs nothing, but it is text
+    separator = len(END_OF_TEXT) + 1  # has probability 1, but its characters count as text
     characters = [len(story.text) + separator for story in stories]
     return (*_ratio(bits, characters), *_ratio(bits, [len(story.text.split()) for story in stories]))
 

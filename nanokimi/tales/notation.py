@@ -1,11 +1,11 @@
 """The notation in which the tales are written, and its translation into steps.
 
-Word groups: name, kind of fact, perhaps other groups to begin with; then entries, where `form=text` adds a form:
+A word group has a name, a kind of fact, perhaps other groups to begin with, and entries (`form=text` adds a form):
 
     = promise : promise
     to water the beans; did=watered the beans | to feed the hens; did=fed the hens
 
-Rules: "- " begins an alternative, "3~" is a weight, an empty line begins a paragraph (so does "~~"):
+In a rule, "- " begins an alternative, "3~" gives its weight, and an empty line (or "~~") begins a paragraph:
 
     == weather
     - 3~It was a [fine|windy] morning.
@@ -14,7 +14,7 @@ Rules: "- " begins an alternative, "3~" is a weight, an empty line begins a para
 In the text, `{hero}` is a known fact, `{hero.his}` a form of it, `{He}` short for `{Hero.he}`; `{c=colour}` is a new
 fact, `{c.a=colour}` the same in its form `a`, `{C=colour}` with a capital; `{!sky:rain}` sets a mark, `{!key@=f}` a
 pointer ("f now holds the key"), `{!g=hero+f}` one to both; `<weather>` is a rule, `[a|b]` a choice here, `[ Perhaps.|]`
-something or nothing: what follows is then drawn into both options, so that "nothing" shows at once, too.
+something or nothing. What follows such a choice becomes part of both options, so that "nothing" shows at once, too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Compiler:
         self.rules: dict[str, Choice] = {}
 
     def rule(self, name: str) -> Choice:
-        """Return the rule called `name`, perhaps still empty."""
+        """Return the rule called `name`, which is empty until it has been added."""
         return self.rules.setdefault(name, Choice(name, []))
 
     def add(self, source: str) -> None:
@@ -104,7 +104,7 @@ class Compiler:
                 assert not tokens, f"{name}: too many closing brackets before {tokens[:3]}"
 
     def check(self) -> None:
-        """Assert that every rule that is named exists."""
+        """Assert that every rule that another one names exists."""
         missing = [name for name, rule in self.rules.items() if not rule.options]
         assert not missing, f"no such rule: {missing}"
 
@@ -138,7 +138,7 @@ class Compiler:
             yield from self._literal(token)
 
     def _literal(self, words: str) -> Iterator[str | Step]:
-        """Make a choice of each phrase that stands in the thesaurus."""
+        """Turn each phrase that is in the thesaurus into a choice."""
         for place, part in enumerate(self._phrase.split(words)):
             if place % 2:
                 synonyms = self._synonyms.get(part) or self._synonyms[part[0].lower() + part[1:]]
@@ -173,7 +173,7 @@ def _join_lines(body: str) -> str:
 
 
 def _sink_marks(items: list[str | Slot | Step]) -> list[str | Slot | Step]:
-    """Let the text that follows a mark go before it, for a mark changes no text, only later choices."""
+    """Move each mark behind the text that follows it: a mark changes later choices and never the text."""
     done: list[str | Slot | Step] = []
     marks: list[Mark] = []
     for item in items:
@@ -188,7 +188,7 @@ def _sink_marks(items: list[str | Slot | Step]) -> list[str | Slot | Step]:
 
 
 def _draw_in(where: str, items: list[str | Slot | Step]) -> list[str | Slot | Step]:
-    """Draw what follows a choice with an empty option into its options, from the end to the beginning."""
+    """Append what follows a choice with an empty option to each of its options, from the end to the beginning."""
     done: list[str | Slot | Step] = []
     for item in reversed(items):
         if isinstance(item, Choice) and any(not option.steps for option in item.options):

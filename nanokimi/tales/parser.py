@@ -1,4 +1,4 @@
-"""Read stories: follow a text through the program, add up its exact log-probability, or say where it goes wrong."""
+"""Parse stories: follow a text through the program, add up its exact log-probability, or say where it goes wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanokimi.tales.world import PRONOUNS, Bind, Choice, Entity, Option, Slot, S
 
 
 class NotATale(ValueError):
-    """The text is not a tale: from `position` on, for `reason`. Bad `kind`: "end", "grammar" or a kind of fact."""
+    """The text is not a tale from `position` on, for `reason`; `kind` is "end", "grammar" or a kind of fact."""
 
     def __init__(self, position: int, reason: str, kind: str) -> None:
         super().__init__(f"not a tale from character {position} on: {reason}")
@@ -23,7 +23,7 @@ class Judgement:
     """What the reader says of a text.
 
     `complete`: whole stories. `consistent`: no fact, name or pronoun contradicts what was told (as far as the text
-    could be read). `grammatical`: no error of another kind. A text that only stops early is both, but not complete.
+    could be read). `grammatical`: no error of another kind. A text that merely stops early is both, but not complete.
     """
 
     grammatical: bool
@@ -35,21 +35,21 @@ class Judgement:
 
 
 class Reader:
-    """The driver that follows a text: at each choice exactly one lead fits, or the text is no tale."""
+    """The driver that follows a text: at each choice exactly one lead fits, or the text is not a tale."""
 
     def __init__(self, text: str, position: int = 0, name: str = TALES) -> None:
         self.text, self.position, self.name = text, position, name
         self.log_probability = 0.0
 
     def say(self, text: Text, world: World) -> None:
-        """The text must go on with these words."""
+        """Check that the text goes on with these words."""
         words = text.fill(world)
         if not self.text.startswith(words, self.position):
             raise self._error([text], [], world)
         self.position += len(words)
 
     def choose(self, choice: Choice, world: World) -> Option:
-        """Return the one option of which a lead stands here."""
+        """Return the one option with a lead that matches the text here."""
         menu = choice.menu(world)
         for option in menu.options:
             for lead, _ in option.leads(world):
@@ -59,7 +59,7 @@ class Reader:
         raise self._error([lead for lead, _ in choice.leads(world)], _closed_leads(choice, world), world)
 
     def introduce(self, bind: Bind, world: World) -> Entity:
-        """Return the one entity that stands here."""
+        """Return the one entity that is named here."""
         for lead, log_probability in bind.leads(world):
             if self.text.startswith(words := lead.fill(world), self.position):
                 assert isinstance(lead, Surface)
@@ -72,7 +72,7 @@ class Reader:
     def _error(
         self, leads: Sequence[Text | Surface], closed: Sequence[Text | Surface], world: World
     ) -> NotATale:
-        """Say why none of `leads` stands here: the text ends, a fact is wrong (or used up: `closed`), or neither."""
+        """Say why none of `leads` matches here: the text ends, a fact is wrong (or used up: `closed`), or neither."""
         reach = max(self.position + _agreement(lead.fill(world), self.text, self.position) for lead in leads)
         if reach == len(self.text):
             return NotATale(reach, "the text ends too early", "end")
@@ -96,7 +96,7 @@ class Reader:
         )
 
     def _wrong_slot(self, lead: Text | Surface, world: World) -> tuple[int, str, str, str] | None:
-        """Return (place, kind, expected, found) if the text fits `lead` but for a slot filled with something else."""
+        """Return (place, kind, expected, found) if the text matches `lead` except for the word in one slot."""
         place = self.position
         for item in lead.items:
             words = world.words[item.key] if isinstance(item, Slot) else item
@@ -133,7 +133,7 @@ def fillers(slot: Slot, world: World, name: str = TALES) -> tuple[str, set[str]]
 
 
 def _agreement(words: str, text: str, position: int) -> int:
-    """Return how many characters of `words` stand in `text` at `position`."""
+    """Return how many characters of `words` agree with `text` at `position`."""
     if text.startswith(words, position):
         return len(words)
     pairs = zip(words, text[position : position + len(words)], strict=False)
@@ -147,7 +147,7 @@ def _closed_leads(choice: Choice, world: World) -> list[Text | Surface]:
 
 
 def _filled(lead: Text | Surface, world: World) -> str:
-    """Return the words of a lead, or nothing if it speaks of what is not in this story."""
+    """Return the words of a lead, or "" if it names something that is not in this story."""
     if isinstance(lead, Text) and any(
         isinstance(item, Slot) and item.key not in world.words for item in lead.items
     ):
@@ -225,7 +225,7 @@ def judge(text: str, name: str = TALES) -> Judgement:
 def continuations(text: str, name: str = TALES) -> list[tuple[str, float]]:
     """Return what can come next after `text`, which stops early, with log-probabilities, up to the next choice.
 
-    Where a choice is half told, only what still fits is listed, each as its rest and with its renormalised chance.
+    If the text stops within a choice, only the options that still fit are listed: the rest of each, renormalised.
     """
     explorer = _Explorer(text, name=name)
     try:
@@ -237,7 +237,7 @@ def continuations(text: str, name: str = TALES) -> list[tuple[str, float]]:
 
 
 class _Found(Exception):
-    """Carries what the explorer was looking for out of the program."""
+    """Raised by the explorer to leave the program with what it was looking for."""
 
 
 class _Explorer(Reader):

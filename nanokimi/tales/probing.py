@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -30,7 +31,7 @@ class Probe:
 
 
 class _Prober(Sampler):
-    """A sampler that notes each slot where nothing else could stand."""
+    """A sampler that notes each slot that only one word can fill."""
 
     def __init__(self, seed: int, index: int, name: str) -> None:
         super().__init__(seed, index)
@@ -42,21 +43,21 @@ class _Prober(Sampler):
         self._told: dict[tuple[str, str], int] = {}
 
     def choose(self, choice: Choice, world: World) -> Option:
-        """Take an option; what it shares with another option is not forced."""
+        """Take an option; words that it shares with another option are not probes."""
         option = super().choose(choice, world)
         mine = [lead for lead, _ in option.leads(world)]
-        others = [
+        others = sorted(
             lead.fill(world)
             for other in choice.menu(world).options
             if other is not option
             for lead, _ in other.leads(world)
-        ]
+        )
         shared = max((_shared(lead.fill(world), others) for lead in mine), default=0)
         self._open_until = max(self._open_until, self._length + shared)
         return option
 
     def introduce(self, bind: Bind, world: World) -> Entity:
-        """Say a new fact; from here on it can be asked for."""
+        """Say a new fact, which can be asked for from here on."""
         entity = super().introduce(bind, world)
         self._length += len(self.parts[-1])
         self._told[_topic(bind.role, bind.form, entity)] = self._words()
@@ -95,7 +96,7 @@ class _Prober(Sampler):
         self.found.append(Probe(prefix, answer, alternatives, self._words() - told, kind))
 
     def _some(self, words: Sequence[str], world: World, slot: Slot) -> tuple[str, ...]:
-        """Return a few of `words`: first those that the story has used, which confuse most, then drawn ones."""
+        """Return a few of `words`: first those that the story has used (the most confusing), then random ones."""
         told = {entity.forms.get(slot.form) for entity in world.cast.values()}
         taken = [word for word in words if word in told][: MAX_ALTERNATIVES - 2]
         rest = [word for word in words if word not in taken]
@@ -115,13 +116,14 @@ def probes(seed: int, index: int, name: str = TALES) -> list[Probe]:
 
 
 def _topic(role: str, form: str, entity: Entity) -> tuple[str, str]:
-    """What a word is about: whoever is named is the same under every role, other facts belong to their role."""
+    """What a word is about: a name means the same character in every role, other facts belong to their role."""
     return (entity.forms[""], "name") if entity.kind in ("name", "pet") else (role, "fact")
 
 
 def _shared(lead: str, others: Sequence[str]) -> int:
-    """Return the longest beginning that `lead` has in common with one of `others`."""
-    return max((len(commonprefix([lead, other])) for other in others), default=0)
+    """Return how many characters at its beginning `lead` has in common with one of the sorted `others`, at most."""
+    at = bisect(others, lead)  # the most are shared with a neighbour in the sorted order
+    return max((len(commonprefix([lead, other])) for other in others[max(at - 1, 0) : at + 1]), default=0)
 
 
 def _overlaps(word: str, answer: str) -> bool:

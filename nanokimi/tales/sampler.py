@@ -17,9 +17,9 @@ from nanokimi.tales.world import Bind, Choice, Entity, Fact, Lexicon, Option, Te
 
 TALES, SHORT_TALES = "tales", "tales-short"
 WORLDS = (TALES, SHORT_TALES)
-"""The worlds by name: each has its own words and rules, and so its own stories and probabilities."""
+"""The worlds by name, each with its own words and rules, and so with its own stories and probabilities."""
 VERSION = 2
-"""Rises whenever any story changes."""
+"""Raise it whenever any story changes."""
 END_OF_TEXT = "<|endoftext|>"
 """Stands on a line of its own between stories."""
 SEPARATOR = END_OF_TEXT + "\n"
@@ -39,7 +39,7 @@ def rules(name: str = TALES) -> dict[str, Choice]:
     return _rules(name)
 
 
-@cache  # of a function without a default: rules() and rules(TALES) are one
+@cache  # around a function without defaults, so that rules() and rules(TALES) share an entry
 def _rules(name: str) -> dict[str, Choice]:
     compiler = Compiler(lexicons(name), THESAURUS if name == TALES else "")
     for source in SOURCES if name == TALES else (SHORT,):
@@ -64,7 +64,7 @@ def _lexicons(name: str) -> dict[str, Lexicon]:
 
 
 class Sampler:
-    """The driver that makes a story up; `probability` is the exact probability of all it chose."""
+    """The driver that makes up a story; `probability` is the exact probability of everything it chose."""
 
     def __init__(self, seed: int, index: int) -> None:
         if not (0 <= seed < 2**64 and 0 <= index < 2**64):
@@ -86,7 +86,7 @@ class Sampler:
         return option
 
     def introduce(self, bind: Bind, world: World) -> Entity:
-        """Draw an entity that is not used; all have the same chance, so a used one is just drawn again."""
+        """Draw an unused entity: all are equally likely, so drawing again after a used one is exact."""
         entities = bind.lexicon.entities
         self.log_probability -= math.log(world.free(bind.lexicon))
         while (entity := entities[int(self._random() * len(entities))]) in world.used:

@@ -1,7 +1,7 @@
-"""A second, smaller world: stories of some 70 words, which fit into a short context whole (notation: notation.py).
+"""A second, smaller world: stories of about 70 words, each of which fits into a short context (see notation.py).
 
-It has fewer words and wordings than the tales, so that a small model learns its sentences in minutes; what is left to
-do is to remember who, what, which colour and where. It has words of its own, and no thesaurus.
+It has fewer words and wordings than the tales, so a small model learns its sentences in minutes. What remains is to
+remember who, what, which colour and where. It has words of its own and no thesaurus.
 """
 
 SHORT_LEXICONS = """

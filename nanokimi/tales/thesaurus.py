@@ -1,4 +1,4 @@
-"""Words that may stand for one another wherever the rules use the first of them: each use is a choice."""
+"""Synonyms: wherever the rules use the first of them, the story chooses one."""
 
 THESAURUS = """
 at last | in the end | finally | at long last

@@ -1,4 +1,4 @@
-"""The word groups of the tales (the notation is explained in notation.py). In a group no entry begins another."""
+"""The word groups of the tales (see notation.py). Within a group, no entry is a prefix of another."""
 
 LEXICONS = """
 = girl : name; sex=f

@@ -1,11 +1,11 @@
-"""What a story is made of: words in groups, the facts told so far, and the steps that tell.
+"""What a story is made of: words in groups, the facts told so far, and the steps of the program that tells it.
 
-A tale is told by one program of steps. Some steps are free (a Choice between wordings, a Bind of a new fact), the
-others follow from what was told before. Each step says to a Driver what happens; the drivers (sampler.py,
-parser.py, probing.py) sample, read or examine the very same program, so they cannot drift apart.
+One program of steps tells a tale. Some steps are free (a Choice between wordings, a Bind of a new fact), the others
+follow from what was told before. Each step tells a Driver what happens. The drivers (sampler.py, parser.py, probing.py)
+sample, parse or examine the same program, so they always agree.
 
-Everything that is chosen shows in the text at once: `leads` lists the texts with which a step can begin, and at
-each choice no lead is a prefix of another. So a reader who knows the text up to here knows the choice.
+Every choice shows in the text at once: `leads` lists the texts with which a step can begin, and at each choice no lead
+is a prefix of another. The text so far therefore determines every choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol, TypeAlias
 Lead: TypeAlias = "tuple[Text | Surface, float]"
 """A text with which a step can begin, and the log-probability that it begins so."""
 LONG_ENOUGH = 12
-"""A text of fewer characters before a choice is no lead by itself: the leads of the choice are added to it."""
+"""A shorter text (in characters) before a choice is not a lead by itself: the leads of the choice are added to it."""
 PRONOUNS = {
     "he": ("he", "she", "they", "it"),
     "him": ("him", "her", "them", "it"),
@@ -28,7 +28,7 @@ PRONOUNS = {
     "himself": ("himself", "herself", "themselves", "itself"),
     "was": ("was", "were"),
 }
-"""The forms that follow from who is meant, and what could stand there by mistake."""
+"""The forms that depend on who is meant, and the words that a mistake could put there."""
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class Entity:
     _words: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def words(self, role: str) -> dict[str, str]:
-        """Return what the entity adds to the words of a story in which it plays `role`."""
+        """Return the words that the entity contributes to a story in which it plays `role`."""
         if role not in self._words:
             words = {f"{role}.{form}" if form else role: text for form, text in self.forms.items()}
             capitals = {key[0].upper() + key[1:]: text[:1].upper() + text[1:] for key, text in words.items()}
@@ -58,13 +58,13 @@ class Lexicon:
 
     @cached_property
     def members(self) -> frozenset[Entity]:
-        """The entities, for asking whether one is among them."""
+        """The entities as a set, for membership tests."""
         return frozenset(self.entities)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that was told: `role` is what or whom it is about, as in "hero" or "key@" (who holds the key)."""
+    """Something that was told; `role` is what or whom it is about: "hero", or "key@" (who holds the key)."""
 
     role: str
     kind: str
@@ -97,10 +97,10 @@ class World:
 
 
 class Driver(Protocol):
-    """What can be done with the program of a story."""
+    """What carries out the program of a story: samples it, parses with it, or examines it."""
 
     def say(self, text: Text, world: World) -> None:
-        """The words of `text` come next, whatever happens."""
+        """The words of `text` come next."""
 
     def choose(self, choice: Choice, world: World) -> Option:
         """Take one of the options that the world allows."""
@@ -156,7 +156,7 @@ class Text:
         driver.say(self, world)
 
     def leads(self, world: World) -> Iterator[Lead]:
-        """A text begins with itself."""
+        """Yield the text itself."""
         yield self, 0.0
 
     def before(self, lead: Text | Surface) -> Text | Surface:
@@ -169,7 +169,7 @@ class Text:
 
     @property
     def is_short(self) -> bool:
-        """Say whether it may be too short to tell options apart."""
+        """Return whether it may be too short to tell options apart."""
         return sum(1 if isinstance(item, Slot) else len(item) for item in self.items) < LONG_ENOUGH
 
 
@@ -211,7 +211,7 @@ class Bind:
         world.bind(self.role, driver.introduce(self, world))
 
     def leads(self, world: World) -> Iterator[Lead]:
-        """Every entity that is still free."""
+        """Yield the surface of every entity that is still free."""
         log_probability = -math.log(world.free(self.lexicon))
         for entity in self.lexicon.entities:
             if entity not in world.used:
@@ -230,13 +230,13 @@ class Mark:
         world.words[self.key] = self.value
 
     def leads(self, world: World) -> Iterator[Lead]:
-        """It has no text of its own, so no option may begin with it."""
+        """Refuse: it has no text, so an option cannot begin with it."""
         raise AssertionError(f"an option begins with the mark {self.key}")
 
 
 @dataclass(frozen=True)
 class Point:
-    """Let `role` mean somebody who is already there, or two of them together; nothing is said."""
+    """Let `role` mean somebody who is already in the story, or two of them together; nothing is said."""
 
     role: str
     targets: tuple[str, ...]
@@ -247,7 +247,7 @@ class Point:
         world.point(self.role, who[0] if len(who) == 1 else _together(who))
 
     def leads(self, world: World) -> Iterator[Lead]:
-        """It has no text of its own, so no option may begin with it."""
+        """Refuse: it has no text, so an option cannot begin with it."""
         raise AssertionError(f"an option begins by pointing {self.role}")
 
 
@@ -324,7 +324,7 @@ class Choice:
 
 
 def _together(who: Sequence[Entity]) -> Entity:
-    """Return two characters as one group, for sentences about both."""
+    """Return two characters as one entity, for sentences about both."""
     name = " and ".join(entity.forms[""] for entity in who)
     return Entity("name", {"": name, **_THEY})
 

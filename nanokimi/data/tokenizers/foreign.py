@@ -1,8 +1,7 @@
 """Tokenizers made elsewhere: any tokenizer.json (of the library `tokenizers`) and any SentencePiece model.
 
-They are used as they are, so they need not give back the text that they were given: many normalise it. How often
-that happens in the data at hand is measured when it is encoded. decode never fails; an id that the tokenizer does not
-have becomes U+FFFD.
+They are used as they are. Many normalise text, so that decoding does not restore it; how many texts of the data that
+affects is counted while encoding. decode never fails: an id outside the vocabulary becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MIN_PIECES, MAX_PIECES = 256, 100_000
 
 
 class _Foreign:
-    """What both have in common: the file that they are, and decoding by runs of known ids."""
+    """What both have in common: the content of their file, and decoding by runs of known ids."""
 
     name: str
     file: ClassVar[str]
@@ -43,7 +42,7 @@ class _Foreign:
         return 0 <= token < self.vocab_size
 
     def _checked(self, ids: list[int]) -> np.ndarray:
-        """Ids as an array. Raises UserError if the tokenizer made one that it does not have."""
+        """Ids as an array. Raises UserError for an id outside the vocabulary."""
         array = np.array(ids, dtype=np.int64)
         if len(array) and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
             raise UserError(
@@ -62,7 +61,7 @@ class _Foreign:
 
 
 class TokenizersTokenizer(_Foreign):
-    """A tokenizer.json. Special tokens are never read out of the text: there, they are text."""
+    """A tokenizer.json. Special tokens that occur in the text are encoded as ordinary text."""
 
     name = "tokenizer.json"
     file = "tokenizer.foreign.json"
@@ -91,7 +90,7 @@ class TokenizersTokenizer(_Foreign):
 
 
 class SentencePieceModel(_Foreign):
-    """A SentencePiece model with whatever normalisation it was trained with."""
+    """A SentencePiece model with the normalisation that it was trained with."""
 
     name = "sentencepiece"
     file = "tokenizer.model"
@@ -129,7 +128,7 @@ def is_foreign(tokenizer: str) -> bool:
 
 
 def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
-    """Read a tokenizer from a file. Raises UserError if it is none, or of a size that makes no sense here."""
+    """Read a tokenizer from a file. Raises UserError if it is not one, or has an unreasonable size."""
     try:
         content = read_bytes(path)
     except OSError as error:
@@ -142,7 +141,7 @@ def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
     except (ValueError, RuntimeError) as error:
         what = "tokenizer.json" if path.name.endswith(".json") else "SentencePiece model"
         raise UserError(
-            f"dataset.tokenizer {path} is no {what} ({' '.join(str(error).split())[:200]})"
+            f"dataset.tokenizer {path} is not a {what} ({' '.join(str(error).split())[:200]})"
         ) from None
     try:
         require_size(tokenizer)
@@ -152,14 +151,14 @@ def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
 
 
 def require_size(tokenizer: TokenizersTokenizer | SentencePieceModel) -> None:
-    """Raise ValueError for a number of pieces that makes no sense here."""
+    """Raise ValueError for an unreasonable number of pieces."""
     if not MIN_PIECES <= tokenizer.vocab_size <= MAX_PIECES:
         raise ValueError(f"has {tokenizer.vocab_size} pieces: expected {MIN_PIECES} to {MAX_PIECES}")
 
 
 @contextmanager
 def _failures_as(kind: type[ValueError], what: str) -> Iterator[None]:
-    """Turns whatever a library raises into one line: `tokenizers` raises Exception itself, and Rust's panics."""
+    """Turn any exception of a library into one line: `tokenizers` raises plain Exception, and Rust panics."""
     try:
         yield
     except (UserError, MemoryError, KeyboardInterrupt, SystemExit):

@@ -2,9 +2,9 @@
 
 Tokenizers made elsewhere are in `foreign`. Documents are separated by one more id, end-of-text.
 
-decode(encode(text)) is `text` for every Unicode string, also for characters that the training text never had,
-so that a score per byte or character counts the whole text. decode never fails: what a model may generate but
-no text encodes to (half a character, an id beyond the vocabulary) becomes U+FFFD.
+decode(encode(text)) is `text` for every Unicode string, including characters that the training text never had,
+so that a score per byte or character covers the whole text. decode never fails: ids that no text encodes to (half a
+character, an id beyond the vocabulary) become U+FFFD.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MODEL_FILE = "tokenizer.model"
 REPLACEMENT = 0xFFFD
 LAST_CODE_POINT = 0x10FFFF
 BROKEN_BYTE = 0xFF
-"""A byte that no UTF-8 text has: stands for an id beyond the vocabulary and decodes to U+FFFD."""
+"""A byte that UTF-8 never contains: it replaces an id beyond the vocabulary and decodes to U+FFFD."""
 
 SEPARATING = f"\n\0{SPACE_MARK}"
-"""Kept away from SentencePiece and written as bytes: the ends of lines and C strings, and its own mark, which would
-come back as a space."""
+"""Never given to SentencePiece but encoded as bytes: the ends of lines and C strings, and its mark of a space, which
+would be decoded as a space."""
 SEPARATORS = re.compile(f"([{SEPARATING}])")
 MAX_SENTENCE_CHARS = 1000
-"""SentencePiece drops training sentences above 4192 bytes without a word; longer lines are cut to this."""
+"""SentencePiece silently drops training sentences above 4192 bytes; longer lines are cut to this."""
 MAX_TRAINING_CHARS = 20_000_000
 """A SentencePiece model is trained on about this much text, spread evenly over the whole (not tuned)."""
 MAX_CHARS_AT_ONCE = 1 << 20
-"""Characters that the character tokenizer encodes at a time: unknown ones need a hundred bytes each on the way."""
+"""Characters that the character tokenizer encodes at a time: an unknown one needs a hundred bytes meanwhile."""
 SENTENCES_PER_BATCH = 10_000
 """Sentences encoded at a time, so that Python's integer objects never hold the whole text (not tuned)."""
 
@@ -57,7 +57,7 @@ class Tokenizer(Protocol):
     name: str
     vocab_size: int
     end_of_text_id: int | None
-    """The id between documents; None: the text is one."""
+    """The id between documents; None for a single text."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, 1-D int32; raise UserError if it holds a lone surrogate."""
@@ -202,14 +202,14 @@ class SentencePieceTokenizer:
         return self.encode_sentences(text) if self.memo is None else self.memo.encode([data])[0]
 
     def encode_sentences(self, text: str) -> np.ndarray:
-        """The same by SentencePiece alone: what the memory of words has to equal."""
+        """Encode with SentencePiece alone; WordMemo must give the same ids."""
         parts = SEPARATORS.split(text)
         sentences, separators = parts[0::2], [*parts[1::2], ""]
         chunks = []
         for start in range(0, len(sentences), SENTENCES_PER_BATCH):
             batch = slice(start, start + SENTENCES_PER_BATCH)
             ids: list[int] = []
-            encoded = map(self.processor.encode, sentences[batch])  # given a list, it starts a thread
+            encoded = map(self.processor.encode, sentences[batch])  # a list would start threads
             for sentence_ids, separator in zip(encoded, separators[batch], strict=True):
                 ids += sentence_ids
                 ids += [self.byte_ids[byte] for byte in separator.encode("utf-8")]
@@ -238,11 +238,11 @@ class WithEndOfText:
         self.vocab_size = inner.vocab_size + 1
 
     def encode(self, text: str) -> np.ndarray:
-        """As the inner tokenizer: `<|endoftext|>` within a text is text."""
+        """Encode with the inner tokenizer; `<|endoftext|>` within a text is ordinary text."""
         return self.inner.encode(text)
 
     def decode(self, ids: Ids) -> str:
-        """As the inner tokenizer, and `<|endoftext|>` for the separator."""
+        """Decode with the inner tokenizer, and the separator as `<|endoftext|>`."""
         ids = np.asarray(ids, dtype=np.int64)
         ends = np.flatnonzero(ids == self.end_of_text_id)
         if not len(ends):
@@ -264,7 +264,7 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Train a "bpe" or "unigram" model of exactly `vocab_size` pieces, in one thread to be repeatable.
 
-    `texts` are units of `characters` characters together: every k-th sentence is used if they are very many.
+    `texts` have `characters` characters in all; of very many, every k-th sentence is used.
     """
     import sentencepiece
 
@@ -303,7 +303,7 @@ def _training_sentences(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    """What lies between the separators of a text, in strings of 1 to MAX_SENTENCE_CHARS characters."""
+    """The text between separators, in strings of 1 to MAX_SENTENCE_CHARS characters."""
     rare = "\0" in text or SPACE_MARK in text
     lines = list(filter(None, SEPARATORS.split(text)[0::2] if rare else text.split("\n")))
     if max(map(len, lines), default=0) <= MAX_SENTENCE_CHARS:
@@ -331,7 +331,7 @@ def build_tokenizer(
 ) -> Tokenizer:
     """Build the tokenizer that `dataset` names; only the training `texts` decide its vocabulary.
 
-    `documents`: give it an id for the end of a text, if it has none.
+    With `documents` it gets an id for the end of a text, if it has none.
     """
     tokenizer: Tokenizer
     if dataset.tokenizer == "byte":
@@ -339,7 +339,7 @@ def build_tokenizer(
     elif dataset.tokenizer == "char":
         distinct: set[str] = set()
         for text in texts:
-            distinct.update(text)  # units one by one: the text itself is never held
+            distinct.update(text)  # one unit at a time: the whole text is never in memory
         tokenizer = CharTokenizer("".join(distinct))
     elif is_foreign(dataset.tokenizer):
         tokenizer = read_foreign(Path(dataset.tokenizer))
@@ -361,7 +361,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer = ByteTokenizer()
         elif stored["type"] == "char":
             if not isinstance(stored["characters"], str):
-                raise TypeError("characters is no text")
+                raise TypeError("characters is not text")
             tokenizer = CharTokenizer(stored["characters"])
         elif stored["type"] in ("bpe", "unigram"):
             path = folder / MODEL_FILE

@@ -1,9 +1,9 @@
-"""SentencePiece's bpe at the speed of a dictionary: what a word becomes follows from the word alone.
+"""SentencePiece's bpe through a dictionary of words, because the ids of a word depend on the word alone.
 
-A bpe model merges neighbouring pieces, the best pair first, and of equal ones the leftmost. If no piece holds the mark
-of a space behind its first character, no merge reaches across the beginning of a word, and the merges within one word
-do not depend on the others: the ids of a line are, exactly, those of its words in a row. Not so for unigram, which adds
-up scores along the line in single precision: rounding may decide between two ways to cut the same word.
+A bpe model merges neighbouring pieces, the best pair first, and the leftmost of equal ones. If no piece holds the mark
+of a space after its first character, no merge crosses the beginning of a word, and the merges within one word do not
+depend on the others: the ids of a line are exactly the ids of its words, concatenated. This does not hold for unigram,
+which adds up scores along the line in single precision: rounding may decide between two ways to cut the same word.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 SPACE_MARK = "\u2581"
 """What SentencePiece writes for a space."""
 CUT, END = b"\xff", b"\xfe"
-"""Written between words, and after texts: no UTF-8 holds these bytes."""
+"""Mark the ends of words and of texts: bytes that UTF-8 never contains."""
 CHUNK_BYTES = 1 << 18
-"""Text in words at a time (not tuned: larger ones leave the processor's cache)."""
+"""Bytes of text that are cut into words at a time (not tuned; more would not fit the processor's cache)."""
 MEMO_BYTES = 1 << 25
-"""Roughly what is remembered at most; then everything is forgotten, and frequent words are soon back."""
+"""About the most bytes that are kept; then the dictionary starts afresh, and frequent words soon return."""
 ENTRY_BYTES = 160
-"""What an entry takes beside its characters and ids: two bytes objects, and its place in the dictionary."""
+"""Bytes of an entry besides its characters and ids: two bytes objects, and its place in the dictionary."""
 CUTTABLE = re.compile(b"[ \n]")
 
 
@@ -34,7 +34,7 @@ def words_are_independent(pieces: Sequence[str]) -> bool:
 
 
 class WordMemo:
-    """A bpe `processor` behind a dictionary of the words that it was asked for; `fixed` are the ids of separators."""
+    """A bpe `processor` and a dictionary of the words that it has encoded; `fixed` are the ids of separators."""
 
     def __init__(self, processor: Any, fixed: dict[bytes, list[int]]) -> None:
         self.processor = processor
@@ -45,11 +45,11 @@ class WordMemo:
         self._forget()
 
     def _forget(self) -> None:
-        # A new dictionary, never an emptied one: another thread may be in the middle of a text.
+        # A new dictionary and not an emptied one, because another thread may be using the old one.
         self.ids_of, self.held = dict(self.fixed), 0
 
     def encode(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of UTF-8 `texts` in a row, int32, and how many of them each text has."""
+        """The ids of UTF-8 `texts`, concatenated, int32, and how many of them each text has."""
         data = END.join([*texts, b""])
         ids = np.concatenate([self._encode(chunk) for chunk in _chunks(data)])
         is_end = ids == self.end
@@ -70,7 +70,7 @@ class WordMemo:
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """The same bytes in pieces of about CHUNK_BYTES, cut where words begin."""
+    """Cut text into pieces of about CHUNK_BYTES where words begin."""
     start = 0
     while found := CUTTABLE.search(data, start + CHUNK_BYTES):
         yield data[start : found.start()]
