@@ -35,9 +35,9 @@ def lead(over: str) -> str:
     return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
 
 
-def ladder_lead(over: str) -> str:
-    """By how much NanoKimi is below another corner of the ablation study on tinyshakespeare, at equal tokens."""
-    effects = study_report(RESULTS / "ladder-shakespeare.jsonl")["effects"]
+def ladder_lead(over: str, study: str = "ladder-shakespeare") -> str:
+    """By how much NanoKimi is below another corner of an ablation study, at equal tokens."""
+    effects = study_report(RESULTS / f"{study}.jsonl")["effects"]
     (effect,) = [one for one in effects if one["name"] == f"NanoKimi against {over}, per token"]
     return f"{-effect['mean']:.2f}"
 
@@ -51,6 +51,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "old-lead": lambda: f"{old_lead():.2f}",
     "ladder-lead": lambda: ladder_lead("NanoGPT"),
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
+    "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
     "leaky": lambda: str(len(audited("LEAKY"))),
     "clean": lambda: str(len(audited("CLEAN"))),
 }

@@ -331,6 +331,9 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "ladder-shakespeare-corrected": lambda: old_and_new(
             RESULTS / "old" / "ladder-shakespeare.jsonl", RESULTS / "ladder-shakespeare.jsonl"
         ),
+        "ladder-tales-corrected": lambda: old_and_new(
+            RESULTS / "old" / "ladder-tales.jsonl", RESULTS / "ladder-tales.jsonl"
+        ),
     },
     "docs/experiments.md": {"null": null_table},
     "docs/results.md": {
@@ -338,6 +341,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
+        "ladder-tales": lambda: study_block(RESULTS / "ladder-tales.jsonl"),
         "tales-stories": lambda: tales_table("tales-short"),
     },
 }
