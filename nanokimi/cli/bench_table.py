@@ -42,7 +42,7 @@ def bench_text(found: Bench) -> str:
 def rows_of(model: ModelBench) -> dict[str, str]:
     """One model's column."""
     step = model.parts.step_ms
-    floor = sum(model.floor_ms.values())
+    roofline = sum(model.roofline_ms.values())
     return {
         "optimizer": model.optimizer,
         "parameters": f"{count(model.params_total)}, {count(model.params_active)} active",
@@ -56,7 +56,7 @@ def rows_of(model: ModelBench) -> dict[str, str]:
         "of the forward: QK-Clip's logits": "in the compiled forward"
         if model.qk_logits_ms is None
         else milliseconds(model.qk_logits_ms),
-        "floor of a step": f"{milliseconds(floor)}, 1/{plain(step / floor)} of it",
+        "roofline of a step": f"{milliseconds(roofline)}, 1/{plain(step / roofline)} of it",
         "prefill": milliseconds(model.prefill.median_ms),
         "decode, per token": milliseconds(model.decode.median_ms),
     }
