@@ -67,7 +67,7 @@ def evaluate(
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like every other: its nats count in the total,
-    and it adds no bytes. `batch_size` changes speed and memory only; None takes 4,096 tokens at a time.
+    and it adds no bytes. `batch_size` changes speed and memory only; None takes TOKENS_AT_A_TIME tokens at a time.
 
     Raises Cancelled soon after `cancelled`, which is asked now and then, says yes; UserError if there is no test part.
     """

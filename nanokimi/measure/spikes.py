@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any
 
 WINDOW = 50
-"""Steps before that say what is usual. The first 50 of a run have none and are not judged."""
+"""Steps before that say what is usual. The first ones of a run have none and are not judged."""
 RECENT = 10
 """The last of them: where the loss stands if it is falling."""
 MIN_DEVIATIONS = 8.0
-"""Least height in standard deviations: from 50 steps it is itself only roughly known."""
+"""Least height in standard deviations: from so few steps that is itself only roughly known."""
 MIN_HEIGHT = 0.1
 """Least height in nats per token, 10 % more perplexity: less is nobody's concern, however smooth the loss."""
 QUIET_STEPS = 5

@@ -1,7 +1,7 @@
 """THE OPTIMIZER: Muon, momentum orthogonalised by Newton-Schulz (Jordan et al. 2024; Moonlight, arXiv 2502.16982).
 
 A matrix's momentum U S V^T is replaced by roughly U V^T, so that every direction of the matrix moves equally far. The
-update is scaled to the size of an AdamW update (RMS 0.2), so AdamW's learning rate and weight decay carry over.
+update is scaled to the size of an AdamW update, so AdamW's learning rate and weight decay carry over.
 Only the last two axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
 """
 
