@@ -49,6 +49,14 @@ TUNING_SEED = 1000
 """Added to the configuration's seed; the seeds that arms are judged by are counted up from the latter."""
 MAX_SEEDS = 1000
 """Of either kind."""
+AVERAGED = (
+    "val_loss",
+    "test_bits_per_byte",
+    "floor_gap",
+    "train_seconds",
+    "ms_per_step",
+    "peak_memory_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -257,10 +265,7 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
     row |= {"test_loss": float(np.mean(losses)), "deviation": None}
     if len(lines) > 1:
         row["deviation"] = float(np.std(losses, ddof=1))
-    for name in (
-        *("val_loss", "test_bits_per_byte", "floor_gap"),
-        *("train_seconds", "ms_per_step", "peak_memory_bytes"),
-    ):
+    for name in AVERAGED:
         values = [line[name] for line in lines]
         row[name] = None if None in values else float(np.mean(values))
     for name in ("params_active", "params_total", "flops", "tokens", "steps"):
