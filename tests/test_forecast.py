@@ -22,7 +22,7 @@ from nanokimi.errors import TrainingError
 from nanokimi.profiling import forecast as module
 from nanokimi.profiling.forecast import TIMED_STEPS, Forecast, forecast, tried
 from nanokimi.runtime.files import read_json, read_json_lines
-from nanokimi.train.state import TrainState
+from nanokimi.train.state import TrainState, build_state
 
 SETTINGS = """\
 seed: 7
@@ -71,7 +71,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def test_counts_are_those_of_the_run(pair: Pair) -> None:
     found, result = pair.found, read_json(pair.out / "result.json")
     data, records = read_json(pair.out / "data" / "data.json"), read_json_lines(pair.out / "metrics.jsonl")
-    assert (found.steps, found.flops) == (result["steps"], pytest.approx(records[-1]["flops"]))
+    assert found.steps == result["steps"] and found.flops == pytest.approx(records[-1]["flops"])
     assert (found.cost.params_total, found.cost.params_active) == (
         result["params_total"],
         result["params_active"],
@@ -131,7 +131,6 @@ def test_no_more_steps_are_taken_than_the_run_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     states: list[TrainState] = []
-    build_state = module.build_state
 
     def build(*arguments: object) -> TrainState:
         states.append(build_state(*arguments))  # type: ignore[arg-type]
