@@ -30,7 +30,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.rules import routed_scaling
 from nanokimi.data.batches import sample_batch
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.profiling.bench import step_floor, synthetic_config, synthetic_ids, synthetic_state
+from nanokimi.profiling.bench import step_roofline, synthetic_config, synthetic_ids, synthetic_state
 from nanokimi.profiling.roofline import MachineRates
 from nanokimi.runtime.device import DTYPES
 from nanokimi.train.step import train_step
@@ -201,12 +201,12 @@ def hf_parity() -> Any:
     return hf_parity
 
 
-def floor_ms(config: RunConfig, rates: MachineRates, peer: bool = False) -> float:
+def roofline_ms(config: RunConfig, rates: MachineRates, peer: bool = False) -> float:
     """What a step of ours cannot be below; `peer`: with AdamW, as the peer takes it."""
     if peer:
         kimi = replace(config.nanokimi, optim=OptimConfig(name="adamw"))
         config = replace(config, nanokimi=kimi)
-    return sum(step_floor(synthetic_state(config), rates).values())
+    return sum(step_roofline(synthetic_state(config), rates).values())
 
 
 def with_dtype(config: RunConfig, dtype: Any) -> RunConfig:

@@ -1,8 +1,8 @@
 """Shared by the benchmarks: options, ratios by round, the check for other load, the machine's rates, table and JSON.
 
 A ratio is formed within a round, in which the arms take turns (see `turns`); what is shown is the median over the
-rounds, with the smallest and the largest. Beside each time stands its floor: what the machine's own rates, measured
-in the same run, allow at best (`nanokimi.profiling.bench.step_floor`).
+rounds, with the smallest and the largest. Beside each time stands its roofline: what the machine's own rates, measured
+in the same run, allow at best (`nanokimi.profiling.bench.step_roofline`).
 """
 
 from __future__ import annotations
@@ -110,26 +110,26 @@ def training_report(
     workers: list[Worker],
     seconds: dict[str, list[float]],
     tokens: int,
-    floors: dict[str, float],
+    rooflines: dict[str, float],
     peer: str,
 ) -> tuple[str, dict[str, Any]]:
-    """The table of a training benchmark, and the same as a record; `floors` in ms, `peer` names the ratios' arm."""
+    """The table of a training benchmark, and the same as a record; `rooflines` in ms, `peer` names the ratios' arm."""
     rows, record = [], {}
     for worker in workers:
         times, name = seconds[worker.name], worker.name
         found: dict[str, Any] = {
             "tokens_per_second": spread([tokens / s for s in times]),
             "step_ms": spread([s * 1e3 for s in times]),
-            "floor_ms": floors[name],
+            "roofline_ms": rooflines[name],
             "ratio": ratio(seconds, peer, name),
             "setup_seconds": worker.setup_seconds,
             "first_step_seconds": worker.first_step_seconds,
         }
         speed, over = shown(found["tokens_per_second"], ",.0f"), shown(found["ratio"])
         before = f"{worker.setup_seconds:.1f} + {worker.first_step_seconds:.1f}"
-        rows.append([name, speed, shown(found["step_ms"], ".1f"), f"{floors[name]:.1f}", over, before])
+        rows.append([name, speed, shown(found["step_ms"], ".1f"), f"{rooflines[name]:.1f}", over, before])
         record[name] = found
-    header = ["arm", "tokens/s", "ms per step", "floor ms", f"times {peer}", "set-up + first step (s)"]
+    header = ["arm", "tokens/s", "ms per step", "roofline ms", f"times {peer}", "set-up + first step (s)"]
     return table(header, rows), record
 
 

@@ -135,9 +135,9 @@ def main() -> None:
     same = agreement(config, stories["ours"], stories["transformers"])
     speeds = {name: spread([new / s for s in times]) for name, times in seconds.items()}
     over = ratio(seconds, "transformers", "ours")
-    floors = [cache_bytes / rate * 1e3 for rate in rates]
+    rooflines = [cache_bytes / rate * 1e3 for rate in rates]
     added = spread([(b - a) * 1e3 for a, b in zip(near, far, strict=True)])
-    over_floors = [{name: ms / floor for name, ms in added.items()} for floor in floors]
+    over_rooflines = [{name: ms / roofline for name, ms in added.items()} for roofline in rooflines]
     rows = [
         [name, shown(speed, ",.0f"), shown(ratio(seconds, "transformers", name))]
         for name, speed in speeds.items()
@@ -147,16 +147,17 @@ def main() -> None:
     print(
         f"one token at {NEAR}: {min(near) * 1e3:.3f} ms, at {FAR}: {min(far) * 1e3:.3f} ms; added {shown(added, '.3f')}"
     )
-    for what, rate, floor, times in zip(("memory", "its caches"), rates, floors, over_floors, strict=True):
+    places = ("memory", "its caches")
+    for what, rate, roofline, times in zip(places, rates, rooflines, over_rooflines, strict=True):
         speed = f"{cache_bytes / 1e6:.1f} MB at {rate / 1e9:.0f} GB/s of {what}"
-        print(f"floor {floor:.3f} ms: {speed}; {shown(times)} times")
+        print(f"roofline {roofline:.3f} ms: {speed}; {shown(times)} times")
     finish(
         options,
         {"benchmark": "decode", "ratio": over, "tokens_per_second": speeds, "agreement": same}
         | {
             "added_ms": added,
-            "added_floor_ms": dict(zip(("memory", "caches"), floors, strict=True)),
-            "added_over_floor": dict(zip(("memory", "caches"), over_floors, strict=True)),
+            "added_roofline_ms": dict(zip(("memory", "caches"), rooflines, strict=True)),
+            "added_over_roofline": dict(zip(("memory", "caches"), over_rooflines, strict=True)),
             "cache_bytes": cache_bytes,
         }
         | {

@@ -1,10 +1,9 @@
-"""Muon's step over the floor of its Newton-Schulz, for the matrices of a configuration; and the optimizer's share of a
-training step.
+"""Muon's step over the roofline of its Newton-Schulz, for a configuration's matrices; the optimizer's share of a step.
 
     python benchmarks/newton_schulz.py [--config shakespeare-char] [--any.setting VALUE ...]
 
 The matrices are those that Muon updates, stacked by shape, and a step is the whole of it: momentum, Newton-Schulz,
-the weights' update. The floor of a shape is its three products per iteration (X X^T, A A, P X, with X turned to be
+the weights' update. The roofline of a shape is its three products per iteration (X X^T, A A, P X, with X turned to be
 wide) and nothing else, at the rate of torch.bmm on exactly those stacks in the dtype that Muon chooses, measured in
 turn with it. Shares of the step come from the real `train_step`, with marks around its parts, in every precision the
 processor multiplies in.
@@ -23,7 +22,7 @@ from common import CPU, OtherLoad, finish, options_parser, rates, rates_record, 
 from nanokimi.config import RunConfig
 from nanokimi.kernels.muon import Muon, fastest_dtype
 from nanokimi.optim.groups import assign
-from nanokimi.profiling.bench import step_floor, synthetic_state, time_parts
+from nanokimi.profiling.bench import step_roofline, synthetic_state, time_parts
 from nanokimi.profiling.roofline import native_dtypes
 
 
@@ -50,7 +49,7 @@ def timed(call: object, repeats: int) -> float:
 def race(
     count: int, rows: int, columns: int, steps: int, rounds: int, repeats: int
 ) -> tuple[list[float], list[float]]:
-    """(Muon's step, floor) in milliseconds for each round."""
+    """(Muon's step, roofline) in milliseconds for each round."""
     matrices, (m, n) = torch.nn.Parameter(torch.randn(count, rows, columns)), sorted((rows, columns))
     matrices.grad, optimizer = torch.randn_like(matrices), Muon([matrices], ns_steps=steps)
     dtype = fastest_dtype(matrices)
@@ -63,14 +62,14 @@ def race(
             torch.bmm(square, square, out=out_square)
             torch.bmm(square, x, out=out)
 
-    contest = {"ours": optimizer.step, "floor": products}
+    contest = {"ours": optimizer.step, "roofline": products}
     found: dict[str, list[float]] = {name: [] for name in contest}
     for number in range(-1, rounds):  # the first warms up
         for name in contest if number % 2 else reversed(contest):
             ms = timed(contest[name], repeats)
             if number >= 0:
                 found[name].append(ms)
-    return found["ours"], found["floor"]
+    return found["ours"], found["roofline"]
 
 
 def shares(config: RunConfig, seconds: float) -> dict[str, float]:
@@ -94,7 +93,7 @@ def main() -> None:
     config = arms.bench_config(options.config, overrides, options.threads)
     machine = rates(options.threads, options.smoke)
     rows, sizes, iterations = [], [], config.arm.optim.ns_steps
-    ours, floor = [0.0] * options.rounds, [0.0] * options.rounds
+    ours, roofline = [0.0] * options.rounds, [0.0] * options.rounds
     with OtherLoad() as load, torch.no_grad():
         for (r, c), count in sorted(matrix_sizes(config).items(), key=lambda item: -item[1]):
             mine, least = race(count, r, c, iterations, options.rounds, options.steps)
@@ -114,15 +113,15 @@ def main() -> None:
                     "columns": c,
                     "dtype": dtype,
                     "ms": median(mine),
-                    "over_floor": over,
+                    "over_roofline": over,
                 }
             )
-            ours, floor = (
-                [a + b for a, b in zip(x, y, strict=True)] for x, y in ((ours, mine), (floor, least))
+            ours, roofline = (
+                [a + b for a, b in zip(x, y, strict=True)] for x, y in ((ours, mine), (roofline, least))
             )
-    whole = spread([a / b for a, b in zip(ours, floor, strict=True)])
-    rows.append(["all", "", f"{median(ours):.2f}", f"{median(floor):.2f}", shown(whole), ""])
-    print(table(["matrices", "dtype", "ms", "floor ms", "times floor", "bmm GFLOP/s"], rows))
+    whole = spread([a / b for a, b in zip(ours, roofline, strict=True)])
+    rows.append(["all", "", f"{median(ours):.2f}", f"{median(roofline):.2f}", shown(whole), ""])
+    print(table(["matrices", "dtype", "ms", "roofline ms", "times roofline", "bmm GFLOP/s"], rows))
     found = {
         dtype: shares(arms.with_dtype(config, dtype), 0.1 if options.smoke else 5.0)
         for dtype in native_dtypes(CPU)
@@ -132,12 +131,20 @@ def main() -> None:
         for d, s in found.items()
     ]
     print(table(["step in", "ms", "Newton-Schulz", "whole optimizer"], text))
-    large = step_floor(synthetic_state(config), machine)["newton_schulz"]
+    large = step_roofline(synthetic_state(config), machine)["newton_schulz"]
     finish(
         options,
-        {"benchmark": "newton_schulz", "over_floor": whole, "ms": median(ours), "floor_ms": median(floor)}
-        | {"floor_ms_at_large_products": large, "sizes": sizes, "shares": found}
-        | {"rates": rates_record(machine), "other_cores": load.cores},
+        {
+            "benchmark": "newton_schulz",
+            "over_roofline": whole,
+            "ms": median(ours),
+            "roofline_ms": median(roofline),
+            "roofline_ms_at_large_products": large,
+            "sizes": sizes,
+            "shares": found,
+            "rates": rates_record(machine),
+            "other_cores": load.cores,
+        },
     )
 
 

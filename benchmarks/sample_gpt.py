@@ -7,8 +7,8 @@ Batch 1, fp32, 256 new tokens after a prompt of one, as nanoGPT's sample.py draw
 on the same weights: 4 layers, 4 heads, 128 wide, vocabulary 65. nanoGPT caches nothing and, beyond its context, crops
 what it reads by one token each time; ours keeps the newer half of a full window and reads it again; GPT2LMHeadModel
 can do neither, so it is left out where the sample is longer than the context. Where nothing is cropped, all must
-write the same greedy tokens. A floor: a forward pass over everything read (no cache) at the fp32 rate, or the weights
-once for each token (cache) at the rate for a buffer of that size.
+write the same greedy tokens. A roofline: a forward pass over everything read (no cache) at the fp32 rate, or the
+weights once for each token (cache) at the rate for a buffer of that size.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def transformers(turns: Turns, config: RunConfig, new_tokens: int) -> None:
         turns.step_done()
 
 
-def floors_ms(config: RunConfig, new_tokens: int, rates: MachineRates) -> tuple[float, float]:
+def rooflines_ms(config: RunConfig, new_tokens: int, rates: MachineRates) -> tuple[float, float]:
     """Milliseconds that a story cannot be below: without a cache, and with one."""
     model = config.nanogpt.model
     assert model.max_position_embeddings is not None
@@ -128,20 +128,20 @@ def at_context(
     seconds = interleave(workers, options.rounds, options.steps)
     greedy = {worker.name: worker.finish()["greedy"] for worker in workers}
     assert not fits or all(ids == greedy["ours"] for ids in greedy.values()), greedy
-    without, cached = floors_ms(config, new, machine)
+    without, cached = rooflines_ms(config, new, machine)
     rows, record = [], {}
     for worker in workers:
         times, name = seconds[worker.name], worker.name
         found: dict[str, Any] = {
             "tokens_per_second": spread([new / s for s in times]),
-            "floor_ms": without if name == "nanogpt" else cached,
+            "roofline_ms": without if name == "nanogpt" else cached,
             "ours_over_it": ratio(seconds, name, "ours"),
             "setup_seconds": worker.setup_seconds,
             "first_story_seconds": worker.first_step_seconds,
         }
         milliseconds = shown(spread([s * 1e3 for s in times]), ".0f")
         rows.append([str(context), name, shown(found["tokens_per_second"], ",.0f"), milliseconds])
-        rows[-1] += [f"{found['floor_ms']:.1f}", shown(found["ours_over_it"])]
+        rows[-1] += [f"{found['roofline_ms']:.1f}", shown(found["ours_over_it"])]
         record[name] = found
     return rows, {"arms": record, "same_greedy_tokens": new if fits else None}
 
@@ -163,7 +163,7 @@ def main() -> None:
         for context in options.contexts:
             more, record[str(context)] = at_context(config, options, machine, context)
             rows += more
-    header = ["context", "arm", "tokens/s", "ms per story", "floor ms", "times as fast is ours"]
+    header = ["context", "arm", "tokens/s", "ms per story", "roofline ms", "times as fast is ours"]
     print(table(header, rows))
     finish(
         options,

@@ -48,19 +48,19 @@ def main() -> None:
     machine = rates(options.threads, options.smoke)
     ids = np.random.default_rng(0).integers(0, 65, 1_000_000)
     source = {"checkout": options.nanogpt, "ids": (ids, ids[:100_000]), "vocab_size": 65}
-    floors = {"nanogpt": arms.floor_ms(arms.with_dtype(config, "fp32"), machine)}
+    rooflines = {"nanogpt": arms.roofline_ms(arms.with_dtype(config, "fp32"), machine)}
     workers = []
     with OtherLoad() as load:
         for dtype in native_dtypes(CPU) if options.dtype == "best" else [options.dtype]:
             mine = arms.with_dtype(config, dtype)
-            floors[f"ours-{dtype}"] = arms.floor_ms(mine, machine)
+            rooflines[f"ours-{dtype}"] = arms.roofline_ms(mine, machine)
             workers.append(Worker(f"ours-{dtype}", arms.ours, options.threads, config=mine))
             if options.transformers:
-                floors[f"gpt2-{dtype}"] = floors[f"ours-{dtype}"]
+                rooflines[f"gpt2-{dtype}"] = rooflines[f"ours-{dtype}"]
                 workers.append(Worker(f"gpt2-{dtype}", arms.transformers, options.threads, config=mine))
         workers.append(Worker("nanogpt", arms.nanogpt, options.threads, **source))
         seconds = interleave(workers, options.rounds, options.steps)
-        text, record = training_report(workers, seconds, 12 * 64, floors, "nanogpt")
+        text, record = training_report(workers, seconds, 12 * 64, rooflines, "nanogpt")
         for worker in workers:
             worker.finish()
     best, over = fastest(seconds, "ours"), {}

@@ -47,7 +47,7 @@ def main() -> None:
     print(f"transformers {version}", file=sys.stderr)
     config = arms.bench_config(options.config, ["--model", "nanokimi", *overrides], options.threads)
     machine = rates(options.threads, options.smoke)
-    workers, floors = [], {}
+    workers, rooflines = [], {}
     with OtherLoad() as load:
         dtypes = native_dtypes(CPU)
         for dtype, compiled in [*((dtype, False) for dtype in dtypes), (dtypes[-1], True)]:
@@ -56,7 +56,7 @@ def main() -> None:
             for side, body in (("ours", arms.ours), ("transformers", arms.transformers)):
                 name = f"{side}-{'compiled-' * compiled}{dtype}"
                 workers.append(Worker(name, body, options.threads, config=mine))
-                floors[name] = arms.floor_ms(mine, machine, peer=side != "ours")
+                rooflines[name] = arms.roofline_ms(mine, machine, peer=side != "ours")
         seconds = interleave(workers, options.rounds, options.steps)
         plain = {name: times for name, times in seconds.items() if "compiled" not in name}
         best, peer = fastest(seconds, "ours"), fastest(plain, "transformers")
@@ -65,7 +65,7 @@ def main() -> None:
             "both": ratio(seconds, *(f"{side}-compiled-{dtypes[-1]}" for side in ("transformers", "ours"))),
         }
         tokens = config.train.batch_size * config.train.context_length
-        text, record = training_report(workers, seconds, tokens, floors, peer)
+        text, record = training_report(workers, seconds, tokens, rooflines, peer)
         for worker in workers:
             worker.finish()
     print(text)

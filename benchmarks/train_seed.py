@@ -6,7 +6,7 @@
 Its cells run unchanged, on random text of 65 characters. Its "NanoKimi" (4 layers, 4 heads, 64 wide, batch 16 x 32, 4
 experts of 64, every one applied to every token; TrueMuon and AdamW; fp32) against ours of that width with 4 experts
 of 64, all 4 chosen, no shared one, a first layer with a dense part of 256, MuonClip, in fp32 and in bf16. The models
-are not the same (ours has MLA, RMSNorm and rotary positions): parameters stand beside. The seed's floor counts 6
+are not the same (ours has MLA, RMSNorm and rotary positions): parameters stand beside. The seed's roofline counts 6
 FLOPs for each parameter and token at the fp32 rate, and no Newton-Schulz.
 """
 
@@ -63,19 +63,19 @@ def main() -> None:
     machine = rates(options.threads, options.smoke)
     letters = np.random.default_rng(0).integers(0, 65, 1_000_000)
     text = "".join(chr(ord("0") + letter) for letter in letters)
-    workers, floors = [], {}
+    workers, rooflines = [], {}
     with OtherLoad() as load:
         for dtype in native_dtypes(CPU):
             mine = arms.with_dtype(config, dtype)
-            floors[f"ours-{dtype}"] = arms.floor_ms(mine, machine)
+            rooflines[f"ours-{dtype}"] = arms.roofline_ms(mine, machine)
             workers.append(Worker(f"ours-{dtype}", arms.ours, options.threads, config=mine))
         workers.append(Worker("seed", arms.notebook, options.threads, path=options.notebook, text=text))
         seconds = interleave(workers, options.rounds, options.steps)
         seed = {worker.name: worker.finish() for worker in workers}["seed"]
     tokens = config.train.batch_size * config.train.context_length
     assert seed["tokens"] == tokens, (seed["tokens"], tokens)
-    floors["seed"] = 6 * seed["parameters"] * tokens / machine.flops_per_second["fp32"] * 1e3
-    shown, record = training_report(workers, seconds, tokens, floors, "seed")
+    rooflines["seed"] = 6 * seed["parameters"] * tokens / machine.flops_per_second["fp32"] * 1e3
+    shown, record = training_report(workers, seconds, tokens, rooflines, "seed")
     best = fastest(seconds, "ours")
     cost = model_cost(config.nanokimi.model, config.train.context_length)
     print(shown)

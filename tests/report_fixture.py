@@ -94,8 +94,10 @@ def make_records(name: str, seed: int, steps: int, eval_every: int, prompt: str,
 def router_record(rng: random.Random, step: int) -> Record:
     """Expert shares that start uneven and settle."""
     uneven = 0.9 * math.exp(-step / 150) + 0.08
-    weights = [[max(0.02, 1 + uneven * math.sin(2.1 * e + i) + rng.gauss(0, 0.05)) for e in range(EXPERTS)]
-               for i in LAYERS]  # fmt: skip
+    weights = [
+        [max(0.02, 1 + uneven * math.sin(2.1 * e + i) + rng.gauss(0, 0.05)) for e in range(EXPERTS)]
+        for i in LAYERS
+    ]
     load = [[w / sum(row) for w in row] for row in weights]
     peak = [EXPERTS * max(row) - 1 for row in load]
     return {
@@ -114,8 +116,10 @@ def router_record(rng: random.Random, step: int) -> Record:
 
 def attention_record(rng: random.Random, step: int) -> Record:
     """Logits that grow until QK-Clip catches some."""
-    logits = [[4 + 110 * (1 - math.exp(-step / (150 + 90 * i))) * (0.6 + 0.3 * rng.random()) for _ in range(HEADS)]
-              for i in range(4)]  # fmt: skip
+    logits = [
+        [4 + 110 * (1 - math.exp(-step / (150 + 90 * i))) * (0.6 + 0.3 * rng.random()) for _ in range(HEADS)]
+        for i in range(4)
+    ]
     clips = sum(value > 100 for row in logits for value in row)
     return {"kind": "attention", "step": step, "max_logits": logits, "clips": clips, "tau": 100.0}
 

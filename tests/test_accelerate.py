@@ -17,7 +17,18 @@ from torch import nn
 
 from nanokimi import Muon, MuonClip, accelerate_
 from nanokimi.config import VariantConfig
-from nanokimi.kernels.accelerate import BF16, BF16_C, TABLE, TRACEABLE, Place, Row, choose_loss, why_no_c
+from nanokimi.kernels.accelerate import (
+    BF16,
+    BF16_C,
+    CHOICE_OF_EXPERTS,
+    MUON,
+    TABLE,
+    TRACEABLE,
+    Place,
+    Row,
+    choose_loss,
+    why_no_c,
+)
 from nanokimi.kernels.cross_entropy import LARGE, cross_entropy_in_pieces
 from nanokimi.model.attention import MultiHeadLatentAttention, rotated_queries
 from nanokimi.model.gpt import CausalSelfAttention, NanoGPT
@@ -49,7 +60,7 @@ def chosen_experts() -> tuple[torch.Tensor, torch.Tensor]:
 
 def case_of(row: Row) -> tuple[Any, Tensors, Call]:
     """An owner of the row's attribute, inputs to differentiate by, and how the function is called with them."""
-    kind, (chosen_MK, counts_E) = row.owners[0], chosen_experts()
+    kind, (chosen_MK, counts_E) = row.mechanism.owners[0], chosen_experts()
     matrices = [random(EXPERTS, HIDDEN, WIDTH, seed=s) / 6 for s in (1, 2)]
     matrices.append(random(EXPERTS, WIDTH, HIDDEN, seed=3) / 6)
     if kind is RMSNorm:
@@ -99,20 +110,20 @@ def skip_without_c(row: Row) -> None:
         pytest.skip("needs a processor that multiplies in bf16, and a C compiler")
 
 
-DIFFERENTIABLE = [row for row in TABLE if row.owners[0] not in (ReferenceMuon, Router)]
+DIFFERENTIABLE = [row for row in TABLE if row.mechanism not in (MUON, CHOICE_OF_EXPERTS)]
 
 
-@pytest.mark.parametrize("row", DIFFERENTIABLE, ids=lambda row: f"{row.mechanism}: {row.form}")
+@pytest.mark.parametrize("row", DIFFERENTIABLE, ids=lambda row: f"{row.mechanism.name}: {row.form}")
 def test_fast_equals_reference(row: Row) -> None:
     """Against the reference in float64, any threads: errors of rounding to the row's dtype; in C, the same bits."""
     skip_without_c(row)
     owner, inputs, call = case_of(row)
-    reference, fast = getattr(type(owner), row.attribute), row.make(owner)
+    reference, fast = getattr(type(owner), row.mechanism.attribute), row.make(owner)
     before, results = torch.get_num_threads(), []
     with as_in_training(row) as dtype:
-        weights_apart = 2 if row.owners[0] is Experts else 1 if row.owners[0] is RMSNorm else len(inputs)
+        weights_apart = {Experts: 2, RMSNorm: 1}.get(type(owner), len(inputs))
         given = [x.to(dtype) if i < weights_apart and x.dim() > 1 else x for i, x in enumerate(inputs)]
-        if row.owners[0] is Experts:
+        if isinstance(owner, Experts):
             given[1] = inputs[1]  # gates are in fp32
         try:
             for threads in (1, 2, 3):
@@ -130,13 +141,13 @@ def test_fast_equals_reference(row: Row) -> None:
 
 
 def test_a_maximum_at_a_time_finds_the_largest() -> None:
-    row = next(row for row in TABLE if row.owners[0] is Router)
+    row = next(row for row in TABLE if row.mechanism is CHOICE_OF_EXPERTS)
     owner, (scores,), call = case_of(row)
     found, wanted = (call(f, [scores]).sort(-1).values for f in (row.make(owner), Router.largest))
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("row", [r for r in TABLE if r.owners[0] is ReferenceMuon], ids=lambda row: row.form)
+@pytest.mark.parametrize("row", [r for r in TABLE if r.mechanism is MUON], ids=lambda row: row.form)
 def test_muons_fast_step_is_the_reference(row: Row) -> None:
     """Five steps of matrices of several sizes, alone and in blocks, against float64."""
     skip_without_c(row)
@@ -148,7 +159,7 @@ def test_muons_fast_step_is_the_reference(row: Row) -> None:
         alone, fused = {"params": parameters[:4]}, {"params": parameters[4:], "blocks": 3, "lr": 0.03}
         optimizer = ReferenceMuon([alone, fused], lr=0.02, ns_dtype=ns_dtype)
         if fast:
-            setattr(optimizer, row.attribute, row.make(optimizer))
+            setattr(optimizer, row.mechanism.attribute, row.make(optimizer))
         for step in range(5):
             for i, p in enumerate(parameters):
                 p.grad = random(*p.shape, seed=10 * step + i + 50)

@@ -22,7 +22,7 @@ from nanokimi.profiling.bench import (
     PARTS,
     marks,
     run_bench,
-    step_floor,
+    step_roofline,
     synthetic_config,
     synthetic_state,
     time_parts,
@@ -148,26 +148,27 @@ def test_the_step_is_the_mean_of_its_middle_half(tiny_config: Build, monkeypatch
     assert found.parts_ms["rest"] == 3000.0 and sum(found.parts_ms.values()) == found.step_ms
 
 
-def test_the_floor_by_hand(tiny_config: Build) -> None:
+def test_the_roofline_by_hand(tiny_config: Build) -> None:
     config = replace(synthetic_config(tiny_config()), model="nanogpt")
     state, train = synthetic_state(config), config.train
     tokens = train.batch_size * train.context_length
     flops = tokens * model_cost(config.nanogpt.model, train.context_length).train_flops_per_token
     numbers = sum(p.numel() for p in state.model.parameters())
-    floor = step_floor(state, RATES)
-    assert floor["model"] == pytest.approx(flops / 1e9 * 1e3)
-    assert floor["weights"] == pytest.approx(7 * 4 * numbers / 1e8 * 1e3)
-    assert floor["newton_schulz"] == floor["qk_clip"] == 0
+    roofline = step_roofline(state, RATES)
+    assert roofline["model"] == pytest.approx(flops / 1e9 * 1e3)
+    assert roofline["weights"] == pytest.approx(7 * 4 * numbers / 1e8 * 1e3)
+    assert roofline["newton_schulz"] == roofline["qk_clip"] == 0
 
     optim = OptimConfig(name="muonclip", ns_steps=2)
     clipped = replace(config, nanogpt=replace(config.nanogpt, optim=optim))
-    floor = step_floor(synthetic_state(clipped), RATES)
+    roofline = step_roofline(synthetic_state(clipped), RATES)
     d, layers = 32, 2
     sizes = [(d, d)] * 4 + [(d, 4 * d)] * 2  # q, k, v and output; both of the MLP's
     products = layers * sum(2 * (4 * m * m * n + 2 * m**3) for m, n in sizes)
-    assert floor["newton_schulz"] == pytest.approx(products / 4e9 * 1e3)  # in the faster dtype
-    assert floor["qk_clip"] == pytest.approx(2 * layers * d * 8 * 16**2 / 1e9 * 1e3)
-    assert step_floor(synthetic_state(replace(clipped, train=replace(train, dtype="fp32"))), RATES) == floor
+    assert roofline["newton_schulz"] == pytest.approx(products / 4e9 * 1e3)  # in the faster dtype
+    assert roofline["qk_clip"] == pytest.approx(2 * layers * d * 8 * 16**2 / 1e9 * 1e3)
+    in_fp32 = replace(clipped, train=replace(train, dtype="fp32"))
+    assert step_roofline(synthetic_state(in_fp32), RATES) == roofline
 
 
 def test_the_verb(tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,11 +181,11 @@ def test_the_verb(tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixt
         assert list(model["parts"]["parts_ms"]) == list(PARTS)
         assert sum(model["parts"]["parts_ms"].values()) == pytest.approx(model["parts"]["step_ms"])
         assert model["tokens_per_step"] == 8 * 16 and model["parts"]["steps"] >= 4
-        assert model["decode"]["median_ms"] > 0 and min(model["floor_ms"].values()) >= 0
+        assert model["decode"]["median_ms"] > 0 and min(model["roofline_ms"].values()) >= 0
     assert all(rate > 0 for rate in found["rates"]["flops_per_second"].values())
     assert cli.main(arguments) == 0
     table = capsys.readouterr().out
-    assert all(word in table for word in ("Newton-Schulz", "QK-Clip", "GFLOP/s", "decode", "floor"))
+    assert all(word in table for word in ("Newton-Schulz", "QK-Clip", "GFLOP/s", "decode", "roofline"))
     assert not (tmp_path / "no-folder").exists() and not Path("no-folder").exists()
 
 

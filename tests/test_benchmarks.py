@@ -56,7 +56,7 @@ def test_train_gpt(nanogpt: str) -> None:
     arms = record["arms"]
     assert record["over_transformers"]["peer"].startswith("gpt2-") and record["over_transformers"]["min"] > 0
     assert {"ours-fp32", "nanogpt"} <= set(arms) and arms["nanogpt"]["ratio"]["median"] == 1.0
-    assert all(arm["step_ms"]["median"] > 0 and arm["floor_ms"] > 0 for arm in arms.values())
+    assert all(arm["step_ms"]["median"] > 0 and arm["roofline_ms"] > 0 for arm in arms.values())
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ class PretendPool:
 def pretend_tune(best: dict[str, float], **options: Any) -> dict[str, dict[str, Any]]:
     makers = {name: (lambda value, seed, name=name: (name, value, seed)) for name in best}
     grids = {name: geometric_grid(0.01, 2.0, 3) for name in best}
-    return tune(PretendPool(best), makers, grids, [1, 2], **options)  # type: ignore[arg-type]
+    return tune(PretendPool(best), makers, grids, [1, 2], factor=2.0, **options)  # type: ignore[arg-type]
 
 
 def test_grids_grow_until_the_optimum_is_interior_and_all_get_the_same_trials() -> None:

@@ -21,7 +21,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results
-from nanokimi.study.ladder import END, START
+from nanokimi.study.ladder import END, ENDS, START
 from nanokimi.study.power_law import (
     CUBIC,
     LAW,
@@ -33,7 +33,7 @@ from nanokimi.study.power_law import (
     monotone_cubic,
     multiplier,
 )
-from nanokimi.study.scale import FAMILIES, ScaleOptions, at_size, saving, scale_arms
+from nanokimi.study.scale import ScaleOptions, at_size, saving, scale_arms
 
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 
@@ -214,7 +214,7 @@ def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:
     assert at_size(config, 96, equal_steps=True).train.max_steps == config.train.max_steps
     arms = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))
     assert len(arms) == 8 and all(abs(arm.size_gap or 0) < 0.02 for arm in arms)
-    assert list(FAMILIES)[0] == START and list(FAMILIES)[-1] == END
+    assert list(ENDS)[0] == START and list(ENDS)[-1] == END
 
 
 # ---- through the command line

@@ -77,25 +77,25 @@ def test_unknown_length_keeps_the_peak() -> None:
     total=st.integers(2, 400),
     warmup=st.integers(0, 500),
     decay=st.floats(0.05, 1),
-    floor=st.floats(0, 1),
+    lowest=st.floats(0, 1),
     schedule=st.sampled_from(["wsd", "cosine", "constant"]),
 )
 def test_scale_stays_in_bounds_and_never_jumps(
-    total: int, warmup: int, decay: float, floor: float, schedule: Any
+    total: int, warmup: int, decay: float, lowest: float, schedule: Any
 ) -> None:
     """No step changes the rate by more than the steepest part of the schedule does by design."""
     warm = min(warmup, total / 2)
-    optim = OptimConfig(schedule=schedule, warmup_steps=warmup, decay_fraction=decay, min_lr_ratio=floor)
+    optim = OptimConfig(schedule=schedule, warmup_steps=warmup, decay_fraction=decay, min_lr_ratio=lowest)
     values = [lr_scale(step, total, optim) for step in range(total + 1)]
     assert all(0 <= value <= 1 for value in values)
     slope = {
-        "wsd": (1 - floor) / (decay * total),
-        "cosine": (1 - floor) * math.pi / 2 / max(total - warm, 1),
+        "wsd": (1 - lowest) / (decay * total),
+        "cosine": (1 - lowest) * math.pi / 2 / max(total - warm, 1),
         "constant": 0.0,
     }[schedule]
     bound = max(slope, 1 / (warm + 1)) + 1e-9
     assert all(abs(b - a) <= bound for a, b in zip(values, values[1:], strict=False))
     if schedule != "constant":
-        assert values[-1] == pytest.approx(floor, abs=1e-9)
+        assert values[-1] == pytest.approx(lowest, abs=1e-9)
         peak = values.index(max(values))
         assert all(b <= a + 1e-9 for a, b in zip(values[peak:], values[peak + 1 :], strict=False))

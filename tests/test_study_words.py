@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from nanokimi.runtime.files import read_json
 from nanokimi.study import sweep
 from nanokimi.study.added import added_arm
 from nanokimi.study.ladder import END, NAMES, START, check_ends, plan_ladder
+from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.study import StudyArm
+from nanokimi.study.sweep import SweepOptions
 from nanokimi.study.tune import described
 from nanokimi.study.tuning_record import read_tuned
 
@@ -306,3 +309,11 @@ def test_no_study_trains_another_optimizer_than_it_says(
     words = ("--nanokimi.optim.name", "soap", "--nanokimi.optim.precondition_every", "2")
     error = refused(toy, capsys, verb, *more, *words)
     assert "nanokimi.optim.precondition_every 2 and nanogpt.optim.precondition_every 10 differ" in error
+
+
+@pytest.mark.parametrize(("verb", "options"), [("ladder", LadderOptions()), ("sweep", SweepOptions())])
+def test_the_help_states_the_defaults(verb: str, options: object) -> None:
+    stated = re.findall(r"--([\w-]+) [NX] [^\n]*\(default: (\d+)\)", STUDY_USAGE[verb])
+    assert len(stated) >= 4
+    for name, default in stated:
+        assert getattr(options, name.replace("-", "_")) == int(default), name

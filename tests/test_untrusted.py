@@ -518,5 +518,5 @@ def test_the_command_line_ends_with_one_line_and_status_2(tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -42,7 +42,8 @@ def bench_text(found: Bench) -> str:
 def rows_of(model: ModelBench) -> dict[str, str]:
     """One model's column."""
     step = model.parts.step_ms
-    floor = sum(model.floor_ms.values())
+    roofline = sum(model.roofline_ms.values())
+    qk_logits = "in the compiled forward" if model.qk_logits_ms is None else milliseconds(model.qk_logits_ms)
     return {
         "optimizer": model.optimizer,
         "parameters": f"{count(model.params_total)}, {count(model.params_active)} active",
@@ -53,10 +54,8 @@ def rows_of(model: ModelBench) -> dict[str, str]:
             f"  {name}": f"{milliseconds(model.parts.parts_ms[part])}, {percent(model.parts.parts_ms[part] / step)}"
             for part, name in PART_NAMES.items()
         },
-        "of the forward: QK-Clip's logits": "in the compiled forward"
-        if model.qk_logits_ms is None
-        else milliseconds(model.qk_logits_ms),
-        "floor of a step": f"{milliseconds(floor)}, 1/{plain(step / floor)} of it",
+        "of the forward: QK-Clip's logits": qk_logits,
+        "roofline of a step": f"{milliseconds(roofline)}, 1/{plain(step / roofline)} of it",
         "prefill": milliseconds(model.prefill.median_ms),
         "decode, per token": milliseconds(model.decode.median_ms),
     }

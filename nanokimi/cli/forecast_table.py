@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanokimi.report.units import count, milliseconds, seconds, size
+from nanokimi.report.units import count, milliseconds, seconds, short, size
 
 if TYPE_CHECKING:
     from nanokimi.profiling.forecast import Forecast
 
-SINGLE = {
-    "starting": "start",
-    "compiling": "compiling",
-    "audit": "audit",
-    "measuring": "measuring at the end",
-    "test": "scoring the test part",
-}
-
 
 def forecast_text(found: Forecast) -> str:
     """The table that `train --dry-run` prints."""
-    expected = " (expected; the budget is in seconds)" if found.steps_expected else ""
-    free = f", {size(found.free_disk_bytes)} free" if found.free_disk_bytes is not None else ""
+    train, cost = found.config.train, found.cost
+    expected = " (expected; the budget is in seconds)" if train.max_seconds else ""
+    tokens = found.steps * train.batch_size * train.context_length
+    budget = f"{count(found.steps)} steps, {count(tokens)} tokens, {short(found.flops)} FLOPs{expected}"
+    names = {"validations": f"{count(found.validations)} validations", "test": "scoring the test part"}
     rows = [
-        ("machine", f"{found.device}, {found.dtype}, {found.threads} CPU threads"),
-        ("parameters", f"{count(found.params_total)}, {count(found.params_active)} active"),
+        ("machine", f"{train.device}, {train.dtype}, {train.threads} CPU threads"),
+        ("parameters", f"{count(cost.params_total)}, {count(cost.params_active)} active"),
         ("text", f"{count(found.train_tokens)} tokens, and {count(found.val_tokens)} for validation"),
-        ("budget", f"{count(found.steps)} steps, {count(found.tokens)} tokens{expected}"),
-        ("step", f"{milliseconds(found.step_ms)} (mean of {found.steps_measured} after warm-up)"),
+        ("budget", budget),
+        ("step", f"{milliseconds(found.step_seconds * 1e3)} (mean of {found.steps_timed})"),
         ("", ""),
         ("weights", size(found.weights_bytes)),
         ("gradients", size(found.gradient_bytes)),
@@ -35,16 +30,11 @@ def forecast_text(found: Forecast) -> str:
         ("peak in training", f"{size(found.peak_memory_bytes)}, all of the process"),
         ("peak in validation", size(found.validation_memory_bytes)),
         ("", ""),
-        *((phase_name(name, phase.count), seconds(phase.seconds)) for name, phase in found.phases.items()),
-        ("whole run", seconds(found.seconds)),
+        *((names.get(phase, phase), seconds(each)) for phase, each in found.seconds.items() if each),
+        ("together", f"{seconds(sum(found.seconds.values()))}; stories, saving and measuring come on top"),
         ("", ""),
-        ("disk", f"{size(found.disk_bytes)} (a checkpoint: {size(found.checkpoint_bytes)}){free}"),
+        ("disk", f"{size(found.disk_bytes)}, {size(found.free_disk_bytes)} free"),
     ]
     width = max(len(name) for name, _ in rows) + 2
-    head = f"{found.name}, forecast from a dry run (nothing was trained; the tokens stay in the cache)\n\n"
+    head = f"{found.config.title}, forecast from a dry run (nothing is kept but the tokens, in the cache)\n\n"
     return head + "\n".join(f"{name:{width}}{value}".rstrip() for name, value in rows) + "\n"
-
-
-def phase_name(name: str, number: float) -> str:
-    """What a phase is called, with how often it comes."""
-    return SINGLE.get(name) or f"{count(number)} {'steps' if name == 'training' else name}"

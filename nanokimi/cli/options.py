@@ -130,7 +130,7 @@ usage: nanokimi bench [options] [--any.setting VALUE ...]
   --quick                 a few seconds, less exact
   --json                  print one JSON object instead of the table
 Measures the machine's rates of matrix products and memory; then, for every arm on random tokens, a training step
-with the parts of it, the floor that those rates set, and reading and writing one token. Needs no text.
+with the parts of it, the roofline that those rates set, and reading and writing one token. Needs no text.
 """,
     **STUDY_USAGE,
 }

@@ -152,7 +152,8 @@ def run_scale(arguments: list[str]) -> int:
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
 
-    from nanokimi.study.scale import FAMILIES, ScaleOptions
+    from nanokimi.study.ladder import ENDS
+    from nanokimi.study.scale import ScaleOptions
     from nanokimi.study.scale import run_scale as scale
     from nanokimi.study.study import choose
 
@@ -174,9 +175,8 @@ def run_scale(arguments: list[str]) -> int:
         ladder=ladder_options(options),
     )
     if "families" in options:
-        wanted = replace(
-            wanted, families=tuple(choose(tuple(FAMILIES), str(options["families"]), "--families"))
-        )
+        families = choose(tuple(ENDS), str(options["families"]), "--families")
+        wanted = replace(wanted, families=tuple(families))
     return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
 
 

@@ -22,10 +22,10 @@ from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train.run_folder import CONFIG_FILE
 
-SCHEMA_VERSION = 2
 LN2 = float(np.log(2))
 AVERAGED = (
     "test_loss",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nanokimi.config import SpreadConfig
-from nanokimi.measure.stats import compare_pairs, search_variance, t_quantile
+from nanokimi.measure.stats import LEVEL, compare_pairs, search_variance, t_quantile
 
 BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
 
@@ -33,8 +33,8 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two models window by window on the same text; a window scores so many tokens.
 
-    The windows are averaged over up to 50 blocks of the text and a t interval taken over those. It says how much the
-    difference depends on which text was scored; it knows nothing of what another seed would give.
+    The windows are averaged over blocks of the text, up to BLOCKS of them, and a t interval taken over those. It says
+    how much the difference depends on which text was scored; it knows nothing of what another seed would give.
     """
     differences = first_nats - second_nats
     tokens = int(window_tokens.sum())
@@ -47,7 +47,7 @@ def paired_difference(
         [differences[block].sum() - difference * window_tokens[block].sum() for block in blocks]
     )
     spread = np.sqrt((excess**2).sum() * len(blocks) / (len(blocks) - 1)) / tokens
-    half = t_quantile(0.975, len(blocks) - 1) * float(spread)
+    half = t_quantile(1 - LEVEL / 2, len(blocks) - 1) * float(spread)
     return PairedDifference(difference, difference - half, difference + half)
 
 
@@ -146,11 +146,8 @@ def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, 
     if sound[0].get("floor_gap") is not None:
         gaps = ", ".join(f"{arm['floor_gap']:.4f}" for arm in sound)
         attainable = sound[0].get("attainable_floor") is not None
-        floor = (
-            "attainable floor"
-            if attainable
-            else "text's entropy, which windows that cut documents cannot reach"
-        )
+        out_of_reach = "text's entropy, which windows that cut documents cannot reach"
+        floor = "attainable floor" if attainable else out_of_reach
         sentences.append(f"Above the {floor}: {gaps}.")
     five_gram = baselines["5-gram"]["test_loss"]
     if five_gram is not None and sound[0]["test_loss"] > five_gram:

@@ -52,14 +52,20 @@ class Place(NamedTuple):
         return self.bf16_on_cpu and not self.compiled and cpu_has_fast_bf16()
 
 
+class Mechanism(NamedTuple):
+    """A function of the reference that a fast implementation may replace."""
+
+    name: str
+    owners: tuple[type, ...]
+    attribute: str
+    """The attribute of an owner that holds the function."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A fast implementation of a mechanism."""
 
-    mechanism: str
-    owners: tuple[type, ...]
-    attribute: str
-    """The attribute of an owner that is replaced."""
+    mechanism: Mechanism
     form: str
     why: str
     suits: Callable[[Place, Any], bool]
@@ -111,111 +117,155 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(function)
 
 
-MLA = (MultiHeadLatentAttention,)
-SOFTMAX = (CausalSelfAttention, GroupedQueryAttention)
+NORM = Mechanism("RMSNorm", (RMSNorm,), "norm")
+LATENT_ATTENTION = Mechanism("latent attention", (MultiHeadLatentAttention,), "core")
+SOFTMAX_ATTENTION = Mechanism("softmax attention", (CausalSelfAttention, GroupedQueryAttention), "attend")
+CHOICE_OF_EXPERTS = Mechanism("choice of experts", (Router,), "largest")
+EXPERTS = Mechanism("experts", (Experts,), "mix")
+EXPERTS_OF_TWO = Mechanism("experts of two matrices", (StackedMLP,), "linear")
+MUON = Mechanism("Muon", (Muon,), "matrix_step")
+
 BF16_C = "bf16 on a CPU that multiplies in it, and a C compiler"
 BF16 = "bf16 on a CPU"
 TRACEABLE = "what torch.compile can trace"
+GROUPED = "a CPU or CUDA, and rows of whole 16 bytes"
+NOT_COMPILED = "torch.compile groups bf16 alone"
 
 TABLE = (
     Row(
-        *("RMSNorm", (RMSNorm,), "norm", "C", BF16_C),
+        NORM,
+        "C",
+        BF16_C,
         suits=lambda at, norm: at.c and is_fp32(norm) and rms_norm.norm_library() is not None,
         make=lambda _: in_bf16(rms_norm.native_rms_norm_to_bf16, rms_norm.fused_rms_norm),
     ),
     Row(
-        *("RMSNorm", (RMSNorm,), "norm", "fused, to bf16", BF16),
+        NORM,
+        "fused, to bf16",
+        BF16,
         suits=lambda at, norm: at.bf16_on_cpu and not at.compiled,
         make=lambda _: in_bf16(rms_norm.fused_rms_norm_to_bf16, rms_norm.fused_rms_norm),
     ),
     Row(
-        *("RMSNorm", (RMSNorm,), "norm", "fused", "fp32 on a CPU: autograd would keep one tensor more"),
+        NORM,
+        "fused",
+        "fp32 on a CPU: autograd would keep one tensor more",
         suits=lambda at, norm: at.device == "cpu" and not at.compiled and is_fp32(norm),
         make=lambda _: rms_norm.fused_rms_norm,
     ),
     Row(
-        *("latent attention", MLA, "core", "C", BF16_C),
+        LATENT_ATTENTION,
+        "C",
+        BF16_C,
         suits=lambda at, _: at.c and attention.attention_library() is not None,
         make=lambda _: in_bf16(attention.native_latent_attention, latent_attention),
     ),
     Row(
-        *("latent attention", MLA, "core", "eager", TRACEABLE),
+        LATENT_ATTENTION,
+        "eager",
+        TRACEABLE,
         suits=lambda at, _: at.bf16_on_cpu and at.compiled,
         make=lambda _: attention.eager_latent_attention,
     ),
     Row(
-        *("latent attention", MLA, "core", "fused", BF16),
+        LATENT_ATTENTION,
+        "fused",
+        BF16,
         suits=lambda at, _: at.bf16_on_cpu,
         make=lambda _: in_bf16(attention.fused_latent_attention, latent_attention),
     ),
     Row(
-        *("softmax attention", SOFTMAX, "attend", "C", BF16_C),
+        SOFTMAX_ATTENTION,
+        "C",
+        BF16_C,
         suits=lambda at, _: at.c and attention.attention_library() is not None,
         make=lambda _: attention.native_attend,
     ),
     Row(
-        *("softmax attention", SOFTMAX, "attend", "eager", BF16),
+        SOFTMAX_ATTENTION,
+        "eager",
+        BF16,
         suits=lambda at, _: at.bf16_on_cpu,
         make=lambda _: attention.eager_attend,
     ),
     Row(
-        *("choice of experts", (Router,), "largest", "a maximum at a time", "a few of many, on a CPU"),
+        CHOICE_OF_EXPERTS,
+        "a maximum at a time",
+        "a few of many, on a CPU",
         suits=lambda at, router: (
             at.device == "cpu" and len(router.weight) > MANY_EXPERTS and router.num_chosen <= FEW_CHOSEN
         ),
         make=lambda _: experts.largest_by_maxima,
     ),
     Row(
-        *("experts", (Experts,), "mix", "C", BF16_C),
+        EXPERTS,
+        "C",
+        BF16_C,
         suits=lambda at, own: (
             at.c and is_fp32(own) and has_whole_vectors(own) and experts.experts_library() is not None
         ),
         make=lambda own: in_bf16(experts.native_experts, fp32_experts(own)),
     ),
     Row(
-        *("experts", (Experts,), "mix", "blocks of rows, their number fixed", TRACEABLE),
+        EXPERTS,
+        "blocks of rows, their number fixed",
+        TRACEABLE,
         suits=lambda at, _: at.bf16_on_cpu and at.compiled,
         make=lambda own: in_bf16(experts.traceable_experts, fp32_experts(own)),
     ),
     Row(
-        *("experts", (Experts,), "mix", "blocks of rows", BF16),
+        EXPERTS,
+        "blocks of rows",
+        BF16,
         suits=lambda at, _: at.bf16_on_cpu,
         make=lambda own: in_bf16(experts.blocked_experts, fp32_experts(own)),
     ),
     Row(
-        *("experts", (Experts,), "mix", "grouped products, not compiled", "torch.compile groups bf16 alone"),
+        EXPERTS,
+        "grouped products, not compiled",
+        NOT_COMPILED,
         suits=lambda at, own: at.compiled and at.dtype != "bf16" and can_group(at, own),
         make=lambda _: untraced(grouped_experts),
     ),
     Row(
-        *("experts", (Experts,), "mix", "not compiled", "torch.compile cannot trace the loop"),
+        EXPERTS,
+        "not compiled",
+        "torch.compile cannot trace the loop",
         suits=lambda at, own: at.compiled and not can_group(at, own),
         make=lambda _: untraced(mix_experts),
     ),
     Row(
-        *("experts", (Experts,), "mix", "grouped products", "a CPU or CUDA, and rows of whole 16 bytes"),
+        EXPERTS,
+        "grouped products",
+        GROUPED,
         suits=can_group,
         make=lambda _: grouped_experts,
     ),
     Row(
-        *("experts of two matrices", (StackedMLP,), "linear", "grouped products, not compiled"),
-        *("torch.compile groups bf16 alone",),
+        EXPERTS_OF_TWO,
+        "grouped products, not compiled",
+        NOT_COMPILED,
         suits=lambda at, own: at.compiled and at.dtype != "bf16" and can_group(at, own),
         make=lambda _: untraced(experts.grouped_linear),
     ),
     Row(
-        *("experts of two matrices", (StackedMLP,), "linear", "grouped products"),
-        *("a CPU or CUDA, and rows of whole 16 bytes",),
+        EXPERTS_OF_TWO,
+        "grouped products",
+        GROUPED,
         suits=can_group,
         make=lambda _: experts.grouped_linear,
     ),
     Row(
-        *("Muon", (Muon,), "matrix_step", "C, the largest matrices in batches", BF16_C),
+        MUON,
+        "C, the largest matrices in batches",
+        BF16_C,
         suits=lambda at, _: at.device == "cpu" and cpu_has_fast_bf16() and muon.muon_library() is not None,
         make=lambda _: muon.fast_matrix_step,
     ),
     Row(
-        *("Muon", (Muon,), "matrix_step", "batches of one size", "fewer, larger products"),
+        MUON,
+        "batches of one size",
+        "fewer, larger products",
         suits=lambda at, _: True,
         make=lambda _: muon.fast_matrix_step,
     ),
@@ -251,14 +301,14 @@ def put_in(owners: Iterable[Any], place: Place) -> list[Choice]:
     """Set the attributes of each owner to the first implementation that suits, or back to the reference."""
     choices: dict[Choice, None] = {}
     for owner in owners:
-        for attribute in {row.attribute: None for row in TABLE if isinstance(owner, row.owners)}:
-            vars(owner).pop(attribute, None)  # the reference, until a row suits
-            rows = [row for row in TABLE if isinstance(owner, row.owners) and row.attribute == attribute]
-            row = next((row for row in rows if row.suits(place, owner)), None)
+        for mechanism in {row.mechanism: None for row in TABLE if isinstance(owner, row.mechanism.owners)}:
+            vars(owner).pop(mechanism.attribute, None)  # the reference, until a row suits
+            rows = (row for row in TABLE if row.mechanism == mechanism and row.suits(place, owner))
+            row = next(rows, None)
             if row is not None:
-                setattr(owner, attribute, row.make(owner))
+                setattr(owner, mechanism.attribute, row.make(owner))
             form, why = (row.form, row.why) if row is not None else ("reference", "nothing faster here")
-            choices[Choice(rows[0].mechanism, form, why)] = None
+            choices[Choice(mechanism.name, form, why)] = None
     return list(choices)
 
 

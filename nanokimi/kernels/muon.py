@@ -42,8 +42,9 @@ def fast_matrix_step(
         places = [i for i, is_in_c in enumerate(in_c) if is_in_c is takes]
         return [members[i] for i in places], [buffers[i] for i in places], [scales[i] for i in places]
 
-    done_in_c = any(in_c) and native_muon_step(*those(True), steps)
-    batched_matrix_step(*(those(False) if done_in_c else (members, buffers, scales)), steps, dtype)
+    if any(in_c) and native_muon_step(*those(True), steps):
+        members, buffers, scales = those(False)
+    batched_matrix_step(members, buffers, scales, steps, dtype)
 
 
 def batched_matrix_step(
@@ -147,12 +148,18 @@ def native_muon_step(
     for index, ((p, group), buffer, scale) in enumerate(zip(members, buffers, scales, strict=True)):
         assert p.grad is not None and buffer.is_contiguous()
         grads.append(p.grad.contiguous())
-        rows = p.shape[-2] // group["blocks"]
-        count, lr = p.numel() // (rows * p.shape[-1]), group["lr"]
+        rows, columns, lr = p.shape[-2] // group["blocks"], p.shape[-1], group["lr"]
         stacks[index] = Stack(
-            *(count, rows, p.shape[-1], group["nesterov"]),
-            *(group["momentum"], lr * scale, 1 - lr * group["weight_decay"]),
-            *(t.data_ptr() for t in (p, buffer, grads[-1])),
+            count=p.numel() // (rows * columns),
+            rows=rows,
+            columns=columns,
+            nesterov=group["nesterov"],
+            decay=group["momentum"],
+            step=lr * scale,
+            keep=1 - lr * group["weight_decay"],
+            weight=p.data_ptr(),
+            momentum=buffer.data_ptr(),
+            grad=grads[-1].data_ptr(),
         )
     require_memory(library.muon_step(stacks, len(members), steps, torch.get_num_threads()))
     torch.autograd.graph.increment_version([p for p, _ in members])  # as torch's in-place operations do

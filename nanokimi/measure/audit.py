@@ -27,6 +27,7 @@ from nanokimi.measure.audit_calls import (
 )
 from nanokimi.measure.audit_inputs import Probe
 from nanokimi.measure.audit_plan import (
+    MAX_CUTS,
     MODES,
     Plan,
     Tried,
@@ -73,7 +74,7 @@ def audit(
     vocab_size: int,
     context: int,
     batch_size: int | None = None,
-    max_cuts: int = 256,
+    max_cuts: int = MAX_CUTS,
     seed: int = 0,
     call: Call | None = None,
     windows: object | None = None,
@@ -86,7 +87,8 @@ def audit(
             which otherwise computes only the last position) is given the next tokens as targets.
         vocab_size: ids are drawn below it.
         context: length of the sequences (T).
-        batch_size: rows that an evaluation takes at a time (if 1, the audit takes 2); None: 4,096 tokens at a time.
+
+        batch_size: rows that an evaluation takes at a time (if 1, the audit takes 2); None: as many as ours takes.
         max_cuts: if T - 1 is larger, so many cuts are spread evenly (the result has the number).
         seed: of the tokens and of dropout.
         call: how to call the module if not as above; it may return any of the forms above.
@@ -125,7 +127,7 @@ def audit_passes(
     windows: object | None = None,
 ) -> list[tuple[int, int]]:
     """(rows, length) of each forward pass in the audit of a causal module, for a forecast."""
-    plan = make_plan(vocab_size, context, batch_size, 256, 0, windows)
+    plan = make_plan(vocab_size, context, batch_size, MAX_CUTS, 0, windows)
     return planned_passes(plan, zero_parameters(module) > 0)
 
 

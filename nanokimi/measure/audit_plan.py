@@ -22,8 +22,9 @@ from nanokimi.measure.audit_inputs import (
     spread_cuts,
     sweep_probes,
 )
+from nanokimi.measure.evaluate import TOKENS_AT_A_TIME
 
-TOKENS_AT_A_TIME = 4096  # as in an evaluation without a configured batch size
+MAX_CUTS = 256
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
 FEWEST_ROWS, MOST_ROWS = 4, 64
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048

@@ -66,7 +66,7 @@ def evaluate(
 
     Bits per byte and per character divide the total by the UTF-8 bytes and characters of the raw text, so they do not
     depend on the tokenizer. Between documents, end-of-text is a target like any other. Its nats count in the total, and
-    it adds no bytes. `batch_size` affects only speed and memory; None takes 4,096 tokens at a time.
+    it adds no bytes. `batch_size` affects only speed and memory; None takes TOKENS_AT_A_TIME tokens at a time.
 
     Raises Cancelled once `cancelled`, which is called before each batch, returns True; UserError without a test part.
     """

@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any
 
 WINDOW = 50
-"""Earlier steps that define the usual loss. The first 50 steps of a run are not judged."""
+"""Earlier steps that define the usual loss. The first steps of a run have none and are not judged."""
 RECENT = 10
 """The last of these steps, which define the usual loss while it is falling."""
 MIN_DEVIATIONS = 8.0
-"""Least height in standard deviations; high, because the deviation of 50 steps is itself only roughly known."""
+"""Least height in standard deviations; high, because the deviation of few steps is itself only roughly known."""
 MIN_HEIGHT = 0.1
 """Least height in nats per token, 10% more perplexity. Less does not matter, however smooth the loss is."""
 QUIET_STEPS = 5

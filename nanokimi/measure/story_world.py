@@ -18,12 +18,8 @@ from nanokimi import tales
 from nanokimi.data.tokenizers.own import Tokenizer
 
 QUESTION_SEED = 2**40  # dataset seeds are small numbers
-DISTANCES = {
-    "20": (15, 35),
-    "50": (35, 75),
-    "100": (75, 150),
-    "200": (150, 401),
-}  # words since the fact was told
+DISTANCES = {"20": (15, 35), "50": (35, 75), "100": (75, 150), "200": (150, 401)}
+"""Words since the fact was told: about, from, and up to."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def recall(
     questions: int,
     world: str = tales.WORLDS[0],
 ) -> dict[str, Any]:
-    """Ask for facts told about 20, 50, 100 and 200 words before. The true word must be likelier than each wrong one.
+    """Ask for facts told as many words before as DISTANCES says. The true word must be likelier than each wrong one.
 
     Returns for each distance that the world's stories have: the share of right answers with its interval, which
     answers were right, and the share that guessing would give.

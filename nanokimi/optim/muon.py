@@ -1,8 +1,8 @@
 """THE OPTIMIZER: Muon, momentum orthogonalised by Newton-Schulz (Jordan et al. 2024; Moonlight, arXiv 2502.16982).
 
 A matrix's momentum U S V^T is replaced by approximately U V^T, so that the matrix moves equally far in every direction.
-The update is scaled to the size of an AdamW update (RMS 0.2), so AdamW's learning rate and weight decay carry over. The
-last two axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
+The update is scaled to the size of an AdamW update, so AdamW's learning rate and weight decay carry over. The last two
+axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalised on its own.
 """
 
 from __future__ import annotations

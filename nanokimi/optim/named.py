@@ -71,11 +71,9 @@ def find_class(name: str) -> Optimizer:
     if wanted not in known:
         lower = {n.lower(): n for n in known}
         close = difflib.get_close_matches(wanted.lower(), lower, n=1)
-        hint = (
-            f"the nearest is {library}:{lower[close[0]]}"
-            if close
-            else f"there are {', '.join(sorted(known))}"
-        )
+        hint = f"there are {', '.join(sorted(known))}"
+        if close:
+            hint = f"the nearest is {library}:{lower[close[0]]}"
         raise UserError(f"optim.name is {name}: {library} has no optimizer {wanted}; {hint}")
     return known[wanted]
 

@@ -23,8 +23,9 @@ def wsd(step: int, total_steps: float, warmup: float, optim: OptimConfig) -> flo
 
 def cosine(step: int, total_steps: float, warmup: float, optim: OptimConfig) -> float:
     """Half a cosine from the end of warm-up to `min_lr_ratio`, as in nanoGPT."""
-    floor, progress = optim.min_lr_ratio, min(max(step - warmup, 0) / max(total_steps - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = min(max(step - warmup, 0) / max(total_steps - warmup, 1), 1.0)
+    lowest = optim.min_lr_ratio
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Schedule(NamedTuple):

@@ -69,7 +69,7 @@ class ModelBench:
     tokens_per_step: int
     parts: StepParts
     qk_logits_ms: float | None  # part of the forward: the logits once more, for QK-Clip; None if compiled
-    floor_ms: dict[str, float]  # of the step
+    roofline_ms: dict[str, float]  # of the step
     prefill: Timing
     decode: Timing
     kernels: list[Choice]  # which fast form each mechanism has, and why
@@ -117,7 +117,7 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
         tokens_per_step=train.batch_size * train.context_length,
         parts=parts,
         qk_logits_ms=qk_logits_ms(state),
-        floor_ms=step_floor(state, rates),
+        roofline_ms=step_roofline(state, rates),
         prefill=prefill,
         decode=decode,
         kernels=[*state.kernels, decode_choice(state.model)[0]],
@@ -244,7 +244,7 @@ def qk_logits_ms(state: TrainState) -> float | None:
     return max(statistics.median(with_logits) - statistics.median(without), 0.0)
 
 
-def step_floor(state: TrainState, rates: MachineRates) -> dict[str, float]:
+def step_roofline(state: TrainState, rates: MachineRates) -> dict[str, float]:
     """Milliseconds that a step cannot be below on this machine: products at the full rate, weights at full bandwidth.
 
     "model": forward and backward in the run's dtype; "newton_schulz": in its dtype; "qk_clip": the logits once more, in

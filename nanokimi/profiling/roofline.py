@@ -1,6 +1,6 @@
-"""What the machine can do at best, measured: matrix products a second and bytes a second. Every floor is over these.
+"""The roofline's two rates, measured: what the machine can do at best in matrix products and in bytes a second.
 
-A rate is that of the fastest of many calls, since a floor is what nothing can be below. Threads: as torch is set.
+A rate is that of the fastest of many calls, since a roofline is what nothing can exceed. Threads: as torch is set.
 """
 
 from __future__ import annotations

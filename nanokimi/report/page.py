@@ -139,16 +139,11 @@ def make_router(arm: Arm) -> Record | None:
     dead = max(max(record["dead_experts"]) for record in records)
     for key, title, y_label in ROUTER_PANELS:
         if key != "dead_experts" or dead:
-            lines.append(
-                (title, svg(f"{title} of {arm.name}", NARROW, telemetry.draw_router, arm, key, y_label))
-            )
+            figure = svg(f"{title} of {arm.name}", NARROW, telemetry.draw_router, arm, key, y_label)
+            lines.append((title, figure))
     if any(record.get("aux_loss") is not None for record in arm.kind("train")):
-        lines.append(
-            (
-                "Auxiliary (balance) loss",
-                svg(f"Auxiliary loss of {arm.name}", NARROW, telemetry.draw_aux_loss, arm),
-            )
-        )
+        figure = svg(f"Auxiliary loss of {arm.name}", NARROW, telemetry.draw_aux_loss, arm)
+        lines.append(("Auxiliary (balance) loss", figure))
     return {"arm": arm, "maps": maps, "lines": lines, "dead": dead, "experts": len(records[0]["load"][0])}
 
 

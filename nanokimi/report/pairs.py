@@ -65,12 +65,14 @@ def make_strip(report: Record, arms: Sequence[Arm]) -> Record | None:
     ticks = [
         (round(50 + 50 * value / reach, 2), f"{value:+g}" if value else "0") for value in (-tick, 0.0, tick)
     ]
-    shown = {
-        key: any(one.get(key) and one["mean"] is not None for one in first + others)
-        for key in ("ci95", "text95")
-    }
-    return {"rows": rows, "more": more, "ticks": ticks, "band": band, "over_seeds": shown["ci95"]} | {
-        "over_text": shown["text95"]
+    known = [one for one in first + others if one["mean"] is not None]
+    return {
+        "rows": rows,
+        "more": more,
+        "ticks": ticks,
+        "band": band,
+        "over_seeds": any(one.get("ci95") for one in known),
+        "over_text": any(one.get("text95") for one in known),
     }
 
 

@@ -36,10 +36,17 @@ WIDE = (4.5, 2.8)
 NARROW = (3.4, 2.5)
 FLAT = (3.4, 2.0)
 """Panels in inches: two, three or three to a row, so that text has one size on the page."""
-LINES = (
-    *((0, ()), (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5))),
-    *((0, (3, 3)), (0, (9, 2)), (0, (7, 1.5, 1.2, 1.5, 1.2, 1.5)), (0, (2.5, 1.2))),
+DASHES = (
+    (),
+    (5, 1.6),
+    (1.2, 1.4),
+    (6, 1.5, 1.2, 1.5),
+    (3, 3),
+    (9, 2),
+    (7, 1.5, 1.2, 1.5, 1.2, 1.5),
+    (2.5, 1.2),
 )
+LINES = tuple((0, dashes) for dashes in DASHES)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MAX_MARKERS = 25
 
@@ -57,8 +64,11 @@ class Paint:
 PAGE = Paint(
     ink="#010101", muted="#010102", grid="#010103", arms=tuple(f"#02020{slot}" for slot in range(SLOTS))
 )
-PAGE_VARIABLES = {PAGE.ink: "--ink", PAGE.muted: "--muted", PAGE.grid: "--line"} | {
-    placeholder: f"--arm-{slot}" for slot, placeholder in enumerate(PAGE.arms)
+PAGE_VARIABLES = {
+    PAGE.ink: "--ink",
+    PAGE.muted: "--muted",
+    PAGE.grid: "--line",
+    **{placeholder: f"--arm-{slot}" for slot, placeholder in enumerate(PAGE.arms)},
 }
 PAPER = Paint(
     ink="#1b1f24",

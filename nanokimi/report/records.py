@@ -240,7 +240,7 @@ def peaks(points: Series, limit: int = MAX_POINTS) -> Series:
 
 
 def loss_limits(curves: Sequence[Series]) -> tuple[float, float]:
-    """The loss axis of curves by step: every low value, but only the high ones after the first 5% of the steps."""
+    """The loss axis of curves by step: every low value, but no high one of the first steps (IGNORED_FRACTION)."""
     last = max((xs[-1] for xs, _ in curves if xs), default=0)
     lows = [y for _, ys in curves for y in ys]
     highs = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= IGNORED_FRACTION * last]

@@ -73,13 +73,13 @@ def _search(arm: Arm, search: Record) -> Record:
         }
         for hyperparameter, limits in search["space"].items()
     ]
-    figures = [
-        (
-            hyperparameter,
-            svg(f"{hyperparameter} of {arm.name}", NARROW, draw_sensitivity, arm, search, hyperparameter),
-        )
+    drawn = [
+        hyperparameter
         for hyperparameter, points in (search.get("sensitivity") or {}).items()
         if hyperparameter in search["space"] and any(loss is not None for _, loss in points)
+    ]
+    figures = [
+        (name, svg(f"{name} of {arm.name}", NARROW, draw_sensitivity, arm, search, name)) for name in drawn
     ]
     return {
         "metadata": search,
@@ -95,12 +95,10 @@ def _search(arm: Arm, search: Record) -> Record:
 def best_of(search: Record, hyperparameter: str) -> Any:
     """The best value of a hyperparameter; a record without `best_values` has it under its setting."""
     found = (search.get("best_values") or {}).get(hyperparameter)
+    if found is not None:
+        return found
     best = search.get("best") or {}
-    return (
-        best.get(search["space"][hyperparameter].get("setting"), best.get(hyperparameter))
-        if found is None
-        else found
-    )
+    return best.get(search["space"][hyperparameter].get("setting"), best.get(hyperparameter))
 
 
 def place_of(search: Record, hyperparameter: str) -> str:

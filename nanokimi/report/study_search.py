@@ -85,21 +85,24 @@ def draw_hyperparameter(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _=None: f"{x:g}"))
     else:
         axes.set_xticks([0.2, 0.6, 1.0, COSINE_X], ["0.2", "0.6", "1", COSINE])
-    axes.set_xlim(
-        spaces[0]["low"] * 0.9, max(spaces[0]["high"] * 1.1, 0) if COSINE not in spaces[0]["scale"] else 1.2
-    )
+    right = 1.2 if COSINE in spaces[0]["scale"] else max(spaces[0]["high"] * 1.1, 0)
+    axes.set_xlim(spaces[0]["low"] * 0.9, right)
     for slot, arm in enumerate(arms):
-        curve = [
-            point for point in arm["tuning"]["sensitivity"].get(hyperparameter, []) if point[1] is not None
-        ]
+        points = arm["tuning"]["sensitivity"].get(hyperparameter, [])
+        curve = [point for point in points if point[1] is not None]
         if not curve:
             continue
         lowest = min(loss for _, loss in curve)
         xs = [COSINE_X if value == COSINE else value for value, _ in curve]
         ys = [loss - lowest for _, loss in curve]
-        colour, line = paint.arms[slot % len(paint.arms)], LINES[slot % len(LINES)]
         axes.plot(
-            xs, ys, marker=MARKERS[slot % len(MARKERS)], color=colour, linestyle=line, markersize=4, linewidth=1.2,
+            xs,
+            ys,
             label=arm["name"],
-        )  # fmt: skip
+            color=paint.arms[slot % len(paint.arms)],
+            linestyle=LINES[slot % len(LINES)],
+            linewidth=1.2,
+            marker=MARKERS[slot % len(MARKERS)],
+            markersize=4,
+        )
     axes.legend(labelcolor=paint.muted, fontsize=7)

@@ -114,9 +114,8 @@ def compile_library(source: Path, compiler: str, library: Path) -> None:
     threads = openmp()
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         objects, linked = Path(folder) / "source.o", Path(folder) / library.name
-        whole = (
-            ["-Wl,-z,defs"] if sys.platform == "linux" else []
-        )  # what is missing shows now, not when it is loaded
+        # What is missing shows now, not when the library is loaded.
+        whole = ["-Wl,-z,defs"] if sys.platform == "linux" else []
         problem = ""
         for parallel in ([["-fopenmp"]] if threads is not None else []) + [[]]:
             libraries = [str(threads)] if parallel else []

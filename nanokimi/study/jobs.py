@@ -106,7 +106,7 @@ def read_results(study: Path) -> dict[str, Line]:
 
 
 def in_blocks(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
-    """(nats, tokens) of up to 100 neighbouring blocks of the scored windows."""
+    """(nats, tokens) of up to STRETCHES neighbouring blocks of the scored windows."""
     parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
     nats = [round(float(window_nats[part].sum()), 3) for part in parts]
     return nats, [int(window_tokens[part].sum()) for part in parts]

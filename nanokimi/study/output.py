@@ -89,14 +89,8 @@ def search_rows(report: dict[str, Any]) -> list[list[str]]:
             continue
         for row in hyperparameter_rows(record):
             place = "interior" if row["interior"] else "AT THE EDGE"
-            rows.append(
-                [
-                    arm["name"],
-                    *(row[key] for key in ("hyperparameter", "low", "high", "best")),
-                    place,
-                    row["curve"],
-                ]
-            )
+            found = [row[key] for key in ("hyperparameter", "low", "high", "best")]
+            rows.append([arm["name"], *found, place, row["curve"]])
     return rows
 
 

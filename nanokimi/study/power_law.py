@@ -1,9 +1,9 @@
 """Loss against compute: a power law through each family's sizes, and how much compute one saves over the other.
 
-L = E0 + A C^-alpha. E0 is the text's entropy where it is known (tales); elsewhere it is fitted only from six sizes on,
-since fewer do not determine three numbers, and taken as 0 below that. Nothing is said beyond twice the compute that
-was measured. Where the law misses the means by more than the seeds' noise, straight lines between neighbouring sizes
-(in the logarithms) take its place, and nothing is said beyond the sizes.
+L = E0 + A C^-alpha. E0 is the text's entropy where it is known (tales); elsewhere it is fitted where there are
+ENOUGH_SIZES, since fewer do not determine three numbers, and taken as 0 below that. Nothing is said far beyond the
+compute that was measured (BEYOND). Where the law misses the means by more than the seeds' noise, straight lines between
+neighbouring sizes (in the logarithms) take its place, and nothing is said beyond the sizes.
 
 Few sizes do not say which curve joins them, and a ratio may move by more with another curve, or without one size, than
 seeds scatter. So each ratio is read on all of them, the list is reported, and its interval is the envelope.
@@ -23,6 +23,7 @@ from nanokimi.measure.stats import paired_t
 
 ENOUGH_SIZES = 6
 BEYOND = 2.0
+"""Times the largest compute that was measured."""
 NOISE = 3.0
 """Standard errors of a mean that a law may be off before it is said not to describe the sizes."""
 CANDIDATES = 60

@@ -19,12 +19,8 @@ from nanokimi.measure.cost import model_cost
 from nanokimi.study.added import added_arm
 from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.ladder import (
-    ADAMW_END,
-    ARCHITECTURE,
     END,
-    EVERYTHING,
-    MUON_START,
-    OPTIMIZER,
+    ENDS,
     START,
     check_ends,
     ladder_arm,
@@ -45,7 +41,6 @@ from nanokimi.study.study import (
 )
 from nanokimi.study.tuning_record import read_tuned
 
-FAMILIES = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
 MIN_SIZES = 4
 SIZED = ("model.hidden_size", "model.num_attention_heads", "model.kv_lora_rank")
 
@@ -107,7 +102,7 @@ def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
     for hidden in options.sizes:
         sized = at_size(config, hidden, options.equal_steps)
         for family in options.families:
-            arm = ladder_arm(sized, f"{family}, {hidden} wide", FAMILIES[family])
+            arm = ladder_arm(sized, f"{family}, {hidden} wide", ENDS[family])
             arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
         arms += [added_family(sized, text, hidden) for text in options.added]
     return arms
@@ -118,7 +113,7 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
 
     Raises UserError for what has no size, or sets it.
     """
-    ends = [ladder_arm(sized, family, components) for family, components in FAMILIES.items()]
+    ends = [ladder_arm(sized, family, components) for family, components in ENDS.items()]
     name, source, given = arm_words(text)
     if is_plugin(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")

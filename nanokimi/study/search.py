@@ -147,9 +147,8 @@ class ArmSearch:
         self.centre, self.sides = self.best(seeds), {}
         own = self.hyperparameters
         lacking = len(HYPERPARAMETERS) - len(own)
-        todo = [(hyperparameter, step) for hyperparameter in own] + [
-            (own[i % len(own)], step / 2) for i in range(lacking)
-        ]
+        todo = [(hyperparameter, step) for hyperparameter in own]
+        todo += [(own[i % len(own)], step / 2) for i in range(lacking)]
         added = []
         for hyperparameter, length in todo:
             for sign in (-1, 1):
@@ -286,10 +285,8 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
 
 def is_interior(hyperparameter: Hyperparameter, value: Value, trials: Sequence[Trial]) -> bool:
     """Whether a value lies strictly inside what was tried, and not at an end of the space."""
-    tried, here = (
-        [hyperparameter.unit(trial.values[hyperparameter.name]) for trial in trials],
-        hyperparameter.unit(value),
-    )
+    tried = [hyperparameter.unit(trial.values[hyperparameter.name]) for trial in trials]
+    here = hyperparameter.unit(value)
     nothing_beyond = hyperparameter.scale == DECAY and value == "cosine"
     return min(tried) < here and (here < max(tried) or nothing_beyond) and not hyperparameter.is_end(value)
 

@@ -33,9 +33,9 @@ class TuningOptions:
 
     search: str = FULL
     """full: whatever the space holds; rates: the rate alone; none."""
-    trials: int = 32
+    trials: int = Design.points
     """Points that a search begins with."""
-    search_rounds: int = 2
+    search_rounds: int = Design.rounds
     points: int = 3
     factor: float = 2.0
     rounds: int = 3

@@ -66,8 +66,8 @@ def tune(
     grids: Mapping[str, Sequence[Any]],
     seeds: Sequence[int],
     *,
-    factor: float = 2.0,
-    max_rounds: int = 4,
+    factor: float,
+    max_rounds: int,
 ) -> dict[str, dict[str, Any]]:
     """Try every arm's grid, then extend. `makers` turn (value, seed) into a job.
 

@@ -3,7 +3,7 @@
 Every layer keeps the experts that the validation text's tokens chose most. The router loses the rows of the others, so
 it chooses among those that are left and its gates add up as before; the gates' scale stays what the model was trained
 with. The result is an ordinary run, which goes on where the old one ended: its steps count from there, its batches are
-the next ones, and its recovery's learning rate falls to 0 from a tenth of the old peak (not tuned).
+the next ones, and its recovery's learning rate falls to 0 from RECOVERY_LR of the old peak (not tuned).
 """
 
 from __future__ import annotations

@@ -104,11 +104,9 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
     inputs_BT, targets_BT = training_batch(state)
     micro = state.micro_batch_size
     passes = train.batch_size // micro
-    total_nll, total_aux, outputs = (
-        torch.zeros((), device=state.device),
-        torch.zeros((), device=state.device),
-        [],
-    )
+    total_nll = torch.zeros((), device=state.device)
+    total_aux = torch.zeros((), device=state.device)
+    outputs: list[Any] = []
     for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
         with autocast(state):
             output = state.forward(x_BT, want_max_logits=want_max_logits)
