@@ -153,7 +153,7 @@ def transformers(turns: Turns, config: RunConfig) -> None:
 
     peer_config = hf_parity().deepseek_config(config.nanokimi.model)
     turns.start()
-    train, optim = config.train, config.arm.optim
+    train, optim = config.train, config.family.optim
     kimi = config.model == "nanokimi"
     model = (DeepseekV3ForCausalLM(peer_config) if kimi else gpt2(config)).train()
     optimizer = torch.optim.AdamW(

@@ -39,7 +39,7 @@ ROUNDING = 1e-3  # logits this close may be ranked either way
 def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
     """One step is one sample of ours."""
     turns.start()
-    model = build_model(config.arm.model, config.seed).eval()
+    model = build_model(config.family.model, config.seed).eval()
     ids: list[int] = []
     turns.at_end = lambda: {"ids": ids}
     turns.ready()
@@ -51,7 +51,7 @@ def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
 def theirs(turns: Turns, config: RunConfig, new_tokens: int) -> None:
     """One step is one sample of transformers'."""
     turns.start()
-    model = arms.deepseek(build_model(config.arm.model, config.seed)).eval()
+    model = arms.deepseek(build_model(config.family.model, config.seed)).eval()
     prompt_1T = torch.tensor([PROMPT])
     mask_1T = torch.ones_like(prompt_1T)
     ids: list[int] = []
@@ -73,7 +73,7 @@ def agreement(config: RunConfig, mine: list[int], other: list[int]) -> dict[str,
     if same == len(mine):
         return {"same": same, "of": len(mine)}
     with torch.inference_mode():
-        model = build_model(config.arm.model, config.seed).eval()
+        model = build_model(config.family.model, config.seed).eval()
         logits_W = model(torch.tensor([PROMPT + mine[:same]])).logits_BTW[0, -1]
     gap = float((logits_W[mine[same]] - logits_W[other[same]]).abs())
     assert gap < ROUNDING, f"token {same} differs by {gap} in its logit: these are not the same models"

@@ -28,8 +28,8 @@ from nanokimi.profiling.roofline import native_dtypes
 
 def matrix_sizes(config: RunConfig) -> dict[tuple[int, int], int]:
     """How many matrices of each shape, (rows, columns), Muon updates."""
-    optim, counts = config.arm.optim, Counter[tuple[int, int]]()
-    heads = config.arm.model.num_attention_heads if optim.split_heads else 1
+    optim, counts = config.family.optim, Counter[tuple[int, int]]()
+    heads = config.family.model.num_attention_heads if optim.split_heads else 1
     for name, p in synthetic_state(config).model.named_parameters():
         algorithm, blocks = assign(name, tuple(p.shape), num_heads=heads, router=optim.router)
         if algorithm == "muon":
@@ -92,7 +92,7 @@ def main() -> None:
         options.rounds, options.steps = 2, 1
     config = arms.bench_config(options.config, overrides, options.threads)
     machine = rates(options.threads, options.smoke)
-    rows, sizes, iterations = [], [], config.arm.optim.ns_steps
+    rows, sizes, iterations = [], [], config.family.optim.ns_steps
     ours, roofline = [0.0] * options.rounds, [0.0] * options.rounds
     with OtherLoad() as load, torch.no_grad():
         for (r, c), count in sorted(matrix_sizes(config).items(), key=lambda item: -item[1]):

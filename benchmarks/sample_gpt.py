@@ -49,7 +49,7 @@ TEMPERATURE, TOP_K = 0.8, 200  # sample.py's
 def ours(turns: Turns, config: RunConfig, new_tokens: int) -> None:
     """One step is one sample of ours; at the end a greedy one."""
     turns.start()
-    model = build_model(config.arm.model, config.seed).eval()
+    model = build_model(config.family.model, config.seed).eval()
     turns.at_end = lambda: {"greedy": list(generate(model, PROMPT, new_tokens, temperature=0.0))}
     turns.ready()
     while True:

@@ -121,7 +121,7 @@ def arms_of(
     configs = {"nanokimi": prepare(options.config, "nanokimi", folder=folder / "kimi")}
     if options.muon_config:
         configs["nanogpt-muon"] = prepare(options.muon_config, "nanogpt", folder=folder / "muon")
-        assert configs["nanogpt-muon"].arm.optim.name != "adamw", "that is not NanoGPT with Muon"
+        assert configs["nanogpt-muon"].family.optim.name != "adamw", "that is not NanoGPT with Muon"
     steps = {name: config.train.max_steps or 0 for name, config in configs.items()}
     assert all(steps.values()), "the budget must be a number of steps, fixed beforehand: train.max_steps"
     steps["nanogpt"] = RECIPE_STEPS

@@ -14,10 +14,10 @@ from rounding import OtherRounding
 
 from nanokimi.config import (
     DatasetConfig,
-    GPTArm,
     GPTConfig,
-    KimiArm,
+    GPTFamily,
     KimiConfig,
+    KimiFamily,
     OptimConfig,
     RunConfig,
     SampleConfig,
@@ -182,10 +182,10 @@ def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
             dataset=DatasetConfig(path=str(text_file)),
             train=TrainConfig(**{**settings, **train}),  # type: ignore[arg-type]
             sample=SampleConfig(prompts=("the small boy",), max_new_tokens=20),
-            nanokimi=KimiArm(
+            nanokimi=KimiFamily(
                 model=replace(TINY_KIMI, vocab_size=None, max_position_embeddings=None), optim=optim
             ),
-            nanogpt=GPTArm(
+            nanogpt=GPTFamily(
                 model=replace(TINY_GPT, vocab_size=None, max_position_embeddings=None),
                 optim=OptimConfig(lr=3e-3, warmup_steps=2),
             ),

@@ -20,7 +20,7 @@ import sentencepiece
 import tokenizers as hf
 from conftest import TINY_KIMI, make_text
 
-from nanokimi.config import DatasetConfig, KimiArm, OptimConfig, RunConfig, SampleConfig, TrainConfig
+from nanokimi.config import DatasetConfig, KimiFamily, OptimConfig, RunConfig, SampleConfig, TrainConfig
 from nanokimi.config.files import find_configs, preset_names, save_config
 from nanokimi.config.rules import resolve
 from nanokimi.data.store import PreparedData, open_prepared, prepare
@@ -237,7 +237,7 @@ def checkpoints() -> tuple[PreparedData, Files]:
 def fresh_state(data: PreparedData, folder: Path) -> Any:
     """A run at its beginning."""
     model = replace(TINY_KIMI, vocab_size=None, hidden_size=16, num_hidden_layers=2)
-    kimi = KimiArm(model=model, optim=OptimConfig(name="muonclip", lr=1e-2, warmup_steps=1))
+    kimi = KimiFamily(model=model, optim=OptimConfig(name="muonclip", lr=1e-2, warmup_steps=1))
     steps = TrainConfig(context_length=8, batch_size=2, max_steps=3, eval_every=3, save_every=2)
     sample = SampleConfig(prompts=("a",), max_new_tokens=2)
     config = RunConfig(seed=3, train=steps, nanokimi=kimi, sample=sample)

@@ -114,7 +114,7 @@ def test_compare_asks_for_a_quantity_and_remembers(
         arms = matched_arms(asked, data, tmp_path)
         (tmp_path / MATCH_FILE).unlink()
         count = parameters(quantity, 16)
-        assert count(arms["NanoGPT"].arm.model) == pytest.approx(count(config.nanokimi.model), rel=0.02)
+        assert count(arms["NanoGPT"].family.model) == pytest.approx(count(config.nanokimi.model), rel=0.02)
         assert arms["NanoKimi"].nanokimi == config.nanokimi
     asked = replace(config, compare=replace(config.compare, match="flops"))
     arms = matched_arms(asked, data, tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nanokimi.config import OptimConfig, RunConfig, VariantArm, VariantConfig
+from nanokimi.config import OptimConfig, RunConfig, VariantConfig, VariantFamily
 from nanokimi.config.arms import arm_configs, with_arm
 from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
@@ -32,7 +32,7 @@ OPTIM = OptimConfig(
     schedule="wsd",
     decay_fraction=0.3,
 )
-BASE = replace(SMOKE, variant=VariantArm(model=MODEL, optim=OPTIM))
+BASE = replace(SMOKE, variant=VariantFamily(model=MODEL, optim=OPTIM))
 
 
 def arm(**parts: dict[str, Any]) -> RunConfig:

@@ -105,7 +105,7 @@ def test_every_optimizer_and_precision_resumes_bit_for_bit(
     config = replace(
         tiny_config(max_steps=10, eval_every=4, save_every=3, micro_batch_size=4, dtype=dtype), model=name
     )
-    part = replace(config.arm, optim=replace(config.arm.optim, name=optimizer))  # type: ignore[arg-type]
+    part = replace(config.family, optim=replace(config.family.optim, name=optimizer))  # type: ignore[arg-type]
     config = replace(config, **{name: part})  # type: ignore[arg-type]
     assert_resumes(config, (1, 4, 5, 9), tmp_path)
 
@@ -137,7 +137,7 @@ def test_other_optimizers_resume_bit_for_bit(
         pytest.importorskip("pytorch_optimizer")
     config = replace(tiny_config(max_steps=10, eval_every=5, save_every=3, dtype=dtype), model=name)
     optim = OptimConfig(**{"name": optimizer, "lr": 1e-2, "warmup_steps": 2} | OTHERS[optimizer])
-    config = replace(config, **{name: replace(config.arm, optim=optim)})  # type: ignore[arg-type]
+    config = replace(config, **{name: replace(config.family, optim=optim)})  # type: ignore[arg-type]
     assert_resumes(config, (1, 4), tmp_path)
 
 

@@ -50,7 +50,7 @@ def values_of(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     """The hyperparameters' values that settings stand for, read off independently of how they were written."""
     found = {
         "lr": settings["optim.lr"],
-        "init_scale": settings["model.initializer_range"] * math.sqrt(config.arm.model.hidden_size),
+        "init_scale": settings["model.initializer_range"] * math.sqrt(config.family.model.hidden_size),
         "warmup": settings["optim.warmup_steps"] / STEPS,
         "weight_decay": settings["optim.weight_decay"],
         "decay": "cosine" if settings["optim.schedule"] == "cosine" else settings["optim.decay_fraction"],
@@ -122,7 +122,7 @@ def test_first_beta_or_momentum_whichever_the_optimizer_has() -> None:
     values = {"lr": 0.01, "momentum": 0.1, "beta2": 0.02}
     muon, adamw = (settings_of(values, ARMS[name], STEPS) for name in ("kimi", "gpt"))
     assert muon["optim.momentum"] == 0.9 and muon["optim.betas"][1] == 0.98
-    assert muon["optim.betas"][0] == ARMS["kimi"].arm.optim.betas[0], "its AdamW part keeps the first beta"
+    assert muon["optim.betas"][0] == ARMS["kimi"].family.optim.betas[0], "its AdamW part keeps the first beta"
     assert adamw["optim.betas"] == [0.9, 0.98] and "optim.momentum" not in adamw
 
 

@@ -88,7 +88,7 @@ def test_every_arm_of_a_seed_preset_trains_writes_and_is_causal(
     result = read_json(tmp_path / "run" / "result.json")
     assert result["audit"]["causal"] and result["steps"] == 6
     asked = arm_configs(load_config(name))[arm]
-    assert result["optimizer"] == asked.arm.optim.name
+    assert result["optimizer"] == asked.family.optim.name
     lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert {line["prompt"] for line in lines if line["kind"] == "sample"} == set(asked.sample.prompts)
 
@@ -132,7 +132,7 @@ def arms_of(name: str, vocab_size: int | None = None) -> dict[str, RunConfig]:
 
 
 def cost(config: RunConfig) -> Cost:
-    return model_cost(config.arm.model, config.train.context_length)
+    return model_cost(config.family.model, config.train.context_length)
 
 
 def same_but(first: object, second: object, *names: str) -> bool:
@@ -164,14 +164,14 @@ def test_seed_0_clips_and_balances_as_it_says() -> None:
     """QK-Clip was its headline: tau 20, logits from the weights, after each step."""
     for name in ("seed-000", "seed-000-small"):
         arms = arms_of(name)
-        optim, model = arms["NanoKimiK2"].arm.optim, arms["NanoKimiK2"].variant.model
+        optim, model = arms["NanoKimiK2"].family.optim, arms["NanoKimiK2"].variant.model
         assert (optim.name, optim.qk_clip_tau, optim.qk_clip_logits) == ("shampooclip", 20.0, "rms")
         assert (model.aux_loss_alpha, model.initialization) == (0.0025, "torch")
         gpt = arms["NanoGPT"].variant.model
         assert (gpt.feed_forward, gpt.initialization, gpt.initializer_range) == ("relu", "flat", 0.02)
         assert gpt.bias and not gpt.qkv_bias and not gpt.lm_head_bias and not gpt.tie_word_embeddings
         assert same_but(
-            arms["NanoGPT"].arm.optim, OptimConfig(), "lr", "betas", "warmup_steps", "min_lr_ratio"
+            arms["NanoGPT"].family.optim, OptimConfig(), "lr", "betas", "warmup_steps", "min_lr_ratio"
         )
 
 
@@ -188,7 +188,7 @@ def test_the_small_sibling_of_seed_0_differs_in_size_and_budget_only() -> None:
 def test_seed_2_has_its_sizes_and_one_schedule() -> None:
     arms = arms_of("seed-002", 65)
     kimi, gpt = arms["NanoKimi"], arms["NanoGPT"]
-    train, optim = kimi.train, kimi.arm.optim
+    train, optim = kimi.train, kimi.family.optim
     assert (kimi.variant.model.experts, kimi.variant.model.n_routed_experts, optim.name) == (
         "soft",
         4,
@@ -200,9 +200,13 @@ def test_seed_2_has_its_sizes_and_one_schedule() -> None:
         10_000,
         100,
     )
-    assert (gpt.arm.optim.name, gpt.arm.optim.lr, gpt.arm.optim.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (gpt.family.optim.name, gpt.family.optim.lr, gpt.family.optim.weight_decay) == (
+        "adamw",
+        1e-3,
+        0.01,
+    )
     for name in ("schedule", "warmup_steps", "decay_fraction", "min_lr_ratio", "grad_clip", "betas"):
-        assert getattr(optim, name) == getattr(gpt.arm.optim, name), "alike"
+        assert getattr(optim, name) == getattr(gpt.family.optim, name), "alike"
     assert optim.grad_clip is None and optim.warmup_steps == 0 and optim.split_heads
     assert cost(gpt).params_total == 209_729, "as the notebook counts them"
     assert cost(kimi).params_total == 278_097 - 3_088, "but for biases of experts and routers"
@@ -211,14 +215,14 @@ def test_seed_2_has_its_sizes_and_one_schedule() -> None:
 def test_seed_2s_nanogpt_is_the_notebooks() -> None:
     """Logits of the module below, written as the notebook's classes are, from the same weights."""
     config = arms_of("seed-002", 65)["NanoGPT"]
-    ours, theirs = build_model(config.arm.model, 0).double(), NotebookGPT().double()
+    ours, theirs = build_model(config.family.model, 0).double(), NotebookGPT().double()
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     theirs.load_state_dict(ours.state_dict())
     ids = torch.randint(65, (3, 32), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(ours(ids).logits_BTW, theirs(ids), rtol=1e-9, atol=1e-9)
-    begun, fresh = build_model(config.arm.model, 0), NotebookGPT()
+    begun, fresh = build_model(config.family.model, 0), NotebookGPT()
     for name, value in fresh.state_dict().items():
         found = begun.state_dict()[name]
         assert float(found.std()) == pytest.approx(float(value.std()), rel=0.3), name
@@ -295,7 +299,7 @@ def test_seed_3_has_its_sizes() -> None:
     assert (sample.top_k, sample.temperature, sample.max_new_tokens) == (50, 0.8, 50)
     assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("lion", 1e-3, (0.9, 0.99), 0.01)
     for arm in arms.values():
-        assert (arm.arm.optim.schedule, arm.arm.optim.warmup_steps) == ("constant", 0)
+        assert (arm.family.optim.schedule, arm.family.optim.warmup_steps) == ("constant", 0)
 
 
 def test_seed_4_is_three_files_that_make_one() -> None:

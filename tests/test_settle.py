@@ -85,7 +85,7 @@ def test_an_end_that_is_no_arm_is_searched_all_the_same(config: RunConfig) -> No
     some, _ = plan_ladder(config, ["leave-one-out"], ["RMSNorm", "Muon"], searched=True)
     assert ADAMW_END not in [arm.name for arm in some]
     parent = lineage(config, some)["without Muon and QK-Clip"]
-    assert parent.name == ADAMW_END and parent.config.arm.optim.name == "adamw"
+    assert parent.name == ADAMW_END and parent.config.family.optim.name == "adamw"
 
 
 def test_an_optimizer_that_no_end_has_is_searched_itself(config: RunConfig, arms: list[StudyArm]) -> None:

@@ -62,12 +62,12 @@ def arm(config: RunConfig, name: ModelName) -> RunConfig:
 
 def with_model(config: RunConfig, **changes: object) -> RunConfig:
     """The config with changed fields of the model that it trains."""
-    part = replace(config.arm, model=replace(config.arm.model, **changes))  # type: ignore[type-var, arg-type]
+    part = replace(config.family, model=replace(config.family.model, **changes))  # type: ignore[type-var, arg-type]
     return replace(config, **{config.model: part})  # type: ignore[arg-type]
 
 
 def with_optim(config: RunConfig, **changes: object) -> RunConfig:
-    part = replace(config.arm, optim=replace(config.arm.optim, **changes))  # type: ignore[arg-type]
+    part = replace(config.family, optim=replace(config.family.optim, **changes))  # type: ignore[arg-type]
     return replace(config, **{config.model: part})  # type: ignore[arg-type]
 
 
@@ -312,7 +312,7 @@ def test_every_group_follows_the_schedule_from_its_own_peak(tiny_config: Build, 
     assert peaks == {1e-2, 1e-3}
     for step in range(12):
         train_step(state)
-        scale = lr_scale(step, 12, state.config.arm.optim)
+        scale = lr_scale(step, 12, state.config.family.optim)
         for group in state.optimizer.param_groups:
             assert group["lr"] == pytest.approx(group["peak_lr"] * scale)
 
@@ -609,7 +609,7 @@ def test_final_weights_give_the_same_logits_when_loaded(
 ) -> None:
     state = start(arm(tiny_config(), name))
     run(state)
-    fresh = build_model(state.config.arm.model, seed=12345)
+    fresh = build_model(state.config.family.model, seed=12345)
     load_weights(fresh, state.folder / "model.safetensors")
     accelerate_(fresh)
     ids_BT = torch.arange(16)[None] % 20

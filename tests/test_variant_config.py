@@ -176,7 +176,7 @@ def test_the_optimizers_settings_for_parts_that_are_not_there_are_refused(
 
 def test_a_variant_is_resolved_saved_and_read_back(tmp_path: Path) -> None:
     config = replace(variant(attention="latent", num_latents=3, dropout=0.1), model="variant")
-    assert config.arm is config.variant and list(config.families) == list(FAMILIES)
+    assert config.family is config.variant and list(config.families) == list(FAMILIES)
     whole = resolve(config, vocab_size=61, device="cpu", dtype="fp32", threads=1)
     assert whole.variant.model.vocab_size == 61
     assert whole.variant.model.max_position_embeddings == config.train.context_length

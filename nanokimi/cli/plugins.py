@@ -51,7 +51,7 @@ def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
     if not named:
         return
     trained = arm_configs(config).values() if arms else [config]
-    used = {name for one in trained for name in plugins_of(one.arm)}
+    used = {name for one in trained for name in plugins_of(one.family)}
     for spec in named:
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:

@@ -220,11 +220,11 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
     results = {}
     for run_folder in runs_in(folder):
         run = open_run(run_folder, str(options["device"]) if "device" in options else None)
-        vocab_size = int(str(options.get("vocab_size", run.config.arm.model.vocab_size)))
+        vocab_size = int(str(options.get("vocab_size", run.config.family.model.vocab_size)))
         context = int(str(options.get("context", run.config.train.context_length)))
         limits = (
-            (vocab_size, run.config.arm.model.vocab_size),
-            (context, run.config.arm.model.max_position_embeddings),
+            (vocab_size, run.config.family.model.vocab_size),
+            (context, run.config.family.model.max_position_embeddings),
         )
         if any(limit is None or not 2 <= value <= limit for value, limit in limits):
             raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")

@@ -68,11 +68,11 @@ def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict
         changes = {}
         for other in others:
             arm = arms[other]
-            if isinstance(arm.arm.model, ModuleConfig):
+            if isinstance(arm.family.model, ModuleConfig):
                 raise UserError(
                     f"--match {quantity}: {other} is a class of yours, whose size cannot be solved for"
                 )
-            found = solve_size(arm.arm.model, count, count(config.arm.model))
+            found = solve_size(arm.family.model, count, count(config.family.model))
             changes[other] = {f"{arm.model}.model.{name}": value for name, value in found.changes.items()}
         return changes
     steps = steps_of(config, len(data.train_ids))
@@ -93,12 +93,12 @@ def flops_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float
     """FLOPs of a training step, the optimizer's included."""
     costs = []
     for config in arms.values():
-        train, model = config.train, config.arm.model
+        train, model = config.train, config.family.model
         built = build_model(model, config.seed)
         shapes = {name: tuple(p.shape) for name, p in built.named_parameters()}
         tokens = train.batch_size * train.context_length
         per_token = model_cost(model, train.context_length).train_flops_per_token
-        costs.append(tokens * per_token + optimizer_flops(shapes, config.arm.optim, model, train))
+        costs.append(tokens * per_token + optimizer_flops(shapes, config.family.optim, model, train))
     return costs
 
 

@@ -94,7 +94,7 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         return base
     content: dict[str, Any] = {base.model: parts}
     check_keys(content, where)
-    forgotten = defaults_of_replaced(base.arm, parts)
+    forgotten = defaults_of_replaced(base.family, parts)
     kept = {
         f"{base.model}.{part}.{key}": value for part in forgotten for key, value in forgotten[part].items()
     }

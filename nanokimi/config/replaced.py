@@ -10,7 +10,7 @@ from typing import Any
 
 from nanokimi.config.parsing import plain
 from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
-from nanokimi.config.schema import Family, VariantArm
+from nanokimi.config.schema import Family, VariantFamily
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
 
@@ -20,7 +20,7 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
     model, optim = said.get("model", {}), said.get("optim", {})
     forgotten = of_optimizer(arm.optim, optim)
     found: dict[str, dict[str, Any]] = {}
-    if isinstance(arm, VariantArm):
+    if isinstance(arm, VariantFamily):
         names = of_parts(arm, model)
         found["model"] = defaults(arm.model, names)
         if model.get("experts") == "none":
@@ -31,7 +31,7 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
     return found | {"optim": defaults(arm.optim, forgotten)}
 
 
-def of_parts(arm: VariantArm, said: dict[str, Any]) -> set[str]:
+def of_parts(arm: VariantFamily, said: dict[str, Any]) -> set[str]:
     """Settings of a variant's model whose part is replaced by one that does not read them."""
     names: set[str] = set()
     for part, before in (("attention", arm.model.attention), ("experts", arm.model.experts)):

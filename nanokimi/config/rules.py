@@ -23,7 +23,7 @@ from nanokimi.config.schema import (
     Family,
     GPTConfig,
     KimiConfig,
-    ModuleArm,
+    ModuleFamily,
     RunConfig,
     SampleConfig,
     TrainConfig,
@@ -88,7 +88,7 @@ def validate(config: RunConfig) -> RunConfig:
     return config
 
 
-def _validate_module(arm: ModuleArm, trained: bool, train: TrainConfig) -> None:
+def _validate_module(arm: ModuleFamily, trained: bool, train: TrainConfig) -> None:
     model, path = arm.model, "module.model"
     require(
         not trained or is_plugin(model.source),

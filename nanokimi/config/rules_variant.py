@@ -10,7 +10,7 @@ from nanokimi.config.checks import (
     require_possible,
     validate_positions,
 )
-from nanokimi.config.schema import Family, ModuleArm, TrainConfig, VariantArm, VariantConfig
+from nanokimi.config.schema import Family, ModuleFamily, TrainConfig, VariantConfig, VariantFamily
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.variant_parts import ATTENTIONS, EXPERTS, check_heads, head_width, ignored_by
 
@@ -24,14 +24,14 @@ def is_plugin(part: str) -> bool:
 def plugins_of(arm: Family) -> list[str]:
     """FILE.py:NAME of every class of the user's that an arm contains."""
     parts: list[str] = [arm.optim.name]
-    if isinstance(arm, VariantArm):
+    if isinstance(arm, VariantFamily):
         parts += [arm.model.attention, arm.model.experts]
-    if isinstance(arm, ModuleArm):
+    if isinstance(arm, ModuleFamily):
         parts.append(arm.model.source)
     return [part for part in parts if is_plugin(part)]
 
 
-def validate_variant(arm: VariantArm, train: TrainConfig) -> None:
+def validate_variant(arm: VariantFamily, train: TrainConfig) -> None:
     """Raise UserError naming the first setting that is impossible, does not fit, or would be ignored."""
     model, path = arm.model, "variant.model"
     for name, known in (("attention", list(ATTENTIONS)), ("experts", list(EXPERTS))):

@@ -291,7 +291,7 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KimiArm:
+class KimiFamily:
     """NanoKimi and how it is optimised."""
 
     model: KimiConfig = field(default_factory=KimiConfig)
@@ -303,7 +303,7 @@ class KimiArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTArm:
+class GPTFamily:
     """NanoGPT and how it is optimised."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
@@ -313,7 +313,7 @@ class GPTArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantArm:
+class VariantFamily:
     """A variant and how it is optimised."""
 
     model: VariantConfig = field(default_factory=VariantConfig)
@@ -323,7 +323,7 @@ class VariantArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleArm:
+class ModuleFamily:
     """A model of the user's and how it is optimised."""
 
     model: ModuleConfig = field(default_factory=ModuleConfig)
@@ -333,7 +333,7 @@ class ModuleArm:
 
 
 ModelConfig = KimiConfig | GPTConfig | VariantConfig | ModuleConfig
-Family = KimiArm | GPTArm | VariantArm | ModuleArm
+Family = KimiFamily | GPTFamily | VariantFamily | ModuleFamily
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,20 +354,20 @@ class RunConfig:
     """Sample stories."""
     compare: CompareConfig = field(default_factory=CompareConfig)
     """Comparison."""
-    nanokimi: KimiArm = field(default_factory=KimiArm)
+    nanokimi: KimiFamily = field(default_factory=KimiFamily)
     """The NanoKimi family."""
-    nanogpt: GPTArm = field(default_factory=GPTArm)
+    nanogpt: GPTFamily = field(default_factory=GPTFamily)
     """The NanoGPT family."""
-    variant: VariantArm = field(default_factory=VariantArm)
+    variant: VariantFamily = field(default_factory=VariantFamily)
     """The family composed at will."""
-    module: ModuleArm = field(default_factory=ModuleArm)
+    module: ModuleFamily = field(default_factory=ModuleFamily)
     """The family of a class of yours."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The arms of a comparison, in the order of its tables: NAME: {from: FAMILY, FILE.py:CLASS or another arm, model:
     {...}, optim: {...}}, the last two holding what differs from it. Empty: NanoKimi and NanoGPT."""
 
     @property
-    def arm(self) -> Family:
+    def family(self) -> Family:
         """The model and optimizer of the family that `model` names."""
         return self.families[self.model]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanokimi.config import GPTArm, KimiArm, OptimConfig
+from nanokimi.config import GPTFamily, KimiFamily, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
@@ -160,7 +160,8 @@ def _alike(default: Any, value: Any) -> bool:
 def _is_changed(name: str, value: Any) -> bool:
     """Whether a setting differs from the defaults of all arms, so that the user must have set it."""
     return all(
-        value != getattr(defaults, name) for defaults in (OptimConfig(), KimiArm().optim, GPTArm().optim)
+        value != getattr(defaults, name)
+        for defaults in (OptimConfig(), KimiFamily().optim, GPTFamily().optim)
     )
 
 

@@ -104,14 +104,14 @@ def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> Model
     """Measure the model that a synthetic configuration names."""
     state = synthetic_state(config)
     train = config.train
-    cost = model_cost(config.arm.model, train.context_length)
+    cost = model_cost(config.family.model, train.context_length)
     if train.compile:
         compile_step(state)
     parts = time_parts(state, seconds)
     prefill, decode = generation_latency(state.model, train.context_length)
     return ModelBench(
         name=config.title,
-        optimizer=config.arm.optim.name,
+        optimizer=config.family.optim.name,
         params_total=cost.params_total,
         params_active=cost.params_active,
         tokens_per_step=train.batch_size * train.context_length,
@@ -139,7 +139,7 @@ def synthetic_config(config: RunConfig) -> RunConfig:
 
 def synthetic_state(config: RunConfig) -> TrainState:
     """A fresh run of a resolved configuration on random tokens; it has no folder and writes nothing."""
-    vocab_size = config.arm.model.vocab_size
+    vocab_size = config.family.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     ids = synthetic_ids(vocab_size)
     data = PreparedData(ByteTokenizer(), ids, ids[: SYNTHETIC_TOKENS // 10], metadata={})
@@ -252,7 +252,7 @@ def step_roofline(state: TrainState, rates: MachineRates) -> dict[str, float]:
     no two of them are taken to overlap.
     """
     config = state.config
-    train, optim, model = config.train, config.arm.optim, config.arm.model
+    train, optim, model = config.train, config.family.optim, config.family.model
     shapes = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
     plain = optim.name in ("muon", "muonclip", "truemuon")
     matrices = replace(optim, name=optim.name.removesuffix("clip") if optim.clips else optim.name)

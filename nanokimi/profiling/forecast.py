@@ -112,7 +112,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def measure(config: RunConfig, folder: Path, free_disk_bytes: int) -> Forecast:
     """Set the run up in `folder`, score a part of its validation text and take its first steps, in a run's order."""
     config, data = set_up(config, folder)
-    train, cost = config.train, model_cost(config.arm.model, config.train.context_length)
+    train, cost = config.train, model_cost(config.family.model, config.train.context_length)
     state = build_if_it_fits(config, data, folder, cost)
     with tried(f"a validation, windows of {train.context_length} tokens"):
         reset_peak_memory(state.device)
@@ -210,7 +210,7 @@ def seconds_per_scored_token(state: TrainState) -> float:
 
 def audit_tokens(state: TrainState) -> int:
     """Tokens in all forward passes of the audit."""
-    train, vocab_size = state.config.train, state.config.arm.model.vocab_size
+    train, vocab_size = state.config.train, state.config.family.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     windows = windows_of(state.data.val_ids, train.context_length)
     passes = audit_passes(state.model, vocab_size, train.context_length, train.eval_batch_size, windows)

@@ -44,7 +44,7 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
     for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
         print(f"auditing {arm.name} ({number} of {len(wanted)} architectures)", file=sys.stderr)
-        model = arm.config.arm.model
+        model = arm.config.family.model
         built = build_model(model, arm.config.seed)
         accelerate_(built, dtype=arm.config.train.dtype)
         found = audit_run(built, arm.config, study.data)

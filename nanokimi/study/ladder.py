@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nanokimi.compare.match import parameters, solve_width
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantArm, VariantConfig
+from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantConfig, VariantFamily
 from nanokimi.config.files import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
@@ -187,7 +187,7 @@ def closed(components: frozenset[str]) -> frozenset[str]:
     return kept if kept == components else closed(kept)
 
 
-def composed(config: RunConfig, components: frozenset[str]) -> VariantArm:
+def composed(config: RunConfig, components: frozenset[str]) -> VariantFamily:
     """The arm that has these components, not yet matched in size, with its family's configured learning rate.
 
     The scale of its initial weights belongs to no component: as configured it is that of the nearest end.
@@ -211,7 +211,7 @@ def composed(config: RunConfig, components: frozenset[str]) -> VariantArm:
     if "MoE" not in components:
         optim.pop("router_bias_update_speed", None)
         model.pop("aux_loss_alpha", None)
-    return VariantArm(model=replace(start, **model), optim=replace(first, **optim))
+    return VariantFamily(model=replace(start, **model), optim=replace(first, **optim))
 
 
 def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: str = "") -> StudyArm:
@@ -357,7 +357,7 @@ def end_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
 
 def kind_of(arm: StudyArm) -> str:
     """The optimizer; Muon with QK-Clip counts as Muon."""
-    return "muon" if (name := arm.config.arm.optim.name) == "muonclip" else name
+    return "muon" if (name := arm.config.family.optim.name) == "muonclip" else name
 
 
 def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[dict[str, Any]]]:

@@ -210,7 +210,7 @@ class Pool:
         ahead = in_time(left * mean / max(len(self.workers), 1))
         loss = "diverged" if line["val_loss"] is None else f"{line['val_loss']:.4f}"
         place = f"{total - waiting - len(running)} of {total}"
-        lr = f"lr {job.config.arm.optim.lr:.3g}"
+        lr = f"lr {job.config.family.optim.lr:.3g}"
         print(
             f"{place}: {job.arm}, {lr}, seed {job.config.seed}: {loss} ({self.seconds[-1]:.1f} s); about {ahead} left",
             file=sys.stderr,

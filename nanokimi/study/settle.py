@@ -172,7 +172,7 @@ def tuned_rates(
 
     makers = {arm.name: maker(arm) for arm in arms}
     grids = {
-        arm.name: geometric_grid(arm.config.arm.optim.lr, options.factor, options.points) for arm in arms
+        arm.name: geometric_grid(arm.config.family.optim.lr, options.factor, options.points) for arm in arms
     }
     seeds = study.tuning_seeds(options.tuning_seeds)
     curves = tune(pool, makers, grids, seeds, factor=options.factor, max_rounds=options.rounds)

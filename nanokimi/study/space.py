@@ -98,8 +98,8 @@ KEYS = {
 
 def left_out(config: RunConfig) -> dict[str, str]:
     """The hyperparameters that the configuration's arm does not have, each with the reason."""
-    optim, reasons = config.arm.optim, {}
-    if not hasattr(config.arm.model, "initializer_range"):
+    optim, reasons = config.family.optim, {}
+    if not hasattr(config.family.model, "initializer_range"):
         reasons["init_scale"] = "the model initialises itself"
     if optim.foreign:
         reasons |= dict.fromkeys((RATIO, "beta2", "momentum"), f"{optim.name} is not an optimizer of ours")
@@ -133,7 +133,7 @@ def warmup_steps(share: Value, steps: int) -> int:
 
 def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> dict[str, Any]:
     """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}; `values` may lack hyperparameters."""
-    optim = config.arm.optim
+    optim = config.family.optim
     found: dict[str, Any] = {}
     betas = list(optim.betas)
     uses_momentum = not optim.foreign and "momentum" in OPTIMIZERS[optim.name]
@@ -147,7 +147,7 @@ def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> d
         elif name == RATIO:
             found["optim.adamw_lr"] = rounded(number * float(values[RATE]))
         elif name == "init_scale":
-            model = config.arm.model
+            model = config.family.model
             assert not isinstance(model, ModuleConfig), "a class of the user's initialises itself"
             found["model.initializer_range"] = rounded(number / math.sqrt(model.hidden_size))
         elif name == "warmup":

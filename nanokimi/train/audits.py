@@ -15,7 +15,7 @@ from nanokimi.model.user_module import UserModule, require_logits
 
 def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditResult:
     """Audit a run's model in the shape of its evaluation and on its validation text."""
-    train, vocab_size = config.train, config.arm.model.vocab_size
+    train, vocab_size = config.train, config.family.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     return audit(
         model,
@@ -31,9 +31,9 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
 
     Raises UserError if it cannot run, or reads tokens that it must not see.
     """
-    if not isinstance(config.arm.model, ModuleConfig):
+    if not isinstance(config.family.model, ModuleConfig):
         return
-    model = build_model(config.arm.model, config.seed)
+    model = build_model(config.family.model, config.seed)
     assert isinstance(model, UserModule)
     require_logits(model)
     found = audit_run(model, config, data)

@@ -151,7 +151,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "activation_checkpointing": state.model.activation_checkpointing,
         "batches_skipped": state.batches_skipped,
         "skipped_in_a_row": state.skipped_in_a_row,
-        "lr_scale_next": lr_scale(state.step, total_steps(state), state.config.arm.optim),
+        "lr_scale_next": lr_scale(state.step, total_steps(state), state.config.family.optim),
         "random": {"seed": state.config.seed, "next_step_seed": step_seed(state.config.seed, state.step)},
         "next_batch": state.step,
         "scaler": state.scaler.state_dict(),
@@ -330,7 +330,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
 
 def set_to_beginning(state: TrainState) -> None:
     """The weights and the empty optimizer that the run began with."""
-    fresh = build_model(state.config.arm.model, state.config.seed)
+    fresh = build_model(state.config.family.model, state.config.seed)
     state.model.load_state_dict(fresh.state_dict())
     state.optimizer = fresh_optimizer(state.config, state.model)
     state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())

@@ -81,7 +81,7 @@ def telemetry_records(state: TrainState) -> list[Record]:
 
     Unless QK-Clip needs the logits during training, they are looked up for one batch, off the clock.
     """
-    optim = state.config.arm.optim
+    optim = state.config.family.optim
     if not needs_logits(state.optimizer) and state.step > 0:
         torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout
         with torch.no_grad():

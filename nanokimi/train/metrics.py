@@ -40,7 +40,7 @@ def ended_run(state: TrainState, scores: Evaluation, **measured: Any) -> EndedRu
     """The run of a state whose training has ended; `measured` has the fields that take time to measure."""
     records = read_json_lines(state.folder / "metrics.jsonl")
     step_ms = [record["step_ms"] for record in records if record["kind"] == "train"]
-    cost = model_cost(state.config.arm.model, state.config.train.context_length)
+    cost = model_cost(state.config.family.model, state.config.train.context_length)
     return EndedRun(state, scores, cost, step_ms, **measured)
 
 
@@ -68,10 +68,10 @@ METRICS: dict[str, Callable[[EndedRun], Any]] = {
     "cache_bytes_fixed": lambda run: run.cost.cache_numbers_fixed * 4,
     "prefill_ms": lambda run: run.prefill and run.prefill.median_ms,
     "decode_ms_per_token": lambda run: run.decode and run.decode.median_ms,
-    "optimizer": lambda run: run.state.config.arm.optim.name,
-    "lr": lambda run: run.state.config.arm.optim.lr,
-    "schedule": lambda run: describe_schedule(run.state.config.arm.optim),
-    "weight_decay": lambda run: run.state.config.arm.optim.weight_decay,
+    "optimizer": lambda run: run.state.config.family.optim.name,
+    "lr": lambda run: run.state.config.family.optim.lr,
+    "schedule": lambda run: describe_schedule(run.state.config.family.optim),
+    "weight_decay": lambda run: run.state.config.family.optim.weight_decay,
     "device": lambda run: run.state.config.train.device,
     "dtype": lambda run: run.state.config.train.dtype,
     "threads": lambda run: run.state.config.train.threads,

@@ -17,7 +17,7 @@ Shapes = dict[str, torch.Size]
 
 def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors by "parameter.name", everything else that JSON holds) of a run's optimizer."""
-    if state.config.arm.optim.foreign:
+    if state.config.family.optim.foreign:
         return pack(state.optimizer)
     tensors, rest = {}, {}
     for index, values in state.optimizer.state_dict()["state"].items():
@@ -35,7 +35,7 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
     Its groups are its own: they follow from the configuration. Raises ValueError if state is missing, extra or
     misshaped; whatever somebody else's optimizer raises.
     """
-    optim = state.config.arm.optim
+    optim = state.config.family.optim
     if optim.foreign:
         unpack_(state.optimizer, tensors, rest, frozenset(optim.options))
         return

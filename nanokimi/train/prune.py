@@ -95,7 +95,7 @@ def prune(
 
 def require_prunable(run: Run, keep: int) -> None:
     """Refuse a model without experts that can be told apart by their use."""
-    model = run.config.arm.model
+    model = run.config.family.model
     variant = model.experts if isinstance(model, VariantConfig) else ""
     if isinstance(model, GPTConfig | ModuleConfig) or not routers_of(run.model):
         raise UserError(f"{run.folder} has no experts to drop")
@@ -142,7 +142,7 @@ def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> t
 def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunConfig:
     """The run's configuration with fewer experts, the same scale of the gates, and the recovery as its budget."""
     config = run.config
-    arm, train = config.arm, config.train
+    arm, train = config.family, config.train
     assert not isinstance(arm.model, GPTConfig | ModuleConfig), "require_prunable() has been asked"
     scaling = routers_of(run.model)[0].scaling
     model = replace(arm.model, n_routed_experts=keep, routed_scaling_factor=scaling)

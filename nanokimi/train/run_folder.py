@@ -135,7 +135,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
-    require_optimizer(config.arm.optim)
+    require_optimizer(config.family.optim)
     save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
     config = resolve(
@@ -160,10 +160,10 @@ def keep_plugins(config: RunConfig, folder: Path) -> None:
     path = folder / PLUGINS_FILE
     kept = read_plugins(path)
     require_same_plugins(kept, folder)
-    now = plugin_hashes(plugins_of(config.arm))
+    now = plugin_hashes(plugins_of(config.family))
     if now.keys() - kept.keys():
         with torch.device("meta"):  # tried before anything is trained, without memory or time
-            model = build_model(config.arm.model, config.seed)
+            model = build_model(config.family.model, config.seed)
         fresh_optimizer(config, model)
         write_json(path, {**kept, **now})
 
@@ -290,7 +290,7 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
     require_same_plugins(read_plugins(folder / PLUGINS_FILE), folder)
     torch.set_num_threads(choose_threads(config.train.threads))
     data = open_prepared(find_data(folder))
-    model = build_model(config.arm.model, config.seed)
+    model = build_model(config.family.model, config.seed)
     load_weights(model, weights)
     model.to(choose_device(device or config.train.device))
     accelerate_(model)

@@ -101,14 +101,14 @@ class TrainState:
 
 def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainState:
     """A fresh run of a resolved configuration."""
-    train, optim = config.train, config.arm.optim
+    train, optim = config.train, config.family.optim
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
     keep_freed_memory(device)
-    model = build_model(config.arm.model, config.seed).to(device)
+    model = build_model(config.family.model, config.seed).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     optimizer = fresh_optimizer(config, model)
-    vocab_size, micro_batch_size = config.arm.model.vocab_size, train.micro_batch_size or train.batch_size
+    vocab_size, micro_batch_size = config.family.model.vocab_size, train.micro_batch_size or train.batch_size
     assert vocab_size is not None, "resolve() fills this in"
     loss, of_loss = choose_loss(micro_batch_size * train.context_length * vocab_size, train.dtype)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -124,14 +124,14 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         loss=loss,
         kernels=[*accelerate_(model, optimizer, dtype=train.dtype), of_loss],
         scaler=fresh_scaler(train.dtype, device),
-        flops_per_token=model_cost(config.arm.model, train.context_length).train_flops_per_token,
-        flops_per_step=optimizer_flops(shapes, optim, config.arm.model, train),
+        flops_per_token=model_cost(config.family.model, train.context_length).train_flops_per_token,
+        flops_per_step=optimizer_flops(shapes, optim, config.family.model, train),
     )
 
 
 def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
     """The optimizer of a run that has not begun."""
-    optimizer = build_optimizer(model, config.arm.optim, config.arm.model.num_attention_heads)
+    optimizer = build_optimizer(model, config.family.optim, config.family.model.num_attention_heads)
     accelerate_optimizer_(optimizer)
     return optimizer
 

@@ -35,7 +35,7 @@ def train_step(state: TrainState) -> Record:
 
     Raises NotFinite before anything is updated, if the loss or the gradient is not a number to go on with.
     """
-    optim = state.config.arm.optim
+    optim = state.config.family.optim
     reset_peak_memory(state.device)
     start = fenced_seconds(state.device)
     torch.manual_seed(step_seed(state.config.seed, state.step))  # dropout is a function of (seed, step), too

@@ -46,7 +46,7 @@ def compile_step(state: TrainState) -> Record:
     difference = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(gradient, plain, strict=True)))
     size = math.sqrt(sum(float(a.square().sum()) for a in plain))
     differences = [abs(loss - plain_loss) / max(abs(plain_loss), 1e-6), difference / max(size, 1e-12)]
-    comparable = math.isfinite(plain_loss + size) and not getattr(state.config.arm.model, "dropout", 0.0)
+    comparable = math.isfinite(plain_loss + size) and not getattr(state.config.family.model, "dropout", 0.0)
     limits = LARGEST_DIFFERENCE[state.config.train.dtype]
     if comparable and not all(d <= limit for d, limit in zip(differences, limits, strict=True)):
         raise TrainingError(
