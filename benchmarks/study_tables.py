@@ -16,8 +16,6 @@ from nanokimi.study.study import report_of
 
 FOLDED = ("Arms", "What was searched")
 """Tables that the documents fold away."""
-SHOWN_AS = {"both together less each alone": "interaction"}
-"""Names of recorded comparisons that a document shows under a plainer name."""
 OPTIONS_NOW = {"--readings": "--budgets"}
 """Options of recorded commands that have another name today."""
 
@@ -47,7 +45,7 @@ def study_block(path: Path) -> str:
     lines += [f"- **{sentence}**" for sentence in report.get("sentences", [])]
     for title, head, rows in sections(report):
         table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        table += ["| " + " | ".join(SHOWN_AS.get(cell, cell) for cell in row) + " |" for row in rows]
+        table += ["| " + " | ".join(row) + " |" for row in rows]
         if title.startswith(FOLDED):
             lines += ["", f"<details><summary>{title}</summary>", "", *table, "", "</details>"]
         else:
@@ -82,9 +80,8 @@ def old_and_new(old: Path, new: Path) -> str:
         if effect["name"] not in before or effect["mean"] is None:
             continue
         was, (low, high) = before[effect["name"]], effect["ci95"]
-        name = SHOWN_AS.get(effect["name"], effect["name"])
         lines.append(
-            f"| {name} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
+            f"| {effect['name']} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
             f"| {low:+.3f} to {high:+.3f} | {effect['words']} |"
         )
     return "\n".join(lines)

@@ -10,9 +10,9 @@ enum { BLOCK = 64 };  // queries
 typedef struct {
     long batch, tokens, heads, nope, rope, value;  // B, T, H, N, R, V; R is 0 without rotation
     double scale;
-    const bf16 *k_rope;  // (B, T, R): the rotary key, shared by all heads
-    const float *turn;   // (T, R): cos and sin of the angle that rotates each pair
-    float *log_sums;     // (B, H, T): of exp(logit), kept for the backward pass
+    const bf16 *k_rope;      // (B, T, R): the rotary key, shared by all heads
+    const float *rotations;  // (T, R): cos and sin of the angle that rotates each pair
+    float *log_sums;         // (B, H, T): of exp(logit), kept for the backward pass
 } Layer;
 
 // Heads (B, T, H, size), with the stride of each axis.
@@ -62,15 +62,15 @@ static void narrow_row(const float *x, long size, bf16 *out) {
 }
 
 // Rotate pairs of neighbours: as complex numbers times cos + i sin of their angles, or times cos - i sin to rotate back.
-static inline __m512 rotated(__m512 x, __m512 turn, int back) {
-    const __m512 by_cos = _mm512_moveldup_ps(turn), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(turn));
+static inline __m512 rotated(__m512 x, __m512 rotation, int back) {
+    const __m512 by_cos = _mm512_moveldup_ps(rotation), crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(rotation));
     return back ? _mm512_fmsubadd_ps(x, by_cos, crossed) : _mm512_fmaddsub_ps(x, by_cos, crossed);
 }
 
-static void rotate_row(const bf16 *x, const float *turn, long size, bf16 *out) {
+static void rotate_row(const bf16 *x, const float *rotation, long size, bf16 *out) {
     for (long r = 0; r < size; r += LANES) {
         const __mmask16 some = lanes(size - r);
-        narrow_some(rotated(widen_some(x + r, some), _mm512_maskz_loadu_ps(some, turn + r), 0), out + r, some);
+        narrow_some(rotated(widen_some(x + r, some), _mm512_maskz_loadu_ps(some, rotation + r), 0), out + r, some);
     }
 }
 
@@ -80,8 +80,8 @@ static void read_head(const Layer *l, const Head *s, const Heads *q, const Heads
     for (long t = 0; t < T; t++) {
         memcpy(s->q + t * s->X, at(q, b, t, h), 2 * N), memcpy(s->k + t * s->X, at(k, b, t, h), 2 * N);
         memcpy(s->v + t * s->V, at(v, b, t, h), 2 * l->value);
-        rotate_row(at(q, b, t, h) + N, l->turn + t * R, R, s->q + t * s->X + N);
-        rotate_row(l->k_rope + (b * T + t) * R, l->turn + t * R, R, s->k + t * s->X + N);
+        rotate_row(at(q, b, t, h) + N, l->rotations + t * R, R, s->q + t * s->X + N);
+        rotate_row(l->k_rope + (b * T + t) * R, l->rotations + t * R, R, s->k + t * s->X + N);
     }
     pack_columns(s->k, s->T, s->X, s->X, s->keys, s->T);
 }
@@ -207,8 +207,8 @@ static void block_backward(const Layer *l, const Head *s, long unit, long begin,
     transposed_product(end, s->V, count / 2, s->left, s->right, s->v_grad);
 }
 
-static inline __m512 rotated_back(const float *x, const float *turn, __mmask16 some) {
-    return rotated(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, turn), 1);
+static inline __m512 rotated_back(const float *x, const float *rotation, __mmask16 some) {
+    return rotated(_mm512_maskz_loadu_ps(some, x), _mm512_maskz_loadu_ps(some, rotation), 1);
 }
 
 // Gradients of q, k and v, and of the rotary key for each head separately, (B, H, T, R). Returns whether memory ran out.
@@ -241,7 +241,7 @@ int attention_backward(const Layer *l, int threads, const Heads *q, const Heads 
                     bf16 *to = at(q_grad, b, i, h);
                     narrow_row(grad, N, to);
                     for (long r = 0; r < R; r += LANES)
-                        narrow_some(rotated_back(grad + N + r, l->turn + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
+                        narrow_some(rotated_back(grad + N + r, l->rotations + i * R + r, lanes(R - r)), to + N + r, lanes(R - r));
                 }
             }
             for (long t = 0; t < T; t++) {
@@ -249,7 +249,7 @@ int attention_backward(const Layer *l, int threads, const Heads *q, const Heads 
                 narrow_row(s.v_grad + t * s.V, V, at(v_grad, b, t, h));
                 for (long r = 0; r < R; r += LANES)
                     _mm512_mask_storeu_ps(k_rope_grad + (unit * T + t) * R + r, lanes(R - r),
-                                          rotated_back(s.k_grad + t * s.X + N + r, l->turn + t * R + r, lanes(R - r)));
+                                          rotated_back(s.k_grad + t * s.X + N + r, l->rotations + t * R + r, lanes(R - r)));
             }
         }
         release(&own);

@@ -291,7 +291,7 @@ def two_by_two(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]
         compared("2x2", "optimizer, for NanoGPT", MUON_START, START),
         compared("2x2", "optimizer, for NanoKimi", END, ADAMW_END),
         {
-            **compared("2x2", "both together less each alone", END, START),
+            **compared("2x2", "interaction", END, START),
             "weights": {END: 1, START: 1, MUON_START: -1, ADAMW_END: -1},
             "about": "below zero: architecture and optimizer help each other",
         },
