@@ -21,6 +21,8 @@ from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_o
 from nanokimi.report.records import Arm, Record, Run
 from nanokimi.runtime.files import read_json
 
+pytestmark = pytest.mark.xdist_group("report")  # one process makes the fixtures, which take long
+
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 LOADING = ("script", "link", "img", "iframe", "object", "embed", "audio", "video", "base", "form")
 
