@@ -23,6 +23,8 @@ from nanokimi.runtime.files import read_json
 
 pytestmark = pytest.mark.xdist_group("report")  # one process makes the fixtures, which take long
 
+FEW: dict[str, Any] = {"searched": False, "kinds": ("train", "eval", "sample", "event")}
+"""A report with a third of the figures, whose drawing is most of the time that a test takes."""
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 LOADING = ("script", "link", "img", "iframe", "object", "embed", "audio", "video", "base", "form")
 
@@ -144,14 +146,14 @@ def test_what_a_model_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
 
 
 def test_leaking_arm_is_named_and_nothing_is_ranked(tmp_path: Path) -> None:
-    page, _ = report_of(tmp_path, outcomes={"NanoGPT": "LEAKING"})
+    page, _ = report_of(tmp_path, **FEW, outcomes={"NanoGPT": "LEAKING"})
     assert "LEAKING: its numbers are void" in page.text
     assert "NanoGPT (LEAKING)" in page.text and "position 3 sees token 9" in page.text
     assert "won" not in page.classes()
 
 
 def test_leaking_arm_is_not_ranked_even_if_the_verdict_says_so(tmp_path: Path) -> None:
-    report = write_comparison(tmp_path, outcomes={"NanoKimi": "LEAKING"})
+    report = write_comparison(tmp_path, **FEW, outcomes={"NanoKimi": "LEAKING"})
     report["verdict"] |= {"ranked": True, "winner": "NanoKimi"}
     _, arms = records.read_comparison(tmp_path)
     assert winner_of(TEST_LOSS, arms, report["verdict"]) is None
@@ -159,7 +161,7 @@ def test_leaking_arm_is_not_ranked_even_if_the_verdict_says_so(tmp_path: Path) -
 
 
 def test_one_seed_names_no_winner(tmp_path: Path) -> None:
-    report = write_comparison(tmp_path, seeds=(1337,))
+    report = write_comparison(tmp_path, **FEW, seeds=(1337,))
     report["verdict"]["winner"] = "NanoKimi"
     report["spread"] = {"seed": 0.05, "rounding": 0.02, "runs": 24, "file": "docs/results/null.jsonl"}
     write_report_json(tmp_path, report)
@@ -203,7 +205,7 @@ def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
 
 def test_quality_without_a_winner_is_not_marked(tmp_path: Path) -> None:
     """The interval held zero: the lower loss is no win, the lower cost still is."""
-    report = write_comparison(tmp_path)
+    report = write_comparison(tmp_path, **FEW)
     report["verdict"]["winner"] = None
     _, arms = records.read_comparison(tmp_path)
     assert winner_of(TEST_LOSS, arms, report["verdict"]) is None
@@ -244,7 +246,7 @@ def test_every_link_of_the_page_leads_somewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("NanoKimi",), tuple(f"arm {i}" for i in range(8))], ids=["one", "eight"])
 def test_any_number_of_runs(tmp_path: Path, names: tuple[str, ...]) -> None:
-    page, _ = report_of(tmp_path, names=names)
+    page, _ = report_of(tmp_path, searched=False, names=names)
     assert all(name in page.text for name in names)
 
 
@@ -262,7 +264,7 @@ def incidents_of(page: Page) -> str:
 
 
 def test_incidents_are_told_with_their_steps_and_losses(tmp_path: Path) -> None:
-    report = write_comparison(tmp_path, steps=400, eval_every=50, incidents=True)
+    report = write_comparison(tmp_path, **FEW, steps=400, eval_every=50, incidents=True)
     page, _ = render(tmp_path)
     told = incidents_of(page)
     spikes = sorted(report["runs"][0]["spikes"], key=lambda s: s["usual"] - s["loss"])
@@ -280,7 +282,7 @@ def test_incidents_are_told_with_their_steps_and_losses(tmp_path: Path) -> None:
 
 def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
     """An old report, which has none of the fields, and a new one where all are empty are the same page."""
-    report = write_comparison(tmp_path)
+    report = write_comparison(tmp_path, **FEW)
     old, png = render(tmp_path)[1], (tmp_path / "comparison.png").read_bytes()
     assert "Incidents" not in old and "spike" not in old and "skipped" not in old
     for run in report["runs"]:
@@ -303,7 +305,7 @@ def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
 )
 def test_one_sort_of_incident_alone(metadata: Record, told: str, tmp_path: Path) -> None:
     """Counts without events, and a spike whose record is not there to be marked."""
-    report = write_comparison(tmp_path)
+    report = write_comparison(tmp_path, **FEW)
     report["runs"][2] |= metadata
     write_report_json(tmp_path, report)
     told_of = incidents_of(render(tmp_path)[0])
@@ -326,7 +328,7 @@ def test_many_incidents_stay_short(tmp_path: Path) -> None:
 
 
 def test_words_of_an_event_are_text_and_not_markup(tmp_path: Path) -> None:
-    write_comparison(tmp_path)
+    write_comparison(tmp_path, **FEW)
     event = {"kind": "event", "step": 3, "event": "out_of_memory", "detail": "<script>alert(1)</script>"}
     with (tmp_path / "nanokimi" / "seed-1337" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(event) + "\n")
@@ -336,7 +338,7 @@ def test_words_of_an_event_are_text_and_not_markup(tmp_path: Path) -> None:
 
 def test_spikes_are_placed_where_they_happened(tmp_path: Path) -> None:
     """The highest first, even in a run that has more than can be marked."""
-    write_comparison(tmp_path, steps=400, eval_every=50, incidents=True)
+    write_comparison(tmp_path, **FEW, steps=400, eval_every=50, incidents=True)
     _, arms = records.read_comparison(tmp_path)
     run = arms[0].runs[0]
     assert records.spike_places(run, "step") == [280, 320, 380, 220]
