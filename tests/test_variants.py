@@ -187,7 +187,7 @@ def test_with_kimis_parts_the_same_seed_gives_nanokimis_initial_weights() -> Non
 @pytest.mark.parametrize("name", PARTS)
 def test_no_part_reads_the_future_or_another_row(name: str) -> None:
     model = shaken(build_model(variant(**PARTS[name], dropout=0.1), 0)).double()
-    result = audit(model, vocab_size=61, context=40, max_cuts=8)
+    result = audit(model, vocab_size=61, context=40, batch_size=8, max_cuts=8)
     assert result.causal, result.where
     model.eval()  # the audit measures in fp32, where other tokens may move a sum's order; in float64 nothing shows
     ids, other = some_ids(2, 40), some_ids(2, 40, seed=9)
