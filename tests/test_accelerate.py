@@ -284,5 +284,6 @@ def test_queries_keep_what_has_no_position() -> None:
     H, N, R, _ = mla.sizes
     q, angles = random(1, 4, H * (N + R)), (torch.zeros(4, R // 2), torch.ones(4, R // 2))
     turned = rotated_queries(q, angles, mla.sizes)
-    assert torch.equal(turned[..., :N], q.unflatten(-1, (H, -1))[..., :N])
-    assert not torch.equal(turned[..., N:], q.unflatten(-1, (H, -1))[..., N:])
+    given = q.unflatten(-1, (H, -1)).transpose(1, 2)
+    assert torch.equal(turned[..., :N], given[..., :N])
+    assert not torch.equal(turned[..., N:], given[..., N:])

@@ -8,7 +8,8 @@ A user's own part (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
         cache: None, or a LayerCache in generation if the class says `uses_cache = True`; otherwise the whole window
-        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip.
+        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip, and
+        for its estimated logits `projections = "separate"`, num_heads, scale, q_proj and k_proj.
     plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It is used in
         every block but the first first_k_dense_replace.
 
