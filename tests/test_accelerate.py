@@ -30,6 +30,7 @@ from nanokimi.kernels.accelerate import (
     why_no_c,
 )
 from nanokimi.kernels.cross_entropy import LARGE, cross_entropy_in_pieces
+from nanokimi.kernels.muon import batched_matrix_step, native_matrix_step
 from nanokimi.model.attention import MultiHeadLatentAttention, rotated_queries
 from nanokimi.model.gpt import CausalSelfAttention, NanoGPT
 from nanokimi.model.kimi import NanoKimi
@@ -262,7 +263,7 @@ def test_muon_alone_is_fast_without_ceremony() -> None:
     fast, plain = Muon([p]), ReferenceMuon([p])
     assert fast.matrix_step is not plain.matrix_step
     accelerate_(NanoKimi(TINY_KIMI), plain)
-    assert plain.matrix_step is fast.matrix_step
+    assert plain.matrix_step in (batched_matrix_step, native_matrix_step)
     clip = MuonClip([p], attentions=[])
     assert clip.matrix_step is fast.matrix_step and isinstance(clip, ReferenceMuon)
 

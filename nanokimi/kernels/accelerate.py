@@ -259,15 +259,15 @@ TABLE = (
         MUON,
         "C, the largest matrices in batches",
         BF16_C,
-        suits=lambda at, _: at.device == "cpu" and cpu_has_fast_bf16() and muon.muon_library() is not None,
-        make=lambda _: muon.fast_matrix_step,
+        suits=lambda at, _: at.device == "cpu" and muon.has_native_step(),
+        make=lambda _: muon.native_matrix_step,
     ),
     Row(
         MUON,
         "batches of one size",
         "fewer, larger products",
         suits=lambda at, _: True,
-        make=lambda _: muon.fast_matrix_step,
+        make=lambda _: muon.batched_matrix_step,
     ),
 )
 
