@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nanokimi.config.parsing import plain
-from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
+from nanokimi.config.rules import OF_THIRD_PARTY, OPTIMIZERS
 from nanokimi.config.schema import Family, VariantFamily
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
@@ -50,8 +50,8 @@ def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
     names: set[str] = set()
     name = str(said.get("name", before.name))
     if name != before.name:
-        read = OF_FOREIGN if ":" in name else OPTIMIZERS.get(name, ())
-        names |= {key for settings in (OF_FOREIGN, *OPTIMIZERS.values()) for key in settings} - set(read)
+        read = OF_THIRD_PARTY if ":" in name else OPTIMIZERS.get(name, ())
+        names |= {key for settings in (OF_THIRD_PARTY, *OPTIMIZERS.values()) for key in settings} - set(read)
     if said.get("schedule", "wsd") != "wsd":
         names.add("decay_fraction")
     return names

@@ -236,7 +236,7 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
 OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
 OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every", "shampoo_beta", "eps")
 OF_QK_CLIP = ("qk_clip_tau", "qk_clip_logits")
-OF_FOREIGN = ("momentum", "nesterov", "eps", "options")
+OF_THIRD_PARTY = ("momentum", "nesterov", "eps", "options")
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("eps",),
     "muon": (*OF_MUON, "split_heads"),
@@ -267,8 +267,8 @@ def _validate_optim(optim: OptimConfig, path: str) -> None:
             0 <= value < 1,
             f"{path}.betas, momentum and shampoo_beta must be at least 0 and below 1, not {value}",
         )
-    read = OF_FOREIGN if optim.foreign else OPTIMIZERS[optim.name]
-    settings = dict.fromkeys(name for names in (OF_FOREIGN, *OPTIMIZERS.values()) for name in names)
+    read = OF_THIRD_PARTY if optim.third_party else OPTIMIZERS[optim.name]
+    settings = dict.fromkeys(name for names in (OF_THIRD_PARTY, *OPTIMIZERS.values()) for name in names)
     require_effect(
         optim, path, tuple(key for key in settings if key not in read), f"{path}.name {optim.name}"
     )

@@ -69,6 +69,6 @@ class OptimConfig:
         return self.name in ("muonclip", "shampooclip")
 
     @property
-    def foreign(self) -> bool:
-        """Whether the optimizer is somebody else's: a library's class, or a plugged one."""
+    def third_party(self) -> bool:
+        """Whether the optimizer is a class of a library or of the user's own file."""
         return ":" in self.name

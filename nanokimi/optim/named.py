@@ -17,7 +17,7 @@ from torch import nn
 
 from nanokimi.config import GPTFamily, KimiFamily, OptimConfig
 from nanokimi.errors import UserError
-from nanokimi.optim.foreign_state import pack, unpack_
+from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
 
 # torch's optimizers whose weight decay is added to the gradient.
@@ -30,7 +30,7 @@ Optimizer = type[torch.optim.Optimizer]
 Groups = list[dict[str, Any]]
 
 
-def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
+def build_third_party(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer that `optim` names, after a test. A group without `weight_decay` gets that of `optim`.
 
     Raises UserError if the class does not exist, does not take a setting, or cannot train a model here.
@@ -54,9 +54,9 @@ def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
 
 
 def require_optimizer(optim: OptimConfig) -> None:
-    """Raise the UserError that `build_foreign` would raise, before anything else is done."""
-    if optim.foreign:
-        build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
+    """Raise the UserError that `build_third_party` would raise, before anything else is done."""
+    if optim.third_party:
+        build_third_party([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
 
 
 def find_class(name: str) -> Optimizer:
@@ -170,7 +170,7 @@ def try_out(make: Callable[[Groups], torch.optim.Optimizer], optim: OptimConfig)
     with torch.random.fork_rng(devices=[]):
         try:
             problem = _trial(make, frozenset(optim.options))
-        except Exception as error:  # foreign code may raise anything
+        except Exception as error:  # third-party code may raise anything
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     if problem is not None:
         raise UserError(f"optim.name {optim.name} cannot train a model here: {problem}")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from nanokimi.optim.adamw import MatrixOptimizer
-from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.optim.lion import Lion
+from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.train.state import TrainState
 
 Shapes = dict[str, torch.Size]
@@ -17,7 +17,7 @@ Shapes = dict[str, torch.Size]
 
 def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors by "parameter.name", everything else that JSON holds) of a run's optimizer."""
-    if state.config.family.optim.foreign:
+    if state.config.family.optim.third_party:
         return pack(state.optimizer)
     tensors, rest = {}, {}
     for index, values in state.optimizer.state_dict()["state"].items():
@@ -36,7 +36,7 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
     misshaped; whatever somebody else's optimizer raises.
     """
     optim = state.config.family.optim
-    if optim.foreign:
+    if optim.third_party:
         unpack_(state.optimizer, tensors, rest, frozenset(optim.options))
         return
     by_index: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The state of a foreign optimizer as named tensors and plain JSON, and back, without knowing what it contains.
+"""The state of a third-party optimizer as named tensors and plain JSON, and back, without knowing what it contains.
 
 Libraries keep lists of matrices, counters and text beside tensors, and counters also in parameter groups. A tree of
 JSON holds everything. In place of a tensor it has {"tensor": name}, and the strides if the tensor was not contiguous.
