@@ -13,7 +13,8 @@ import nanokimi
 from nanokimi import cli
 from nanokimi.cli.verbs import run_compare
 from nanokimi.config import RunConfig, YarnConfig
-from nanokimi.config.files import all_keys, load_config, preset_names, save_config
+from nanokimi.config.files import load_config, preset_names, save_config
+from nanokimi.config.parsing import all_keys
 from nanokimi.config.rules import resolve, validate
 from nanokimi.errors import UserError
 

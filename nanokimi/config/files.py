@@ -10,21 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair
-from nanokimi.config.parsing import all_keys as all_keys
-from nanokimi.config.parsing import (
-    check_keys,
-    merged,
-    nearest,
-    plain,
-    with_content,
-    with_options,
-)
-from nanokimi.config.parsing import is_whole as is_whole
-from nanokimi.config.parsing import require_setting as require_setting
-from nanokimi.config.parsing import settings as settings
-from nanokimi.config.parsing import settings_help as settings_help
-from nanokimi.config.parsing import with_changes as with_changes
-from nanokimi.config.parsing import with_parsed as with_parsed
+from nanokimi.config.parsing import check_keys, merged, nearest, plain, with_content, with_options
 from nanokimi.config.rules import validate
 from nanokimi.config.schema import RunConfig
 from nanokimi.errors import UserError

@@ -140,13 +140,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
 
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
-    require_positive(
-        train,
-        "train",
-        counts
-        + ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
-        + BUDGETS,
-    )
+    others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
+    require_positive(train, "train", (*counts, *others, *BUDGETS))
     named = [name for name in BUDGETS if getattr(train, name) is not None]
     if len(named) != 1:
         found = " and ".join(named) or "none"
@@ -177,19 +172,16 @@ def _validate_sample(sample: SampleConfig) -> None:
 
 def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     path = "nanokimi.model"
-    sizes = (
-        *(
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "q_lora_rank",
-            "kv_lora_rank",
-        ),
-        *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size"),
-        *("n_routed_experts", "num_experts_per_tok", "routed_scaling_factor"),
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    of_attention = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    of_feed_forward = (
+        "intermediate_size",
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts_per_tok",
     )
-    require_positive(model, path, (*sizes, "rms_norm_eps", "rope_theta", "initializer_range"))
+    others = ("routed_scaling_factor", "rms_norm_eps", "rope_theta", "initializer_range")
+    require_positive(model, path, (*sizes, *of_attention, *of_feed_forward, *others))
     require(
         model.qk_rope_head_dim % 2 == 0,
         f"{path}.qk_rope_head_dim is {model.qk_rope_head_dim}: rotation needs an even number",
@@ -221,7 +213,7 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
 def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
     path = "nanogpt.model"
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    require_positive(model, path, sizes + ("layer_norm_epsilon", "initializer_range"))
+    require_positive(model, path, (*sizes, "layer_norm_epsilon", "initializer_range"))
     heads = model.num_attention_heads
     require(
         model.hidden_size % heads == 0,

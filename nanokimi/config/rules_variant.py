@@ -48,12 +48,17 @@ def validate_variant(arm: VariantFamily, train: TrainConfig) -> None:
 
 
 def _validate_sizes(model: VariantConfig, path: str, train: TrainConfig) -> None:
-    sizes: tuple[str, ...] = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    of_attentions = {name: getattr(model, name) for row in ATTENTIONS.values() for name in row.reads}
-    sizes += tuple(name for name, value in of_attentions.items() if not isinstance(value, bool))
-    sizes += ("intermediate_size", "moe_intermediate_size", "n_routed_experts", "num_experts_per_tok")
-    sizes += ("routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta", "initializer_range")
-    require_positive(model, path, sizes)
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    read = [name for row in ATTENTIONS.values() for name in row.reads]
+    of_attention = [name for name in read if not isinstance(getattr(model, name), bool)]
+    of_feed_forward = (
+        "intermediate_size",
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts_per_tok",
+    )
+    others = ("routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta", "initializer_range")
+    require_positive(model, path, (*sizes, *of_attention, *of_feed_forward, *others))
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
         value = getattr(model, name)
         require(is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")

@@ -237,8 +237,11 @@ ATTENTIONS: dict[str, Attention] = {
 }
 
 OF_EXPERTS = (
-    *("moe_intermediate_size", "n_routed_experts", "n_shared_experts"),
-    *("first_k_dense_replace", "routed_scaling_factor"),
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "first_k_dense_replace",
+    "routed_scaling_factor",
 )
 OF_CHOICE = ("num_experts_per_tok", "norm_topk_prob", "aux_loss_alpha")
 EXPERTS: dict[str, Experts] = {

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.files import settings
+from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
