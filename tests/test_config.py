@@ -549,5 +549,5 @@ def test_whatever_is_wrong_with_one_of_several_files_is_said(
 
 @pytest.mark.parametrize("names", ["smoke,smoek", "smoke,", ",", "seed-004/modle", "smoke,seed-004/"])
 def test_a_missing_one_of_several_files_is_named(names: str) -> None:
-    with pytest.raises(UserError, match="is no file and no preset"):
+    with pytest.raises(UserError, match="is neither a file nor a preset"):
         load_config(names)

@@ -231,7 +231,7 @@ def test_a_plugged_class_is_built_with_its_options() -> None:
 @pytest.mark.parametrize(
     ("cls", "part"),
     [
-        (Deaf, "does not listen to the gradient"),
+        (Deaf, "ignores the gradient"),
         (Forgetful, "does not hold all of its state"),
         (Broken, "RuntimeError: line one line two"),
     ],

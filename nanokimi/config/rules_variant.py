@@ -1,4 +1,4 @@
-"""Which values a variant's settings may have, which settings fit together, and which would be ignored."""
+"""The rules for a variant's settings: possible values, combinations that fit, and settings that would be ignored."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nanokimi.config.variant_parts import ATTENTIONS, EXPERTS, check_heads, head
 
 
 def is_plugin(part: str) -> bool:
-    """Whether a name is that of a class in a file of the user's, FILE.py:NAME."""
+    """Whether a name is of the form FILE.py:NAME, a class in a file of the user's."""
     path, colon, name = part.rpartition(":")
     return bool(colon) and path.endswith(".py") and name.isidentifier()
 
 
 def plugins_of(arm: Family) -> list[str]:
-    """FILE.py:NAME of every class of the user's that an arm contains."""
+    """FILE.py:NAME of every class of the user's that an arm uses."""
     parts: list[str] = [arm.optim.name]
     if isinstance(arm, VariantFamily):
         parts += [arm.model.attention, arm.model.experts]
@@ -32,7 +32,7 @@ def plugins_of(arm: Family) -> list[str]:
 
 
 def validate_variant(arm: VariantFamily, train: TrainConfig) -> None:
-    """Raise UserError naming the first setting that is impossible, does not fit, or would be ignored."""
+    """Raise UserError naming the first setting that is impossible, does not fit or would be ignored."""
     model, path = arm.model, "variant.model"
     for name, known in (("attention", list(ATTENTIONS)), ("experts", list(EXPERTS))):
         part = getattr(model, name)
@@ -91,7 +91,7 @@ def _refuse_ignored(model: VariantConfig, path: str) -> None:
 
 
 def _validate_optim(optim: OptimConfig, model: VariantConfig, path: str) -> None:
-    """Refuse the settings of routers and heads that the model does not have."""
+    """Refuse settings for routers and heads that the model does not have."""
     if model.experts == "none":
         require_effect(optim, path, ("router",), "variant.model.experts none")
     if not is_plugin(model.experts) and not EXPERTS[model.experts].router_bias:

@@ -39,7 +39,7 @@ def build_third_party(groups: Groups, optim: OptimConfig) -> torch.optim.Optimiz
     closure = inspect.signature(cls.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise UserError(
-            f"optim.name {optim.name} asks for the loss again and again within a step (a closure); here a step "
+            f"optim.name {optim.name} computes the loss several times within a step (a closure), but here a step "
             "computes it once"
         )
     arguments = class_arguments(cls, optim)
@@ -140,7 +140,7 @@ def decay_arguments(cls: Optimizer, optim: OptimConfig, known: dict[str, Any]) -
     if "weight_decay" in known and not coupled:
         return {"weight_decay": optim.weight_decay} | switches
     if optim.weight_decay != 0:
-        other = "; for decay added to the gradient, say options.weight_decay besides" if coupled else ""
+        other = "; for decay added to the gradient, also set options.weight_decay" if coupled else ""
         raise UserError(
             f"optim.weight_decay is {optim.weight_decay}: {optim.name} has no decoupled weight decay; set it to 0"
             + other
@@ -180,7 +180,9 @@ def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[s
     whole, groups = _trial_parameters()
     optimizer = make(groups)
     if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
-        return "its weights are others in evaluation (train() and eval()), and nothing here would switch them"
+        return (
+            "it uses different weights in evaluation (train() and eval()), and nanokimi would not switch them"
+        )
     _take_steps(optimizer, whole, range(TRIAL_STEPS))
     tensors, tree = pack(optimizer)
     middle = [p.detach().clone() for p in whole]
@@ -191,14 +193,14 @@ def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[s
     other, other_groups = _trial_parameters()
     _take_steps(make(other_groups), other, range(1000, 1000 + 2 * TRIAL_STEPS))
     if any(torch.equal(a, b) for a, b in zip(whole, other, strict=True)):
-        return "it does not listen to the gradient: two different ones move some parameter alike"
+        return "it ignores the gradient: two different ones move some parameter alike"
 
     resumed, resumed_groups = _trial_parameters(middle)
     optimizer = make(resumed_groups)
     unpack_(optimizer, tensors, tree, options)
     _take_steps(optimizer, resumed, range(TRIAL_STEPS, 2 * TRIAL_STEPS))
     if not all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True)):
-        return "its state_dict() does not hold all of its state, so that a resumed run would be another one"
+        return "its state_dict() does not hold all of its state, so a resumed run would differ"
     return None
 
 

@@ -111,7 +111,7 @@ def recover_from_non_finite(state: TrainState, reason: str) -> Record:
     state.batches_skipped = state.step - updates
     state.skipped_in_a_row += 1
     if policy == "skip":
-        detail = f"{reason}; first not finite: {module}; this update is left out"
+        detail = f"{reason}; first not finite: {module}; this update is skipped"
         return {"kind": "event", "event": "nonfinite_skipped", "detail": detail}
     detail = f"{reason}; first not finite: {module}; weights go back to those of step {start}"
     return {"kind": "event", "event": "nonfinite_rolled_back", "detail": detail}
