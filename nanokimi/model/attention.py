@@ -141,7 +141,7 @@ class MultiHeadLatentAttention(nn.Module):
         """The heads' outputs (B, T, H * V) and, if wanted, the largest logits; L = C + R, latent and rotated key.
 
         `core` is for training: its keys are those of the queries' own tokens, and it rotates both. Here the keys are
-        rotated already, and there are more of them than queries.
+        rotated already, and there may be more of them than queries.
         """
         if q_BHTX.shape[2] == 1 and not want_max_logits:
             return self._attend_absorbed(q_BHTX, latents_BSL), None
