@@ -21,7 +21,8 @@ from typing import Any
 
 from nanokimi.compare.verdict import verdict
 from nanokimi.config.arms import arm_configs
-from nanokimi.config.files import load_config, settings
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import settings
 from nanokimi.measure.stats import compare_pairs
 from nanokimi.runtime.files import describe_environment, read_json, write_atomic
 

@@ -30,6 +30,7 @@ from nanokimi.kernels.accelerate import (
     why_no_c,
 )
 from nanokimi.kernels.cross_entropy import LARGE, cross_entropy_in_pieces
+from nanokimi.kernels.muon import batched_matrix_step, native_matrix_step
 from nanokimi.model.attention import MultiHeadLatentAttention, rotated_queries
 from nanokimi.model.gpt import CausalSelfAttention, NanoGPT
 from nanokimi.model.kimi import NanoKimi
@@ -262,7 +263,7 @@ def test_muon_alone_is_fast_without_ceremony() -> None:
     fast, plain = Muon([p]), ReferenceMuon([p])
     assert fast.matrix_step is not plain.matrix_step
     accelerate_(NanoKimi(TINY_KIMI), plain)
-    assert plain.matrix_step is fast.matrix_step
+    assert plain.matrix_step in (batched_matrix_step, native_matrix_step)
     clip = MuonClip([p], attentions=[])
     assert clip.matrix_step is fast.matrix_step and isinstance(clip, ReferenceMuon)
 
@@ -284,5 +285,6 @@ def test_queries_keep_what_has_no_position() -> None:
     H, N, R, _ = mla.sizes
     q, angles = random(1, 4, H * (N + R)), (torch.zeros(4, R // 2), torch.ones(4, R // 2))
     turned = rotated_queries(q, angles, mla.sizes)
-    assert torch.equal(turned[..., :N], q.unflatten(-1, (H, -1))[..., :N])
-    assert not torch.equal(turned[..., N:], q.unflatten(-1, (H, -1))[..., N:])
+    given = q.unflatten(-1, (H, -1)).transpose(1, 2)
+    assert torch.equal(turned[..., :N], given[..., :N])
+    assert not torch.equal(turned[..., N:], given[..., N:])

@@ -111,7 +111,7 @@ def test_an_arm_is_its_family_with_differences(settings: Path) -> None:
         ("arms: {A: {from: nanogpt, optim: {lr: -1}}}", "arms.A: .*lr is -1"),
         ("arms: {A: {from: B}, B: {from: A}}", "made from itself"),
         ("arms: {a b: {from: nanogpt}, A-B: {from: nanogpt}}", "share a folder"),
-        ("arms: {'!': {from: nanogpt}}", "is no name"),
+        ("arms: {'!': {from: nanogpt}}", "is not a name"),
         ("arms: {A: {from: mine.py:Bigram, optim: {name: muonclip}}}", "muonclip"),
     ],
 )

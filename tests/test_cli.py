@@ -307,7 +307,7 @@ CASES: list[tuple[str, str, str]] = [
     # sampling
     ("sample", "expected one run folder, got 0", ""),
     ("sample {R} {R}", "expected one run folder, got 2", ""),
-    ("sample missing", "missing is no folder", ""),
+    ("sample missing", "missing is not a folder", ""),
     ("sample taken", "no config.yaml", "taken"),
     ("sample {R} --promt hello", "there is no option --promt", ""),
     ("sample {R} --prompt=", "empty prompt", ""),
@@ -331,7 +331,7 @@ CASES: list[tuple[str, str, str]] = [
     ("sample {X}", "train.bin", "cut data/train.bin"),
     # evaluating
     ("evaluate", "expected one run folder, got 0", ""),
-    ("evaluate missing", "missing is no folder", ""),
+    ("evaluate missing", "missing is not a folder", ""),
     ("evaluate taken", "no config.yaml", "taken"),
     ("evaluate {R} --data missing.txt", "missing.txt does not exist", ""),
     ("evaluate {R} --data empty.txt", "empty.txt is empty", "empty.txt"),
@@ -341,7 +341,7 @@ CASES: list[tuple[str, str, str]] = [
     ("evaluate {X}", "data.json", "cut data/data.json"),
     # auditing
     ("audit", "expected one run folder", ""),
-    ("audit missing", "missing is no folder", ""),
+    ("audit missing", "missing is not a folder", ""),
     ("audit {R} --context 17", "at most the model's own", ""),
     ("audit {R} --vocab_size 1", "at least 2", ""),
     ("audit missing.py:Honest --vocab_size 16 --context 8", "there is no file missing.py", ""),

@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 
 from nanokimi import cli
 from nanokimi.config import ModelName, RunConfig
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import cpu_has_fast_bf16
 from nanokimi.runtime.files import read_json, read_json_lines

@@ -13,7 +13,8 @@ import nanokimi
 from nanokimi import cli
 from nanokimi.cli.verbs import run_compare
 from nanokimi.config import RunConfig, YarnConfig
-from nanokimi.config.files import all_keys, load_config, preset_names, save_config
+from nanokimi.config.files import load_config, preset_names, save_config
+from nanokimi.config.parsing import all_keys
 from nanokimi.config.rules import resolve, validate
 from nanokimi.errors import UserError
 
@@ -548,5 +549,5 @@ def test_whatever_is_wrong_with_one_of_several_files_is_said(
 
 @pytest.mark.parametrize("names", ["smoke,smoek", "smoke,", ",", "seed-004/modle", "smoke,seed-004/"])
 def test_a_missing_one_of_several_files_is_named(names: str) -> None:
-    with pytest.raises(UserError, match="is no file and no preset"):
+    with pytest.raises(UserError, match="is neither a file nor a preset"):
         load_config(names)

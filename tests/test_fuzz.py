@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig
-from nanokimi.config.files import all_keys, load_config, save_config
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.parsing import all_keys
 from nanokimi.data.batches import iterate_validation, sample_batch
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import as_validation_text, open_prepared, prepare

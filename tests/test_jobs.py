@@ -20,7 +20,7 @@ import pytest
 from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi.config import RunConfig
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.audits import audit_key

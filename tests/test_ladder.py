@@ -16,7 +16,8 @@ from conftest import study_command, write_study_files
 from nanokimi import cli
 from nanokimi.compare.match import parameters
 from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config, settings
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import settings
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost

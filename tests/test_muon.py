@@ -58,7 +58,7 @@ def test_matrices_move_as_under_torchs_muon(
 
     (In C: test_kernels.py.) The gradients are large, as the two guard against a norm of zero in different places.
     """
-    monkeypatch.setattr("nanokimi.kernels.muon.native_muon_step", lambda *_: False)
+    monkeypatch.setattr("nanokimi.kernels.muon.takes_native_step", lambda *_: False)
     options = dict(lr=0.02, weight_decay=weight_decay, momentum=0.9, nesterov=nesterov)
 
     def theirs(p: list[nn.Parameter]) -> torch.optim.Optimizer:

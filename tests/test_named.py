@@ -16,8 +16,8 @@ from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim import named
 from nanokimi.optim.build import build_optimizer
-from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.optim.named import class_arguments, find_class, require_optimizer
+from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
 
 
@@ -159,7 +159,7 @@ def test_decay_is_decoupled_wherever_the_class_can() -> None:
     for name in names:
         p = nn.Parameter(torch.ones(3, 3))
         optim = OptimConfig(name=name, lr=0.1, weight_decay=0.5)
-        optimizer = named.build_foreign([{"params": [p]}], optim)
+        optimizer = named.build_third_party([{"params": [p]}], optim)
         p.grad = torch.zeros(3, 3)
         optimizer.step()
         torch.testing.assert_close(p.detach(), torch.full((3, 3), 0.95), msg=name)
@@ -220,7 +220,7 @@ class Broken(Mine):
 def test_a_plugged_class_is_built_with_its_options() -> None:
     optim = OptimConfig(name="my.py:Mine", lr=0.5, weight_decay=0.0, options={"scale": 2.0})
     p = nn.Parameter(torch.ones(2, 2))
-    optimizer = named.build_foreign([{"params": [p], "weight_decay": 0.0}], optim)
+    optimizer = named.build_third_party([{"params": [p], "weight_decay": 0.0}], optim)
     p.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(p, torch.zeros(2, 2))
@@ -231,7 +231,7 @@ def test_a_plugged_class_is_built_with_its_options() -> None:
 @pytest.mark.parametrize(
     ("cls", "part"),
     [
-        (Deaf, "does not listen to the gradient"),
+        (Deaf, "ignores the gradient"),
         (Forgetful, "does not hold all of its state"),
         (Broken, "RuntimeError: line one line two"),
     ],

@@ -154,7 +154,7 @@ def test_what_is_missing_is_said_in_one_line(finished: Path, capsys: pytest.Capt
     for arguments, part in (
         (["prune", str(finished)], "--keep"),
         (["prune", str(finished), "--keep", "2", "--recover", "-1"], "--recover"),
-        (["prune", str(finished / "data"), "--keep", "2"], "no run folder"),
+        (["prune", str(finished / "data"), "--keep", "2"], "not a run folder"),
     ):
         assert main(arguments) == 2
         err = capsys.readouterr().err

@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from nanokimi import cli
 from nanokimi.config import ModelName, OptimConfig, RunConfig
-from nanokimi.config.files import load_config, save_config, settings
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.parsing import settings
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
 from nanokimi.runtime.device import cpu_has_fast_bf16

@@ -28,6 +28,8 @@ IDS = torch.randint(61, (3, 20), generator=torch.Generator().manual_seed(5))
 class Grouped(nn.Module):
     """Grouped-query attention, as far as the estimate looks at it: four heads, two of keys."""
 
+    projections: str | None = "separate"
+
     def __init__(self) -> None:
         super().__init__()
         self.num_heads, self.scale = 4, 0.5
@@ -142,6 +144,6 @@ def test_unknown_attentions_are_not_guessed() -> None:
     for model in (Model(Grouped(), "other_norm"), Model(nn.Linear(16, 16), "ln_1")):
         assert not can_estimate(model)
     other = Grouped()
-    del other.k_proj
+    other.projections = None
     with pytest.raises(ValueError, match="no query and key projections"):
         rms_logits(Model(other, "ln_1"))

@@ -301,7 +301,7 @@ def test_a_foreign_or_unfinished_folder_cannot_be_opened(tiny_config: Build, tmp
     (tmp_path / "foreign" / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="no config.yaml"):
         open_run(tmp_path / "foreign")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         runs_in(tmp_path / "nowhere")
     train_alone(tiny_config(max_steps=1), tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()

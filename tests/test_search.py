@@ -16,7 +16,8 @@ from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config, with_changes
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import resolve, validate
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results

@@ -11,7 +11,8 @@ from conftest import study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config, settings
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import settings
 from nanokimi.config.rules import resolve, validate
 from nanokimi.report.study_search import figures, searched_arms
 from nanokimi.runtime.files import read_json, read_json_lines

@@ -14,7 +14,8 @@ from conftest import study_command, write_study_files
 from nanokimi import cli
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
-from nanokimi.config.files import is_whole, load_config, settings, with_parsed
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import is_whole, settings, with_parsed
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json

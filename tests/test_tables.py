@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from nanokimi.measure.audit import audit
-from nanokimi.train.loop import LOSS_AT_MOST
+from nanokimi.train.loop import MOST_WORK_LOST
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "tables.py"
@@ -57,7 +57,7 @@ def test_a_missing_mark_is_no_silent_pass(tmp_path: Path) -> None:
 NOT_MEASURED = {
     "3.11": "the oldest Python, in pyproject.toml",
     "256": "positions, max_cuts of the audit",
-    "5%": "LOSS_AT_MOST of train/loop.py",
+    "5%": "MOST_WORK_LOST of train/loop.py",
     "0.25M 1M 5M 27M 100M 350M 1B": "names of presets; tests/test_presets.py counts their parameters",
 }
 """Numbers of README's prose that no run decides, each held by a test."""
@@ -101,4 +101,4 @@ def test_what_no_run_decides_is_what_the_code_says() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == ">=3.11"
     assert inspect.signature(audit).parameters["max_cuts"].default == 256
-    assert LOSS_AT_MOST == (0.05, 60.0)
+    assert MOST_WORK_LOST == (0.05, 60.0)

@@ -132,12 +132,12 @@ def test_an_exponent_in_yaml_is_a_number(tmp_path: Path) -> None:
         ("seed: " + "1:" * 500 + "1", "more than 38 digits"),
         ("seed: " + "[" * 2000, "nested"),
         ("seed: " + "[" * 90 + "]" * 90, "nested more than 20 levels"),
-        ("seed: &a [*a]", "holds itself"),
-        ("seed: &a [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]", "holds itself"),
-        (LAUGHS + "seed: *a59", "stands for more than"),
-        ("seed: " + LAUGHS_INSIDE, "stands for more than"),
-        ("seed: 1\nseed: 2", "'seed' stands twice"),
-        ("train:\n  threads: 1\n  threads: 2", "'threads' stands twice, the second time in line 3"),
+        ("seed: &a [*a]", "contains itself"),
+        ("seed: &a [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]", "contains itself"),
+        (LAUGHS + "seed: *a59", "expands to more than"),
+        ("seed: " + LAUGHS_INSIDE, "expands to more than"),
+        ("seed: 1\nseed: 2", "'seed' occurs twice"),
+        ("train:\n  threads: 1\n  threads: 2", "'threads' occurs twice, the second time in line 3"),
         ("x" * (MAX_BYTES + 1), "longer than"),
         ("seed: 1\n---\nseed: 2", "single document"),
         ('"a\\nb\\x1b[2J": 1', "there is no setting 'a b?[2J'"),
@@ -178,7 +178,7 @@ def test_numbers_that_would_only_fill_the_memory_are_refused(option: str) -> Non
 
 
 def test_an_option_of_no_kind_at_all_is_refused_in_words() -> None:
-    assert "no kind that settings have ('x')" in complaint(load_config, "smoke", ["--model=!!bool x"])
+    assert "a kind that no setting has ('x')" in complaint(load_config, "smoke", ["--model=!!bool x"])
 
 
 def test_a_model_that_no_machine_holds_is_refused() -> None:
@@ -286,7 +286,7 @@ def test_devices_and_pipes_are_not_read(store: Path, name: str) -> None:
     for make in (lambda path: path.symlink_to("/dev/zero"), os.mkfifo):
         (store / name).unlink()
         make(store / name)
-        assert "no regular file" in complaint(open_prepared, store) or name == "train.bin"
+        assert "not a regular file" in complaint(open_prepared, store) or name == "train.bin"
 
 
 # ---- data

@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def print_verb_help(verb: str) -> None:
     """A verb's own options, and for `compare` and `train` every setting with its default."""
-    from nanokimi.config.files import preset_names, settings_help
+    from nanokimi.config.files import preset_names
+    from nanokimi.config.parsing import settings_help
 
     text = USAGE[verb]
     if verb in ("compare", "train", "bench"):

@@ -9,7 +9,8 @@ from typing import Any
 from nanokimi.cli.options import choose_config, default_folder
 from nanokimi.config import BUDGETS, FAMILIES, FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import arm_config, only_arms, slug, with_arm
-from nanokimi.config.files import load_config, settings, with_changes
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import settings, with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 

@@ -254,7 +254,7 @@ def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
     """With --quick, a quarter of the steps and of the warm-up."""
     if "quick" not in options:
         return config
-    from nanokimi.config.files import with_changes
+    from nanokimi.config.parsing import with_changes
 
     if config.train.max_steps is None:
         raise UserError("--quick needs a budget in steps: give --train.max_steps")

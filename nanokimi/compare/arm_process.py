@@ -159,7 +159,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         while True:
             request, steps = connection.recv()
             if request == "finish":
-                connection.send(("result", finish(state, idle_memory_bytes, whole=bool(steps))))
+                connection.send(("result", finish(state, idle_memory_bytes, measure_generation=bool(steps))))
                 return
             if request == "stop":
                 state.stop_requested = True

@@ -21,7 +21,7 @@ from nanokimi.compare.match import (
 )
 from nanokimi.config import BUDGETS, ModuleConfig, RunConfig
 from nanokimi.config.arms import arm_configs
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
-from nanokimi.config.files import settings
+from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Settings: `schema` says what there is, `rules` what is allowed, `files` reads and writes YAML."""
+"""Settings: `schema` defines them, `rules` checks them, `parsing` converts them, `files` reads and writes YAML."""
 
 from nanokimi.config.schema import (
     BUDGETS,

@@ -1,8 +1,8 @@
-"""Arms: a name, a model, and an optimizer with its schedule; each becomes a configuration of its own.
+"""Arms: a name, a model, and an optimizer with its schedule. Each arm becomes a configuration of its own.
 
 A file says `arms: {NAME: {from: nanogpt, optim: {name: muon}}}`, a command line `--arm "NAME: from=nanogpt
-optim.name=muon"`. `from` is a model family of the configuration, a class of the user's (FILE.py:CLASS), or another arm;
-`model` and `optim` hold what differs from it; a part that they replace takes along the settings that it alone reads.
+optim.name=muon"`. `from` is a model family of the configuration, a class of the user's (FILE.py:CLASS), or another arm.
+`model` and `optim` hold what differs from it. If they replace a part, settings that only this part reads are reset.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PARTS = ("model", "optim")
 
 
 def arm_configs(config: RunConfig) -> dict[str, RunConfig]:
-    """The configuration of each arm, by name, in order: `model` and `name` are set, and `arms` is empty.
+    """The configuration of each arm, by name, in order, with `model` and `name` set and `arms` empty.
 
-    Raises UserError naming the first arm that cannot be.
+    Raises UserError naming the first arm that is impossible.
     """
     specs = config.arms or DEFAULT_ARMS
     if len(specs) > MOST_ARMS:
@@ -46,21 +46,21 @@ def arm_configs(config: RunConfig) -> dict[str, RunConfig]:
     slugs: dict[str, str] = {}
     for name in specs:
         if not slug(name) or len(str(name)) > LONGEST_NAME:
-            raise UserError(f"arms: '{name}' is no name: use letters and digits, {LONGEST_NAME} at most")
+            raise UserError(f"arms: '{name}' is not a name: use letters and digits, {LONGEST_NAME} at most")
         if slugs.setdefault(slug(name), name) != name:
             raise UserError(f"arms: '{slugs[slug(name)]}' and '{name}' would share a folder: rename one")
     return {name: arm_config(config, specs, name) for name in specs}
 
 
 def slug(name: str) -> str:
-    """An arm's folder: its name in small letters, digits and dashes."""
+    """An arm's folder: its name in lower-case letters, digits and dashes."""
     return "-".join(re.findall(r"[a-z0-9]+", str(name).lower()))
 
 
 def arm_config(
     config: RunConfig, specs: dict[str, Spec], name: str, above: tuple[str, ...] = ()
 ) -> RunConfig:
-    """One arm's configuration; `above` are the arms that asked for it."""
+    """One arm's configuration. `above` are the arms that are made from it."""
     where, spec = f"arms.{name}", specs[name]
     if name in above:
         raise UserError(f"{where} is made from itself: {' -> '.join((*above, name))}")
@@ -83,7 +83,7 @@ def arm_config(
 
 
 def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
-    """`base` with what an arm says of its model and optimizer."""
+    """`base` with an arm's settings of its model and optimizer."""
     parts = {part: spec[part] for part in PARTS if spec.get(part)}
     for part, said in parts.items():
         if not isinstance(said, dict):
@@ -106,7 +106,7 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
 
 
 def arm_words(text: str) -> tuple[str, str, dict[str, str]]:
-    """What `--arm` says: the arm's name, what it is made from, and its settings as words. Raises UserError."""
+    """The parts of an `--arm`: its name, what it is made from, and its settings as text. Raises UserError."""
     name, colon, rest = text.partition(":")
     name = name.strip()
     try:
@@ -127,7 +127,7 @@ def arm_words(text: str) -> tuple[str, str, dict[str, str]]:
 def with_arm(config: RunConfig, text: str) -> RunConfig:
     """The configuration with an arm added or replaced: "NAME: from=nanogpt optim.name=muon model.hidden_size=64".
 
-    Raises UserError for what cannot be read.
+    Raises UserError if the text cannot be parsed.
     """
     name, source, given = arm_words(text)
     specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
@@ -136,7 +136,7 @@ def with_arm(config: RunConfig, text: str) -> RunConfig:
     for key in given:
         if key.partition(".")[0] not in PARTS or "." not in key:
             raise UserError(
-                f"--arm '{text}': {key} is no setting of an arm: name model.SETTING or optim.SETTING"
+                f"--arm '{text}': {key} is not a setting of an arm: name model.SETTING or optim.SETTING"
             )
     for key, value in typed_words(base, given).items():
         part, _, setting = key.partition(".")
@@ -147,7 +147,7 @@ def with_arm(config: RunConfig, text: str) -> RunConfig:
 
 
 def typed_words(base: RunConfig, given: dict[str, str]) -> dict[str, Any]:
-    """What the command line reads in words, for settings of an arm."""
+    """The values of an arm's settings, parsed as on the command line."""
     of_class = {
         key: word for key, word in given.items() if base.model == "module" and key.startswith("model.")
     }
@@ -159,7 +159,7 @@ def typed_words(base: RunConfig, given: dict[str, str]) -> dict[str, Any]:
 
 
 def argument(key: str, word: str) -> Any:
-    """What YAML reads in a word, for an argument of a class of the user's."""
+    """The value of an argument of a user's class, parsed as YAML."""
     from nanokimi.config.safe_yaml import parse_yaml
 
     try:
@@ -169,7 +169,7 @@ def argument(key: str, word: str) -> Any:
 
 
 def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:
-    """The configuration with these of its arms alone, in this order. Raises UserError for a name that is none."""
+    """The configuration with only these of its arms, in this order. Raises UserError for an unknown name."""
     specs = config.arms or DEFAULT_ARMS
     for name in names:
         if name not in specs:
@@ -182,7 +182,7 @@ def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> Ru
 
 
 def arms_of_pair(content: Any) -> Any:
-    """A file's content, its pair of families of earlier versions (compare.arms) written as arms."""
+    """A file's content. The pair of families that earlier versions had (compare.arms) is converted to arms."""
     group = content.get("compare") if isinstance(content, dict) else None
     pair = group.get("arms") if isinstance(group, dict) else None
     if (

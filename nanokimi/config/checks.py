@@ -1,4 +1,4 @@
-"""What every rule is made of: a condition, and the one line that says why a value is refused."""
+"""The parts of every rule: a condition, and the one line that says why a value is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(group: object, path: str, names: tuple[str, ...]) -> None:
-    """Refuse what is not above 0; None passes."""
+    """Refuse values that are not above 0. None is allowed."""
     for name in names:
         value = getattr(group, name)
         if value is not None:
@@ -26,19 +26,19 @@ def require_positive(group: object, path: str, names: tuple[str, ...]) -> None:
 
 
 def is_finite(value: float) -> bool:
-    """Also for an integer beyond what a float can hold."""
+    """Whether a number is finite, also if it is an integer too large for a float."""
     return isinstance(value, int) or math.isfinite(value)
 
 
 def require_effect(group: object, path: str, names: tuple[str, ...], because: str) -> None:
-    """Refuse a changed setting that would be ignored."""
+    """Refuse a setting that was changed but would be ignored."""
     for name in names:
         if getattr(group, name) != getattr(type(group)(), name):
             raise UserError(f"{path}.{name} has no effect with {because}: leave it out")
 
 
 def require_possible(path: str, rows: int, width: int) -> None:
-    """Refuse a model that no machine holds: `rows` of `width` are most of its parameters."""
+    """Refuse a model too large for any machine. `rows` times `width` is about the number of its parameters."""
     require(
         rows * width <= LARGEST_MODEL,
         f"{path} would have about {rows * width / 1e9:.0f} billion parameters: it must be {LARGEST_MODEL / 1e9:.0f} "
@@ -47,7 +47,7 @@ def require_possible(path: str, rows: int, width: int) -> None:
 
 
 def validate_positions(positions: int | None, path: str, train: TrainConfig) -> None:
-    """The model must reach as far as the training sequences."""
+    """Refuse a model whose longest sequence is shorter than the training sequences."""
     require(
         positions is None or positions >= train.context_length,
         f"{path}.max_position_embeddings {positions} is below train.context_length {train.context_length}",

@@ -10,28 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair
-from nanokimi.config.parsing import all_keys as all_keys
-from nanokimi.config.parsing import (
-    check_keys,
-    merged,
-    nearest,
-    plain,
-    with_content,
-    with_options,
-)
-from nanokimi.config.parsing import is_whole as is_whole
-from nanokimi.config.parsing import require_setting as require_setting
-from nanokimi.config.parsing import settings as settings
-from nanokimi.config.parsing import settings_help as settings_help
-from nanokimi.config.parsing import with_changes as with_changes
-from nanokimi.config.parsing import with_parsed as with_parsed
+from nanokimi.config.parsing import check_keys, merged, nearest, plain, with_content, with_options
 from nanokimi.config.rules import validate
 from nanokimi.config.schema import RunConfig
 from nanokimi.errors import UserError
 
 
 def presets() -> dict[str, list[Path]]:
-    """The files of every preset that ships with the package; a folder is one, and so is each of its files."""
+    """The files of every preset of the package. A folder of presets is one preset, and so is each of its files."""
     folder = Path(str(resources.files("nanokimi") / "presets"))
     found = {path.stem: [path] for path in folder.glob("*.yaml")}
     for path in sorted(folder.glob("*/*.yaml")):
@@ -41,12 +27,12 @@ def presets() -> dict[str, list[Path]]:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets, without the parts of those that consist of several files."""
+    """The names of the presets, without the single files of folders."""
     return sorted(name for name in presets() if "/" not in name)
 
 
 def find_configs(names: str) -> list[Path]:
-    """The files of presets' names and paths, with commas between them. Raises UserError naming the nearest preset."""
+    """The files for names of presets and paths, separated by commas. Raises UserError naming the nearest preset."""
     known, found = presets(), []
     # unlike Path.is_file, os.path.isfile raises no error where the name is too long for a file
     for name in [names] if os.path.isfile(names) else names.split(","):
@@ -59,15 +45,15 @@ def find_configs(names: str) -> list[Path]:
                 f"--config {name} is a folder: name a YAML file, for example {Path(name) / 'config.yaml'}"
             )
         else:
-            raise UserError(f"--config {name} is no file and no preset{nearest(name, preset_names())}")
+            raise UserError(f"--config {name} is neither a file nor a preset{nearest(name, preset_names())}")
     return found
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and check the result.
 
-    Several names have commas between them; what a later file says takes the place of what an earlier one does.
-    Raises UserError with one line that says what is wrong.
+    Several names are separated by commas, and later files override earlier ones. Raises UserError with one line that
+    says what is wrong.
     """
     content: dict[str, Any] = {}
     paths = find_configs(name)
@@ -77,14 +63,14 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     config = with_options(config, overrides)
     try:
         validate(config)
-        arm_configs(config)  # refuses arms that cannot be
+        arm_configs(config)  # refuses impossible arms
         return config
     except UserError as error:
         raise UserError(f"{error} (settings: {name})") from None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """What a file says, its keys known."""
+    """The content of a settings file. Raises UserError for unknown keys."""
     from nanokimi.config.safe_yaml import read_yaml
 
     content = read_yaml(path)
@@ -98,7 +84,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write a configuration that `load_config` reads back to the same values."""
+    """Write a configuration to a file from which `load_config` reads the same values."""
     import yaml
 
     from nanokimi.runtime.files import write_atomic

@@ -1,6 +1,6 @@
-"""The words of settings: typing them, naming mistakes in one line, reading and replacing them by dotted key.
+"""Settings by dotted key: converting them to their types, reporting mistakes in one line, reading and replacing them.
 
-jsonargparse does the typing and the dotted overrides; this file turns its complaints into one line that names the
+jsonargparse converts types and handles dotted overrides. This file turns its errors into one line that names the
 nearest valid key.
 """
 
@@ -39,7 +39,7 @@ def jsonargparse_parser() -> ArgumentParser:
 
 @cache
 def setting_parser(key: str) -> ArgumentParser:
-    """A parser of one setting: it takes a hundredth of the time of a parser of all 200."""
+    """A parser of one setting, which takes a hundredth of the time of a parser of all 200."""
     parser = jsonargparse_parser()
     parser.add_argument(f"--{key}", type=_type_of(key))
     return parser
@@ -59,31 +59,31 @@ def settings_help() -> str:
 
 
 def with_content(config: RunConfig, content: dict[str, Any], source: str = "") -> RunConfig:
-    """The configuration with the settings of a file, {group: {setting: value}}, in the place of its own.
+    """The configuration with its settings replaced by those of a file, {group: {setting: value}}.
 
-    Raises UserError, `source` in front, for a value of the wrong type; whether the values fit together is not checked.
+    Raises UserError, starting with `source`, for a value of the wrong type. It is not checked that values fit together.
     """
     for key, value in _leaves(content):
         before = _value_of(config, key)
         if isinstance(value, dict) and isinstance(before, dict):
             value = merged(before, value)
-        if repr(value) != repr(before):  # most of what a saved configuration says is what it would be anyway
+        if repr(value) != repr(before):  # skips most of a saved configuration, which has mostly defaults
             config = _with_typed(config, key, source, value=value)
     return config
 
 
 def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
-    """The configuration with some settings, by dotted key, replaced by what the command line reads in these words.
+    """The configuration with some settings replaced. `words` has their values by dotted key, as on the command line.
 
-    Raises UserError for a word of the wrong type; whether the values fit together is not checked.
+    Raises UserError for a value of the wrong type. It is not checked that values fit together.
     """
     return with_options(config, [f"--{key}={word}" for key, word in words.items()])
 
 
 def with_options(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """The configuration with settings replaced as a command line says, `--key value` or `--key=value`.
+    """The configuration with settings replaced by command-line options, `--key value` or `--key=value`.
 
-    Raises UserError for unknown options and for values of the wrong type; whether values fit together is not checked.
+    Raises UserError for unknown options and for values of the wrong type. It is not checked that values fit together.
     """
     for option in expand(arguments):
         key = option.partition("=")[0].removeprefix("--")
@@ -96,7 +96,7 @@ def with_options(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 def _with_typed(
     config: RunConfig, key: str, source: str = "", *, value: Any = None, options: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration with one setting as jsonargparse types a value, with options on top of it."""
+    """The configuration with one setting as jsonargparse converts a value, then overridden by options."""
     parser = setting_parser(key)
     nested = value
     for name in reversed(key.split(".")):
@@ -110,7 +110,7 @@ def _with_typed(
 
 
 def _refuse_null(key: str, value: Any) -> None:
-    """Raises UserError where a setting that needs a value, or one of a group, has none; jsonargparse lets them pass."""
+    """Raise UserError if a setting that needs a value, or one in its group, is null. jsonargparse allows it."""
     if is_dataclass(value):
         for field in fields(value):
             _refuse_null(f"{key}.{field.name}", getattr(value, field.name))
@@ -119,7 +119,7 @@ def _refuse_null(key: str, value: Any) -> None:
 
 
 def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting of a file with its dotted key; a table, and a group that may be null, is one setting."""
+    """Each setting of a file with its dotted key. A table is one setting, and so is a group that may be null."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if is_dataclass(_type_of(key)):
@@ -129,14 +129,14 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _leaf_of(key: str) -> str:
-    """The setting that a dotted key belongs to: itself, or the table or the group that may be null around it."""
+    """The setting that a dotted key belongs to: itself, or the table or nullable group that contains it."""
     parts = key.split(".")
     ends = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return next(end for end in ends if not is_dataclass(_type_of(end)))
 
 
 def _value_of(config: RunConfig, key: str) -> Any:
-    """The value of a setting as YAML holds it."""
+    """The value of a setting as YAML represents it."""
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
@@ -144,10 +144,10 @@ def _value_of(config: RunConfig, key: str) -> Any:
 
 
 def typed(parse: Callable[[], Any], source: str = "") -> Any:
-    """What jsonargparse makes of some values. Raises UserError with one line, `source` in front."""
+    """The result of a call of jsonargparse. Its errors become a UserError of one line, starting with `source`."""
     from jsonargparse import ArgumentError
 
-    # its YAML resolver raises half of Python's exceptions for values that only look like dates or numbers
+    # its YAML resolver raises many kinds of exception for values that only resemble dates or numbers
     refused = (
         ArgumentError,
         ArithmeticError,
@@ -164,7 +164,7 @@ def typed(parse: Callable[[], Any], source: str = "") -> Any:
 
 
 def merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings of two files: groups are merged, and where both say something the later one counts."""
+    """Settings of two files, group by group. Where both have a setting, that of the second file counts."""
     found = dict(before)
     if prefix == "train." and set(BUDGETS) & after.keys():  # as on the command line
         found = {key: value for key, value in before.items() if key not in BUDGETS}
@@ -175,7 +175,7 @@ def merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> d
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its dotted key, as JSON holds it."""
+    """Every setting by its dotted key, as JSON represents it."""
     flat: dict[str, Any] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -190,7 +190,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 
 def with_changes(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """The configuration with some settings, by dotted key, replaced; nothing is checked."""
+    """The configuration with some settings, by dotted key, replaced. Nothing is checked."""
     for key, value in changes.items():
         config = _replaced(config, key.split("."), value)
     return config
@@ -206,7 +206,7 @@ def _replaced(part: Any, path: list[str], value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists: YAML has no other sequence."""
+    """A value with its tuples as lists, because YAML has no tuples."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
@@ -225,7 +225,7 @@ def all_keys(cls: type = RunConfig, prefix: str = "") -> tuple[str, ...]:
 
 
 def require_setting(key: str, option: str) -> None:
-    """Raises UserError, `option` in front, unless the dotted key is that of a single setting."""
+    """Raise UserError, starting with `option`, unless the dotted key is that of a single setting."""
     if key not in all_keys():
         raise UserError(f"{option}: there is no setting '{key}'{nearest(key, all_keys())}")
     if is_dataclass(_type_of(key)):
@@ -241,7 +241,7 @@ def is_whole(key: str) -> bool:
 
 
 def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
-    """Refuse keys that are no settings. Raises UserError naming the nearest one."""
+    """Raise UserError, naming the nearest setting, for a key that is not a setting."""
     known = all_keys()
     for key, value in content.items():
         dotted = f"{prefix}{key}"
@@ -254,7 +254,7 @@ def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Short options spelled out; unknown options and missing values refused."""
+    """Options with short names spelled out. Raises UserError for unknown options and missing values."""
     known, result = all_keys(), []
     remaining = list(arguments)
     while remaining:
@@ -302,17 +302,17 @@ def _one_line(error: Exception) -> str:
     """jsonargparse's message as one line: the key, what it takes, what it was given."""
     text = " ".join(str(error).split())
     if type(error).__name__ != "ArgumentError":
-        return f"a value looks like a date or a number and is none ({type(error).__name__}: {text})"
+        return f"a value looks like a date or a number but is not one ({type(error).__name__}: {text})"
     key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
     given = re.search(r"(?:Got value|Given value): (.*)$", text)
     if key is None or given is None:
-        return text if " " in text else f"a value is of no kind that settings have ({text})"
+        return text if " " in text else f"a value is of a kind that no setting has ({text})"
     return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
 
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The declared types of a group: Python reads them from text, each time anew."""
+    """The declared types of a group, cached because Python parses them from text at each call."""
     return get_type_hints(cls)
 
 
@@ -327,7 +327,7 @@ def _type_of(key: str) -> Any:
 
 
 def _is_table(key: str) -> bool:
-    """Whether a setting holds names of somebody else's, which only their owner can check."""
+    """Whether a setting is a dictionary, such as the arguments of a user's class, whose keys are not checked here."""
     return get_origin(_type_of(key)) is dict
 
 

@@ -1,7 +1,7 @@
-"""What an arm does not inherit: settings that only a part reads which the arm replaces.
+"""Settings that an arm does not inherit, because only a part that it replaces reads them.
 
-A setting that nothing reads is an error. Without this, an arm that is made from one with experts and removes them would
-have to reset each of their settings. Settings that the arm itself names are not reset, so they are still refused.
+A setting without effect is an error. Without this module, an arm that removes the experts of the arm it is made from
+would have to reset each of their settings. Settings that the arm itself names are not reset, so they are still refused.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from nanokimi.config.parsing import plain
-from nanokimi.config.rules import OF_FOREIGN, OPTIMIZERS
+from nanokimi.config.rules import OF_THIRD_PARTY, OPTIMIZERS
 from nanokimi.config.schema import Family, VariantFamily
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
 
 
 def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{"model": {setting: default}, "optim": {...}} of the settings that nothing reads after `said` changes `arm`."""
+    """The defaults of settings that have no effect once `said` has changed `arm`: {"model": {...}, "optim": {...}}."""
     model, optim = said.get("model", {}), said.get("optim", {})
     forgotten = of_optimizer(arm.optim, optim)
     found: dict[str, dict[str, Any]] = {}
@@ -32,7 +32,7 @@ def defaults_of_replaced(arm: Family, said: dict[str, dict[str, Any]]) -> dict[s
 
 
 def of_parts(arm: VariantFamily, said: dict[str, Any]) -> set[str]:
-    """Settings of a variant's model whose part is replaced by one that does not read them."""
+    """Settings of a variant's model that the parts replacing its own do not read."""
     names: set[str] = set()
     for part, before in (("attention", arm.model.attention), ("experts", arm.model.experts)):
         chosen = str(said.get(part, before))
@@ -46,12 +46,12 @@ def of_parts(arm: VariantFamily, said: dict[str, Any]) -> set[str]:
 
 
 def of_optimizer(before: OptimConfig, said: dict[str, Any]) -> set[str]:
-    """Settings of an optimizer that the one which replaces it does not read."""
+    """Settings that an optimizer replacing another one does not read."""
     names: set[str] = set()
     name = str(said.get("name", before.name))
     if name != before.name:
-        read = OF_FOREIGN if ":" in name else OPTIMIZERS.get(name, ())
-        names |= {key for settings in (OF_FOREIGN, *OPTIMIZERS.values()) for key in settings} - set(read)
+        read = OF_THIRD_PARTY if ":" in name else OPTIMIZERS.get(name, ())
+        names |= {key for settings in (OF_THIRD_PARTY, *OPTIMIZERS.values()) for key in settings} - set(read)
     if said.get("schedule", "wsd") != "wsd":
         names.add("decay_fraction")
     return names

@@ -1,4 +1,4 @@
-"""What a configuration may hold, and the values chosen for the user: the one place where settings are checked."""
+"""The rules that settings must satisfy, and the values that are chosen for the user."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ LARGEST = {
     "threads": 1024,
     "workers": 1024,
 }
-"""What no run of this package needs more of; asking for more would only fill the memory, or never end."""
+"""The largest values that a run can need. Larger ones would only fill the memory or never end."""
 LARGEST_WIDTH = 1 << 20
-"""The same for every other size of a model."""
+"""The largest value of every other size of a model."""
 LARGEST_NUMBER = 10**30
-"""The same for everything else."""
+"""The largest value of every other whole number."""
 
 
 def _refuse_huge(group: object, path: str, largest: int) -> None:
-    """Refuse whole numbers that would only fill the memory; those of groups within are looked at as well."""
+    """Refuse whole numbers that would only fill the memory, also in nested groups."""
     for field in fields(group):  # type: ignore[arg-type]
         value, name = getattr(group, field.name), f"{path}{field.name}"
         if is_dataclass(value):
@@ -67,7 +67,7 @@ def _refuse_huge(group: object, path: str, largest: int) -> None:
 
 
 def validate(config: RunConfig) -> RunConfig:
-    """Return `config` if its values are possible and fit together; raise UserError naming the first that is not."""
+    """Return `config` if its values are possible and fit together. Raise UserError naming the first that is not."""
     _refuse_huge(config, "", LARGEST_NUMBER)
     require(0 <= config.seed < 2**63, f"seed is {config.seed}: it must be at least 0 and below 2^63")
     _validate_dataset(config.dataset)
@@ -98,8 +98,8 @@ def _validate_module(arm: ModuleFamily, trained: bool, train: TrainConfig) -> No
     validate_positions(model.max_position_embeddings, path, train)
     require(
         not arm.optim.clips,
-        f"module.optim.name is {arm.optim.name}: QK-Clip needs to know the heads of the attention, which it does not "
-        f"of your class; take {arm.optim.name.removesuffix('clip')}",
+        f"module.optim.name is {arm.optim.name}: QK-Clip needs to know the heads of the attention, and those of your "
+        f"class are unknown: use {arm.optim.name.removesuffix('clip')}",
     )
     kimi_only = ("router", "router_bias_update_speed", "split_heads")
     require_effect(arm.optim, "module.optim", kimi_only, "a class of yours")
@@ -140,13 +140,8 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
 
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
-    require_positive(
-        train,
-        "train",
-        counts
-        + ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
-        + BUDGETS,
-    )
+    others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
+    require_positive(train, "train", (*counts, *others, *BUDGETS))
     named = [name for name in BUDGETS if getattr(train, name) is not None]
     if len(named) != 1:
         found = " and ".join(named) or "none"
@@ -177,19 +172,16 @@ def _validate_sample(sample: SampleConfig) -> None:
 
 def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
     path = "nanokimi.model"
-    sizes = (
-        *(
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "q_lora_rank",
-            "kv_lora_rank",
-        ),
-        *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size"),
-        *("n_routed_experts", "num_experts_per_tok", "routed_scaling_factor"),
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    of_attention = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    of_feed_forward = (
+        "intermediate_size",
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts_per_tok",
     )
-    require_positive(model, path, (*sizes, "rms_norm_eps", "rope_theta", "initializer_range"))
+    others = ("routed_scaling_factor", "rms_norm_eps", "rope_theta", "initializer_range")
+    require_positive(model, path, (*sizes, *of_attention, *of_feed_forward, *others))
     require(
         model.qk_rope_head_dim % 2 == 0,
         f"{path}.qk_rope_head_dim is {model.qk_rope_head_dim}: rotation needs an even number",
@@ -221,7 +213,7 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
 def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
     path = "nanogpt.model"
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    require_positive(model, path, sizes + ("layer_norm_epsilon", "initializer_range"))
+    require_positive(model, path, (*sizes, "layer_norm_epsilon", "initializer_range"))
     heads = model.num_attention_heads
     require(
         model.hidden_size % heads == 0,
@@ -236,7 +228,7 @@ def _validate_gpt(model: GPTConfig, train: TrainConfig) -> None:
 OF_MUON = ("adamw_lr", "momentum", "nesterov", "ns_steps", "ns_dtype", "router", "eps")
 OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every", "shampoo_beta", "eps")
 OF_QK_CLIP = ("qk_clip_tau", "qk_clip_logits")
-OF_FOREIGN = ("momentum", "nesterov", "eps", "options")
+OF_THIRD_PARTY = ("momentum", "nesterov", "eps", "options")
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("eps",),
     "muon": (*OF_MUON, "split_heads"),
@@ -247,7 +239,7 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "shampooclip": (*OF_PRECONDITIONERS, "handover_steps", *OF_QK_CLIP),
     "soap": OF_PRECONDITIONERS,
 }
-"""Each optimizer of this package with the settings that it reads, beside those that all read."""
+"""Each of our own optimizers, with the settings that it reads in addition to those that all of them read."""
 LIBRARIES = ("torch", "pytorch-optimizer")
 
 
@@ -267,8 +259,8 @@ def _validate_optim(optim: OptimConfig, path: str) -> None:
             0 <= value < 1,
             f"{path}.betas, momentum and shampoo_beta must be at least 0 and below 1, not {value}",
         )
-    read = OF_FOREIGN if optim.foreign else OPTIMIZERS[optim.name]
-    settings = dict.fromkeys(name for names in (OF_FOREIGN, *OPTIMIZERS.values()) for name in names)
+    read = OF_THIRD_PARTY if optim.third_party else OPTIMIZERS[optim.name]
+    settings = dict.fromkeys(name for names in (OF_THIRD_PARTY, *OPTIMIZERS.values()) for name in names)
     require_effect(
         optim, path, tuple(key for key in settings if key not in read), f"{path}.name {optim.name}"
     )
@@ -295,9 +287,9 @@ def _validate_optimizer_name(name: str, path: str) -> None:
 def resolve(
     config: RunConfig, *, vocab_size: int, device: str, dtype: Literal["fp32", "bf16", "fp16"], threads: int
 ) -> RunConfig:
-    """Fill in what the text and the machine decide, so that the saved file repeats the run exactly.
+    """Fill in what depends on the text and the machine, so that the saved file repeats the run exactly.
 
-    What follows from other settings stays None: whoever changes those in a saved file gets what follows from them.
+    Values that follow from other settings stay None, so that they still follow if the saved file is edited.
     """
     train = replace(config.train, device=device, dtype=dtype, threads=threads)
     families = {
@@ -323,9 +315,9 @@ def _resolve_sizes(name: str, arm: Family, vocab_size: int, context_length: int)
 
 
 def is_resolved(config: RunConfig) -> bool:
-    """Whether `resolve` has been over this configuration.
+    """Whether this configuration has been through `resolve`.
 
-    Only the families that are trained count: a run saved before another one was invented is resolved all the same.
+    Only the families that are trained count, because files saved by earlier versions may lack newer families.
     """
     train = config.train
     named = {spec.get("from") for spec in config.arms.values()} & set(FAMILIES)
@@ -337,8 +329,8 @@ def is_resolved(config: RunConfig) -> bool:
 def routed_scaling(n_routed_experts: int, num_experts_per_tok: int) -> float:
     """The gate scale that gives K weighted experts the size of one dense layer (Moonlight, arXiv 2502.16982, fig. 6).
 
-    It is the mean of 1 / ||p||_2 over Gaussian router logits, p being the K largest sigmoids divided by their sum;
-    K2's own 2.827 is this number for 384 experts, 8 chosen. Rounded to three decimals.
+    It is the mean of 1 / ||p||_2 over Gaussian router logits, where p are the K largest sigmoids divided by their sum.
+    K2's own 2.827 is this number for 384 experts with 8 chosen. Rounded to three decimals.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which values a variant's settings may have, which settings fit together, and which would be ignored."""
+"""The rules for a variant's settings: possible values, combinations that fit, and settings that would be ignored."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nanokimi.config.variant_parts import ATTENTIONS, EXPERTS, check_heads, head
 
 
 def is_plugin(part: str) -> bool:
-    """Whether a name is that of a class in a file of the user's, FILE.py:NAME."""
+    """Whether a name is of the form FILE.py:NAME, a class in a file of the user's."""
     path, colon, name = part.rpartition(":")
     return bool(colon) and path.endswith(".py") and name.isidentifier()
 
 
 def plugins_of(arm: Family) -> list[str]:
-    """FILE.py:NAME of every class of the user's that an arm contains."""
+    """FILE.py:NAME of every class of the user's that an arm uses."""
     parts: list[str] = [arm.optim.name]
     if isinstance(arm, VariantFamily):
         parts += [arm.model.attention, arm.model.experts]
@@ -32,7 +32,7 @@ def plugins_of(arm: Family) -> list[str]:
 
 
 def validate_variant(arm: VariantFamily, train: TrainConfig) -> None:
-    """Raise UserError naming the first setting that is impossible, does not fit, or would be ignored."""
+    """Raise UserError naming the first setting that is impossible, does not fit or would be ignored."""
     model, path = arm.model, "variant.model"
     for name, known in (("attention", list(ATTENTIONS)), ("experts", list(EXPERTS))):
         part = getattr(model, name)
@@ -48,12 +48,17 @@ def validate_variant(arm: VariantFamily, train: TrainConfig) -> None:
 
 
 def _validate_sizes(model: VariantConfig, path: str, train: TrainConfig) -> None:
-    sizes: tuple[str, ...] = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    of_attentions = {name: getattr(model, name) for row in ATTENTIONS.values() for name in row.reads}
-    sizes += tuple(name for name, value in of_attentions.items() if not isinstance(value, bool))
-    sizes += ("intermediate_size", "moe_intermediate_size", "n_routed_experts", "num_experts_per_tok")
-    sizes += ("routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta", "initializer_range")
-    require_positive(model, path, sizes)
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    read = [name for row in ATTENTIONS.values() for name in row.reads]
+    of_attention = [name for name in read if not isinstance(getattr(model, name), bool)]
+    of_feed_forward = (
+        "intermediate_size",
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts_per_tok",
+    )
+    others = ("routed_scaling_factor", "capacity_factor", "norm_eps", "rope_theta", "initializer_range")
+    require_positive(model, path, (*sizes, *of_attention, *of_feed_forward, *others))
     for name in ("n_shared_experts", "first_k_dense_replace", "aux_loss_alpha"):
         value = getattr(model, name)
         require(is_finite(value) and value >= 0, f"{path}.{name} is {value}: it must be 0 or more")
@@ -86,7 +91,7 @@ def _refuse_ignored(model: VariantConfig, path: str) -> None:
 
 
 def _validate_optim(optim: OptimConfig, model: VariantConfig, path: str) -> None:
-    """Refuse the settings of routers and heads that the model does not have."""
+    """Refuse settings for routers and heads that the model does not have."""
     if model.experts == "none":
         require_effect(optim, path, ("router",), "variant.model.experts none")
     if not is_plugin(model.experts) and not EXPERTS[model.experts].router_bias:

@@ -1,8 +1,8 @@
-"""YAML of unknown origin: plain values only, each key once, and of a size and depth that settings can have.
+"""Untrusted YAML: only plain values, each key once, and no larger or deeper than settings can be.
 
-PyYAML's safe loader builds only plain values, but it raises many kinds of exception for what merely looks like a date
-or a number, recurses as deeply as the text does, and lets a few lines of anchors stand for billions of values.
-ruamel.yaml would be one more dependency and would spare only the check for repeated keys.
+PyYAML's safe loader builds only plain values, but it raises many kinds of exception for text that resembles a date or a
+number, recurses as deeply as the text is nested, and expands a few lines of anchors to billions of values. ruamel.yaml
+would be one more dependency, and would only replace the check for repeated keys.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nanokimi.errors import UserError
 MAX_BYTES = 100_000
 MAX_VALUES, MAX_DEPTH = 5000, 20
 MAX_BITS = 128
-MAX_OPEN_BRACKETS = 200  # also those within quotes
+MAX_OPEN_BRACKETS = 200  # counting those within quotes
 IN_PROGRESS = 0
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which looks through a document before it builds anything from it."""
+    """The safe loader, with a check of the document before anything is built from it."""
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
-    """How many values a node holds with its aliases expanded. Raises ValueError for more than settings need."""
+    """The number of values in a node with its aliases expanded. Raises ValueError if settings cannot need so many."""
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     if id(node) not in seen:
@@ -45,9 +45,9 @@ def _count(node: yaml.Node, seen: dict[int, int], depth: int) -> int:
             parts = node.value if isinstance(node, yaml.SequenceNode) else []
         seen[id(node)] = 1 + sum(_count(part, seen, depth + 1) for part in parts)
     elif seen[id(node)] == IN_PROGRESS:
-        raise ValueError("a list or mapping holds itself")
+        raise ValueError("a list or mapping contains itself")
     if seen[id(node)] > MAX_VALUES:
-        raise ValueError(f"it stands for more than {MAX_VALUES} values")
+        raise ValueError(f"it expands to more than {MAX_VALUES} values")
     return seen[id(node)]
 
 
@@ -58,15 +58,15 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
         if isinstance(key, yaml.ScalarNode):
             if key.value in names:
                 raise ValueError(
-                    f"'{key.value}' stands twice, the second time in line {key.start_mark.line + 1}"
+                    f"'{key.value}' occurs twice, the second time in line {key.start_mark.line + 1}"
                 )
             names.add(key.value)
 
 
 def _refuse_huge_numbers(value: Any) -> None:
-    """Refuse integers too long to print; containers that hold themselves have been refused before."""
+    """Refuse integers too long to print. Containers that contain themselves have already been refused."""
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise ValueError("it holds a number of more than 38 digits")
+        raise ValueError("it contains a number of more than 38 digits")
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_huge_numbers(key)
@@ -77,7 +77,7 @@ def _refuse_huge_numbers(value: Any) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text` as plain values. Raises ValueError that says what is wrong with it."""
+    """The only document in `text` as plain values. Raises ValueError saying what is wrong with it."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} characters")
     depth = accumulate((c in "[{") - (c in "]}") for c in text)
@@ -98,7 +98,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError if it cannot be read, or is not a settings file."""
+    """The content of a YAML file. Raises UserError if it cannot be read or is not valid."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -2,9 +2,9 @@
 
 A configuration describes the model families (NanoKimi, NanoGPT, a variant composed at will, a class of the user's), the
 arms that are made of them, and everything that arms share: the text, the batches, the budget. An arm is a name, a model
-and an optimizer with its schedule; `compare` trains them all, `train` one. `arms` turns each into a configuration.
-Words are those of Hugging Face's DeepSeek-V3 and Llama configurations, for all models. `None` means "off" or, where
-the text says so, "chosen for you"; `rules.resolve` replaces the chosen ones by values, so that the file saved with a
+and an optimizer with its schedule. `compare` trains all arms, `train` one. `arms` turns each into a configuration.
+The names are those of Hugging Face's DeepSeek-V3 and Llama configurations, for all models. `None` means "off" or, where
+the text says so, "chosen for you". `rules.resolve` replaces the chosen ones by values, so that the file saved with a
 run repeats it.
 """
 
@@ -173,18 +173,18 @@ class ModuleConfig:
 
     @property
     def num_hidden_layers(self) -> int:
-        """None that anybody outside can see: no caches, no attention logits."""
+        """0, because the layers of a user's class are unknown, so it has no cache and gives no attention logits."""
         return 0
 
     @property
     def num_attention_heads(self) -> int:
-        """None that anybody outside can see: matrices are taken whole."""
+        """1, because the heads of a user's class are unknown, so its matrices are not split."""
         return 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What both arms share: batches, budget, precision, machine, and how often to look."""
+    """What all arms share: batches, budget, precision, machine, and how often to evaluate and save."""
 
     context_length: int = 64
     """Tokens per training sequence, and per validation window (T)."""
@@ -211,9 +211,9 @@ class TrainConfig:
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     compile: bool = False
-    """Put forward and backward of the training step through torch.compile: up to a minute before the first step (not
-    counted as training), then faster steps; not for NanoKimi in bf16 on a CPU, whose own kernels in C are as fast. On a
-    CPU it needs a C++ compiler."""
+    """Compile the training step's forward and backward passes with torch.compile. That takes up to a minute before the
+    first step (not counted as training) and makes steps faster, except for NanoKimi in bf16 on a CPU, whose own kernels
+    in C are as fast. On a CPU it needs a C++ compiler."""
     eval_every: int = 250
     """Steps between validations (and after the last)."""
     eval_batch_size: int | None = None
@@ -228,11 +228,11 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept, beside the one with the best validation loss."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    """A loss or gradient that is not finite: stop with everything saved; leave the update out; or go back to the
-    weights of the newest checkpoint and on with the next batch. Counted and reported. Short option: --on-nonfinite."""
+    """What to do after a loss or gradient that is not finite: stop with everything saved; skip the update; or go back
+    to the newest checkpoint's weights and on to the next batch. Counted and reported. Short option: --on-nonfinite."""
     memory_limit_gb: float | None = None
-    """CPU under Linux: memory this process may take, in 10^9 bytes, code loaded meanwhile not counted; beyond it the
-    micro-batch is halved. None: no limit."""
+    """On a CPU under Linux: memory that this process may use, in 10^9 bytes, without code that it loads later. Beyond
+    it, the micro-batch is halved. None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,11 +279,11 @@ class CompareConfig:
     """Seeds that every arm is trained with, counted up from `seed` (short option: --seeds). A winner is named only
     with two or more."""
     match: Literal["none", "active_params", "total_params", "flops", "tokens", "seconds"] = "none"
-    """What all arms must agree in (short option: --match): each gets the first one's size (active_params,
-    total_params), or the dearer ones fewer steps, their schedules decayed to their end (flops, seconds; tokens: the
-    same steps)."""
+    """What all arms must have in common (short option: --match): each gets the first one's size (active_params,
+    total_params), or the more expensive ones take fewer steps, over which their whole schedule runs (flops, seconds;
+    tokens: the same steps)."""
     turn_steps: int = 10
-    """Steps one run takes before the next one's turn."""
+    """Steps that one run takes before it is the next one's turn."""
     spread: SpreadConfig | None = None
     """How much runs of a preset differ; None: not measured."""
     search: str | None = None
@@ -359,7 +359,7 @@ class RunConfig:
     nanogpt: GPTFamily = field(default_factory=GPTFamily)
     """The NanoGPT family."""
     variant: VariantFamily = field(default_factory=VariantFamily)
-    """The family composed at will."""
+    """The family of variants, composed of parts."""
     module: ModuleFamily = field(default_factory=ModuleFamily)
     """The family of a class of yours."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -397,4 +397,4 @@ FREE_WHEN_RESUMED = {
     "dataset.cache",
     "dataset.workers",
 }
-"""May differ when a run is resumed: they change no number that it has computed, nor any while all goes well."""
+"""Settings that may differ when a run is resumed, because they do not affect the numbers of a run without failures."""

@@ -1,4 +1,4 @@
-"""The settings of an optimizer; the other ones are in `schema`."""
+"""The settings of an optimizer. All other settings are in `schema`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class OptimConfig:
     momentum: float = 0.95
     """Muon's momentum, and that of a library's optimizer that has one."""
     nesterov: bool = True
-    """The same: look one step ahead along the momentum."""
+    """Look one step ahead along the momentum. For the same optimizers as momentum."""
     ns_steps: int = 5
     """Muon: Newton-Schulz iterations."""
     ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Muon: dtype of the Newton-Schulz iteration; auto: the faster one on this device for the matrix's size."""
     router: Literal["muon", "adamw"] = "muon"
-    """Which optimizer updates the router's matrix: the hidden matrices' (muon, or whatever `name` says), or AdamW."""
+    """Which optimizer updates the router's matrix: adamw, or muon for the optimizer of the hidden matrices."""
     split_heads: bool = False
-    """Each head's rows of MLA's last projections, of mha's queries, keys and values, are a matrix of their own."""
+    """Whether each head's rows, in MLA's last projections or mha's queries, keys and values, are a separate matrix."""
     qk_clip_tau: float = 100.0
-    """muonclip, shampooclip: largest attention logit a head may have seen before its weights are scaled down."""
+    """muonclip, shampooclip: the weights of a head whose largest attention logit is above this are scaled down."""
     qk_clip_logits: Literal["exact", "rms"] = "exact"
     """Where that logit comes from: exact, the step's own logits; rms, an estimate from the weights alone."""
     precondition_every: int = 10
@@ -69,6 +69,6 @@ class OptimConfig:
         return self.name in ("muonclip", "shampooclip")
 
     @property
-    def foreign(self) -> bool:
-        """Whether the optimizer is somebody else's: a library's class, or a plugged one."""
+    def third_party(self) -> bool:
+        """Whether the optimizer is a class of a library or of the user's own file."""
         return ":" in self.name

@@ -1,4 +1,4 @@
-"""THE PARTS of a variant by name, as far as settings alone tell: what each reads, requires and costs.
+"""THE PARTS of a variant by name: the settings that each one reads and requires, and what it costs.
 
 To add an attention or an expert layer, write its module, its row here, and its row in ATTENTIONS of
 model/variants/variant.py or in EXPERTS of model/variants/experts.py (docs/experiments.md has the recipe).
@@ -17,7 +17,7 @@ from nanokimi.config.schema import KimiConfig
 from nanokimi.config.schema_variant import VariantConfig
 
 POOLING_CHUNK = 32
-"""Positions that latent attention pools at a time, by a product whose work grows with their number."""
+"""Positions that latent attention pools at a time. The work for each position grows with this number."""
 
 
 class PartCost(NamedTuple):
@@ -27,33 +27,33 @@ class PartCost(NamedTuple):
     active: int  # of these, matrix parameters that multiply one token
     flops: float = 0.0  # forward per token, in addition to 2 for each active parameter
     cache_per_token: int = 0  # numbers cached for each token of the context
-    cache_fixed: int = 0  # numbers cached whatever the length of the context
+    cache_fixed: int = 0  # numbers cached in addition, for a context of any length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """What the settings alone say of an attention."""
+    """What can be said of an attention without building it."""
 
     reads: tuple[str, ...]
-    """The settings it reads that some other attention does not; any other such setting is refused."""
+    """The settings that this attention reads and some other does not. Those that only others read are refused."""
     check: Callable[[VariantConfig, str], None]
-    """Called with the model's settings and their path; raises UserError if they do not fit."""
+    """Called with the model's settings and their path. Raises UserError if they do not fit."""
     rotary_width: Callable[[VariantConfig], int]
     """Dimensions of a head that RoPE rotates."""
     cost: Callable[[VariantConfig, int, bool], PartCost]
     """Called with the settings, the context length, and whether only visible keys count."""
     clip_width: Callable[[VariantConfig], int]
-    """Columns of the queries if QK-Clip has to compute the logits again; 0 if the forward pass returns them."""
+    """Columns of the queries if QK-Clip must compute the logits again, 0 if the forward pass returns them."""
     split_heads: bool = False
     """Whether Muon can treat the queries and keys of each head as a matrix of their own (optim.split_heads)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """What the settings alone say of a mixture of experts."""
+    """What can be said of a mixture of experts without building it."""
 
     reads: tuple[str, ...]
-    """The settings it reads that some other choice does not."""
+    """The settings that this mixture reads and some other does not."""
     check: Callable[[VariantConfig, str], None]
     """As for an attention."""
     used: Callable[[VariantConfig], float]
@@ -73,7 +73,7 @@ def has_qkv_bias(model: VariantConfig) -> bool:
 
 
 def key_value_heads(model: VariantConfig) -> int:
-    """Heads of keys and values: fewer than of queries if the attention reads num_key_value_heads (gqa)."""
+    """Heads of keys and values. Fewer than of queries only if the attention reads num_key_value_heads."""
     attention = ATTENTIONS.get(model.attention)
     if attention is None or "num_key_value_heads" not in attention.reads:
         return model.num_attention_heads
@@ -110,7 +110,7 @@ def check_groups(model: VariantConfig, path: str) -> None:
 
 
 def check_mla(model: VariantConfig, path: str) -> None:
-    """The key that all heads share has rotary positions, in pairs."""
+    """MLA needs RoPE for the key that all heads share, and RoPE needs pairs."""
     require(
         model.positions == "rope",
         f"{path}.attention mla needs {path}.positions rope: its shared key is rotary",
@@ -122,7 +122,7 @@ def check_mla(model: VariantConfig, path: str) -> None:
 
 
 def check_latent(model: VariantConfig, path: str) -> None:
-    """Learned queries have no position that RoPE could rotate them by."""
+    """Refuse RoPE, because learned queries have no position."""
     require(
         model.positions != "rope",
         f"{path}.positions rope does not fit {path}.attention latent: its learned queries have no position",
@@ -131,7 +131,7 @@ def check_latent(model: VariantConfig, path: str) -> None:
 
 
 def visible_keys(context_length: int, causal: bool) -> float:
-    """Keys that a query sees, on average over the positions; all of them if not `causal`."""
+    """Keys that a query sees, averaged over the positions, or all of them if not `causal`."""
     return (context_length + 1) / 2 if causal else context_length
 
 
@@ -163,7 +163,7 @@ def mla_cost(c: VariantConfig | KimiConfig, context_length: int, causal: bool) -
 
 
 def latent_cost(c: VariantConfig, context_length: int, causal: bool) -> PartCost:
-    """Attention to pooled vectors; within a chunk, the positions are weighted anew at each position."""
+    """Attention to pooled vectors. Within a chunk, each position weights the chunk's earlier positions again."""
     heads, latents = c.num_attention_heads, c.num_latents
     own = heads * head_width(c)
     active, biases = projections(c, own, own)
@@ -237,8 +237,11 @@ ATTENTIONS: dict[str, Attention] = {
 }
 
 OF_EXPERTS = (
-    *("moe_intermediate_size", "n_routed_experts", "n_shared_experts"),
-    *("first_k_dense_replace", "routed_scaling_factor"),
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "first_k_dense_replace",
+    "routed_scaling_factor",
 )
 OF_CHOICE = ("num_experts_per_tok", "norm_topk_prob", "aux_loss_alpha")
 EXPERTS: dict[str, Experts] = {
@@ -260,9 +263,9 @@ EXPERTS: dict[str, Experts] = {
 
 
 def ignored_by(part: str, chosen: str) -> tuple[str, ...]:
-    """The settings that other choices of a part ("attention" or "experts") read, and this one does not.
+    """The settings that only other choices of a part ("attention" or "experts") read.
 
-    A class of the user's may read any setting.
+    A class of the user's may read any setting, so none is ignored.
     """
     table: dict[str, Attention] | dict[str, Experts] = ATTENTIONS if part == "attention" else EXPERTS
     if chosen not in table:

@@ -13,7 +13,14 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from nanokimi.kernels.structs import KERNELS, pointers, require_memory, struct
-from nanokimi.model.attention import Angles, HeadSizes, latent_attention
+from nanokimi.model.attention import (
+    Angles,
+    HeadSizes,
+    keys_and_values,
+    latent_attention,
+    rotated_queries,
+)
+from nanokimi.model.layers import rotate
 from nanokimi.model.sdpa import attend
 from nanokimi.runtime.c_compiler import native_library
 
@@ -71,7 +78,10 @@ def eager_latent_attention(
     want_max_logits: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`attention.latent_attention` with `eager_attend`, which torch.compile can trace."""
-    return latent_attention(q, kv, k_rope_BTR, angles, sizes, scale, want_max_logits, eager_attend)
+    q_BHTX = rotated_queries(q, angles, sizes)
+    k_BHTX, v_BHTV = keys_and_values(kv, rotate(k_rope_BTR, *angles), sizes)
+    out_BHTV, max_logits_H = eager_attend(q_BHTX, k_BHTX, v_BHTV, scale, want_max_logits=want_max_logits)
+    return out_BHTV.transpose(1, 2).flatten(-2), max_logits_H
 
 
 def fused_latent_attention(

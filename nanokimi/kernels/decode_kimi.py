@@ -75,12 +75,12 @@ class AbsorbedAttention:
         c_CD, k_rope_RD = (a.kv_a_proj_with_mqa.weight * gain_D).split([C, R])
         queries = [q_latent_HCQ.flatten(0, 1), q_HXQ[:, N:].flatten(0, 1)]
         self.q_low: tuple[torch.Tensor, torch.Tensor] | None = None
-        if hasattr(a, "q_proj"):
-            self.in_XD = torch.cat([queries[0] * gain_D, queries[1] * gain_D, k_rope_RD, c_CD])
-        else:  # the queries come from a normed low-rank vector of their own
+        if a.has_query_latent:
             gain_Q = a.q_a_layernorm.weight
             self.q_low = (a.q_a_proj.weight * gain_D, torch.cat(queries) * gain_Q)
             self.in_XD = torch.cat([k_rope_RD, c_CD])
+        else:
+            self.in_XD = torch.cat([queries[0] * gain_D, queries[1] * gain_D, k_rope_RD, c_CD])
         self.latent_gain_C, self.latent_eps = a.kv_a_layernorm.weight, a.kv_a_layernorm.eps
         o_DHV = a.o_proj.weight.view(-1, H, a.value_dim)
         self.out_DX = torch.einsum("dhv,hvc->dhc", o_DHV, v_up_HVC).flatten(1).contiguous()
@@ -94,9 +94,8 @@ class AbsorbedAttention:
         q_latent, rotary, c_C = projected.split(self.sizes)
         # Cloned, because complex numbers must start at an even offset.
         pairs = torch.view_as_complex(rotary.clone().view(self.heads + 1, -1, 2))
-        rotated_HR = torch.view_as_real(pairs * rotation_R).flatten(
-            1
-        )  # every head's query, then the shared key
+        # every head's query, then the shared key
+        rotated_HR = torch.view_as_real(pairs * rotation_R).flatten(1)
         q_HL = torch.cat([q_latent.view(self.heads, -1), rotated_HR[:-1]], dim=1)
         latent_L = torch.cat(
             [F.rms_norm(c_C, c_C.shape, self.latent_gain_C, self.latent_eps), rotated_HR[-1]]

@@ -99,7 +99,13 @@ class BlockPlan(NamedTuple):
     def of(cls, chosen_MK: torch.Tensor, counts_E: torch.Tensor, fixed: bool = False) -> BlockPlan:
         """The plan for a choice of experts and the number of times each was chosen.
 
-        With `fixed` there are always as many blocks as there may be, so that no size depends on the choice.
+        For example, let blocks have 2 rows, and let tokens 0, 1 and 2 choose experts 1, 0 and 1. Expert 0 owns block 0,
+        which holds token 1 and a row of padding, and expert 1 owns block 1, which holds tokens 0 and 2:
+
+            row_MK = [[2], [0], [3]]    token_R = [1, 0, 0, 2]    owner_L = [0, 1]
+
+        Blocks of padding alone may follow. With `fixed` there are always as many blocks as any choice could need, so
+        that no size depends on the choice.
         """
         (M, K), E = chosen_MK.shape, len(counts_E)
         rows = block_rows(M * K, E)

@@ -28,43 +28,43 @@ LARGEST = 1 << 19
 Stack = struct("count rows columns nesterov", "decay step keep", "weight momentum grad")
 
 
-def fast_matrix_step(
-    members: Sequence[Member],
-    buffers: Sequence[torch.Tensor],
-    scales: Sequence[float],
-    steps: int,
-    dtype: torch.dtype | None,
-) -> None:
-    """`muon.matrix_step`, in C where possible, else in batches. With None, each size has its fastest dtype."""
-    in_c = [takes_native_step(p, dtype or fastest_dtype(matrices_of(p, group))) for p, group in members]
-
-    def those(takes: bool) -> tuple[list[Member], list[torch.Tensor], list[float]]:
-        places = [i for i, is_in_c in enumerate(in_c) if is_in_c is takes]
-        return [members[i] for i in places], [buffers[i] for i in places], [scales[i] for i in places]
-
-    if any(in_c) and native_muon_step(*those(True), steps):
-        members, buffers, scales = those(False)
-    batched_matrix_step(members, buffers, scales, steps, dtype)
+def fast_matrix_step(members: Sequence[Member], steps: int, dtype: torch.dtype | None) -> None:
+    """`muon.matrix_step` by the faster of the two functions below that this machine has."""
+    step = native_matrix_step if has_native_step() else batched_matrix_step
+    step(members, steps, dtype)
 
 
-def batched_matrix_step(
-    members: Sequence[Member],
-    buffers: Sequence[torch.Tensor],
-    scales: Sequence[float],
-    steps: int,
-    dtype: torch.dtype | None,
-) -> None:
-    """`muon.matrix_step` with one call for the parameters of a group, or for the matrices of a size."""
+def native_matrix_step(members: Sequence[Member], steps: int, dtype: torch.dtype | None) -> None:
+    """`muon.matrix_step` in C, and in batches for parameters that C does not take. For machines with a native step.
+
+    With None, each size has its fastest dtype.
+    """
+    in_c: list[Member] = []
+    in_batches: list[Member] = []
+    for member in members:
+        chosen = dtype or fastest_dtype(matrices_of(member.parameter, member.group))
+        takes = takes_native_step(member.parameter, chosen)
+        (in_c if takes else in_batches).append(member)
+    if in_c:
+        native_muon_step(in_c, steps)
+    batched_matrix_step(in_batches, steps, dtype)
+
+
+def batched_matrix_step(members: Sequence[Member], steps: int, dtype: torch.dtype | None) -> None:
+    """`muon.matrix_step` with one call for the parameters of a group, or for the matrices of a size.
+
+    With None, each size has its fastest dtype.
+    """
     directions: list[torch.Tensor] = []
-    for _, same in groupby(zip(members, buffers, strict=True), key=lambda one: id(one[0][1])):
+    for _, same in groupby(members, key=lambda member: id(member.group)):
         its = list(same)
-        params, group = [p for (p, _), _ in its], its[0][0][1]
-        averages, grads = [buffer for _, buffer in its], [p.grad for p in params if p.grad is not None]
-        directions += muon_directions(grads, averages, group["momentum"], group["nesterov"])
+        params, group = [member.parameter for member in its], its[0].group
+        grads, buffers = [p.grad for p in params if p.grad is not None], [m.momentum_buffer for m in its]
+        directions += muon_directions(grads, buffers, group["momentum"], group["nesterov"])
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-    updates = orthogonalised(directions, [group["blocks"] for _, group in members], steps, dtype)
-    for (p, group), update, scale in zip(members, updates, scales, strict=True):
-        p.add_(update, alpha=-group["lr"] * scale)
+    updates = orthogonalised(directions, [member.group["blocks"] for member in members], steps, dtype)
+    for member, update in zip(members, updates, strict=True):
+        member.parameter.add_(update, alpha=-member.group["lr"] * member.scale)
 
 
 def muon_directions(
@@ -130,23 +130,13 @@ def takes_native_step(p: torch.Tensor, dtype: torch.dtype) -> bool:
     )
 
 
-def native_muon_step(
-    members: list[Member], buffers: list[torch.Tensor], scales: list[float], steps: int
-) -> bool:
-    """One step of Muon in C on parameters for which `takes_native_step` is true; False if there is no C here.
-
-    Args:
-        members: the parameters, each with its group.
-        buffers: the running average of each parameter's gradient, updated in place.
-        scales: the factor of each parameter's orthogonal matrices, which gives them AdamW's update size.
-        steps: iterations of Newton-Schulz.
-    """
-    library = muon_library() if cpu_has_fast_bf16() else None
-    if library is None:
-        return False
+def native_muon_step(members: Sequence[Member], steps: int) -> None:
+    """One step of Muon in C on parameters for which `takes_native_step` is true, with `steps` of Newton-Schulz."""
+    library = muon_library()
+    assert library is not None, "has_native_step() is true"
     stacks, grads = (Stack * len(members))(), []
-    for index, ((p, group), buffer, scale) in enumerate(zip(members, buffers, scales, strict=True)):
-        assert p.grad is not None and buffer.is_contiguous()
+    for index, (p, group, momentum_buffer, scale) in enumerate(members):
+        assert p.grad is not None and momentum_buffer.is_contiguous()
         grads.append(p.grad.contiguous())
         rows, columns, lr = p.shape[-2] // group["blocks"], p.shape[-1], group["lr"]
         stacks[index] = Stack(
@@ -158,12 +148,17 @@ def native_muon_step(
             step=lr * scale,
             keep=1 - lr * group["weight_decay"],
             weight=p.data_ptr(),
-            momentum=buffer.data_ptr(),
+            momentum=momentum_buffer.data_ptr(),
             grad=grads[-1].data_ptr(),
         )
     require_memory(library.muon_step(stacks, len(members), steps, torch.get_num_threads()))
-    torch.autograd.graph.increment_version([p for p, _ in members])  # as torch's in-place operations do
-    return True
+    # as torch's in-place operations do
+    torch.autograd.graph.increment_version([member.parameter for member in members])
+
+
+def has_native_step() -> bool:
+    """Whether this machine can take the step in C: its processor multiplies in bf16, and there is a C compiler."""
+    return cpu_has_fast_bf16() and muon_library() is not None
 
 
 def muon_library() -> ctypes.CDLL | None:
@@ -179,5 +174,3 @@ class Muon(reference.Muon):
 
 class MuonClip(Clipping, Muon):
     """`nanokimi.optim.qk_clip.MuonClip` with the fast step, and with its arguments and errors."""
-
-    matrix_step = staticmethod(fast_matrix_step)

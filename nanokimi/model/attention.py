@@ -7,7 +7,6 @@ part without position (N dimensions, from the latent) and a rotary part (R dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,7 +37,6 @@ def latent_attention(
     sizes: HeadSizes,
     scale: float,
     want_max_logits: bool,
-    attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = attend,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The core of MLA: rotate, then attend.
 
@@ -51,33 +49,29 @@ def latent_attention(
     Returns:
         The heads' outputs (B, T, H * V) and, if wanted, each head's largest scaled logit of a visible key (H,).
     """
-    q_BTHX, k_rope_BTR = rotated_queries(q, angles, sizes), rotate(k_rope_BTR, *angles)
-    return attend_expanded(q_BTHX, kv, k_rope_BTR, sizes, scale, want_max_logits, attend)
+    q_BHTX = rotated_queries(q, angles, sizes)
+    k_BHTX, v_BHTV = keys_and_values(kv, rotate(k_rope_BTR, *angles), sizes)
+    out_BHTV, max_logits_H = attend(q_BHTX, k_BHTX, v_BHTV, scale, want_max_logits=want_max_logits)
+    return out_BHTV.transpose(1, 2).flatten(-2), max_logits_H
 
 
 def rotated_queries(q: torch.Tensor, angles: Angles, sizes: HeadSizes) -> torch.Tensor:
-    """Split queries (B, T, H * (N + R)) into heads (B, T, H, N + R) and rotate the last R dimensions."""
+    """Split queries (B, T, H * (N + R)) into heads (B, H, T, N + R) and rotate the last R dimensions."""
     q_nope_BTHN, q_rope_BTHR = q.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.rope], dim=-1)
-    return torch.cat((q_nope_BTHN, rotate(q_rope_BTHR, *angles)), dim=-1)
+    return torch.cat((q_nope_BTHN, rotate(q_rope_BTHR, *angles)), dim=-1).transpose(1, 2)
 
 
-def attend_expanded(
-    q_BTHX: torch.Tensor,
-    kv: torch.Tensor,
-    k_rope_BSR: torch.Tensor,
-    sizes: HeadSizes,
-    scale: float,
-    want_max_logits: bool,
-    attend: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = attend,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend with rotated queries to expanded keys; each head's key is its own part and the shared rotary part."""
+def keys_and_values(
+    kv: torch.Tensor, k_rope_BSR: torch.Tensor, sizes: HeadSizes
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split (B, S, H * (N + V)) into keys (B, H, S, N + R) and values (B, H, S, V).
+
+    Each head's key is its own part and the rotary part that all heads share, which is already rotated.
+    """
     k_nope_BSHN, v_BSHV = kv.unflatten(-1, (sizes.heads, -1)).split([sizes.nope, sizes.value], dim=-1)
     k_rope_BSHR = k_rope_BSR.unsqueeze(2).expand(-1, -1, sizes.heads, -1)
-    k_BHSX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1).transpose(1, 2)
-    out_BHTV, max_logits_H = attend(
-        q_BTHX.transpose(1, 2), k_BHSX, v_BSHV.transpose(1, 2), scale, want_max_logits=want_max_logits
-    )
-    return out_BHTV.transpose(1, 2).flatten(-2), max_logits_H
+    k_BSHX = torch.cat((k_nope_BSHN, k_rope_BSHR), dim=-1)
+    return k_BSHX.transpose(1, 2), v_BSHV.transpose(1, 2)
 
 
 class MultiHeadLatentAttention(nn.Module):
@@ -86,6 +80,8 @@ class MultiHeadLatentAttention(nn.Module):
     core = staticmethod(latent_attention)
     """`kernels` may replace it by a faster function with the same arguments."""
     uses_cache = True
+    projections = "latent"
+    """How `optim.rms_logits` finds the queries and keys."""
 
     def __init__(self, config: KimiConfig) -> None:
         super().__init__()
@@ -95,6 +91,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
         qk_dim = self.nope_dim + self.rope_dim
         hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.has_query_latent = config.q_lora_rank is not None
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, self.num_heads * qk_dim, bias=False)
         else:
@@ -115,7 +112,7 @@ class MultiHeadLatentAttention(nn.Module):
     @property
     def q_up_proj(self) -> nn.Linear:
         """The last query projection. Each head has N rows without position, then R rotary rows."""
-        return self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
+        return self.q_b_proj if self.has_query_latent else self.q_proj
 
     def forward(
         self,
@@ -125,31 +122,36 @@ class MultiHeadLatentAttention(nn.Module):
         want_max_logits: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output (B, T, D) and, if wanted, each head's largest scaled logit of a visible key (H,)."""
-        q_low = x_BTD if hasattr(self, "q_proj") else self.q_a_layernorm(self.q_a_proj(x_BTD))
-        q = self.q_up_proj(q_low)
+        q = self.q_up_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)) if self.has_query_latent else x_BTD)
         c_BTC, k_rope_BTR = self.kv_a_proj_with_mqa(x_BTD).split([self.latent_dim, self.rope_dim], dim=-1)
         c_BTC = self.kv_a_layernorm(c_BTC)
         if cache is None:
             kv = self.kv_b_proj(c_BTC)
             out, max_logits_H = self.core(q, kv, k_rope_BTR, angles, self.sizes, self.scale, want_max_logits)
-            return self.o_proj(out), max_logits_H
-
-        q_BTHX = rotated_queries(q, angles, self.sizes)
-        # The point of MLA: only C + R numbers per token are cached.
-        (latents_BSL,) = cache.append(torch.cat((c_BTC, rotate(k_rope_BTR, *angles)), dim=-1))
-        if x_BTD.shape[1] == 1 and not want_max_logits:
-            return self._decode(q_BTHX, latents_BSL), None
-        c_BSC, k_rope_BSR = latents_BSL.split([self.latent_dim, self.rope_dim], dim=-1)
-        kv = self.kv_b_proj(c_BSC)
-        out, max_logits_H = attend_expanded(q_BTHX, kv, k_rope_BSR, self.sizes, self.scale, want_max_logits)
+        else:
+            # The point of MLA: only C + R numbers per token are cached.
+            (latents_BSL,) = cache.append(torch.cat((c_BTC, rotate(k_rope_BTR, *angles)), dim=-1))
+            q_BHTX = rotated_queries(q, angles, self.sizes)
+            out, max_logits_H = self._attend_to_cache(q_BHTX, latents_BSL, want_max_logits)
         return self.o_proj(out), max_logits_H
 
-    def _decode(
-        self,
-        q_B1HX: torch.Tensor,
-        latents_BSL: torch.Tensor,
-    ) -> torch.Tensor:
-        """Attend from one new token without expanding the cache, with absorbed weights; L = C + R.
+    def _attend_to_cache(
+        self, q_BHTX: torch.Tensor, latents_BSL: torch.Tensor, want_max_logits: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The heads' outputs (B, T, H * V) and, if wanted, the largest logits; L = C + R, latent and rotated key.
+
+        `core` is for training: its keys are those of the queries' own tokens, and it rotates both. Here the keys are
+        rotated already, and there may be more of them than queries.
+        """
+        if q_BHTX.shape[2] == 1 and not want_max_logits:
+            return self._attend_absorbed(q_BHTX, latents_BSL), None
+        c_BSC, k_rope_BSR = latents_BSL.split([self.latent_dim, self.rope_dim], dim=-1)
+        k_BHSX, v_BHSV = keys_and_values(self.kv_b_proj(c_BSC), k_rope_BSR, self.sizes)
+        out_BHTV, max_logits_H = attend(q_BHTX, k_BHSX, v_BHSV, self.scale, want_max_logits=want_max_logits)
+        return out_BHTV.transpose(1, 2).flatten(-2), max_logits_H
+
+    def _attend_absorbed(self, q_BH1X: torch.Tensor, latents_BSL: torch.Tensor) -> torch.Tensor:
+        """Attend from one new token without expanding the cache, with absorbed weights, (B, 1, H * V).
 
         q . (U_k c) = (U_k^T q) . c, and the values are likewise expanded after the weighted sum. This computes what
         the expanded form computes with H * (2C + R) products per cached token instead of H * C * (N + V).
@@ -157,13 +159,13 @@ class MultiHeadLatentAttention(nn.Module):
         c_BSC = latents_BSL[..., : self.latent_dim]
         w_HXC = self.kv_b_proj.weight.to(c_BSC.dtype).view(self.num_heads, -1, self.latent_dim)
         k_up_HNC, v_up_HVC = w_HXC.split([self.nope_dim, self.value_dim], dim=1)
-        q_nope_BHN, q_rope_BHR = q_B1HX[:, 0].split([self.nope_dim, self.rope_dim], dim=-1)
+        q_nope_BHN, q_rope_BHR = q_BH1X.squeeze(2).split([self.nope_dim, self.rope_dim], dim=-1)
         q_latent_BHC = torch.einsum("bhn,hnc->bhc", q_nope_BHN, k_up_HNC)
         logits_BHS = torch.cat((q_latent_BHC, q_rope_BHR), dim=-1) @ latents_BSL.transpose(1, 2)
         at_least_fp32 = torch.promote_types(logits_BHS.dtype, torch.float32)
         weights_BHS = (logits_BHS.to(at_least_fp32) * self.scale).softmax(dim=-1).to(c_BSC.dtype)
         out_BHV = torch.einsum("bhc,hvc->bhv", weights_BHS @ c_BSC, v_up_HVC)
-        return self.o_proj(out_BHV.flatten(1)).unsqueeze(1)
+        return out_BHV.flatten(1).unsqueeze(1)
 
     @torch.no_grad()
     def rescale_heads_(self, gamma_H: torch.Tensor) -> None:

@@ -26,6 +26,8 @@ class CausalSelfAttention(nn.Module):
 
     attend = staticmethod(attend)
     """`kernels` may replace it by a faster function with the same arguments."""
+    projections = "fused"
+    """How `optim.rms_logits` finds the queries and keys."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -61,6 +62,37 @@ class KimiDecoder(nn.Module):
         )
 
 
+def run_blocks(
+    blocks: Iterable[nn.Module],
+    x_BTD: torch.Tensor,
+    angles: Angles | None,
+    cache: Cache | None,
+    want_max_logits: bool,
+    recompute: bool,
+) -> tuple[torch.Tensor, tuple[Routing, ...], list[torch.Tensor]]:
+    """The residual stream after all blocks, the routing of those with experts, and each block's largest logits (H,).
+
+    With `recompute`, the backward pass computes each block's activations again instead of keeping them.
+    """
+    routings, max_logits = [], []
+    for layer, block in enumerate(blocks):
+        arguments = (x_BTD, angles, None if cache is None else cache.layers[layer], want_max_logits)
+        if recompute:
+            x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
+        else:
+            x_BTD, routing, max_logits_H = block(*arguments)
+        routings.append(routing)
+        max_logits.append(max_logits_H)
+    return x_BTD, tuple(routing for routing in routings if routing is not None), max_logits
+
+
+def balance_loss(routing: tuple[Routing, ...], alpha: float) -> torch.Tensor | None:
+    """The balance losses of all layers, weighted by `alpha`; None if there are none or the weight is 0."""
+    if not routing or alpha == 0:
+        return None
+    return alpha * torch.stack([layer.balance_loss for layer in routing]).sum()
+
+
 class NanoKimi(nn.Module):
     """Token ids (B, T) to logits (B, T, W)."""
 
@@ -90,22 +122,13 @@ class NanoKimi(nn.Module):
         start = cache.length if cache is not None else 0
         angles = self.model.rotary(start, ids_BT.shape[1])
         x_BTD = self.model.embed_tokens(ids_BT)
-        routings, max_logits = [], []
-        for layer, block in enumerate(self.model.layers):
-            layer_cache = cache.layers[layer] if cache is not None else None
-            arguments = (x_BTD, angles, layer_cache, want_max_logits)
-            if self.activation_checkpointing and self.training:
-                x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                x_BTD, routing, max_logits_H = block(*arguments)
-            routings.append(routing)
-            max_logits.append(max_logits_H)
+        recompute = self.activation_checkpointing and self.training
+        x_BTD, routing, max_logits = run_blocks(
+            self.model.layers, x_BTD, angles, cache, want_max_logits, recompute
+        )
         logits_BTW = self.lm_head(self.model.norm(x_BTD))
-        routed = tuple(routing for routing in routings if routing is not None)
-        aux_loss = None
-        if routed and self.config.aux_loss_alpha > 0:
-            aux_loss = self.config.aux_loss_alpha * torch.stack([r.balance_loss for r in routed]).sum()
-        return Output(logits_BTW, aux_loss, routed, torch.stack(max_logits) if want_max_logits else None)
+        aux_loss = balance_loss(routing, self.config.aux_loss_alpha)
+        return Output(logits_BTW, aux_loss, routing, torch.stack(max_logits) if want_max_logits else None)
 
     def routers(self) -> list[Router]:
         """The router of each mixture-of-experts layer, in the order of `Output.routing`."""

@@ -62,13 +62,12 @@ class Router(nn.Module):
         B, T, E = scores_BTE.shape
         counts_E = count_experts(chosen_MK.view(1, -1), E)[0]
         shares_BTE = scores_BTE / scores_BTE.sum(dim=-1, keepdim=True)
-        entropy = -(shares_BTE * shares_BTE.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
         # Equations 17 to 20, for each sequence: f is an expert's share of the choices that the scores would make
         # without the bias (1 if the load is even), P its mean score. f has no gradient.
         own_choice_BTK = self.largest(scores_BTE, self.num_chosen)
         f_BE = count_experts(own_choice_BTK.flatten(1), E).to(scores_BTE.dtype) * (E / (self.num_chosen * T))
         balance_loss = (f_BE * shares_BTE.mean(dim=1)).sum(dim=-1).mean()
-        return Routing(counts_E, entropy, balance_loss)
+        return Routing(counts_E, mean_entropy(shares_BTE), balance_loss)
 
     @torch.no_grad()
     def update_bias_(self, counts_E: torch.Tensor, speed: float) -> None:
@@ -78,6 +77,11 @@ class Router(nn.Module):
         """
         direction_E = (counts_E.mean() - counts_E).sign()
         self.e_score_correction_bias += speed * (direction_E - direction_E.mean())
+
+
+def mean_entropy(shares: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens of the entropy, in nats, of the shares on the last axis."""
+    return -(shares * shares.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
 
 
 def count_experts(chosen_BP: torch.Tensor, experts: int) -> torch.Tensor:

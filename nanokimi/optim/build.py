@@ -15,7 +15,7 @@ from nanokimi.optim.adamw import AdamW, leave_the_compiler_out
 from nanokimi.optim.groups import adamw_groups, muon_groups
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
-from nanokimi.optim.named import build_foreign
+from nanokimi.optim.named import build_third_party
 from nanokimi.optim.qk_clip import MuonClip, ShampooClip
 from nanokimi.optim.rms_logits import can_estimate, rms_logits
 from nanokimi.optim.shampoo import Shampoo
@@ -63,7 +63,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
             optimizer = ELEMENTWISE[optim.name](model, optim, groups)
         else:
             del groups[0]["weight_decay"]  # the class may have none
-            optimizer = build_foreign([group for group in groups if group["params"]], optim)
+            optimizer = build_third_party([group for group in groups if group["params"]], optim)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer

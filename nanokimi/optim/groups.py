@@ -32,9 +32,8 @@ RULES = (
     Rule(r"norm|ln_\w+\.|\.bias$", "adamw"),
     Rule(ROUTER, "muon"),  # unless OptimConfig.router is adamw
     Rule(r"\.c_attn\.weight$", "muon", "qkv"),
-    Rule(
-        r"\.(q|k|v|q_b|kv_b)_proj\.weight$", "muon", "heads"
-    ),  # split into heads only with OptimConfig.split_heads
+    # split into heads only with OptimConfig.split_heads
+    Rule(r"\.(q|k|v|q_b|kv_b)_proj\.weight$", "muon", "heads"),
     Rule(r"", "muon"),
 )
 

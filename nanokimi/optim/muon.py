@@ -8,7 +8,7 @@ axes are a matrix: a stack of experts (E, F, D) is E matrices, each orthogonalis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +17,14 @@ from nanokimi.optim.adamw import adamw_step_, loss_of, require_matrices
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 UPDATE_RMS = 0.2  # typical of AdamW's updates (Moonlight, section 2.2)
 
-Member = tuple[torch.Tensor, dict[str, Any]]  # a parameter with a gradient, and its group
+
+class Member(NamedTuple):
+    """A parameter with a gradient, and what its step needs."""
+
+    parameter: torch.Tensor
+    group: dict[str, Any]
+    momentum_buffer: torch.Tensor  # the running average of its gradient
+    scale: float  # the factor of its orthogonal matrices
 
 
 def newton_schulz(matrices: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -52,24 +59,11 @@ def update_scale(rows: int, columns: int) -> float:
     return UPDATE_RMS * max(rows, columns) ** 0.5
 
 
-def matrix_step(
-    members: Sequence[Member],
-    buffers: Sequence[torch.Tensor],
-    scales: Sequence[float],
-    steps: int,
-    dtype: torch.dtype | None,
-) -> None:
-    """One step of Muon on parameters with gradients, in place.
-
-    Args:
-        members: the parameters, each with its group.
-        buffers: the running average of each parameter's gradient.
-        scales: the factor of each parameter's orthogonal matrices, which gives them AdamW's update size.
-        steps, dtype: of Newton-Schulz; with None, the function chooses the dtype.
-    """
-    for (p, group), buffer, scale in zip(members, buffers, scales, strict=True):
+def matrix_step(members: Sequence[Member], steps: int, dtype: torch.dtype | None) -> None:
+    """One step of Muon, in place. `steps` and `dtype` are of Newton-Schulz (None: the function chooses)."""
+    for p, group, momentum_buffer, scale in members:
         assert p.grad is not None
-        direction = muon_direction(p.grad, buffer, group["momentum"], group["nesterov"])
+        direction = muon_direction(p.grad, momentum_buffer, group["momentum"], group["nesterov"])
         update = newton_schulz(matrices_of(direction, group), steps, dtype)
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
@@ -91,6 +85,7 @@ class Muon(torch.optim.Optimizer):
         momentum, nesterov: of the gradient average.
         ns_steps, ns_dtype: Newton-Schulz iterations and their dtype (None: that of the matrices, or the fastest with
             the step of `kernels`).
+        scale_updates: whether orthogonal matrices are scaled to AdamW's update size.
         betas, eps: of the groups with `algorithm="adamw"`.
 
     Raises:
@@ -110,13 +105,15 @@ class Muon(torch.optim.Optimizer):
         nesterov: bool = True,
         ns_steps: int = 5,
         ns_dtype: torch.dtype | None = None,
+        scale_updates: bool = True,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> None:
         defaults: dict[str, Any] = dict(
             lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps
         )
-        defaults |= dict(ns_dtype=ns_dtype, betas=betas, eps=eps, algorithm="muon", blocks=1)
+        defaults |= dict(ns_dtype=ns_dtype, scale_updates=scale_updates, betas=betas, eps=eps)
+        defaults |= dict(algorithm="muon", blocks=1)
         super().__init__(params, defaults)
         require_matrices(self)
 
@@ -136,10 +133,11 @@ class Muon(torch.optim.Optimizer):
         for group in groups:
             by_recipe.setdefault((group["ns_steps"], group["ns_dtype"]), []).append(group)
         for (steps, dtype), alike in by_recipe.items():
-            members = [(p, group) for group in alike for p in group["params"] if p.grad is not None]
-            for p, _ in members:
-                if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            buffers = [self.state[p]["momentum_buffer"] for p, _ in members]
-            scales = [update_scale(p.shape[-2] // group["blocks"], p.shape[-1]) for p, group in members]
-            self.matrix_step(members, buffers, scales, steps, dtype)
+            pairs = [(p, group) for group in alike for p in group["params"] if p.grad is not None]
+            self.matrix_step([self._member(p, group) for p, group in pairs], steps, dtype)
+
+    def _member(self, p: torch.Tensor, group: dict[str, Any]) -> Member:
+        if not self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        scale = update_scale(p.shape[-2] // group["blocks"], p.shape[-1]) if group["scale_updates"] else 1.0
+        return Member(p, group, self.state[p]["momentum_buffer"], scale)

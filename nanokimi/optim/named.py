@@ -17,7 +17,7 @@ from torch import nn
 
 from nanokimi.config import GPTFamily, KimiFamily, OptimConfig
 from nanokimi.errors import UserError
-from nanokimi.optim.foreign_state import pack, unpack_
+from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
 
 # torch's optimizers whose weight decay is added to the gradient.
@@ -30,7 +30,7 @@ Optimizer = type[torch.optim.Optimizer]
 Groups = list[dict[str, Any]]
 
 
-def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
+def build_third_party(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer that `optim` names, after a test. A group without `weight_decay` gets that of `optim`.
 
     Raises UserError if the class does not exist, does not take a setting, or cannot train a model here.
@@ -39,7 +39,7 @@ def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
     closure = inspect.signature(cls.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise UserError(
-            f"optim.name {optim.name} asks for the loss again and again within a step (a closure); here a step "
+            f"optim.name {optim.name} computes the loss several times within a step (a closure), but here a step "
             "computes it once"
         )
     arguments = class_arguments(cls, optim)
@@ -54,9 +54,9 @@ def build_foreign(groups: Groups, optim: OptimConfig) -> torch.optim.Optimizer:
 
 
 def require_optimizer(optim: OptimConfig) -> None:
-    """Raise the UserError that `build_foreign` would raise, before anything else is done."""
-    if optim.foreign:
-        build_foreign([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
+    """Raise the UserError that `build_third_party` would raise, before anything else is done."""
+    if optim.third_party:
+        build_third_party([{"params": [nn.Parameter(torch.zeros(2, 2))]}], optim)
 
 
 def find_class(name: str) -> Optimizer:
@@ -140,7 +140,7 @@ def decay_arguments(cls: Optimizer, optim: OptimConfig, known: dict[str, Any]) -
     if "weight_decay" in known and not coupled:
         return {"weight_decay": optim.weight_decay} | switches
     if optim.weight_decay != 0:
-        other = "; for decay added to the gradient, say options.weight_decay besides" if coupled else ""
+        other = "; for decay added to the gradient, also set options.weight_decay" if coupled else ""
         raise UserError(
             f"optim.weight_decay is {optim.weight_decay}: {optim.name} has no decoupled weight decay; set it to 0"
             + other
@@ -170,7 +170,7 @@ def try_out(make: Callable[[Groups], torch.optim.Optimizer], optim: OptimConfig)
     with torch.random.fork_rng(devices=[]):
         try:
             problem = _trial(make, frozenset(optim.options))
-        except Exception as error:  # foreign code may raise anything
+        except Exception as error:  # third-party code may raise anything
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     if problem is not None:
         raise UserError(f"optim.name {optim.name} cannot train a model here: {problem}")
@@ -180,7 +180,9 @@ def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[s
     whole, groups = _trial_parameters()
     optimizer = make(groups)
     if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
-        return "its weights are others in evaluation (train() and eval()), and nothing here would switch them"
+        return (
+            "it uses different weights in evaluation (train() and eval()), and nanokimi would not switch them"
+        )
     _take_steps(optimizer, whole, range(TRIAL_STEPS))
     tensors, tree = pack(optimizer)
     middle = [p.detach().clone() for p in whole]
@@ -191,14 +193,14 @@ def _trial(make: Callable[[Groups], torch.optim.Optimizer], options: frozenset[s
     other, other_groups = _trial_parameters()
     _take_steps(make(other_groups), other, range(1000, 1000 + 2 * TRIAL_STEPS))
     if any(torch.equal(a, b) for a, b in zip(whole, other, strict=True)):
-        return "it does not listen to the gradient: two different ones move some parameter alike"
+        return "it ignores the gradient: two different ones move some parameter alike"
 
     resumed, resumed_groups = _trial_parameters(middle)
     optimizer = make(resumed_groups)
     unpack_(optimizer, tensors, tree, options)
     _take_steps(optimizer, resumed, range(TRIAL_STEPS, 2 * TRIAL_STEPS))
     if not all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True)):
-        return "its state_dict() does not hold all of its state, so that a resumed run would be another one"
+        return "its state_dict() does not hold all of its state, so a resumed run would differ"
     return None
 
 

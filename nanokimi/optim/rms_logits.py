@@ -44,24 +44,26 @@ def can_estimate(model: nn.Module) -> bool:
 
 def head_estimates(attention: Any, norm: Any) -> torch.Tensor:
     """One estimate for each head (H,) of an attention whose input comes from `norm`."""
-    heads = attention.num_heads
-    if hasattr(attention, "kv_a_proj_with_mqa"):
-        return _mla_estimates(attention, norm)
-    if hasattr(attention, "c_attn"):
-        q, k, _ = (lengths_of(attention.c_attn, norm, rows) for rows in _thirds(attention.c_attn))
-    elif hasattr(attention, "q_proj") and hasattr(attention, "k_proj") and not hasattr(attention, "latents"):
+    projections = getattr(attention, "projections", None)
+    if projections == "latent":
+        return latent_estimates(attention, norm)
+    if projections == "fused":
+        third = attention.c_attn.out_features // 3  # rows of the queries, of the keys and of the values
+        q, k, _ = lengths_of(attention.c_attn, norm).split(third)
+    elif projections == "separate":
         q, k = lengths_of(attention.q_proj, norm), lengths_of(attention.k_proj, norm)
     else:
         raise ValueError(f"{type(attention).__name__} has no query and key projections with known names")
+    heads = attention.num_heads
     width = len(q) // heads
     q_H, k_G = (row_sizes.unflatten(0, (-1, width)).sum(dim=1).sqrt() for row_sizes in (q, k))
     return attention.scale * q_H * k_G.repeat_interleave(heads // len(k_G))  # GQA: G heads of keys, G <= H
 
 
-def _mla_estimates(attention: Any, norm: Any) -> torch.Tensor:
+def latent_estimates(attention: Any, norm: Any) -> torch.Tensor:
     """The estimates of the parts without position and of the rotary parts, whose sum is the logit."""
     heads, nope, latent = attention.num_heads, attention.nope_dim, attention.latent_dim
-    query_norm = norm if hasattr(attention, "q_proj") else attention.q_a_layernorm
+    query_norm = attention.q_a_layernorm if attention.has_query_latent else norm
     q_HX = lengths_of(attention.q_up_proj, query_norm).unflatten(0, (heads, -1))
     kv_HX = lengths_of(attention.kv_b_proj, attention.kv_a_layernorm).unflatten(0, (heads, -1))
     shared_R = lengths_of(attention.kv_a_proj_with_mqa, norm)[latent:]  # one rotary key for all heads
@@ -70,19 +72,13 @@ def _mla_estimates(attention: Any, norm: Any) -> torch.Tensor:
     return attention.scale * (without_position_H + rotary_H)
 
 
-def lengths_of(projection: nn.Linear, norm: Any, rows: slice = slice(None)) -> torch.Tensor:
+def lengths_of(projection: nn.Linear, norm: Any) -> torch.Tensor:
     """Mean square of each output, with gain and biases, for isotropic inputs of the norm."""
-    weight = projection.weight[rows].float()
+    weight = projection.weight.float()
     mean_square = (weight * norm.weight.float()).square().sum(dim=1)
     shift = torch.zeros_like(mean_square)
     if getattr(norm, "bias", None) is not None:
         shift = weight @ norm.bias.float()
     if projection.bias is not None:
-        shift = shift + projection.bias[rows].float()
+        shift = shift + projection.bias.float()
     return mean_square + shift.square()
-
-
-def _thirds(projection: nn.Linear) -> list[slice]:
-    """Rows of the queries, keys and values in a fused projection."""
-    third = projection.out_features // 3
-    return [slice(i * third, (i + 1) * third) for i in range(3)]

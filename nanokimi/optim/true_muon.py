@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from nanokimi.optim.muon import Muon, update_scale
+from nanokimi.optim.muon import Muon
 
 
 class TrueMuon(Muon):
     """Muon whose update is not scaled. Decay multiplies weights by 1 - lr * weight_decay. Defaults are the seed's.
 
-    Dividing a group's rate by Muon's scale cancels that scale, so each shape of matrix gets a group of its own. A
-    schedule must multiply each group's rate instead of replacing it.
-
     Args:
-        params: as for Muon; `lr` and `weight_decay` of a group mean the same as here.
+        params: as for Muon.
         lr: learning rate; AdamW groups usually want a tenth of it.
         weight_decay, momentum, **options: as for Muon.
     """
@@ -35,25 +32,5 @@ class TrueMuon(Muon):
         momentum: float = 0.9,
         **options: Any,
     ) -> None:
-        groups = unscaled(params, lr, weight_decay)
-        super().__init__(groups, lr, weight_decay=weight_decay, momentum=momentum, **options)
-
-
-def unscaled(params: Iterable[Any], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups split by shape, with rates that cancel Muon's scale and decays that preserve lr * weight_decay."""
-    given = list(params)
-    groups: list[dict[str, Any]] = given if given and isinstance(given[0], dict) else [{"params": given}]
-    split: list[dict[str, Any]] = []
-    for group in groups:
-        if group.get("algorithm", "muon") != "muon":
-            split.append(dict(group))
-            continue
-        by_shape: dict[tuple[int, ...], list[Any]] = {}
-        for p in group["params"]:
-            by_shape.setdefault(tuple(p.shape[-2:]), []).append(p)
-        for shape, members in by_shape.items():
-            # Muon itself refuses vectors.
-            scale = update_scale(shape[0] // group.get("blocks", 1), shape[1]) if len(shape) == 2 else 1.0
-            rate, decay = group.get("lr", lr), group.get("weight_decay", weight_decay)
-            split.append(group | {"params": members, "lr": rate / scale, "weight_decay": decay * scale})
-    return split
+        options |= dict(weight_decay=weight_decay, momentum=momentum)
+        super().__init__(params, lr, scale_updates=False, **options)

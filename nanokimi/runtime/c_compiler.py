@@ -1,7 +1,7 @@
-"""A small C file, compiled on first use by the machine's own compiler for its own processor.
+"""Small C files, compiled on first use by the machine's compiler for its processor.
 
-Where there is no compiler, or `NANOKIMI_NATIVE` is 0, callers run a Python form. Libraries are kept in
-`native/` of the cache folder ($NANOKIMI_CACHE or ~/.cache/nanokimi), under a hash of source, compiler and processor.
+If there is no compiler, or `NANOKIMI_NATIVE` is 0, callers use a Python implementation. Libraries are kept in `native/`
+of the cache folder ($NANOKIMI_CACHE or ~/.cache/nanokimi), under a hash of source, compiler and processor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMPILE_SECONDS = 120
 
 @cache
 def native_library(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C file, or None where it cannot be compiled.
+    """The functions of a C file, or None if it cannot be compiled.
 
     The first call takes a second, or some milliseconds if the file was compiled before.
     """
@@ -56,7 +56,7 @@ def load(library: Path) -> ctypes.CDLL | None:
 
 
 def find_compiler() -> str | None:
-    """The C compiler to use: $CC, cc, gcc or clang; None if there is none, or compiling is switched off."""
+    """The C compiler to use ($CC, cc, gcc or clang), or None if there is none or compiling is switched off."""
     if os.environ.get("NANOKIMI_NATIVE") == "0" or sys.platform == "win32":
         return None
     names = (os.environ.get("CC", ""), "cc", "gcc", "clang")
@@ -64,20 +64,20 @@ def find_compiler() -> str | None:
 
 
 def default_cache_folder() -> Path:
-    """$NANOKIMI_CACHE, or ~/.cache/nanokimi. Raises RuntimeError for the home of nobody."""
+    """$NANOKIMI_CACHE, or ~/.cache/nanokimi. Raises RuntimeError if there is no home folder."""
     return Path(os.environ.get("NANOKIMI_CACHE") or "~/.cache/nanokimi").expanduser()
 
 
 def is_ours_alone(folder: Path) -> bool:
-    """Whether nobody else could have put a library, or another folder, in this place: what lies there is run."""
+    """Whether no other user can have put a library or a folder in this place. Its libraries are run."""
     others, (own, above) = stat.S_IWGRP | stat.S_IWOTH, (folder.stat(), folder.parent.stat())
-    # Where the sticky bit is set, as in /tmp, nobody can rename what is not theirs.
+    # Where the sticky bit is set, as in /tmp, users can rename only their own files.
     exchangeable = above.st_mode & others and not above.st_mode & stat.S_ISVTX
     return own.st_uid == os.getuid() and not own.st_mode & others and not exchangeable
 
 
 def identity(source: Path, compiler: str) -> str:
-    """A hash of all that decides what the library is."""
+    """A hash of everything that the compiled library depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
     files = [source, *sorted(source.parent.glob("*.h"))]
     parts = [
@@ -91,7 +91,7 @@ def identity(source: Path, compiler: str) -> str:
 
 
 def processor() -> str:
-    """What -march=native goes by: the processor's name and abilities."""
+    """What -march=native depends on: the processor's name and abilities."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
     wanted = ("model name", "flags", "Features")
@@ -99,7 +99,7 @@ def processor() -> str:
 
 
 def openmp() -> Path | None:
-    """The OpenMP library that this process has loaded, torch's: a second one would have threads of its own."""
+    """The OpenMP library that torch has loaded into this process. A second one would have its own threads."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     paths = [Path(line.split(maxsplit=5)[-1]) for line in lines]
@@ -107,14 +107,14 @@ def openmp() -> Path | None:
 
 
 def compile_library(source: Path, compiler: str, library: Path) -> None:
-    """Compile `source` into `library`, which appears whole or not at all. Raises RuntimeError if it cannot be.
+    """Compile `source` into `library`, completely or not at all. Raises RuntimeError if that fails.
 
-    Where compiler and loaded OpenMP do not go together (clang's calls are not in libgomp), one thread has to do.
+    If the loaded OpenMP does not suit the compiler (libgomp lacks clang's calls), the library uses one thread.
     """
     threads = openmp()
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         objects, linked = Path(folder) / "source.o", Path(folder) / library.name
-        # What is missing shows now, not when the library is loaded.
+        # Missing functions are then an error of the linker, not of loading the library.
         whole = ["-Wl,-z,defs"] if sys.platform == "linux" else []
         problem = ""
         for parallel in ([["-fopenmp"]] if threads is not None else []) + [[]]:
@@ -131,6 +131,6 @@ def compile_library(source: Path, compiler: str, library: Path) -> None:
 
 
 def run_compiler(command: list[str]) -> str:
-    """What the compiler complains about; nothing if all is well."""
+    """The compiler's error message, empty if it succeeds."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     return "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"

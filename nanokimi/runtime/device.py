@@ -1,4 +1,4 @@
-"""The machine: device, dtype, threads, clocks and memory. Knows no model."""
+"""The machine: device, dtype, threads, clocks and memory. Nothing here depends on a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DtypeName = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` asks for; "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """The device of this name. "auto" takes CUDA if there is one, else Apple's MPS, else the CPU.
 
     Raises UserError if this machine does not have it.
     """
@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> DtypeName:
-    """Precision of matrix products; "auto" is bf16 where the hardware multiplies in it, else fp32."""
+    """Precision of matrix products. "auto" is bf16 if the hardware multiplies in it, else fp32."""
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return "bf16" if native or (device.type == "cpu" and cpu_has_fast_bf16()) else "fp32"
@@ -59,14 +59,14 @@ def choose_dtype(name: str, device: torch.device) -> DtypeName:
 
 @cache
 def cpu_has_fast_bf16() -> bool:
-    """Whether bf16 matrix products run in hardware; emulated ones are slower than fp32."""
+    """Whether this CPU multiplies in bf16. Emulated products are slower than fp32."""
     if sys.platform == "darwin":
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_threads(threads: int | None) -> int:
-    """`threads`, or what OMP_NUM_THREADS says, or one for each physical core that this process may use."""
+    """`threads` if given, else OMP_NUM_THREADS, else one for each physical core that this process may use."""
     if threads is not None:
         return threads
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -77,7 +77,7 @@ def choose_threads(threads: int | None) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked to, so that a clock read after it is true."""
+    """Wait until the device has finished all its work, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -102,7 +102,7 @@ def memory_bytes(device: torch.device) -> int:
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory used so far: the allocator's peak on CUDA, the process's on the CPU.
 
-    MPS keeps no peak; its current use is the best that can be said.
+    MPS does not record a peak, so its current use is returned.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -136,14 +136,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-MOST_KEPT, LARGEST_ON_HEAP = 1 << 30, 32 << 20  # bytes; glibc takes no larger value for the latter
+MOST_KEPT, LARGEST_ON_HEAP = 1 << 30, 32 << 20  # bytes; glibc accepts no larger value for the latter
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let the process keep the memory that a step frees for the next one, as GPU allocators do.
+    """Let the process keep the memory that a step frees for the next step, as GPU allocators do.
 
-    By default glibc gives it back to the system, which clears each page again before the next step may use it: up to
-    10,000 page faults a step (docs/performance.md). Does nothing where there is no glibc.
+    By default glibc returns it to the system, which clears each page before the next step can use it: up to 10,000 page
+    faults in a step (docs/performance.md). Without glibc, this does nothing.
     """
     libc = _glibc() if device.type == "cpu" else None
     if libc is not None:
@@ -161,7 +161,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what the allocator keeps for later."""
+    """Return to the system what the allocator keeps for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -171,7 +171,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def check_memory_limit(gigabytes: float | None, device: torch.device) -> None:
-    """Raise UserError if memory cannot be limited here, or is taken already."""
+    """Raise UserError if memory cannot be limited here, or the process already uses as much."""
     if gigabytes is None:
         return
     if device.type != "cpu" or sys.platform != "linux":
@@ -185,9 +185,9 @@ def check_memory_limit(gigabytes: float | None, device: torch.device) -> None:
 
 
 def limit_memory(gigabytes: float | None, device: torch.device) -> None:
-    """Let allocations fail, rather than the machine swap or kill, once this process holds `gigabytes` (10^9 bytes).
+    """Let allocations fail once this process holds `gigabytes` (10^9 bytes), instead of swapping or being killed.
 
-    The system's limit on data counts mappings, so what is resident now is allowed for.
+    The system's limit counts mapped memory, so memory that is mapped but not resident now is added to it.
     Raises UserError as `check_memory_limit` does.
     """
     if gigabytes is None:
@@ -205,11 +205,11 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_bytes` start again from what is in use now; where the system cannot, nothing happens."""
+    """Restart `peak_memory_bytes` from what is in use now, if the system can do that."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu" and sys.platform == "linux":
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
-            pass  # not allowed in this container: the peak is then the whole process's
+            pass  # not allowed in this container, so the peak is that of the whole process

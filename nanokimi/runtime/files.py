@@ -1,4 +1,4 @@
-"""Run folders and what is written into them: atomic files, JSON lines, a record of the environment."""
+"""Run folders and their files: atomic writes, JSON lines, checksums, a record of the environment."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from nanokimi.runtime.c_compiler import find_compiler
 
 CHECKSUMS_FILE = "checksums.json"
 MAX_FILE_BYTES = 1 << 28
-"""Larger files of JSON, or tokenizers, are no such files."""
+"""Larger files are not read as JSON or as tokenizers."""
 RECORDED_PACKAGES = ("nanokimi", "torch", "numpy", "sentencepiece", "safetensors")
 
 
 def create_run_folder(out: str | Path) -> Path:
-    """Make a folder for a run, if need be, and see that it can be written.
+    """Create a folder for a run if it does not exist, and check that it can be written.
 
     Raises UserError if it cannot.
     """
@@ -54,7 +54,7 @@ def default_run_folder(verb: str, name: str) -> Path:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
+    """Write a file so that a reader sees the old content or the new one, even after a crash."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -69,23 +69,23 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON; NaN and infinity, which JSON lacks, are an error."""
+    """Write `content` as indented JSON. NaN and infinity, which JSON does not have, are an error."""
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def cannot_write(error: OSError, folder: Path) -> str:
-    """What to say where something below `folder` could not be written."""
+    """The message for something in `folder` that could not be written."""
     return f"cannot write {error.filename or folder}: {error.strerror or error}"
 
 
 def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """The content of a file of at most `limit` bytes. Raises OSError for anything else (a device, a pipe) as well."""
+    """The content of a file of at most `limit` bytes. Raises OSError, also for a device or a pipe."""
     try:
         status = os.stat(path)
     except ValueError as error:  # a NUL, or half a character, in the name
         raise OSError(errno.EINVAL, str(error)) from None
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     if status.st_size > limit:
         raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {limit} are expected")
     return path.read_bytes()
@@ -117,14 +117,14 @@ def read_json(path: Path) -> Any:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one record to a `.jsonl` file; where the disk is full, nothing of it stays behind."""
+    """Add one record to a `.jsonl` file, completely or, if the disk is full, not at all."""
     line = (json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode()
     with open(path, "ab", buffering=0) as file:
         before = file.tell()
         written = 0
         try:
             written = file.write(line)
-            if written < len(line):  # the rest goes in a second call, which says what is wrong
+            if written < len(line):  # the second call writes the rest, or raises the reason
                 written += file.write(line[written:])
         finally:
             if written < len(line):
@@ -132,7 +132,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk itself."""
+    """Wait until a file, or a folder's list of names, is on the disk."""
     if path.is_dir() and sys.platform == "win32":
         return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
@@ -143,7 +143,7 @@ def sync(path: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write the SHA-256 of every file of a folder into its checksums.json, and put all of it on the disk."""
+    """Write the SHA-256 of every file of a folder into its checksums.json, and sync all of them."""
     sums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     for name in sums:
         sync(folder / name)
@@ -152,7 +152,7 @@ def seal(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder: a file that is missing, extra or changed; None if nothing is."""
+    """What is wrong with a sealed folder (a file that is missing, extra or changed), or None."""
     try:
         sums = dict(read_json(folder / CHECKSUMS_FILE)["sha256"])
         present = {path.name for path in folder.iterdir()} - {CHECKSUMS_FILE}
@@ -173,7 +173,7 @@ def file_sha256(path: Path) -> str:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with links in it: what is written into it must not land elsewhere. Pipes and devices as well.
+    """Refuse a folder that contains links, through which other files would be written, or pipes or devices.
 
     Raises UserError naming the first link.
     """
@@ -182,22 +182,22 @@ def refuse_links(folder: Path) -> None:
             if os.path.islink(os.path.join(root, name)):
                 raise UserError(
                     f"{os.path.join(root, name)} is a link: a run folder to be continued must hold none, "
-                    "lest another file be overwritten; put the file itself there"
+                    "because writing to it would change another file; put the file itself there"
                 )
         for name in files:
             if not os.path.isfile(os.path.join(root, name)):
-                raise UserError(f"{os.path.join(root, name)} is no file but a device or a pipe: remove it")
+                raise UserError(f"{os.path.join(root, name)} is a device or a pipe, not a file: remove it")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a `.jsonl` file, in order. Raises UserError if it is missing, or a line is no record."""
+    """All records of a `.jsonl` file, in order. Raises UserError if it is missing or a line is not a record."""
     records: list[dict[str, Any]] = []
     try:
         for line in read_bytes(path, 1 << 31).split(b"\n"):
             if line:
                 record = parse_json(line)
                 if not isinstance(record, dict):
-                    raise ValueError("the next is no record")
+                    raise ValueError("the next line is not a record")
                 records.append(record)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -207,7 +207,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Where a run happened: versions, processor, commit, and the command that started it."""
+    """The environment of a run: versions, processor, commit, and the command that started it."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["nanokimi", *sys.argv[1:]]),
@@ -238,7 +238,7 @@ def _processor_name() -> str:
 
 
 def _git_record(root: Path) -> dict[str, str | None]:
-    """The commit of the source tree, and a hash of what was changed since; None outside a checkout."""
+    """The commit of the source tree and a hash of uncommitted changes. None outside a checkout."""
     if not (root / ".git").exists():
         return {"commit": None, "diff_sha256": None}
     try:

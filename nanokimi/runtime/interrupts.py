@@ -1,4 +1,4 @@
-"""Ctrl-C and kill: the first asks a run to finish its step, save and stop; a second stops it at once."""
+"""Ctrl-C and kill: the first one asks a run to finish its step, save and stop. A second one stops it at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A run that stopped early because a signal asked it to, after saving. Carries the shell's exit status."""
+    """A signal made a run save and stop early. Has the exit status for the shell."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def on_first_signal(ask_to_stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `ask_to_stop(signal_number)` at the first SIGINT or SIGTERM; the next one acts as usual."""
+    """Call `ask_to_stop(signal_number)` at the first SIGINT or SIGTERM. The next one acts as usual."""
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -39,7 +39,7 @@ def on_first_signal(ask_to_stop: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signal(message: str) -> Iterator[None]:
-    """Raise Interrupted at the first signal, wherever the block is: for what can be done again."""
+    """Raise Interrupted at the first signal, at any point of the block. For work that can be repeated."""
 
     def stop(number: int) -> None:
         raise Interrupted(number, message)

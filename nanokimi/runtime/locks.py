@@ -1,4 +1,4 @@
-"""One process in a run folder at a time. The system frees the lock when a process ends, however it ends."""
+"""A lock that lets only one process use a run folder. The system frees it when the process ends or is killed."""
 
 from __future__ import annotations
 

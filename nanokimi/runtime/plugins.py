@@ -1,8 +1,8 @@
 """Classes of the user's own, from a file: `--plugin FILE.py:NAME`.
 
-Loading one runs its file, so only a file that this command named is ever run: a run folder keeps the name
-(FILE.py:NAME, without the folder) and the file's SHA-256, and whoever opens the run has to name the same content
-again. What was named is remembered for the life of the process, and handed on to the processes that it starts.
+Loading a class runs its file, so only files named in the present command are run. A run folder stores the name
+(FILE.py:NAME, without the folder) and the file's SHA-256, and whoever opens the run must name a file with the same
+content again. Named files are remembered while the process lives, and passed on to the processes that it starts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _named: dict[str, Plugin] = {}
 
 
 def name_plugin(spec: str) -> Plugin:
-    """Run the file of FILE.py:NAME and remember the class. Raises UserError, whatever goes wrong in the file."""
+    """Run the file of FILE.py:NAME and remember the class. Raises UserError for any error in the file."""
     path_text, _, class_name = spec.rpartition(":")
     path = Path(path_text)
     if not path_text.endswith(".py") or not class_name.isidentifier():
@@ -56,7 +56,7 @@ def name_plugin(spec: str) -> Plugin:
 
 
 def _run(content: bytes, path: Path, spec: str) -> object:
-    # The very bytes that were hashed: an import would take what a __pycache__ beside the file holds.
+    # Exactly the bytes that were hashed. An import might use a __pycache__ beside the file.
     module = ModuleType(f"nanokimi_plugin_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -69,7 +69,7 @@ def _run(content: bytes, path: Path, spec: str) -> object:
 
 
 def load_plugin(name: str) -> type:
-    """The class that a configuration's FILE.py:NAME means. Raises UserError if this command did not name it."""
+    """The class for FILE.py:NAME in a configuration. Raises UserError if this command did not name it."""
     key = _key(name)
     if key not in _named:
         raise UserError(
@@ -79,7 +79,7 @@ def load_plugin(name: str) -> type:
 
 
 def place_of(cls: type) -> str:
-    """Where a class plugs in: "optimizer", "attention", "feed_forward", or "model". Raises UserError if nowhere."""
+    """Where a class is used: "optimizer", "attention", "feed_forward" or "model". Raises UserError if nowhere."""
     import torch
 
     if issubclass(cls, torch.optim.Optimizer):
@@ -87,14 +87,14 @@ def place_of(cls: type) -> str:
     place = getattr(cls, "plugs_into", "model")
     if not issubclass(cls, torch.nn.Module) or place not in ("attention", "feed_forward", "model"):
         raise UserError(
-            f"--plugin {cls.__name__} fits nowhere: expected a torch.optim.Optimizer, a whole model, or a module with "
-            'plugs_into = "attention" or "feed_forward"'
+            f"--plugin {cls.__name__} cannot be plugged in: expected a torch.optim.Optimizer, a model, or a module "
+            'with plugs_into = "attention" or "feed_forward"'
         )
     return str(place)
 
 
 def plugin_setting(plugin: Plugin) -> str:
-    """The setting, as on the command line, that puts a plugin into the variant family or makes the module family."""
+    """The command-line setting that uses a plugin in the variant family, or as the model of the module family."""
     keys = {
         "optimizer": "variant.optim.name",
         "attention": "variant.model.attention",
@@ -105,19 +105,19 @@ def plugin_setting(plugin: Plugin) -> str:
 
 
 def named_plugins() -> list[str]:
-    """FILE.py:NAME of everything named so far, with the file's whole path: for a process to be started."""
+    """FILE.py:NAME of every plugin named so far, with the file's whole path, for a new process."""
     return [f"{plugin.path}:{plugin.name.rpartition(':')[2]}" for plugin in _named.values()]
 
 
 def plugin_hashes(names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the files of these plugins, to be kept with a run."""
+    """SHA-256 of the files of these plugins, to be stored with a run."""
     for name in names:
         load_plugin(name)
     return {_key(name): _named[_key(name)].sha256 for name in names}
 
 
 def require_same_plugins(kept: dict[str, Any], where: Path) -> None:
-    """Refuse a run whose plugins are not named, or whose files have changed since it was started."""
+    """Refuse a run if its plugins are not named, or their files have changed since it was started."""
     for name, sha256 in kept.items():
         load_plugin(name)
         if _named[_key(name)].sha256 != sha256:
@@ -127,7 +127,7 @@ def require_same_plugins(kept: dict[str, Any], where: Path) -> None:
 
 
 def forget_plugins() -> None:
-    """As if nothing had been named; for tests."""
+    """Forget all named plugins, for tests."""
     _named.clear()
 
 

@@ -1,8 +1,8 @@
-"""Processes of our own: started while signals are held back, each with a pipe to its parent.
+"""Child processes, each with a pipe to its parent, started while signals are blocked.
 
-On Linux they come from a server that has loaded torch once (`forkserver`), so that another one starts at once;
-elsewhere each loads everything anew (`spawn`). Either way a process gets the environment that its parent has now, and
-signals stay blocked until it has said what they mean.
+On Linux they are forked from a server that has already loaded torch (`forkserver`), so they start at once. Elsewhere
+each process loads everything again (`spawn`). Either way, a process gets the present environment of its parent, and
+signals stay blocked until it has set how it handles them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 LONGEST_SOCKET_FOLDER = 70
-"""Characters; the server's socket lies in a folder below, and its whole path has at most 107."""
+"""Characters. The server's socket is in a folder below it, and its path may have at most 107."""
 PRELOADED = ["torch", "nanokimi.train.loop", "nanokimi.train.result", "nanokimi.measure.audit"]
-"""What the server imports: names alone, since this room knows no model. None of it touches a GPU."""
+"""What the server imports, as names, because this package must not import them. None of them uses a GPU."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,9 +32,9 @@ def start_process(
     name: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[BaseProcess, Connection]:
-    """Start `work(connection, *arguments)`; returns the process and our end of the pipe.
+    """Start `work(connection, *arguments)`. Returns the process and our end of the pipe.
 
-    `environment` is added to this process's own. A process whose parent ends is ended, too.
+    `environment` is added to this process's own. When the parent ends, the process is ended.
     """
     method = start_method()
     context: Any = multiprocessing.get_context(method)
@@ -43,15 +43,15 @@ def start_process(
     ours, theirs = context.Pipe()
     whole = {**os.environ, **(environment or {})}
     process = context.Process(target=begin, args=(work, theirs, whole, *arguments), name=name, daemon=True)
-    resource_tracker.ensure_running()  # started inside start(), it would let the signals through
-    with signals_blocked():  # the process inherits this, and so does the server
+    resource_tracker.ensure_running()  # start() would start it with signals unblocked
+    with signals_blocked():  # inherited by the process and by the server
         process.start()
     theirs.close()
     return process, ours
 
 
 def start_method() -> str:
-    """The server's, where there can be one."""
+    """The start method of multiprocessing: `forkserver` where it is possible."""
     has_room = len(tempfile.gettempdir()) <= LONGEST_SOCKET_FOLDER
     return "forkserver" if sys.platform == "linux" and has_room else "spawn"
 
@@ -67,7 +67,7 @@ def begin(
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Hold back the signals that end a run; one started meanwhile sees none until it lets them through."""
+    """Block the signals that end a run. A process started meanwhile inherits this until it unblocks them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -79,7 +79,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """For a worker: signals may reach every process, and its parent decides what they mean."""
+    """Ignore the signals that end a run. For workers, because the parent handles them."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):

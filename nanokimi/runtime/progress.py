@@ -1,4 +1,4 @@
-"""A progress bar in bytes, on a terminal only: bytes done and in all, and MB/s."""
+"""A progress bar for bytes, shown only on a terminal: bytes done, total bytes, and MB/s."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 def byte_progress(
     what: str, total: int | None, console: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the bytes done so far; `total` None: it is not known."""
+    """Yield a function to call with the number of bytes done so far. `total` is None if it is unknown."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.progress import TransferSpeedColumn as Speed
 

@@ -9,8 +9,7 @@ from typing import Any
 from nanokimi.compare.match import parameters, solve_width
 from nanokimi.config import OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.arms import arm_configs, arm_words, slug, with_arm
-from nanokimi.config.files import require_setting, settings, with_changes, with_parsed
-from nanokimi.config.parsing import nearest
+from nanokimi.config.parsing import nearest, require_setting, settings, with_changes, with_parsed
 from nanokimi.config.rules import validate
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError

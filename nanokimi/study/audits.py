@@ -19,7 +19,7 @@ import torch
 
 import nanokimi
 from nanokimi.config import RunConfig
-from nanokimi.config.files import settings
+from nanokimi.config.parsing import settings
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.kernels.accelerate import accelerate_

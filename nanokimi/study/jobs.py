@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.files import settings
+from nanokimi.config.parsing import settings
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.store import PreparedData

@@ -14,7 +14,7 @@ from typing import Any
 
 from nanokimi.compare.match import parameters, solve_width
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantConfig, VariantFamily
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost

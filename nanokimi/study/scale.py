@@ -12,7 +12,7 @@ import numpy as np
 from nanokimi.compare.match import WIDTH_STEP
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_words
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost

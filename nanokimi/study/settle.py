@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.study.jobs import Job

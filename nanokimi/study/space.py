@@ -101,7 +101,7 @@ def left_out(config: RunConfig) -> dict[str, str]:
     optim, reasons = config.family.optim, {}
     if not hasattr(config.family.model, "initializer_range"):
         reasons["init_scale"] = "the model initialises itself"
-    if optim.foreign:
+    if optim.third_party:
         reasons |= dict.fromkeys((RATIO, "beta2", "momentum"), f"{optim.name} is not an optimizer of ours")
     elif "adamw_lr" not in OPTIMIZERS[optim.name]:
         reasons[RATIO] = f"{optim.name} has a single rate"
@@ -136,7 +136,7 @@ def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> d
     optim = config.family.optim
     found: dict[str, Any] = {}
     betas = list(optim.betas)
-    uses_momentum = not optim.foreign and "momentum" in OPTIMIZERS[optim.name]
+    uses_momentum = not optim.third_party and "momentum" in OPTIMIZERS[optim.name]
     for name, value in values.items():
         if name == "decay":
             found |= schedule_settings(value)

@@ -17,7 +17,7 @@ import numpy as np
 
 from nanokimi.compare.match import agreement, describe_agreement, steps_of
 from nanokimi.config import RunConfig
-from nanokimi.config.files import with_changes
+from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
-from nanokimi.config.files import is_whole, require_setting, settings, with_parsed
+from nanokimi.config.parsing import is_whole, require_setting, settings, with_parsed
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 from nanokimi.study.audits import with_leaks_found

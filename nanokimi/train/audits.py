@@ -1,4 +1,4 @@
-"""The audit of a run's model: after training, and before step 0 where the model is a class of the user's."""
+"""The audit of a run's model: after training and, if the model is the user's class, also before step 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanokimi.model.user_module import UserModule, require_logits
 
 
 def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditResult:
-    """Audit a run's model in the shape of its evaluation and on its validation text."""
+    """Audit a run's model on its validation text, in batches of the shape that its evaluation uses."""
     train, vocab_size = config.train, config.family.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
     return audit(
@@ -27,9 +27,9 @@ def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditR
 
 
 def require_sound(config: RunConfig, data: PreparedData) -> None:
-    """Build and audit a model of the user's as it is before step 0; models of our own are audited when trained.
+    """Build and audit a user's model as it is before step 0. Our own models are audited only after training.
 
-    Raises UserError if it cannot run, or reads tokens that it must not see.
+    Raises UserError if the model cannot run, or reads tokens that it must not see.
     """
     if not isinstance(config.family.model, ModuleConfig):
         return
@@ -39,5 +39,5 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
     found = audit_run(model, config, data)
     if not found.causal:
         raise UserError(
-            f"{config.title} is {found.verdict} before its first step: {found.where}; its loss would be void"
+            f"{config.title} is {found.verdict} before its first step: {found.where}; its loss would be meaningless"
         )

@@ -1,8 +1,8 @@
 """Weights and checkpoints on disk: safetensors for tensors, JSON for the rest, nothing that runs code when read.
 
-A checkpoint is a folder `checkpoints/step-00002000`, written under another name, checksummed, synced and renamed when
-whole. Batches, dropout and samples are functions of (seed, step), so the seed and the step are the whole random state
-and data position.
+A checkpoint is a folder such as `checkpoints/step-00002000`. It is written under another name, and renamed when it is
+complete, checksummed and synced. Batches, dropout and samples are functions of (seed, step), so these two numbers are
+the whole random state and data position.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.files import settings
+from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
@@ -32,24 +32,27 @@ from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimize
 from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
 
 SCHEMA_VERSION = 3
-CLOCKS: tuple[str, ...] = (
+PROGRESS = (
     "step",
     "evaluated",
     "train_seconds",
     "best_val_loss",
     "best_step",
     "peak_memory_bytes",
+    "micro_batch_size",
+    "batches_skipped",
+    "skipped_in_a_row",
 )
-CLOCKS += ("micro_batch_size", "batches_skipped", "skipped_in_a_row")
+"""The fields of a state that a checkpoint stores as numbers."""
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers; a head tied to the embedding is stored once, as the embedding."""
+    """Write a model's parameters and buffers. A head tied to the embedding is stored once, as the embedding."""
     save_tensors(_untied(model), path)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file so that it exists whole or not at all. Raises OSError if the disk does not take it."""
+    """Write a safetensors file that is complete or does not exist. Raises OSError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -68,7 +71,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Read weights written by `save_weights` into a model of the same configuration.
 
-    Raises UserError if the file is missing, damaged or of another model.
+    Raises UserError if the file is missing, damaged, or for another model.
     """
     stored = read_tensors(path)
     expected = _untied(model)
@@ -91,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dictionary without second names of one tensor."""
+    """The state dictionary, with each tensor under one name only."""
     seen: set[int] = set()
     result = {}
     for name, tensor in model.state_dict().items():
@@ -102,15 +105,15 @@ def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(state: TrainState) -> Path:
-    """Write the whole state; then remove all checkpoints but the newest `keep_checkpoints` and the best one.
+    """Write the whole state, then remove all checkpoints but the newest `keep_checkpoints` and the best one.
 
-    Raises OSError if the disk is full or cannot be written; what was saved before stays as it was.
+    Raises OSError if the disk is full or cannot be written. Earlier checkpoints are then unchanged.
     """
     folder = state.folder / "checkpoints"
     final = folder / f"step-{state.step:08d}"
     state.saved_step, state.saved_at = state.step, time.monotonic()
     if final.exists():
-        return final  # the end of a run that was also due for saving
+        return final  # saved just before, at the end of the run
     metrics = state.folder / "metrics.jsonl"
     if metrics.exists():
         sync(metrics)
@@ -138,7 +141,7 @@ def save_checkpoint(state: TrainState) -> Path:
 
 
 def describe_state(state: TrainState) -> dict[str, Any]:
-    """Everything of a run that is no tensor."""
+    """Everything in a run's state that is not a tensor."""
     return {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
@@ -163,7 +166,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while saving left behind."""
+    """Remove what a process left behind that was killed while saving."""
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -171,14 +174,14 @@ def remove_unfinished(folder: Path) -> None:
 def load_newest_checkpoint(
     state: TrainState, *, allow_changes: bool = False, log: Callable[[str], None] = lambda line: None
 ) -> bool:
-    """Put `state` where the newest whole checkpoint of its folder left off; False if there is none.
+    """Load the newest undamaged checkpoint of the run's folder into `state`. Returns False if there is none.
 
-    A damaged checkpoint is set aside, `log` gets one line, and the one before it is used. Records written after
-    the checkpoint are cut off metrics.jsonl: the resumed run writes them again.
+    A damaged checkpoint is set aside, one line is logged, and the one before it is used. Records that were written
+    after the checkpoint are removed from metrics.jsonl, because the resumed run writes them again.
 
     Raises:
-        UserError: the checkpoint is whole but not of this configuration, data or tokenizer (unless `allow_changes`),
-            or no checkpoint of ours.
+        UserError: the checkpoint is for another configuration, data or tokenizer (unless `allow_changes`), or it was
+            not written by nanokimi.
     """
     folder, metrics = state.folder / "checkpoints", state.folder / "metrics.jsonl"
     remove_unfinished(folder)
@@ -198,8 +201,8 @@ def load_newest_checkpoint(
         changes = changes_since(stored, state)
         if changes and not allow_changes:
             raise UserError(
-                f"{state.folder} would go on with {changes[0]}: not the same run; change it back, or resume with "
-                "--allow-changes"
+                f"{state.folder} would continue with {changes[0]}, which is a different run: change it back, or resume "
+                "with --allow-changes"
             )
         if stored.get("torch") != torch.__version__:
             log(
@@ -233,7 +236,9 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
         except (KeyError, TypeError, ValueError):
             fine = False
         if not fine:
-            raise UserError(f"{path / 'state.json'} is no state of a run: '{name}' cannot be what it says")
+            raise UserError(
+                f"{path / 'state.json'} is not the state of a run: '{name}' has an impossible value"
+            )
     if batch_size % stored["micro_batch_size"]:
         raise UserError(f"{path / 'state.json'} does not fit this run: its micro-batch is of another batch")
     if stored["step"] != int(path.name.removeprefix("step-")):
@@ -249,7 +254,7 @@ def _is(kind: type) -> Callable[[Any, dict[str, Any]], bool]:
     return lambda value, _: type(value) is kind
 
 
-# name: whether a value, beside the others, is possible
+# By name, whether a value is possible, given the other values.
 STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "step": lambda x, _: _count(x, 0, 10**12),
     "evaluated": _is(bool),
@@ -267,9 +272,9 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
 
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
-    """What is not as it was when a checkpoint was saved: "key = now, not then", data and tokenizer last.
+    """What has changed since a checkpoint was saved, as "key = now, not then", data and tokenizer last.
 
-    A setting that did not exist then had what is now its default.
+    A setting that did not exist then counts as having had its present default.
     """
     defaults = settings(replace(RunConfig(), model=state.config.model))
     then = {**defaults, **stored["config"], **stored["data"]}
@@ -278,8 +283,8 @@ def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
     return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
 
 
-def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, clocks: bool = True) -> None:
-    """Load the tensors of a checkpoint and, with `clocks`, everything else."""
+def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, progress: bool = True) -> None:
+    """Load the tensors of a checkpoint and, with `progress`, everything else."""
     load_weights(state.model, path / "model.safetensors")
     tensors = read_tensors(path / "optimizer.safetensors")
     try:
@@ -289,9 +294,9 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, cl
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from None
-    if not clocks:
+    if not progress:
         return
-    for name in CLOCKS:
+    for name in PROGRESS:
         setattr(state, name, stored[name])
     if stored["best_val_loss"] is None:
         state.best_val_loss = float("inf")
@@ -301,35 +306,37 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, cl
 
 
 def restart(state: TrainState) -> None:
-    """Back to the newest checkpoint, or to the run's beginning, keeping the room that was made for memory."""
-    room = (state.micro_batch_size, state.model.activation_checkpointing)
+    """Go back to the newest checkpoint or to the beginning, but keep the changes that made room in memory."""
+    in_memory = (state.micro_batch_size, state.model.activation_checkpointing)
     state.optimizer = fresh_optimizer(state.config, state.model)
-    if not load_newest_checkpoint(state, allow_changes=True):  # it was decided when the run began
+    if not load_newest_checkpoint(
+        state, allow_changes=True
+    ):  # changes were allowed or refused when the run began
         set_to_beginning(state)
         state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
         state.best_val_loss, state.best_step, state.evaluated = float("inf"), 0, False
         state.batches_skipped = state.skipped_in_a_row = 0
-    state.micro_batch_size, state.model.activation_checkpointing = room
+    state.micro_batch_size, state.model.activation_checkpointing = in_memory
     state.updating = False
 
 
 def roll_back(state: TrainState) -> tuple[int, int]:
-    """Weights and optimizer of the newest whole checkpoint, or of the beginning; clocks go on.
+    """Load weights and optimizer of the newest undamaged checkpoint, or of the beginning, but keep the step count.
 
-    Returns its step, and how many updates are in its weights.
+    Returns the checkpoint's step and the number of updates in its weights.
     """
     state.optimizer = fresh_optimizer(state.config, state.model)
     for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
             stored = read_state(path, state.config.train.batch_size)
-            load_checkpoint(state, path, stored, clocks=False)
+            load_checkpoint(state, path, stored, progress=False)
             return stored["step"], stored["step"] - stored["batches_skipped"]
     set_to_beginning(state)
     return 0, 0
 
 
 def set_to_beginning(state: TrainState) -> None:
-    """The weights and the empty optimizer that the run began with."""
+    """Restore the weights and the empty optimizer that the run began with."""
     fresh = build_model(state.config.family.model, state.config.seed)
     state.model.load_state_dict(fresh.state_dict())
     state.optimizer = fresh_optimizer(state.config, state.model)

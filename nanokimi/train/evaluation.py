@@ -1,4 +1,4 @@
-"""What happens between training steps: validation, stories, telemetry. No clock runs meanwhile."""
+"""What happens between training steps and is not counted as training time: validation, stories, telemetry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def evaluate_and_sample(state: TrainState, last: bool) -> Iterator[Record]:
     """Whatever is due at this step: validation, stories, telemetry."""
     every, step = state.config.train, state.step
     telemetry_every = every.telemetry_every or max(every.eval_every // 10, 1)
-    if state.evaluated:  # before the checkpoint that this run was resumed from
+    if state.evaluated:  # before the run was stopped and resumed
         if last:
             evaluate_now(state)
         return
@@ -51,7 +51,7 @@ def evaluate_now(state: TrainState) -> Evaluation:
 
 
 def evaluate_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
-    """Score a trained model on the test part, which nothing before has read."""
+    """Score a trained model on the test part, which nothing has read before."""
     result = evaluate_in_memory(state, "test", cancelled=cancelled)
     if not math.isfinite(result.val_loss):
         raise TrainingError("the test loss is not finite: lower the learning rate")
@@ -61,7 +61,7 @@ def evaluate_test(state: TrainState, cancelled: Callable[[], bool] | None = None
 def evaluate_in_memory(
     state: TrainState, part: str, cancelled: Callable[[], bool] | None = None
 ) -> Evaluation:
-    """Evaluate, with fewer windows at a time if memory runs out: the score does not depend on it."""
+    """Evaluate, with fewer windows at a time if memory runs out. The score does not depend on their number."""
     train = state.config.train
     windows = train.eval_batch_size or windows_at_a_time(train.context_length)
     while True:
@@ -79,7 +79,7 @@ def evaluate_in_memory(
 def telemetry_records(state: TrainState) -> list[Record]:
     """Expert load and attention logits since the last such records.
 
-    Unless QK-Clip needs the logits during training, they are looked up for one batch, off the clock.
+    If training does not need the logits for QK-Clip, they are computed here for one batch.
     """
     optim = state.config.family.optim
     if not needs_logits(state.optimizer) and state.step > 0:
@@ -91,7 +91,7 @@ def telemetry_records(state: TrainState) -> list[Record]:
 
 
 def sample_records(state: TrainState) -> list[Record]:
-    """A story from each prompt, with how much it repeats and copies."""
+    """A story from each prompt, with measures of how much it repeats itself and copies the training text."""
     tokenizer = state.data.tokenizer
     records: list[Record] = []
     for prompt in state.config.sample.prompts:

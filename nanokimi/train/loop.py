@@ -1,6 +1,6 @@
 """THE TRAINING LOOP: evaluate, save, step, until the budget is spent. See `step` and `evaluation`.
 
-`train` is a generator of records, so that one loop serves `nanokimi train`, which runs it through, and
+`train` is a generator of records, so that one loop serves both `nanokimi train`, which runs it to the end, and
 `nanokimi compare`, which takes a few steps of each model in turn.
 """
 
@@ -20,7 +20,8 @@ from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
 from nanokimi.train.torch_compile import compile_step
 
-LOSS_AT_MOST = (0.05, 60.0)  # without save_every: of the run, in steps; of the clock, in seconds
+# Without save_every, at most this much work is lost if the process is killed: a share of the run's steps, and seconds.
+MOST_WORK_LOST = (0.05, 60.0)
 
 
 def train(state: TrainState) -> Iterator[Record]:
@@ -39,7 +40,7 @@ def train(state: TrainState) -> Iterator[Record]:
 
 
 def evaluate_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
-    """Evaluate if it is due; an evaluation that a request to stop cuts short is undone, to be repeated."""
+    """Evaluate if it is due. If a request to stop cuts the evaluation short, undo it, so that it can be repeated."""
     metrics = state.folder / "metrics.jsonl"
     size = metrics.stat().st_size if metrics.exists() else 0
     telemetry, best = state.telemetry.state(), (state.best_val_loss, state.best_step)
@@ -54,7 +55,7 @@ def evaluate_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
 
 
 def due_for_saving(state: TrainState) -> bool:
-    """Whether to save now: every `save_every` steps, or so often that little is lost; and at each new best."""
+    """Whether to save now: every `save_every` steps (or often enough to lose little work), and at each new best."""
     if state.step == 0 or state.step == state.saved_step:
         return False
     if state.best_step == state.step:
@@ -62,46 +63,44 @@ def due_for_saving(state: TrainState) -> bool:
     every = state.config.train.save_every
     if every is not None:
         return state.step % every == 0
-    part, seconds = LOSS_AT_MOST
+    share, seconds = MOST_WORK_LOST
     unsaved = state.step - max(state.saved_step, 0)
     waited = time.monotonic() - state.saved_at
-    return unsaved >= max(int(part * total_steps(state)), 1) or waited * (1 + 1 / unsaved) > seconds
+    return unsaved >= max(int(share * total_steps(state)), 1) or waited * (1 + 1 / unsaved) > seconds
 
 
 def step_and_recover(state: TrainState) -> Iterator[Record]:
-    """One training step; and a record of kind "event" for whatever had to be survived on the way.
+    """One training step, with a record of kind "event" for each problem that was overcome.
 
-    With `train.compile` it is compiled before, and anew after what torch.compile has seen has changed.
+    With `train.compile`, the step is compiled first, and again whenever recovery has changed what was compiled.
     """
-    while True:
-        record, broken = None, None
+    again = True
+    while again:
         compiling = state.config.train.compile and state.compiled is None
         if compiling:
             yield {"kind": "compiling"}
-        try:
-            record = compile_step(state) if compiling else train_step(state)
-        except NotFinite as error:
-            broken = str(error)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only out here has Python let go of the failed step's tensors.
-        if record is not None:
-            yield record
-            if compiling:
-                continue
-            return
-        if broken is not None:
-            yield recover_from_non_finite(state, broken)
-            return
-        event, again = recover_from_out_of_memory(state)
-        yield event
-        if not again:
-            return
+        record, again = attempt(state, compiling)
+        yield record
+
+
+def attempt(state: TrainState, compiling: bool) -> tuple[Record, bool]:
+    """Compile the step or take it, and recover if that fails: a record, and whether the step has still to be taken."""
+    not_finite = None
+    try:
+        return (compile_step(state), True) if compiling else (train_step(state), False)
+    except NotFinite as error:
+        not_finite = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # After the except clauses, because only here has Python released the tensors of the failed step.
+    if not_finite is not None:
+        return recover_from_non_finite(state, not_finite), False
+    return recover_from_out_of_memory(state)
 
 
 def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
-    """Append records to metrics.jsonl, each with where the run stood, and pass them on."""
+    """Append records to metrics.jsonl, each with the run's progress at that moment, and pass them on."""
     for record in records:
         stamp = {"step": state.step, "tokens": state.tokens, "flops": state.flops}
         stamped = {"kind": record["kind"], **stamp, "train_seconds": state.train_seconds, **record}

@@ -1,7 +1,7 @@
-"""THE METRICS: what is computed from a run that has ended, by the key that result.json has for each.
+"""THE METRICS: what is computed from a run that has ended, by its key in result.json.
 
-To add one, write how it is computed here, and how it is shown under the same key in report/metrics.py
-(docs/experiments.md has the recipe). Losses and the scores that follow from them come from measure/evaluate.py.
+To add one, define here how it is computed and in report/metrics.py, under the same key, how it is shown
+(docs/experiments.md has the recipe). Losses and the scores derived from them come from measure/evaluate.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EndedRun:
 
     state: TrainState
     scores: Evaluation
-    """Of the test part; of the validation part if the test part is not to be read (while a study tunes)."""
+    """Of the test part, or of the validation part while a study tunes, because then the test part must not be read."""
     cost: Cost
     step_ms: list[float]
     """Milliseconds of each training step."""
@@ -37,7 +37,7 @@ class EndedRun:
 
 
 def ended_run(state: TrainState, scores: Evaluation, **measured: Any) -> EndedRun:
-    """The run of a state whose training has ended; `measured` has the fields that take time to measure."""
+    """An EndedRun from the state of a finished training. `measured` has the fields that take time to measure."""
     records = read_json_lines(state.folder / "metrics.jsonl")
     step_ms = [record["step_ms"] for record in records if record["kind"] == "train"]
     cost = model_cost(state.config.family.model, state.config.train.context_length)
@@ -79,7 +79,7 @@ METRICS: dict[str, Callable[[EndedRun], Any]] = {
 
 
 def tokens_per_second(run: EndedRun) -> float:
-    """Speed after the first step, which also loads kernels and allocates."""
+    """Training speed without the first step, which also loads kernels and allocates memory."""
     steady, train = run.step_ms[1:] or run.step_ms, run.state.config.train
     return len(steady) / sum(steady) * 1e3 * train.batch_size * train.context_length if steady else 0.0
 

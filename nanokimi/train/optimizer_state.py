@@ -1,4 +1,4 @@
-"""An optimizer's state in a checkpoint. Of this package's own every tensor is known, and nothing else is taken."""
+"""An optimizer's state in a checkpoint. For our own optimizers every tensor is known, and no other is accepted."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from nanokimi.optim.adamw import MatrixOptimizer
-from nanokimi.optim.foreign_state import pack, unpack_
 from nanokimi.optim.lion import Lion
+from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.train.state import TrainState
 
 Shapes = dict[str, torch.Size]
 
 
 def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors by "parameter.name", everything else that JSON holds) of a run's optimizer."""
-    if state.config.family.optim.foreign:
+    """The state of a run's optimizer: tensors by "parameter.name", and the rest as JSON."""
+    if state.config.family.optim.third_party:
         return pack(state.optimizer)
     tensors, rest = {}, {}
     for index, values in state.optimizer.state_dict()["state"].items():
@@ -30,13 +30,13 @@ def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[
 
 
 def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
-    """Give a run's optimizer what `flatten_optimizer` took of one like it.
+    """Load into a run's optimizer what `flatten_optimizer` returned for an equal one.
 
-    Its groups are its own: they follow from the configuration. Raises ValueError if state is missing, extra or
-    misshaped; whatever somebody else's optimizer raises.
+    Parameter groups are not loaded, because they follow from the configuration. Raises ValueError if state is missing,
+    extra or misshaped. A third-party optimizer may raise anything.
     """
     optim = state.config.family.optim
-    if optim.foreign:
+    if optim.third_party:
         unpack_(state.optimizer, tensors, rest, frozenset(optim.options))
         return
     by_index: dict[int, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
 
 
 def expected_state(optimizer: torch.optim.Optimizer, p: torch.Tensor, group: dict[str, Any]) -> Shapes:
-    """What one of this package's optimizers keeps for a parameter that it has updated."""
+    """The shapes of what one of our own optimizers keeps for a parameter that it has updated."""
     if isinstance(optimizer, Lion | MatrixOptimizer) and group.get("algorithm") != "adamw":
         like = torch.empty_like(p, device="meta")
         return {name: tensor.shape for name, tensor in optimizer.new_state(like, group).items()}
@@ -72,6 +72,6 @@ def _require_shapes(number: int, kept: dict[str, Any], expected: Shapes) -> None
         raise ValueError(f"parameter {number} has the optimizer state {', '.join(sorted(kept)) or 'of none'}")
     for name, shape in expected.items():
         if name == "step" and kept[name].dim() != 0:
-            raise ValueError(f"optimizer state {number}.step is no number")
+            raise ValueError(f"optimizer state {number}.step is not a number")
         if kept[name].shape != shape:
             raise ValueError(f"optimizer state {number}.{name} has another shape than its parameter")

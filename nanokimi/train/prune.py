@@ -1,9 +1,9 @@
 """Expert pruning: a trained model without its least used experts, and what that costs before and after a recovery.
 
-Every layer keeps the experts that the validation text's tokens chose most. The router loses the rows of the others, so
-it chooses among those that are left and its gates add up as before; the gates' scale stays what the model was trained
-with. The result is an ordinary run, which goes on where the old one ended: its steps count from there, its batches are
-the next ones, and its recovery's learning rate falls to 0 from RECOVERY_LR of the old peak (not tuned).
+Every layer keeps the experts that the tokens of the validation text chose most. The router loses the rows of the
+others, so it chooses among the remaining ones and its gates add up as before. The scale of the gates stays the one that
+the model was trained with. The result is an ordinary run that continues the old one: its steps count from there, and
+its batches are the next ones. In recovery the learning rate falls from RECOVERY_LR of the old peak to 0 (not tuned).
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ RECOVERY_LR = 0.1  # of the arm's peak rate
 def prune(
     folder: Path, out: Path, *, keep: int, recover_steps: int = 0, device: str | None = None
 ) -> dict[str, Any]:
-    """Keep the `keep` most used experts of each layer of a finished run; write the new run to `out`.
+    """Keep the `keep` most used experts of each layer of a finished run, and write the new run to `out`.
 
-    Returns what prune.json holds: losses in nats per token, and each layer's experts with their use.
+    Returns the content of prune.json: losses in nats per token, and the use of each layer's experts.
 
     Raises:
         UserError: there are no experts to drop, or `keep` does not fit.
     """
     run = open_run(folder, device)
     require_prunable(run, keep)
-    run.data.scored("test")  # refuses, before anything is done, data in which the end would find no test part
+    run.data.scored("test")  # refuses data without a test part now, not at the end
     train = run.config.train
     usage_LE = expert_usage(run.model, run.data, train.context_length)
     kept_LE = usage_LE.topk(keep, dim=1).indices.sort(dim=1).values
@@ -94,13 +94,13 @@ def prune(
 
 
 def require_prunable(run: Run, keep: int) -> None:
-    """Refuse a model without experts that can be told apart by their use."""
+    """Refuse a model that has no experts, or whose experts cannot be ranked by their use."""
     model = run.config.family.model
     variant = model.experts if isinstance(model, VariantConfig) else ""
     if isinstance(model, GPTConfig | ModuleConfig) or not routers_of(run.model):
         raise UserError(f"{run.folder} has no experts to drop")
     if variant == "expert_choice" or is_plugin(variant):
-        raise UserError(f"experts {variant} cannot be pruned: their use says nothing of their worth")
+        raise UserError(f"experts {variant} cannot be pruned: their use does not tell how useful they are")
     least = 1 if variant == "soft" else model.num_experts_per_tok
     if not least <= keep < model.n_routed_experts:
         raise UserError(
@@ -109,13 +109,13 @@ def require_prunable(run: Run, keep: int) -> None:
 
 
 def routers_of(model: nn.Module) -> list[Any]:
-    """The routers of a model that has any, in the order of its layers."""
+    """The routers of a model, in the order of its layers. Empty if it has none."""
     find: Any = getattr(model, "routers", list)
     return list(find())
 
 
 def read_steps(folder: Path) -> int:
-    """Steps that a finished run took."""
+    """The number of steps of a finished run."""
     path = folder / RESULT_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT_FILE}: the run has not finished")
@@ -127,7 +127,7 @@ def read_steps(folder: Path) -> int:
 
 @torch.inference_mode()
 def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> torch.Tensor:
-    """Tokens of the validation text that chose each expert (soft: their shares' sum), (layers, E), on the CPU."""
+    """How many validation tokens chose each expert (soft: the sum of their shares), (layers, E), on the CPU."""
     device = next(model.parameters()).device
     model.eval()
     windows = windows_at_a_time(context_length)
@@ -140,21 +140,21 @@ def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> t
 
 
 def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunConfig:
-    """The run's configuration with fewer experts, the same scale of the gates, and the recovery as its budget."""
+    """The run's configuration with fewer experts, the same scale of the gates, and a budget that includes recovery."""
     config = run.config
     arm, train = config.family, config.train
-    assert not isinstance(arm.model, GPTConfig | ModuleConfig), "require_prunable() has been asked"
+    assert not isinstance(arm.model, GPTConfig | ModuleConfig), "require_prunable() refuses these"
     scaling = routers_of(run.model)[0].scaling
     model = replace(arm.model, n_routed_experts=keep, routed_scaling_factor=scaling)
     optim = recovery(arm.optim, steps, recover_steps) if recover_steps else arm.optim
-    budget: dict[str, Any] = dict(max_epochs=None, max_tokens=None, max_flops=None, max_seconds=None)
-    train = replace(train, max_steps=steps + recover_steps, **budget)
+    no_other_budget: dict[str, Any] = dict(max_epochs=None, max_tokens=None, max_flops=None, max_seconds=None)
+    train = replace(train, max_steps=steps + recover_steps, **no_other_budget)
     changed = replace(arm, model=model, optim=optim)  # type: ignore[arg-type]
     return validate(replace(config, train=train, **{config.model: changed}))  # type: ignore[arg-type]
 
 
 def recovery(optim: OptimConfig, steps: int, recover_steps: int) -> OptimConfig:
-    """The same optimizer, afresh, its rate falling to 0 over the recovery."""
+    """The same optimizer, restarted, with a rate that falls to 0 during recovery."""
     return replace(
         optim,
         lr=optim.lr * RECOVERY_LR,

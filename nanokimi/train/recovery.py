@@ -1,4 +1,4 @@
-"""Recovering when memory runs out or numbers are not finite: make room and repeat the step, or do as configured."""
+"""Recovery from running out of memory (make room, repeat the step) and from numbers that are not finite (as set)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nanokimi.train.metrics import tensors_in
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import forward_backward, sequence_loss, training_batch
 
-SKIPPED_IN_A_ROW = 10  # then the weights, not the batches, are what is broken
+SKIPPED_IN_A_ROW = 10  # after so many, the fault is in the weights and not in the batches
 
 
 def recover_from_out_of_memory(state: TrainState) -> tuple[Record, bool]:
-    """Make room after memory ran out in a step: (an event, whether the same step can be taken again at once).
+    """Make room after memory ran out in a step. Returns an event, and whether the same step can be taken again at once.
 
-    Forward and backward change no weight, so their step is simply repeated. Where the update itself failed, weights
-    may be half updated: the run goes back to its newest checkpoint, or to its beginning.
+    Forward and backward passes change no weight, so their step is simply repeated. If memory ran out during the update
+    (`state.updating`), weights may be half updated, and the run goes back to its newest checkpoint or its beginning.
 
-    Raises TrainingError, naming what would fit, if there is no room left to make.
+    Raises TrainingError, naming what would fit, if no more room can be made.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    state.compiled = None  # for other sizes: compiled anew, or not at all if nothing fits
+    state.compiled = None  # it was compiled for the old sizes
     gc.collect()
     release_memory(state.device)
     detail = f"out of memory at step {state.step + 1}: {make_room(state)}"
@@ -40,7 +40,7 @@ def recover_from_out_of_memory(state: TrainState) -> tuple[Record, bool]:
 
 
 def make_room(state: TrainState) -> str:
-    """Halve the micro-batch; at one sequence recompute activations; then give up. Returns what was done in words."""
+    """Halve the micro-batch. At one sequence, recompute activations. Then give up. Returns what was done, in words."""
     micro, batch = state.micro_batch_size, state.config.train.batch_size
     if micro > 1:
         state.micro_batch_size = max(n for n in range(1, micro // 2 + 1) if batch % n == 0)
@@ -56,7 +56,7 @@ def make_room(state: TrainState) -> str:
 
 
 def context_that_fits(state: TrainState) -> str:
-    """Try shorter and shorter sequences, and say which goes through."""
+    """Try shorter and shorter sequences, and say which one fits."""
     inputs_BT, targets_BT = (ids[:1] for ids in training_batch(state))
     length = inputs_BT.shape[1] // 2
     while length >= 8:
@@ -80,9 +80,9 @@ def context_that_fits(state: TrainState) -> str:
 
 
 def recover_from_non_finite(state: TrainState, reason: str) -> Record:
-    """After a loss or gradient that is not finite: keep the evidence, then stop, skip or roll back as configured.
+    """After a loss or gradient that is not finite, save the batch, then stop, skip or roll back as configured.
 
-    Raises TrainingError with everything saved, if told to stop, or after ten skipped steps in a row.
+    Raises TrainingError, with everything saved, if configured to stop or after ten skipped steps in a row.
     """
     module = first_non_finite_module(state)
     state.optimizer.zero_grad(set_to_none=True)
@@ -111,14 +111,14 @@ def recover_from_non_finite(state: TrainState, reason: str) -> Record:
     state.batches_skipped = state.step - updates
     state.skipped_in_a_row += 1
     if policy == "skip":
-        detail = f"{reason}; first not finite: {module}; this update is left out"
+        detail = f"{reason}; first not finite: {module}; this update is skipped"
         return {"kind": "event", "event": "nonfinite_skipped", "detail": detail}
     detail = f"{reason}; first not finite: {module}; weights go back to those of step {start}"
     return {"kind": "event", "event": "nonfinite_rolled_back", "detail": detail}
 
 
 def first_non_finite_module(state: TrainState) -> str:
-    """Repeat the step's forward and backward passes and name the first module whose output, or its gradient, is bad."""
+    """Repeat the step's forward and backward passes, and name the first module with a bad output or gradient."""
     found: list[str] = []
     hooks: list[Any] = []
 
@@ -139,7 +139,7 @@ def first_non_finite_module(state: TrainState) -> str:
 
     for name, module in state.model.named_modules():
         watch(name or type(module).__name__, module)
-    compiled, state.compiled = state.compiled, None  # it has no modules to watch
+    compiled, state.compiled = state.compiled, None  # hooks need the modules of the plain model
     try:
         torch.manual_seed(step_seed(state.config.seed, state.step))
         state.optimizer.zero_grad(set_to_none=True)

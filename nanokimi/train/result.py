@@ -27,15 +27,15 @@ MAX_TALE_TOKENS = 2000  # a tale of 400 words in characters
 RESULT_FILE = "result.json"
 
 
-def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> dict[str, Any]:
+def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: bool = True) -> dict[str, Any]:
     """Audit and measure a trained model, and write the run's result.json.
 
-    Without `whole`, decoding is not timed, and tales are neither judged nor asked about.
+    Without `measure_generation`, decoding is not timed, and a model of tales is not asked for stories or answers.
     """
     assert state.last_evaluation is not None, "train() ends with a validation"
     context_length = state.config.train.context_length
     scores = score_test(state)
-    prefill, decode = generation_latency(state.model, context_length) if whole else (None, None)
+    prefill, decode = generation_latency(state.model, context_length) if measure_generation else (None, None)
     run = ended_run(state, scores, idle_memory_bytes=idle_memory_bytes, prefill=prefill, decode=decode)
     result = {
         "name": state.config.title,
@@ -49,24 +49,24 @@ def finish(state: TrainState, idle_memory_bytes: int, *, whole: bool = True) -> 
         "audit": asdict(audit_run(state.model, state.config, state.data)),
         "split_note": split_note(state.data.metadata),
     }
-    if whole and "val_floor_nats" in state.data.metadata:
-        result["tales"] = know_the_world(state)
+    if measure_generation and "val_floor_nats" in state.data.metadata:
+        result["tales"] = evaluate_tales(state)
     write_json(state.folder / RESULT_FILE, result)
     return result
 
 
 def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
-    """The whole test part's score; each window's is kept in the run's folder. Raises Cancelled."""
+    """The score of the whole test part. The score of each window is kept in the run's folder. Raises Cancelled."""
     scores = evaluate_test(state, cancelled)
     np.save(state.folder / "window_nats.npy", scores.window_nats)
     return scores
 
 
 def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> dict[str, float | None]:
-    """The floor in nats per token, and how far a model stays above it, also in bits per byte; None where unknown.
+    """The entropy floor in nats per token, and how far the model is above it, also in bits per byte; None if unknown.
 
-    If every document fits into the context, the floor is attainable. If not, the gap is still to the floor, which is
-    then lower than any model can be expected to reach.
+    If every document fits into the context, the floor is attainable. Otherwise the gap is still measured from it,
+    although no model can be expected to reach it.
     """
     part = scores.part
     floor, known = text_floor(data, context_length, part), floors(data, context_length, part)
@@ -80,8 +80,8 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
     }
 
 
-def know_the_world(state: TrainState) -> dict[str, Any]:
-    """How a model trained on tales does by the story world's parser and its questions."""
+def evaluate_tales(state: TrainState) -> dict[str, Any]:
+    """How the stories of a model trained on tales do before the story world's parser, and its answers to questions."""
     config, tokenizer = state.config, state.data.tokenizer
 
     def write(opening: str, number: int) -> str:

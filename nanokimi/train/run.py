@@ -1,4 +1,4 @@
-"""`nanokimi train`: one model through the training loop, watched, and safe to interrupt."""
+"""`nanokimi train`: train one model, show its progress, and stop cleanly when interrupted."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def train_alone(
     """Train the model that `config.model` names in the run folder `out`; return its result.json.
 
     Raises:
-        UserError: as the parts do, and if another process trains in `out`.
-        TrainingError: the run cannot go on; what it has done is saved.
-        Interrupted: a signal came; the run was saved and `resume` continues it.
+        UserError: bad input, or another process trains in `out`.
+        TrainingError: the run cannot continue. What it has done is saved.
+        Interrupted: a signal arrived. The run is saved, and `resume` continues it.
     """
     folder = training_folder(config, out, "train", make_ready, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, _):
@@ -33,7 +33,7 @@ def train_alone(
 
 
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
-    """Note in the run's folder what it was begun with."""
+    """Record in the run's folder the environment and the plugins that it was started with."""
     keep_environment(folder)
     keep_plugins(config, folder)
 
@@ -41,7 +41,7 @@ def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
 def train_and_finish(
     config: RunConfig, data: PreparedData, out: Path, resume: bool, allow_changes: bool
 ) -> dict[str, Any]:
-    """Everything that happens once folder, configuration and data are there."""
+    """Train, audit and measure, once folder, configuration and data exist."""
     device = choose_device(config.train.device)
     limit_memory(config.train.memory_limit_gb, device)
     idle_memory_bytes = memory_bytes(device)
@@ -68,5 +68,5 @@ def train_and_finish(
         if not state.finished:
             raise Interrupted(signals[0], stopped)
         display.log(name, "being audited and measured")
-        with stopped_by_signal(stopped):  # all is saved: what is left can be done again
+        with stopped_by_signal(stopped):  # training is saved, and the rest can be repeated
             return finish(state, idle_memory_bytes)

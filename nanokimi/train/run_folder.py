@@ -1,6 +1,6 @@
-"""Run folders from the outside: starting one, going on with it, and opening a finished one (`result` finishes it).
+"""Run folders: creating one, resuming an interrupted one, and opening a finished one.
 
-`training_folder` is what the commands that train have in common; the steps that it is made of follow.
+All commands that train use `training_folder`. The steps that it consists of follow it.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def training_folder(
     resume: bool,
     allow_changes: bool,
 ) -> Iterator[tuple[RunConfig, PreparedData, Made]]:
-    """The folder of `nanokimi VERB`, set up anew or taken up again, and locked while the block trains in it.
+    """The folder of `nanokimi VERB`, newly set up or resumed, and locked while the block trains in it.
 
-    Yields the resolved configuration, the data, and what `make_ready` returns: it writes whatever else belongs into
-    the folder before anything is trained. A new folder that cannot be made ready disappears again; an old one becomes
-    what it was if the run refuses to go on with changes.
+    Yields the resolved configuration, the data, and what `make_ready` returns. `make_ready` writes whatever else
+    belongs in the folder before training. If it fails, a new folder is removed. A resumed folder is restored if the run
+    refuses its changes.
 
     Raises:
         UserError: the input or the folder cannot be used.
-        TrainingError: the disk is full, or the folder cannot be written any more.
+        TrainingError: the disk is full, or the folder can no longer be written.
     """
     check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
     if not resume:
@@ -81,13 +81,13 @@ def training_folder(
 
 
 def how_to_continue(verb: str, out: Path) -> str:
-    """The command that goes on with an interrupted run."""
+    """The command that continues an interrupted run."""
     return f"continue with: nanokimi {verb} --resume --out {out}"
 
 
 @contextmanager
 def whole_where_it_stops(folder: Path, advice: str) -> Iterator[None]:
-    """Turn an OSError of the block, in which whatever is saved is saved whole, into a TrainingError with advice."""
+    """Turn an OSError of the block into a TrainingError with advice. The block saves files completely or not at all."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,7 @@ def whole_where_it_stops(folder: Path, advice: str) -> Iterator[None]:
 
 
 def keep_environment(folder: Path) -> None:
-    """Note the machine, the command and the versions that a run was begun with."""
+    """Record the machine, the command and the versions that a run was started with."""
     path = folder / ENVIRONMENT_FILE
     if not path.exists():
         write_json(path, describe_environment())
@@ -103,7 +103,7 @@ def keep_environment(folder: Path) -> None:
 
 @contextmanager
 def fresh_folder(out: str | Path) -> Iterator[Path]:
-    """A new run folder, locked; it disappears again, with the parents made for it, if setting it up fails."""
+    """A new run folder, locked. If setting it up fails, it is removed, with any parents created for it."""
     folder = Path(out)
     made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
     create_run_folder(folder)
@@ -111,7 +111,7 @@ def fresh_folder(out: str | Path) -> Iterator[Path]:
     ours = False
     try:
         with only_process(folder):
-            refuse_taken(folder)  # another process may just have had it
+            refuse_taken(folder)  # another process may have used it in the meantime
             ours = True
             yield folder
     except BaseException:
@@ -123,7 +123,7 @@ def fresh_folder(out: str | Path) -> Iterator[Path]:
 
 
 def refuse_taken(folder: Path) -> None:
-    """A folder that already holds something is never written into. Raises UserError."""
+    """Raise UserError if a folder already holds something, because it must not be overwritten."""
     if {entry.name for entry in folder.iterdir()} - {LOCK_FILE}:
         raise UserError(
             f"{folder} already holds files and a run never overwrites another: choose another --out"
@@ -131,7 +131,7 @@ def refuse_taken(folder: Path) -> None:
 
 
 def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
-    """Choose the machine's part, prepare the data into `folder` and save the resolved configuration there."""
+    """Choose device, dtype and threads, prepare the data in `folder`, and save the resolved configuration there."""
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
@@ -153,23 +153,23 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
 
 
 def keep_plugins(config: RunConfig, folder: Path) -> None:
-    """Note the content of every file of the user's that the run's arm is made of, in the run's folder.
+    """Record in the run's folder the hash of every file of the user's that the run's arm uses.
 
-    Raises UserError if one was not named, is not what it was when the run began, or cannot be built.
+    Raises UserError if a file was not named, has changed since the run began, or holds a class that cannot be built.
     """
     path = folder / PLUGINS_FILE
     kept = read_plugins(path)
     require_same_plugins(kept, folder)
     now = plugin_hashes(plugins_of(config.family))
     if now.keys() - kept.keys():
-        with torch.device("meta"):  # tried before anything is trained, without memory or time
+        with torch.device("meta"):  # a trial before training, which takes neither memory nor time
             model = build_model(config.family.model, config.seed)
         fresh_optimizer(config, model)
         write_json(path, {**kept, **now})
 
 
 def read_plugins(path: Path) -> dict[str, str]:
-    """SHA-256 by FILE.py:NAME; empty without a file. Raises UserError if it holds anything else."""
+    """SHA-256 by FILE.py:NAME, empty if there is no such file. Raises UserError if it holds anything else."""
     kept = read_json(path) if path.is_file() else {}
     if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
         raise UserError(f"{path} is not the file that the run wrote")
@@ -177,9 +177,9 @@ def read_plugins(path: Path) -> dict[str, str]:
 
 
 def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
-    """The configuration and data of the interrupted run in `folder`, with whatever `config` changes of them saved.
+    """The configuration and data of the interrupted run in `folder`. Changes that `config` makes to them are saved.
 
-    The caller has made sure that changes are wanted. A run that died while it prepared its data prepares it now.
+    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now.
     """
     saved = load_config(str(folder / CONFIG_FILE))
     if config != saved:
@@ -203,7 +203,7 @@ def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedD
 
 @contextmanager
 def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
-    """Put configuration and data back as they were, if the run refuses to go on with the changed ones."""
+    """Restore configuration and data if the run refuses the changed ones."""
     if not changing:
         yield
         return
@@ -240,13 +240,13 @@ class Run:
 
 
 def find_data(folder: Path) -> Path:
-    """The prepared data of a run: its own, or that of the study or comparison that it is part of."""
+    """The prepared data of a run, which may be in the folder of the study or comparison that the run is part of."""
     *inner, outermost = (folder, *folder.resolve().parents[:2])
     return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
 
 
 def weights_of(folder: Path, checkpoint: str) -> Path:
-    """The weights that "final", "best", "last" or a step number means.
+    """The file of weights for "final", "best", "last" or a step number.
 
     Raises UserError if there are none, or they are damaged.
     """
@@ -277,12 +277,12 @@ def weights_of(folder: Path, checkpoint: str) -> Path:
 
 
 def open_run(folder: Path, device: str | None = None, checkpoint: str = "final") -> Run:
-    """Load a run's configuration, data, and the weights that `checkpoint` means (see `weights_of`).
+    """Load a run's configuration, data, and the weights that `checkpoint` names (see `weights_of`).
 
     Raises UserError if the folder does not hold them.
     """
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder} is no run folder: it has no {CONFIG_FILE}")
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
     weights = weights_of(folder, checkpoint)
     config = load_config(str(folder / CONFIG_FILE))
     if not is_resolved(config):
@@ -298,15 +298,15 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders that `folder` means: itself, or of a comparison every arm's with every seed."""
+    """The run folders in `folder`: every arm's and seed's if it is a comparison, else `folder` itself."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: name a run folder or a comparison's")
+        raise UserError(f"{folder} is not a folder: name a run folder or a comparison's")
     inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
     return inside or [folder]
 
 
 def first_seeds(folder: Path) -> list[Path]:
-    """The run folders that `folder` means, of a comparison each arm's with its first seed alone."""
+    """Like `runs_in`, but of a comparison only the first seed of each arm."""
     runs = runs_in(folder)
     seeds = {run: int(run.name.removeprefix("seed-")) if run.name.startswith("seed-") else 0 for run in runs}
     return [run for run in runs if seeds[run] == min(seeds[o] for o in runs if o.parent == run.parent)]

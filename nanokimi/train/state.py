@@ -1,4 +1,4 @@
-"""The state of a run: what it is made of, everything that changes, and how far its budget goes."""
+"""The state of a run: its parts, everything that changes during training, and the steps that its budget allows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nanokimi.train.telemetry import Telemetry
 
 Record = dict[str, Any]
 
-COPY_SEARCH_TOKENS = 1_000_000  # of the training text, searched for what a story copied
+COPY_SEARCH_TOKENS = 1_000_000  # of the training text, in which a story's copied passages are looked for
 
 
 def _never() -> bool:
@@ -36,7 +36,7 @@ def _never() -> bool:
 
 @dataclass
 class TrainState:
-    """Everything that changes during a run, and what it is made of."""
+    """The parts of a run, and everything that changes during it."""
 
     config: RunConfig
     data: PreparedData
@@ -49,7 +49,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     flops_per_token: float
     flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
-    kernels: list[Choice] = field(default_factory=list)  # which fast forms were put in
+    kernels: list[Choice] = field(default_factory=list)  # which fast implementations are used
     compiled: Callable[..., Any] | None = None  # the model as torch.compile made it
     compile_seconds: float = 0.0  # not part of train_seconds
     step: int = 0
@@ -57,18 +57,20 @@ class TrainState:
     best_val_loss: float = math.inf
     best_step: int = 0
     micro_batch_size: int = 0  # sequences per forward pass; smaller than configured once memory ran out
-    batches_skipped: int = 0  # whose update was left out or taken back, because numbers were not finite
+    batches_skipped: int = 0  # their update was skipped or undone, because numbers were not finite
     skipped_in_a_row: int = 0
-    peak_memory_bytes: int = 0  # over training steps; validation and samples not counted
+    peak_memory_bytes: int = 0  # of training steps, not of validation and samples
     telemetry: Telemetry = field(default_factory=Telemetry)
     last_evaluation: Evaluation | None = None
-    evaluated: bool = False  # what was due at this step is in metrics.jsonl
-    updating: bool = False  # an exception now would leave the parameters half updated
+    evaluated: bool = False  # whatever was due at this step is in metrics.jsonl
+    # True from the optimizer's step to the end of the update. If it is still True after an exception, parameters may be
+    # half updated, and `recovery` goes back to a checkpoint instead of repeating the step.
+    updating: bool = False
     # One of many runs of a study: no stories, no telemetry, one validation at the end.
     only_final_score: bool = False
     finished: bool = False  # the budget is spent and the last evaluation done
     stop_requested: bool = False  # set from outside: finish the step, save, return
-    stop_waiting: Callable[[], bool] = _never  # asked now and then during validations and samples
+    stop_waiting: Callable[[], bool] = _never  # polled during validations and samples: whether to stop
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -94,7 +96,7 @@ class TrainState:
 
     @property
     def should_stop(self) -> bool:
-        """Whether somebody asked the run to save and end."""
+        """Whether the run has been asked to save and end."""
         self.stop_requested = self.stop_requested or self.stop_waiting()
         return self.stop_requested
 
@@ -153,7 +155,7 @@ def total_steps(state: TrainState) -> float:
         return math.ceil(train.max_tokens / tokens_per_step)
     if train.max_flops is not None:
         return math.ceil(train.max_flops / (tokens_per_step * state.flops_per_token + state.flops_per_step))
-    assert train.max_seconds is not None, "validate() demands a budget"
+    assert train.max_seconds is not None, "validate() requires a budget"
     if state.step == 0:
         return 1e9  # speed unknown; the first step is warm-up anyway
     left = max(train.max_seconds - state.train_seconds, 0.0)
@@ -161,5 +163,5 @@ def total_steps(state: TrainState) -> float:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for each step, so that a resumed run needs no stored random state."""
+    """The random seed of a step, so that a resumed run needs no stored random state."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)

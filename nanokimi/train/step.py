@@ -1,6 +1,6 @@
-"""ONE TRAINING STEP, in order and in view: batch, forward, backward, clip, update, QK-Clip, router balance.
+"""ONE TRAINING STEP, in order: batch, forward, backward, clip, update, QK-Clip, router balance.
 
-Clocks run only in here. Batches and dropout are functions of (seed, step), so that a resumed run repeats them.
+Training time is measured only here. Batches and dropout are functions of (seed, step), so a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 
 
 class NotFinite(TrainingError):
-    """A loss or a gradient is infinite or not a number; nothing has been updated by it."""
+    """A loss or a gradient is infinite or not a number. Nothing has been updated."""
 
 
 def train_step(state: TrainState) -> Record:
     """One optimizer step over all micro-batches: forward, backward, clip, update, QK-Clip, router balance.
 
-    Raises NotFinite before anything is updated, if the loss or the gradient is not a number to go on with.
+    Raises NotFinite, before anything is updated, if the loss or the gradient is infinite or not a number.
     """
     optim = state.config.family.optim
     reset_peak_memory(state.device)
@@ -51,10 +51,13 @@ def train_step(state: TrainState) -> Record:
     if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
         raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
 
+    # If memory runs out from here on, weights may be half updated. `recovery` then goes back to a checkpoint.
     state.updating = True
     extra = {}
     if isinstance(state.optimizer, Clipping):
-        state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)  # should the scaler skip this step
+        state.optimizer.heads_clipped = torch.zeros(
+            (), dtype=torch.int64
+        )  # stays if the scaler skips this step
     if needs_logits(state.optimizer):
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
     state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
@@ -84,10 +87,10 @@ def train_step(state: TrainState) -> Record:
 
 
 def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
-    """Scale the gradient down to a norm of at most `limit`; returns its norm before."""
+    """Scale the gradient down to a norm of at most `limit`. Returns its norm before that."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # Most steps need no scaling, and so no pass over the gradients.
+    # Most steps need no scaling, so they are spared a pass over the gradients.
     if limit is not None and float(norm) > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
@@ -112,7 +115,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
             output = state.forward(x_BT, want_max_logits=want_max_logits)
         nll = state.loss(output.logits_BTW, y_BT)
         loss = nll if output.aux_loss is None else nll + output.aux_loss
-        output = output._replace(logits_BTW=None)  # not needed any more, and large
+        output = output._replace(logits_BTW=None)  # large, and no longer needed
         state.scaler.scale(loss / passes).backward()
         total_nll += nll.detach()
         if output.aux_loss is not None:
@@ -133,7 +136,7 @@ def autocast(state: TrainState) -> torch.autocast:
 
 
 def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> torch.Tensor:
-    """The training loss of some sequences alone, as a backward pass needs it."""
+    """The training loss of some sequences, with the graph that a backward pass needs."""
     with autocast(state):
         output = state.forward(x_BT, want_max_logits=needs_logits(state.optimizer))
     nll = state.loss(output.logits_BTW, y_BT)
@@ -147,7 +150,7 @@ def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def balance_experts_(model: LanguageModel, outputs: list[Any], speed: float) -> None:
-    """Nudge each router's bias by the whole step's load (all micro-batches together)."""
+    """Adjust each router's bias by the load of the whole step (all micro-batches together)."""
     routers = [] if speed == 0 or isinstance(model, NanoGPT | UserModule) else model.routers()
     for layer, router in enumerate(routers):
         if not hasattr(router, "update_bias_"):

@@ -1,4 +1,4 @@
-"""What happened inside the model between two evaluations: expert load, router entropy, attention logits, clips."""
+"""Statistics of the model between two evaluations: expert load, router entropy, attention logits, clipped heads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanokimi.optim.rms_logits import can_estimate, rms_logits
 
 
 class Telemetry:
-    """Sums over training steps; `drain` turns them into records and starts again."""
+    """Sums over training steps. `drain` turns them into records and resets them."""
 
     _TENSORS = {
         "counts_LE": torch.float32,
@@ -25,7 +25,7 @@ class Telemetry:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was summed."""
+        """Reset all sums."""
         self.passes = 0
         self.counts_LE: torch.Tensor | None = None
         self.entropy_L: torch.Tensor | None = None
@@ -39,7 +39,7 @@ class Telemetry:
         return {"passes": self.passes, **sums}
 
     def load(self, stored: dict[str, Any], model: torch.nn.Module) -> None:
-        """Take up the sums of `state`. Raises ValueError if they are not those of such a model."""
+        """Restore the sums that `state` returned. Raises ValueError if they do not fit the model."""
         config: Any = model.config
         routers = len(model.routers()) if hasattr(model, "routers") else 0  # type: ignore[operator]
         experts = getattr(config, "n_routed_experts", 0)
@@ -90,10 +90,10 @@ class Telemetry:
             self.heads_clipped = self.heads_clipped + optimizer.heads_clipped.cpu()
 
     def drain(self, model: torch.nn.Module, tau: float | None) -> list[dict[str, Any]]:
-        """Records of kind "router" and "attention" for what was summed, if anything was."""
+        """Records of kind "router" and "attention" from the sums, as far as there are any."""
         records: list[dict[str, Any]] = []
         if self.counts_LE is not None and self.entropy_L is not None:
-            routers: list[Any] = model.routers()  # type: ignore[operator]  # whoever routes has them
+            routers: list[Any] = model.routers()  # type: ignore[operator]  # a model with routing has them
             biases = [r.e_score_correction_bias for r in routers if hasattr(r, "e_score_correction_bias")]
             bias_LE = torch.stack(biases) if biases else None
             records.append(router_record(self.counts_LE, self.entropy_L / self.passes, bias_LE))
@@ -131,7 +131,7 @@ def router_record(
 
 
 def estimate_record(estimates_LH: torch.Tensor, exact_LH: torch.Tensor) -> dict[str, Any]:
-    """The estimate from the weights beside the exact logits; above 1 it is too high. No ratio to a logit below 0."""
+    """The logits estimated from the weights and their ratio to the exact ones, which is 0 for logits below 0."""
     ratio_LH = torch.where(exact_LH > 0, estimates_LH / exact_LH, 0.0)
     return {"rms_logits": _rounded(estimates_LH), "rms_over_exact": _rounded(ratio_LH)}
 

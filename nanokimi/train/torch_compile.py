@@ -1,4 +1,4 @@
-"""Forward and backward of the training step through torch.compile, taken only if they do what the plain model does."""
+"""The training step's forward and backward passes by torch.compile, used only if they match the plain model's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import sequence_loss, training_batch
 
 LARGEST_DIFFERENCE = {"fp32": (1e-3, 1e-2), "bf16": (0.02, 0.2), "fp16": (0.02, 0.2)}
-"""Relative, of the loss and of the gradient as one vector: what rounding in another order can do (and, in half
-precision, a few tokens that choose other experts for it), and no more."""
+"""The largest relative differences of the loss, and of the gradient as one vector, that rounding in another order can
+cause. In half precision, rounding also makes a few tokens choose other experts."""
 
 
 def compile_step(state: TrainState) -> Record:
-    """Compile what `train_step` calls for forward and backward; validation, stories and the audit stay plain.
+    """Compile the forward and backward passes of `train_step`. Validation, stories and the audit are not compiled.
 
-    Loss and gradient of the step's first micro-batch are compared with the plain model's, unless they are not finite
-    or dropout draws other numbers for each. No weight or buffer changes. What was compiled before in this process is
-    forgotten (and made again when it is called): torch silently stops compiling after a few models.
+    Loss and gradient of the step's first micro-batch are compared with the plain model's, unless they are not finite or
+    the model has dropout, whose random numbers differ. No weight or buffer changes. Whatever this process compiled
+    before is discarded (and compiled again when called), because torch silently stops compiling after a few models.
 
     Raises:
         TrainingError: torch.compile fails on this machine, or computes something else.
@@ -59,7 +59,7 @@ def compile_step(state: TrainState) -> Record:
 
 
 def probe(state: TrainState) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradient of the step's first micro-batch; with fp16 the latter is scaled."""
+    """Loss and gradient of the step's first micro-batch. With fp16 the gradient is scaled."""
     inputs_BT, targets_BT = (ids[: state.micro_batch_size] for ids in training_batch(state))
     buffers = [buffer.clone() for buffer in state.model.buffers()]
     torch.manual_seed(step_seed(state.config.seed, state.step))

@@ -19,6 +19,8 @@ class GroupedQueryAttention(nn.Module):
     attend = staticmethod(attend)
     """`kernels` may replace it by a faster function with the same arguments."""
     uses_cache = True
+    projections = "separate"
+    """How `optim.rms_logits` finds the queries and keys."""
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch import nn
 
 from nanokimi.config import VariantConfig
 from nanokimi.model.layers import SwiGLU
-from nanokimi.model.moe import MixtureOfExperts, Router, count_experts
+from nanokimi.model.moe import MixtureOfExperts, Router, count_experts, mean_entropy
 from nanokimi.model.output import Routing
 from nanokimi.model.variants.attention import as_kimi
 from nanokimi.model.variants.feed_forward import MLP, expert_stack, hidden_units, shared_experts
@@ -48,11 +48,6 @@ class SoftmaxRouter(nn.Module):
         if self.norm_topk_prob:
             gates_MK = gates_MK / gates_MK.sum(dim=-1, keepdim=True)
         return chosen_MK, gates_MK * self.scaling, Routing(counts_E, mean_entropy(shares_ME), balance_loss)
-
-
-def mean_entropy(shares_ME: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens of the entropy of the shares, in nats."""
-    return -(shares_ME * shares_ME.clamp_min(1e-20).log()).sum(dim=-1).mean().detach()
 
 
 class ExpertLayer(nn.Module):

@@ -8,7 +8,8 @@ A user's own part (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
         cache: None, or a LayerCache in generation if the class says `uses_cache = True`; otherwise the whole window
-        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip.
+        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip, and
+        for its estimated logits `projections = "separate"`, num_heads, scale, q_proj and k_proj.
     plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It is used in
         every block but the first first_k_dense_replace.
 
@@ -18,18 +19,18 @@ optional method flops_per_token(context_length) -> float says what a forward pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import VariantConfig
 from nanokimi.config.rules_variant import has_experts, is_plugin, rotary_width
 from nanokimi.errors import UserError
 from nanokimi.model.attention import Angles, MultiHeadLatentAttention
 from nanokimi.model.cache import Cache, LayerCache
+from nanokimi.model.kimi import balance_loss, run_blocks
 from nanokimi.model.layers import RMSNorm, Rotary
 from nanokimi.model.output import Output, Routing
 from nanokimi.model.variants.attention import GroupedQueryAttention, as_kimi
@@ -139,8 +140,8 @@ class Variant(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.model = VariantDecoder(config)
-        words = self.model.embed_tokens.num_embeddings
-        self.lm_head = nn.Linear(config.hidden_size, words, bias=config.lm_head_bias)
+        vocab_size = self.model.embed_tokens.num_embeddings
+        self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=config.lm_head_bias)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.init_weights()
@@ -153,8 +154,11 @@ class Variant(nn.Module):
     def can_cache(self) -> bool:
         """Whether decoding with a cache gives the logits that the whole text gives."""
         blocks = [cast(VariantBlock, block) for block in self.model.layers]
-        keeps = all(getattr(block.self_attn, "uses_cache", False) for block in blocks)
-        return keeps and not any(getattr(b.mlp, "needs_whole_text", False) for b in blocks)
+        return all(
+            getattr(block.self_attn, "uses_cache", False)  # a user's attention may have no such attribute
+            and not getattr(block.mlp, "needs_whole_text", False)
+            for block in blocks
+        )
 
     def forward(
         self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
@@ -166,24 +170,15 @@ class Variant(nn.Module):
             x_BTD = x_BTD + self.model.embed_positions(torch.arange(start, start + T, device=ids_BT.device))
         x_BTD = self.model.dropout(x_BTD)
         angles = self.model.rotary(start, T) if self.model.rotary is not None else None
-        routings, max_logits = [], []
-        for layer, block in enumerate(self.model.layers):
-            layer_cache = cache.layers[layer] if cache is not None else None
-            arguments = (x_BTD, angles, layer_cache, want_max_logits)
-            if self.activation_checkpointing and self.training:
-                x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                x_BTD, routing, max_logits_H = block(*arguments)
-            routings.append(routing)
-            max_logits.append(max_logits_H)
+        recompute = self.activation_checkpointing and self.training
+        x_BTD, routing, max_logits = run_blocks(
+            self.model.layers, x_BTD, angles, cache, want_max_logits, recompute
+        )
         logits_BTW = self.lm_head(self.model.norm(x_BTD))
-        routed = tuple(routing for routing in routings if routing is not None)
-        aux_loss = None
-        if routed and self.config.aux_loss_alpha > 0:
-            aux_loss = self.config.aux_loss_alpha * torch.stack([r.balance_loss for r in routed]).sum()
-        return Output(logits_BTW, aux_loss, routed, self._stacked(max_logits) if want_max_logits else None)
+        aux_loss = balance_loss(routing, self.config.aux_loss_alpha)
+        return Output(logits_BTW, aux_loss, routing, self._stacked(max_logits) if want_max_logits else None)
 
-    def _stacked(self, max_logits: list[torch.Tensor | None]) -> torch.Tensor | None:
+    def _stacked(self, max_logits: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """(L, H), or None if a user's attention does not return them."""
         found = [max_logits_H for max_logits_H in max_logits if max_logits_H is not None]
         if len(found) == len(max_logits):

@@ -1,7 +1,7 @@
-"""The state of a foreign optimizer as named tensors and plain JSON, and back, without knowing what it contains.
+"""The state of a third-party optimizer as named tensors and plain JSON, and back, without knowing what it contains.
 
-Libraries keep lists of matrices, counters and text beside tensors, and counters also in parameter groups. A tree of
-JSON holds everything. In place of a tensor it has {"tensor": name}, and the strides if the tensor was not contiguous.
+Beside tensors, libraries keep lists of matrices, counters and text, and counters also in parameter groups. A tree of
+JSON holds everything. Where there was a tensor it has {"tensor": name}, and the strides if it was not contiguous.
 """
 
 from __future__ import annotations
@@ -61,10 +61,8 @@ def unpack_(
     if any(type(index) is int and not 0 <= index < len(parameters) for index in state):
         raise ValueError("state of parameters that the optimizer does not have")
     optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-    for (
-        index,
-        values,
-    ) in state.items():  # load_state_dict casts to the parameter's dtype, whatever the tensor was
+    # Undo the cast of load_state_dict, which gives every tensor the parameter's dtype.
+    for index, values in state.items():
         if type(index) is int:  # some also keep state under a name, for no parameter
             p = parameters[index]
             optimizer.state[p] = _restored(values, optimizer.state[p], p.device)
