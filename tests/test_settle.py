@@ -187,8 +187,8 @@ def test_what_was_searched_is_said(arms: list[StudyArm]) -> None:
     planned = [as_planned(by_name[name], records[name]) for name in records]
     label = tuning_label(planned)
     assert f"with {Design(points=8).trials} trials on 2 seeds of its own" in label
-    assert "at the edge of what was tried" in label and f"{END} (lr" in label
-    assert f"{START} (lr" not in label and label.startswith("Every arm has its settings searched alike (lr, ")
+    assert "At the edge of what was tried" in label and f"{END} (lr" in label
+    assert f"{START} (lr" not in label and label.startswith("Every arm is tuned with the same search (lr, ")
     assert tuning_label([planned[0], as_planned(by_name["+ RoPE"], None)]).endswith("not tuned.")
     rows = search_rows({"arms": planned})
     assert [row[5] for row in rows if row[:2] == [END, "lr"]] == ["AT THE EDGE"]

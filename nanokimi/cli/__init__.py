@@ -11,6 +11,7 @@ from io import TextIOWrapper
 
 from nanokimi.cli.options import DEFAULT_CONFIG, HELP, USAGE
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.text import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2
     except (TrainingError, MemoryError) as error:
-        print(f"nanokimi: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        print(f"nanokimi: {one_line(error) or 'out of memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("nanokimi: interrupted", file=sys.stderr)

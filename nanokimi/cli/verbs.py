@@ -19,6 +19,7 @@ from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import plan_run
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
     from nanokimi.config import RunConfig
@@ -266,7 +267,7 @@ def audit_file(target: str, options: dict[str, object]) -> dict[str, AuditResult
         vocab_size, context = int(str(options["vocab_size"])), int(str(options["context"]))
         return {name: audit(module.to(device), vocab_size=vocab_size, context=context)}
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()) or "no message"
+        reason = one_line(error) or "no message"
         raise UserError(f"{target} cannot be audited: {type(error).__name__}: {reason}") from None
 
 

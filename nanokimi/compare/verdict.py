@@ -15,6 +15,7 @@ import numpy as np
 
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import LEVEL, compare_pairs, search_variance, t_quantile
+from nanokimi.runtime.text import listed
 
 BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
 
@@ -153,8 +154,3 @@ def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, 
     if five_gram is not None and sound[0]["test_loss"] > five_gram:
         sentences.append(f"None beats a 5-gram model ({five_gram:.4f}).")
     return sentences
-
-
-def listed(names: list[str]) -> str:
-    """ "A", "A and B", "A, B and C"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

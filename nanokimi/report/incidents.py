@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from nanokimi.report import units
 from nanokimi.report.records import MAX_SPIKES, Record, Run
+from nanokimi.runtime.text import listed, one_line
 
 NAMED_SPIKES, NAMED_STEPS = 3, 3
 MAX_DETAIL = 200
@@ -39,7 +40,7 @@ def _spikes(run: Run) -> str:
         return f"1 loss spike, at {named[0]}."
     marked = f", of which the {MAX_SPIKES} highest are marked" if total > MAX_SPIKES else ""
     which = "the highest at" if total > NAMED_SPIKES else "at"
-    return f"{units.count(total)} loss spikes{marked}, {which} {units.listed(named)}."
+    return f"{units.count(total)} loss spikes{marked}, {which} {listed(named)}."
 
 
 def _skipped(run: Run) -> str:
@@ -90,10 +91,10 @@ def _places(events: Sequence[Record]) -> str:
         return ""
     if len(steps) > NAMED_STEPS + 1:
         steps = [*steps[:NAMED_STEPS], f"{units.count(len(steps) - NAMED_STEPS)} more"]
-    return f", at {'step' if len(steps) == 1 else 'steps'} {units.listed(steps)}"
+    return f", at {'step' if len(steps) == 1 else 'steps'} {listed(steps)}"
 
 
 def _detail(events: Sequence[Record]) -> str:
     """What the run itself said of the last of them, in brackets."""
-    text = " ".join(str(events[-1].get("detail") or "").split()).rstrip(".")
+    text = one_line(events[-1].get("detail") or "").rstrip(".")
     return f" ({text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + '...'})" if text else ""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from nanokimi.report import units
 from nanokimi.report.records import Arm, Record, seeds_of, winner_name
+from nanokimi.runtime.text import listed
 
 FIRST_ROWS = 10
 """More comparisons than these are shown on demand, but for those of the best arm."""
@@ -121,7 +122,7 @@ def short_verdict(report: Record, arms: Sequence[Arm]) -> str:
     void = [arm.label for arm in arms if not arm.sound]
     winner, seeds = winner_name(report["verdict"], arms), seeds_of(arms)
     if void:
-        return f"No verdict: {units.listed(void)}"
+        return f"No verdict: {listed(void)}"
     if len(arms) == 1:
         return arms[0].name
     if seeds < 2:

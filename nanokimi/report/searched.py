@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nanokimi.report import plots, units
 from nanokimi.report.plots import NARROW, Paint, dress, svg
 from nanokimi.report.records import Arm, Record
+from nanokimi.runtime.text import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def alike(arms: Sequence[Arm]) -> str:
     if len(arms) < 2 or not searches:
         return ""
     if len(searches) < len(arms):
-        missing = units.listed([arm.name for arm in arms if not arm.metadata.get("search")])
+        missing = listed([arm.name for arm in arms if not arm.metadata.get("search")])
         return f"NOT ALIKE: no search was made for {missing}."
     first = searches[0]
     differ = [
@@ -46,7 +47,7 @@ def alike(arms: Sequence[Arm]) -> str:
     if not all(_same_ranges(search, first) for search in searches):
         differ.append("ranges")
     if differ:
-        return f"NOT ALIKE: the arms differ in {units.listed(differ)}."
+        return f"NOT ALIKE: the arms differ in {listed(differ)}."
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
     less = "" if len(hyperparameters) == 1 else ", less the hyperparameters that an arm does not have"
     return f"Every arm was searched with the same design, trials, tuning seeds and ranges{less}."
@@ -122,11 +123,6 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def is_number(value: Any) -> bool:
-    """Whether a hyperparameter's value has a place on an axis; a schedule's name has not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _trials(search: Record) -> list[Record]:
     """Every trial, the lowest mean first; one that diverged with any seed has no mean and comes last."""
     rows = []
@@ -153,8 +149,8 @@ def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, hyperpa
     limits = search["space"][hyperparameter]
     dress(axes, paint, hyperparameter, "Validation loss (nats)")
     points = [(x, y) for x, y in search["sensitivity"][hyperparameter] if y is not None]
-    numbers = sorted((float(x), y) for x, y in points if is_number(x))
-    words = [(str(x), y) for x, y in points if not is_number(x)]
+    numbers = sorted((float(x), y) for x, y in points if units.is_number(x))
+    words = [(str(x), y) for x, y in points if not units.is_number(x)]
     log = limits.get("scale") == "log" and bool(numbers) and numbers[0][0] > 0
     ends = [end for end in (limits.get("low"), limits.get("high")) if end is not None] if numbers else []
     reach = [x for x, _ in numbers] + [float(end) for end in ends]

@@ -10,31 +10,9 @@ from nanokimi.report import plots, study_plots, study_search, units
 from nanokimi.report.metrics import STUDY_PAGE
 from nanokimi.report.page import render
 from nanokimi.report.plots import WIDE, svg
+from nanokimi.report.study_groups import GROUPS
 from nanokimi.runtime.files import read_json, write_atomic
 
-TITLES = {
-    "additive": ("Additive", "Each component added to all that stand before it. Left of zero: it helps."),
-    "end to end": ("All components together", ""),
-    "leave-one-out": ("Leave-one-out", "NanoKimi without one component. Right of zero: the component helps."),
-    "2x2": (
-        "Architecture times optimizer",
-        "Each with each, so that neither is credited with the other's gain.",
-    ),
-    "beside": ("Always beside", ""),
-    "also": ("Added on the command line", ""),
-    "inheritance": (
-        "Inheritance, tested on the ends",
-        "Every other arm takes over what was found for an end and has only its rate tuned. Here an end does so with "
-        "what was found for the other one with its optimizer, against its own search. Right of zero: its own search "
-        "is better.",
-    ),
-    "budgets": (
-        "Per token, per FLOP, per second",
-        "The same models, each trained anew with a schedule that decays to the end of its own budget: equal tokens; "
-        "or the dearer ones stop at the FLOPs, or the seconds, of the cheapest. A model may win one and lose another.",
-    ),
-    "families": ("At each size", "Equal active parameters and tokens at each size."),
-}
 BUDGET_NAMES = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
 EFFECT_WIDTH = 7.4
 
@@ -42,13 +20,19 @@ EFFECT_WIDTH = 7.4
 def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparisons by family, each with its figure."""
     groups = []
-    for family, (title, lead) in TITLES.items():
+    for family, group in GROUPS.items():
         rows = [one for one in report["effects"] if one["family"] == family]
         if rows:
             inches = (EFFECT_WIDTH, study_plots.effects_height(len(rows)))
-            figure = svg(f"{title}: differences in loss", inches, study_plots.draw_effects, rows)
+            figure = svg(f"{group.title}: differences in loss", inches, study_plots.draw_effects, rows)
             groups.append(
-                {"id": family.replace(" ", "-"), "title": title, "lead": lead, "rows": rows, "svg": figure}
+                {
+                    "id": family.replace(" ", "-"),
+                    "title": group.title,
+                    "lead": group.lead,
+                    "rows": rows,
+                    "svg": figure,
+                }
             )
     return groups
 

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 Number = float | int | None
 
 MISSING = "n/a"
+"""What stands for a number that was not measured."""
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a file is a number. True and false do not count, nor does a word such as "cosine"."""
+    return type(value) in (int, float)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -61,11 +67,6 @@ def spread(mean: Number, deviation: Number) -> str:
 def between(ends: Sequence[float] | None) -> str:
     """An interval of differences."""
     return MISSING if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def plain(value: Number) -> str:

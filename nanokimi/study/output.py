@@ -9,21 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report.metrics import STUDY_TEXT
+from nanokimi.report.study_groups import GROUPS
 from nanokimi.report.study_search import hyperparameter_rows
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
 
-FAMILIES = {
-    "additive": "Additive: each component added to all before it (negative: it helps)",
-    "end to end": "All components together",
-    "leave-one-out": "Leave-one-out: NanoKimi without one component (positive: the component helps)",
-    "2x2": "Architecture times optimizer",
-    "beside": "Always beside",
-    "also": "Added on the command line",
-    "inheritance": "Inheritance: an end with the settings found for the other (positive: its own search is better)",
-    "budgets": "The verdict under several budgets, each from runs fully decayed for it",
-    "families": "At each size",
-}
 EFFECT_HEAD = ("", "difference", "95% t interval (decides)", "Holm p", "bootstrap (shown)", "verdict")
 ARM_HEAD = ("arm", "loss", *(column.title for column in STUDY_TEXT), "lr (trials)")
 SEARCH_HEAD = (
@@ -97,10 +87,10 @@ def search_rows(report: dict[str, Any]) -> list[list[str]]:
 def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
     """Every table: title, head, rows."""
     found: list[tuple[str, Sequence[str], list[list[str]]]] = []
-    for family, title in FAMILIES.items():
+    for family, group in GROUPS.items():
         rows = [effect_cells(one) for one in report["effects"] if one["family"] == family]
         if rows:
-            found.append((title, EFFECT_HEAD, rows))
+            found.append((group.heading, EFFECT_HEAD, rows))
     head = list(ARM_HEAD)
     rows = [arm_cells(row) for row in report["arms"] if row["budget"] == "tokens"]
     found.append(("Arms, at equal tokens (nats per token)", head, rows))

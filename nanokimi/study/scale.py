@@ -16,15 +16,10 @@ from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.text import listed
 from nanokimi.study.added import added_arm
 from nanokimi.study.audits import with_leaks_found
-from nanokimi.study.ladder import (
-    END,
-    ENDS,
-    START,
-    check_ends,
-    ladder_arm,
-)
+from nanokimi.study.ladder import END, ENDS, START, check_ends, ladder_arm
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.output import write_outputs
 from nanokimi.study.power_law import describe_fit, multiplier
@@ -252,40 +247,45 @@ def headline(
     what: str,
     law: dict[str, Any],
 ) -> str:
-    """The ratio at the largest size that the base reaches, or a bound, and by which curve."""
+    """The ratio at the largest size whose loss the base reaches, or else a bound, and which curve it was read on."""
     if inside:
-        one = max(inside, key=lambda one: one["at"])
-        low, high = one["range"]
-        sure = f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose "
-        sure += "curve does not reach it"
-        if one["ci95"] is not None:
-            sure = (
-                f"95% interval {one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}, over seeds, searches, four curves and "
-                "each size left out"
-            )
-        sentence = (
-            f"{END} reaches the loss {one['loss']:.4f} with {one['ratio']:.2f} times less {what} than {base}"
-        )
-        sentence += f" ({sure})."
-        if one["ci95"] is not None and one["ci95"][0] <= 1 <= one["ci95"][1]:
-            sentence += " One lies inside: not distinguishable."
-        elif one["ratio"] < 1:
-            sentence += " Below one: it needs more."
+        sentence = ratio_sentence(max(inside, key=lambda one: one["at"]), base, what)
     else:
-        one = (
-            max(found, key=lambda one: one["bound"][1]) if found[0]["bound"][0] == "more than" else found[-1]
-        )
+        is_lower_bound = found[0]["bound"][0] == "more than"
+        one = max(found, key=lambda one: one["bound"][1]) if is_lower_bound else found[-1]
         side, factor = one["bound"]
+        measured = "twice (or half) of what was measured" if law["describes"] else "what was measured"
         sentence = (
             f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
-            f"curve does not reach it within {'twice (or half) of ' * law['describes']}what was measured: no number is "
-            "given beyond."
+            f"curve does not reach it within {measured}: no number is given beyond."
         )
     if not law["describes"]:
         sentence += (
             f" Read between {base}'s sizes: a power law misses their losses by up to {law['misses_by']:.2f} nats, more "
             "than seeds scatter."
         )
+    return sentence
+
+
+def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
+    """How much less NanoKimi needs at one of its sizes, with the interval, or the range of the curves without one."""
+    if one["ci95"] is not None:
+        low, high = one["ci95"]
+        sure = (
+            f"95% interval {low:.2f} to {high:.2f}, over seeds, searches, four curves and each size left out"
+        )
+    else:
+        low, high = one["range"]
+        sure = (
+            f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose curve "
+            "does not reach it"
+        )
+    loss, ratio = f"{one['loss']:.4f}", f"{one['ratio']:.2f}"
+    sentence = f"{END} reaches the loss {loss} with {ratio} times less {what} than {base} ({sure})."
+    if one["ci95"] is not None and low <= 1 <= high:
+        return f"{sentence} One lies inside: not distinguishable."
+    if one["ratio"] < 1:
+        return f"{sentence} Below one: it needs more."
     return sentence
 
 
@@ -310,9 +310,3 @@ def where_read(found: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]]
         sentence += f"; none at {listed(outside)} wide, beyond what was measured of {base}"
     epochs = [f"{one['epochs']:.2g}" for one in found]
     return f"{sentence}. The sizes read the text {listed(epochs)} times."
-
-
-def listed(things: Sequence[object]) -> str:
-    """As in a sentence: a; a and b; a, b and c."""
-    *most, last = map(str, things)
-    return f"{', '.join(most)} and {last}" if most else last

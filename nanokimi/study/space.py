@@ -15,7 +15,8 @@ from typing import Any
 from nanokimi.config import ModuleConfig, OptimConfig, RunConfig
 from nanokimi.config.rules import OPTIMIZERS
 from nanokimi.errors import UserError
-from nanokimi.study.tune import is_number, rounded
+from nanokimi.report.units import is_number
+from nanokimi.study.tune import rounded
 
 Value = float | str
 Point = tuple[float, ...]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nanokimi.errors import UserError
+from nanokimi.report.units import is_number
 from nanokimi.study.jobs import Job
 from nanokimi.study.pool import Pool
 
@@ -107,7 +108,7 @@ def tune(
 
 def described(points: Points) -> dict[str, Any]:
     """A curve as a plan holds it. Values that are no numbers stand in no order: none of them lies at an edge."""
-    numeric = all(type(value) in (int, float) for value in points)
+    numeric = all(map(is_number, points))
     ordered = sorted(points) if numeric else list(points)
     best = best_of(points) if numeric else min(points, key=lambda value: loss_at(points, value))
     return {
@@ -122,8 +123,3 @@ def described(points: Points) -> dict[str, Any]:
 def cpu_seconds(line: dict[str, Any]) -> float:
     """What a run cost: the processor's seconds; of runs made before these were kept, the seconds of training."""
     return float(line.get("cpu_seconds") or line.get("train_seconds") or 0.0)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value from a file is a number; true and false are none."""
-    return type(value) in (int, float)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.errors import UserError
+from nanokimi.report.units import is_number
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.study.space import BY_NAME, RATE, Value, described_space, require_values
-from nanokimi.study.tune import is_number
 
 TUNED_FILE, SCHEMA_VERSION = "tuned.json", 2
 SEARCHED, INHERITED, RATES = "search", "inherited", "rates"

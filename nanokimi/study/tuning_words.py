@@ -6,53 +6,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanokimi.report.units import seconds as in_time
+from nanokimi.runtime.text import listed
 from nanokimi.study.tuning_record import INHERITED, RATES, SEARCHED, is_at_edge
 
 NAMED_AT_MOST = 5
 
 
 def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
-    """The sentence, from the arms of a plan."""
+    """The sentences about tuning, from the arms of a plan."""
     sound = [arm for arm in arms if not arm["leaking"]]
     tuned = [arm for arm in sound if arm["tuning"]]
     if not tuned or len(tuned) < len(sound):
         return "Learning rates and other settings are as configured, not tuned."
-    kinds = [arm["tuning"]["kind"] for arm in tuned]
-    parts = []
-    searched = [arm for arm in tuned if arm["tuning"]["kind"] == SEARCHED]
-    if searched:
-        record = searched[0]["tuning"]
-        every = "Every arm" if len(searched) == len(tuned) else "Each of " + listed(searched)
-        hyperparameters = list(
-            dict.fromkeys(hyperparameter for arm in searched for hyperparameter in arm["tuning"]["space"])
+    own = {
+        kind: [arm for arm in tuned if arm["tuning"]["kind"] == kind] for kind in (SEARCHED, INHERITED, RATES)
+    }
+    sentences = []
+    if own[SEARCHED]:
+        every = "Every arm" if len(own[SEARCHED]) == len(tuned) else f"Each of {named(own[SEARCHED])}"
+        space = ", ".join(dict.fromkeys(name for arm in own[SEARCHED] for name in arm["tuning"]["space"]))
+        seeds = own_seeds(own[SEARCHED][0]["tuning"])
+        sentences.append(
+            f"{every} is tuned with the same search ({space}), with {trials(own[SEARCHED])} trials on {seeds}."
         )
-        counts = numbers(arm["tuning"]["trials"] for arm in searched)
-        parts.append(
-            f"{every} has its settings searched alike ({', '.join(hyperparameters)}), with {counts} trials on "
-            f"{own_seeds(record)}"
+    if own[INHERITED]:
+        sentences.append(
+            "The others inherit the settings of the nearest searched arm with their optimizer, and have their learning "
+            f"rate tuned with {trials(own[INHERITED])} trials."
         )
-    if INHERITED in kinds:
-        inheriting = [arm["tuning"] for arm in tuned if arm["tuning"]["kind"] == INHERITED]
-        parts.append(
-            f"the others inherit those of the nearest one with their optimizer, and have their rate tuned with "
-            f"{numbers(record['trials'] for record in inheriting)} trials"
-        )
-    if RATES in kinds:
-        rates = [arm["tuning"] for arm in tuned if arm["tuning"]["kind"] == RATES]
-        text = (
-            f"learning rate is tuned with {numbers(record['trials'] for record in rates)} trials on "
-            f"{own_seeds(rates[0])}, all other settings are as configured"
-        )
-        parts.append(f"Each arm's {text}" if not parts else f"of the rest only the {text}")
-    text = "; ".join([*parts, edges(tuned)])
+    if own[RATES]:
+        whose = "Of the rest, only the learning rate" if sentences else "Each arm's learning rate"
+        seeds = own_seeds(own[RATES][0]["tuning"])
+        sentences.append(f"{whose} is tuned with {trials(own[RATES])} trials on {seeds}.")
+        sentences.append("All other settings are as configured.")
+    sentences.append(edges(tuned))
     runs = sum(arm["tuning"]["runs"] for arm in tuned)
     cost = sum(arm["tuning"].get("cpu_seconds", 0.0) for arm in tuned)
-    spent = f" The tuning took {runs:,} runs" + (f", {in_time(cost)} of a processor" if cost else "")
-    return text + spent + "."
+    sentences.append(
+        f"The tuning took {runs:,} runs" + (f", {in_time(cost)} of a processor." if cost else ".")
+    )
+    return " ".join(sentences)
 
 
 def own_seeds(record: dict[str, Any]) -> str:
-    """The seeds of a record, none of which judges anything."""
+    """The seeds of a record, which are never those that arms are judged by."""
     count = max(len(record["seeds"]), 1)
     return f"{count} seeds of its own, by their mean" if count > 1 else "a seed of its own"
 
@@ -61,19 +58,18 @@ def edges(arms: Sequence[dict[str, Any]]) -> str:
     """Which optima are not interior."""
     at_edge = [arm for arm in arms if is_at_edge(arm["tuning"])]
     if not at_edge:
-        return "every optimum is interior."
+        return "Every optimum is interior."
     if len(at_edge) > NAMED_AT_MOST:
-        return f"at the edge of what was tried: {len(at_edge)} arms, marked below."
-    named = [f"{arm['name']} ({', '.join(is_at_edge(arm['tuning']))})" for arm in at_edge]
-    return f"at the edge of what was tried: {', '.join(named)}."
+        return f"{len(at_edge)} arms, marked below, have their optimum at the edge of what was tried."
+    places = [f"{arm['name']} ({', '.join(is_at_edge(arm['tuning']))})" for arm in at_edge]
+    return f"At the edge of what was tried: {listed(places)}."
 
 
-def listed(arms: Sequence[dict[str, Any]]) -> str:
-    """Names, or how many there are."""
-    names = [arm["name"] for arm in arms]
-    return ", ".join(names) if len(names) <= NAMED_AT_MOST else f"{len(names)} arms"
+def named(arms: Sequence[dict[str, Any]]) -> str:
+    """The arms' names, or how many there are."""
+    return listed(arm["name"] for arm in arms) if len(arms) <= NAMED_AT_MOST else f"{len(arms)} arms"
 
 
-def numbers(found: Any) -> str:
-    """Different whole numbers, in order."""
-    return " or ".join(map(str, sorted(set(found))))
+def trials(arms: Sequence[dict[str, Any]]) -> str:
+    """How many trials each arm had: every number that occurs, in order."""
+    return " or ".join(map(str, sorted({arm["tuning"]["trials"] for arm in arms})))
