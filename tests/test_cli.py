@@ -1,4 +1,4 @@
-"""The command line: what each verb prints and returns, and that bad input costs one line and leaves nothing behind."""
+"""The command line: what commands print and return, and that bad input costs one line and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
 
 def test_no_arguments_print_the_help_and_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
-    assert "usage: nanokimi VERB" in capsys.readouterr().out
+    assert "usage: nanokimi COMMAND" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", [["--help"], ["train", "--help"]])
@@ -207,8 +207,8 @@ PREPARE: dict[str, Callable[[Path], object]] = {
     "list.yaml": lambda path: path.write_text("- 1\n"),
 }
 CASES: list[tuple[str, str, str]] = [
-    # the verb and its options
-    ("trian", "there is no verb 'trian'; the nearest is train", ""),
+    # the command and its options
+    ("trian", "there is no command 'trian'; the nearest is train", ""),
     ("train --config smoke", "--data", ""),
     ("compare --config smoke", "--data", ""),
     ("train {D} --config smoek", "nearest is smoke", ""),
@@ -266,7 +266,7 @@ CASES: list[tuple[str, str, str]] = [
     ("train --resume --out {R} --nanokimi.optim.lr nan", "nanokimi.optim.lr is nan", ""),
     ("train --resume --out {X} --model nanogpt --allow-changes", "does not fit", "copy"),
     ("train --resume --out {X}", "is a link", "link"),
-    ("{T} {D} --allow-changes", "--allow-changes belongs to --resume", ""),
+    ("{T} {D} --allow-changes", "--allow-changes is only for --resume", ""),
     ("{T} {D} --on-nonfinite explode", "one of stop, skip, rollback", ""),
     ("{T} {D} --train.memory_limit_gb 0.001", "takes", ""),
     ("compare --resume --out missing", "no run to resume", ""),
@@ -285,7 +285,7 @@ CASES: list[tuple[str, str, str]] = [
     ("compare --config {S} {D} --compare.search nowhere", "there is no such file", ""),
     ("{T} {D} --arm Nobody", "there is no arm 'Nobody'", ""),
     ("sweep --config {S} {D} --search --trials 3", "it must be a power of two", ""),
-    ("sweep --config {S} {D} --trials 4", "--trials belongs to --search", ""),
+    ("sweep --config {S} {D} --trials 4", "--trials is only for --search", ""),
     ("ladder --config {S} {D} --also x", "--also is now --arm", ""),
     # preparing
     ("prepare {D} --dataset.split halves", "dataset.split is halves: expected", ""),

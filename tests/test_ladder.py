@@ -40,7 +40,7 @@ from nanokimi.study.ladder import (
     closed,
     composed,
     kimi_as_variant,
-    nearest_end,
+    nearest_corner,
     plan_ladder,
 )
 from nanokimi.study.study import report_of, trials_of
@@ -81,7 +81,7 @@ def test_each_component_changes_its_own_settings_and_no_other() -> None:
         }
         own |= {f"variant.optim.{key}" for key in component.instead}
         own |= {"variant.optim.lr"} if component.name == "Muon" else set()
-        if nearest_end(frozenset(before.changes["components"])) != nearest_end(
+        if nearest_corner(frozenset(before.changes["components"])) != nearest_corner(
             frozenset(after.changes["components"])
         ):
             own |= {"variant.model.initializer_range"}  # no component's: as configured for the nearest end

@@ -21,7 +21,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results
-from nanokimi.study.ladder import END, ENDS, START
+from nanokimi.study.ladder import CORNERS, END, START
 from nanokimi.study.power_law import (
     CUBIC,
     LAW,
@@ -214,7 +214,7 @@ def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:
     assert at_size(config, 96, equal_steps=True).train.max_steps == config.train.max_steps
     arms = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96)))
     assert len(arms) == 8 and all(abs(arm.size_gap or 0) < 0.02 for arm in arms)
-    assert list(ENDS)[0] == START and list(ENDS)[-1] == END
+    assert list(CORNERS)[0] == START and list(CORNERS)[-1] == END
 
 
 # ---- through the command line
@@ -234,7 +234,7 @@ def test_a_family_of_the_users_own_stands_at_every_size(config: RunConfig) -> No
     [
         ("x: from=nanogpt model.hidden_size=64", "model.hidden_size is what --sizes changes: leave it out"),
         ("x: from=mine.py:Model", "a class of your own has no width that scale could change"),
-        ("x: from=nanogtp", "from is nanogtp: a study's arms are made from nanokimi, nanogpt"),
+        ("x: from=nanogtp", "from is nanogtp: arms of a study are made from nanokimi, nanogpt"),
         ("x optim.lr=1", 'expected "NAME: from=FAMILY'),
     ],
 )
@@ -276,7 +276,7 @@ def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(study_command(toy, "scale", "--sizes", "16,32,48")) == 2
     assert "a curve needs at least 4" in capsys.readouterr().err
     assert cli.main(study_command(toy, "scale", "--sizes", "16,32,50,64")) == 2
-    assert "50 is no multiple of the width of a head, 16" in capsys.readouterr().err
+    assert "50 is not a multiple of the width of a head, 16" in capsys.readouterr().err
 
 
 def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

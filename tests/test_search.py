@@ -324,10 +324,14 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     ("verb", "more", "message"),
     [
         ("sweep", ("--search", "--vary", "optim.lr"), "--vary and --search exclude each other"),
-        ("sweep", ("--trials", "8"), "--trials belongs to --search: give both, or neither"),
+        ("sweep", ("--trials", "8"), "--trials is only for --search: give both, or neither"),
         ("sweep", ("--search", "--trials", "12"), "--trials is 12: it must be a power of two, such as 32"),
         ("ladder", ("--search", "all"), "--search is all: expected full, rates or none"),
-        ("ladder", ("--search", "rates", "--trials", "8"), "--trials belongs to --search full: leave it out"),
+        (
+            "ladder",
+            ("--search", "rates", "--trials", "8"),
+            "--trials is only for --search full: leave it out",
+        ),
         ("ladder", ("--search", "full", "--no-tune"), "--search and --no-tune exclude each other"),
         ("scale", ("--search-rounds", "21"), "--search-rounds is 21: it must be 0 to 20"),
     ],

@@ -21,7 +21,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json
 from nanokimi.study import sweep
 from nanokimi.study.added import added_arm
-from nanokimi.study.ladder import END, NAMES, START, check_ends, plan_ladder
+from nanokimi.study.ladder import END, NAMES, START, check_corners, plan_ladder
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.study import StudyArm
 from nanokimi.study.sweep import SweepOptions
@@ -106,7 +106,7 @@ def test_an_arm_of_the_users_own_is_what_its_words_say(arms: list[StudyArm]) -> 
         ("x: from=NanoGPT model.num_attention_heads=0", "variant.model.num_attention_heads is 0: it must be above 0"),
         ("x: from=NanoGPT model.intermediate_size=0", "variant.model.intermediate_size is 0: it must be above 0"),
         (": from=NanoKimi model.norm=rmsnorm", "expected \"NAME: from=FAMILY"),
-        ("NanoGPT: from=NanoKimi model.norm=rmsnorm", "there is an arm 'NanoGPT' already"),
+        ("NanoGPT: from=NanoKimi model.norm=rmsnorm", "there is already an arm 'NanoGPT'"),
     ],
 )  # fmt: skip
 def test_an_arm_that_cannot_be_is_refused(arms: list[StudyArm], text: str, message: str) -> None:
@@ -238,9 +238,9 @@ CURVE = {
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "is no tuned.json: name that of an earlier ladder or scale"),
-        ({"arms": [CURVE]}, "is no tuned.json"),
-        ({"arms": {START: 0.01}}, f"is damaged: what it says of '{START}' is no tuning record"),
+        ([], "is not a tuned.json: name that of an earlier ladder or scale"),
+        ({"arms": [CURVE]}, "is not a tuned.json"),
+        ({"arms": {START: 0.01}}, f"is damaged: its entry for '{START}' is not a tuning record"),
         ({"arms": {START: {k: v for k, v in CURVE.items() if k != "best"}}}, "is damaged"),
         ({"arms": {START: {**CURVE, "best": "0.01"}}}, "is damaged"),
         ({"arms": {START: {**CURVE, "curve": [[0.01]]}}}, "is damaged"),
@@ -262,7 +262,7 @@ def test_a_file_of_tuned_rates_is_looked_over(tmp_path: Path, content: object, m
     [
         ("ladder", {"arms": {START: {**CURVE, "knob": "model.num_experts_per_tok", "best": 2}}}, "not of optim.lr"),
         ("ladder", {"arms": {START: CURVE, END: CURVE}}, "has no value for the arm '+ RMSNorm'"),
-        ("scale", [], "is no tuned.json"),
+        ("scale", [], "is not a tuned.json"),
     ],
 )  # fmt: skip
 def test_a_study_does_not_train_with_another_ones_rates(
@@ -279,7 +279,7 @@ def test_help_says_where_tuned_rates_come_from() -> None:
         assert "tuned.json of an earlier ladder or scale" in STUDY_USAGE[verb]
 
 
-# ---- the ends
+# ---- the corners
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_what_no_component_carries_is_refused(config: RunConfig, name: str, key:
     with pytest.raises(
         UserError, match=rf"nanokimi\.optim\.{key} .* differ: no component of the ladder changes it"
     ):
-        check_ends(changed)
-    check_ends(with_parsed(config, {"nanokimi.optim.name": name}))
-    check_ends(with_parsed(changed, {f"nanogpt.optim.{key}": value}))
+        check_corners(changed)
+    check_corners(with_parsed(config, {"nanokimi.optim.name": name}))
+    check_corners(with_parsed(changed, {f"nanogpt.optim.{key}": value}))
 
 
 @pytest.mark.parametrize(("verb", "more"), [("ladder", NO_TUNING), ("scale", SIZES)])

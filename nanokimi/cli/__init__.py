@@ -1,7 +1,7 @@
-"""The command line. Each verb imports what it needs when it runs, so that `--help` is instant.
+"""The command line. Each command imports what it needs when it runs, so that `--help` is instant.
 
-Exit status: 0 done, 1 a leak found or a run that could not go on, 2 bad input (one line says what), 130 / 143 stopped
-by a signal after saving.
+Exit status: 0 done, 1 a leak found or a run that could not go on, 2 bad input (one line says what), 130 or 143
+stopped by a signal after saving.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a story may hold what a terminal's encoding lacks
+            stream.reconfigure(
+                errors="replace"
+            )  # a story may contain characters that the terminal's encoding lacks
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(HELP, end="")
             return 0 if arguments else 2
-        verb = arguments[0]
-        if verb == "--version":
+        command = arguments[0]
+        if command == "--version":
             from nanokimi import __version__
 
             print(f"nanokimi {__version__}")
             return 0
-        if verb not in USAGE:
+        if command not in USAGE:
             from nanokimi.config.parsing import nearest
 
-            raise UserError(f"there is no verb '{verb}'{nearest(verb, list(USAGE))}")
+            raise UserError(f"there is no command '{command}'{nearest(command, list(USAGE))}")
         if any(option in ("-h", "--help") for option in arguments[1:]):
-            print_verb_help(verb)
+            print_command_help(command)
             return 0
         from nanokimi.cli import verbs
         from nanokimi.cli.plugins import take_plugins
 
-        return int(getattr(verbs, f"run_{verb}")(take_plugins(verb, arguments[1:])))
+        return int(getattr(verbs, f"run_{command}")(take_plugins(command, arguments[1:])))
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nanokimi: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of the output has gone, as with `| head`
         sys.stderr.close()
         return 141
     except OSError as error:  # a full disk, a file that vanished
@@ -58,16 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def print_verb_help(verb: str) -> None:
-    """A verb's own options, and for `compare` and `train` every setting with its default."""
+def print_command_help(command: str) -> None:
+    """Print a command's options, and for `compare` and `train` every setting with its default."""
     from nanokimi.config.files import preset_names
     from nanokimi.config.parsing import settings_help
 
-    text = USAGE[verb]
-    if verb in ("compare", "train", "bench"):
+    text = USAGE[command]
+    if command in ("compare", "train", "bench"):
         text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()))
-    if verb in ("compare", "train"):
+    if command in ("compare", "train"):
         text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
-    if verb == "prepare":
+    if command == "prepare":
         text = text.format(default=DEFAULT_CONFIG)
     print(text, end="")

@@ -1,4 +1,4 @@
-"""What `nanokimi bench` measured, as a short table."""
+"""The results of `nanokimi bench` as a short table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PART_NAMES = {
 
 
 def bench_text(found: Bench) -> str:
-    """The machine's rates, each model's step with the parts of it, and one decoded token."""
+    """The machine's rates, each model's training step with its parts, and the time to decode one token."""
     products = ", ".join(
         f"{plain(rate / 1e9)} in {name}" for name, rate in found.rates.flops_per_second.items()
     )
@@ -40,7 +40,7 @@ def bench_text(found: Bench) -> str:
 
 
 def rows_of(model: ModelBench) -> dict[str, str]:
-    """One model's column."""
+    """The cells of one model's column, by row."""
     step = model.parts.step_ms
     roofline = sum(model.roofline_ms.values())
     qk_logits = "in the compiled forward" if model.qk_logits_ms is None else milliseconds(model.qk_logits_ms)
@@ -62,7 +62,7 @@ def rows_of(model: ModelBench) -> dict[str, str]:
 
 
 def kernels_text(found: Bench) -> str:
-    """Which form of each mechanism ran, and why."""
+    """Which implementation of each mechanism ran, and why."""
     chosen = dict.fromkeys(choice for model in found.models for choice in model.kernels)
     width = max(len(choice.mechanism) for choice in chosen) + 2
     lines = [f"{choice.mechanism.ljust(width)}{choice.form} ({choice.why})" for choice in chosen]

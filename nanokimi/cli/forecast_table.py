@@ -1,4 +1,4 @@
-"""A forecast as text: what a run will need, in one short table."""
+"""A forecast of what a run will need, as a short table."""
 
 from __future__ import annotations
 

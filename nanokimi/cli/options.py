@@ -1,4 +1,4 @@
-"""What the command line takes: the help texts, and options taken out of the arguments."""
+"""The help texts of the command line, and how options are taken out of the arguments."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from nanokimi.errors import UserError
 HELP = """\
 nanokimi: train Kimi K2's ideas at nano scale beside NanoGPT, and measure honestly which is better.
 
-usage: nanokimi VERB [options]
+usage: nanokimi COMMAND [options]
 
   compare    train NanoKimi, NanoGPT with Muon and NanoGPT (or other arms) on the same text and write one report
-  train      train one of them, or a variant composed at will
-  sweep      find each arm's best learning rate, or any setting's best value
-  ladder     say what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
-  scale      say how much compute NanoKimi saves, over several sizes
+  train      train one of them, or a variant that you compose
+  sweep      find each arm's best learning rate, or the best value of any setting
+  ladder     measure what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
+  scale      measure how much compute NanoKimi saves, over several sizes
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole test text
-  prepare    read, split and encode a text ahead, and show what is in it
+  prepare    read, split and encode a text before training, and show what is in it
   audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
-  prune      drop the least used experts of a trained model, and say what it costs
-  bench      say where the milliseconds of a training step go on this machine, in under a minute
+  prune      drop the least used experts of a trained model, and show the loss before and after
+  bench      show where the milliseconds of a training step go on this machine, in under a minute
 
-`nanokimi VERB --help` shows a verb's options. First steps: nanokimi compare --data path/to/text.txt
+`nanokimi COMMAND --help` shows a command's options. First steps: nanokimi compare --data path/to/text.txt
 """
 
 RUN_OPTIONS = """\
-  --config NAME_OR_PATH   a preset or a YAML file (default: tales, on CUDA tales-gpu; {default} with --data); said
-                          again, or with commas between: several, later ones over earlier ones; presets: {presets}
+  --config NAME_OR_PATH   a preset or a YAML file (default: tales, on CUDA tales-gpu; {default} with --data).
+                          Of several, with commas between or given again, later ones override earlier ones.
+                          Presets: {presets}
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for the results (default: the next free one below runs/)
-  --seed N                initial weights, batches and samples follow from it
-  --resume                continue the run in --out from its newest whole checkpoint, bit for bit; nothing else need
-                          be said, and what is said must be what the run was started with; without a run there, and
-                          with its whole configuration said, one is started
-  --allow-changes         with --resume: continue although configuration, data or tokenizer changed
-  --on-nonfinite WHAT     stop (default), skip or rollback, when a loss or gradient is not finite
-  --plugin FILE.py:NAME   an attention, expert layer or optimizer of yours for the variant arm; the file is executed
+  --seed N                decides the initial weights, batches and samples
+  --resume                continue the run in --out from its newest whole checkpoint, bit for bit. No other option
+                          is needed, and those that are given must be as when the run was started. If --out holds no
+                          run and the options describe one, it is started
+  --allow-changes         with --resume: continue even if configuration, data or tokenizer changed
+  --on-nonfinite WHAT     what to do when a loss or gradient is not finite: stop (default), skip or rollback
+  --plugin FILE.py:NAME   your attention, expert layer or optimizer for the variant arm; the file is executed
 """
 OPEN_PLUG = """\
-  --plugin FILE.py:NAME   the class of yours that the run was trained with, from the same file; it is executed
+  --plugin FILE.py:NAME   your class that the run was trained with, from the same file, which is executed
 """
 
-DEFAULT_CONFIG = "shakespeare-char"  # for a text of the user's
-TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without one
+DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
+TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
@@ -56,25 +57,25 @@ USAGE = {
     + """\
   --seeds N               seeds that every arm is trained with; a winner needs two or more
   --arm "NAME: from=FAMILY model.K=V optim.K=V"
-                          one more arm, or the arm of that name anew; from= a family, another arm, or FILE.py:CLASS, a
-                          model of your own (the file is executed); may be repeated
-  --arms A,B              only these of the arms
+                          add an arm, or replace the one of that name. from= names a family, another arm, or your own
+                          model as FILE.py:CLASS (the file is executed). May be repeated
+  --arms A,B              train only these arms
 """
-    + "  --match QUANTITY        active_params, total_params, flops, tokens or seconds: make the arms equal in it\n",
+    + "  --match QUANTITY        make the arms equal in active_params, total_params, flops, tokens or seconds\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_OPTIONS
     + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
-    + '  --arm NAME              the arm of the preset to train; or "NAME: from=...", as for compare\n'
-    + "  --dry-run               train nothing: say what memory, time and disk the run will need\n",
+    + '  --arm NAME              the arm of the preset to train, or "NAME: from=...", as for compare\n'
+    + "  --dry-run               do not train: show what memory, time and disk the run will need\n",
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (every arm answers)
-  --prompt TEXT           what to continue (default: the run's own prompts)
+  --prompt TEXT           the text to continue (default: the run's own prompts)
   --max_new_tokens N      tokens to write
-  --temperature X         0: always the likeliest token
-  --top_k N, --top_p X    draw among the likeliest tokens only
-  --seed N                (default: the run's)
+  --temperature X         how random the choice is; 0 always takes the likeliest token
+  --top_k N, --top_p X    draw from the likeliest tokens only
+  --seed N                decides what is drawn (default: the run's)
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """
@@ -83,7 +84,7 @@ usage: nanokimi sample RUN_FOLDER [options]
 usage: nanokimi evaluate RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (every run is scored)
-  --part NAME             test (default), or val: the part that settings were chosen on
+  --part NAME             test (default), or val, the part that settings were chosen on
   --data PATH             score this text instead, all of it, with the run's tokenizer
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
@@ -104,19 +105,19 @@ usage: nanokimi audit RUN_FOLDER [options]
        nanokimi audit FILE.py:NAME --vocab_size N --context N [options]
 
   RUN_FOLDER              of `train`, or of `compare` (every run is audited, also on its validation text)
-  FILE.py:NAME            a function or class of yours that, called without arguments, returns an nn.Module which
-                          maps token ids to logits; the file is executed
+  FILE.py:NAME            your function or class that, called without arguments, returns an nn.Module which maps token
+                          ids to logits; the file is executed
   --vocab_size N          number of token ids
   --context N             sequence length to test (default for a run: its own)
   --device NAME           (default for a run: its own)
 """
     + OPEN_PLUG
-    + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give other logits.\n",
+    + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give different logits.\n",
     "prune": """\
 usage: nanokimi prune RUN_FOLDER --keep N [options]
 
   RUN_FOLDER              of a finished run whose model has experts
-  --keep N                experts that stay in each layer: those that the validation text's tokens chose most
+  --keep N                experts to keep in each layer: those chosen most often on the validation text
   --recover STEPS         training steps afterwards (default: 0), from a tenth of the run's rate down to 0
   --out DIR               a new folder for the pruned run (default: the next free one below runs/)
   --device NAME           (default: the run's)
@@ -129,8 +130,8 @@ usage: nanokimi bench [options] [--any.setting VALUE ...]
   --config NAME_OR_PATH   a preset or a YAML file (default: {default}); presets: {presets}
   --quick                 a few seconds, less exact
   --json                  print one JSON object instead of the table
-Measures the machine's rates of matrix products and memory; then, for every arm on random tokens, a training step
-with the parts of it, the roofline that those rates set, and reading and writing one token. Needs no text.
+Measures the machine's rates of matrix products and memory. Then it measures for every arm, on random tokens, a training
+step with its parts, the roofline that those rates set, prefill, and decoding one token. Needs no text.
 """,
     **STUDY_USAGE,
 }
@@ -139,7 +140,7 @@ with the parts of it, the roofline that those rates set, and reading and writing
 def take_options(
     arguments: list[str], named: dict[str, Callable[[str], object]]
 ) -> tuple[dict[str, object], list[str]]:
-    """Take the options of `named` (with their types) out of `arguments`; return their values and the rest."""
+    """Take the options of `named` (with their types) out of `arguments`; returns their values and the rest."""
     values: dict[str, object] = {}
     rest = []
     remaining = list(arguments)
@@ -161,7 +162,7 @@ def take_options(
                     f"option {option} needs a value (one that starts with dashes: {option}=--value)"
                 )
             value = remaining.pop(0)
-        if name == "config" and name in values:  # several files, the later ones over the earlier ones
+        if name == "config" and name in values:  # several files, of which later ones override earlier ones
             value = f"{values[name]},{value}"
         try:
             values[name] = named[name](value)
@@ -183,16 +184,18 @@ def one_target(rest: list[str], what: str) -> str:
 
 
 def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, RunConfig]:
-    """What `--config` names, or the default, and the configuration that it is with the settings of `rest`.
+    """The name of the configuration (that of `--config`, or the default), and the configuration with `rest` applied.
 
-    The default is the story world's without `--data`, a bigger one on a GPU.
+    Without `--data` the default is the story world's, which has a larger form for a GPU.
     """
     if "config" in options:
         name = str(options["config"])
     elif any(word.partition("=")[0] in ("--data", "--dataset.path") for word in rest):
         name = DEFAULT_CONFIG
     else:
-        config = load_config(TALES_CONFIG, rest)  # refuses mistakes before a second goes to importing torch
+        config = load_config(
+            TALES_CONFIG, rest
+        )  # finds mistakes before importing torch, which takes a second
 
         import torch
 
@@ -203,13 +206,13 @@ def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, Run
 
 
 def default_folder(first: str, chosen: str) -> Path:
-    """The next free folder of a command that was given none: called after what it does, and the configuration."""
+    """The next free folder for a command without --out, named after the command and the configuration."""
     from nanokimi.runtime.files import default_run_folder
 
     return default_run_folder(first, "-".join(Path(name).stem for name in chosen.split(","))[:80])
 
 
 def require_data(path: str) -> None:
-    """Refuse a configuration without a text before anything is written."""
+    """Raises UserError for a configuration without a text, before anything is written."""
     if not path:
         raise UserError("no text given: name one with --data path/to/text.txt, or use --data tales")

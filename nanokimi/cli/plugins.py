@@ -1,4 +1,4 @@
-"""`--plugin FILE.py:NAME`: classes of the user's own on the command line."""
+"""`--plugin FILE.py:NAME`: the user's own classes on the command line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import name_plugin, named_plugins, plugin_setting
 
-TRAINING_VERBS = ("train", "compare", "sweep", "ladder")  # take settings: a plugin is one
-OPENING_VERBS = ("sample", "evaluate", "audit", "prune")  # open runs, which say where their plugins belong
+TRAINING_COMMANDS = ("train", "compare", "sweep", "ladder")  # take a plugin as a setting
+OPENING_COMMANDS = (
+    "sample",
+    "evaluate",
+    "audit",
+    "prune",
+)  # open runs, which know where their plugins belong
 
 
-def take_plugins(verb: str, arguments: list[str]) -> list[str]:
-    """Run the files that --plugin names, and put their classes into the family of a run to be trained."""
-    if verb not in TRAINING_VERBS + OPENING_VERBS:
+def take_plugins(command: str, arguments: list[str]) -> list[str]:
+    """Run the files that --plugin names; returns the other arguments, with the classes as settings of a training."""
+    if command not in TRAINING_COMMANDS + OPENING_COMMANDS:
         return arguments
     rest, remaining = [], list(arguments)
     while remaining:
@@ -31,13 +36,13 @@ def take_plugins(verb: str, arguments: list[str]) -> list[str]:
                 raise UserError("option --plugin needs a value: FILE.py:NAME")
             spec = remaining.pop(0)
         setting = plugin_setting(name_plugin(spec))
-        if verb in TRAINING_VERBS:
+        if command in TRAINING_COMMANDS:
             rest.append(setting)
     return rest
 
 
 def name_arm_sources(texts: Iterable[str]) -> list[str]:
-    """Run the files that --arm names with from=FILE.py:CLASS; the words as configurations keep them."""
+    """Run the files that --arm names with from=FILE.py:CLASS; returns the texts as a configuration keeps them."""
     named = []
     for text in texts:
         found = re.search(r"\bfrom=(\S+\.py:\w+)", text)
@@ -46,7 +51,7 @@ def name_arm_sources(texts: Iterable[str]) -> list[str]:
 
 
 def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
-    """A class that none of the arms (without `arms`: not the one model that is trained) uses would be ignored."""
+    """Raises UserError for a class that no arm uses; without `arms`, that the one trained model does not use."""
     named = named_plugins()
     if not named:
         return

@@ -1,4 +1,4 @@
-"""What `--resume` means: which run, with which configuration, and whether that is the one it was started with."""
+"""`--resume`: which run is continued, with which configuration, and whether it was started with that one."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BUDGET_KEYS = [f"train.{budget}" for budget in BUDGETS]
 
 @dataclass(frozen=True)
 class ArmWords:
-    """What a command line says of arms: those that --arm adds (or, for train, names), those that --arms keeps."""
+    """The arms on a command line: those that --arm adds (or, for train, names), and those that --arms keeps."""
 
     added: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
 
-def with_arms(config: RunConfig, verb: str, words: ArmWords) -> RunConfig:
-    """The configuration with these arms; of `train` the one arm's own. Raises UserError for what is none."""
+def with_arms(config: RunConfig, command: str, words: ArmWords) -> RunConfig:
+    """The configuration with these arms, or for `train` that of the one arm. Raises UserError for an unknown arm."""
     for text in words.added:
         name, colon, _ = text.partition(":")
         if colon:
             config = with_arm(config, text)
-        elif verb != "train":
+        elif command != "train":
             raise UserError(
                 f"--arm '{text}': expected \"NAME: from=FAMILY ...\"; --arms chooses among known ones"
             )
-        if verb == "train":
+        if command == "train":
             chosen = only_arms(config, [name.strip()], "--arm") if not config.arms else config
             if name.strip() not in (chosen.arms or {}):
                 only_arms(config, [name.strip()], "--arm")
@@ -45,32 +45,32 @@ def with_arms(config: RunConfig, verb: str, words: ArmWords) -> RunConfig:
 
 
 def plan_run(
-    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords
+    command: str, options: dict[str, object], rest: list[str], arms: ArmWords
 ) -> tuple[RunConfig, Path, bool]:
-    """(configuration, folder, whether a run is continued) of `train` and `compare`.
+    """(configuration, folder, whether a run is continued) for `train` and `compare`.
 
-    Raises UserError if there is nothing to resume, or if it was started with other settings.
+    Raises UserError if there is no run to resume, or if it was started with other settings.
     """
     out = Path(str(options["out"])) if "out" in options else None
     resume = "resume" in options
     if resume and out is None:
         raise UserError("--resume needs --out DIR, the folder of the interrupted run")
     if "allow_changes" in options and not resume:
-        raise UserError("--allow-changes belongs to --resume: a new run takes any settings")
+        raise UserError("--allow-changes is only for --resume: a new run takes any settings")
     if resume and out is not None and (out / "config.yaml").is_file():
-        return resumed_config(verb, out, options, rest, arms), out, True
+        return resumed_config(command, out, options, rest, arms), out, True
     if resume and not rest and "config" not in options:
         raise UserError(
             f"{out} holds no run to resume: it has no config.yaml; with --config or --data a run is started there"
         )
     chosen, config = choose_config(options, rest)
-    config = with_arms(config, verb, arms)
-    first = verb if verb == "compare" else slug(config.name) or config.model
+    config = with_arms(config, command, arms)
+    first = command if command == "compare" else slug(config.name) or config.model
     return config, out or default_folder(first, chosen), False
 
 
 def resumed_config(
-    verb: str, folder: Path, options: dict[str, object], rest: list[str], arms: ArmWords
+    command: str, folder: Path, options: dict[str, object], rest: list[str], arms: ArmWords
 ) -> RunConfig:
     """The configuration to continue the run in `folder` with."""
     if sum((folder / name / "config.yaml").is_file() for name in FAMILIES) >= 2:
@@ -79,17 +79,17 @@ def resumed_config(
             f"{folder / 'config.yaml'}"
         )
     is_comparison = any(folder.glob("*/seed-*/config.yaml"))
-    if verb == "train" and is_comparison:
+    if command == "train" and is_comparison:
         raise UserError(
             f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
         )
-    if verb == "compare" and not is_comparison and (folder / "metrics.jsonl").exists():
+    if command == "compare" and not is_comparison and (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")
     path = str(folder / "config.yaml")
     saved = load_config(path)
     if not rest and "config" not in options and arms == ArmWords():
         return saved
-    given = with_arms(load_config(str(options.get("config", path)), rest), verb, arms)
+    given = with_arms(load_config(str(options.get("config", path)), rest), command, arms)
     changes = differences(saved, given)
     named = [key for key in changes if key not in FREE_WHEN_RESUMED]
     if named and "allow_changes" not in options:
@@ -102,9 +102,9 @@ def resumed_config(
 
 
 def differences(saved: RunConfig, given: RunConfig) -> dict[str, Any]:
-    """The settings of `given`, by dotted key, that differ from those of `saved`; what was left open does not.
+    """The settings of `given`, by dotted key, that differ from those of `saved`, apart from those left open.
 
-    Of the budgets one is always given, and the others are null because of it.
+    Budgets are never left open: one is given, which makes the others null.
     """
     from nanokimi.data.sources import with_absolute_paths
 

@@ -1,4 +1,4 @@
-"""The verbs that run many small trainings: sweep, ladder, scale."""
+"""The commands that run many small trainings: sweep, ladder, scale."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_sweep(arguments: list[str]) -> int:
         return search_arms(config, out, options)
     for name in SEARCH:
         if name in options:
-            raise UserError(f"--{name.replace('_', '-')} belongs to --search: give both, or neither")
+            raise UserError(f"--{name.replace('_', '-')} is only for --search: give both, or neither")
 
     from nanokimi.study.sweep import SweepOptions, sweep_text
     from nanokimi.study.sweep import run_sweep as sweep
@@ -80,7 +80,7 @@ def run_sweep(arguments: list[str]) -> int:
 
 
 def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
-    """The configuration with the arms that `sweep` is about: of the family that is named, or all."""
+    """The configuration with the arms that `sweep` varies: that of the family in --model, or all."""
     if "model" in options:
         family = str(options["model"])
         if family not in FAMILIES:
@@ -152,7 +152,7 @@ def run_scale(arguments: list[str]) -> int:
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
 
-    from nanokimi.study.ladder import ENDS
+    from nanokimi.study.ladder import CORNERS
     from nanokimi.study.scale import ScaleOptions
     from nanokimi.study.scale import run_scale as scale
     from nanokimi.study.study import choose
@@ -167,7 +167,7 @@ def run_scale(arguments: list[str]) -> int:
             f"--sizes is {options['sizes']}: expected whole numbers such as 32,48,64,96"
         ) from None
     if min(sizes) < 1:
-        raise UserError(f"--sizes is {options['sizes']}: they must be above 0")
+        raise UserError(f"--sizes is {options['sizes']}: sizes must be above 0")
     wanted = ScaleOptions(
         sizes=tuple(sorted(set(sizes))),
         equal_steps="equal_steps" in options,
@@ -175,13 +175,13 @@ def run_scale(arguments: list[str]) -> int:
         ladder=ladder_options(options),
     )
     if "families" in options:
-        families = choose(tuple(ENDS), str(options["families"]), "--families")
+        families = choose(tuple(CORNERS), str(options["families"]), "--families")
         wanted = replace(wanted, families=tuple(families))
     return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
 
 
 def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
-    """What the command line says of arms, and the other arguments."""
+    """The arms that the command line names, and the other arguments."""
     added, arguments = take_repeated("--arm", arguments)
     options, rest = take_options(arguments, {"arms": str})
     only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
@@ -205,9 +205,9 @@ def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[st
 
 
 def start(
-    verb: str, options: dict[str, object], rest: list[str], arms: ArmWords = NO_ARM_WORDS
+    command: str, options: dict[str, object], rest: list[str], arms: ArmWords = NO_ARM_WORDS
 ) -> tuple[RunConfig, Path]:
-    """The configuration and the folder."""
+    """Check the options; returns the configuration and the folder."""
     for name, (low, high) in LIMITS.items():
         if name in options and not low <= int(str(options[name])) <= high:
             raise UserError(f"--{name.replace('_', '-')} is {options[name]}: it must be {low} to {high}")
@@ -223,14 +223,14 @@ def start(
     if trials & (trials - 1):
         raise UserError(f"--trials is {trials}: it must be a power of two, such as 32")
     chosen, config = choose_config(options, rest)
-    config = with_arms(config, verb, arms)
+    config = with_arms(config, command, arms)
     require_data(config.dataset.path)
-    out = Path(str(options["out"])) if "out" in options else default_folder(verb, chosen)
+    out = Path(str(options["out"])) if "out" in options else default_folder(command, chosen)
     return config, out
 
 
 def ladder_options(options: dict[str, object]) -> LadderOptions:
-    """What ladder and scale share."""
+    """The options that ladder and scale share."""
     from nanokimi.study.ladder_run import LadderOptions
     from nanokimi.study.settle import FULL, NONE, RATES_ONLY, SEARCHES
 
@@ -245,13 +245,13 @@ def ladder_options(options: dict[str, object]) -> LadderOptions:
         raise UserError(f"--search is {chosen}: expected {', '.join(SEARCHES[:-1])} or {SEARCHES[-1]}")
     for name in SEARCH:
         if name in options and (chosen != FULL or "tuned" in options):
-            raise UserError(f"--{name.replace('_', '-')} belongs to --search full: leave it out")
+            raise UserError(f"--{name.replace('_', '-')} is only for --search full: leave it out")
     tuned = Path(str(options["tuned"])) if "tuned" in options else None
     return LadderOptions(tuned=tuned, keep="keep" in options, **picked)
 
 
 def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
-    """With --quick, a quarter of the steps and of the warm-up."""
+    """The configuration, with --quick at a quarter of the steps and of the warm-up."""
     if "quick" not in options:
         return config
     from nanokimi.config.parsing import with_changes
@@ -265,7 +265,7 @@ def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
 
 
 def show(report: dict[str, Any], out: Path) -> int:
-    """Print the tables; 1 if an arm leaks."""
+    """Print the tables; returns the exit status, 1 if an arm leaks."""
     from nanokimi.study.output import as_text
 
     print(as_text(report), end="")
@@ -277,7 +277,7 @@ def show(report: dict[str, Any], out: Path) -> int:
 
 
 def interruptible(work: Callable[[], int]) -> int:
-    """The exit status of `work`, or of the signal that ended it after saving."""
+    """Do `work`; returns its exit status, or that of the signal that ended it after saving."""
     from nanokimi.runtime.interrupts import Interrupted
 
     try:

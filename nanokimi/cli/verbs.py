@@ -1,4 +1,4 @@
-"""What each verb does, from its arguments to its exit status. Everything heavy is imported when a verb runs."""
+"""What each command does, from its arguments to its exit status. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nanokimi.measure.audit import AuditResult
 
 
-__all__ = ["run_ladder", "run_scale", "run_sweep"]  # those that stand in another file
+__all__ = ["run_ladder", "run_scale", "run_sweep"]  # defined in studies.py, and found here by `main`
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,
@@ -137,7 +137,9 @@ def run_sample(arguments: list[str]) -> int:
             replace(run.config, sample=sample, seed=int(str(options.get("seed", run.config.seed))))
         )
         for text in config.sample.prompts:
-            run.data.tokenizer.encode(text)  # refuses what cannot be encoded before anything is printed
+            run.data.tokenizer.encode(
+                text
+            )  # raises UserError for a text that cannot be encoded, before anything is printed
             print(f"--- {config.title}\n{text}", end="", flush=True)
             for piece in stream_story(run.model, run.data.tokenizer, text, config):
                 print(piece, end="", flush=True)
@@ -242,12 +244,12 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
 
 
 def titled(run: Path, folder: Path, title: str) -> str:
-    """What a run is called, with its seed if it is one of several."""
+    """The title of a run, with its seed if it is one of several."""
     return f"{title}, {run.name}" if run != folder and run.name.startswith("seed-") else title
 
 
 def audit_file(target: str, options: dict[str, object]) -> dict[str, AuditResult]:
-    """Audit a module that a file of the user's builds. Whatever goes wrong in that file is bad input."""
+    """Audit a module that the user's file builds. Any error in that file is bad input."""
     import torch
 
     from nanokimi.measure.audit import audit
@@ -289,7 +291,7 @@ def run_prune(arguments: list[str]) -> int:
     options, rest = take_options(arguments, {"keep": int, "recover": int, "out": str, "device": str})
     folder = Path(one_target(rest, "run folder"))
     if "keep" not in options:
-        raise UserError("prune needs --keep N, the experts that stay in each layer")
+        raise UserError("prune needs --keep N, the number of experts to keep in each layer")
     keep, recover = int(str(options["keep"])), int(str(options.get("recover", 0)))
     if recover < 0:
         raise UserError(f"--recover is {recover}: it must be 0 or more")

@@ -1,7 +1,7 @@
-"""One arm of a comparison in a process of its own, so that its time and memory are nobody else's.
+"""One arm of a comparison in a process of its own, so that its time and memory are measured alone.
 
-The parent sends the number of steps to take; the worker takes them, sending each record as it comes, and says when
-its turn is over. Between turns it waits on the pipe and uses no processor. It answers "finish" with its result.
+The parent sends a number of steps. The worker takes them, sends each record as it comes, and says when its turn is
+over. Between turns it waits on the pipe and uses no processor. It answers "finish" with its result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
 
 SECONDS_BETWEEN_MESSAGES = 0.25
-ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after the record that it is at
+ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after its current record
 
 
 class ArmProcess:
@@ -34,7 +34,7 @@ class ArmProcess:
         )
 
     def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
-        """Let the arm take `steps` training steps; yields (record, total steps of its budget)."""
+        """Let the arm take `steps` training steps; yields its records, each with the total steps of its budget."""
         self._send("go", steps)
         while True:
             kind, content = self._receive()
@@ -45,20 +45,23 @@ class ArmProcess:
                 return
 
     def tell_to_stop(self) -> None:
-        """Ask the arm to end its step or look and its turn; safe to call from a signal handler."""
+        """Ask the arm to end its turn after its current step or evaluation. Safe to call from a signal handler."""
         if not self.finished and not self.told_to_stop:
             self.told_to_stop = True
             self._send("stop", 0)
 
     def stop(self) -> None:
-        """Have the arm save a checkpoint after its last whole step, and wait until it has."""
+        """Make the arm save a checkpoint after its last whole step, and wait for it."""
         if not self.finished:
             self.tell_to_stop()
             while self._receive()[0] == "records":
                 pass
 
     def finish(self, whole: bool) -> dict[str, Any]:
-        """Have the arm measured, with or without what is timed and told, and its result written; ends the process."""
+        """Make the arm measure and write its result, then end its process; returns the result.
+
+        Without `whole` it skips timing the generation and judging stories.
+        """
         self._send("finish", int(whole))
         result = self._receive()[1]
         self.process.join()
@@ -92,7 +95,7 @@ class ArmProcess:
 def work(
     connection: Connection, folder: str, resume: bool, allow_changes: bool, plugins: Sequence[str] = ()
 ) -> None:
-    """The worker's whole life; `plugins` are the classes that the user named."""
+    """Serve the parent until it ends. `plugins` are the user's classes that the command named."""
     ignore_signals()
     try:
         for plugin in plugins:
@@ -136,7 +139,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         sent = time.monotonic()
 
         def send(record: dict[str, Any], at_once: bool = False) -> None:
-            """Send records, several at a time: each message wakes the parent, who takes a core from us."""
+            """Send records, several at a time, because each message wakes the parent, which needs a core."""
             nonlocal sent
             unsent.append((record, total_steps(state)))
             if at_once or time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:

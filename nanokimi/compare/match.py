@@ -1,8 +1,8 @@
-"""Fairness: in what two arms agree, and the size or the budget that makes them agree.
+"""Fairness: what two arms are matched in, and the size or budget that matches them.
 
 No single quantity is "fair". Sizes (active or total parameters) are matched by the baseline's width; budgets (FLOPs,
-seconds) by giving the dearer arm fewer steps, its schedule decayed to that end; tokens by equal steps. Whatever was
-asked for, every output says in which of the five quantities a pair agrees and in which it does not.
+seconds) by giving the more expensive arm fewer steps, with a schedule that decays to their end; tokens by equal steps.
+Every output says in which of the five quantities a pair is matched and in which it is not.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ QUANTITIES: dict[str, tuple[str, str]] = {
     "flops": ("training FLOPs", "flops"),
     "seconds": ("training time", "train_seconds"),
 }
-"""Name: how it is called, and the field of a run's results that holds it."""
+"""For each quantity, its name in sentences and the field of a run's results that holds it."""
 TOLERANCE = 0.02
 """Relative gap up to which two arms count as matched."""
 WIDTH_STEP = 4
 """Feed-forward widths are multiples of this."""
 FREE_WIDTH = 0.25
-"""How far the feed-forward width may move before the hidden size does."""
+"""The share by which a feed-forward width may change before the hidden size changes instead."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Solved:
     """What was changed, by the name of the setting."""
     value: float
     gap: float
-    """Relative to the target."""
+    """Difference from the target, relative to it."""
 
 
 def agreement(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
-    """The first run over the second in each quantity."""
+    """The ratio of the first run to the second in each quantity."""
     return {
         name: float(first[field]) / float(second[field])
         for name, (_, field) in QUANTITIES.items()
@@ -54,7 +54,7 @@ def agreement(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]
 
 
 def describe_agreement(ratios: dict[str, float]) -> str:
-    """ "Matched in tokens, active parameters (+0.4%); unmatched in total parameters (1.93x)"."""
+    """Such as: Matched in tokens, active parameters (+0.4%); unmatched in total parameters (1.93x)."""
     matched, unmatched = [], []
     for name, ratio in ratios.items():
         title = QUANTITIES[name][0]
@@ -69,7 +69,7 @@ def describe_agreement(ratios: dict[str, float]) -> str:
 
 
 def parameters(quantity: str, context_length: int) -> Callable[[Any], float]:
-    """The function of a resolved model configuration that `quantity` (active_params or total_params) means."""
+    """The function that counts active_params or total_params, as `quantity` says, of a resolved model configuration."""
     active = quantity == "active_params"
 
     def count(model: Any) -> float:
@@ -80,16 +80,16 @@ def parameters(quantity: str, context_length: int) -> Callable[[Any], float]:
 
 
 def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """Move the width of the feed-forward layers until `quantity` of the model is as near to `target` as it gets.
+    """Change the width of the feed-forward layers until `quantity` of the model is as near to `target` as possible.
 
-    In a mixture of experts the expert's width moves, and the dense layers have that of all experts that a token
-    meets; then the dense layers' width alone closes what gap it can.
+    In a mixture of experts the experts' width changes, and dense layers get the width of all experts that one token
+    uses together. After that the dense layers' width alone closes what remains of the gap, within FREE_WIDTH.
     """
     mixture = is_mixture(model)
     dense = not mixture or model.first_k_dense_replace > 0
     met = experts_met(model) if mixture else 1
     if not dense and hasattr(model, "experts"):
-        model = replace(model, intermediate_size=None)  # which nothing would read
+        model = replace(model, intermediate_size=None)  # no layer uses it
 
     def sized(width: int) -> Any:
         if not mixture:
@@ -138,7 +138,7 @@ def nearest(quantity: Callable[[int], float], target: float) -> int:
 
 
 def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """The baseline's size: its feed-forward width if that moves little, else its hidden size, then the width."""
+    """Change the baseline's size: its feed-forward width if a small change is enough, else hidden size and width."""
     width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
     found = solve_width(model, quantity, target)
     moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]
@@ -152,7 +152,7 @@ def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> S
 
 
 def natural_width(model: Any) -> int:
-    """The width of a dense feed-forward layer, chosen or not."""
+    """The width of a dense feed-forward layer, as configured or by default."""
     if model.intermediate_size is not None:
         return int(model.intermediate_size)
     gated = getattr(model, "feed_forward", "gelu") == "swiglu"
@@ -173,14 +173,14 @@ def with_hidden_size(model: Any, hidden: int) -> Any:
 
 
 def fewer_steps(steps: int, costs_per_step: Iterable[float]) -> list[int]:
-    """Steps for each arm so that all spend what the cheapest spends in `steps`: the dearer ones get fewer."""
+    """The steps with which each arm spends what the cheapest one spends in `steps`."""
     costs = list(costs_per_step)
     cheapest = min(costs)
     return [max(round(steps * cheapest / cost), 1) for cost in costs]
 
 
 def steps_of(config: RunConfig, train_tokens: int) -> int:
-    """The steps of a budget in steps, epochs or tokens. Raises UserError for one in FLOPs or seconds."""
+    """The steps of a budget in steps, epochs or tokens. Raises UserError for a budget in FLOPs or seconds."""
     train = config.train
     per_step = train.batch_size * train.context_length
     if train.max_steps is not None:

@@ -1,6 +1,6 @@
-"""`compare --match`: the arms' configurations after some of them were given another size, or fewer steps.
+"""`compare --match`: the arms' configurations, with the sizes or steps that make them equal in a quantity.
 
-What was solved is kept in the comparison's match.json, so that resuming finds the same arms: speeds are measured once.
+The solution is kept in the comparison's match.json, so that speeds are measured once and resuming finds the same arms.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TURNS, STEPS_A_TURN = 4, 6
 
 
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
-    """The configuration of each arm, with `model` set; also writes match.json where something was asked for."""
+    """The configuration of each arm, with `model` set. Also writes match.json if arms are to be matched."""
     arms = arm_configs(config)
     if config.compare.match == "none":
         return arms
@@ -57,9 +57,9 @@ def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[st
 
 
 def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:
-    """For each arm the settings to change, so that all agree in `quantity`; sizes follow the first arm's.
+    """The settings to change in each arm so that all are equal in `quantity`. Sizes are matched to the first arm's.
 
-    Raises UserError if the budget is not one that steps follow from, or an arm has no size that can be changed.
+    Raises UserError for a budget in FLOPs or seconds, or if an arm's size cannot be changed.
     """
     first, *others = arms
     config = arms[first]
@@ -85,12 +85,12 @@ def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict
 
 
 def equal_cost(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
-    """Tokens: every step has the same."""
+    """Tokens of a training step: equal for all arms, so 1 each."""
     return [1.0 for _ in arms]
 
 
 def flops_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
-    """FLOPs of a training step, the optimizer's included."""
+    """FLOPs of a training step, including the optimizer's."""
     costs = []
     for config in arms.values():
         train, model = config.train, config.family.model
@@ -103,7 +103,7 @@ def flops_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float
 
 
 def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
-    """Seconds of a training step: the median of a few steps, taken in turns on this machine."""
+    """Seconds of a training step: the median of a few, which the arms take in turns on this machine."""
     with tempfile.TemporaryDirectory(prefix="nanokimi-") as folder:
         states = [build_state(config, data, Path(folder)) for config in arms.values()]
         for state in states:
@@ -120,9 +120,9 @@ def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[flo
 
 
 def describe_match(config: RunConfig, arms: list[dict[str, Any]]) -> dict[str, Any]:
-    """What report.json says of fairness: what was asked for, and in what each arm agrees with the first.
+    """The entry of report.json on matching: what was asked for, and what each arm and the first are matched in.
 
-    `arms` are the report's rows; `ratios` are the first arm over each other one.
+    `arms` are the report's rows. `ratios` are those of the first arm to each other one.
     """
     first, *others = arms
     asked = config.compare.match

@@ -1,4 +1,4 @@
-"""From the results of all runs to report.json: each arm's means over seeds, the pairs, the verdict, what stands beside.
+"""report.json from the results of all runs: each arm's means over seeds, the pairs, the verdict and the baselines.
 
 docs/report.md describes each field.
 """
@@ -40,9 +40,9 @@ AVERAGED = (
     "decode_ms_per_token",
     "prefill_ms",
 )
-"""What a report gives as means over seeds; None where no seed has it."""
+"""Numbers that a report gives as means over seeds; None if no seed has one."""
 ALIKE = ("params_active", "params_total", "flops", "tokens", "steps", "optimizer", "lr", "schedule")
-"""What does not depend on the seed."""
+"""Entries that do not depend on the seed."""
 
 
 def build_report(
@@ -53,7 +53,7 @@ def build_report(
     results: list[dict[str, Any]],
     out: Path,
 ) -> dict[str, Any]:
-    """The content of report.json; `configs` are the arms'."""
+    """The content of report.json. `configs` holds the configuration of each arm."""
     train = config.train
     runs = [as_run(result) for result in results]
     search = searched(config, configs)
@@ -92,7 +92,7 @@ def build_report(
 
 
 def as_run(result: dict[str, Any]) -> dict[str, Any]:
-    """A run's result.json as the report holds it."""
+    """A run's result.json as an entry of the report."""
     flops = (
         result["flops_per_token"] * result["tokens"] + result["optimizer_flops_per_step"] * result["steps"]
     )
@@ -101,7 +101,7 @@ def as_run(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None) -> dict[str, Any]:
-    """One arm over its seeds."""
+    """The entry of one arm, over its seeds."""
     own = [run for run in runs if run["arm"] == name]
     leaks = [f"{r['audit']['verdict']}: {r['audit']['where']}" for r in own if not r["audit"]["causal"]]
     row: dict[str, Any] = {"name": name, "slug": slug(name), "seeds": [run["seed"] for run in own]}
@@ -115,7 +115,7 @@ def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None
 
 
 def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
-    """What models without a neural network reach on the same text, so that an implausible loss stands out."""
+    """The scores of baselines without a neural network on the same text, which expose an implausible loss."""
     metadata, vocab_size = data.metadata, data.tokenizer.vocab_size
     scores: dict[str, dict[str, float | None]] = {}
     for name, nats in (

@@ -1,7 +1,7 @@
-"""THE COMPARISON: every arm on the same tokens, in turns, each in its own process, for every seed; then one report.
+"""THE COMPARISON: every arm on the same tokens, in turns, each in its own process, for every seed. Then one report.
 
-Turns of a few steps are passed between the arms, so that whatever else the machine does hits all of them alike. Seeds
-follow one after another: the memory that is needed at a time does not grow with their number.
+The arms take turns of a few steps, so that other work on the machine affects all of them equally. Seeds follow one
+another, so the memory in use does not grow with their number.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from nanokimi.train.run_folder import (
 def compare(
     config: RunConfig, out: Path, *, resume: bool = False, allow_changes: bool = False
 ) -> dict[str, Any]:
-    """Train the arms that `config` names, measure and audit them, write the report; return report.json's content.
+    """Train, measure and audit the arms that `config` names, and write the report; returns the content of report.json.
 
     Raises:
         UserError: the input or the configuration cannot be used.
         TrainingError: an arm failed.
-        Interrupted: a signal came; the arms were saved and `resume` continues them.
+        Interrupted: a signal came. The arms were saved, and `resume` continues them.
     """
-    read_search(config)  # a file that is none is refused now, not when the report is made
+    read_search(config)  # a wrong file is refused now, not when the report is made
     folder = training_folder(config, out, "compare", make_runs, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, arms):
         return train_and_report(config, arms, data, out, resume, allow_changes)
@@ -62,9 +62,9 @@ def run_folder(out: Path, arm: str, seed: int) -> Path:
 
 
 def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, RunConfig]:
-    """One run folder for each arm and seed, with its configuration; whatever is there already is kept.
+    """Make a run folder for each arm and seed, with its configuration. Files that are already there are kept.
 
-    Returns each arm's configuration, of which the runs differ in the seed.
+    Returns each arm's configuration; those of its runs differ from it in the seed.
     """
     keep_environment(out)
     arms = matched_arms(config, data, out)
@@ -88,7 +88,7 @@ def train_and_report(
     resume: bool,
     allow_changes: bool,
 ) -> dict[str, Any]:
-    """Everything that happens once folders, configuration and data are there."""
+    """Train every seed and write the report, once folders, configuration and data exist."""
     baselines = score_baselines(data)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
@@ -109,7 +109,7 @@ def train_and_report(
 def train_in_turns(
     config: RunConfig, out: Path, folders: dict[str, Path], seed: int, resume: bool, allow_changes: bool
 ) -> list[dict[str, Any]]:
-    """Train every arm with one seed to its end, `turn_steps` at a time, and return their results."""
+    """Train every arm with one seed to its end, `turn_steps` steps at a time; returns the results."""
     several = config.compare.seeds > 1
     titles = {name: f"{name}, seed {seed}" if several else name for name in folders}
     processes: list[ArmProcess] = []
@@ -132,7 +132,7 @@ def train_in_turns(
                 raise Interrupted(signals[0], stopped)
             # Stories are judged and decoding is timed for the first seed alone: they take longer than its training.
             whole = seed == config.seed
-            with stopped_by_signal(stopped):  # all is saved: what is left can be done again
+            with stopped_by_signal(stopped):  # all is saved, and resuming repeats the rest
                 return [measure(process, display, whole) for process in processes]
         except TrainingError as error:
             raise TrainingError(f"{error}; {go_on}") from None
@@ -142,7 +142,7 @@ def train_in_turns(
 
 
 def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], display: Display) -> None:
-    """Let each arm take `steps` steps in turn until all have finished or a signal came; then they are saved."""
+    """Let each arm take `steps` steps in turn until all have finished, or until a signal comes: then all are saved."""
     while not all(process.finished for process in processes) and not signals:
         for process in processes:
             if not process.finished and not signals:
@@ -155,7 +155,7 @@ def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], disp
 
 
 def measure(process: ArmProcess, display: Display, whole: bool) -> dict[str, Any]:
-    """The result of an arm that is trained."""
+    """The result of a trained arm."""
     display.log(process.name, "being audited and measured")
     result = process.finish(whole)
     display.log(process.name, "done")

@@ -1,4 +1,4 @@
-"""How the arms' settings were found: the record that a preset ships, as long as the settings are still those.
+"""How the arms' settings were found: the records of the search that a preset names, and what has changed since.
 
 `compare.search` names a search.json of `nanokimi sweep --search`.
 """
@@ -18,7 +18,7 @@ from nanokimi.errors import UserError
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found, and what for."""
+    """What a search found, and the budget and text it was made for."""
 
     file: str
     """The file's name."""
@@ -41,7 +41,7 @@ def search_file(name: str) -> Path:
 
 
 def read_search(config: RunConfig) -> Search | None:
-    """What the file that `compare.search` names holds. Raises UserError if it is none that a search wrote."""
+    """The content of the file that `compare.search` names. Raises UserError if no search wrote it."""
     if config.compare.search is None:
         return None
     path = search_file(config.compare.search)
@@ -51,11 +51,11 @@ def read_search(config: RunConfig) -> Search | None:
             record["best"].items()
         return Search(path.name, content["arms"], content["steps"], content["data"]["path"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is no search.json: name one that nanokimi sweep --search wrote") from None
+        raise UserError(f"{path} is not a search.json: name one that nanokimi sweep --search wrote") from None
 
 
 def searched(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
-    """The tuning record of each arm that has one, by name; `changed` lists settings that are not as it found them."""
+    """The tuning record of each arm that has one, by name. `changed` lists the settings that are different now."""
     search = read_search(config)
     if search is None:
         return {}
@@ -68,7 +68,7 @@ def searched(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[st
 
 
 def elsewhere(config: RunConfig, search: Search) -> list[str]:
-    """What a search was made for that is not so now: the budget, the text."""
+    """Which of the search's conditions are different now: the budget, the text."""
     there = {"train.max_steps": search.steps, "dataset.path": search.text}
     here = {"train.max_steps": config.train.max_steps, "dataset.path": Path(str(config.dataset.path)).name}
     return [key for key, value in there.items() if here[key] != value]

@@ -1,4 +1,4 @@
-"""What a comparison prints: the table of arms, and the table by segments of the training."""
+"""What a comparison prints: a table of the arms, and one by segments of the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _loss(arm: dict[str, Any]) -> str:
 
 
 def _shown(key: str, form: str, unit: str = "") -> Callable[[dict[str, Any]], str]:
-    """A cell that holds a number, or a dash where none was measured."""
+    """A function that writes a number of an arm, or a dash if it was not measured."""
     return lambda arm: "-" if arm[key] is None else f"{arm[key]:{form}}{unit}"
 
 
@@ -33,7 +33,7 @@ SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def summary_table(arms: list[dict[str, Any]]) -> str:
-    """The main numbers of each arm, means over its seeds, as lines of text."""
+    """The main numbers of each arm (means over its seeds) as lines of text."""
     rows = [["", *(arm["name"] for arm in arms)]]
     rows += [[title, *(show(arm) for arm in arms)] for title, show in SUMMARY_ROWS]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

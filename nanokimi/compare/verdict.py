@@ -1,8 +1,8 @@
-"""From losses to a verdict: which arm is lower, where another set of seeds would say so, too.
+"""From losses to a verdict: which arm is lower, if other seeds can be expected to agree.
 
 A winner is named only with two seeds or more, and only if its interval over seeds, corrected for the number of pairs,
-keeps away from zero against every other arm. How much a difference depends on which text was scored is shown beside,
-and decides nothing.
+excludes zero against every other arm. How much a difference depends on which text was scored is shown, but decides
+nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import LEVEL, compare_pairs, search_variance, t_quantile
 from nanokimi.runtime.text import listed
 
-BLOCKS = 50  # neighbouring windows are alike; their blocks are nearly independent
+BLOCKS = 50  # neighbouring windows are similar, blocks of them are nearly independent
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class PairedDifference:
 def paired_difference(
     first_nats: np.ndarray, second_nats: np.ndarray, window_tokens: np.ndarray
 ) -> PairedDifference:
-    """Compare two models window by window on the same text; a window scores so many tokens.
+    """Compare two models window by window on the same text; `window_tokens` are the tokens that each window scores.
 
-    The windows are averaged over blocks of the text, up to BLOCKS of them, and a t interval taken over those. It says
-    how much the difference depends on which text was scored; it knows nothing of what another seed would give.
+    The windows are averaged over at most BLOCKS blocks of the text, and the t interval is over these. It says how much
+    the difference depends on which text was scored, and nothing about other seeds.
     """
     differences = first_nats - second_nats
     tokens = int(window_tokens.sum())
@@ -43,7 +43,7 @@ def paired_difference(
     blocks = np.array_split(np.arange(len(differences)), min(BLOCKS, len(differences)))
     if len(blocks) < 2:
         return PairedDifference(difference, float("-inf"), float("inf"))
-    # blocks differ in length, so each is held against what its length alone would give
+    # blocks differ in length, so each is compared with the average difference over its length
     excess = np.array(
         [differences[block].sum() - difference * window_tokens[block].sum() for block in blocks]
     )
@@ -67,7 +67,7 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
 def text_interval(
     pair: dict[str, Any], runs: list[dict[str, Any]], window_tokens: np.ndarray, out: Path
 ) -> list[float] | None:
-    """The interval of a pair over the text alone, for the first seed; None if the text is too short for one."""
+    """The interval of a pair over the text, for the first seed; None if the text is too short."""
     first, second = (next(run for run in runs if run["arm"] == pair[side]) for side in ("first", "second"))
     nats = [np.load(out / run["folder"] / "window_nats.npy", allow_pickle=False) for run in (first, second)]
     found = paired_difference(nats[0], nats[1], window_tokens)
@@ -80,7 +80,7 @@ def verdict(
     baselines: dict[str, dict[str, float | None]],
     spread: SpreadConfig | None,
 ) -> dict[str, Any]:
-    """Who wins, if anybody does, in a few sentences; a leaking arm is never ranked."""
+    """The winner, if there is one, and a few sentences. A leaking arm is never ranked."""
     leaking = [arm["name"] for arm in arms if arm["leaking"] is not None]
     sound = sorted((arm for arm in arms if arm["leaking"] is None), key=lambda arm: arm["test_loss"])
     base = {"winner": None, "ranked": not leaking}
@@ -108,7 +108,7 @@ def verdict(
 
 
 def one_seed(spread: SpreadConfig | None) -> str:
-    """Why one seed names no winner, and how much runs of the preset differ."""
+    """Why there is no winner with one seed, and how much runs of the preset differ."""
     if spread is None:
         known = "How much runs of these settings differ was not measured"
     else:
@@ -120,7 +120,7 @@ def one_seed(spread: SpreadConfig | None) -> str:
 
 
 def lead(first: str, second: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """How far the first arm is below the second: a positive number and its interval."""
+    """How far the first arm is below the second (positive if it is lower), with the interval."""
     pair = next(one for one in pairs if {one["first"], one["second"]} == {first, second})
     sign = -1 if pair["first"] == first else 1
     low, high = sorted(sign * bound for bound in pair["ci95"])
@@ -128,7 +128,7 @@ def lead(first: str, second: str, pairs: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
-    """The lowest arm against each other one."""
+    """Sentences on the lowest arm against each other one."""
     sure = [
         f"{name} by {one['by']:.4f} (95% interval over seeds {one['low']:.4f} to {one['high']:.4f})"
         for name, one in ahead.items()
@@ -142,7 +142,7 @@ def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> list[str]:
-    """Where the arms stand between a 5-gram model and the best that any model can do."""
+    """Sentences on how the arms compare with a 5-gram model and with the best possible loss."""
     sentences = []
     if sound[0].get("floor_gap") is not None:
         gaps = ", ".join(f"{arm['floor_gap']:.4f}" for arm in sound)

@@ -1,4 +1,4 @@
-"""Arms that the user adds to a study: `--arm`, with the words that `compare` takes, and `--plugin`."""
+"""Arms that the user adds to a study: with `--arm`, written as for `compare`, and with `--plugin`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from nanokimi.study.ladder import END, START
 from nanokimi.study.settle import HELD
 from nanokimi.study.study import StudyArm
 
-FAMILY_ENDS = {"nanokimi": END, "nanogpt": START}
-"""Which arm of a study a family of the configuration is."""
+FAMILY_ARMS = {"nanokimi": END, "nanogpt": START}
+"""The arm of a study that a family of the configuration stands for."""
 
 
 def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
-    """An arm of the user's, made of one of the study's: "NAME: from=nanokimi model.attention=gqa optim.lr=2e-3".
+    """A user's arm, made from one of the study's: "NAME: from=nanokimi model.attention=gqa optim.lr=2e-3".
 
-    `from` names a family, an arm, or a class of the user's (FILE.py:CLASS, whose size stays what it is). Raises
-    UserError for what cannot be read.
+    `from` names a family, an arm, or the user's class as FILE.py:CLASS, whose size is not changed. Raises UserError
+    if the text cannot be read.
     """
     name, source, given = arm_words(text)
     if slug(name) in [slug(arm.name) for arm in arms]:
-        raise UserError(f"--arm '{text}': there is an arm '{name}' already, give it another name")
+        raise UserError(f"--arm '{text}': there is already an arm '{name}': choose another name")
     if is_plugin(source):
         return class_arm(arms[0], name, source, text)
     base = source_of(arms, source, text)
@@ -49,18 +49,18 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
 
 def source_of(arms: Sequence[StudyArm], source: str, text: str) -> StudyArm:
     """The study's arm that `from` names."""
-    wanted = slug(FAMILY_ENDS.get(source, source))
+    wanted = slug(FAMILY_ARMS.get(source, source))
     for arm in arms:
         if slug(arm.name) == wanted:
             return arm
-    known = [*FAMILY_ENDS, *(arm.name for arm in arms)]
+    known = [*FAMILY_ARMS, *(arm.name for arm in arms)]
     raise UserError(
-        f"--arm '{text}': from is {source}: a study's arms are made from {', '.join(known)}{nearest(source, known)}"
+        f"--arm '{text}': from is {source}: arms of a study are made from {', '.join(known)}{nearest(source, known)}"
     )
 
 
 def class_arm(base: StudyArm, name: str, source: str, text: str) -> StudyArm:
-    """An arm whose model is a class of the user's, beside the study's first arm."""
+    """An arm whose model is the user's class, with the other settings of the study's first arm."""
     config = arm_configs(with_arm(replace(base.config, arms={}), text))[name]
     context = config.train.context_length
     target = model_cost(base.config.nanogpt.model, context).params_active
@@ -69,14 +69,14 @@ def class_arm(base: StudyArm, name: str, source: str, text: str) -> StudyArm:
 
 
 def made_from(base: StudyArm) -> dict[str, Any]:
-    """What an arm made from another says of it: its name, and what it, too, holds on to when it inherits settings."""
+    """What an arm records of the arm it was made from: the name, and the settings to keep when others are inherited."""
     held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
     held += base.changes.get(HELD, [])
     return {"from": base.name, **({HELD: held} if held else {})}
 
 
 def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
-    """An arm with NanoGPT's active parameters again."""
+    """An arm whose widths are solved again, so that it has NanoGPT's active parameters."""
     context = config.train.context_length
     target = model_cost(config.nanogpt.model, context).params_active
     model = config.variant.model
@@ -85,7 +85,7 @@ def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -
         gap = model_cost(model, context).params_active / target - 1
         return StudyArm(name, config, changes, about, gap)
     widths = {name: getattr(VariantConfig(), name) for name in ("intermediate_size", "moe_intermediate_size")}
-    # whatever can be wrong beside the widths, before they are solved for
+    # find mistakes in all other settings before the widths are solved for
     validate(replace(config, variant=replace(config.variant, model=replace(model, **widths))))
     solved = solve_width(model, parameters("active_params", context), target)
     whole = replace(config, variant=replace(config.variant, model=solved.model))
@@ -93,7 +93,7 @@ def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -
 
 
 def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
-    """NanoKimi, or the first arm where it is none, with a class of the user's in its place: --plugin FILE.py:NAME."""
+    """NanoKimi (or the first arm, if NanoKimi is not one) with the user's class as a part: --plugin FILE.py:NAME."""
     base = next((arm for arm in arms if arm.name == END), arms[0])
     plugin = name_plugin(spec)
     key, _, value = plugin_setting(plugin).removeprefix("--").partition("=")

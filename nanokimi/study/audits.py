@@ -1,7 +1,7 @@
 """The audit before a study's training: each architecture once, its verdict kept in the study's folder.
 
-A repeated study takes a verdict from there as it takes finished runs; another torch, another nanokimi, or another
-class of the user's is audited anew.
+A repeated study reads a verdict from there, as it reads finished runs. With another version of torch, of nanokimi or of
+the user's class, the architecture is audited again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ AUDITS_FILE = "audits.json"
 
 
 def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
-    """The arms, each architecture audited once before training; a leaking one is not worth training.
+    """The arms with what the audit found. Each architecture is audited once, before training: a leaking one is skipped.
 
-    Raises UserError if the same ids give an arm's model other logits each time.
+    Raises UserError if an arm's model gives different logits for the same ids.
     """
     path = study.folder / AUDITS_FILE
     kept: dict[str, str | None] = read_json(path) if path.exists() else {}
@@ -56,7 +56,7 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
 
 
 def audit_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
-    """A hash of all that an audit depends on: the architecture, the windows' shape, dtype, text and code."""
+    """A hash of everything that an audit depends on: architecture, shape of the windows, dtype, text and code."""
     train, model = config.train, f"{config.model}.model."
     architecture = {key: value for key, value in settings(config).items() if key.startswith(model)}
     classes = [value for value in architecture.values() if isinstance(value, str) and is_plugin(value)]

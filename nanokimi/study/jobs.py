@@ -1,8 +1,8 @@
-"""Many small runs: what a job is, its name by content, and the file of results from which every table can be made.
+"""Many small runs: what a job is, how it is named by its content, and the file of results behind every table.
 
 A study's folder holds `jobs/` (configuration and data that all share, and one folder for each job) and
-`results.jsonl`, one line for each finished run. A job's name is the hash of what decides its numbers and of nothing
-else, so a line that is there is never computed again, on whatever machine and in whatever folder it was made.
+`results.jsonl`, one line for each finished run. A job's name is the hash of what decides its numbers, and of nothing
+else. So a run that has a line is never repeated, even if another machine or folder made the line.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ NO_EFFECT = FREE_WHEN_RESUMED - {"train.on_nonfinite"} | {
     "train.telemetry_every",
     "train.sample_every",
 }
-"""Settings of the train group that change no number of a job, which is scored once, at its end."""
+"""Settings of the train group that do not change a job's numbers, because it is scored once, at its end."""
 STRETCHES = 100
-"""The test windows are kept as the nats of so many blocks of text: enough for a bootstrap, and small."""
+"""The losses on the test part are kept as sums over this many blocks: enough for a bootstrap, and small."""
 
 Line = dict[str, Any]
 
@@ -45,17 +45,17 @@ class Job:
     arm: str
     """The name in the tables."""
     config: RunConfig
-    """Resolved, with the model, seed and everything else; one thread on a CPU."""
+    """Resolved, with the model and seed set; on a CPU it uses one thread."""
     purpose: str
-    """ "tune": settings are chosen by it, on the validation part alone; "seed": it is reported, on the test part."""
+    """ "tune": for choosing settings, on the validation part alone. "seed": for the report, on the test part."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """What sets the arm apart from the study's configuration, for the record."""
+    """How the arm differs from the study's configuration, for the record."""
     audited: bool = False
     """Whether the trained model is audited."""
 
 
 def as_job_config(config: RunConfig, seed: int) -> RunConfig:
-    """`config` for one thread, one seed and one score at the end, saved four times on the way."""
+    """`config` with one thread, one seed, one evaluation at the end and four checkpoints."""
     steps = config.train.max_steps
     assert steps is not None, "a study's budget is in steps"
     device = "cpu" if config.train.device == "cpu" else config.train.device.split(":")[0]
@@ -73,7 +73,7 @@ def as_job_config(config: RunConfig, seed: int) -> RunConfig:
 def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
     """The job's name: a hash of its settings that are not the defaults, and of the data.
 
-    Left out: the arms that are not trained, paths, and whatever changes no number.
+    It leaves out the other arms, paths, and settings that change no number.
     """
     defaults = settings(replace(RunConfig(), model=config.model))
     groups = (f"{config.model}.", "train.")
@@ -95,7 +95,7 @@ def job_key(config: RunConfig, fingerprint: dict[str, str]) -> str:
 
 
 def read_results(study: Path) -> dict[str, Line]:
-    """The finished runs of a study by key. A last line cut short by a crash is removed: its job runs again."""
+    """The finished runs of a study by key. A last line cut short by a crash is removed, so that its job runs again."""
     path = study / RESULTS_FILE
     if not path.exists():
         return {}
@@ -106,13 +106,13 @@ def read_results(study: Path) -> dict[str, Line]:
 
 
 def in_blocks(window_nats: np.ndarray, window_tokens: np.ndarray) -> tuple[list[float], list[int]]:
-    """(nats, tokens) of up to STRETCHES neighbouring blocks of the scored windows."""
+    """(nats, tokens) of consecutive blocks of the scored windows, at most STRETCHES of them."""
     parts = np.array_split(np.arange(len(window_nats)), min(STRETCHES, len(window_nats)))
     nats = [round(float(window_nats[part].sum()), 3) for part in parts]
     return nats, [int(window_tokens[part].sum()) for part in parts]
 
 
 def block_tokens(data: PreparedData, context_length: int) -> list[int]:
-    """Tokens of each block of the test part, the same for every run of a study."""
+    """Tokens in each block of the test part; every run of a study has the same blocks."""
     tokens = scored_windows(len(data.test_ids), data.test_doc_offsets, context_length).tokens
     return in_blocks(np.zeros(len(tokens)), tokens)[1]

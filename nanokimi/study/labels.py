@@ -1,4 +1,4 @@
-"""What every output of a study says beside its numbers."""
+"""The notes that every output of a study shows beside its numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanokimi.study.tuning_words import tuning_label
 
 
 def labels(plan: dict[str, Any]) -> list[str]:
-    """What every output says beside its numbers: matched or not, tuned or not, seeds, which interval decides."""
+    """Notes on what is matched, how arms were tuned, the seeds, and which interval decides."""
     seeds = plan["seeds"]
     gaps = [arm["size_gap"] for arm in plan["arms"] if not arm["leaking"]]
     if None in gaps:
@@ -36,12 +36,12 @@ def labels(plan: dict[str, Any]) -> list[str]:
         plan["data"].get("split_note")
         or "Settings are chosen on the validation part; the losses here are of the test part.",
         f"The 95% paired t interval over seeds decides{contains}, with Holm's correction over all comparisons of the "
-        "study; the bootstrap over seeds and text is only shown.",
+        "study. The bootstrap over seeds and text is shown but decides nothing.",
     ]
 
 
 def versions(plan: dict[str, Any], results: dict[str, Line]) -> list[str]:
-    """A label if the runs were made by several versions of the program."""
+    """A note if the runs were made by several versions of the program, otherwise none."""
     keys = [key for arm in plan["arms"] for some in arm["runs"].values() for key in some]
     commits = sorted({str(results[key].get("commit"))[:7] for key in keys})
     if len(commits) < 2:

@@ -1,9 +1,10 @@
-"""THE LADDER: from NanoGPT to NanoKimi one change at a time, back again, and architecture against optimizer.
+"""THE LADDER: from NanoGPT to NanoKimi one change at a time, back again, and architecture times optimizer.
 
 An arm is a set of components. Each component is plain data: the settings that it takes over from NanoKimi's part of the
 configuration, what it needs below it, and what holds while it is missing. Every arm has NanoGPT's active parameters
-and its own tuned learning rate. In a full search the four ends are searched alike and every other arm inherits from one
-of them: the schedule is then nobody's own, and WSD no component of the additive design.
+and its own tuned learning rate. In a full search the four corners (either architecture with either optimizer) are tuned
+with the same search, and every other arm inherits from one of them. The search then chooses the schedule of all arms,
+so WSD is not a component of the additive design.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ class Component:
 
     name: str
     family: str
-    """architecture or optimizer."""
+    """Either architecture or optimizer."""
     model: tuple[str, ...] = ()
-    """Settings of the model that become NanoKimi's."""
+    """Settings of the model that take NanoKimi's values."""
     optim: tuple[str, ...] = ()
-    """The same of the optimizer."""
+    """Settings of the optimizer that take NanoKimi's values."""
     instead: dict[str, Any] = field(default_factory=dict)
-    """Settings of the optimizer that become this, until a later component changes them again."""
+    """Settings of the optimizer with the values that this component gives them; a later component may change them."""
     needs: tuple[str, ...] = ()
     missing_model: dict[str, Any] = field(default_factory=dict)
-    """What the model's settings are while this component is missing and those that it needs are there."""
+    """Settings of the model in an arm that lacks this component but has all that it needs."""
     missing_optim: dict[str, Any] = field(default_factory=dict)
+    """Settings of the optimizer in such an arm."""
 
 
 COMPONENTS = (
@@ -109,20 +111,20 @@ COMPONENTS = (
 BY_NAME = {component.name: component for component in COMPONENTS}
 NAMES = tuple(BY_NAME)
 DESIGNS = ("additive", "leave-one-out", "2x2")
-"""Which comparisons a ladder makes: see the functions of these names, and `two_by_two`."""
+"""The comparisons that a ladder can make: see `additive`, `leave_one_out` and `two_by_two`."""
 EVERYTHING = frozenset(NAMES)
 ARCHITECTURE = frozenset(component.name for component in COMPONENTS if component.family == "architecture")
 OPTIMIZER = EVERYTHING - ARCHITECTURE
 SCHEDULE = "WSD"
 INHERITS = "inherits"
-"""Among an arm's changes: the end whose settings it takes."""
+"""The key, among an arm's changes, of the corner whose settings it takes."""
 SAME_OPTIMIZER = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
-"""The other end with the same optimizer."""
-ENDS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
+"""The other corner with the same optimizer."""
+CORNERS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
 
 
-def nearest_end(components: frozenset[str]) -> str:
-    """The end with the same optimizer whose architecture shares most with an arm of these components."""
+def nearest_corner(components: frozenset[str]) -> str:
+    """The corner with the same optimizer whose architecture has most in common with an arm of these components."""
     mostly_kimi = 2 * len(components & ARCHITECTURE) > len(ARCHITECTURE)
     if "Muon" in components:
         return END if mostly_kimi else MUON_START
@@ -130,7 +132,7 @@ def nearest_end(components: frozenset[str]) -> str:
 
 
 def gpt_as_variant(model: GPTConfig) -> VariantConfig:
-    """NanoGPT in the composable model's words."""
+    """NanoGPT as a configuration of the composable model."""
     return VariantConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
@@ -145,7 +147,7 @@ def gpt_as_variant(model: GPTConfig) -> VariantConfig:
 
 
 def kimi_as_variant(model: KimiConfig) -> VariantConfig:
-    """NanoKimi in the composable model's words."""
+    """NanoKimi as a configuration of the composable model."""
     same = {f.name for f in fields(VariantConfig)} & {f.name for f in fields(KimiConfig)}
     return VariantConfig(
         **{name: getattr(model, name) for name in same},
@@ -160,14 +162,14 @@ def kimi_as_variant(model: KimiConfig) -> VariantConfig:
     )
 
 
-def check_ends(config: RunConfig) -> None:
-    """Refuse two ends that differ in what no component changes."""
+def check_corners(config: RunConfig) -> None:
+    """Raises UserError if NanoGPT and NanoKimi differ in a setting that no component changes."""
     gpt, kimi = config.nanogpt.model, config.nanokimi.model
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
         if getattr(gpt, name) != getattr(kimi, name):
             raise UserError(
                 f"nanokimi.model.{name} {getattr(kimi, name)} and nanogpt.model.{name} {getattr(gpt, name)} differ: "
-                "the ladder needs them equal, it matches sizes by the feed-forward layers' width"
+                "the ladder needs them equal, because it matches sizes by the feed-forward layers' width"
             )
     if gpt.dropout or kimi.rope_scaling is not None:
         raise UserError("the ladder needs nanogpt.model.dropout 0 and nanokimi.model.rope_scaling null")
@@ -177,25 +179,25 @@ def check_ends(config: RunConfig) -> None:
         if ours != theirs:  # every arm would silently train with NanoGPT's
             raise UserError(
                 f"nanokimi.optim.{name} {ours} and nanogpt.optim.{name} {theirs} differ: no component of the ladder "
-                f"changes it, leave both at the default, {getattr(OptimConfig(), name)}"
+                f"changes it, so leave both at the default, {getattr(OptimConfig(), name)}"
             )
 
 
 def closed(components: frozenset[str]) -> frozenset[str]:
-    """Without the components that stand on a missing one."""
+    """The components without those that need a missing one."""
     kept = frozenset(name for name in components if set(BY_NAME[name].needs) <= components)
     return kept if kept == components else closed(kept)
 
 
 def composed(config: RunConfig, components: frozenset[str]) -> VariantFamily:
-    """The arm that has these components, not yet matched in size, with its family's configured learning rate.
+    """The arm with these components, not yet matched in size, with the configured learning rate of its optimizer.
 
-    The scale of its initial weights belongs to no component: as configured it is that of the nearest end.
+    The scale of its initial weights belongs to no component, so it is the configured one of the nearest corner.
     """
     assert closed(components) == components
     start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
     first, last = config.nanogpt.optim, config.nanokimi.optim
-    scale = (end if nearest_end(components) in (ADAMW_END, END) else start).initializer_range
+    scale = (end if nearest_corner(components) in (ADAMW_END, END) else start).initializer_range
     model: dict[str, Any] = {"initializer_range": scale}
     optim: dict[str, Any] = {"lr": last.lr if "Muon" in components else first.lr}
     known = {f.name for f in fields(OptimConfig)}
@@ -215,7 +217,7 @@ def composed(config: RunConfig, components: frozenset[str]) -> VariantFamily:
 
 
 def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: str = "") -> StudyArm:
-    """An arm of the ladder with NanoGPT's active parameters, as nearly as widths allow."""
+    """An arm of the ladder, with NanoGPT's active parameters as nearly as widths allow."""
     context = config.train.context_length
     count = parameters("active_params", context)
     target = model_cost(config.nanogpt.model, context).params_active
@@ -229,9 +231,9 @@ def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: 
 def additive(
     config: RunConfig, chosen: Sequence[str], searched: bool
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Each component added to all before it, and compared with them.
+    """Each component added to all before it, and compared with the arm that lacks it.
 
-    Where schedules are searched for all, the last component before WSD leads to NanoKimi.
+    If schedules are searched for all arms, the last component before WSD completes NanoKimi.
     """
     arms = [ladder_arm(config, START, frozenset())]
     comparisons = []
@@ -254,9 +256,9 @@ def additive(
 def leave_one_out(
     config: RunConfig, chosen: Sequence[str], searched: bool
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """NanoKimi without one component (and what stands on it), compared with NanoKimi.
+    """NanoKimi without one component (and those that need it), compared with NanoKimi.
 
-    Where schedules are searched for all, NanoKimi without WSD is NanoKimi with a cosine.
+    If schedules are searched for all arms, NanoKimi without WSD is NanoKimi with a cosine schedule.
     """
     arms, comparisons = [ladder_arm(config, END, EVERYTHING)], []
     for name in chosen:
@@ -278,7 +280,7 @@ def leave_one_out(
 
 
 def two_by_two(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Architecture times optimizer."""
+    """Both architectures with both optimizers."""
     arms = [
         ladder_arm(config, START, frozenset()),
         muon_start(config),
@@ -300,15 +302,15 @@ def two_by_two(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]
 
 
 def muon_start(config: RunConfig) -> StudyArm:
-    """The arm that every ladder has, lest the optimizer's gain be credited to the architecture."""
+    """The arm that every ladder has, so that the optimizer's gain is not credited to the architecture."""
     return ladder_arm(config, MUON_START, OPTIMIZER, "NanoGPT's model, NanoKimi's optimizer")
 
 
 def plan_ladder(
     config: RunConfig, designs: Sequence[str], chosen: Sequence[str], searched: bool = False
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Every arm once, and every comparison, of the designs asked for; `searched`: schedules are, for all alike."""
-    check_ends(config)
+    """Every arm once, and every comparison, of the chosen designs; `searched` says that schedules are searched for."""
+    check_corners(config)
     arms: dict[str, StudyArm] = {}
     comparisons: list[dict[str, Any]] = []
     parts = {
@@ -328,31 +330,31 @@ def plan_ladder(
 
 
 def lineage(config: RunConfig, arms: Sequence[StudyArm]) -> dict[str, StudyArm]:
-    """By name, from which end an arm inherits in a full search.
+    """The corner that each arm inherits from in a full search, by the arm's name.
 
-    The ends are searched themselves, and so is an arm whose optimizer none of them has.
+    The corners are searched themselves, and so is an arm with an optimizer that no corner has.
     """
     known = {arm.name: arm for arm in arms}
     found: dict[str, StudyArm] = {}
     for arm in arms:
-        name = end_of(arm, known)
+        name = corner_of(arm, known)
         if name == arm.name:
             continue
-        parent = known.get(name) or ladder_arm(config, name, ENDS[name])
+        parent = known.get(name) or ladder_arm(config, name, CORNERS[name])
         if kind_of(arm) == kind_of(parent):
             found[arm.name] = parent
     return found
 
 
-def end_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
-    """The end that an arm is one of, inherits from, or was made from."""
+def corner_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
+    """The corner that an arm is, inherits from, or was made from."""
     if INHERITS in arm.changes:
         return str(arm.changes[INHERITS])
-    if arm.name in ENDS:
+    if arm.name in CORNERS:
         return arm.name
     if "components" in arm.changes:
-        return nearest_end(frozenset(arm.changes["components"]))
-    return end_of(known[arm.changes["from"]], known)
+        return nearest_corner(frozenset(arm.changes["components"]))
+    return corner_of(known[arm.changes["from"]], known)
 
 
 def kind_of(arm: StudyArm) -> str:
@@ -361,7 +363,7 @@ def kind_of(arm: StudyArm) -> str:
 
 
 def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[dict[str, Any]]]:
-    """Each end with what was found for the other one with its optimizer, its rate tuned, against its own search."""
+    """Each corner with the settings of the other one with its optimizer (rate tuned again), against its own search."""
     by_name = {arm.name: arm for arm in arms if arm.leaking is None}
     more, comparisons = [], []
     for end, other in SAME_OPTIMIZER.items():

@@ -1,4 +1,4 @@
-"""`nanokimi ladder`: audit, tune, train with every seed, judge; and the same verdict per FLOP and per second."""
+"""`nanokimi ladder`: audit, tune, train with every seed, and judge per token, per FLOP and per second."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ UNDER_EVERY_BUDGET = (START, MUON_START, END)
 
 @dataclass(frozen=True)
 class LadderOptions(TuningOptions):
-    """What the command line says beside the configuration."""
+    """What the command line gives besides the configuration."""
 
     designs: tuple[str, ...] = DESIGNS
     components: tuple[str, ...] = ()
     seeds: int = 5
     budgets: tuple[str, ...] = ("tokens", "flops", "seconds")
     added: tuple[str, ...] = ()
-    """What --arm says."""
+    """The values of --arm."""
     plugins: tuple[str, ...] = ()
     workers: int | None = None
     keep: bool = False
 
 
 def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str, Any]:
-    """Everything, from configuration to pages; whatever an earlier call has finished in `out` is not run again."""
+    """Run the whole study and write its pages; returns the report. Runs that `out` already holds are not repeated."""
     with open_study(config, out) as study:
         known = None if options.tuned is None else read_tuned(options.tuned)
         kinds = {record["kind"] for record in (known or {}).values()}
@@ -95,9 +95,9 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
 def budget_steps(
     study: Study, pool: Pool, arms: Sequence[StudyArm], options: LadderOptions
 ) -> dict[str, dict[str, int]]:
-    """For each further budget, the steps with which each arm spends what the cheapest one does in all its steps.
+    """For each other budget, the steps in which each arm spends what the cheapest one spends in all its steps.
 
-    Milliseconds are those of the runs at equal tokens, taken once: a study that is extended keeps its steps.
+    Times are those of the runs at equal tokens. They are read once, so that a study that is extended keeps its steps.
     """
     path = study.folder / RESULTS_FILE
     plans = [line for line in read_json_lines(path) if line["kind"] == "plan"]
@@ -106,7 +106,7 @@ def budget_steps(
     sound = [arm for arm in arms if arm.name in UNDER_EVERY_BUDGET and arm.leaking is None]
     first = study.seeds(1)[0]
     if not all(pool.key(job_of(arm, first, "seed")) in runs.get(arm.name, ()) for arm in sound):
-        kept = {}  # solved for other arms
+        kept = {}  # these steps were solved for other arms
     found: dict[str, dict[str, int]] = {}
     for budget in options.budgets:
         if budget == "tokens" or len(sound) < 2:
@@ -139,7 +139,7 @@ def ladder_plan(
     steps: dict[str, dict[str, int]],
     options: LadderOptions,
 ) -> dict[str, Any]:
-    """What of the plan is the ladder's own."""
+    """The entries of the plan that only a ladder has."""
     seeds = study.seeds(options.seeds)
     planned = []
     for arm in arms:

@@ -1,4 +1,4 @@
-"""A study's results as text: terminal, Markdown, CSV, JSON; and the page and plots that `report` makes of the JSON."""
+"""A study's results as text: terminal, Markdown, CSV, JSON; with the page and plots that `report` makes of the JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEARCH_HEAD = (
 
 
 def effect_cells(effect: dict[str, Any]) -> list[str]:
-    """One comparison as text."""
+    """The cells of one comparison."""
     if effect["mean"] is None:
         return [effect["name"], "", "", "", "", effect["words"]]
 
@@ -42,7 +42,7 @@ def effect_cells(effect: dict[str, Any]) -> list[str]:
 
 
 def arm_cells(row: dict[str, Any]) -> list[str]:
-    """One arm as text."""
+    """The cells of one arm."""
     nothing = [""] * len(STUDY_TEXT)
     if row["leaking"]:
         return [row["name"], f"LEAKING: {row['leaking']}", *nothing, ""]
@@ -56,7 +56,7 @@ def arm_cells(row: dict[str, Any]) -> list[str]:
 
 
 def tuning_cell(tuning: dict[str, Any] | None) -> str:
-    """How many trials an arm had and of what."""
+    """How many trials an arm had, and how its settings were found."""
     if tuning is None:
         return "not tuned"
     text = str(tuning["trials"])
@@ -71,7 +71,7 @@ def tuning_cell(tuning: dict[str, Any] | None) -> str:
 
 
 def search_rows(report: dict[str, Any]) -> list[list[str]]:
-    """What was searched: a row for each arm and hyperparameter."""
+    """What was searched, with a row for each arm and hyperparameter."""
     rows = []
     for arm in report["arms"]:
         record = arm["tuning"]
@@ -85,7 +85,7 @@ def search_rows(report: dict[str, Any]) -> list[list[str]]:
 
 
 def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
-    """Every table: title, head, rows."""
+    """Every table as (title, head, rows)."""
     found: list[tuple[str, Sequence[str], list[list[str]]]] = []
     for family, group in GROUPS.items():
         rows = [effect_cells(one) for one in report["effects"] if one["family"] == family]
@@ -104,7 +104,7 @@ def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list
 
 
 def matches(report: dict[str, Any]) -> list[str]:
-    """In what the arms of each comparison agree, once for each different answer."""
+    """What the arms of each comparison are matched in; comparisons with the same answer share a line."""
     said: dict[str, list[str]] = {}
     for effect in report["effects"]:
         if effect["match"]:
@@ -113,7 +113,7 @@ def matches(report: dict[str, Any]) -> list[str]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """For the terminal."""
+    """The report as text for the terminal."""
     lines = [report["title"], "", *report["labels"], ""]
     for title, head, rows in sections(report):
         table = [list(head), *rows]
@@ -130,7 +130,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """For a repository."""
+    """The report as Markdown."""
     lines = [f"# {report['title']}", "", *(f"- {label}" for label in report["labels"]), ""]
     lines += [f"    {report['machine']['command']}", ""]
     lines += [f"**{sentence}**\n" for sentence in report.get("sentences", [])]
@@ -143,7 +143,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 
 def as_csv(report: dict[str, Any]) -> str:
-    """One row for each comparison, numbers unrounded."""
+    """The comparisons as CSV, one row each, with unrounded numbers."""
     fields: tuple[str, ...] = (
         "family",
         "budget",
@@ -169,7 +169,7 @@ def as_csv(report: dict[str, Any]) -> str:
 
 
 def write_outputs(folder: Path, report: dict[str, Any]) -> None:
-    """study.json, study.md, study.csv, study.html and the plots."""
+    """Write study.json, study.md, study.csv, study.html and the plots."""
     from nanokimi.report.study_page import write_study_page
 
     write_json(folder / "study.json", report)

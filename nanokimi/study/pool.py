@@ -1,7 +1,7 @@
 """Workers that run jobs, one on each free core or GPU, until all are done or a signal comes.
 
 A worker starts once and trains many models one after another, since starting Python and torch takes longer than a
-small run's validation. Whatever ends (a signal, a crash, a kill) costs at most the steps since the last checkpoint.
+small run's validation. An interruption (a signal, a crash, a kill) loses at most the steps since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEFT_BEHIND = ("checkpoints", "model.safetensors", ".lock", "nonfinite")
 
 
 def free_slots(device: str) -> list[str | None]:
-    """One entry for each job that may run at a time: None for a core, a GPU's number for a GPU; "cuda" is all GPUs."""
+    """One entry for each job that can run at a time: None for a core, the number of a GPU. "cuda" means all GPUs."""
     if device.startswith("cuda"):
         import torch
 
@@ -56,19 +56,19 @@ class Worker:
         self.jobs_folder, self.gpu = jobs_folder, gpu
         self.job: Job | None = None
         self.key, self.done, self.started = "", 0.0, 0.0
-        only = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else None  # to the worker it is the only one
+        only = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else None  # the worker sees no other
         self.process, self.connection = start_process(
             work, str(jobs_folder), named_plugins(), environment=only
         )
 
     def start(self, job: Job, key: str) -> None:
-        """Hand over a job; its folder is made if need be."""
+        """Give the worker a job, in a folder that is made if it does not exist."""
         folder = self.jobs_folder / key
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = not (folder / CONFIG_FILE).exists()  # else it is resumed, with the very configuration it has
+        fresh = not (folder / CONFIG_FILE).exists()  # otherwise it is resumed with its saved configuration
         if fresh:
             save_config(job.config, folder / CONFIG_FILE)
-            keep_plugins(job.config, folder)  # the worker reads the file again, and refuses another content
+            keep_plugins(job.config, folder)  # the worker reads the file again and refuses changed content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
         self.connection.send(("job", key, Order(job.purpose, job.audited), job.config if fresh else None))
 
@@ -80,7 +80,7 @@ class Worker:
 
 
 class Pool:
-    """Runs jobs of one study; a context manager, so that its workers serve several rounds of jobs."""
+    """Runs the jobs of one study. It is a context manager, so that its workers serve several rounds of jobs."""
 
     def __init__(
         self, study: Path, data: PreparedData, device: str, workers: int | None = None, keep: bool = False
@@ -112,7 +112,7 @@ class Pool:
         return self.results[self.key(job)]
 
     def is_missing(self, key: str, job: Job) -> bool:
-        """Whether a job has no line, or one that lacks what is asked for now: the audit, or the test part's losses."""
+        """Whether a job has no line, or its line lacks the audit or the losses on the test part that it should have."""
         line = self.results.get(key)
         if line is None or line["val_loss"] is None:
             return line is None
@@ -120,11 +120,11 @@ class Pool:
         return lacks_test or (job.audited and "audit" not in line)
 
     def run(self, jobs: Sequence[Job]) -> list[Line]:
-        """Run what has no result yet; return all lines, in order.
+        """Run the jobs that have no result yet, and return the lines of all, in order.
 
         Raises:
-            Interrupted: a signal came; running jobs were saved.
-            TrainingError: some jobs failed; all others are done.
+            Interrupted: a signal came, and running jobs were saved.
+            TrainingError: some jobs failed, and all others are done.
         """
         wanted = {self.key(job): job for job in reversed(jobs)}
         waiting = [
@@ -152,7 +152,7 @@ class Pool:
         return [self.result(job) for job in jobs]
 
     def stop(self) -> None:
-        """Have every running job save itself and end."""
+        """Make every running job save itself and stop."""
         for worker in self.workers:
             if worker.job is not None:
                 worker.connection.send(("stop", "", None, None))
@@ -162,13 +162,13 @@ class Pool:
         raise Interrupted(self.signals[0], f"interrupted; repeat the command to go on in {self.study}")
 
     def listen(self, total: int, waiting: int) -> None:
-        """Take in what workers have to say."""
+        """Receive the messages of all workers that have one."""
         busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
         for ready in connections.wait(list(busy), POLL_SECONDS):
             self.receive(busy[ready], total, waiting)  # type: ignore[index]
 
     def receive(self, worker: Worker, total: int, waiting: int) -> None:
-        """One message of one worker."""
+        """Receive one message of one worker."""
         assert worker.job is not None
         try:
             kind, content = worker.connection.recv()
@@ -190,7 +190,7 @@ class Pool:
             self.show(job, content, total, waiting)
 
     def record(self, job: Job, key: str, found: dict[str, Any]) -> None:
-        """Write a finished job's line, then remove what is not needed any more."""
+        """Write a finished job's line, then remove the files that are no longer needed."""
         head = {"kind": "run", "key": key, "arm": job.arm, "purpose": job.purpose, "changes": job.changes}
         line = {**head, "model": job.config.model, "seed": job.config.seed, **found}
         append_json_line(self.study / RESULTS_FILE, line)
@@ -203,7 +203,7 @@ class Pool:
                 (folder / name).unlink(missing_ok=True)
 
     def show(self, job: Job, line: Line, total: int, waiting: int) -> None:
-        """One line for the person who waits."""
+        """Print a line of progress."""
         running = [worker.done for worker in self.workers if worker.job is not None]
         left = waiting + sum(1 - done for done in running)
         mean = sum(self.seconds) / len(self.seconds)

@@ -1,12 +1,12 @@
-"""Loss against compute: a power law through each family's sizes, and how much compute one saves over the other.
+"""Loss against compute: a power law through each family's sizes, and how much compute one saves against the other.
 
-L = E0 + A C^-alpha. E0 is the text's entropy where it is known (tales); elsewhere it is fitted where there are
-ENOUGH_SIZES, since fewer do not determine three numbers, and taken as 0 below that. Nothing is said far beyond the
-compute that was measured (BEYOND). Where the law misses the means by more than the seeds' noise, straight lines between
-neighbouring sizes (in the logarithms) take its place, and nothing is said beyond the sizes.
+L = E0 + A C^-alpha. E0 is the text's entropy if it is known (tales). Otherwise it is fitted to ENOUGH_SIZES or more,
+and taken as 0 for fewer, which do not determine three numbers. The law is not used far beyond the compute that was
+measured (BEYOND). If it misses the means by more than the noise of the seeds, straight lines between neighbouring sizes
+(in the logarithms) replace it, and they are not used beyond the sizes at all.
 
-Few sizes do not say which curve joins them, and a ratio may move by more with another curve, or without one size, than
-seeds scatter. So each ratio is read on all of them, the list is reported, and its interval is the envelope.
+A few sizes do not determine which curve joins them. Another curve, or leaving one size out, may move a ratio by more
+than the seeds do, so each ratio is read on several curves, all readings are reported, and the interval covers them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nanokimi.measure.stats import paired_t
 
 ENOUGH_SIZES = 6
 BEYOND = 2.0
-"""Times the largest compute that was measured."""
+"""How far the law is used, as a multiple of the largest compute that was measured."""
 NOISE = 3.0
-"""Standard errors of a mean that a law may be off before it is said not to describe the sizes."""
+"""Standard errors of a mean that a law may miss the sizes by and still count as describing them."""
 CANDIDATES = 60
 LAW, FLOORLESS_LAW, LINES, CUBIC = "power law", "power law without a floor", "lines", "monotone cubic"
 FEWEST_SIZES = 3
-"""That a curve is read on when one is left out."""
+"""The fewest that a curve may go through when one is left out."""
 
 ComputeFor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(compute_N, losses_RN, loss_R) to the compute at which each row's curve reaches its loss."""
+"""Maps (compute_N, losses_RN, loss_R) to the compute at which each row's curve reaches its loss."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Fit:
     alpha_R: np.ndarray
 
     def loss(self, compute: float | np.ndarray) -> np.ndarray:
-        """The loss at a compute; for one law also at many."""
+        """The loss at a compute. A single law also takes an array of them."""
         return np.asarray(self.e0_R + np.exp(self.log_a_R - self.alpha_R * np.log(compute)))
 
     def compute_for(self, loss_R: np.ndarray) -> np.ndarray:
-        """The compute at which the law reaches a loss; infinite at or below E0, or if it does not fall."""
+        """The compute at which the law reaches a loss: infinite at or below E0, or if the law does not fall."""
         above_R = loss_R - self.e0_R
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             log_c_R = (self.log_a_R - np.log(np.where(above_R > 0, above_R, np.nan))) / self.alpha_R
@@ -90,9 +90,9 @@ def _with_e0(compute_N: np.ndarray, losses_RN: np.ndarray, e0_R: np.ndarray) -> 
 
 
 def misfit(compute_N: np.ndarray, losses_SN: np.ndarray, floor: float | None) -> tuple[float, bool]:
-    """By how much a family's law misses the means of its sizes at most, in nats, and whether that may be noise.
+    """The most by which a family's law misses the mean of a size, in nats, and whether that may be noise.
 
-    With one seed nothing is known of the noise, and the law is taken.
+    With one seed the noise is unknown, and the law is used.
     """
     means_N, seeds = losses_SN.mean(axis=0), len(losses_SN)
     missed_N = np.abs(fit_power(compute_N, means_N, floor).loss(compute_N) - means_N)
@@ -109,10 +109,10 @@ def between_sizes(
     floor: float | None,
     cubic: bool = False,
 ) -> np.ndarray:
-    """The compute at which a curve through the sizes reaches a loss: infinite below all of them, 0 above.
+    """The compute at which a curve through the sizes reaches a loss: infinite below all their losses, 0 above.
 
-    Straight lines between neighbouring sizes, or the monotone cubic through all of them, in the logarithms of compute
-    and of the loss above E0, which is 0 where it is not known.
+    The curve is made of straight lines between neighbouring sizes, or is the monotone cubic through all of them, in the
+    logarithms of compute and of the loss above E0, which is 0 if it is not known.
     """
     order = np.argsort(compute_N)
     x_N, e0 = np.log(compute_N[order]), floor or 0.0
@@ -123,14 +123,14 @@ def between_sizes(
             found.append(np.inf if loss < losses_N[-1] else 0.0)
             continue
         y_N, y = -np.log(np.maximum(losses_N - e0, 1e-9)), -math.log(max(loss - e0, 1e-9))
-        first_N = np.append(True, np.diff(y_N) > 0)  # of several sizes with the same loss
+        first_N = np.append(True, np.diff(y_N) > 0)  # the first of several sizes with the same loss
         read = monotone_cubic if cubic else np.interp
         found.append(float(np.exp(read(y, y_N[first_N], x_N[first_N]))))
     return np.array(found)
 
 
 def monotone_cubic(x: float, x_N: np.ndarray, y_N: np.ndarray) -> float:
-    """The cubic of Fritsch and Carlson through points in order, which rises where they rise (scipy's Pchip)."""
+    """The monotone cubic of Fritsch and Carlson through points in order, at `x` (scipy's PchipInterpolator)."""
     if len(x_N) < 3:
         return float(np.interp(x, x_N, y_N))
     width, rise = np.diff(x_N), np.diff(y_N) / np.diff(x_N)
@@ -153,7 +153,7 @@ def monotone_cubic(x: float, x_N: np.ndarray, y_N: np.ndarray) -> float:
 
 
 def curves_through(sizes: int, floor: float | None) -> dict[str, ComputeFor]:
-    """The curves that a ratio is read on; the two laws are one where no floor is known and sizes do not fit one."""
+    """The curves that a ratio is read on. Without a known floor or ENOUGH_SIZES, both laws have E0 = 0 and are one."""
 
     def by_law(
         compute_N: np.ndarray, losses_RN: np.ndarray, loss_R: np.ndarray, e0: float | None
@@ -179,10 +179,10 @@ def multiplier(
 ) -> dict[str, Any]:
     """How many times `new_compute` the base family needs for the new model's loss, by its law or by lines.
 
-    `ratio`, and where it is None `bound`, are those of the chosen curve, as `one_reading` says. `sensitivity` has the
-    same of every other curve, and of every curve without each size; `range` is the lowest and highest ratio of all, and
-    `ci95` the envelope of all their intervals, None where the chosen curve has none. `search_N` holds the variances
-    that the searches add to the losses of the base's sizes and, last, of the new model.
+    `ratio`, and `bound` if that is None, are read on the chosen curve (see `one_reading`). `sensitivity` lists the
+    readings on every curve, with all sizes and without each. `range` is the lowest and highest ratio among them. `ci95`
+    runs from the lowest to the highest end of their intervals, and is None if the chosen curve has none. `search_N`
+    holds the variances that the searches add to the losses of the base's sizes and, last, of the new model.
     """
     sizes = len(base_compute_N)
     search_N = np.zeros(sizes + 1) if search_N is None else search_N
@@ -231,10 +231,10 @@ def one_reading(
     search_N: np.ndarray,
     beyond: float,
 ) -> dict[str, Any]:
-    """The ratio on one curve: that of the means; `ci95` the t interval of the seeds' own ratios in the logarithm.
+    """The ratio of the means read on one curve, and `ci95`, the t interval of each seed's ratio in the logarithm.
 
-    The interval contains the searches' noise, and is None with one seed or where a seed's curve does not reach the
-    loss. `ratio` is None further than `beyond` times outside of the sizes; `bound` then says on which side.
+    The interval includes the searches' noise. It is None with one seed, or if a seed's curve does not reach the loss.
+    `ratio` is None if it would lie more than `beyond` times outside the sizes, and `bound` then says on which side.
     """
     seeds, means_N, mean_R = len(new_losses_S), losses_SN.mean(axis=0), new_losses_S.mean()[None]
     needed = float(compute_for(compute_N, means_N[None], mean_R)[0])
@@ -247,7 +247,7 @@ def one_reading(
     ratios_S = compute_for(compute_N, losses_SN, new_losses_S) / new_compute
     if seeds < 2 or not np.isfinite(ratios_S).all() or not (ratios_S > 0).all():
         return found
-    # One deviation of each search's noise up and down, through the curve: the larger step that still reaches the loss.
+    # Move each loss by one deviation of its search's noise, up and down. Keep the larger step that reaches the loss.
     steps_MN = np.concatenate([sign * np.diag(np.sqrt(search_N)) for sign in (1.0, -1.0)])
     moved_M = compute_for(compute_N, means_N + steps_MN[:, :-1], mean_R + steps_MN[:, -1])
     with np.errstate(divide="ignore"):
@@ -261,7 +261,7 @@ def one_reading(
 
 
 def describe_fit(compute_N: Sequence[float], losses_SN: np.ndarray, floor: float | None) -> dict[str, Any]:
-    """One family's law through the means over seeds, and how E0 was come by."""
+    """One family's law through the means over seeds, and where its E0 comes from."""
     fit = fit_power(np.asarray(compute_N), losses_SN.mean(axis=0), floor)
     missed, describes = misfit(np.asarray(compute_N), losses_SN, floor)
     how = "fitted"

@@ -1,4 +1,4 @@
-"""`nanokimi scale`: both families over several sizes, each tuned; loss against compute, and what NanoKimi saves."""
+"""`nanokimi scale`: families at several sizes, each tuned; their loss against compute, and what NanoKimi saves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.text import listed
 from nanokimi.study.added import added_arm
 from nanokimi.study.audits import with_leaks_found
-from nanokimi.study.ladder import END, ENDS, START, check_ends, ladder_arm
+from nanokimi.study.ladder import CORNERS, END, START, check_corners, ladder_arm
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.output import write_outputs
 from nanokimi.study.power_law import describe_fit, multiplier
@@ -42,26 +42,27 @@ SIZED = ("model.hidden_size", "model.num_attention_heads", "model.kv_lora_rank")
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """What the command line says beside the configuration."""
+    """What the command line gives besides the configuration."""
 
     sizes: tuple[int, ...]
     families: tuple[str, ...] = (END, START)
     equal_steps: bool = False
     added: tuple[str, ...] = ()
-    """What --arm says: more families."""
+    """The values of --arm, each of which adds a family."""
     ladder: LadderOptions = LadderOptions()
-    """Seeds, tuning and workers, as the ladder takes them."""
+    """Seeds, tuning and workers, as for the ladder."""
 
 
 def at_size(config: RunConfig, hidden: int, equal_steps: bool) -> RunConfig:
-    """Both ends with another width: heads keep theirs and change in number; the tokens per parameter stay.
+    """The configuration with both models at another hidden size: heads keep their width and change in number.
 
-    Raises UserError if the width is no whole number of heads.
+    The steps grow with the active parameters, unless `equal_steps`. Raises UserError if `hidden` is not a multiple of
+    the width of a head.
     """
     gpt, kimi = config.nanogpt.model, config.nanokimi.model
     head = gpt.hidden_size // gpt.num_attention_heads
     if hidden % head:
-        raise UserError(f"--sizes: {hidden} is no multiple of the width of a head, {head}")
+        raise UserError(f"--sizes: {hidden} is not a multiple of the width of a head, {head}")
     share = hidden / gpt.hidden_size
 
     def scaled(width: int) -> int:
@@ -92,23 +93,23 @@ def at_size(config: RunConfig, hidden: int, equal_steps: bool) -> RunConfig:
 
 def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
     """Every family at every size."""
-    check_ends(config)
+    check_corners(config)
     arms = []
     for hidden in options.sizes:
         sized = at_size(config, hidden, options.equal_steps)
         for family in options.families:
-            arm = ladder_arm(sized, f"{family}, {hidden} wide", ENDS[family])
+            arm = ladder_arm(sized, f"{family}, {hidden} wide", CORNERS[family])
             arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
         arms += [added_family(sized, text, hidden) for text in options.added]
     return arms
 
 
 def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
-    """A family of the user's at one size, such as "NAME: from=nanokimi optim.name=lion".
+    """A user's family at one size, such as "NAME: from=nanokimi optim.name=lion".
 
-    Raises UserError for what has no size, or sets it.
+    Raises UserError for a class, whose size cannot be changed, and for a text that sets the size itself.
     """
-    ends = [ladder_arm(sized, family, components) for family, components in ENDS.items()]
+    ends = [ladder_arm(sized, family, components) for family, components in CORNERS.items()]
     name, source, given = arm_words(text)
     if is_plugin(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
@@ -121,7 +122,7 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
 
 
 def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
-    """By name, from which arm one inherits in a full search: that of its family whose width is nearest to `hidden`."""
+    """The arm that each arm inherits from in a full search, by name: its family's, of the width nearest to `hidden`."""
     families: dict[str, list[StudyArm]] = {}
     for arm in arms:
         families.setdefault(arm.changes["family"], []).append(arm)
@@ -133,11 +134,11 @@ def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]
 
 
 def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, Any]:
-    """Everything, from configuration to pages; what an earlier call has finished in `out` is not run again."""
+    """Run the whole study and write its pages; returns the report. Runs that `out` already holds are not repeated."""
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
     if options.ladder.tuned is not None:
-        read_tuned(options.ladder.tuned)  # a file that is none is refused before anything is audited
+        read_tuned(options.ladder.tuned)  # a wrong file is refused before anything is audited
     with open_study(config, out) as study:
         arms = with_leaks_found(scale_arms(study.config, options), study)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
@@ -171,12 +172,12 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
 
 
 def curves_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The families' laws, what NanoKimi saves in FLOPs and in seconds, and that in words."""
+    """The families' laws, and what NanoKimi saves in FLOPs and in seconds, as numbers and in sentences."""
     families: dict[str, list[dict[str, Any]]] = {}
     for row in report["arms"]:
         if row["test_loss"] is not None:
             families.setdefault(row["changes"]["family"], []).append(row)
-    # in older plans the text's entropy, which windows that cut stories cannot reach
+    # older plans hold only the text's entropy, which windows that cut stories cannot reach
     floor = report["data"].get("attainable_floor", report["data"]["floor"])
     curves: list[dict[str, Any]] = []
     for family, rows in families.items():
@@ -205,9 +206,9 @@ def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
 
 
 def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float | None) -> dict[str, Any]:
-    """NanoKimi's largest size whose loss the base reaches within what was measured; else a bound.
+    """What NanoKimi saves against the base at each size, and a sentence on the largest whose loss the base reaches.
 
-    By the base's law, or where that does not describe its sizes, by lines between them.
+    It is read on the base's law or, if that does not describe its sizes, on lines between them.
     """
     by_family = {one["family"]: one["points"] for one in curves}
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
@@ -290,7 +291,7 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
 
 
 def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
-    """The sizes on either side of a compute; one where the compute is beyond all."""
+    """The sizes on either side of a compute, or the one next to it if the compute is beyond all sizes."""
     ordered = sorted(points, key=lambda point: point[axis])
     below = [point["hidden_size"] for point in ordered if point[axis] <= needed][-1:]
     above = [point["hidden_size"] for point in ordered if point[axis] > needed][:1]
@@ -298,7 +299,7 @@ def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> l
 
 
 def where_read(found: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]], base: str) -> str:
-    """At how many sizes a ratio was read at all, between which of the base's, and how often each read the text."""
+    """At how many sizes a ratio was read, between which sizes of the base, and how often each size read the text."""
     sentence = f"A ratio was read at {len(inside)} of {len(found)} sizes"
     if inside:
         sentence += ": " + ", ".join(

@@ -1,10 +1,10 @@
-"""The same search for every arm: the same points, then the same pattern around each arm's own best; equal trials.
+"""The same search for every arm: the same points first, then the same pattern around its own best, with equal trials.
 
-First a Sobol sequence over the whole space, the very same points for each arm. Then a pattern: every hyperparameter one
-step down and one step up from the best so far; the step that a parabola through each triple advises, all of them at
-once; and again with half the step. The last pattern is kept whole: it is the curve of each hyperparameter around the
-optimum. Nothing here trains: `score` does, so that what is tried next depends on losses alone, never on how many
-workers there are.
+The search begins with a Sobol sequence over the whole space, which gives each arm the same points. Then comes a
+pattern: every hyperparameter moves one step down and one step up from the best so far, and after that all move at once,
+each by what a parabola through its three losses advises. The next pattern has half the step. The last one is recorded
+as the curve of each hyperparameter around the optimum. Nothing here trains: `score` does, so what is tried next depends
+on losses alone, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ from nanokimi.study.space import (
 Asked = tuple[str, dict[str, Any], int]
 """(arm, settings, seed)."""
 Score = Callable[[Sequence[Asked]], Sequence[float | None]]
-"""The losses of runs in order; None: diverged."""
+"""Returns the losses of runs, in order; None if a run diverged."""
 Record = dict[str, Any]
 SOBOL_SEED = 14
 
 
 @dataclass(frozen=True)
 class Design:
-    """How much is tried; it is the same for every arm."""
+    """How much is tried for every arm."""
 
     points: int = 32
-    """Of the Sobol sequence; a power of two keeps them even."""
+    """Points of the Sobol sequence; a power of two spreads them evenly."""
     rounds: int = 2
     """Patterns, each with half the step of the one before."""
     step: float = 0.25
-    """The first pattern's, as a share of each hyperparameter's range."""
+    """Step of the first pattern, as a share of each hyperparameter's range."""
     finalists: int = 4
-    """Of the Sobol points, scored with all seeds; the others with the first."""
+    """The best Sobol points, which are scored with all seeds; the others are scored with the first seed."""
 
     @property
     def trials(self) -> int:
-        """Of each arm."""
+        """The number of trials for each arm."""
         return self.points + self.rounds * 2 * len(HYPERPARAMETERS) + max(self.rounds - 1, 0)
 
     def runs(self, seeds: int) -> int:
-        """Of each arm."""
+        """The number of runs for each arm."""
         again = min(self.finalists, self.points) * (seeds - 1)
         return self.points + again + (self.trials - self.points) * seeds
 
     def describe(self, seeds: int) -> str:
-        """In words, as a record holds it."""
+        """The design in words, for the record."""
         more = f", the best {min(self.finalists, self.points)} with {seeds} seeds" if seeds > 1 else ""
         text = f"{self.points} points of a Sobol sequence, the same for every arm, with one seed{more}"
         if not self.rounds:
@@ -88,7 +88,7 @@ class Trial:
 
     @property
     def loss(self) -> float:
-        """The mean over seeds, infinite if one of them diverged."""
+        """The mean over seeds; infinite if one of them diverged."""
         kept = [loss for loss in self.losses if loss is not None]
         return sum(kept) / len(kept) if kept and len(kept) == len(self.losses) else math.inf
 
@@ -103,46 +103,47 @@ class ArmSearch:
     drawn: int = 0
     trials: list[Trial] = field(default_factory=list)
     centre: Trial | None = None
-    """Of the last pattern."""
+    """The centre of the last pattern."""
     sides: dict[str, list[Trial]] = field(default_factory=dict)
-    """Of the last pattern: each hyperparameter's trials beside the centre."""
+    """The trials of the last pattern beside its centre, by hyperparameter."""
 
     @property
     def hyperparameters(self) -> list[Hyperparameter]:
-        """That this arm has."""
+        """The hyperparameters that this arm has."""
         return hyperparameters_of(self.config)
 
     def trial(self, point: Point) -> Trial:
-        """A point as it would be run."""
+        """The trial at a point, with its values as they would be run."""
         values = values_at(point, self.hyperparameters, self.steps)
         return Trial(point, values, settings_of(values, self.config, self.steps))
 
     def add(self, points: Iterator[Point]) -> Trial:
-        """The first of some points that was not tried yet, or else the next of the Sobol sequence."""
+        """Add a trial at the first of the points that is new, or else at the next point of the Sobol sequence."""
         tried = {json.dumps(trial.settings) for trial in self.trials}
         found = next((t for t in map(self.trial, points) if json.dumps(t.settings) not in tried), None)
         self.trials.append(found or self.next_sobol())
         return self.trials[-1]
 
     def next_sobol(self) -> Trial:
-        """The next point of the sequence that all arms go through."""
+        """The trial at the next point of the Sobol sequence."""
         self.drawn += 1
         return self.trial(self.sobol[self.drawn - 1])
 
     def begin(self, count: int) -> list[Trial]:
-        """The first points of the sequence."""
+        """Add trials at the first `count` points of the Sobol sequence."""
         self.trials = [self.next_sobol() for _ in range(count)]
         return self.trials
 
     def best(self, seeds: int) -> Trial:
-        """The best of those that were scored with all seeds; where all diverged, the lowest rate."""
+        """The best trial that was scored with all seeds; if all diverged, the one with the lowest rate."""
         judged = [trial for trial in self.trials if len(trial.losses) == seeds]
         return min(judged, key=lambda trial: (trial.loss, trial.values["lr"]))
 
     def add_sides(self, step: float, seeds: int) -> list[Trial]:
-        """A pattern around the best: two new trials for each row of the space.
+        """Add a pattern around the best: two new trials for each hyperparameter of the space.
 
-        One that this arm lacks spends its two on another, at half the step, so that all arms have equally many.
+        The trials of a hyperparameter that this arm lacks go to another one, at half the step, so that all arms have
+        equally many.
         """
         self.centre, self.sides = self.best(seeds), {}
         own = self.hyperparameters
@@ -159,7 +160,7 @@ class ArmSearch:
         return added
 
     def add_joint(self, step: float) -> list[Trial]:
-        """All hyperparameters moved at once, each by what its parabola says."""
+        """Add a trial in which all hyperparameters move at once, each by what its parabola advises."""
         assert self.centre is not None
         moves = {
             hyperparameter.name: move(
@@ -181,7 +182,7 @@ class ArmSearch:
 
 @cache
 def sobol_points(count: int) -> tuple[Point, ...]:
-    """The sequence, scrambled once and for all; whoever draws more gets the same ones first."""
+    """The first `count` points of the sequence, which is always scrambled in the same way."""
     import torch
 
     engine = torch.quasirandom.SobolEngine(len(HYPERPARAMETERS), scramble=True, seed=SOBOL_SEED)
@@ -189,12 +190,12 @@ def sobol_points(count: int) -> tuple[Point, ...]:
 
 
 def clipped(unit: float) -> float:
-    """A coordinate within the space."""
+    """The nearest coordinate within the space, which is 0 to 1."""
     return min(max(unit, 0.0), 1.0)
 
 
 def beside(point: Point, hyperparameter: Hyperparameter, step: float) -> Iterator[Point]:
-    """A step along one hyperparameter; where that is no new value (an end, whole steps of warm-up), others near."""
+    """A step along one hyperparameter, then others nearby if it gives no new value (at an edge, or by rounding)."""
     place = HYPERPARAMETERS.index(hyperparameter)
     unit = COSINE_AT if hyperparameter.value(point[place]) == "cosine" else point[place]
     for share in (1.0, -0.5, 0.5, -1.5, 1.5, -0.25, 0.25):
@@ -207,7 +208,7 @@ def on_line(values: Values, centre: Values, hyperparameter: Hyperparameter) -> b
 
 
 def move(centre: Trial, sides: Sequence[Trial], hyperparameter: Hyperparameter, step: float) -> float:
-    """How far to go along one: to the parabola's lowest point, at most a step; without one, to the best trial."""
+    """How far to move: to the parabola's lowest point, by at most a step, or to the best trial without a parabola."""
     here = hyperparameter.unit(centre.values[hyperparameter.name])
     points = sorted(
         (hyperparameter.unit(trial.values[hyperparameter.name]) - here, trial.loss)
@@ -230,7 +231,7 @@ def move(centre: Trial, sides: Sequence[Trial], hyperparameter: Hyperparameter, 
 def search(
     arms: Mapping[str, RunConfig], score: Score, seeds: Sequence[int], steps: int, design: Design
 ) -> dict[str, Record]:
-    """Search every arm; returns its record: space, design, best settings and values, every trial, the curves."""
+    """Search for every arm's settings; returns a record for each (see `tuning_record`)."""
     sequence = sobol_points(2 * design.trials)
     states = {name: ArmSearch(config, steps, sequence) for name, config in arms.items()}
 
@@ -255,7 +256,7 @@ def search(
 
 
 def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
-    """What a study keeps of an arm's search; its curves go through the last pattern's centre, the best or beside it."""
+    """What a study keeps of an arm's search. Its curves go through the last pattern's centre, at or near the best."""
     best = state.best(len(seeds))
     centre = state.centre or best
     return {
@@ -284,7 +285,7 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
 
 
 def is_interior(hyperparameter: Hyperparameter, value: Value, trials: Sequence[Trial]) -> bool:
-    """Whether a value lies strictly inside what was tried, and not at an end of the space."""
+    """Whether a value lies strictly inside what was tried, and not at an edge of the space."""
     tried = [hyperparameter.unit(trial.values[hyperparameter.name]) for trial in trials]
     here = hyperparameter.unit(value)
     nothing_beyond = hyperparameter.scale == DECAY and value == "cosine"

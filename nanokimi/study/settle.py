@@ -1,6 +1,6 @@
-"""How the arms of a study get their settings: searched alike, inherited from a searched arm, or from a file.
+"""How the arms of a study get their settings: by the same search, from a searched arm, or from a file.
 
-An arm that inherits takes another's settings, all but the rate, and has its rate tuned by a grid around the other's.
+An arm that inherits takes all settings of another but the rate, which is tuned by a grid around the other's.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tu
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
 HELD = "holds"
-"""Among an arm's changes: settings that it keeps whatever it inherits."""
+"""The key, among an arm's changes, of the settings that it does not inherit."""
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How much is tried to find the arms' settings."""
+    """How the arms' settings are found, and how much is tried."""
 
     search: str = FULL
-    """full: whatever the space holds; rates: the rate alone; none."""
+    """full: all hyperparameters of the space. rates: the learning rate alone. none: nothing."""
     trials: int = Design.points
-    """Points that a search begins with."""
+    """Points that a full search begins with."""
     search_rounds: int = Design.rounds
     points: int = 3
     factor: float = 2.0
@@ -44,7 +44,7 @@ class TuningOptions:
 
     @property
     def design(self) -> Design:
-        """Of a full search."""
+        """The design of a full search."""
         return Design(points=self.trials, rounds=self.search_rounds)
 
 
@@ -55,10 +55,10 @@ def settled(
     options: TuningOptions,
     parents: Mapping[str, StudyArm],
 ) -> list[StudyArm]:
-    """The arms with the settings found for them; leaking ones stay as they are.
+    """The arms with the settings found for them. Leaking ones stay as they are.
 
-    `parents`: for an arm's name the one that it inherits from in a full search, which is searched if need be even if it
-    is none of the study's; arms that are not there are searched themselves.
+    `parents` has, by an arm's name, the arm that it inherits from in a full search. That one is searched even if it is
+    not an arm of the study. Arms without an entry are searched themselves.
     """
     if options.tuned is not None:
         return from_file(study, arms, options.tuned)
@@ -80,7 +80,7 @@ def settled(
 
 
 def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyArm]:
-    """The arms with what an earlier study found, for this one's widths and steps."""
+    """The arms with what an earlier study found, converted to this one's widths and steps."""
     known = read_tuned(path)
     missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
     if missing:
@@ -99,7 +99,7 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
 
 
 def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: TuningOptions) -> dict[str, Record]:
-    """Each arm's record of a full search."""
+    """Run a full search; returns each arm's record."""
     by_name, seconds = {arm.name: arm for arm in arms}, dict.fromkeys((arm.name for arm in arms), 0.0)
 
     def score(asked: Sequence[Asked]) -> list[float | None]:
@@ -115,7 +115,7 @@ def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: Tuning
 
 
 def inherit(record: Record, arm: StudyArm) -> Values:
-    """What an arm takes over from another one's record: everything but the rate, and what it has or holds on to."""
+    """The values that an arm inherits from another one's record: all but the rate and what the arm itself sets."""
     named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.changes.get(HELD, ()))
     own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)} - {RATE}
     return {
@@ -133,7 +133,7 @@ def inherited(
     records: Mapping[str, Record],
     options: TuningOptions,
 ) -> dict[str, Record]:
-    """Records of arms with the settings of others (by name), each with its own rate."""
+    """Records of arms that inherit the settings of others, each with its own rate tuned."""
     if not inheriting:
         return {}
     values = {arm.name: inherit(records[parents[arm.name]], arm) for arm in inheriting}
@@ -161,7 +161,7 @@ def tuned_rates(
     values: Mapping[str, Values],
     options: TuningOptions,
 ) -> dict[str, Record]:
-    """Each arm's record with its rate tuned by a grid around its own; `values` are what else it is run with."""
+    """Tune each arm's rate by a grid around its own; `values` are the other values that it is run with."""
     configs = {arm.name: arm.config for arm in arms}
 
     def settings_at(name: str, rate: float) -> dict[str, Any]:
@@ -185,12 +185,12 @@ def tuned_rates(
 
 
 def tuning_job(arm: StudyArm, settings: Mapping[str, Any], seed: int) -> Job:
-    """A run of an arm with some of its settings (without the family in front) replaced."""
+    """A tuning run of an arm with some settings replaced, by key without the family in front."""
     return job_of(arm.with_settings(settings), seed, "tune")
 
 
 def setting_maker(arm: StudyArm, hyperparameter: str) -> Callable[[Any, int], Job]:
-    """(value, seed) to a job that trains the arm with that value of one setting; train's settings all arms share."""
+    """A function from (value, seed) to a job that trains the arm with that value of a setting."""
 
     def make(value: Any, seed: int) -> Job:
         if hyperparameter.startswith("train."):

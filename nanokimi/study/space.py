@@ -1,8 +1,8 @@
-"""What is searched for every arm: one table of hyperparameters with one range each, and how a point becomes settings.
+"""What is searched: one table of hyperparameters with a range each, for all arms, and how a point becomes settings.
 
-A point is a tuple of numbers in 0 to 1, one for each row of HYPERPARAMETERS. A value is free of the model's width and
-of the run's length (the initialiser's scale times the square root of the width, warm-up as a share of the steps), so
-that what was found for one arm can be handed to another.
+A point is a tuple of numbers from 0 to 1, one for each row of HYPERPARAMETERS. Values do not depend on the width of the
+model or the length of the run (the initialiser's scale is multiplied by the square root of the width, warm-up is a
+share of the steps), so one arm can inherit what was found for another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Values = dict[str, Value]
 LOG, DECAY = "log", "linear, then cosine"
 COSINE = "cosine"
 COSINE_BEGINS = 0.8
-"""The schedule's coordinate: below, wsd falls over a share of the run; above, the schedule is cosine."""
+"""The schedule's coordinate: below this, WSD with a decay over a share of the run; above it, cosine."""
 COSINE_AT = (1 + COSINE_BEGINS) / 2
 RATE, RATIO = "lr", "adamw_ratio"
 
@@ -37,11 +37,11 @@ class Hyperparameter:
     low: float
     high: float
     setting: str
-    """What it sets, in the configuration's words."""
+    """The settings that it determines, as a formula."""
     scale: str = LOG
 
     def value(self, unit: float) -> Value:
-        """The value at a coordinate of 0 to 1, rounded to the digits with which it is run."""
+        """The value at a coordinate from 0 to 1, rounded to the digits that it is run with."""
         if self.scale == LOG:
             return rounded(self.low * (self.high / self.low) ** unit)
         if unit > COSINE_BEGINS:
@@ -49,7 +49,7 @@ class Hyperparameter:
         return rounded(self.low + (self.high - self.low) * unit / COSINE_BEGINS)
 
     def unit(self, value: Value) -> float:
-        """The coordinate of a value, within 0 to 1."""
+        """The coordinate of a value, from 0 to 1."""
         if isinstance(value, str):
             return COSINE_AT
         if self.scale == LOG:
@@ -59,8 +59,10 @@ class Hyperparameter:
         return min(max(found, 0.0), 1.0)
 
     def is_end(self, value: Value) -> bool:
-        """Whether the space ends here, although values beyond exist. A decay over all of the run, and cosine, are the
-        last of their kind: nothing lies beyond them."""
+        """Whether a value lies at an edge of the space beyond which other values exist.
+
+        Nothing lies beyond a decay over the whole run, or beyond cosine.
+        """
         if isinstance(value, str):
             return False
         return value <= self.low or (value >= self.high and self.scale == LOG)
@@ -82,7 +84,7 @@ HYPERPARAMETERS = (
     Hyperparameter("beta2", 0.001, 0.1, "1 - optim.betas[1]"),
     Hyperparameter("momentum", 0.02, 0.2, "1 - optim.momentum, or 1 - optim.betas[0]"),
 )
-"""The space. Whatever is not in it keeps the value that is configured."""
+"""The space. All other settings keep their configured values."""
 BY_NAME = {hyperparameter.name: hyperparameter for hyperparameter in HYPERPARAMETERS}
 KEYS = {
     RATE: ("optim.lr",),
@@ -94,11 +96,11 @@ KEYS = {
     "beta2": ("optim.betas",),
     "momentum": ("optim.momentum", "optim.betas"),
 }
-"""The settings that each hyperparameter may write: whoever names one of them holds on to the whole hyperparameter."""
+"""The settings that each hyperparameter may change. An arm that sets one of them does not inherit the others."""
 
 
 def left_out(config: RunConfig) -> dict[str, str]:
-    """The hyperparameters that the configuration's arm does not have, each with the reason."""
+    """The hyperparameters that the configuration's arm lacks, with the reasons."""
     optim, reasons = config.family.optim, {}
     if not hasattr(config.family.model, "initializer_range"):
         reasons["init_scale"] = "the model initialises itself"
@@ -116,7 +118,7 @@ def hyperparameters_of(config: RunConfig) -> list[Hyperparameter]:
 
 
 def values_at(point: Sequence[float], hyperparameters: Sequence[Hyperparameter], steps: int) -> Values:
-    """Each hyperparameter's value at a point, as it can be run: warm-up in whole steps."""
+    """Each hyperparameter's value at a point, with warm-up rounded to whole steps."""
     units = dict(zip((hyperparameter.name for hyperparameter in HYPERPARAMETERS), point, strict=True))
     values = {
         hyperparameter.name: hyperparameter.value(units[hyperparameter.name])
@@ -128,12 +130,12 @@ def values_at(point: Sequence[float], hyperparameters: Sequence[Hyperparameter],
 
 
 def warmup_steps(share: Value, steps: int) -> int:
-    """Whole steps, at least one."""
+    """A share of the run in whole steps, at least one."""
     return max(1, round(float(share) * steps))
 
 
 def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> dict[str, Any]:
-    """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}; `values` may lack hyperparameters."""
+    """Values as settings of the configuration's arm, such as {"optim.lr": 0.01}. They may lack hyperparameters."""
     optim = config.family.optim
     found: dict[str, Any] = {}
     betas = list(optim.betas)
@@ -167,15 +169,15 @@ def settings_of(values: Mapping[str, Value], config: RunConfig, steps: int) -> d
 
 
 def schedule_settings(value: Value) -> dict[str, Any]:
-    """The schedule that the hyperparameter `decay` means."""
+    """The settings of the schedule that a value of `decay` stands for."""
     if value == COSINE:
-        fraction = OptimConfig().decay_fraction  # unused, and so at its default
+        fraction = OptimConfig().decay_fraction  # cosine does not use it, so it must be the default
         return {"optim.schedule": COSINE, "optim.decay_fraction": fraction, "optim.min_lr_ratio": 0.0}
     return {"optim.schedule": "wsd", "optim.decay_fraction": float(value), "optim.min_lr_ratio": 0.0}
 
 
 def described_space(hyperparameters: Sequence[Hyperparameter]) -> dict[str, dict[str, Any]]:
-    """The space as a record holds it."""
+    """The space, for the record."""
     return {
         hyperparameter.name: {
             "low": hyperparameter.low,
@@ -188,7 +190,7 @@ def described_space(hyperparameters: Sequence[Hyperparameter]) -> dict[str, dict
 
 
 def require_values(values: object, where: str) -> Values:
-    """Values from a file. Raises UserError, `where` in front, for what no search can have found."""
+    """Check values from a file. Raises UserError, which begins with `where`, if no search can have found them."""
     if isinstance(values, dict) and all(
         name in BY_NAME and (is_number(value) or (name == "decay" and value == COSINE))
         for name, value in values.items()

@@ -1,7 +1,7 @@
-"""What every study shares: its folder and data, its arms, the audit before anything is trained, plan and report.
+"""What all studies share: folder and data, arms, their runs, plan and report.
 
-A plan says which runs make which arm, and which arms are compared. It is written into results.jsonl beside the runs,
-so that the report follows from that one file.
+A plan says which runs belong to which arm, and which arms are compared. It is written into results.jsonl beside the
+runs, so that the report can be made from that one file.
 """
 
 from __future__ import annotations
@@ -47,35 +47,36 @@ from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
 TUNING_SEED = 1000
-"""Added to the configuration's seed; the seeds that arms are judged by are counted up from the latter."""
+"""The distance of the seeds for tuning from the configuration's seed, at which the seeds that judge arms begin."""
 MAX_SEEDS = 1000
-"""Of either kind."""
+"""The most seeds of either kind."""
 ALIKE = ("params_active", "params_total", "flops", "tokens", "steps")
-"""What does not depend on the seed."""
+"""Numbers of a run that do not depend on the seed."""
 
 
 @dataclass(frozen=True)
 class StudyArm:
-    """One arm: a configuration under a name. Its learning rate is the configuration's until it is tuned."""
+    """One arm: a name and a configuration, whose settings may be replaced by tuned ones."""
 
     name: str
     config: RunConfig
     changes: dict[str, Any] = field(default_factory=dict)
-    """What sets it apart, by setting."""
+    """How it differs from the study's configuration, by setting."""
     about: str = ""
     size_gap: float | None = None
-    """Of the quantity that sizes were matched in, relative; None: not matched."""
+    """Relative difference from the size that it was matched to; None if it was not matched."""
     tuning: dict[str, Any] | None = None
-    """How its settings were found (see `tuning_record`); None: as configured."""
+    """How its settings were found (see `tuning_record`); None if they are as configured."""
     leaking: str | None = None
+    """Where the audit found a leak; None if it found none."""
 
     def with_settings(self, settings: Mapping[str, Any]) -> StudyArm:
-        """The arm with other settings, by key without the family in front. Raises UserError if they cannot be."""
+        """The arm with some settings replaced, by key without the family in front. Raises UserError if invalid."""
         changes = {f"{self.config.model}.{key}": value for key, value in settings.items()}
         return replace(self, config=validate(with_changes(self.config, changes)))
 
     def tuned(self, record: dict[str, Any]) -> StudyArm:
-        """The arm with the settings that were found for it and where they came from."""
+        """The arm with the settings that were found for it, and the record of how."""
         return replace(self.with_settings(record["best"]), tuning=record)
 
 
@@ -89,25 +90,25 @@ class Study:
     steps: int
 
     def pool(self, workers: int | None, keep: bool) -> Pool:
-        """The workers for this study's jobs."""
+        """A pool of workers for this study's jobs."""
         return Pool(self.folder, self.data, self.config.train.device, workers, keep)
 
     def seeds(self, count: int) -> list[int]:
-        """The seeds by which arms are judged."""
+        """The seeds that arms are judged by."""
         return [self.config.seed + i for i in range(count)]
 
     def tuning_seeds(self, count: int = 1) -> list[int]:
-        """Seeds by which settings are chosen, none of them one of `seeds`."""
+        """The seeds that settings are chosen by, which are never among `seeds`."""
         return [self.config.seed + TUNING_SEED + i for i in range(count)]
 
 
 @contextmanager
 def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
-    """Prepare data and resolve the configuration into `out`; what an earlier study there has computed is taken up."""
+    """Prepare the data and resolve the configuration in `out`, a new folder or that of a study to continue."""
     create_run_folder(out)
     found = {entry.name for entry in out.iterdir()} - {".lock"}
     if found and not found & {JOBS_FOLDER, RESULTS_FILE}:
-        raise UserError(f"{out} already holds files and is no study: choose another --out")
+        raise UserError(f"{out} already holds files and is not a study: choose another --out")
     if config.seed + TUNING_SEED + MAX_SEEDS > 2**63:
         raise UserError(f"seed {config.seed} leaves no room for the seeds of a study")
     if config.train.memory_limit_gb is not None:
@@ -121,19 +122,19 @@ def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
         steps = steps_of(config, len(data.train_ids))
         device = config.train.device
         if asked == "auto":
-            device = device.partition(":")[0]  # every GPU
+            device = device.partition(":")[0]  # use every GPU
         train = replace(config.train, device=device, max_epochs=None, max_tokens=None, max_steps=steps)
         yield Study(out, replace(config, train=train), data, steps)
 
 
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
-    """A run of an arm; `steps` other than its own are decayed to their own end."""
+    """A run of an arm, with its own number of steps or `steps`; the schedule always decays to the end of the run."""
     config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
     return Job(arm.name, as_job_config(config, seed), purpose, arm.changes, audited)
 
 
 def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> list[StudyArm]:
-    """Train every arm with every seed; the first seed's model is audited. Arms that leaked then are marked."""
+    """Train every arm with every seed and audit the first seed's model; returns the arms, with leaking ones marked."""
     sound = [arm for arm in arms if arm.leaking is None]
     jobs = [job_of(arm, seed, "seed", audited=seed == seeds[0]) for seed in seeds for arm in sound]
     pool.run(jobs)
@@ -148,20 +149,20 @@ def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> lis
 
 
 def runs_of(pool: Pool, arm: StudyArm, seeds: Sequence[int], steps: int | None = None) -> list[str]:
-    """The keys of an arm's runs, by seed."""
+    """The keys of an arm's runs, one for each seed; none if it leaks."""
     return [] if arm.leaking else [pool.key(job_of(arm, seed, "seed", steps)) for seed in seeds]
 
 
 def compared(
     family: str, name: str, first: str, second: str, budget: str = "tokens", about: str = ""
 ) -> dict[str, Any]:
-    """An entry of a plan: first minus second."""
+    """A comparison as an entry of a plan: first minus second."""
     weights = {first: 1, second: -1}
     return {"family": family, "name": name, "weights": weights, "budget": budget, "about": about}
 
 
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Complete a plan by what all have, and keep it beside the results."""
+    """Complete a plan with the entries that all plans have, and append it to results.jsonl unless it is there."""
     metadata, environment = study.data.metadata, describe_environment()
     train = study.config.train
     plan = {
@@ -196,7 +197,7 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
 
 
 def planned_arm(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
-    """An arm as a plan holds it."""
+    """An arm as an entry of a plan."""
     return {
         "name": arm.name,
         "about": arm.about,
@@ -230,10 +231,10 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
 
 
 def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
-    """The losses of a planned arm's trials, by tuning seed; nothing for one that was not tuned.
+    """The losses of a planned arm's trials, by tuning seed; empty if it was not tuned.
 
-    From its record; where that is of an earlier version, from the runs, or else its curve of means, each taken as one
-    run, which is the careful side.
+    They come from its record. A record of an earlier version lacks them: then they come from the runs, or else from its
+    curve of means, with each mean counted as one run, which errs on the wide side.
     """
     tuning = arm["tuning"]
     if tuning is None:
@@ -241,9 +242,8 @@ def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float 
     if "table" in tuning:
         return [trial["losses"] for trial in tuning["table"]]
     by_rate: dict[float, list[float | None]] = {}
-    names = {
-        results[key]["arm"] for keys in arm["runs"].values() for key in keys
-    }  # an arm may stand under two
+    # runs may be recorded under an arm of another name with the same settings
+    names = {results[key]["arm"] for keys in arm["runs"].values() for key in keys}
     for line in results.values():
         if line["purpose"] == "tune" and line["arm"] in names:
             by_rate.setdefault(line["lr"], []).append(line["val_loss"])
@@ -251,7 +251,7 @@ def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float 
 
 
 def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
-    """Means over seeds, judged by the test part; the loss is None if a run diverged."""
+    """Means over seeds. Losses are of the test part, and None if a run diverged."""
     losses: list[Any] = [None if line["val_loss"] is None else line["test_loss"] for line in lines]
     diverged = sum(loss is None for loss in losses)
     row: dict[str, Any] = {"seeds": len(lines), "diverged": diverged, "losses": losses}
@@ -261,9 +261,8 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
     if len(lines) > 1:
         row["deviation"] = float(np.std(losses, ddof=1))
     for name in ("val_loss", *(key for key in STUDY_KEYS if key not in ALIKE)):
-        values: list[Any] = [
-            line.get(name) for line in lines
-        ]  # a line of an earlier version lacks later metrics
+        # a line of an earlier version lacks later metrics
+        values: list[Any] = [line.get(name) for line in lines]
         row[name] = None if None in values else float(np.mean(values))
     for name in ALIKE:
         row[name] = lines[0][name]
@@ -271,7 +270,7 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Every comparison of the plan, judged; Holm counts all of them together, whichever table they stand in."""
+    """Every comparison of the plan, judged. Holm's correction counts the comparisons of all tables together."""
     rows = {(row["name"], row["budget"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
     found = [judged(one, rows, runs, results, plan["block_tokens"]) for one in plan["comparisons"]]
@@ -289,7 +288,7 @@ def judged(
     results: dict[str, Line],
     tokens: Sequence[int],
 ) -> dict[str, Any]:
-    """One comparison: intervals, p, and in what its arms agree; no number where an arm leaks or diverged."""
+    """One comparison: intervals, p, and what its arms are matched in. It has no numbers if an arm leaks or diverged."""
     weights, budget = comparison["weights"], comparison["budget"]
     base = {**comparison, "mean": None, "holm_p": None, "tests": 0, "ratios": {}, "match": ""}
     here = {name: rows[name, budget] for name in weights}
@@ -299,7 +298,7 @@ def judged(
     if any(row["test_loss"] is None for row in here.values()):
         return {**base, "words": "no verdict: a run diverged"}
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
-    # Arms whose every run ended the same were searched alike, with the same seeds: they differ in no choice either.
+    # Arms whose runs all ended the same have the same settings, so their searches chose the same and add no noise.
     same = not np.any(losses_S)
     noises = {name: row["search_variance"] for name, row in here.items()}
     known = None not in noises.values()
@@ -329,7 +328,7 @@ def judged(
 
 
 def choose(names: Sequence[str], wanted: str, option: str) -> list[str]:
-    """The names that a comma-separated option picks. Raises UserError for one that is not there."""
+    """The names that a comma-separated option chooses. Raises UserError for an unknown name."""
     chosen = [part.strip() for part in wanted.split(",") if part.strip()]
     for name in chosen:
         if name not in names:

@@ -1,4 +1,4 @@
-"""`nanokimi sweep`: one setting over a grid for each arm, until the optimum is interior; or Optuna's trials."""
+"""`nanokimi sweep`: one setting over a grid for each arm until the optimum is interior, or over Optuna's trials."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from nanokimi.study.tune import described, geometric_grid, rounded, tune
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What the command line says beside the configuration."""
+    """What the command line gives besides the configuration."""
 
     hyperparameter: str = KEYS[RATE][0]
     grid: tuple[str, ...] = ()
-    """Values to try, in the command line's words; empty: `points` around `around`, or around each arm's configured
-    value."""
+    """Values to try, as on the command line. If empty, `points` values around `around` or each arm's configured one."""
     around: float | None = None
     factor: float = 2.0
     points: int = 5
@@ -41,7 +40,7 @@ class SweepOptions:
 
 
 def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, Any]:
-    """Try the values; write sweep.json into `out`, and return its content."""
+    """Try the values and write sweep.json into `out`; returns its content."""
     if options.hyperparameter.split(".")[0] not in ("model", "optim", "train"):
         raise UserError(f"--vary {options.hyperparameter}: name a setting of model, optim or train")
     asked = arm_configs(config)
@@ -65,7 +64,7 @@ def run_sweep(config: RunConfig, out: Path, options: SweepOptions) -> dict[str, 
 
 
 def sound_arms(study: Study) -> list[StudyArm]:
-    """The configuration's arms, audited. Raises UserError for one that leaks."""
+    """The configuration's arms, audited. Raises UserError if one leaks."""
     arms = [StudyArm(name, arm, {"model": arm.model}) for name, arm in arm_configs(study.config).items()]
     arms = with_leaks_found(arms, study)
     for arm in arms:
@@ -75,7 +74,7 @@ def sound_arms(study: Study) -> list[StudyArm]:
 
 
 def full_key(arm: str, hyperparameter: str) -> str:
-    """A setting of the arm, unless it belongs to a group that all arms share."""
+    """The dotted name of a setting: with the family in front, unless it is one that all arms share."""
     return hyperparameter if hyperparameter.startswith("train.") else f"{arm}.{hyperparameter}"
 
 
@@ -99,12 +98,12 @@ def curves(
 
 
 def is_continuous(grid: Sequence[Any]) -> bool:
-    """Whether there may be values between those of the grid, and beyond: whole numbers, 0 and words have none."""
+    """Whether other values may be tried between and beyond these, which whole numbers, 0 and words do not allow."""
     return all(type(value) is float and value > 0 for value in grid)
 
 
 def grid_of(config: RunConfig, options: SweepOptions) -> list[Any]:
-    """The values that the configuration's arm starts with. Raises UserError for what the setting cannot be."""
+    """The values that the configuration's arm starts with. Raises UserError if the setting cannot take one."""
     key = full_key(config.model, options.hyperparameter)
     require_single(config, key)
     grid = [parsed_value(config, key, word) for word in options.grid or geometric_words(config, key, options)]
@@ -115,21 +114,21 @@ def grid_of(config: RunConfig, options: SweepOptions) -> list[Any]:
 
 
 def parsed_value(config: RunConfig, key: str, word: str) -> Any:
-    """The value that the command line reads in a word."""
+    """A word of the command line as a value of the setting."""
     changed = with_parsed(config, {key: word})
     require_single(changed, key)
     return settings(changed)[key]
 
 
 def require_single(config: RunConfig, key: str) -> None:
-    """Raises UserError where a setting is a list or a table, or belongs to a group that is null."""
+    """Raises UserError if a setting is a list or a table, or belongs to a group that is null."""
     found = settings(config)
     if key not in found or isinstance(found[key], list | dict):
         raise UserError(f"--vary: {key} holds no single value here: a sweep cannot vary it")
 
 
 def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[str]:
-    """Numbers around the one that is asked for or configured, rounded to distinct ones if the setting needs that."""
+    """Numbers around the given or configured one, as words; different whole numbers if the setting needs those."""
     centre = options.around
     if centre is None:
         value: Any = settings(config)[key]
@@ -151,7 +150,7 @@ def geometric_words(config: RunConfig, key: str, options: SweepOptions) -> list[
 
 
 def require_optuna() -> None:
-    """Raises UserError where Optuna is not installed."""
+    """Raises UserError if Optuna is not installed."""
     try:
         import optuna  # noqa: F401
     except ImportError:
@@ -165,7 +164,7 @@ def optuna_curve(
     seeds: Sequence[int],
     trials: int,
 ) -> dict[str, Any]:
-    """Optuna's TPE over the range of the grid, logarithmic, as many trials at a time as there are workers."""
+    """Trials of Optuna's TPE over the grid's range on a log scale, as many at a time as there are workers."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -183,7 +182,7 @@ def optuna_curve(
 
 
 def sweep_text(content: dict[str, Any]) -> str:
-    """For the terminal: the whole curve of each arm."""
+    """The whole curve of each arm, as text for the terminal."""
     lines = [f"{content['hyperparameter']}, {len(content['seeds'])} seed(s): validation loss"]
     for name, curve in content["arms"].items():
         place = "interior" if curve["interior"] else "AT THE EDGE of what was tried"

@@ -1,4 +1,4 @@
-"""`nanokimi sweep --search`: the full search for the configured arms; search.json, and what to paste into a preset."""
+"""`nanokimi sweep --search`: the full search for the configured arms, its search.json, and lines for a preset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEARCH_FILE, SCHEMA_VERSION = "search.json", 1
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What the command line says beside the configuration."""
+    """What the command line gives besides the configuration."""
 
     tuning: TuningOptions = TuningOptions()
     workers: int | None = None
@@ -28,7 +28,10 @@ class SearchOptions:
 
 
 def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str, Any]:
-    """Search every arm alike; write search.json into `out`, and return its content. Repeated, it goes on."""
+    """Run the same search for every arm and write search.json into `out`; returns its content.
+
+    A search that was interrupted in `out` is continued.
+    """
     with open_study(config, out) as study:
         arms = sound_arms(study)
         with study.pool(options.workers, options.keep) as pool:
@@ -52,7 +55,7 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
 
 
 def search_text(content: dict[str, Any]) -> str:
-    """For the terminal: each arm's best settings as YAML, the curves around them, and what all that cost."""
+    """Each arm's best settings as YAML, the curves around them, and the cost, as text for the terminal."""
     arms = content["arms"]
     lines: list[str] = []
     for name, record in arms.items():
@@ -64,7 +67,7 @@ def search_text(content: dict[str, Any]) -> str:
 
 
 def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
-    """One arm's result."""
+    """The lines about one arm."""
     edge = is_at_edge(record)
     place = f"AT THE EDGE in {', '.join(edge)}" if edge else "interior"
     loss = "diverged" if record["loss"] is None else f"{record['loss']:.4f}"
@@ -84,7 +87,7 @@ def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
 
 
 def yaml_lines(record: dict[str, Any]) -> list[str]:
-    """The best settings as a preset's lines."""
+    """The best settings as lines of a preset."""
     groups: dict[str, list[str]] = {}
     for key, value in record["best"].items():
         group, _, setting = key.partition(".")
@@ -94,7 +97,7 @@ def yaml_lines(record: dict[str, Any]) -> list[str]:
 
 
 def yaml_value(value: Any) -> str:
-    """As a preset writes it; YAML reads 1e-05 as a word."""
+    """A value as a preset has it. YAML would read 1e-05 as a word, so it becomes 1.0e-05."""
     if isinstance(value, list):
         return f"[{', '.join(map(yaml_value, value))}]"
     if isinstance(value, float):
@@ -104,7 +107,7 @@ def yaml_value(value: Any) -> str:
 
 
 def curve_text(curve: Sequence[Sequence[Any]], best: Any) -> str:
-    """Values with their losses, the best one marked."""
+    """Values with their losses, with the best one marked."""
     return ", ".join(
         f"{value if isinstance(value, str) else format(value, 'g')}: "
         f"{'diverged' if loss is None else format(loss, '.4f')}{' (best)' * (value == best)}"

@@ -1,7 +1,7 @@
-"""The best value of a setting for each arm: a grid, extended until the optimum is interior, equal trials for all.
+"""The best value of a setting for each arm: a grid, extended until the optimum is interior, with equal trials for all.
 
-While one arm's best value lies at the edge of its grid, every arm gets another trial: that one beyond its edge, the
-others between their best value and the better of its neighbours. So nobody is tuned more than anybody else.
+While one arm's best value lies at the edge of its grid, every arm gets another trial. That arm tries a value beyond the
+edge, the others one between their best value and the better of its neighbours. So no arm is tuned more than another.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from nanokimi.study.pool import Pool
 
 Points = dict[float, float | None]
 DIGITS = 4
-"""Significant digits of a value that was tried, so that a file shows what was run."""
+"""Significant digits of the values that are tried, so that a file shows exactly what was run."""
 
 
 def rounded(value: float) -> float:
-    """The value as it is tried."""
+    """The value rounded to DIGITS."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def geometric_grid(centre: float, factor: float, points: int) -> list[float]:
-    """`points` values around `centre`, each `factor` times the one before."""
+    """`points` values around `centre`, each `factor` times the previous one. Raises UserError for a bad grid."""
     if not (centre > 0 and factor > 1 and points >= 2):
         raise UserError("a grid needs a value above 0, a factor above 1 and at least 2 points")
     return [rounded(centre * factor ** (i - (points - 1) / 2)) for i in range(points)]
 
 
 def best_of(points: Points) -> float:
-    """The value with the lowest loss; the lowest value, if every run diverged."""
+    """The value with the lowest loss; the lowest value if every run diverged."""
     return min(sorted(points), key=lambda value: loss_at(points, value))
 
 
 def loss_at(points: Points, value: float) -> float:
-    """The loss, infinite where the run diverged."""
+    """The loss at a value, infinite if the run diverged."""
     loss = points[value]
     return math.inf if loss is None else loss
 
 
 def is_interior(points: Points) -> bool:
-    """Whether the best value has a tried one on either side."""
+    """Whether values on both sides of the best one were tried."""
     best = best_of(points)
     return min(points) < best < max(points)
 
 
 def next_value(points: Points, factor: float) -> float:
-    """What to try next: beyond the edge that the best value lies on, or beside it."""
+    """The value to try next: beyond the edge if the best one lies there, otherwise beside the best one."""
     ordered, best = sorted(points), best_of(points)
     place = ordered.index(best)
     if place == 0:
@@ -70,11 +70,11 @@ def tune(
     factor: float,
     max_rounds: int,
 ) -> dict[str, dict[str, Any]]:
-    """Try every arm's grid, then extend. `makers` turn (value, seed) into a job.
+    """Try every arm's grid, then extend it. `makers` turn (value, seed) into a job.
 
     Returns for each arm the best value, the whole curve (mean over seeds) and each seed's loss, the numbers of trials
-    and of seeds, the processor's seconds, and whether the optimum is interior; if it is not after `max_rounds`
-    extensions, the best so far is taken. Only numbers above 0 can be extended: for other values `max_rounds` must be 0.
+    and of seeds, the processor's seconds, and whether the optimum is interior. If it is not after `max_rounds`
+    extensions, the best so far is used. Only numbers above 0 can be extended: for other values `max_rounds` must be 0.
     """
     curves: dict[str, Points] = {name: {} for name in makers}
     tables: dict[str, list[list[Any]]] = {name: [] for name in makers}
@@ -107,7 +107,7 @@ def tune(
 
 
 def described(points: Points) -> dict[str, Any]:
-    """A curve as a plan holds it. Values that are no numbers stand in no order: none of them lies at an edge."""
+    """A curve for the record. Values that are not numbers have no order, so none of them lies at an edge."""
     numeric = all(map(is_number, points))
     ordered = sorted(points) if numeric else list(points)
     best = best_of(points) if numeric else min(points, key=lambda value: loss_at(points, value))
@@ -121,5 +121,5 @@ def described(points: Points) -> dict[str, Any]:
 
 
 def cpu_seconds(line: dict[str, Any]) -> float:
-    """What a run cost: the processor's seconds; of runs made before these were kept, the seconds of training."""
+    """The processor's seconds that a run took, or its seconds of training if an earlier version made it."""
     return float(line.get("cpu_seconds") or line.get("train_seconds") or 0.0)

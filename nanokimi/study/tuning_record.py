@@ -1,10 +1,13 @@
-"""How an arm's settings were found, in one form: searched, inherited from a searched arm, or its rate tuned alone.
+"""The record of how an arm's settings were found: by a search, inherited from a searched arm, or by its rate alone.
 
-A record is a plain dictionary: `kind`; `space` (each hyperparameter's range and what it sets); `design` in words;
-`seeds`; `best` (settings without the family in front) and `best_values` (the same, free of width and length); `loss`,
-`trials`, `runs`, `cpu_seconds`; `interior` by hyperparameter; `table` (each trial's values and each seed's loss, None:
-diverged; a search scores most of its first points with its first seed only); `sensitivity` (each one's curve around the
-best). tuned.json and search.json hold one for each arm.
+tuned.json and search.json hold a record for each arm. It is a dictionary:
+
+- `kind`, `seeds`, `trials`, `runs`, `cpu_seconds`, the best `loss`, and the `design` in words
+- `space`: each hyperparameter's range and the settings it determines
+- `best`: settings without the family in front; `best_values`: values that do not depend on width and length
+- `interior`: whether the best value is interior, by hyperparameter
+- `table`: each trial's values, and its loss with each seed it was scored with, None if that run diverged
+- `sensitivity`: the curve of each hyperparameter around the best
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ Record = dict[str, Any]
 def rate_record(
     curve: Mapping[str, Any], seeds: Sequence[int], best: dict[str, Any], values: dict[str, Value]
 ) -> Record:
-    """The record of a rate's curve (what `tune` returns); `best` and `values` are all settings of the arm found so."""
+    """The record of a rate that was tuned alone: its curve from `tune`, and the arm's settings and values with it."""
     tried = [value for value, _ in curve["curve"]]
     space = described_space([BY_NAME[RATE]])
     space[RATE] |= {"low": min(tried), "high": max(tried)}
@@ -55,20 +58,22 @@ def is_at_edge(record: Record) -> list[str]:
 
 
 def write_tuned(folder: Path, seeds: Sequence[int], steps: int, arms: Mapping[str, Record]) -> None:
-    """tuned.json: each arm's record."""
+    """Write tuned.json, which holds each arm's record."""
     content = {"schema_version": SCHEMA_VERSION, "seeds": list(seeds), "steps": steps, "arms": dict(arms)}
     write_json(folder / TUNED_FILE, content)
 
 
 def read_tuned(path: Path) -> dict[str, Record]:
-    """The records of an earlier study's tuned.json or search.json, by arm; files of schema 1 hold curves of rates.
+    """The records of an earlier tuned.json or search.json, by arm. Files of schema 1 hold curves of rates.
 
     Raises UserError for any other file, and for one that holds values of another setting.
     """
     content = read_json(path)
     arms = content.get("arms") if isinstance(content, dict) else None
     if not isinstance(arms, dict):
-        raise UserError(f"{path} is no tuned.json: name that of an earlier ladder or scale, or a search.json")
+        raise UserError(
+            f"{path} is not a tuned.json: name that of an earlier ladder or scale, or a search.json"
+        )
     return {name: read_record(path, name, found) for name, found in arms.items()}
 
 
@@ -83,7 +88,7 @@ def read_record(path: Path, name: str, found: Any) -> Record:
         curve = {"losses": [[value, [loss]] for value, loss in found["curve"]], **found}
         return rate_record(curve, [], {RATE_SETTING: found["best"]}, {RATE: found["best"]})
     if not isinstance(found, dict) or not is_record(found):
-        raise UserError(f"{path} is damaged: what it says of '{name}' is no tuning record")
+        raise UserError(f"{path} is damaged: its entry for '{name}' is not a tuning record")
     require_values(found["best_values"], f"{path}, arm '{name}',")
     return found
 
@@ -110,7 +115,7 @@ def is_point(point: object) -> bool:
 
 
 def is_record(record: dict[str, Any]) -> bool:
-    """Whether a dictionary from a file has all that the outputs show of a record."""
+    """Whether a dictionary from a file has all parts of a record that the outputs show."""
     kinds: dict[str, type] = {
         **dict.fromkeys(("space", "left_out", "best", "best_values", "interior", "sensitivity"), dict),
         **dict.fromkeys(("kind", "design"), str),
@@ -140,7 +145,7 @@ def is_row(row: object) -> bool:
 
 
 def is_curve_of_one(curve: object) -> bool:
-    """Whether a value from a file is a curve of `sensitivity`, whose values may be words."""
+    """Whether a value from a file is one curve of `sensitivity`, where values may be words."""
     return isinstance(curve, list) and all(
         isinstance(point, list)
         and len(point) == 2

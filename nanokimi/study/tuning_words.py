@@ -1,4 +1,4 @@
-"""What every output of a study says about how its arms were tuned."""
+"""The note on how the arms of a study were tuned, which every output shows."""
 
 from __future__ import annotations
 

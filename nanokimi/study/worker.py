@@ -1,4 +1,4 @@
-"""The worker's side of a study: train the jobs that are handed over, one after another, in this one process."""
+"""A worker of a study: one process that trains the jobs it is given, one after another."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_MESSAGES = 1.0
 DIVERGED = "not finite"
 KEPT = ("lr", "tokens", "batches_skipped", "device", "dtype")
-"""The metrics that a line of results.jsonl has besides those of a study's tables (STUDY_KEYS)."""
+"""Metrics in a line of results.jsonl besides those of a study's tables (STUDY_KEYS)."""
 
 
 def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
-    """The worker's whole life: it ends when the parent does. `plugins` are the files that the command named."""
+    """Serve the parent until it ends. `plugins` are the user's files that the command named."""
     ignore_signals()
     for plugin in plugins:
         name_plugin(plugin)
@@ -47,17 +47,18 @@ def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted of a job beside its training."""
+    """What to do for a job besides training it."""
 
     purpose: str
-    """ "tune": only the validation part is looked at; "seed": the test part is scored, too."""
+    """ "tune": score only the validation part. "seed": score the test part too."""
     audited: bool
 
 
 def run_job(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
-    """("done", its numbers), ("stopped", None) or ("failed", why). Without `config` the folder's is read.
+    """Run a job with `config` or the folder's own; returns ("done", numbers), ("stopped", None) or ("failed", why).
 
-    The numbers hold the processor's seconds since it was begun, or resumed: what a search costs is added up from them.
+    The numbers include the processor's seconds since the job was started or resumed, from which a search's cost is
+    added up.
     """
     started = time.process_time()
     kind, found = attempt(connection, folder, order, config)
@@ -67,7 +68,7 @@ def run_job(connection: Connection, folder: Path, order: Order, config: RunConfi
 
 
 def attempt(connection: Connection, folder: Path, order: Order, config: RunConfig | None) -> tuple[str, Any]:
-    """As `run_job`; whatever goes wrong becomes an answer."""
+    """Train a job; errors become an answer of the same form as that of `run_job`."""
     try:
         return train_job(connection, folder, order, config or load_config(str(folder / "config.yaml")))
     except TrainingError as error:
@@ -77,7 +78,7 @@ def attempt(connection: Connection, folder: Path, order: Order, config: RunConfi
     except UserError as error:
         return "failed", str(error)
     except (EOFError, ConnectionError):
-        raise  # the parent is gone; what was trained is saved
+        raise  # the parent is gone, and what was trained is saved
     except OSError as error:
         return "failed", cannot_write(error, folder)
     except Exception as error:
@@ -86,7 +87,7 @@ def attempt(connection: Connection, folder: Path, order: Order, config: RunConfi
 
 
 def train_job(connection: Connection, folder: Path, order: Order, config: RunConfig) -> tuple[str, Any]:
-    """Train from the newest checkpoint, or from the beginning, to the end or until told to stop."""
+    """Train from the newest checkpoint, if there is one, to the end or until the parent says to stop."""
     import torch
 
     from nanokimi.data.store import open_prepared
@@ -100,7 +101,7 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
 
     with only_process(folder, ORPHAN_SECONDS):
         keep_plugins(config, folder)
-        # What the job before left would count as this one's.
+        # Memory that the previous job left would count as this one's.
         gc.collect()
         release_memory(torch.device(config.train.device))
         state = build_state(config, open_prepared(find_data(folder)), folder)
@@ -124,7 +125,7 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
 
 
 def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
-    """What results.jsonl keeps of a trained model. Raises Cancelled if the test part is not scored to its end."""
+    """What results.jsonl keeps of a trained model. Raises Cancelled if scoring the test part is interrupted."""
     from nanokimi.report.metrics import STUDY_KEYS
     from nanokimi.runtime.files import describe_environment
     from nanokimi.train.audits import audit_run
@@ -152,7 +153,7 @@ def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> 
 
 
 def tested_line(state: TrainState, scores: Evaluation) -> dict[str, Any]:
-    """What a line says of the test part: scores, and the losses by block."""
+    """The entries of a line about the test part: scores, and the losses by block."""
     from nanokimi.study.jobs import in_blocks
     from nanokimi.train.result import floor_gaps
 
