@@ -1,7 +1,7 @@
 """What went wrong in a run, in plain sentences: spikes, skipped batches, memory that ran out, interruptions.
 
 Spikes and counts come from the run's entry in report.json, the rest from the records of kind "event" in its
-metrics.jsonl. A run without incidents, or made before they were recorded, gives no sentence.
+metrics.jsonl. A run without incidents, or from before they were recorded, has no sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_DETAIL = 200
 
 
 def incident_lines(run: Run) -> list[str]:
-    """A sentence for each sort of incident that the run had, as plain text that is not yet escaped."""
+    """A sentence for each kind of incident that the run had, as plain text that is not escaped yet."""
     lines = [_spikes(run), _skipped(run), _rolled_back(run), _out_of_memory(run), _resumed(run)]
     return [line for line in lines if line]
 
@@ -95,6 +95,6 @@ def _places(events: Sequence[Record]) -> str:
 
 
 def _detail(events: Sequence[Record]) -> str:
-    """What the run itself said of the last of them, in brackets."""
+    """The run's own description of the last of these events, in brackets."""
     text = one_line(events[-1].get("detail") or "").rstrip(".")
     return f" ({text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + '...'})" if text else ""

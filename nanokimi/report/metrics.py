@@ -1,7 +1,7 @@
-"""The numbers of a run: how each is written, which end is better, and when an arm may be called better in it.
+"""The numbers of a run: how each is written, whether low or high is better, and when an arm may be marked as the best.
 
-An arm that is LEAKING, or that could not be audited, is never ranked, and with one seed nothing is. A quality is won
-only by the verdict's winner, because only the verdict has an interval; a cost is won by the lowest number, unless the
+An arm that is LEAKING, or that could not be audited, is never ranked, and with one seed no arm is. In quality only the
+verdict's winner is marked, because only the verdict has an interval. In cost the lowest number is marked, unless the
 two best arms lie within TIE of each other.
 """
 
@@ -18,22 +18,22 @@ Cost = tuple[str, list[str], list[float]]
 """Title, and each arm's text and value."""
 
 TIE = 0.02
-"""Costs closer than this share count as equal: machines are not steadier than that."""
+"""Costs count as equal if they differ by less than this share, because timings on a machine vary as much."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run: how it is written, and which end of it is better."""
+    """A number of a run: how it is written, and whether low or high is better."""
 
     key: str
     title: str
     show: Callable[[Any], str]
     better: str | None = None
-    """"low", "high", or None where neither end is."""
+    """"low" or "high"; None if neither is better."""
     quality: bool = False
-    """Decided by the verdict, not by the bare number."""
+    """Whether the verdict decides which arm is best, and not the number alone."""
     difference: bool = False
-    """Compared by subtraction, not by division."""
+    """Whether arms are compared by the difference and not by the ratio."""
 
 
 TEST_LOSS = Metric("test_loss", "Test loss (nats)", units.fixed, better="low", quality=True, difference=True)
@@ -152,14 +152,14 @@ STUDY_TEXT = (
 """The columns of a study's table on the terminal and in study.md."""
 
 STUDY_KEYS = tuple(dict.fromkeys(metric.key for metric in (*STUDY_PAGE, *STUDY_TEXT)))
-"""What a study keeps of each run beside its losses."""
+"""The numbers that a study keeps of each run besides its losses."""
 
 NOT_SHOWN = ("first_step_ms", "best_step", "batches_skipped", "micro_batch_size", "cache_bytes_fixed")
 """Metrics of result.json that no table of a report shows."""
 
 
 def value_of(arm: Arm, metric: Metric) -> Any:
-    """The arm's number, or None where it was not measured."""
+    """The arm's number, or None if it was not measured."""
     if metric is MEMORY:
         peak, idle = _over_seeds(arm, "peak_memory_bytes"), _over_seeds(arm, "idle_memory_bytes")
         return None if peak is None or idle is None else peak - idle
@@ -167,9 +167,9 @@ def value_of(arm: Arm, metric: Metric) -> Any:
 
 
 def _over_seeds(arm: Arm, key: str) -> Any:
-    """The arm's own entry; where it has none, the mean of the runs that have one, or what they say if it is no number.
+    """The arm's own entry, or else the mean over the runs that have one. Values that are not numbers are listed.
 
-    Decoding is timed for the first seed alone.
+    Some runs have no entry: decoding, for example, is timed for the first seed alone.
     """
     if arm.metadata.get(key) is not None:
         return arm.metadata[key]
@@ -182,7 +182,7 @@ def _over_seeds(arm: Arm, key: str) -> Any:
 
 
 def winner_of(metric: Metric, arms: Sequence[Arm], verdict: Record) -> str | None:
-    """The name of the arm that may be called better in this number, if any may."""
+    """The name of the arm that may be marked as the best in this number, or None."""
     sound = {arm.name: value_of(arm, metric) for arm in arms if arm.sound}
     if not verdict["ranked"] or seeds_of(arms) < 2 or metric.better is None:
         return None
@@ -196,7 +196,7 @@ def winner_of(metric: Metric, arms: Sequence[Arm], verdict: Record) -> str | Non
 
 
 def against(metric: Metric, value: Any, other: Any) -> str:
-    """How far `value` lies from `other`: a difference or a ratio; empty where neither can be said."""
+    """How `value` compares with `other`, as a difference or a ratio; empty if they are not numbers."""
     if not isinstance(value, int | float) or not isinstance(other, int | float):
         return ""
     if metric.difference:
@@ -205,7 +205,7 @@ def against(metric: Metric, value: Any, other: Any) -> str:
 
 
 def make_rows(arms: Sequence[Arm], verdict: Record) -> list[Record]:
-    """The table of the first screen: a row for each arm, with the mean over its seeds."""
+    """The table on the first screen: a row for each arm, with means over its seeds."""
     losses = (BITS_PER_BYTE, FLOOR_GAP)
     columns = [m for m in (*losses, *FIRST_COLUMNS) if any(value_of(arm, m) is not None for arm in arms)]
     attainable = any(run.metadata.get("attainable_floor") is not None for arm in arms for run in arm.runs)
@@ -225,7 +225,7 @@ def make_rows(arms: Sequence[Arm], verdict: Record) -> list[Record]:
 
 
 def make_table(arms: Sequence[Arm], verdict: Record) -> list[Record]:
-    """The full table: groups of rows; of two arms, the last cell compares the first with the second."""
+    """The full table, as groups of rows. With two arms, a last cell compares the first with the second."""
     comparable = len(arms) == 2 and all(arm.sound for arm in arms)
     groups = []
     for title, metrics in TABLE.items():

@@ -1,7 +1,7 @@
-"""`write_report`: gather what the run folders say and fill `template.html`.
+"""`write_report`: collect what the run folders hold, and fill `template.html`.
 
-Each `make_*` function prepares one section; one that has nothing to show returns None or an empty list, and the
-template leaves its section out.
+Each `make_*` function prepares one section. If it has nothing to show it returns None or an empty list, and the
+template leaves the section out.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ def make_score_bars(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[Re
 
 
 def make_loss_figures(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[str]:
-    """The validation loss against each budget."""
+    """Figures of the validation loss against each budget."""
     if not any(arm.kind("eval") for arm in arms):
         return []
     return [svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in BUDGETS]
 
 
 def make_training(arms: Sequence[Arm]) -> str | None:
-    """The training loss by step."""
+    """The figure of the training loss by step."""
     measured = any(arm.kind("train") for arm in arms)
     return svg("Training loss", WIDE, plots.draw_training, arms) if measured else None
 
 
 def make_equal_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of equal budgets: which budget and how much of it, and each arm's loss."""
+    """Rows of the table of equal budgets: the budget, its amount, and each arm's loss."""
     names = {
         "step": ("steps", units.count),
         "tokens": ("tokens", units.count),
@@ -97,7 +97,7 @@ def make_equal_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
 
 
 def make_position(arms: Sequence[Arm]) -> Record | None:
-    """The figure, and the loss at the 1st, 4th, 16th, ... and the last position."""
+    """The figure of the loss by position, and rows with it at the 1st, 4th, 16th, ... and last position."""
     losses = [plots.position_losses(arm) for arm in arms]
     longest = max(len(row) for row in losses)
     if not longest:
@@ -111,7 +111,7 @@ def make_position(arms: Sequence[Arm]) -> Record | None:
 
 
 def make_cost_bars(arms: Sequence[Arm]) -> list[Record]:
-    """Each cost: the arms' numbers, and their shares of the dearest."""
+    """For each cost the arms' numbers, also as shares of the highest."""
     return [
         {
             "title": title,
@@ -122,13 +122,13 @@ def make_cost_bars(arms: Sequence[Arm]) -> list[Record]:
 
 
 def make_memory(arms: Sequence[Arm]) -> str | None:
-    """The figure."""
+    """The figure of the memory in use by step."""
     measured = any("memory_bytes" in record for arm in arms for record in arm.kind("train"))
     return svg("Memory", WIDE, plots.draw_memory, arms) if measured else None
 
 
 def make_router(arm: Arm) -> Record | None:
-    """Heat maps and lines of one arm's router; None for an arm without one."""
+    """Heat maps and lines of one arm's router; None for an arm without a router."""
     records = arm.kind("router")
     if not records:
         return None
@@ -148,7 +148,7 @@ def make_router(arm: Arm) -> Record | None:
 
 
 def make_attention(arm: Arm) -> Record | None:
-    """Logit telemetry of one arm; None for an arm without it."""
+    """Figures of one arm's attention logits; None if they were not recorded."""
     records = arm.kind("attention")
     if not records:
         return None
@@ -169,7 +169,7 @@ WORLD_ROWS = (
 
 
 def make_world(arms: Sequence[Arm]) -> Record | None:
-    """What the story world's judge and its questions say of each first seed; None unless trained on tales."""
+    """How the story world's parser and questions judge each arm's first seed; None if no arm was trained on tales."""
     asked = [arm for arm in arms if arm.runs and arm.runs[0].metadata.get("tales")]
     if not asked:
         return None
@@ -182,7 +182,7 @@ def make_world(arms: Sequence[Arm]) -> Record | None:
 
 
 def make_stories(arms: Sequence[Arm]) -> list[Record]:
-    """Samples by step and prompt: what each arm's first seed wrote at the same moment of its training."""
+    """Samples by step and prompt: what each arm's first seed wrote at the same point of its training."""
     steps: dict[int, dict[str, list[Record]]] = {}
     for arm in arms:
         for record in arm.kind("sample"):
@@ -207,7 +207,7 @@ def make_segments(arms: Sequence[Arm], segments: Sequence[Record]) -> list[Recor
 
 
 def make_audits(arms: Sequence[Arm]) -> list[Record]:
-    """Each arm's outcome and the audit that says it: that of its first run with this outcome."""
+    """Each arm's audit outcome, with the details of its first run that had this outcome."""
     audits = []
     for arm in arms:
         worst = [run for run in arm.runs if run.audit == arm.audit] or list(arm.runs)
@@ -218,7 +218,7 @@ def make_audits(arms: Sequence[Arm]) -> list[Record]:
 
 
 def make_training_words(arms: Sequence[Arm]) -> Record:
-    """What the arms' training shared: tokens, seeds, and incidents that set them apart."""
+    """Tokens, seeds and incidents of the arms' training."""
     runs = [run for arm in arms for run in arm.runs]
     incidents = [(arm, run, lines) for arm in arms for run in arm.runs if (lines := incident_lines(run))]
     return {
@@ -232,7 +232,7 @@ def make_training_words(arms: Sequence[Arm]) -> Record:
 
 
 def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[Record]) -> Record:
-    """What stands above the fold: verdict, intervals, the table of arms and what to know before believing it."""
+    """The first screen: verdict, intervals, the table of arms, and caveats."""
     floors = {one["key"]: one["nats"] for one in baselines if "floor" in one["key"]}
     return {
         "winner": winner_name(report["verdict"], arms),
@@ -290,7 +290,7 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
 
 
 def render(context: Record, template: str = "template.html") -> str:
-    """The page. Everything from a run is escaped; the figures alone are marked safe, in the template."""
+    """The page as HTML. Everything from a run is escaped, and the template marks only the figures as safe."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     def source(name: str) -> str:

@@ -1,7 +1,7 @@
-"""The comparisons of one arm with another: the strip of intervals on the first screen, and the sentence of the picture.
+"""The comparisons of one arm with another: the intervals on the first screen, and the title of the picture.
 
-Two intervals are shown and only one decides. That over seeds says what another seed would give; that over the text
-says how far the difference depends on which text was scored, and is drawn thinner.
+Two intervals are shown, and only that over seeds decides: it says what other seeds may give. The interval over the text
+says how much the difference depends on which text was scored, and is drawn thinner.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nanokimi.report.records import Arm, Record, seeds_of, winner_name
 from nanokimi.runtime.text import listed
 
 FIRST_ROWS = 10
-"""More comparisons than these are shown on demand, but for those of the best arm."""
+"""If there are more comparisons, only those of the best arm are shown at once, and the others on demand."""
 
 
 def decided(one: Record) -> bool:
-    """Whether the interval over seeds leaves zero out after Holm's correction; one seed decides nothing."""
+    """Whether the interval over seeds excludes zero, also after Holm's correction. One seed decides nothing."""
     if one["mean"] is None or one.get("ci95") is None:
         return False
     low, high = one["ci95"]
@@ -47,13 +47,13 @@ def reach_of(comparisons: Sequence[Record]) -> float:
 
 
 def tick_of(reach: float) -> float:
-    """The largest 1, 2 or 5 times a power of ten that fits on the axis with room for its text."""
+    """The largest of 1, 2 or 5 times a power of ten that fits on the axis with room for its label."""
     power = 10.0 ** math.floor(math.log10(reach))
     return max(step for step in (power / 2, power, 2 * power, 5 * power) if step <= 0.85 * reach)
 
 
 def make_strip(report: Record, arms: Sequence[Arm]) -> Record | None:
-    """Every comparison with the places of its intervals on one axis, in percent; None where there is none."""
+    """Every comparison, with the positions of its intervals on one axis in percent; None if there are none."""
     first, others = ordered(report, arms)
     if not first:
         return None
@@ -97,7 +97,7 @@ def _row(one: Record, by_name: dict[str, Arm], reach: float) -> Record:
 
 
 def words_of(one: Record, void: bool) -> str:
-    """What may be said of a comparison: its own words, where an interval over seeds allows any."""
+    """The verdict on a comparison: its own words if it has an interval over seeds, or else why there is no verdict."""
     if void:
         return "no verdict: an arm did not pass its audit"
     if one.get("ci95") is None:
@@ -106,10 +106,10 @@ def words_of(one: Record, void: bool) -> str:
 
 
 def spread_words(report: Record) -> str:
-    """How far runs of this preset differ from one another, as far as that was measured."""
+    """How much runs of this preset differ from one another, if that was measured."""
     spread = report.get("spread")
     if not spread:
-        return "How far runs of these settings differ from one another has not been measured."
+        return "It was not measured how much runs with these settings differ from one another."
     return (
         f"Runs of the preset as it ships were measured to differ by {units.fixed(spread['seed'])} nats per token from "
         f"seed to seed and by {units.fixed(spread['rounding'])} by rounding alone (standard deviations over "
@@ -133,7 +133,7 @@ def short_verdict(report: Record, arms: Sequence[Arm]) -> str:
 
 
 def make_seeds(arms: Sequence[Arm]) -> Record | None:
-    """Rows of the test loss of each seed and arm; None where there is one seed alone."""
+    """Rows with the test loss of each seed and arm; None if there is only one seed."""
     seeds = list(dict.fromkeys(run.seed for arm in arms for run in arm.runs))
     if len(seeds) < 2:
         return None

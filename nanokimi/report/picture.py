@@ -1,4 +1,4 @@
-"""`comparison.png`: the comparison at a glance, for a README or a slide; six panels under one line."""
+"""`comparison.png`: the comparison at a glance, for a README or a slide, in six panels under a title."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def draw_bars(axes: Axes, paint: Paint, bars: Sequence[tuple[str, str, float]], 
 
 
 def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:
-    """Groups of bars, each cost as a share of the dearest arm's, with its number where there is room."""
-    dress(axes, paint, "Each against the dearest; shorter is cheaper", "")
+    """Groups of bars: each cost as a share of the highest, with its number if there is room."""
+    dress(axes, paint, "Each relative to the highest; shorter is cheaper", "")
     axes.grid(False)
     axes.set_xticks([])
     height = 0.8 / len(arms)
@@ -63,7 +63,7 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
 
 
 def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
-    """Differences of test loss: thick over seeds, thin over the text alone; filled marks: decided."""
+    """Differences of test loss, with a thick interval over seeds and a thin one over text. Filled marks: decided."""
     dress(axes, paint, "First minus second, test loss (nats per token); left: the first is lower", "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
@@ -87,7 +87,7 @@ def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
 
 
 def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> bytes:
-    """The picture."""
+    """The picture as a PNG file."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -1,7 +1,7 @@
 """The panels of the page, as small SVGs.
 
 Each is drawn on one matplotlib Axes by a `draw_*` function, which `picture` uses too. Page colours are placeholders
-that become CSS variables: one SVG then suits light, dark and paper. Text stays text, in the page's own font.
+that become CSS variables, so one SVG suits light and dark screens and paper. Text stays text, in the page's font.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WIDE = (4.5, 2.8)
 NARROW = (3.4, 2.5)
 FLAT = (3.4, 2.0)
-"""Panels in inches: two, three or three to a row, so that text has one size on the page."""
+"""Sizes of panels in inches: two wide, three narrow or three flat ones fill a row, all with text of the same size."""
 DASHES = (
     (),
     (5, 1.6),
@@ -53,7 +53,7 @@ MAX_MARKERS = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Paint:
-    """The colours of a figure; arms come in the order of the comparison."""
+    """The colours of a figure, with those of arms in the order of the comparison."""
 
     ink: str
     muted: str
@@ -89,7 +89,7 @@ RC: dict[Any, Any] = {
 
 
 def svg(name: str, inches: tuple[float, float], draw: Callable[..., None], *arguments: Any) -> str:
-    """`draw` with its arguments as an `<svg>` element that takes colours and font from the page around it."""
+    """What `draw` draws, as an `<svg>` element that takes colours and font from the page around it."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -114,7 +114,7 @@ def _for_page(text: str, name: str) -> str:
 
 
 def dress(axes: Axes, paint: Paint, x_label: str, y_label: str) -> None:
-    """Labels, light grid, quiet axes."""
+    """Set labels, a light grid and muted axes."""
     axes.set_xlabel(x_label, color=paint.muted)
     axes.set_ylabel(y_label, color=paint.muted)
     axes.tick_params(colors=paint.muted, which="both", length=3, width=0.6)
@@ -125,7 +125,7 @@ def dress(axes: Axes, paint: Paint, x_label: str, y_label: str) -> None:
 
 
 def short_ticks(axes: Axes) -> None:
-    """At most six ticks, with short labels."""
+    """Set at most six ticks, with short labels."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -135,7 +135,7 @@ def short_ticks(axes: Axes) -> None:
 def arm_line(
     axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool = True, bold: bool = False
 ) -> None:
-    """A curve in the arm's colour, line style and, if it may, marker."""
+    """Draw a curve in the arm's colour and line style, with its marker if `marks`."""
     xs, ys = points
     axes.plot(
         xs,
@@ -151,13 +151,13 @@ def arm_line(
 
 
 def _seed_lines(axes: Axes, curves: Sequence[Series], arm: Arm, paint: Paint) -> None:
-    """One thin line per seed; none for a single seed, which the bold line is already."""
+    """Draw a thin line for each seed, unless there is only one, which the bold line shows already."""
     for xs, ys in curves if len(curves) > 1 else ():
         axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.8, alpha=0.5)
 
 
 def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Sequence[Record]) -> None:
-    """Validation loss: thin for each seed, bold for their mean; and every baseline, at its height or named above."""
+    """Draw the validation loss, thin for each seed and bold for their mean, with the baselines as levels."""
     dress(axes, paint, BUDGETS[x_key], "Validation loss (nats per token)")
     short_ticks(axes)
     by_step: list[Series] = []
@@ -167,16 +167,16 @@ def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselin
         by_step += [validation_curve([run], "step") for run in arm.runs]
     low, high = loss_limits(by_step)
     floors = [one["nats"] for one in baselines if "floor" in one["key"] and one["nats"] is not None]
-    if floors:  # the best possible loss is always in sight
+    if floors:  # keep the best possible loss visible
         low = min(low, min(floors) - 0.06 * (high - min(floors)))
     axes.set_ylim(low, high)
     _draw_levels(axes, paint, baselines, low, high)
 
 
 def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
-    """Smoothed training loss by step: thin for each seed, bold for their mean.
+    """Draw the smoothed training loss by step, thin for each seed and bold for their mean.
 
-    Loss spikes, which the smoothing hides and the axis may leave out, are hollow marks on the upper edge.
+    Loss spikes, which smoothing hides and the axis may leave out, are hollow marks on the upper edge.
     """
     dress(axes, paint, BUDGETS["step"], "Training loss (nats per token)")
     short_ticks(axes)
@@ -191,7 +191,7 @@ def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
 
 
 def _draw_levels(axes: Axes, paint: Paint, baselines: Sequence[Record], low: float, high: float) -> None:
-    """Each baseline as a level; those above the axis are named at its top, names that would collide take turns."""
+    """Draw each baseline as a level. Those above the axis are named at its top, and close ones on alternate sides."""
     levels: dict[float, str] = {}
     for one in baselines:
         if one["nats"] is not None:
@@ -235,7 +235,7 @@ def _mark_spikes(axes: Axes, places: Sequence[float], arm: Arm, paint: Paint) ->
 
 
 def level_line(axes: Axes, value: float, name: str, colour: str, *, right: bool = False) -> None:
-    """A dashed level with its name above it, at the end where falling (right) or rising curves are far away."""
+    """Draw a dashed level with its name above it, on the left or right, wherever curves are far away."""
     axes.axhline(value, color=colour, linewidth=0.85, linestyle=(0, (2, 2)))
     axes.annotate(
         name,
@@ -250,13 +250,13 @@ def level_line(axes: Axes, value: float, name: str, colour: str, *, right: bool 
 
 
 def position_losses(arm: Arm) -> list[float]:
-    """Mean over the seeds of the loss at each position; empty where a run has none."""
+    """The mean over seeds of the loss at each position; empty if a run has none."""
     rows = [run.metadata.get("loss_by_position") or [] for run in arm.runs]
     return [sum(column) / len(rows) for column in zip(*rows, strict=False)] if all(rows) else []
 
 
 def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
-    """Loss of the 1st, 2nd, ... token of a window: what more context is worth."""
+    """Draw the loss of the 1st, 2nd, ... token of a window, which shows what more context is worth."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     dress(axes, paint, "Position in the context (tokens, log scale)", "Loss (nats per token)")
@@ -273,7 +273,7 @@ def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
 
 
 def draw_memory(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
-    """Memory after each step of the first seed, in MB."""
+    """Draw the memory in MB after each step of the first seed."""
     dress(axes, paint, "Optimizer steps", "Memory (MB)")
     short_ticks(axes)
     for arm in arms:

@@ -1,6 +1,6 @@
-"""What the folders of a comparison say: each arm's metadata, its runs and their records, and the series made of them.
+"""What the folders of a comparison hold: each arm's metadata, its runs and their records, and series made from them.
 
-Plain Python on plain lists: a report of a few thousand steps needs nothing faster, and a test can check every number.
+All of it is plain Python on lists, which is fast enough for the records of a report and easy to check in tests.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MAX_POINTS = 400
 MAX_COLUMNS = 120
 MAX_SPIKES = 25
 SLOTS = 8
-"""Colours, line styles and markers; a ninth arm begins again with the first."""
+"""The number of colours, line styles and markers. A ninth arm begins again with the first."""
 SMOOTHED_FRACTION = 0.02
 IGNORED_FRACTION = 0.05
 
 CAUSAL, LEAKING, NONDETERMINISTIC, NOT_AUDITED = "causal", "LEAKING", "NONDETERMINISTIC", "not audited"
 OUTCOMES = (LEAKING, NONDETERMINISTIC, NOT_AUDITED, CAUSAL)
-"""What an audit can say, the worst first."""
+"""The possible outcomes of an audit, the worst first."""
 
 Record = dict[str, Any]
 Series = tuple[list[float], list[float]]
@@ -36,10 +36,10 @@ BUDGETS = {
     "flops": "Training FLOPs",
     "train_seconds": "Training time (s)",
 }
-"""What a loss can be held against, and the name of that axis."""
+"""The budgets that a loss can be drawn against, with the label of that axis."""
 
 BASELINE_NAMES = {"attainable_floor": "attainable floor", "floor": "floor (entropy of the text)"}
-"""How the page calls the baselines whose names in report.json are not yet words."""
+"""The names on the page of baselines whose names in report.json are not words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def audit(self) -> str:
-        """One of OUTCOMES; results from before there were three of them say only whether the model was causal."""
+        """One of OUTCOMES. Early results have no verdict and say only whether the model was causal."""
         audit = self.metadata.get("audit")
         if not audit:
             return NOT_AUDITED
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def spikes(self) -> list[Record]:
-        """Its loss spikes (step; loss and usual in nats per token), the highest above the usual first."""
+        """Its loss spikes (`step`; `loss` and `usual` in nats per token), the largest rise above the usual first."""
         return sorted(self.metadata.get("spikes") or [], key=lambda s: s["usual"] - s["loss"])
 
 
@@ -77,11 +77,11 @@ class Arm:
 
     name: str
     slot: int
-    """Its place in the comparison, which gives it its colour, line style and marker."""
+    """Its place in the comparison, which decides its colour, line style and marker."""
     metadata: Record
     """Its entry in report.json: means over its seeds."""
     runs: tuple[Run, ...]
-    """In the order of the seeds; none if it was refused before it was trained."""
+    """In the order of the seeds; empty if the arm was refused before training."""
 
     def kind(self, kind: str) -> list[Record]:
         """The records of one kind of its first seed."""
@@ -89,23 +89,23 @@ class Arm:
 
     @property
     def audit(self) -> str:
-        """The worst of what the audits of its runs said."""
+        """The worst outcome among the audits of its runs."""
         said = {run.audit for run in self.runs} or {NOT_AUDITED}
         return next(outcome for outcome in OUTCOMES if outcome in said)
 
     @property
     def sound(self) -> bool:
-        """Whether its numbers may be ranked: what is random or was not audited may hide a look at the future."""
+        """Whether its numbers may be ranked. A model that is random or was not audited may see the future."""
         return self.audit == CAUSAL
 
     @property
     def leaking(self) -> bool:
-        """Whether the audit saw it look at the future."""
+        """Whether the audit found that it sees the future."""
         return self.audit == LEAKING
 
     @property
     def label(self) -> str:
-        """Its name, with the warning that a figure or table must not lose."""
+        """Its name, with the audit's outcome if it is not sound, for every figure and table."""
         return self.name if self.sound else f"{self.name} ({self.audit})"
 
     @property
@@ -146,12 +146,12 @@ def _of_another_version(path: Path, report: Record) -> str:
 
 
 def seeds_of(arms: Sequence[Arm]) -> int:
-    """The fewest seeds of an arm that was trained; with one seed nothing is ranked."""
+    """The fewest seeds of any arm that was trained. With one seed nothing is ranked."""
     return min((len(arm.runs) for arm in arms if arm.runs), default=0)
 
 
 def winner_name(verdict: Record, arms: Sequence[Arm]) -> str | None:
-    """The verdict's winner, if this report may name one: never with one seed, never an arm that is not sound."""
+    """The verdict's winner; None with one seed, or if the winner is not sound."""
     sound = {arm.name for arm in arms if arm.sound}
     allowed = verdict["ranked"] and seeds_of(arms) > 1 and verdict["winner"] in sound
     return verdict["winner"] if allowed else None
@@ -160,8 +160,8 @@ def winner_name(verdict: Record, arms: Sequence[Arm]) -> str | None:
 def baseline_scores(data: Record, arms: Sequence[Arm]) -> list[Record]:
     """Each baseline's name, bits per byte and loss in nats per token, the worst first.
 
-    gzip knows no tokens; its loss is its bits spread over the tokens that the models predict. The attainable floor
-    depends on the windows, so the runs have it: where documents do not fit into them it is not known, only higher.
+    gzip has no tokens, so its loss is its bits divided by the tokens that the models predict. The attainable floor
+    depends on the windows, so the runs have it. If documents do not fit into them, it is only known to be higher.
     """
     entries = dict(data.get("baselines") or {})
     runs = [run.metadata for arm in arms for run in arm.runs]
@@ -178,13 +178,13 @@ def baseline_scores(data: Record, arms: Sequence[Arm]) -> list[Record]:
 
 
 def series(records: Sequence[Record], x_key: str, y_key: str) -> Series:
-    """The points of two fields, leaving out the records that lack either."""
+    """The points that two fields make, without the records that lack either."""
     points = [(r[x_key], r[y_key]) for r in records if r.get(x_key) is not None and r.get(y_key) is not None]
     return [x for x, _ in points], [y for _, y in points]
 
 
 def mean_series(runs: Sequence[Run], kind: str, x_key: str, y_key: str) -> Series:
-    """The mean over the runs of two fields, at the steps that all runs have."""
+    """The mean over runs of two fields, at the steps that all runs have."""
     points: dict[int, list[tuple[float, float]]] = {}
     for run in runs:
         for record in run.kind(kind):
@@ -196,7 +196,7 @@ def mean_series(runs: Sequence[Run], kind: str, x_key: str, y_key: str) -> Serie
 
 
 def trailing_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and the `window - 1` before it; of fewer at the start."""
+    """The mean of each value and the `window - 1` values before it, or fewer at the start."""
     means, total = [], 0.0
     for i, value in enumerate(values):
         total += value - (values[i - window] if i >= window else 0.0)
@@ -214,25 +214,25 @@ def thin(points: Series, limit: int = MAX_POINTS) -> Series:
 
 
 def training_curve(runs: Sequence[Run], x_key: str, y_key: str = "loss", *, window: int = 1) -> Series:
-    """A field of the training records: mean of the runs, and of the last `window` steps; at most MAX_POINTS points."""
+    """A field of the training records, averaged over runs and the last `window` steps; at most MAX_POINTS points."""
     xs, ys = mean_series(runs, "train", x_key, y_key)
     return thin((xs, trailing_mean(ys, window)))
 
 
 def validation_curve(runs: Sequence[Run], x_key: str) -> Series:
-    """The validation loss at each evaluation, mean of the runs; at most MAX_POINTS points."""
+    """The validation loss at each evaluation, averaged over runs; at most MAX_POINTS points."""
     return thin(mean_series(runs, "eval", x_key, "val_loss"))
 
 
 def spike_places(run: Run, x_key: str) -> list[float]:
-    """Where the run's MAX_SPIKES highest spikes lie on the axis of a budget."""
+    """The positions of the run's MAX_SPIKES highest spikes on the axis of a budget."""
     at = {record["step"]: record.get(x_key) for record in run.kind("train")}
     places = [at.get(spike["step"]) for spike in run.spikes[:MAX_SPIKES]]
     return [place for place in places if place is not None]
 
 
 def peaks(points: Series, limit: int = MAX_POINTS) -> Series:
-    """At most `limit` points, each the largest value of its block: a spike must not be thinned away."""
+    """At most `limit` points, each the largest value of its block, so that no spike is lost."""
     xs, ys = points
     block = -(-len(xs) // limit) or 1
     starts = range(0, len(xs), block)
@@ -240,7 +240,7 @@ def peaks(points: Series, limit: int = MAX_POINTS) -> Series:
 
 
 def loss_limits(curves: Sequence[Series]) -> tuple[float, float]:
-    """The loss axis of curves by step: every low value, but no high one of the first steps (IGNORED_FRACTION)."""
+    """The loss axis for curves by step. High values in the first steps (IGNORED_FRACTION) do not count."""
     last = max((xs[-1] for xs, _ in curves if xs), default=0)
     lows = [y for _, ys in curves for y in ys]
     highs = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= IGNORED_FRACTION * last]
@@ -262,7 +262,7 @@ def interpolate(points: Series, x: float) -> float | None:
 
 
 def equal_budgets(arms: Sequence[Arm]) -> list[Record]:
-    """The validation loss (mean of its seeds) that each arm had when the one with the least of each budget ended."""
+    """For each budget, every arm's validation loss (mean over seeds) when the arm with the smallest budget ended."""
     rows = []
     for key, title in BUDGETS.items():
         curves = {arm.name: validation_curve(arm.runs, key) for arm in arms if arm.runs}
@@ -275,7 +275,7 @@ def equal_budgets(arms: Sequence[Arm]) -> list[Record]:
 
 
 def by_layer(records: Sequence[Record], key: str) -> list[list[float]]:
-    """A per-layer field as one list over the records per layer; the largest value where a layer has several."""
+    """A field with a value for each layer, as one list over records per layer. Of several values the largest counts."""
 
     def largest(value: list[float] | float) -> float:
         return max(value) if isinstance(value, list) else value
@@ -284,7 +284,7 @@ def by_layer(records: Sequence[Record], key: str) -> list[list[float]]:
 
 
 def expert_shares(records: Sequence[Record], layer: int) -> tuple[list[float], list[list[float]]]:
-    """Step edges (columns + 1) and each expert's mean share over equal numbers of records, at most MAX_COLUMNS."""
+    """Step edges (columns + 1) and each expert's mean share in each column, of which there are at most MAX_COLUMNS."""
     block = -(-len(records) // MAX_COLUMNS)
     groups = [records[i : i + block] for i in range(0, len(records), block)]
     experts = range(len(records[0]["load"][layer]))

@@ -1,7 +1,7 @@
-"""What was searched for each arm before the comparison: the space, the trials, the best, and how much it matters.
+"""How each arm's settings were searched for: the space, the trials, the best, and how much each hyperparameter matters.
 
-An arm whose settings were searched less than another's makes the comparison unfair, so the page says both how each
-arm was searched and whether all were searched alike.
+A comparison is unfair if one arm was tuned less than another, so the page shows each arm's search and says whether all
+arms were tuned with the same one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AT_THE_EDGE = "AT THE EDGE"
 
 
 def make_searches(arms: Sequence[Arm]) -> Record:
-    """Each arm's search, and whether they were alike."""
+    """Each arm's search, and whether it was the same for all."""
     searched = [arm for arm in arms if arm.metadata.get("search")]
     return {
         "entries": [{"arm": arm, "search": _search(arm, arm.metadata["search"])} for arm in searched],
@@ -31,13 +31,13 @@ def make_searches(arms: Sequence[Arm]) -> Record:
 
 
 def alike(arms: Sequence[Arm]) -> str:
-    """Whether every arm had the same design, trials, seeds and space; empty if there is nothing to compare."""
+    """A sentence on whether every arm had the same design, trials, seeds and ranges; empty if there is no search."""
     searches = [arm.metadata["search"] for arm in arms if arm.metadata.get("search")]
     if len(arms) < 2 or not searches:
         return ""
     if len(searches) < len(arms):
         missing = listed([arm.name for arm in arms if not arm.metadata.get("search")])
-        return f"NOT ALIKE: no search was made for {missing}."
+        return f"NOT THE SAME SEARCH: no search was made for {missing}."
     first = searches[0]
     differ = [
         name
@@ -47,14 +47,14 @@ def alike(arms: Sequence[Arm]) -> str:
     if not all(_same_ranges(search, first) for search in searches):
         differ.append("ranges")
     if differ:
-        return f"NOT ALIKE: the arms differ in {listed(differ)}."
+        return f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
-    less = "" if len(hyperparameters) == 1 else ", less the hyperparameters that an arm does not have"
-    return f"Every arm was searched with the same design, trials, tuning seeds and ranges{less}."
+    less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
+    return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
 
 
 def _same_ranges(search: Record, other: Record) -> bool:
-    """Whether the hyperparameters that both have were searched over the same values."""
+    """Whether the hyperparameters that both have were searched over the same range."""
     keys = ("low", "high", "scale", "choices")
     return all(
         [search["space"][hyperparameter].get(key) for key in keys]
@@ -94,7 +94,7 @@ def _search(arm: Arm, search: Record) -> Record:
 
 
 def best_of(search: Record, hyperparameter: str) -> Any:
-    """The best value of a hyperparameter; a record without `best_values` has it under its setting."""
+    """The best value of a hyperparameter. A record without `best_values` has it under the name of the setting."""
     found = (search.get("best_values") or {}).get(hyperparameter)
     if found is not None:
         return found
@@ -117,14 +117,14 @@ def range_text(limits: Record) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A setting's value: numbers to four digits, anything else as it is."""
+    """A setting's value as text, with numbers to four digits."""
     if value is None:
         return units.MISSING
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _trials(search: Record) -> list[Record]:
-    """Every trial, the lowest mean first; one that diverged with any seed has no mean and comes last."""
+    """Every trial, with the lowest mean first. Trials that diverged with any seed have no mean and come last."""
     rows = []
     for trial in search.get("table") or []:
         losses = trial["losses"]
@@ -142,9 +142,9 @@ def _trials(search: Record) -> list[Record]:
 
 
 def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, hyperparameter: str) -> None:
-    """Mean loss over one hyperparameter's values; dotted: the limits of what was searched; ring: the best trial's.
+    """Draw the mean loss over one hyperparameter's values. Dotted: limits of the search. Ring: the best trial's value.
 
-    Values that are words, such as a schedule's name, stand to the right of the numbers.
+    Values that are words, such as a schedule's name, are to the right of the numbers.
     """
     limits = search["space"][hyperparameter]
     dress(axes, paint, hyperparameter, "Validation loss (nats)")
@@ -172,7 +172,7 @@ def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, hyperpa
 
 
 def _few_ticks(axes: Axes, numbers: Sequence[float], words: Sequence[tuple[float, Any]], log: bool) -> None:
-    """A label at up to four of the numbers tried, and at each word."""
+    """Set a label at a few of the numbers that were tried, and at each word."""
     from matplotlib.ticker import NullLocator
 
     kept: list[float] = []

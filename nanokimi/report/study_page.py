@@ -38,13 +38,13 @@ def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Arms whose rate was tuned, and has a best; of searched ones the curve is the rate's alone."""
+    """Arms whose rate was tuned and that have a best trial. The curve of a searched arm is that of its rate alone."""
     arms = [arm for arm in report["arms"] if arm["budget"] == "tokens" and arm["tuning"]]
     return [arm for arm in arms if arm["tuning"]["loss"] is not None]
 
 
 def matches(groups: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What is matched, with the comparisons that it holds for."""
+    """What arms are matched in, each with the comparisons that it holds for."""
     said: dict[str, list[str]] = {}
     for group in groups:
         for row in group["rows"]:
@@ -81,7 +81,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(report: dict[str, Any]) -> list[str]:
-    """The sentence on top: which components help when added, which hurt, and how many cannot be told from nothing."""
+    """The sentences on top: which components help, which hurt, and which have no distinguishable effect."""
     components = [one for one in report["effects"] if one["family"] == "additive" and one["mean"] is not None]
     components = components or [
         one for one in report["effects"] if one["family"] == "leave-one-out" and one["mean"] is not None
@@ -115,7 +115,7 @@ def headline(report: dict[str, Any]) -> list[str]:
 
 
 def plain_name(effect: dict[str, Any]) -> str:
-    """A component without its sign."""
+    """The name of the component that a comparison is about."""
     return str(effect["name"]).removeprefix("+ ").removeprefix("without ")
 
 

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 Effect = dict[str, Any]
 BETTER, WORSE = 2, 1
-"""Slots of the colours for lower and for higher losses."""
+"""Slots of the colours for lower and higher losses."""
 
 
 def effects_height(rows: int) -> float:
-    """Inches that so many rows need."""
+    """The height in inches that this many rows need."""
     return 0.75 + 0.27 * rows
 
 
 def draw_effects(axes: Axes, paint: Paint, effects: Sequence[Effect]) -> None:
-    """Each difference with its t interval (line) and the bootstrap's (band); hollow: not distinguishable."""
+    """Draw each difference with its t interval (line) and bootstrap interval (band). Hollow: not distinguishable."""
     dress(axes, paint, "Difference in loss (nats per token)", "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
@@ -47,7 +47,7 @@ def draw_effects(axes: Axes, paint: Paint, effects: Sequence[Effect]) -> None:
 
 
 def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> None:
-    """Loss over the learning rate; every arm's curve, less its own best."""
+    """Draw every arm's loss above its own best, over the learning rate relative to the best one."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     dress(axes, paint, "Learning rate over the best one", "Loss above the best (nats)")
@@ -73,9 +73,9 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
 def draw_curves(
     axes: Axes, paint: Paint, curves: Sequence[dict[str, Any]], axis: str, floor: float | None
 ) -> None:
-    """Every run, the means, and each family's law, drawn to twice what was measured and not beyond.
+    """Draw every run, the means, and each family's law, up to twice the compute that was measured.
 
-    Where a law does not describe its sizes, the lines between them, which are used in its place.
+    If a law does not describe its sizes, the lines between them are drawn, which are used in its place.
     """
     import numpy as np
     from matplotlib.ticker import FuncFormatter
@@ -116,7 +116,7 @@ def draw_curves(
 
 
 def png(inches: tuple[float, float], title: str, draw: Callable[..., None], *arguments: Any) -> bytes:
-    """`draw` as a picture on white."""
+    """What `draw` draws, as a PNG picture on white."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

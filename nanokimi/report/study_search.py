@@ -1,4 +1,4 @@
-"""What was searched for the arms of a study: a table, and the curves around the optima."""
+"""The searches of a study: their tables, and the curves around the optima."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 COSINE = "cosine"
 COSINE_X = 1.12
-"""Where a cosine stands on the axis of decay fractions, which ends at 1."""
+"""The position of cosine on the axis of decay fractions, which ends at 1."""
 
 
 def searched_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def searched_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def hyperparameter_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each hyperparameter."""
+    """The rows of one search's table, one for each hyperparameter."""
     rows = []
     for hyperparameter, space in record["space"].items():
         curve = ", ".join(
@@ -49,7 +49,7 @@ def hyperparameter_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def shown(value: float | str) -> str:
-    """A hyperparameter's value."""
+    """A hyperparameter's value as text."""
     return value if isinstance(value, str) else units.rate(value)
 
 
@@ -67,7 +67,7 @@ def figures(arms: Sequence[dict[str, Any]]) -> list[str]:
 def draw_hyperparameter(
     axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]], hyperparameter: str
 ) -> None:
-    """Each arm's loss above its own best one, over one hyperparameter's values."""
+    """Draw each arm's loss above its own best, over one hyperparameter's values."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     spaces = [

@@ -1,4 +1,4 @@
-"""The panels of one arm's router and attention: what its first seed recorded of experts and logits."""
+"""The panels of one arm's router and attention, from the records of its first seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_layers(
     layers: list[int],
     y_label: str,
 ) -> None:
-    """One line per layer, from faint (first) to full (last)."""
+    """Draw one line per layer, from faint (first) to full (last)."""
     dress(axes, paint, "Optimizer steps", y_label)
     short_ticks(axes)
     named = {0, len(layers) // 2, len(layers) - 1} if len(layers) > 8 else set(range(len(layers)))
@@ -50,7 +50,7 @@ def draw_layers(
 
 
 def draw_router(axes: Axes, paint: Paint, arm: Arm, key: str, y_label: str) -> None:
-    """One of the router's per-layer numbers through the run."""
+    """Draw a number that the router has for each layer, through the run."""
     from matplotlib.ticker import MaxNLocator
 
     records = arm.kind("router")
@@ -66,7 +66,7 @@ def draw_router(axes: Axes, paint: Paint, arm: Arm, key: str, y_label: str) -> N
 
 
 def draw_logits(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """The largest attention logit of each layer's top head, against QK-Clip's threshold."""
+    """Draw the largest attention logit of each layer's top head, and QK-Clip's threshold."""
     from matplotlib.ticker import FuncFormatter
 
     records = arm.kind("attention")
@@ -84,7 +84,7 @@ def _one_two_five(value: float, _position: int | None = None) -> str:
 
 
 def _reference(axes: Axes, paint: Paint, value: float, text: str) -> None:
-    """A level, and room for its name above it."""
+    """Draw a level, with room for its name above it."""
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
         axes.set_ylim(top=max(high, value * (value / low) ** 0.14))
@@ -94,7 +94,7 @@ def _reference(axes: Axes, paint: Paint, value: float, text: str) -> None:
 
 
 def draw_clips(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """Heads that QK-Clip scaled down, between one record and the next."""
+    """Draw how many heads QK-Clip scaled down between one record and the next."""
     from matplotlib.ticker import MaxNLocator
 
     xs, ys = peaks(series(arm.kind("attention"), "step", "clips"))
@@ -106,7 +106,7 @@ def draw_clips(axes: Axes, paint: Paint, arm: Arm) -> None:
 
 
 def draw_aux_loss(axes: Axes, paint: Paint, arm: Arm) -> None:
-    """The balance loss, smoothed as the training loss is."""
+    """Draw the balance loss, smoothed like the training loss."""
     dress(axes, paint, "Optimizer steps", "Auxiliary loss")
     short_ticks(axes)
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
@@ -116,7 +116,7 @@ def draw_aux_loss(axes: Axes, paint: Paint, arm: Arm) -> None:
 
 
 def draw_experts(axes: Axes, paint: Paint, arm: Arm, layer: int) -> None:
-    """A heat map of each expert's share over the fair share: clear is fair, green is more, purple is less."""
+    """Draw a heat map of each expert's share relative to the fair share. Clear: fair. Green: more. Purple: less."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import FixedLocator
 

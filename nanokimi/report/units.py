@@ -1,4 +1,4 @@
-"""Numbers as people read them: three or four digits, thousands separators, a unit; "n/a" for what was not measured."""
+"""Numbers as text: three or four digits, thousands separators and a unit, or "n/a" if they were not measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_number(value: object) -> bool:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`digits` significant digits without an exponent; digits left of the point are never dropped."""
+    """A number with `digits` significant digits. Digits left of the point are kept; tiny numbers get an exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
@@ -27,7 +27,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def short(value: Number) -> str:
-    """1234567 as "1.23 M"."""
+    """A number with three digits and a prefix: 1234567 is "1.23 M"."""
     if value is None:
         return MISSING
     for size, prefix in PREFIXES:
@@ -37,7 +37,7 @@ def short(value: Number) -> str:
 
 
 def tick(value: float, _position: int | None = None) -> str:
-    """An axis label: as `short`, without the zeros that say nothing."""
+    """A number for an axis label, with a prefix and without trailing zeros: 1500000 is "1.5 M"."""
     for size, prefix in PREFIXES:
         if abs(value) >= size:
             return f"{value / size:g} {prefix}"
@@ -50,17 +50,17 @@ def count(value: Number) -> str:
 
 
 def fixed(value: Number) -> str:
-    """A loss or anything near 1: four decimals."""
+    """A loss, or another number near 1, with four decimals."""
     return MISSING if value is None else f"{value:,.4f}"
 
 
 def signed(value: Number) -> str:
-    """A difference of losses: four decimals and always a sign."""
+    """A difference of losses with a sign and four decimals."""
     return MISSING if value is None else f"{value:+,.4f}"
 
 
 def spread(mean: Number, deviation: Number) -> str:
-    """A mean over seeds with its standard deviation; the mean alone where one seed gives none."""
+    """A mean over seeds with its standard deviation, which is None for one seed."""
     return fixed(mean) if deviation is None else f"{fixed(mean)} \u00b1 {fixed(deviation)}"
 
 
@@ -70,17 +70,17 @@ def between(ends: Sequence[float] | None) -> str:
 
 
 def plain(value: Number) -> str:
-    """Three significant digits, where the unit stands elsewhere."""
+    """A number with three significant digits and no unit."""
     return MISSING if value is None else significant(value)
 
 
 def rate(value: Number) -> str:
-    """A learning rate, as it is written in a configuration."""
+    """A learning rate as configurations have it."""
     return MISSING if value is None else f"{value:g}"
 
 
 def size(value: Number) -> str:
-    """Bytes in decimal units: 1 MB is 1,000,000 bytes."""
+    """Bytes in decimal units: 1000000 is "1.00 MB"."""
     if value is None:
         return MISSING
     for unit, name in BYTES:
@@ -95,7 +95,7 @@ def milliseconds(value: Number) -> str:
 
 
 def seconds(value: Number) -> str:
-    """A time given in seconds; in minutes from two minutes on, in hours from two hours on."""
+    """A time given in seconds, written in minutes from 2 minutes on and in hours from 2 hours on."""
     if value is None:
         return MISSING
     if value < 120:
@@ -107,15 +107,15 @@ def seconds(value: Number) -> str:
 
 
 def percent(value: Number) -> str:
-    """A share of 1."""
+    """A share in percent: 0.25 is "25 %"."""
     return MISSING if value is None else f"{100 * value:.0f} %"
 
 
 def relative(value: float) -> str:
-    """A ratio as a distance: "+38 %", from three times on "3.40x"."""
+    """A ratio as a change: 1.38 is "+38 %", and 3.4 is "3.40x"."""
     return f"{100 * (value - 1):+.0f} %" if value < 3 else ratio(value)
 
 
 def ratio(value: Number) -> str:
-    """How many times as much: "1.38x"."""
+    """A ratio as a multiple: 1.38 is "1.38x"."""
     return MISSING if value is None else f"{significant(value)}x"
