@@ -19,19 +19,19 @@ from nanokimi.train.step import needs_logits, training_batch
 
 def evaluate_and_sample(state: TrainState, last: bool) -> Iterator[Record]:
     """Whatever is due at this step: validation, stories, telemetry."""
-    every, step = state.config.train, state.step
-    telemetry_every = every.telemetry_every or max(every.eval_every // 10, 1)
+    train, step = state.config.train, state.step
+    telemetry_every = train.telemetry_every or max(train.eval_every // 10, 1)
     if state.evaluated:  # before the run was stopped and resumed
         if last:
             evaluate_now(state)
         return
     if state.only_final_score and not last:
         return
-    if last or step % every.eval_every == 0:
+    if last or step % train.eval_every == 0:
         yield {"kind": "eval", **evaluate_now(state).record()}
     if state.only_final_score:
         return
-    if last or step % (every.sample_every or every.eval_every) == 0:
+    if last or step % (train.sample_every or train.eval_every) == 0:
         yield from sample_records(state)
     if last or step % telemetry_every == 0:
         yield from telemetry_records(state)
