@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadgroup -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

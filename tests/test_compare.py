@@ -31,8 +31,6 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train.run import train_alone
 
-pytestmark = pytest.mark.xdist_group("compare")  # one process makes the fixtures, which take long
-
 ARMS = {"NanoKimi": "nanokimi", "NanoGPT with Muon": "nanogpt-with-muon", "NanoGPT": "nanogpt"}
 """Each arm and its folder."""
 SEEDS = (7, 8)

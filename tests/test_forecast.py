@@ -24,8 +24,6 @@ from nanokimi.profiling.forecast import TIMED_STEPS, Forecast, forecast, tried
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train.state import TrainState, build_state
 
-pytestmark = pytest.mark.xdist_group("forecast")  # one process makes the fixtures, which take long
-
 SETTINGS = """\
 seed: 7
 train: {context_length: 16, batch_size: 8, max_epochs: 0.5, eval_every: 6, save_every: 4, device: cpu, threads: 1}

@@ -29,8 +29,6 @@ from nanokimi.study.pool import free_slots
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
 
-pytestmark = pytest.mark.xdist_group("jobs")  # one process makes the fixtures, which take long
-
 CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
 SETTINGS = f"""\

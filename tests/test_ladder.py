@@ -46,8 +46,6 @@ from nanokimi.study.ladder import (
 from nanokimi.study.study import report_of, trials_of
 from nanokimi.study.tune import geometric_grid, is_interior, next_value, tune
 
-pytestmark = pytest.mark.xdist_group("ladder")  # one process makes the fixtures, which take long
-
 
 def preset(name: str) -> RunConfig:
     vocab_size = {"ladder-shakespeare": 65}.get(name, 1024)

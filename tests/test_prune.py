@@ -20,8 +20,6 @@ from nanokimi.train.prune import expert_usage, prune, pruned_weights
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import open_run
 
-pytestmark = pytest.mark.xdist_group("prune")  # one process makes the fixtures, which take long
-
 KINDS: dict[str, ModelConfig] = {
     "nanokimi": TINY_KIMI,
     "topk": replace(TINY_VARIANT, experts="topk", norm_topk_prob=False, n_shared_experts=1),

@@ -21,8 +21,6 @@ from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_o
 from nanokimi.report.records import Arm, Record, Run
 from nanokimi.runtime.files import read_json
 
-pytestmark = pytest.mark.xdist_group("report")  # one process makes the fixtures, which take long
-
 FEW: dict[str, Any] = {"searched": False, "kinds": ("train", "eval", "sample", "event")}
 """A report with a third of the figures, whose drawing is most of the time that a test takes."""
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

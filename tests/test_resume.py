@@ -41,8 +41,6 @@ from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
 
-pytestmark = pytest.mark.xdist_group("resume")  # one process makes the fixtures, which take long
-
 Build = Callable[..., RunConfig]
 CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
 

@@ -38,8 +38,6 @@ from nanokimi.study.study import StudyArm
 from nanokimi.study.tuning_record import read_tuned
 from nanokimi.study.tuning_words import tuning_label
 
-pytestmark = pytest.mark.xdist_group("settle")  # one process makes the fixtures, which take long
-
 STEPS = 500
 
 
