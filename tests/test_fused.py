@@ -120,12 +120,15 @@ def test_freed_memory_is_kept() -> None:
         "step = lambda: [torch.ones(5 << 18) for _ in range(4)]\n"
         "keep_freed_memory(cpu)\n"
         "for _ in range(3): step()\n"
-        "before = faults()\n"
-        "for _ in range(10): step()\n"
-        "print(faults() - before); held = memory_bytes(cpu); release_memory(cpu); print(held - memory_bytes(cpu))"
+        "counts = []\n"
+        "for _ in range(5):\n"
+        "    before = faults()\n"
+        "    for _ in range(10): step()\n"
+        "    counts.append(faults() - before)\n"
+        "print(min(counts)); held = memory_bytes(cpu); release_memory(cpu); print(held - memory_bytes(cpu))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     faults, released = map(int, result.stdout.split())
-    # 20 MB are 5,120 pages, ten times; a busy system may take memory back that lies idle, at any moment
-    assert faults < 25_600
-    assert released > 5e6
+    # 20 MB are 5,120 pages, ten times. Of five rounds the best counts: in others the system may take idle memory back.
+    assert faults < 1000
+    assert released > 10e6
