@@ -26,6 +26,7 @@ from nanokimi.kernels.accelerate import (
     TRACEABLE,
     Place,
     Row,
+    accelerate_optimizer_,
     choose_loss,
     why_no_c,
 )
@@ -288,3 +289,18 @@ def test_queries_keep_what_has_no_position() -> None:
     given = q.unflatten(-1, (H, -1)).transpose(1, 2)
     assert torch.equal(turned[..., :N], given[..., :N])
     assert not torch.equal(turned[..., N:], given[..., N:])
+
+
+@pytest.mark.parametrize(
+    ("ns_dtype", "form"), [(None, "C"), (torch.bfloat16, "C"), (torch.float32, "batches")]
+)
+def test_muons_step_in_c_is_for_newton_schulz_in_bf16(
+    ns_dtype: torch.dtype | None, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the dtype of training is; what is reported must be what is used."""
+    monkeypatch.setattr("nanokimi.kernels.muon.has_native_step", lambda: True)
+    p = torch.nn.Parameter(torch.zeros(64, 64))
+    optimizer = ReferenceMuon([p], ns_dtype=ns_dtype)
+    (choice,) = accelerate_optimizer_(optimizer)
+    assert choice.form.startswith(form) and (form != "C" or "Newton-Schulz" in choice.why)
+    assert optimizer.matrix_step is (native_matrix_step if form == "C" else batched_matrix_step)

@@ -23,7 +23,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
-from nanokimi.study.audits import audit_key
+from nanokimi.study.audits import audit_key, with_leaks_found
 from nanokimi.study.jobs import as_job_config, in_blocks, job_key, read_results
 from nanokimi.study.pool import free_slots
 from nanokimi.study.settle import setting_maker
@@ -91,6 +91,13 @@ def test_an_audit_counts_for_every_run_of_its_architecture(study: Study) -> None
     for setting, value in {"nanogpt.model.hidden_size": 64, "train.context_length": 8}.items():
         assert key({setting: value}) != key({}), setting
     assert key({}, {**FINGERPRINT, "tokens_sha256": "c"}) != key({})
+
+
+@pytest.mark.parametrize("content", ["[]", '{"key": 1}'])
+def test_damaged_audits_are_refused(content: str, study: Study) -> None:
+    (study.folder / "audits.json").write_text(content)
+    with pytest.raises(UserError, match="audits.json is not the file that the study wrote"):
+        with_leaks_found([arm(study)], study)
 
 
 def test_stretches_hold_every_window_once() -> None:

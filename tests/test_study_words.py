@@ -18,6 +18,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.parsing import is_whole, settings, with_parsed
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
+from nanokimi.report.study_groups import grouped
 from nanokimi.runtime.files import read_json
 from nanokimi.study import sweep
 from nanokimi.study.added import added_arm
@@ -318,3 +319,11 @@ def test_the_help_states_the_defaults(verb: str, options: object) -> None:
     assert len(stated) >= 4
     for name, default in stated:
         assert getattr(options, name.replace("-", "_")) == int(default), name
+
+
+def test_comparisons_of_a_group_with_another_name_are_shown() -> None:
+    """As in records of earlier versions, whose groups were renamed: a table once left them out without a word."""
+    effects = [{"family": family, "name": family} for family in ("per reading", "2x2", "per reading")]
+    found = grouped(effects)
+    assert [(family, len(rows)) for family, _, rows in found] == [("2x2", 1), ("per reading", 2)]
+    assert found[1][1].heading == "per reading"

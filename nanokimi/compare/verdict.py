@@ -130,7 +130,7 @@ def lead(first: str, second: str, pairs: list[dict[str, Any]]) -> dict[str, Any]
 def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
     """Sentences on the lowest arm against each other one."""
     sure = [
-        f"{name} by {one['by']:.4f} (95% interval over seeds {one['low']:.4f} to {one['high']:.4f})"
+        f"{name} by {one['by']:.4f} (95% interval {one['low']:.4f} to {one['high']:.4f})"
         for name, one in ahead.items()
         if one["sure"]
     ]

@@ -112,6 +112,11 @@ def fp32_experts(owner: Experts) -> Callable[..., Any]:
     return grouped_experts if can_group(Place("cpu", "fp32", False), owner) else mix_experts
 
 
+def uses_bf16(optimizer: Muon) -> bool:
+    """Whether Newton-Schulz may be in bf16: for some group that is asked for, or the fastest dtype is."""
+    return any(group["ns_dtype"] in (None, torch.bfloat16) for group in optimizer.param_groups)
+
+
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that torch.compile calls without tracing it."""
     return torch.compiler.disable(function)
@@ -127,6 +132,7 @@ MUON = Mechanism("Muon", (Muon,), "matrix_step")
 
 BF16_C = "bf16 on a CPU that multiplies in it, and a C compiler"
 BF16 = "bf16 on a CPU"
+MUON_C = "Newton-Schulz in bf16 on a CPU that multiplies in it, and a C compiler"
 TRACEABLE = "what torch.compile can trace"
 GROUPED = "a CPU or CUDA, and rows of whole 16 bytes"
 NOT_COMPILED = "torch.compile groups bf16 alone"
@@ -258,8 +264,8 @@ TABLE = (
     Row(
         MUON,
         form="C, the largest matrices in batches",
-        why=BF16_C,
-        suits=lambda at, _: at.device == "cpu" and muon.has_native_step(),
+        why=MUON_C,
+        suits=lambda at, optimizer: at.device == "cpu" and uses_bf16(optimizer) and muon.has_native_step(),
         make=lambda _: muon.native_matrix_step,
     ),
     Row(

@@ -1,7 +1,8 @@
 """Attention in bf16 on a CPU, where the backward pass of torch's fused kernel is slow (docs/performance.md).
 
 Eager: three batched operations, for short sequences. Fused: the core of MLA, including rotation, with its own backward
-pass. C (attention.c): both without a T x T matrix. All of them find the largest logits at no cost.
+pass. C (attention.c): softmax attention and MLA, neither with a T x T matrix. All of them find the largest logits
+without computing the logits a second time.
 """
 
 from __future__ import annotations

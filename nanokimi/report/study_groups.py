@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,10 @@ GROUPS = {
     "families": Group("At each size", more="Equal active parameters and tokens at each size."),
 }
 """By the `family` of a comparison in study.json."""
+
+
+def grouped(effects: Sequence[dict[str, Any]]) -> list[tuple[str, Group, list[dict[str, Any]]]]:
+    """Comparisons by family. Families that GROUPS does not have, as in old records, come last under their own names."""
+    families = dict.fromkeys([*GROUPS, *(one["family"] for one in effects)])
+    found = [(family, [one for one in effects if one["family"] == family]) for family in families]
+    return [(family, GROUPS.get(family, Group(family)), rows) for family, rows in found if rows]

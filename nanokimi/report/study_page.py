@@ -10,7 +10,7 @@ from nanokimi.report import plots, study_plots, study_search, units
 from nanokimi.report.metrics import STUDY_PAGE
 from nanokimi.report.page import render
 from nanokimi.report.plots import WIDE, svg
-from nanokimi.report.study_groups import GROUPS
+from nanokimi.report.study_groups import grouped
 from nanokimi.runtime.files import read_json, write_atomic
 
 BUDGET_NAMES = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
@@ -20,20 +20,18 @@ EFFECT_WIDTH = 7.4
 def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparisons by family, each with its figure."""
     groups = []
-    for family, group in GROUPS.items():
-        rows = [one for one in report["effects"] if one["family"] == family]
-        if rows:
-            inches = (EFFECT_WIDTH, study_plots.effects_height(len(rows)))
-            figure = svg(f"{group.title}: differences in loss", inches, study_plots.draw_effects, rows)
-            groups.append(
-                {
-                    "id": family.replace(" ", "-"),
-                    "title": group.title,
-                    "lead": group.lead,
-                    "rows": rows,
-                    "svg": figure,
-                }
-            )
+    for family, group, rows in grouped(report["effects"]):
+        inches = (EFFECT_WIDTH, study_plots.effects_height(len(rows)))
+        figure = svg(f"{group.title}: differences in loss", inches, study_plots.draw_effects, rows)
+        groups.append(
+            {
+                "id": family.replace(" ", "-"),
+                "title": group.title,
+                "lead": group.lead,
+                "rows": rows,
+                "svg": figure,
+            }
+        )
     return groups
 
 

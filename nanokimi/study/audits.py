@@ -39,7 +39,7 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     Raises UserError if an arm's model gives different logits for the same ids.
     """
     path = study.folder / AUDITS_FILE
-    kept: dict[str, str | None] = read_json(path) if path.exists() else {}
+    kept = read_audits(path)
     keys = {arm.name: audit_key(arm.config, study.data.fingerprint) for arm in arms}
     wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
     for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
@@ -53,6 +53,14 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
         kept[keys[arm.name]] = None if found.causal else found.where
         write_json(path, kept)
     return [replace(arm, leaking=kept[keys[arm.name]]) for arm in arms]
+
+
+def read_audits(path: Path) -> dict[str, str | None]:
+    """Where each architecture leaks, or None, by `audit_key`. Raises UserError if the file holds anything else."""
+    kept = read_json(path) if path.exists() else {}
+    if not isinstance(kept, dict) or not all(isinstance(where, str | None) for where in kept.values()):
+        raise UserError(f"{path} is not the file that the study wrote: delete it to audit again")
+    return kept
 
 
 def audit_key(config: RunConfig, fingerprint: dict[str, str]) -> str:

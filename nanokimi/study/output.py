@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report.metrics import STUDY_TEXT
-from nanokimi.report.study_groups import GROUPS
+from nanokimi.report.study_groups import grouped
 from nanokimi.report.study_search import hyperparameter_rows
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
@@ -87,10 +87,8 @@ def search_rows(report: dict[str, Any]) -> list[list[str]]:
 def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list[str]]]]:
     """Every table as (title, head, rows)."""
     found: list[tuple[str, Sequence[str], list[list[str]]]] = []
-    for family, group in GROUPS.items():
-        rows = [effect_cells(one) for one in report["effects"] if one["family"] == family]
-        if rows:
-            found.append((group.heading, EFFECT_HEAD, rows))
+    for _, group, effects in grouped(report["effects"]):
+        found.append((group.heading, EFFECT_HEAD, [effect_cells(one) for one in effects]))
     head = list(ARM_HEAD)
     rows = [arm_cells(row) for row in report["arms"] if row["budget"] == "tokens"]
     found.append(("Arms, at equal tokens (nats per token)", head, rows))

@@ -7,7 +7,7 @@ tuned.json and search.json hold a record for each arm. It is a dictionary:
 - `best`: settings without the family in front; `best_values`: values that do not depend on width and length
 - `interior`: whether the best value is interior, by hyperparameter
 - `table`: each trial's values, and its loss with each seed it was scored with, None if that run diverged
-- `sensitivity`: the curve of each hyperparameter around the best
+- `sensitivity`: the curve of each hyperparameter through the centre of the last pattern of trials
 """
 
 from __future__ import annotations
