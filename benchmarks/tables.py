@@ -19,12 +19,10 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-import numpy as np
 from prose_numbers import with_numbers
 from recorded import PRESETS, RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from study_tables import old_and_new, study_block
 
-from nanokimi.compare.proportions import over_seeds
 from nanokimi.compare.verdict import verdict
 from nanokimi.measure.stats import paired_t, search_variance
 from nanokimi.report.units import seconds as in_time
@@ -170,17 +168,15 @@ def tales_table(name: str) -> str:
     """What the story world's parser and its recall questions found for each arm (first seed only)."""
     _, runs = read_comparison(name)
     asked = [run for run in runs if run.get("tales")]
-    names = list(dict.fromkeys(run["arm"] for run in asked))
 
     def row(title: str, find: Callable[[Row], Row]) -> str:
-        cells = []
-        for arm in names:
-            parts = [find(run["tales"]) for run in asked if run["arm"] == arm]
-            share = over_seeds(np.array([part["right"] for part in parts]))
-            cells.append(f"{share.share:.0%} ({share.low:.0%} to {share.high:.0%}) of {parts[0]['total']}")
+        parts = [find(run["tales"]) for run in asked]
+        cells = [
+            f"{one['share']:.0%} ({one['low']:.0%} to {one['high']:.0%}) of {one['total']}" for one in parts
+        ]
         return f"| {title} | " + " | ".join(cells) + " |"
 
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    lines = ["| | " + " | ".join(run["arm"] for run in asked) + " |", "|---|" + "---|" * len(asked)]
     for key in ("grammatical", "consistent", "complete", "perfect"):
         lines.append(row(f"stories {key}", lambda tales, key=key: tales["judged"][key]))  # type: ignore[misc]
     for distance in asked[0]["tales"]["recall"]:

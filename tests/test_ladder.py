@@ -279,7 +279,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
                 if (line["arm"], line["purpose"], line["lr"]) == (arm["name"], "tune", lr)
             ]
             assert len(tried) == 2 and loss == pytest.approx(sum(tried) / 2)
-    assert any("on 2 seeds of its own" in label for label in report["labels"])
+    assert any("on 2 random seeds that are used only for tuning" in label for label in report["labels"])
     with (finished / "study.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["+ Muon"]["mean"]) == effect["mean"] and rows["+ Muon"]["words"] == effect["words"]

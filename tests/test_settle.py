@@ -184,7 +184,7 @@ def test_what_was_searched_is_said(arms: list[StudyArm]) -> None:
     records[END]["interior"]["lr"] = False
     planned = [as_planned(by_name[name], records[name]) for name in records]
     label = tuning_label(planned)
-    assert f"with {Design(points=8).trials} trials on 2 seeds of its own" in label
+    assert f"with {Design(points=8).trials} trials on 2 random seeds that are used only for tuning" in label
     assert "At the edge of what was tried" in label and f"{END} (lr" in label
     assert f"{START} (lr" not in label and label.startswith("Every arm is tuned with the same search (lr, ")
     assert tuning_label([planned[0], as_planned(by_name["+ RoPE"], None)]).endswith("not tuned.")

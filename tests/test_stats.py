@@ -14,7 +14,6 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from nanokimi.compare.proportions import over_seeds
 from nanokimi.measure.stats import (
     LEVEL,
     NOT_DISTINGUISHABLE,
@@ -271,33 +270,6 @@ def test_holm_by_hand() -> None:
 
 
 # ---- shares over questions and seeds
-
-
-@pytest.mark.parametrize(("of_questions", "of_seeds"), [(0.0, 0.0), (0.7, 0.0), (1.5, 0.0), (1.5, 0.3)])
-def test_a_share_over_seeds_holds_the_truth_when_questions_are_shared(
-    of_questions: float, of_seeds: float
-) -> None:
-    """50 questions under 3 seeds, some hard for every seed: as 150 trials 74 to 95%, now at least 93%."""
-    generator, experiments = np.random.default_rng(6), 600
-    truth = scipy_stats.norm.cdf(-0.5 / math.sqrt(1 + of_questions**2 + of_seeds**2))
-    hard_EQ = of_questions * generator.normal(size=(experiments, 1, 50))
-    bad_ES = of_seeds * generator.normal(size=(experiments, 3, 1))
-    right_ESQ = -0.5 + hard_EQ + bad_ES + generator.normal(size=(experiments, 3, 50)) > 0
-    found = [over_seeds(right_SQ) for right_SQ in right_ESQ]
-    naive = [wilson(right_SQ.sum(), 150) for right_SQ in right_ESQ]
-    assert sum(one.low <= truth <= one.high for one in found) / experiments >= 0.93
-    if of_questions == 1.5:
-        assert sum(low <= truth <= high for low, high in naive) / experiments < 0.88
-
-
-def test_answers_that_all_seeds_share_are_worth_one_seed_s() -> None:
-    once = np.random.default_rng(2).uniform(size=50) < 0.3
-    same, alone = over_seeds(np.stack([once] * 3)), wilson(once.sum(), 50)
-    assert (same.low, same.high) == pytest.approx(alone, abs=0.015) and same.total == 150
-    none = over_seeds(np.zeros((3, 50)))
-    assert (none.low, none.high) == wilson(0, 50), "nothing right in 150 answers to 50 questions"
-    one = over_seeds(once[None])
-    assert (one.low, one.high) == pytest.approx(alone) and one.total == 50
 
 
 def test_what_is_said() -> None:

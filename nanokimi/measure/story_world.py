@@ -37,11 +37,8 @@ def world_of(path: str) -> str:
     return path.partition(":")[0]
 
 
-def wilson(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95% interval for a proportion (1927), which also works for few trials and for shares near 0 and 1.
-
-    `total` counts independent trials, or, with a wider `z`, the effective number of dependent ones.
-    """
+def wilson(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval for a proportion (1927), which also works for few trials and for shares near 0 and 1."""
     if total == 0:
         return 0.0, 1.0
     share = successes / total

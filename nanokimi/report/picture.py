@@ -62,9 +62,12 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
     axes.set_xlim(0, 1.3)
 
 
-def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record]) -> None:
-    """Differences of test loss, with a thick interval over seeds and a thin one over text. Filled marks: decided."""
-    dress(axes, paint, "First minus second, test loss (nats per token); left: the first is lower", "")
+def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record], key: str) -> None:
+    """Differences of test loss, with a thick interval over seeds and a thin one over text, which `key` explains.
+
+    Filled marks: decided.
+    """
+    dress(axes, paint, f"First minus second (nats per token); left: the first is lower\n{key}", "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
     axes.axvline(0, color=paint.ink, linewidth=1.0)
@@ -132,8 +135,9 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
         draw_bars(panel("Test text, beside simple baselines"), PAPER, bars, "Bits per byte")
     strip = make_strip(report, arms)
     if strip:
-        thick = "thick: 95% over seeds; " if strip["over_seeds"] else "one seed; "
-        draw_pairs(panel(f"Differences ({thick}thin: text only, decides nothing)"), PAPER, strip["rows"])
+        thick = "thick: 95% interval, which decides; " if strip["over_seeds"] else "one seed; "
+        key = f"{thick}thin: over the text alone, decides nothing"
+        draw_pairs(panel("Differences of test loss"), PAPER, strip["rows"], key)
     if costs:
         draw_costs(panel("Cost"), PAPER, arms, costs)
     if any(position_losses(arm) for arm in arms):

@@ -51,7 +51,9 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
 def own_seeds(record: dict[str, Any]) -> str:
     """The seeds of a record, which are never those that arms are judged by."""
     count = max(len(record["seeds"]), 1)
-    return f"{count} seeds of its own, by their mean" if count > 1 else "a seed of its own"
+    if count > 1:
+        return f"{count} random seeds that are used only for tuning, by their mean"
+    return "one random seed that is used only for tuning"
 
 
 def edges(arms: Sequence[dict[str, Any]]) -> str:
