@@ -19,9 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a story may contain characters that the terminal's encoding lacks
+            # A story may contain characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="replace")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(HELP, end="")

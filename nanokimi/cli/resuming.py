@@ -8,7 +8,7 @@ from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder
 from nanokimi.config import BUDGETS, FAMILIES, FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.arms import arm_config, only_arms, slug, with_arm
+from nanokimi.config.arms import one_arm, only_arms, slug, with_arm
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings, with_changes
 from nanokimi.config.rules import validate
@@ -37,10 +37,7 @@ def with_arms(config: RunConfig, command: str, words: ArmWords) -> RunConfig:
                 f"--arm '{text}': expected \"NAME: from=FAMILY ...\"; --arms chooses among known ones"
             )
         if command == "train":
-            chosen = only_arms(config, [name.strip()], "--arm") if not config.arms else config
-            if name.strip() not in (chosen.arms or {}):
-                only_arms(config, [name.strip()], "--arm")
-            config = arm_config(config, chosen.arms, name.strip())
+            config = one_arm(config, name.strip(), "--arm")
     return only_arms(config, list(words.only)) if words.only else config
 
 

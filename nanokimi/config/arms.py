@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -171,14 +172,26 @@ def argument(key: str, word: str) -> Any:
 def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:
     """The configuration with only these of its arms, in this order. Raises UserError for an unknown name."""
     specs = config.arms or DEFAULT_ARMS
-    for name in names:
-        if name not in specs:
-            raise UserError(f"{option}: there is no arm '{name}'{nearest(name, list(specs))}")
+    require_arms(specs, names, option)
     for name in names:
         source = specs[name].get("from")
         if source in specs and source not in names:
             raise UserError(f"{option}: '{name}' is made from '{source}': name that one, too")
     return replace(config, arms={name: specs[name] for name in names})
+
+
+def one_arm(config: RunConfig, name: str, option: str) -> RunConfig:
+    """The configuration of one of the arms alone. Raises UserError, which names `option`, if it has no such arm."""
+    specs = config.arms or DEFAULT_ARMS
+    require_arms(specs, [name], option)
+    return arm_config(config, specs, name)
+
+
+def require_arms(specs: Mapping[str, Spec], names: Iterable[str], option: str) -> None:
+    """Raises UserError, which names `option`, if one of `names` is not an arm of `specs`."""
+    for name in names:
+        if name not in specs:
+            raise UserError(f"{option}: there is no arm '{name}'{nearest(name, list(specs))}")
 
 
 def arms_of_pair(content: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,3 +61,12 @@ def grouped(effects: Sequence[dict[str, Any]]) -> list[tuple[str, Group, list[di
     families = dict.fromkeys([*GROUPS, *(one["family"] for one in effects)])
     found = [(family, [one for one in effects if one["family"] == family]) for family in families]
     return [(family, GROUPS.get(family, Group(family)), rows) for family, rows in found if rows]
+
+
+def names_by_match(effects: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """What the arms of comparisons are matched in, in words, with the names of the comparisons that it is true of."""
+    found: dict[str, list[str]] = {}
+    for effect in effects:
+        if effect["match"]:
+            found.setdefault(effect["match"], []).append(effect["name"])
+    return found

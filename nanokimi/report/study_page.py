@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from nanokimi.report import plots, study_plots, study_search, units
 from nanokimi.report.metrics import STUDY_PAGE
 from nanokimi.report.page import render
 from nanokimi.report.plots import WIDE, svg
-from nanokimi.report.study_groups import grouped
+from nanokimi.report.study_groups import grouped, names_by_match
 from nanokimi.runtime.files import read_json, write_atomic
 
 BUDGET_NAMES = {"tokens": "equal tokens", "flops": "equal FLOPs", "seconds": "equal seconds"}
@@ -41,16 +40,6 @@ def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [arm for arm in arms if arm["tuning"]["loss"] is not None]
 
 
-def matches(groups: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What arms are matched in, each with the comparisons that it holds for."""
-    said: dict[str, list[str]] = {}
-    for group in groups:
-        for row in group["rows"]:
-            if row["match"]:
-                said.setdefault(row["match"], []).append(row["name"])
-    return list(said.items())
-
-
 def make_context(report: dict[str, Any]) -> dict[str, Any]:
     """Everything that the template shows."""
     groups, tuned = groups_of(report), tuned_arms(report)
@@ -59,7 +48,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "report": report,
         "groups": groups,
-        "matches": matches(groups),
+        "matches": list(names_by_match(row for group in groups for row in group["rows"]).items()),
         "tuned": tuned,
         "tuning": svg("Tuning curves", WIDE, study_plots.draw_tuning, tuned) if tuned else None,
         "searched": searched,

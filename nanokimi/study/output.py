@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report.metrics import STUDY_TEXT
-from nanokimi.report.study_groups import grouped
+from nanokimi.report.study_groups import grouped, names_by_match
 from nanokimi.report.study_search import hyperparameter_rows
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
@@ -103,11 +103,7 @@ def sections(report: dict[str, Any]) -> list[tuple[str, Sequence[str], list[list
 
 def matches(report: dict[str, Any]) -> list[str]:
     """What the arms of each comparison are matched in; comparisons with the same answer share a line."""
-    said: dict[str, list[str]] = {}
-    for effect in report["effects"]:
-        if effect["match"]:
-            said.setdefault(effect["match"], []).append(effect["name"])
-    return [f"{', '.join(names)}: {text}." for text, names in said.items()]
+    return [f"{', '.join(names)}: {text}." for text, names in names_by_match(report["effects"]).items()]
 
 
 def as_text(report: dict[str, Any]) -> str:
