@@ -26,6 +26,8 @@ from nanokimi.study.power_law import (
     CUBIC,
     LAW,
     LINES,
+    Size,
+    Sizes,
     between_sizes,
     describe_fit,
     fit_power,
@@ -40,6 +42,10 @@ COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 
 def law(compute: np.ndarray | float, e0: float, a: float, alpha: float) -> np.ndarray:
     return np.asarray(e0 + a * np.asarray(compute) ** -alpha)
+
+
+def sizes(losses_SN: np.ndarray) -> Sizes:
+    return Sizes(COMPUTE, losses_SN, np.zeros(len(COMPUTE)))
 
 
 # ---- curves
@@ -66,10 +72,8 @@ def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
     envelope of all of them more often."""
     generator = np.random.default_rng(2)
     clean = multiplier(
-        COMPUTE,
-        law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(5, 0),
-        1e10 / 3,
-        law(1e10, 0.2, 30.0, 0.15).repeat(5),
+        sizes(law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(5, 0)),
+        Size(1e10 / 3, law(1e10, 0.2, 30.0, 0.15).repeat(5)),
         0.2,
     )
     assert clean["ratio"] == pytest.approx(3.0) and clean["bound"] is None
@@ -78,7 +82,7 @@ def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
     for _ in range(100):
         base = law(COMPUTE, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, (5, 4))
         new = law(1e10, 0.2, 30.0, 0.15) + generator.normal(0, 0.004, 5)
-        found = multiplier(COMPUTE, base, 1e10 / 3, new, 0.2)
+        found = multiplier(sizes(base), Size(1e10 / 3, new), 0.2)
         covered += found["seeds95"][0] <= 3 <= found["seeds95"][1]
         wholly += found["ci95"][0] <= 3 <= found["ci95"][1]
         assert found["ci95"][0] <= found["seeds95"][0] <= found["seeds95"][1] <= found["ci95"][1]
@@ -88,7 +92,7 @@ def test_the_multiplier_of_a_known_pair_and_its_interval() -> None:
 def test_the_interval_holds_every_curve_and_every_size_left_out() -> None:
     """On losses no law describes, lines through four sizes and through three differ: the interval says so."""
     bent = np.array([4.3, 3.6, 3.1, 1.3]) + np.array([[-0.01], [0.0], [0.01]])
-    found = multiplier(COMPUTE, bent, 2e9, np.array([2.19, 2.2, 2.21]), 0.2, by_law=False)
+    found = multiplier(sizes(bent), Size(2e9, np.array([2.19, 2.2, 2.21])), 0.2, by_law=False)
     lines = [one for one in found["sensitivity"] if one["curve"] == LINES]
     assert [one["without"] for one in lines] == [None, *COMPUTE] and len(found["sensitivity"]) == 4 * 5
     assert lines[0]["ratio"] == found["ratio"] and lines[0]["ci95"] == found["seeds95"]
@@ -97,17 +101,19 @@ def test_the_interval_holds_every_curve_and_every_size_left_out() -> None:
     assert found["range"] == [min(one["ratio"] for one in read), max(one["ratio"] for one in read)]
     assert found["range"][1] / found["range"][0] > 1.2 * found["seeds95"][1] / found["seeds95"][0]
     assert found["ci95"][0] <= found["range"][0] and found["range"][1] <= found["ci95"][1]
-    once = multiplier(COMPUTE, bent[1:2], 2e9, np.array([2.2]), 0.2, by_law=False)
+    once = multiplier(sizes(bent[1:2]), Size(2e9, np.array([2.2])), 0.2, by_law=False)
     assert once["ci95"] is None and once["range"][0] < once["ratio"] < once["range"][1]
-    curves = {one["curve"] for one in multiplier(COMPUTE, bent, 2e9, np.full(3, 2.2), None)["sensitivity"]}
+    curves = {
+        one["curve"] for one in multiplier(sizes(bent), Size(2e9, np.full(3, 2.2)), None)["sensitivity"]
+    }
     assert curves == {LAW, LINES, CUBIC}, "without a known floor the two laws are one"
 
 
 def test_the_searches_noise_is_in_a_multiplier() -> None:
     """Of a law L = A C^-a, a step d in the loss is one of d / (a L) in the logarithm of the compute."""
     lawful, new, alpha = law(COMPUTE, 0.0, 30.0, 0.15), law(5e9, 0.0, 30.0, 0.15), 0.15
-    noise_N = np.array([0.0, 0.0, 0.0, 0.0, 0.001**2])
-    found = multiplier(COMPUTE, lawful[None].repeat(3, 0), 2e9, new.repeat(3), 0.0, search_N=noise_N)
+    noisy = Size(2e9, new.repeat(3), search=0.001**2)
+    found = multiplier(sizes(lawful[None].repeat(3, 0)), noisy, 0.0)
     half = math.log(found["seeds95"][1] / found["ratio"])
     assert half == pytest.approx(4.302653 * 0.001 / (alpha * float(new)), rel=0.01)
 
@@ -127,9 +133,9 @@ def test_the_monotone_cubic_is_scipys() -> None:
 def test_nothing_is_said_beyond_twice_what_was_measured() -> None:
     base = law(COMPUTE, 0.2, 30.0, 0.15)[None].repeat(3, 0)
     for at, inside in ((7.9e10, True), (8.1e10, False), (5.1e8, True), (4.9e8, False)):
-        found = multiplier(COMPUTE, base, 1e9, law(at, 0.2, 30.0, 0.15).repeat(3), 0.2)
+        found = multiplier(sizes(base), Size(1e9, law(at, 0.2, 30.0, 0.15).repeat(3)), 0.2)
         assert (found["ratio"] is not None) == inside, at
-    above = multiplier(COMPUTE, base, 1e9, np.full(3, 0.21), 0.2)
+    above = multiplier(sizes(base), Size(1e9, np.full(3, 0.21)), 0.2)
     assert above["bound"] == ["more than", pytest.approx(80.0)] and above["ci95"] is None
 
 
@@ -149,11 +155,11 @@ def test_between_sizes_the_compute_is_interpolated_and_beyond_them_nothing_is_sa
     found = between_sizes(COMPUTE, lawful, law(5e9, 0.2, 30.0, 0.15)[None], 0.2)
     assert found[0] == pytest.approx(5e9)
     bent, new = np.array([4.3, 3.6, 3.1, 1.3])[None].repeat(3, 0), np.full(3, 3.1)
-    same = multiplier(COMPUTE, bent, 2e9, new, 0.2, by_law=False)
+    same = multiplier(sizes(bent), Size(2e9, new), 0.2, by_law=False)
     assert same["ratio"] == pytest.approx(5.0) and same["seeds95"] == pytest.approx([5.0, 5.0])
-    below = multiplier(COMPUTE, bent, 2e9, np.full(3, 1.2), 0.2, by_law=False)
+    below = multiplier(sizes(bent), Size(2e9, np.full(3, 1.2)), 0.2, by_law=False)
     assert below["ratio"] is None and below["bound"] == ["more than", pytest.approx(20.0)]
-    above = multiplier(COMPUTE, bent, 2e9, np.full(3, 4.4), 0.2, by_law=False)
+    above = multiplier(sizes(bent), Size(2e9, np.full(3, 4.4)), 0.2, by_law=False)
     assert above["bound"] == ["less than", pytest.approx(0.5)]
 
 

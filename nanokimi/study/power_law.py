@@ -36,6 +36,31 @@ ComputeFor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The sizes of a family."""
+
+    compute_N: np.ndarray
+    losses_SN: np.ndarray
+    """By seed and size."""
+    search_N: np.ndarray
+    """The variances that the searches for settings add to the losses."""
+
+    def take(self, kept: np.ndarray) -> Sizes:
+        """Some of the sizes, by index."""
+        return Sizes(self.compute_N[kept], self.losses_SN[:, kept], self.search_N[kept])
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of another family, whose loss a family is to reach."""
+
+    compute: float
+    losses_S: np.ndarray
+    search: float = 0.0
+    """The variance that the search for settings adds to its loss."""
+
+
+@dataclass(frozen=True)
 class Fit:
     """Parameters of one or many (shape R) power laws."""
 
@@ -168,25 +193,14 @@ def curves_through(sizes: int, floor: float | None) -> dict[str, ComputeFor]:
     return found
 
 
-def multiplier(
-    base_compute_N: np.ndarray,
-    base_losses_SN: np.ndarray,
-    new_compute: float,
-    new_losses_S: np.ndarray,
-    floor: float | None,
-    by_law: bool = True,
-    search_N: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """How many times `new_compute` the base family needs for the new model's loss, by its law or by lines.
+def multiplier(base: Sizes, new: Size, floor: float | None, by_law: bool = True) -> dict[str, Any]:
+    """How many times the new model's compute the base family needs for its loss, by the base's law or by lines.
 
-    `ratio`, and `bound` if that is None, are read on the chosen curve (see `one_reading`). `sensitivity` lists the
+    `ratio`, and `bound` if that is None, are read on the chosen curve (see `read_ratio`). `sensitivity` lists the
     readings on every curve, with all sizes and without each. `range` is the lowest and highest ratio among them. `ci95`
-    runs from the lowest to the highest end of their intervals, and is None if the chosen curve has none. `search_N`
-    holds the variances that the searches add to the losses of the base's sizes and, last, of the new model.
+    runs from the lowest to the highest end of their intervals, and is None if the chosen curve has none.
     """
-    sizes = len(base_compute_N)
-    search_N = np.zeros(sizes + 1) if search_N is None else search_N
-    every = np.arange(sizes)
+    every = np.arange(len(base.compute_N))
     chosen, fits = LAW if by_law else LINES, []
     for left_out in (None, *every):
         kept = every[every != left_out] if left_out is not None else every
@@ -194,17 +208,8 @@ def multiplier(
             continue
         for name, compute_for in curves_through(len(kept), floor).items():
             beyond = 1.0 if name in (LINES, CUBIC) else BEYOND
-            noise_N = np.append(search_N[kept], search_N[-1])
-            found = one_reading(
-                compute_for,
-                base_compute_N[kept],
-                base_losses_SN[:, kept],
-                new_compute,
-                new_losses_S,
-                noise_N,
-                beyond,
-            )
-            without = None if left_out is None else float(base_compute_N[left_out])
+            found = read_ratio(compute_for, base.take(kept), new, beyond)
+            without = None if left_out is None else float(base.compute_N[left_out])
             fits.append({"curve": name, "without": without, **found})
     main = next(one for one in fits if one["curve"] == chosen and one["without"] is None)
     if main["ratio"] is None:
@@ -222,33 +227,27 @@ def multiplier(
     }
 
 
-def one_reading(
-    compute_for: ComputeFor,
-    compute_N: np.ndarray,
-    losses_SN: np.ndarray,
-    new_compute: float,
-    new_losses_S: np.ndarray,
-    search_N: np.ndarray,
-    beyond: float,
-) -> dict[str, Any]:
+def read_ratio(compute_for: ComputeFor, base: Sizes, new: Size, beyond: float) -> dict[str, Any]:
     """The ratio of the means read on one curve, and `ci95`, the t interval of each seed's ratio in the logarithm.
 
     The interval includes the searches' noise. It is None with one seed, or if a seed's curve does not reach the loss.
     `ratio` is None if it would lie more than `beyond` times outside the sizes, and `bound` then says on which side.
     """
-    seeds, means_N, mean_R = len(new_losses_S), losses_SN.mean(axis=0), new_losses_S.mean()[None]
+    compute_N, means_N = base.compute_N, base.losses_SN.mean(axis=0)
+    seeds, mean_R = len(new.losses_S), new.losses_S.mean()[None]
     needed = float(compute_for(compute_N, means_N[None], mean_R)[0])
     lowest, highest = compute_N.min() / beyond, compute_N.max() * beyond
     if not lowest <= needed <= highest:
         side = "more than" if needed > highest else "less than"
         edge = highest if needed > highest else lowest
-        return {"ratio": None, "ci95": None, "bound": [side, float(edge / new_compute)]}
-    found: dict[str, Any] = {"ratio": needed / new_compute, "ci95": None, "bound": None}
-    ratios_S = compute_for(compute_N, losses_SN, new_losses_S) / new_compute
+        return {"ratio": None, "ci95": None, "bound": [side, float(edge / new.compute)]}
+    found: dict[str, Any] = {"ratio": needed / new.compute, "ci95": None, "bound": None}
+    ratios_S = compute_for(compute_N, base.losses_SN, new.losses_S) / new.compute
     if seeds < 2 or not np.isfinite(ratios_S).all() or not (ratios_S > 0).all():
         return found
     # Move each loss by one deviation of its search's noise, up and down. Keep the larger step that reaches the loss.
-    steps_MN = np.concatenate([sign * np.diag(np.sqrt(search_N)) for sign in (1.0, -1.0)])
+    deviations = np.diag(np.sqrt(np.append(base.search_N, new.search)))
+    steps_MN = np.concatenate([sign * deviations for sign in (1.0, -1.0)])
     moved_M = compute_for(compute_N, means_N + steps_MN[:, :-1], mean_R + steps_MN[:, -1])
     with np.errstate(divide="ignore"):
         steps_M = np.abs(np.log(moved_M / needed))

@@ -22,7 +22,7 @@ from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.ladder import CORNERS, END, START, check_corners, ladder_arm
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.output import write_outputs
-from nanokimi.study.power_law import describe_fit, multiplier
+from nanokimi.study.power_law import Size, Sizes, describe_fit, multiplier
 from nanokimi.study.settle import settled
 from nanokimi.study.study import (
     StudyArm,
@@ -109,14 +109,14 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
 
     Raises UserError for a class, whose size cannot be changed, and for a text that sets the size itself.
     """
-    ends = [ladder_arm(sized, family, components) for family, components in CORNERS.items()]
+    corners = [ladder_arm(sized, family, components) for family, components in CORNERS.items()]
     name, source, given = arm_words(text)
     if is_plugin(source):
         raise UserError(f"--arm '{text}': a class of your own has no width that scale could change")
     for key in SIZED:
         if key in given:
             raise UserError(f"--arm '{text}': {key} is what --sizes changes: leave it out")
-    arm = added_arm(ends, text)
+    arm = added_arm(corners, text)
     changes = {**arm.changes, "family": name, "hidden_size": hidden}
     return replace(arm, name=f"{name}, {hidden} wide", changes=changes)
 
@@ -212,9 +212,12 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     """
     by_family = {one["family"]: one["points"] for one in curves}
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
-    compute_N = np.array([point[axis] for point in by_family[base]])
-    losses_SN = np.array([point["losses"] for point in by_family[base]]).T
-    search_N = [point["search_variance"] or 0.0 for point in by_family[base]]  # None: one seed, no interval
+    sizes = Sizes(
+        np.array([point[axis] for point in by_family[base]]),
+        np.array([point["losses"] for point in by_family[base]]).T,
+        # The variance is None with one seed, for which there is no interval.
+        np.array([point["search_variance"] or 0.0 for point in by_family[base]]),
+    )
     found = [
         {
             "at": point[axis],
@@ -222,13 +225,10 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
             "epochs": point["epochs"],
             "loss": point["test_loss"],
             **multiplier(
-                compute_N,
-                losses_SN,
-                point[axis],
-                np.array(point["losses"]),
+                sizes,
+                Size(point[axis], np.array(point["losses"]), point["search_variance"] or 0.0),
                 floor,
                 by_law=law["describes"],
-                search_N=np.array([*search_N, point["search_variance"] or 0.0]),
             ),
         }
         for point in by_family[END]
