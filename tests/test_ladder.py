@@ -37,8 +37,8 @@ from nanokimi.study.ladder import (
     NAMES,
     OPTIMIZER,
     START,
-    closed,
-    composed,
+    drop_unsupported,
+    family_with,
     kimi_as_variant,
     nearest_corner,
     plan_ladder,
@@ -58,7 +58,7 @@ def preset(name: str) -> RunConfig:
 
 def test_the_ends_are_the_two_models() -> None:
     config = preset("ladder-shakespeare")
-    start, end = composed(config, frozenset()), composed(config, EVERYTHING)
+    start, end = family_with(config, frozenset()), family_with(config, EVERYTHING)
     assert start.optim == config.nanogpt.optim and end.optim == config.nanokimi.optim
     widths = {"intermediate_size": 0, "moe_intermediate_size": 0}
     ours, kimi = vars(end.model) | widths, vars(kimi_as_variant(config.nanokimi.model)) | widths
@@ -102,8 +102,8 @@ def test_every_arm_has_nanogpts_active_parameters(name: str) -> None:
 
 
 def test_leaving_one_out_takes_along_what_stands_on_it() -> None:
-    assert closed(EVERYTHING - {"MoE"}) == EVERYTHING - {"MoE", "shared expert", "balancing"}
-    assert closed(EVERYTHING - {"RoPE"}) == EVERYTHING - {"RoPE", "MLA"}
+    assert drop_unsupported(EVERYTHING - {"MoE"}) == EVERYTHING - {"MoE", "shared expert", "balancing"}
+    assert drop_unsupported(EVERYTHING - {"RoPE"}) == EVERYTHING - {"RoPE", "MLA"}
     arms, comparisons = plan_ladder(preset("ladder-tales"), ["leave-one-out"], ["Muon", "WSD"])
     assert [arm.name for arm in arms] == [END, "without Muon and QK-Clip", "without WSD", MUON_START]
     assert comparisons[0]["weights"] == {"without Muon and QK-Clip": 1, END: -1}

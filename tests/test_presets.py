@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanokimi.compare.searched import search_file, searched
+from nanokimi.compare.searched import search_file, search_records
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config, preset_names
@@ -68,7 +68,7 @@ def test_there_are_presets_that_ship_a_search() -> None:
 def test_a_preset_trains_all_its_arms_as_its_search_found_them(name: str) -> None:
     text = json.loads(search_file(str(SEARCHED[name])).read_text())["data"]["path"]
     config = load_config(name, ["--dataset.path", text])
-    records = searched(config, arm_configs(config))
+    records = search_records(config, arm_configs(config))
     assert set(records) == set(arm_configs(config))
     assert {arm: record["changed"] for arm, record in records.items()} == dict.fromkeys(records, [])
     assert (

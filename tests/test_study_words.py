@@ -26,7 +26,7 @@ from nanokimi.study.ladder import END, NAMES, START, check_corners, plan_ladder
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.study import StudyArm
 from nanokimi.study.sweep import SweepOptions
-from nanokimi.study.tune import described
+from nanokimi.study.tune import curve_record
 from nanokimi.study.tuning_record import read_tuned
 
 NO_TUNING = ("--components", "RMSNorm", "--design", "additive", "--seeds", "1", "--budgets", "tokens")
@@ -213,7 +213,9 @@ def test_the_place_of_a_best_value_is_judged_by_order(
         assert found["best"] == best and found["interior"] == interior
         assert [value for value, _ in found["curve"]] == [0.0, 0.1, 0.2] and len(asked.values) == 3
         assert ("AT THE EDGE" in capsys.readouterr().out) == (not interior)
-    assert not described({4: 1.0, 8: 2.0})["interior"] and described({2: 3.0, 4: 1.0, 8: 2.0})["interior"]
+    assert (
+        not curve_record({4: 1.0, 8: 2.0})["interior"] and curve_record({2: 3.0, 4: 1.0, 8: 2.0})["interior"]
+    )
     assert not (toy / "out" / "tuned.json").exists(), "ladder and scale have other arms"
 
 

@@ -30,7 +30,7 @@ usage: nanokimi COMMAND [options]
 `nanokimi COMMAND --help` shows a command's options. First steps: nanokimi compare --data path/to/text.txt
 """
 
-RUN_OPTIONS = """\
+RUN_HELP = """\
   --config NAME_OR_PATH   a preset or a YAML file (default: tales, on CUDA tales-gpu; {default} with --data).
                           Of several, with commas between or given again, later ones override earlier ones.
                           Presets: {presets}
@@ -44,7 +44,7 @@ RUN_OPTIONS = """\
   --on-nonfinite WHAT     what to do when a loss or gradient is not finite: stop (default), skip or rollback
   --plugin FILE.py:NAME   your attention, expert layer or optimizer for the variant arm; the file is executed
 """
-OPEN_PLUG = """\
+PLUGIN_HELP = """\
   --plugin FILE.py:NAME   your class that the run was trained with, from the same file, which is executed
 """
 
@@ -53,7 +53,7 @@ TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
-    + RUN_OPTIONS
+    + RUN_HELP
     + """\
   --seeds N               seeds that every arm is trained with; a winner needs two or more
   --arm "NAME: from=FAMILY model.K=V optim.K=V"
@@ -63,7 +63,7 @@ USAGE = {
 """
     + "  --match QUANTITY        make the arms equal in active_params, total_params, flops, tokens or seconds\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
-    + RUN_OPTIONS
+    + RUN_HELP
     + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
     + '  --arm NAME              the arm of the preset to train, or "NAME: from=...", as for compare\n'
     + "  --dry-run               do not train: show what memory, time and disk the run will need\n",
@@ -79,7 +79,7 @@ usage: nanokimi sample RUN_FOLDER [options]
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """
-    + OPEN_PLUG,
+    + PLUGIN_HELP,
     "evaluate": """\
 usage: nanokimi evaluate RUN_FOLDER [options]
 
@@ -89,7 +89,7 @@ usage: nanokimi evaluate RUN_FOLDER [options]
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """
-    + OPEN_PLUG
+    + PLUGIN_HELP
     + "Prints one JSON object for each model.\n",
     "prepare": """\
 usage: nanokimi prepare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
@@ -111,7 +111,7 @@ usage: nanokimi audit RUN_FOLDER [options]
   --context N             sequence length to test (default for a run: its own)
   --device NAME           (default for a run: its own)
 """
-    + OPEN_PLUG
+    + PLUGIN_HELP
     + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give different logits.\n",
     "prune": """\
 usage: nanokimi prune RUN_FOLDER --keep N [options]
@@ -122,7 +122,7 @@ usage: nanokimi prune RUN_FOLDER --keep N [options]
   --out DIR               a new folder for the pruned run (default: the next free one below runs/)
   --device NAME           (default: the run's)
 """
-    + OPEN_PLUG
+    + PLUGIN_HELP
     + "Prints the validation loss before, after, and after the recovery. The result is a run like any other.\n",
     "bench": """\
 usage: nanokimi bench [options] [--any.setting VALUE ...]

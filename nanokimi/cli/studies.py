@@ -124,7 +124,7 @@ def run_ladder(arguments: list[str]) -> int:
     config, out = start("ladder", options, rest)
 
     from nanokimi.study.ladder import DESIGNS, NAMES
-    from nanokimi.study.ladder_run import BUDGETS
+    from nanokimi.study.ladder_run import EQUAL_BUDGETS
     from nanokimi.study.ladder_run import run_ladder as ladder
     from nanokimi.study.study import choose
 
@@ -138,11 +138,13 @@ def run_ladder(arguments: list[str]) -> int:
         components=tuple(
             choose(NAMES, str(options["components"]), "--components") if "components" in options else NAMES
         ),
-        budgets=tuple(choose(tuple(BUDGETS), str(options.get("budgets", ",".join(BUDGETS))), "--budgets")),
+        budgets=tuple(
+            choose(tuple(EQUAL_BUDGETS), str(options.get("budgets", ",".join(EQUAL_BUDGETS))), "--budgets")
+        ),
         added=tuple(name_arm_sources(added)),
         plugins=tuple(named_plugins()),
     )
-    return interruptible(lambda: show(ladder(shortened(config, options), out, wanted), out))
+    return interruptible(lambda: show(ladder(quick_config(config, options), out, wanted), out))
 
 
 def run_scale(arguments: list[str]) -> int:
@@ -177,7 +179,7 @@ def run_scale(arguments: list[str]) -> int:
     if "families" in options:
         families = choose(tuple(CORNERS), str(options["families"]), "--families")
         wanted = replace(wanted, families=tuple(families))
-    return interruptible(lambda: show(scale(shortened(config, options), out, wanted), out))
+    return interruptible(lambda: show(scale(quick_config(config, options), out, wanted), out))
 
 
 def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
@@ -250,7 +252,7 @@ def ladder_options(options: dict[str, object]) -> LadderOptions:
     return LadderOptions(tuned=tuned, keep="keep" in options, **picked)
 
 
-def shortened(config: RunConfig, options: dict[str, object]) -> RunConfig:
+def quick_config(config: RunConfig, options: dict[str, object]) -> RunConfig:
     """The configuration, with --quick at a quarter of the steps and of the warm-up."""
     if "quick" not in options:
         return config

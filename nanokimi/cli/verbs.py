@@ -233,7 +233,7 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
             raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
         windows = windows_of(run.data.val_ids, context)
         windows = [window for window in windows if window.max() < vocab_size]
-        results[titled(run_folder, folder, run.config.title)] = audit(
+        results[run_title(run_folder, folder, run.config.title)] = audit(
             run.model,
             vocab_size=vocab_size,
             context=context,
@@ -243,7 +243,7 @@ def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResul
     return results
 
 
-def titled(run: Path, folder: Path, title: str) -> str:
+def run_title(run: Path, folder: Path, title: str) -> str:
     """The title of a run, with its seed if it is one of several."""
     return f"{title}, {run.name}" if run != folder and run.name.startswith("seed-") else title
 

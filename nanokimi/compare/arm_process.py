@@ -30,7 +30,7 @@ class ArmProcess:
         self.name, self.folder = name, folder
         self.finished = self.told_to_stop = False
         self.process, self.connection = start_process(
-            work, str(folder), resume, allow_changes, named_plugins(), name=name
+            serve_turns, str(folder), resume, allow_changes, named_plugins(), name=name
         )
 
     def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
@@ -92,7 +92,7 @@ class ArmProcess:
         return message
 
 
-def work(
+def serve_turns(
     connection: Connection, folder: str, resume: bool, allow_changes: bool, plugins: Sequence[str] = ()
 ) -> None:
     """Serve the parent until it ends. `plugins` are the user's classes that the command named."""

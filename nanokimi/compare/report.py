@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nanokimi.compare.matched import describe_match
-from nanokimi.compare.searched import searched
+from nanokimi.compare.searched import search_records
 from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
@@ -56,7 +56,7 @@ def build_report(
     """The content of report.json. `configs` holds the configuration of each arm."""
     train = config.train
     runs = [as_run(result) for result in results]
-    search = searched(config, configs)
+    search = search_records(config, configs)
     arms = [arm_row(name, runs, search.get(name)) for name in configs]
     pairs = pairs_of(arms, runs)
     windows = scored_windows(len(data.test_ids), data.test_doc_offsets, train.context_length)

@@ -54,27 +54,31 @@ def read_search(config: RunConfig) -> Search | None:
         raise UserError(f"{path} is not a search.json: name one that nanokimi sweep --search wrote") from None
 
 
-def searched(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
+def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
     """The tuning record of each arm that has one, by name. `changed` lists the settings that are different now."""
     search = read_search(config)
     if search is None:
         return {}
-    records, other = search.records, elsewhere(config, search)
+    records, other = search.records, changed_conditions(config, search)
     return {
-        name: {**records[name], "file": search.file, "changed": changed(arm, records[name]["best"]) + other}
+        name: {
+            **records[name],
+            "file": search.file,
+            "changed": changed_settings(arm, records[name]["best"]) + other,
+        }
         for name, arm in arms.items()
         if name in records
     }
 
 
-def elsewhere(config: RunConfig, search: Search) -> list[str]:
+def changed_conditions(config: RunConfig, search: Search) -> list[str]:
     """Which of the search's conditions are different now: the budget, the text."""
     there = {"train.max_steps": search.steps, "dataset.path": search.text}
     here = {"train.max_steps": config.train.max_steps, "dataset.path": Path(str(config.dataset.path)).name}
     return [key for key, value in there.items() if here[key] != value]
 
 
-def changed(arm: RunConfig, best: dict[str, Any]) -> list[str]:
+def changed_settings(arm: RunConfig, best: dict[str, Any]) -> list[str]:
     """The settings of an arm that are not what its search found."""
     now = settings(arm)
     return [key for key, value in best.items() if now.get(f"{arm.model}.{key}") != value]

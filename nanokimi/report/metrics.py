@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanokimi.report import units
-from nanokimi.report.records import Arm, Record, seeds_of, winner_name
+from nanokimi.report.records import Arm, Record, fewest_seeds, winner_name
 
 Cost = tuple[str, list[str], list[float]]
 """Title, and each arm's text and value."""
@@ -184,7 +184,7 @@ def _over_seeds(arm: Arm, key: str) -> Any:
 def winner_of(metric: Metric, arms: Sequence[Arm], verdict: Record) -> str | None:
     """The name of the arm that may be marked as the best in this number, or None."""
     sound = {arm.name: value_of(arm, metric) for arm in arms if arm.sound}
-    if not verdict["ranked"] or seeds_of(arms) < 2 or metric.better is None:
+    if not verdict["ranked"] or fewest_seeds(arms) < 2 or metric.better is None:
         return None
     if len(sound) < 2 or None in sound.values():
         return None

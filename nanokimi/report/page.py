@@ -27,13 +27,13 @@ from nanokimi.report.pairs import make_seeds, make_strip, spread_words
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
 from nanokimi.report.records import (
-    BUDGETS,
+    X_AXES,
     Arm,
     Record,
     baseline_scores,
     equal_budgets,
+    fewest_seeds,
     read_comparison,
-    seeds_of,
     winner_name,
 )
 from nanokimi.report.searched import make_searches
@@ -71,7 +71,7 @@ def make_loss_figures(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[
     """Figures of the validation loss against each budget."""
     if not any(arm.kind("eval") for arm in arms):
         return []
-    return [svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in BUDGETS]
+    return [svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in X_AXES]
 
 
 def make_training(arms: Sequence[Arm]) -> str | None:
@@ -243,7 +243,7 @@ def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[R
         "baselines": baselines,
         "has_floor": floors.get("floor") is not None,
         "out_of_reach": floors.get("floor") is not None and floors.get("attainable_floor") is None,
-        "seeds": seeds_of(arms),
+        "seeds": fewest_seeds(arms),
     }
 
 

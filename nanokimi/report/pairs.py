@@ -10,14 +10,14 @@ import math
 from collections.abc import Sequence
 
 from nanokimi.report import units
-from nanokimi.report.records import Arm, Record, seeds_of, winner_name
+from nanokimi.report.records import Arm, Record, fewest_seeds, winner_name
 from nanokimi.runtime.text import listed
 
 FIRST_ROWS = 10
 """If there are more comparisons, only those of the best arm are shown at once, and the others on demand."""
 
 
-def decided(one: Record) -> bool:
+def is_decided(one: Record) -> bool:
     """Whether the interval over seeds excludes zero, also after Holm's correction. One seed decides nothing."""
     if one["mean"] is None or one.get("ci95") is None:
         return False
@@ -26,7 +26,7 @@ def decided(one: Record) -> bool:
     return (low > 0 or high < 0) and (holm is None or holm < 0.05)
 
 
-def ordered(report: Record, arms: Sequence[Arm]) -> tuple[list[Record], list[Record]]:
+def split_for_display(report: Record, arms: Sequence[Arm]) -> tuple[list[Record], list[Record]]:
     """The comparisons, split into those shown first and the others."""
     comparisons = list(report.get("comparisons") or [])
     if len(comparisons) <= FIRST_ROWS:
@@ -54,7 +54,7 @@ def tick_of(reach: float) -> float:
 
 def make_strip(report: Record, arms: Sequence[Arm]) -> Record | None:
     """Every comparison, with the positions of its intervals on one axis in percent; None if there are none."""
-    first, others = ordered(report, arms)
+    first, others = split_for_display(report, arms)
     if not first:
         return None
     reach = reach_of(first + others)
@@ -89,7 +89,7 @@ def _row(one: Record, by_name: dict[str, Arm], reach: float) -> Record:
         "middle": place(one["mean"]) if measured else None,
         "seeds": [place(end) for end in one["ci95"]] if measured and one.get("ci95") else None,
         "text": [place(end) for end in one["text95"]] if measured and one.get("text95") else None,
-        "decided": decided(one) and not void,
+        "decided": is_decided(one) and not void,
         "void": void,
         "words": words_of(one, void),
         "metadata": one,
@@ -120,7 +120,7 @@ def spread_words(report: Record) -> str:
 def short_verdict(report: Record, arms: Sequence[Arm]) -> str:
     """The verdict in one line, as the picture's title."""
     void = [arm.label for arm in arms if not arm.sound]
-    winner, seeds = winner_name(report["verdict"], arms), seeds_of(arms)
+    winner, seeds = winner_name(report["verdict"], arms), fewest_seeds(arms)
     if void:
         return f"No verdict: {listed(void)}"
     if len(arms) == 1:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.report import units
 from nanokimi.report.records import (
-    BUDGETS,
     SLOTS,
+    X_AXES,
     Arm,
     Record,
     Series,
@@ -158,7 +158,7 @@ def _seed_lines(axes: Axes, curves: Sequence[Series], arm: Arm, paint: Paint) ->
 
 def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Sequence[Record]) -> None:
     """Draw the validation loss, thin for each seed and bold for their mean, with the baselines as levels."""
-    dress(axes, paint, BUDGETS[x_key], "Validation loss (nats per token)")
+    dress(axes, paint, X_AXES[x_key], "Validation loss (nats per token)")
     short_ticks(axes)
     by_step: list[Series] = []
     for arm in arms:
@@ -178,7 +178,7 @@ def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
 
     Loss spikes, which smoothing hides and the axis may leave out, are hollow marks on the upper edge.
     """
-    dress(axes, paint, BUDGETS["step"], "Training loss (nats per token)")
+    dress(axes, paint, X_AXES["step"], "Training loss (nats per token)")
     short_ticks(axes)
     curves: list[Series] = []
     for arm in arms:

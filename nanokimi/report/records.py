@@ -30,7 +30,7 @@ OUTCOMES = (LEAKING, NONDETERMINISTIC, NOT_AUDITED, CAUSAL)
 Record = dict[str, Any]
 Series = tuple[list[float], list[float]]
 
-BUDGETS = {
+X_AXES = {
     "step": "Optimizer steps",
     "tokens": "Training tokens",
     "flops": "Training FLOPs",
@@ -145,7 +145,7 @@ def _of_another_version(path: Path, report: Record) -> str:
     )
 
 
-def seeds_of(arms: Sequence[Arm]) -> int:
+def fewest_seeds(arms: Sequence[Arm]) -> int:
     """The fewest seeds of any arm that was trained. With one seed nothing is ranked."""
     return min((len(arm.runs) for arm in arms if arm.runs), default=0)
 
@@ -153,7 +153,7 @@ def seeds_of(arms: Sequence[Arm]) -> int:
 def winner_name(verdict: Record, arms: Sequence[Arm]) -> str | None:
     """The verdict's winner; None with one seed, or if the winner is not sound."""
     sound = {arm.name for arm in arms if arm.sound}
-    allowed = verdict["ranked"] and seeds_of(arms) > 1 and verdict["winner"] in sound
+    allowed = verdict["ranked"] and fewest_seeds(arms) > 1 and verdict["winner"] in sound
     return verdict["winner"] if allowed else None
 
 
@@ -264,7 +264,7 @@ def interpolate(points: Series, x: float) -> float | None:
 def equal_budgets(arms: Sequence[Arm]) -> list[Record]:
     """For each budget, every arm's validation loss (mean over seeds) when the arm with the smallest budget ended."""
     rows = []
-    for key, title in BUDGETS.items():
+    for key, title in X_AXES.items():
         curves = {arm.name: validation_curve(arm.runs, key) for arm in arms if arm.runs}
         if len(curves) < 2 or not all(xs for xs, _ in curves.values()):
             continue

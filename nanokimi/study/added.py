@@ -16,7 +16,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.plugins import name_plugin, plugin_setting
 from nanokimi.study.ladder import END, START
-from nanokimi.study.settle import HELD
+from nanokimi.study.settle import HOLDS
 from nanokimi.study.study import StudyArm
 
 FAMILY_ARMS = {"nanokimi": END, "nanogpt": START}
@@ -42,7 +42,7 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
         config = with_parsed(base.config, parsed)
         changes = {key: settings(config)[key] for key in parsed}
         about = f"{base.name} with {' '.join(f'{key}={value}' for key, value in given.items())}"
-        return resized(name, config, {**changes, **made_from(base)}, about)
+        return resize_arm(name, config, {**changes, **made_from(base)}, about)
     except UserError as error:
         raise UserError(f"--arm '{text}': {error}") from None
 
@@ -71,11 +71,11 @@ def class_arm(base: StudyArm, name: str, source: str, text: str) -> StudyArm:
 def made_from(base: StudyArm) -> dict[str, Any]:
     """What an arm records of the arm it was made from: the name, and the settings to keep when others are inherited."""
     held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
-    held += base.changes.get(HELD, [])
-    return {"from": base.name, **({HELD: held} if held else {})}
+    held += base.changes.get(HOLDS, [])
+    return {"from": base.name, **({HOLDS: held} if held else {})}
 
 
-def resized(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
+def resize_arm(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
     """An arm whose widths are solved again, so that it has NanoGPT's active parameters."""
     context = config.train.context_length
     target = model_cost(config.nanogpt.model, context).params_active
@@ -104,4 +104,4 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
         about += ", and without QK-Clip, which it has no rescale_heads_ for"
     name = f"{base.name} with {plugin.name}"
-    return resized(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)
+    return resize_arm(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)

@@ -19,9 +19,9 @@ from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
-from nanokimi.study.settle import HELD
+from nanokimi.study.settle import HOLDS
 from nanokimi.study.space import COSINE, KEYS, schedule_settings
-from nanokimi.study.study import StudyArm, compared
+from nanokimi.study.study import StudyArm, comparison_entry
 
 START, END, MUON_START, ADAMW_END = "NanoGPT", "NanoKimi", "NanoGPT with Muon", "NanoKimi with AdamW"
 
@@ -183,18 +183,18 @@ def check_corners(config: RunConfig) -> None:
             )
 
 
-def closed(components: frozenset[str]) -> frozenset[str]:
+def drop_unsupported(components: frozenset[str]) -> frozenset[str]:
     """The components without those that need a missing one."""
     kept = frozenset(name for name in components if set(BY_NAME[name].needs) <= components)
-    return kept if kept == components else closed(kept)
+    return kept if kept == components else drop_unsupported(kept)
 
 
-def composed(config: RunConfig, components: frozenset[str]) -> VariantFamily:
+def family_with(config: RunConfig, components: frozenset[str]) -> VariantFamily:
     """The arm with these components, not yet matched in size, with the configured learning rate of its optimizer.
 
     The scale of its initial weights belongs to no component, so it is the configured one of the nearest corner.
     """
-    assert closed(components) == components
+    assert drop_unsupported(components) == components
     start, end = gpt_as_variant(config.nanogpt.model), kimi_as_variant(config.nanokimi.model)
     first, last = config.nanogpt.optim, config.nanokimi.optim
     scale = (end if nearest_corner(components) in (ADAMW_END, END) else start).initializer_range
@@ -221,7 +221,7 @@ def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: 
     context = config.train.context_length
     count = parameters("active_params", context)
     target = model_cost(config.nanogpt.model, context).params_active
-    arm = composed(config, components)
+    arm = family_with(config, components)
     solved = solve_width(arm.model, count, target)
     whole = replace(config, model="variant", variant=replace(arm, model=solved.model))
     changes = {"components": [one for one in NAMES if one in components], **solved.changes}
@@ -243,13 +243,13 @@ def additive(
         components = frozenset([*arms[-1].changes["components"], name])
         if searched and components | {SCHEDULE} == EVERYTHING:
             components = EVERYTHING
-        if closed(components) != components:
+        if drop_unsupported(components) != components:
             raise UserError(f"--components: {name} needs {' and '.join(BY_NAME[name].needs)}")
         title = END if components == EVERYTHING else f"+ {name}"
         arms.append(ladder_arm(config, title, components, f"NanoGPT with all components up to {name}"))
-        comparisons.append(compared("additive", f"+ {name}", title, arms[-2].name))
+        comparisons.append(comparison_entry("additive", f"+ {name}", title, arms[-2].name))
     if len(chosen) > 1:
-        comparisons.append(compared("end to end", "all components together", arms[-1].name, START))
+        comparisons.append(comparison_entry("end to end", "all components together", arms[-1].name, START))
     return arms, comparisons
 
 
@@ -262,7 +262,7 @@ def leave_one_out(
     """
     arms, comparisons = [ladder_arm(config, END, EVERYTHING)], []
     for name in chosen:
-        components = closed(EVERYTHING - {name})
+        components = drop_unsupported(EVERYTHING - {name})
         gone = [one for one in NAMES if one not in components]
         title = f"without {' and '.join(gone)}"
         arm = ladder_arm(config, title, components, f"NanoKimi {title}")
@@ -271,11 +271,11 @@ def leave_one_out(
             arm = replace(
                 arm,
                 config=validate(with_changes(arm.config, cosine)),
-                changes={**arm.changes, HELD: list(KEYS["decay"])},
+                changes={**arm.changes, HOLDS: list(KEYS["decay"])},
                 about="NanoKimi with a cosine",
             )
         arms.append(arm)
-        comparisons.append(compared("leave-one-out", title, title, END))
+        comparisons.append(comparison_entry("leave-one-out", title, title, END))
     return arms, comparisons
 
 
@@ -288,12 +288,12 @@ def two_by_two(config: RunConfig) -> tuple[list[StudyArm], list[dict[str, Any]]]
         ladder_arm(config, END, EVERYTHING),
     ]
     comparisons = [
-        compared("2x2", "architecture, with AdamW", ADAMW_END, START),
-        compared("2x2", "architecture, with Muon", END, MUON_START),
-        compared("2x2", "optimizer, for NanoGPT", MUON_START, START),
-        compared("2x2", "optimizer, for NanoKimi", END, ADAMW_END),
+        comparison_entry("2x2", "architecture, with AdamW", ADAMW_END, START),
+        comparison_entry("2x2", "architecture, with Muon", END, MUON_START),
+        comparison_entry("2x2", "optimizer, for NanoGPT", MUON_START, START),
+        comparison_entry("2x2", "optimizer, for NanoKimi", END, ADAMW_END),
         {
-            **compared("2x2", "interaction", END, START),
+            **comparison_entry("2x2", "interaction", END, START),
             "weights": {END: 1, START: 1, MUON_START: -1, ADAMW_END: -1},
             "about": "below zero: architecture and optimizer help each other",
         },
@@ -325,7 +325,7 @@ def plan_ladder(
     if MUON_START not in arms:
         arms[MUON_START] = muon_start(config)
         base = START if START in arms else END
-        comparisons.append(compared("beside", f"{MUON_START} against {base}", MUON_START, base))
+        comparisons.append(comparison_entry("beside", f"{MUON_START} against {base}", MUON_START, base))
     return list(arms.values()), comparisons
 
 
@@ -372,5 +372,5 @@ def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[di
             about = f"{end} with what was found for {other}, its rate tuned"
             changes = {**by_name[end].changes, INHERITS: other}
             more.append(replace(by_name[end], name=name, about=about, changes=changes))
-            comparisons.append(compared("inheritance", name, name, end))
+            comparisons.append(comparison_entry("inheritance", name, name, end))
     return more, comparisons

@@ -17,14 +17,14 @@ from nanokimi.study.jobs import RESULTS_FILE
 from nanokimi.study.ladder import DESIGNS, END, MUON_START, START, inheritance_tests, lineage, plan_ladder
 from nanokimi.study.output import write_outputs
 from nanokimi.study.pool import Pool
-from nanokimi.study.settle import FULL, TuningOptions, settled
+from nanokimi.study.settle import FULL, TuningOptions, settle
 from nanokimi.study.study import (
     Study,
     StudyArm,
-    compared,
+    arm_entry,
+    comparison_entry,
     job_of,
     open_study,
-    planned_arm,
     report_of,
     run_seeds,
     runs_of,
@@ -32,7 +32,7 @@ from nanokimi.study.study import (
 )
 from nanokimi.study.tuning_record import SEARCHED, read_tuned
 
-BUDGETS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
+EQUAL_BUDGETS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 UNDER_EVERY_BUDGET = (START, MUON_START, END)
 """The arms that are compared under every budget."""
 
@@ -61,11 +61,11 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         arms, comparisons = plan_ladder(study.config, options.designs, options.components, searched)
         for text in options.added:
             arm = added_arm(arms, text)
-            comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
+            comparisons.append(comparison_entry("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
         for spec in options.plugins:
             arm = plugged_arm(arms, spec)
-            comparisons.append(compared("also", arm.name, arm.name, arm.changes["from"]))
+            comparisons.append(comparison_entry("also", arm.name, arm.name, arm.changes["from"]))
             arms.append(arm)
         if searched:
             more, tests = inheritance_tests(arms)
@@ -73,7 +73,7 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
             comparisons += [one for one in tests if known is None or one["name"] in known]
         arms = with_leaks_found(arms, study)
         with study.pool(options.workers, options.keep) as pool:
-            arms = settled(study, pool, arms, options, lineage(study.config, arms))
+            arms = settle(study, pool, arms, options, lineage(study.config, arms))
             arms = run_seeds(pool, arms, study.seeds(options.seeds))
             steps = budget_steps(study, pool, arms, options)
             sound = [arm for arm in arms if arm.name in UNDER_EVERY_BUDGET and arm.leaking is None]
@@ -147,14 +147,14 @@ def ladder_plan(
         for budget, by_arm in steps.items():
             if arm.name in by_arm:
                 runs[budget] = runs_of(pool, arm, seeds, by_arm[arm.name])
-        planned.append(planned_arm(arm, runs))
+        planned.append(arm_entry(arm, runs))
     names = [arm.name for arm in arms]
     budgets = []
     for budget in ("tokens", *steps):
         for first, second in ((END, START), (END, MUON_START), (MUON_START, START)):
             if first in names and second in names:
-                title = f"{first} against {second}, {BUDGETS[budget]}"
-                budgets.append(compared("budgets", title, first, second, budget))
+                title = f"{first} against {second}, {EQUAL_BUDGETS[budget]}"
+                budgets.append(comparison_entry("budgets", title, first, second, budget))
     return {
         "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.metadata['path']).name}",
         "match": "active_params",

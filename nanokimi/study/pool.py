@@ -27,7 +27,7 @@ from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.processes import start_process
 from nanokimi.study.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
-from nanokimi.study.worker import Order, work
+from nanokimi.study.worker import Order, serve_jobs
 from nanokimi.train.run_folder import CONFIG_FILE, keep_plugins
 
 POLL_SECONDS = 0.25
@@ -58,7 +58,7 @@ class Worker:
         self.key, self.done, self.started = "", 0.0, 0.0
         only = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else None  # the worker sees no other
         self.process, self.connection = start_process(
-            work, str(jobs_folder), named_plugins(), environment=only
+            serve_jobs, str(jobs_folder), named_plugins(), environment=only
         )
 
     def start(self, job: Job, key: str) -> None:

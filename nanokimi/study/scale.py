@@ -23,12 +23,12 @@ from nanokimi.study.ladder import CORNERS, END, START, check_corners, ladder_arm
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.output import write_outputs
 from nanokimi.study.power_law import Size, Sizes, describe_fit, multiplier
-from nanokimi.study.settle import settled
+from nanokimi.study.settle import settle
 from nanokimi.study.study import (
     StudyArm,
-    compared,
+    arm_entry,
+    comparison_entry,
     open_study,
-    planned_arm,
     report_of,
     run_seeds,
     runs_of,
@@ -143,7 +143,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
         arms = with_leaks_found(scale_arms(study.config, options), study)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
             parents = family_parents(arms, study.config.nanogpt.model.hidden_size)
-            arms = settled(study, pool, arms, options.ladder, parents)
+            arms = settle(study, pool, arms, options.ladder, parents)
             seeds = study.seeds(options.ladder.seeds)
             arms = run_seeds(pool, arms, seeds)
             families = dict.fromkeys(arm.changes["family"] for arm in arms)
@@ -152,9 +152,9 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
                 "title": f"Loss against compute: {Path(study.data.metadata['path']).name}",
                 "match": "active_params",
                 "seeds": seeds,
-                "arms": [planned_arm(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],
+                "arms": [arm_entry(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],
                 "comparisons": [
-                    compared(
+                    comparison_entry(
                         "families",
                         f"{END} - {other}, {hidden} wide",
                         f"{END}, {hidden} wide",

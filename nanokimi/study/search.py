@@ -25,10 +25,10 @@ from nanokimi.study.space import (
     Point,
     Value,
     Values,
-    described_space,
     hyperparameters_of,
     left_out,
     settings_of,
+    space_record,
     values_at,
 )
 
@@ -118,7 +118,10 @@ class ArmSearch:
         return Trial(point, values, settings_of(values, self.config, self.steps))
 
     def add(self, points: Iterator[Point]) -> Trial:
-        """Add a trial at the first of the points that is new, or else at the next point of the Sobol sequence."""
+        """Add a trial at the first of the points that is new, or else at the next point of the Sobol sequence.
+
+        The Sobol point keeps the numbers of trials equal if one arm runs out of new points near its best.
+        """
         tried = {json.dumps(trial.settings) for trial in self.trials}
         found = next((t for t in map(self.trial, points) if json.dumps(t.settings) not in tried), None)
         self.trials.append(found or self.next_sobol())
@@ -198,6 +201,9 @@ def beside(point: Point, hyperparameter: Hyperparameter, step: float) -> Iterato
     """A step along one hyperparameter, then others nearby if it gives no new value (at an edge, or by rounding)."""
     place = HYPERPARAMETERS.index(hyperparameter)
     unit = COSINE_AT if hyperparameter.value(point[place]) == "cosine" else point[place]
+    # The step itself comes first. The other shares are for a step that gives nothing new: at an edge of the space it is
+    # cut to the centre, and a small one may round to the same whole steps of warm-up. They alternate between the
+    # opposite side and this one. The whole step on the opposite side is not among them, because it has its own trial.
     for share in (1.0, -0.5, 0.5, -1.5, 1.5, -0.25, 0.25):
         yield (*point[:place], clipped(unit + share * step), *point[place + 1 :])
 
@@ -261,7 +267,7 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
     centre = state.centre or best
     return {
         "kind": "search",
-        "space": described_space(state.hyperparameters),
+        "space": space_record(state.hyperparameters),
         "left_out": left_out(state.config),
         "design": design.describe(len(seeds)),
         "seeds": list(seeds),

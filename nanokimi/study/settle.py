@@ -23,7 +23,7 @@ from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tu
 
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
-HELD = "holds"
+HOLDS = "holds"
 """The key, among an arm's changes, of the settings that it does not inherit."""
 
 
@@ -48,7 +48,7 @@ class TuningOptions:
         return Design(points=self.trials, rounds=self.search_rounds)
 
 
-def settled(
+def settle(
     study: Study,
     pool: Pool,
     arms: Sequence[StudyArm],
@@ -66,13 +66,13 @@ def settled(
     if options.search == NONE or not sound:
         return list(arms)
     if options.search == RATES_ONLY:
-        found = tuned_rates(study, pool, sound, {arm.name: {} for arm in sound}, options)
+        found = tune_rates(study, pool, sound, {arm.name: {} for arm in sound}, options)
     else:
         own = {arm.name: arm for arm in sound if arm.name not in parents}
         own |= {parents[arm.name].name: parents[arm.name] for arm in sound if arm.name in parents}
-        found = searched(study, pool, list(own.values()), options)
+        found = run_searches(study, pool, list(own.values()), options)
         inheriting = [arm for arm in sound if arm.name not in found]
-        found |= inherited(
+        found |= tune_inheriting_arms(
             study, pool, inheriting, {arm.name: parents[arm.name].name for arm in inheriting}, found, options
         )
     write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found)
@@ -98,7 +98,9 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
     return settled
 
 
-def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: TuningOptions) -> dict[str, Record]:
+def run_searches(
+    study: Study, pool: Pool, arms: Sequence[StudyArm], options: TuningOptions
+) -> dict[str, Record]:
     """Run a full search; returns each arm's record."""
     by_name, seconds = {arm.name: arm for arm in arms}, dict.fromkeys((arm.name for arm in arms), 0.0)
 
@@ -116,7 +118,9 @@ def searched(study: Study, pool: Pool, arms: Sequence[StudyArm], options: Tuning
 
 def inherit(record: Record, arm: StudyArm) -> Values:
     """The values that an arm inherits from another one's record: all but the rate and what the arm itself sets."""
-    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.changes.get(HELD, ()))
+    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(
+        arm.changes.get(HOLDS, ())
+    )
     own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)} - {RATE}
     return {
         name: value
@@ -125,7 +129,7 @@ def inherit(record: Record, arm: StudyArm) -> Values:
     }
 
 
-def inherited(
+def tune_inheriting_arms(
     study: Study,
     pool: Pool,
     inheriting: Sequence[StudyArm],
@@ -142,7 +146,7 @@ def inherited(
         if f"{arm.config.model}.{KEYS[RATE][0]}" not in arm.changes:
             arm = arm.with_settings({KEYS[RATE][0]: records[parents[arm.name]]["best_values"][RATE]})
         placed.append(arm)
-    found = tuned_rates(study, pool, placed, values, options)
+    found = tune_rates(study, pool, placed, values, options)
     return {
         name: {
             **record,
@@ -154,7 +158,7 @@ def inherited(
     }
 
 
-def tuned_rates(
+def tune_rates(
     study: Study,
     pool: Pool,
     arms: Sequence[StudyArm],

@@ -176,7 +176,7 @@ def schedule_settings(value: Value) -> dict[str, Any]:
     return {"optim.schedule": "wsd", "optim.decay_fraction": float(value), "optim.min_lr_ratio": 0.0}
 
 
-def described_space(hyperparameters: Sequence[Hyperparameter]) -> dict[str, dict[str, Any]]:
+def space_record(hyperparameters: Sequence[Hyperparameter]) -> dict[str, dict[str, Any]]:
     """The space, for the record."""
     return {
         hyperparameter.name: {

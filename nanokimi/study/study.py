@@ -153,7 +153,7 @@ def runs_of(pool: Pool, arm: StudyArm, seeds: Sequence[int], steps: int | None =
     return [] if arm.leaking else [pool.key(job_of(arm, seed, "seed", steps)) for seed in seeds]
 
 
-def compared(
+def comparison_entry(
     family: str, name: str, first: str, second: str, budget: str = "tokens", about: str = ""
 ) -> dict[str, Any]:
     """A comparison as an entry of a plan: first minus second."""
@@ -196,7 +196,7 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
     return plan
 
 
-def planned_arm(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
+def arm_entry(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
     """An arm as an entry of a plan."""
     return {
         "name": arm.name,
@@ -273,7 +273,7 @@ def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, An
     """Every comparison of the plan, judged. Holm's correction counts the comparisons of all tables together."""
     rows = {(row["name"], row["budget"]): row for row in arm_rows(plan, results)}
     runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
-    found = [judged(one, rows, runs, results, plan["block_tokens"]) for one in plan["comparisons"]]
+    found = [effect_of(one, rows, runs, results, plan["block_tokens"]) for one in plan["comparisons"]]
     members = [one for one in found if one["mean"] is not None]
     for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
         one["holm_p"], one["tests"] = adjusted, len(members)
@@ -281,7 +281,7 @@ def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, An
     return found
 
 
-def judged(
+def effect_of(
     comparison: dict[str, Any],
     rows: dict[tuple[str, str], dict[str, Any]],
     runs: dict[str, dict[str, list[str]]],

@@ -19,7 +19,7 @@ from nanokimi.study.pool import Pool
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.space import KEYS, RATE
 from nanokimi.study.study import Study, StudyArm, open_study
-from nanokimi.study.tune import described, geometric_grid, rounded, tune
+from nanokimi.study.tune import curve_record, geometric_grid, rounded, tune
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def optuna_curve(
             losses = [line["val_loss"] for line in lines[i * len(seeds) : (i + 1) * len(seeds)]]
             points[value] = None if None in losses else sum(losses) / len(losses)
             search.tell(trial, math.inf if points[value] is None else points[value])
-    return {**described(points), "seeds": len(seeds), "optuna": True}
+    return {**curve_record(points), "seeds": len(seeds), "optuna": True}
 
 
 def sweep_text(content: dict[str, Any]) -> str:

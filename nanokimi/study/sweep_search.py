@@ -10,7 +10,7 @@ from typing import Any
 from nanokimi.config import RunConfig
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import describe_environment, write_json
-from nanokimi.study.settle import TuningOptions, searched
+from nanokimi.study.settle import TuningOptions, run_searches
 from nanokimi.study.study import open_study
 from nanokimi.study.sweep import sound_arms
 from nanokimi.study.tuning_record import is_at_edge
@@ -35,7 +35,7 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
     with open_study(config, out) as study:
         arms = sound_arms(study)
         with study.pool(options.workers, options.keep) as pool:
-            records = searched(study, pool, arms, options.tuning)
+            records = run_searches(study, pool, arms, options.tuning)
         families = {arm.name: {"family": arm.config.model} for arm in arms}
         metadata, environment = study.data.metadata, describe_environment()
         content = {

@@ -95,7 +95,7 @@ def tune(
         if rounds == max_rounds or all(map(is_interior, curves.values())):
             return {
                 name: {
-                    **described(points),
+                    **curve_record(points),
                     "seeds": len(seeds),
                     "losses": tables[name],
                     "cpu_seconds": round(seconds[name], 1),
@@ -106,7 +106,7 @@ def tune(
         due = {name: [next_value(points, factor)] for name, points in curves.items()}
 
 
-def described(points: Points) -> dict[str, Any]:
+def curve_record(points: Points) -> dict[str, Any]:
     """A curve for the record. Values that are not numbers have no order, so none of them lies at an edge."""
     numeric = all(map(is_number, points))
     ordered = sorted(points) if numeric else list(points)

@@ -19,7 +19,7 @@ from typing import Any
 from nanokimi.errors import UserError
 from nanokimi.report.units import is_number
 from nanokimi.runtime.files import read_json, write_json
-from nanokimi.study.space import BY_NAME, RATE, Value, described_space, require_values
+from nanokimi.study.space import BY_NAME, RATE, Value, require_values, space_record
 
 TUNED_FILE, SCHEMA_VERSION = "tuned.json", 2
 SEARCHED, INHERITED, RATES = "search", "inherited", "rates"
@@ -32,7 +32,7 @@ def rate_record(
 ) -> Record:
     """The record of a rate that was tuned alone: its curve from `tune`, and the arm's settings and values with it."""
     tried = [value for value, _ in curve["curve"]]
-    space = described_space([BY_NAME[RATE]])
+    space = space_record([BY_NAME[RATE]])
     space[RATE] |= {"low": min(tried), "high": max(tried)}
     return {
         "kind": RATES,

@@ -29,7 +29,7 @@ KEPT = ("lr", "tokens", "batches_skipped", "device", "dtype")
 """Metrics in a line of results.jsonl besides those of a study's tables (STUDY_KEYS)."""
 
 
-def work(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
+def serve_jobs(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
     """Serve the parent until it ends. `plugins` are the user's files that the command named."""
     ignore_signals()
     for plugin in plugins:
@@ -118,13 +118,13 @@ def train_job(connection: Connection, folder: Path, order: Order, config: RunCon
             connection.recv()  # the request to stop
             return "stopped", None
         try:
-            return "done", measured(state, order, connection.poll)
+            return "done", measure(state, order, connection.poll)
         except Cancelled:
             connection.recv()
             return "stopped", None
 
 
-def measured(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def measure(state: TrainState, order: Order, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """What results.jsonl keeps of a trained model. Raises Cancelled if scoring the test part is interrupted."""
     from nanokimi.report.metrics import STUDY_KEYS
     from nanokimi.runtime.files import describe_environment
