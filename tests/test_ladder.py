@@ -82,7 +82,7 @@ def test_each_component_changes_its_own_settings_and_no_other() -> None:
         if nearest_corner(frozenset(before.changes["components"])) != nearest_corner(
             frozenset(after.changes["components"])
         ):
-            own |= {"variant.model.initializer_range"}  # no component's: as configured for the nearest end
+            own |= {"variant.model.initializer_range"}  # no component's: as configured for the nearest corner
         if component.name == "MoE":  # arrives without what the next two components bring
             own |= {"variant.optim.router_bias_update_speed"}
         assert changed and changed <= own, component.name

@@ -74,7 +74,7 @@ def test_every_component_inherits_from_the_nearest_end_with_its_optimizer(
     config: RunConfig, arms: list[StudyArm]
 ) -> None:
     found = {name: parent.name for name, parent in lineage(config, arms).items()}
-    assert {START, MUON_START, ADAMW_END, END}.isdisjoint(found), "the ends are searched themselves"
+    assert {START, MUON_START, ADAMW_END, END}.isdisjoint(found), "the corners are searched themselves"
     assert found["+ RMSNorm"] == found["+ untied head"] == START
     assert found["+ MoE"] == found["+ balancing"] == ADAMW_END
     assert found["+ Muon"] == found["without MLA"] == found["without WSD"] == END
@@ -257,10 +257,10 @@ def test_a_ladder_searches_its_ends_and_the_rest_inherit(finished: Path) -> None
     report = read_json(finished / "study.json")
     records = {arm["name"]: arm["tuning"] for arm in report["arms"]}
     kinds = {name: record["kind"] for name, record in records.items()}
-    ends = {START, MUON_START, ADAMW_END, END}
-    assert {name for name, kind in kinds.items() if kind == "search"} == ends
-    assert {kind for name, kind in kinds.items() if name not in ends} == {"inherited"}
-    assert {records[name]["trials"] for name in ends} == {2}
+    corners = {START, MUON_START, ADAMW_END, END}
+    assert {name for name, kind in kinds.items() if kind == "search"} == corners
+    assert {kind for name, kind in kinds.items() if name not in corners} == {"inherited"}
+    assert {records[name]["trials"] for name in corners} == {2}
     plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
     runs = read_results(finished)
     for arm in plan["arms"]:
@@ -298,6 +298,6 @@ def test_a_searched_file_is_taken_over_whole(finished: Path, toy: Path) -> None:
     assert cli.main([*command, "--tuned", str(finished / "tuned.json")]) == 0
     before, after = (read_json(toy / name / "study.json") for name in ("out", "taken"))
     losses = {arm["name"]: arm["val_loss"] for arm in before["arms"]}
-    assert len(after["arms"]) == 8, "four ends, each also with the settings of another"
+    assert len(after["arms"]) == 8, "four corners, each also with the settings of another"
     assert {arm["name"]: arm["val_loss"] for arm in after["arms"]}.items() <= losses.items()
     assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())

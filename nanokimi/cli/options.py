@@ -193,9 +193,8 @@ def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, Run
     elif any(word.partition("=")[0] in ("--data", "--dataset.path") for word in rest):
         name = DEFAULT_CONFIG
     else:
-        config = load_config(
-            TALES_CONFIG, rest
-        )  # finds mistakes before importing torch, which takes a second
+        # The configuration comes first, so that mistakes are found before torch is imported, which takes a second.
+        config = load_config(TALES_CONFIG, rest)
 
         import torch
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from nanokimi.config.schema import BUDGETS, RunConfig, SpreadConfig, YarnConfig
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -160,7 +161,7 @@ def typed(parse: Callable[[], Any], source: str = "") -> Any:
     try:
         return parse()
     except refused as error:
-        raise UserError(f"{source}{_one_line(error)}") from None
+        raise UserError(f"{source}{_describe_error(error)}") from None
 
 
 def merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -298,9 +299,9 @@ def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
     return f"; there are {', '.join(shown)}{rest}"
 
 
-def _one_line(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """jsonargparse's message as one line: the key, what it takes, what it was given."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if type(error).__name__ != "ArgumentError":
         return f"a value looks like a date or a number but is not one ({type(error).__name__}: {text})"
     key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 MAX_BYTES = 100_000
 MAX_VALUES, MAX_DEPTH = 5000, 20
@@ -94,7 +95,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(one_line(error) or type(error).__name__) from None
 
 
 def read_yaml(path: Path) -> Any:

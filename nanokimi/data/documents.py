@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 END_OF_TEXT = "<|endoftext|>"
 COMPRESSIONS = (".gz", ".zst")
@@ -292,7 +293,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     except UserError:
         raise
     except (OSError, ValueError, arrow.ArrowException) as error:  # ValueError: text that is not UTF-8
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} is not a parquet file, or is damaged ({reason}): make it again") from None
 
 

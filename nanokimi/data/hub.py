@@ -11,6 +11,7 @@ from typing import Any
 
 from nanokimi.data.documents import Document, import_optional, require_column, require_text, split_lines
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 TINYSTORIES = "roneneldan/TinyStories"
 V2_FILES = {"train": "TinyStoriesV2-GPT4-train.txt", "validation": "TinyStoriesV2-GPT4-valid.txt"}
@@ -34,7 +35,7 @@ class HubSet:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the content: `datasets`' own hash of the revision and its files."""
         datasets = _import_datasets(self.name)
-        with _one_line(self.name):
+        with _hub_errors(self.name):
             builder = datasets.load_dataset_builder(self.repository, data_files=self.files)
         return {
             "hub": self.repository,
@@ -48,7 +49,7 @@ class HubSet:
         """All documents, marked with their part if the set has a validation or test split of its own."""
         datasets = _import_datasets(self.name)
         options: dict[str, Any] = {"keep_linebreaks": True} if self.files else {}
-        with _one_line(self.name):
+        with _hub_errors(self.name):
             loaded = datasets.load_dataset(
                 self.repository, data_files=self.files, streaming=self.streaming, **options
             )
@@ -60,7 +61,7 @@ class HubSet:
                 yield Document(text, part)
 
     def _texts(self, rows: Any) -> Iterator[str]:
-        with _one_line(self.name):  # a stream can break in the middle
+        with _hub_errors(self.name):  # a stream can break in the middle
             for row in rows:
                 yield require_text(row[self.column], self.column, self.name)
 
@@ -104,7 +105,7 @@ def _import_datasets(name: str) -> Any:
     return datasets
 
 
-class _one_line:
+class _hub_errors:
     """Turn any exception of the Hub's libraries into one line: they raise too many kinds to list."""
 
     def __init__(self, name: str) -> None:
@@ -115,7 +116,7 @@ class _one_line:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError):
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise UserError(
                 f"{self.name} cannot be loaded from the Hub ({reason[:300]}): check the name and the network, or use "
                 "--data tales, which needs neither"

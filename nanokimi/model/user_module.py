@@ -16,6 +16,7 @@ from nanokimi.config import ModuleConfig
 from nanokimi.errors import UserError
 from nanokimi.model.output import Output
 from nanokimi.runtime.plugins import load_plugin
+from nanokimi.runtime.text import one_line
 
 
 class UserModule(nn.Module):
@@ -54,7 +55,7 @@ def build_module(config: ModuleConfig) -> nn.Module:
         module = cls(**arguments)
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{config.source} cannot be built: {type(error).__name__}: {one_line(error)}"
+            f"{config.source} cannot be built: {type(error).__name__}: {reason_of(error)}"
         ) from None
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         raise UserError(
@@ -82,7 +83,7 @@ def require_logits(model: UserModule) -> None:
         with torch.no_grad():
             logits = model(torch.zeros(shape, dtype=torch.long)).logits_BTW
     except (Exception, SystemExit) as error:
-        raise UserError(f"{config.source} cannot run: {type(error).__name__}: {one_line(error)}") from None
+        raise UserError(f"{config.source} cannot run: {type(error).__name__}: {reason_of(error)}") from None
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3 or logits.shape[:2] != shape:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
@@ -92,6 +93,6 @@ def require_logits(model: UserModule) -> None:
         raise UserError(f"{config.source} gives {logits.shape[2]} logits for {config.vocab_size} tokens")
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An exception's message on one line, cut to 300 characters."""
-    return (" ".join(str(error).split()) or "no message")[:300]
+    return (one_line(error) or "no message")[:300]

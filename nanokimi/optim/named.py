@@ -19,6 +19,7 @@ from nanokimi.config import GPTFamily, KimiFamily, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.third_party_state import pack, unpack_
 from nanokimi.runtime.plugins import load_plugin
+from nanokimi.runtime.text import one_line
 
 # torch's optimizers whose weight decay is added to the gradient.
 COUPLED = ("SGD", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Adamax")
@@ -171,7 +172,7 @@ def try_out(make: Callable[[Groups], torch.optim.Optimizer], optim: OptimConfig)
         try:
             problem = _trial(make, frozenset(optim.options))
         except Exception as error:  # third-party code may raise anything
-            problem = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+            problem = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
     if problem is not None:
         raise UserError(f"optim.name {optim.name} cannot train a model here: {problem}")
 

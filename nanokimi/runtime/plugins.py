@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import one_line
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _run(content: bytes, path: Path, spec: str) -> object:
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()) or "no message"
+        reason = one_line(error) or "no message"
         raise UserError(f"--plugin {spec} cannot be run: {type(error).__name__}: {reason}") from None
     return module
 

@@ -366,11 +366,11 @@ def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[di
     """Each corner with the settings of the other one with its optimizer (rate tuned again), against its own search."""
     by_name = {arm.name: arm for arm in arms if arm.leaking is None}
     more, comparisons = [], []
-    for end, other in SAME_OPTIMIZER.items():
-        if end in by_name and other in by_name:
-            name = f"{end}, settings of {other}"
-            about = f"{end} with what was found for {other}, its rate tuned"
-            changes = {**by_name[end].changes, INHERITS: other}
-            more.append(replace(by_name[end], name=name, about=about, changes=changes))
-            comparisons.append(comparison_entry("inheritance", name, name, end))
+    for corner, other in SAME_OPTIMIZER.items():
+        if corner in by_name and other in by_name:
+            name = f"{corner}, settings of {other}"
+            about = f"{corner} with what was found for {other}, its rate tuned"
+            changes = {**by_name[corner].changes, INHERITS: other}
+            more.append(replace(by_name[corner], name=name, about=about, changes=changes))
+            comparisons.append(comparison_entry("inheritance", name, name, corner))
     return more, comparisons

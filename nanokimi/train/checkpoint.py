@@ -28,6 +28,7 @@ from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
+from nanokimi.runtime.text import one_line
 from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimizer_
 from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
 
@@ -292,7 +293,7 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, pr
         state.scaler.load_state_dict(stored["scaler"])
         state.telemetry.load(stored["telemetry"], state.model)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from None
     if not progress:
         return

@@ -18,6 +18,7 @@ import numpy as np
 from nanokimi.data.documents import END_OF_TEXT, import_optional
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
+from nanokimi.runtime.text import one_line
 
 MIN_PIECES, MAX_PIECES = 256, 100_000
 
@@ -140,9 +141,7 @@ def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:
         tokenizer = kind(content)
     except (ValueError, RuntimeError) as error:
         what = "tokenizer.json" if path.name.endswith(".json") else "SentencePiece model"
-        raise UserError(
-            f"dataset.tokenizer {path} is not a {what} ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise UserError(f"dataset.tokenizer {path} is not a {what} ({one_line(error)[:200]})") from None
     try:
         require_size(tokenizer)
     except ValueError as error:
@@ -164,7 +163,7 @@ def _failures_as(kind: type[ValueError], what: str) -> Iterator[None]:
     except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise kind(f"{what} ({' '.join(str(error).split())[:200]})") from None
+        raise kind(f"{what} ({one_line(error)[:200]})") from None
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -39,6 +39,7 @@ from nanokimi.model.variants.feed_forward import dense_layer
 from nanokimi.model.variants.initial import initialise_
 from nanokimi.model.variants.latent import LatentAttention
 from nanokimi.runtime.plugins import load_plugin, place_of
+from nanokimi.runtime.text import one_line
 
 
 def make_norm(config: VariantConfig) -> nn.LayerNorm | RMSNorm:
@@ -81,7 +82,7 @@ def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
     try:
         return cast(nn.Module, found(config))
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"{name} cannot be built from a VariantConfig: {type(error).__name__}: {reason}"
         ) from None
