@@ -116,7 +116,8 @@ def make_text(characters: int = 6000, seed: int = 0) -> str:
 
 def write_study_files(folder: Path, steps: int) -> Path:
     """toy.yaml and text.txt, what a command that runs many trainings is given; returns the folder."""
-    train = f"train: {{context_length: 16, batch_size: 8, max_steps: {steps}, device: cpu, dtype: fp32}}\n"
+    sizes = f"context_length: 16, batch_size: 8, eval_batch_size: 8, max_steps: {steps}"
+    train = f"train: {{{sizes}, device: cpu, dtype: fp32}}\n"
     (folder / "toy.yaml").write_text("seed: 7\n" + train + TINY_ARMS.replace(", dropout: 0.1", ""))
     (folder / "text.txt").write_text(make_text())
     return folder
@@ -175,6 +176,7 @@ def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
         settings = dict(
             context_length=16, batch_size=8, max_steps=12, eval_every=6, save_every=6, device="cpu", threads=1
         )
+        settings["eval_batch_size"] = 8  # the audit, which takes longest in a tiny run, uses its shape
         settings["dtype"] = "fp32"  # the same numbers on every machine
         optim = OptimConfig(name="muonclip", lr=1e-2, schedule="wsd", min_lr_ratio=0.0, warmup_steps=2)
         return RunConfig(
