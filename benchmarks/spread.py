@@ -58,7 +58,7 @@ def test_loss(config: RunConfig, data_folder: Path, nudged: int) -> float:
         for _ in train(state):
             pass
         scores = evaluate(state.model, data, config.train.context_length, part="test")
-    return scores.val_loss
+    return scores.loss
 
 
 def wanted_runs(arms: dict[str, RunConfig], runs: int) -> list[tuple[str, int, int]]:

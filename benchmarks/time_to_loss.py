@@ -48,7 +48,7 @@ def ours(turns: Turns, config: RunConfig, data: Path) -> None:
     turns.start()
     state = build_state(config, open_prepared(data), data)
     turns.at_end = lambda: {
-        "val_loss": evaluate(state.model, state.data, config.train.context_length).val_loss,
+        "val_loss": evaluate(state.model, state.data, config.train.context_length).loss,
         "tokens": state.tokens,
     }
     turns.ready()
@@ -71,7 +71,7 @@ class AsOurs(torch.nn.Module):
 
 def loss_of_nanogpt(data: Path, model: torch.nn.Module) -> dict[str, Any]:
     """The loss that its model reached."""
-    return {"val_loss": evaluate(AsOurs(model), open_prepared(data), 64).val_loss, "tokens": RECIPE_TOKENS}
+    return {"val_loss": evaluate(AsOurs(model), open_prepared(data), 64).loss, "tokens": RECIPE_TOKENS}
 
 
 def configured(

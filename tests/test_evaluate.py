@@ -15,7 +15,7 @@ from torch import nn
 from nanokimi.config import DatasetConfig
 from nanokimi.data.store import PreparedData, prepare
 from nanokimi.data.tokenizers.own import ByteTokenizer
-from nanokimi.measure.evaluate import Evaluation, evaluate, token_nats
+from nanokimi.measure.evaluate import SCORES, evaluate, token_nats
 from nanokimi.model.build import build_model
 from nanokimi.model.output import Output
 
@@ -75,8 +75,8 @@ def test_loss_of_ten_tokens_equals_a_float64_computation_by_hand(tmp_path: Path)
     model = Bigram(7)
     expected = naive_nats(model.table.detach().double().numpy(), before=6, targets=VAL)
     scored = evaluate(model, data, context_length=4, batch_size=2)
-    assert scored.val_loss == pytest.approx(sum(expected) / 10, abs=1e-6)
-    assert scored.val_perplexity == pytest.approx(math.exp(sum(expected) / 10), rel=1e-6)
+    assert scored.loss == pytest.approx(sum(expected) / 10, abs=1e-6)
+    assert scored.perplexity == pytest.approx(math.exp(sum(expected) / 10), rel=1e-6)
     assert model.batches == [(2, 4), (1, 2)]  # 10 tokens: two whole windows, and the rest on its own
     windows = [sum(expected[0:4]), sum(expected[4:8]), sum(expected[8:10])]
     assert scored.window_nats.tolist() == pytest.approx(windows, abs=1e-5)
@@ -94,9 +94,9 @@ def test_bits_are_counted_over_the_bytes_and_characters_of_the_raw_text(tmp_path
     model = Bigram(256)
     total = sum(naive_nats(model.table.detach().double().numpy(), before=66, targets=ids))
     scored = evaluate(model, data, context_length=4, batch_size=64)
-    assert scored.val_bits_per_byte == pytest.approx(total / math.log(2) / 10, rel=1e-6)
-    assert scored.val_bits_per_char == pytest.approx(total / math.log(2) / 7, rel=1e-6)
-    assert scored.val_loss == pytest.approx(total / 10, rel=1e-6)
+    assert scored.bits_per_byte == pytest.approx(total / math.log(2) / 10, rel=1e-6)
+    assert scored.bits_per_char == pytest.approx(total / math.log(2) / 7, rel=1e-6)
+    assert scored.loss == pytest.approx(total / 10, rel=1e-6)
 
 
 def test_bits_of_a_uniform_model_do_not_depend_on_the_tokenizer(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_bits_of_a_uniform_model_do_not_depend_on_the_tokenizer(tmp_path: Path) 
             scored = evaluate(model, data, context_length=8, batch_size=3, part=part)
             part_text = text[starts[part] : starts[part] + len(text) // 10]
             bits = math.log2(width) * len(ids)
-            assert scored.val_loss == pytest.approx(math.log(width), rel=1e-6)
-            assert scored.val_bits_per_char == pytest.approx(bits / len(part_text), rel=1e-6)
-            assert scored.val_bits_per_byte == pytest.approx(bits / len(part_text.encode()), rel=1e-6)
+            assert scored.loss == pytest.approx(math.log(width), rel=1e-6)
+            assert scored.bits_per_char == pytest.approx(bits / len(part_text), rel=1e-6)
+            assert scored.bits_per_byte == pytest.approx(bits / len(part_text.encode()), rel=1e-6)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_batch_size_changes_speed_only(config: object, long_data: PreparedData) 
     model = build_model(config, seed=1)  # type: ignore[arg-type]
     scores = [evaluate(model, long_data, context_length=16, batch_size=n) for n in (1, 5, 12, 64)]
     for other in scores[1:]:
-        assert other.val_loss == pytest.approx(scores[0].val_loss, abs=1e-6)
+        assert other.loss == pytest.approx(scores[0].loss, abs=1e-6)
         assert np.allclose(other.window_nats, scores[0].window_nats, atol=1e-4)
         assert other.loss_by_position == pytest.approx(scores[0].loss_by_position, abs=1e-5)
 
@@ -145,7 +145,7 @@ def test_the_models_loss_equals_one_forward_pass_per_window(long_data: PreparedD
             logits = model(torch.tensor([window[:-1]])).logits_BTW[0].double()
             total -= float(logits.log_softmax(-1).gather(1, torch.tensor(window[1:])[:, None]).sum())
     scored = evaluate(model, long_data, context_length=16, batch_size=4)
-    assert scored.val_loss == pytest.approx(total / 203, abs=1e-5)
+    assert scored.loss == pytest.approx(total / 203, abs=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 4, 8, 16, 50, 203, 500])
@@ -178,7 +178,7 @@ def test_each_token_of_the_test_part_is_a_target_exactly_once(length: int, long_
 
 def test_window_nats_add_up_to_the_total(long_data: PreparedData) -> None:
     scored = evaluate(Bigram(61), long_data, context_length=16, batch_size=4)
-    assert scored.window_nats.sum() == pytest.approx(scored.val_loss * 203, rel=1e-9)
+    assert scored.window_nats.sum() == pytest.approx(scored.loss * 203, rel=1e-9)
 
 
 def test_scores_are_fp32_even_inside_autocast(long_data: PreparedData) -> None:
@@ -188,7 +188,7 @@ def test_scores_are_fp32_even_inside_autocast(long_data: PreparedData) -> None:
         cast = evaluate(model, long_data, context_length=16, batch_size=4)
         assert model.seen == (False, False, False)  # evaluation mode, no autocast, no gradients
         assert model.dtype_seen == torch.float32
-    assert cast.val_loss == plain.val_loss
+    assert cast.loss == plain.loss
 
 
 def test_logits_in_half_precision_are_scored_in_fp32() -> None:
@@ -209,7 +209,7 @@ def test_the_models_mode_is_restored(training: bool, long_data: PreparedData) ->
     first = evaluate(model, long_data, context_length=16, batch_size=4)
     assert model.training is training and all(m.training is training for m in model.modules())
     again = evaluate(model, long_data, context_length=16, batch_size=4)
-    assert first.val_loss == again.val_loss, "no dropout"
+    assert first.loss == again.loss, "no dropout"
 
 
 def test_evaluation_leaves_the_random_state_and_the_weights_alone(long_data: PreparedData) -> None:
@@ -223,7 +223,7 @@ def test_evaluation_leaves_the_random_state_and_the_weights_alone(long_data: Pre
 
 def test_the_record_holds_plain_numbers_only(long_data: PreparedData) -> None:
     record = evaluate(Bigram(61), long_data, context_length=16, batch_size=4).record()
-    assert set(record) == set(Evaluation.__dataclass_fields__) - {"window_nats", "window_tokens", "part"}
+    assert set(record) == {f"val_{name}" for name in SCORES} | {"loss_by_position"}
     numbers = [record.pop("loss_by_position"), list(record.values())]
     assert all(type(number) is float for group in numbers for number in group)
 
@@ -234,4 +234,4 @@ def test_a_hopeless_model_has_a_finite_perplexity(tmp_path: Path) -> None:
     with torch.no_grad():
         model.table.copy_(torch.tensor([[5000.0, 0.0], [5000.0, 0.0]]))
     scored = evaluate(model, data, context_length=4, batch_size=1)
-    assert scored.val_loss == pytest.approx(5000.0) and math.isfinite(scored.val_perplexity)
+    assert scored.loss == pytest.approx(5000.0) and math.isfinite(scored.perplexity)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from nanokimi.measure.evaluate import Evaluation
+from nanokimi.measure import evaluate
 from nanokimi.report.metrics import FIRST_COLUMNS, NOT_SHOWN, STUDY_PAGE, STUDY_TEXT, TABLE
 from nanokimi.train.metrics import METRICS
 
-SCORES = {field.name.replace("val_", f"{part}_") for field in fields(Evaluation) for part in ("val", "test")}
+SCORES = {f"{part}_{name}" for part in ("val", "test") for name in evaluate.SCORES}
 DERIVED = {"floor_gap", "deviation", "flops", "memory_above_idle"}  # by train/result.py, compare and report
 
 

@@ -88,7 +88,7 @@ def test_prune_reports_its_losses_and_writes_an_ordinary_run(finished: Path, tmp
     rates = [r["lr"] for r in read_json_lines(tmp_path / "pruned" / "metrics.jsonl") if r["kind"] == "train"]
     assert len(rates) == 6 and rates[0] <= 1e-3 and rates == sorted(rates, reverse=True)
     scored = evaluate(after.model, after.data, 16)
-    assert scored.val_loss == pytest.approx(result["val_loss"], abs=1e-6)
+    assert scored.loss == pytest.approx(result["val_loss"], abs=1e-6)
     assert main(["sample", str(tmp_path / "pruned"), "--max_new_tokens", "5"]) == 0
 
 

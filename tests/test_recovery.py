@@ -215,7 +215,7 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = begin(tiny_config(), tmp_path / "run")
-    expected = evaluation.evaluate_now(state).val_loss
+    expected = evaluation.evaluate_now(state).loss
 
     def tight(x: torch.Tensor, *given: Any, f: Any = state.model.lm_head.forward) -> Any:
         if x.shape[0] > 3:
@@ -223,7 +223,7 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
         return f(x, *given)
 
     monkeypatch.setattr(state.model.lm_head, "forward", tight)
-    assert evaluation.evaluate_now(state).val_loss == pytest.approx(expected, rel=1e-6)
+    assert evaluation.evaluate_now(state).loss == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's data is Linux's")

@@ -174,7 +174,7 @@ def test_an_opened_run_scores_as_its_result_says(tiny_config: Build, tmp_path: P
     result = train_alone(tiny_config(max_steps=4), tmp_path / "run")
     opened = open_run(tmp_path / "run")
     scored = evaluate(opened.model, opened.data, 16, 64)
-    assert scored.val_loss == result["val_loss"] != result["test_loss"]
+    assert scored.loss == result["val_loss"] != result["test_loss"]
     tested = evaluate(opened.model, opened.data, 16, 64, part="test").record()
     for name in ("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char"):
         assert tested[name] == result[name]
@@ -198,7 +198,7 @@ def test_a_run_without_a_test_part_is_opened_but_not_resumed(tiny_config: Build,
     metadata = {k: v for k, v in read_json(data / "data.json").items() if not k.startswith(("test", "split"))}
     (data / "data.json").write_text(json.dumps(metadata | {"schema_version": 1}))
     opened = open_run(tmp_path / "run")
-    assert evaluate(opened.model, opened.data, 16, 64).val_loss > 0
+    assert evaluate(opened.model, opened.data, 16, 64).loss > 0
     with pytest.raises(UserError, match="without a test part.*--part val"):
         evaluate(opened.model, opened.data, 16, 64, part="test")
     with pytest.raises(UserError, match="begun without a test part.*in a new folder"):

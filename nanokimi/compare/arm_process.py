@@ -1,7 +1,12 @@
 """One arm of a comparison in a process of its own, so that its time and memory are measured alone.
 
-The parent sends a number of steps. The worker takes them, sends each record as it comes, and says when its turn is
-over. Between turns it waits on the pipe and uses no processor. It answers "finish" with its result.
+The parent sends a request with its argument, and between requests the worker waits and uses no processor:
+
+    train STEPS    take so many training steps, and send each record as it comes; at the end, "turn over"
+    stop           save a checkpoint after the current step or evaluation; at the end, "turn over"
+    finish WHOLE   measure and write the result, and send it; without WHOLE, do not time the generation
+
+Instead of an answer an error may come, after which the worker has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ class ArmProcess:
 
     def take_turn(self, steps: int) -> Iterator[tuple[dict[str, Any], float | None]]:
         """Let the arm take `steps` training steps; yields its records, each with the total steps of its budget."""
-        self._send("go", steps)
+        self._send("train", steps)
         while True:
             kind, content = self._receive()
             if kind == "records":
@@ -48,7 +53,7 @@ class ArmProcess:
         """Ask the arm to end its turn after its current step or evaluation. Safe to call from a signal handler."""
         if not self.finished and not self.told_to_stop:
             self.told_to_stop = True
-            self._send("stop", 0)
+            self._send("stop", None)
 
     def stop(self) -> None:
         """Make the arm save a checkpoint after its last whole step, and wait for it."""
@@ -62,14 +67,14 @@ class ArmProcess:
 
         Without `whole` it skips timing the generation and judging stories.
         """
-        self._send("finish", int(whole))
+        self._send("finish", whole)
         result = self._receive()[1]
         self.process.join()
         return result
 
-    def _send(self, request: str, steps: int) -> None:
+    def _send(self, request: str, argument: int | bool | None) -> None:
         try:
-            self.connection.send((request, steps))
+            self.connection.send((request, argument))
         except OSError:
             raise self._death() from None
 
@@ -160,14 +165,14 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
             note(f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh")
         records = train(state)
         while True:
-            request, steps = connection.recv()
+            request, argument = connection.recv()
             if request == "finish":
-                connection.send(("result", finish(state, idle_memory_bytes, measure_generation=bool(steps))))
+                connection.send(("result", finish(state, idle_memory_bytes, measure_generation=argument)))
                 return
             if request == "stop":
-                state.stop_requested = True
+                state.stop_requested = True  # train() then saves, and yields no more records
             taken = 0
-            while (taken < steps and not connection.poll()) or request == "stop":
+            while request == "stop" or (taken < argument and not connection.poll()):
                 record = next(records, None)
                 if record is None:
                     break

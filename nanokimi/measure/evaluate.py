@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,27 @@ from nanokimi.data.batches import iterate_validation, scored_windows
 from nanokimi.data.store import PreparedData
 
 TOKENS_AT_A_TIME = 4096
+SCORES = ("loss", "perplexity", "bits_per_byte", "bits_per_char")
+"""The fields of an Evaluation that records hold under the name of its part, such as test_loss."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one model on one part of the text, and each window's loss, for paired comparisons.
+    """Scores of one model on one part of the text, and each window's loss, for paired comparisons."""
 
-    The fields are called val_ for either part. `record` gives them the name of the part.
-    """
-
-    val_loss: float  # nats per token
-    val_perplexity: float
-    val_bits_per_byte: float
-    val_bits_per_char: float
+    part: str  # val or test
+    loss: float  # nats per token
+    perplexity: float
+    bits_per_byte: float
+    bits_per_char: float
     loss_by_position: list[float]  # mean nats of the targets at each position of the window
     window_nats: np.ndarray  # (windows,) total nats of each window's targets, in the order of the text
     window_tokens: np.ndarray  # (windows,) number of each window's targets
-    part: str = "val"
 
     def record(self) -> dict[str, Any]:
         """The fields of metrics.jsonl and result.json: val_loss, ..., or test_loss, ..."""
-        return {
-            name.replace("val_", f"{self.part}_"): value
-            for name, value in asdict(self).items()
-            if not name.startswith("window_") and name != "part"
-        }
+        scores = {f"{self.part}_{name}": getattr(self, name) for name in SCORES}
+        return {**scores, "loss_by_position": self.loss_by_position}
 
 
 class Cancelled(Exception):
@@ -99,14 +95,14 @@ def evaluate(
     assert tokens == len(scored.ids), "every token of the part is a target exactly once"
     loss = total_nats / tokens
     return Evaluation(
-        val_loss=loss,
-        val_perplexity=math.exp(min(loss, 700.0)),
-        val_bits_per_byte=total_nats / math.log(2) / data.metadata[f"{part}_text_bytes"],
-        val_bits_per_char=total_nats / math.log(2) / data.metadata[f"{part}_text_chars"],
+        part=part,
+        loss=loss,
+        perplexity=math.exp(min(loss, 700.0)),
+        bits_per_byte=total_nats / math.log(2) / data.metadata[f"{part}_text_bytes"],
+        bits_per_char=total_nats / math.log(2) / data.metadata[f"{part}_text_chars"],
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
         window_nats=window_nats,
         window_tokens=window_tokens,
-        part=part,
     )
 
 

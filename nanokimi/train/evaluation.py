@@ -40,20 +40,20 @@ def evaluate_and_sample(state: TrainState, last: bool) -> Iterator[Record]:
 def evaluate_now(state: TrainState) -> Evaluation:
     """Score the model on the validation text and remember it."""
     result = evaluate_in_memory(state, "val", cancelled=lambda: state.should_stop)
-    if not math.isfinite(result.val_loss):
+    if not math.isfinite(result.loss):
         raise TrainingError(
             f"the validation loss after step {state.step} is not finite: lower the learning rate"
         )
     state.last_evaluation = result
-    if result.val_loss < state.best_val_loss:
-        state.best_val_loss, state.best_step = result.val_loss, state.step
+    if result.loss < state.best_val_loss:
+        state.best_val_loss, state.best_step = result.loss, state.step
     return result
 
 
 def evaluate_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
     """Score a trained model on the test part, which nothing has read before."""
     result = evaluate_in_memory(state, "test", cancelled=cancelled)
-    if not math.isfinite(result.val_loss):
+    if not math.isfinite(result.loss):
         raise TrainingError("the test loss is not finite: lower the learning rate")
     return result
 

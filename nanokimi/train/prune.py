@@ -60,7 +60,7 @@ def prune(
     train = run.config.train
     usage_LE = expert_usage(run.model, run.data, train.context_length)
     kept_LE = usage_LE.topk(keep, dim=1).indices.sort(dim=1).values
-    before = evaluate(run.model, run.data, train.context_length, train.eval_batch_size).val_loss
+    before = evaluate(run.model, run.data, train.context_length, train.eval_batch_size).loss
     steps = read_steps(folder)
     config = pruned_config(run, keep, steps, recover_steps)
     if device is not None:
@@ -71,7 +71,7 @@ def prune(
         state = build_state(config, open_prepared(out / DATA_FOLDER), out)
         state.model.load_state_dict(pruned_weights(run.model, kept_LE))
         state.step = steps
-        pruned = evaluate(state.model, run.data, train.context_length, train.eval_batch_size).val_loss
+        pruned = evaluate(state.model, run.data, train.context_length, train.eval_batch_size).loss
         save_checkpoint(state)
         record = {
             "source": folder.resolve().name,

@@ -75,8 +75,8 @@ def floor_gaps(data: PreparedData, scores: Evaluation, context_length: int) -> d
     bits_per_byte = floor.nats / math.log(2) / data.metadata[f"{part}_text_bytes"]
     return {
         **known,
-        "floor_gap": scores.val_loss - known["floor"],
-        "floor_gap_bits_per_byte": scores.val_bits_per_byte - bits_per_byte,
+        "floor_gap": scores.loss - known["floor"],
+        "floor_gap_bits_per_byte": scores.bits_per_byte - bits_per_byte,
     }
 
 
