@@ -79,8 +79,8 @@ def test_each_component_changes_its_own_settings_and_no_other() -> None:
         }
         own |= {f"variant.optim.{key}" for key in component.instead}
         own |= {"variant.optim.lr"} if component.name == "Muon" else set()
-        if nearest_corner(frozenset(before.changes["components"])) != nearest_corner(
-            frozenset(after.changes["components"])
+        if nearest_corner(frozenset(before.components or ())) != nearest_corner(
+            frozenset(after.components or ())
         ):
             own |= {"variant.model.initializer_range"}  # no component's: as configured for the nearest corner
         if component.name == "MoE":  # arrives without what the next two components bring

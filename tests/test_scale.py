@@ -229,7 +229,7 @@ def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:
 def test_a_family_of_the_users_own_stands_at_every_size(config: RunConfig) -> None:
     added = ("Lion: from=nanogpt optim.name=lion optim.lr=3e-4",)
     arms = scale_arms(config, ScaleOptions(sizes=(32, 48, 64, 96), families=(END,), added=added))
-    lions = [arm for arm in arms if arm.changes["family"] == "Lion"]
+    lions = [arm for arm in arms if arm.family == "Lion"]
     assert [arm.name for arm in lions] == [f"Lion, {hidden} wide" for hidden in (32, 48, 64, 96)]
     assert [arm.config.variant.model.hidden_size for arm in lions] == [32, 48, 64, 96]
     assert {arm.config.variant.optim.name for arm in lions} == {"lion"}

@@ -16,7 +16,6 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.plugins import name_plugin, plugin_setting
 from nanokimi.study.ladder import END, START
-from nanokimi.study.settle import HOLDS
 from nanokimi.study.study import StudyArm
 
 FAMILY_ARMS = {"nanokimi": END, "nanogpt": START}
@@ -42,7 +41,7 @@ def added_arm(arms: Sequence[StudyArm], text: str) -> StudyArm:
         config = with_parsed(base.config, parsed)
         changes = {key: settings(config)[key] for key in parsed}
         about = f"{base.name} with {' '.join(f'{key}={value}' for key, value in given.items())}"
-        return resize_arm(name, config, {**changes, **made_from(base)}, about)
+        return resize_arm(base, name, config, changes, about)
     except UserError as error:
         raise UserError(f"--arm '{text}': {error}") from None
 
@@ -65,31 +64,28 @@ def class_arm(base: StudyArm, name: str, source: str, text: str) -> StudyArm:
     context = config.train.context_length
     target = model_cost(base.config.nanogpt.model, context).params_active
     gap = model_cost(config.module.model, context).params_active / target - 1
-    return StudyArm(name, config, {"from": base.name, "module.model.source": source}, source, gap)
+    return StudyArm(name, config, {"module.model.source": source}, source, gap, made_from=base.name)
 
 
-def made_from(base: StudyArm) -> dict[str, Any]:
-    """What an arm records of the arm it was made from: the name, and the settings to keep when others are inherited."""
-    held = [key.removeprefix("variant.") for key in base.changes if key.startswith("variant.")]
-    held += base.changes.get(HOLDS, [])
-    return {"from": base.name, **({HOLDS: held} if held else {})}
+def resize_arm(base: StudyArm, name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
+    """An arm made from `base`, whose widths are solved again, so that it has NanoGPT's active parameters.
 
-
-def resize_arm(name: str, config: RunConfig, changes: dict[str, Any], about: str) -> StudyArm:
-    """An arm whose widths are solved again, so that it has NanoGPT's active parameters."""
+    The settings in which `base` differs from its own origin stay when other settings are inherited.
+    """
+    kept = (key.removeprefix("variant.") for key in base.changes if key.startswith("variant."))
+    arm = StudyArm(name, config, changes, about, made_from=base.name, holds=(*kept, *base.holds))
     context = config.train.context_length
     target = model_cost(config.nanogpt.model, context).params_active
     model = config.variant.model
     if "variant.model.intermediate_size" in changes or "variant.model.moe_intermediate_size" in changes:
         validate(config)
-        gap = model_cost(model, context).params_active / target - 1
-        return StudyArm(name, config, changes, about, gap)
+        return replace(arm, size_gap=model_cost(model, context).params_active / target - 1)
     widths = {name: getattr(VariantConfig(), name) for name in ("intermediate_size", "moe_intermediate_size")}
     # find mistakes in all other settings before the widths are solved for
     validate(replace(config, variant=replace(config.variant, model=replace(model, **widths))))
     solved = solve_width(model, parameters("active_params", context), target)
     whole = replace(config, variant=replace(config.variant, model=solved.model))
-    return StudyArm(name, validate(whole), {**changes, **solved.changes}, about, solved.gap)
+    return replace(arm, config=validate(whole), changes={**changes, **solved.changes}, size_gap=solved.gap)
 
 
 def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
@@ -104,4 +100,4 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}
         about += ", and without QK-Clip, which it has no rescale_heads_ for"
     name = f"{base.name} with {plugin.name}"
-    return resize_arm(name, with_changes(base.config, changes), {**changes, **made_from(base)}, about)
+    return resize_arm(base, name, with_changes(base.config, changes), changes, about)

@@ -19,7 +19,6 @@ from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
-from nanokimi.study.settle import HOLDS
 from nanokimi.study.space import COSINE, KEYS, schedule_settings
 from nanokimi.study.study import StudyArm, comparison_entry
 
@@ -116,8 +115,6 @@ EVERYTHING = frozenset(NAMES)
 ARCHITECTURE = frozenset(component.name for component in COMPONENTS if component.family == "architecture")
 OPTIMIZER = EVERYTHING - ARCHITECTURE
 SCHEDULE = "WSD"
-INHERITS = "inherits"
-"""The key, among an arm's changes, of the corner whose settings it takes."""
 SAME_OPTIMIZER = {START: ADAMW_END, ADAMW_END: START, MUON_START: END, END: MUON_START}
 """The other corner with the same optimizer."""
 CORNERS = {START: frozenset[str](), MUON_START: OPTIMIZER, ADAMW_END: ARCHITECTURE, END: EVERYTHING}
@@ -224,8 +221,8 @@ def ladder_arm(config: RunConfig, name: str, components: frozenset[str], about: 
     arm = family_with(config, components)
     solved = solve_width(arm.model, count, target)
     whole = replace(config, model="variant", variant=replace(arm, model=solved.model))
-    changes = {"components": [one for one in NAMES if one in components], **solved.changes}
-    return StudyArm(name, validate(whole), changes, about, solved.gap)
+    named = tuple(one for one in NAMES if one in components)
+    return StudyArm(name, validate(whole), dict(solved.changes), about, solved.gap, components=named)
 
 
 def additive(
@@ -240,7 +237,7 @@ def additive(
     if searched:
         chosen = [name for name in chosen if name != SCHEDULE]
     for name in chosen:
-        components = frozenset([*arms[-1].changes["components"], name])
+        components = frozenset([*(arms[-1].components or ()), name])
         if searched and components | {SCHEDULE} == EVERYTHING:
             components = EVERYTHING
         if drop_unsupported(components) != components:
@@ -271,7 +268,7 @@ def leave_one_out(
             arm = replace(
                 arm,
                 config=validate(with_changes(arm.config, cosine)),
-                changes={**arm.changes, HOLDS: list(KEYS["decay"])},
+                holds=KEYS["decay"],
                 about="NanoKimi with a cosine",
             )
         arms.append(arm)
@@ -348,13 +345,14 @@ def lineage(config: RunConfig, arms: Sequence[StudyArm]) -> dict[str, StudyArm]:
 
 def corner_of(arm: StudyArm, known: dict[str, StudyArm]) -> str:
     """The corner that an arm is, inherits from, or was made from."""
-    if INHERITS in arm.changes:
-        return str(arm.changes[INHERITS])
+    if arm.inherits is not None:
+        return arm.inherits
     if arm.name in CORNERS:
         return arm.name
-    if "components" in arm.changes:
-        return nearest_corner(frozenset(arm.changes["components"]))
-    return corner_of(known[arm.changes["from"]], known)
+    if arm.components is not None:
+        return nearest_corner(frozenset(arm.components))
+    assert arm.made_from is not None, "an arm without components is a user's"
+    return corner_of(known[arm.made_from], known)
 
 
 def kind_of(arm: StudyArm) -> str:
@@ -370,7 +368,6 @@ def inheritance_tests(arms: Sequence[StudyArm]) -> tuple[list[StudyArm], list[di
         if corner in by_name and other in by_name:
             name = f"{corner}, settings of {other}"
             about = f"{corner} with what was found for {other}, its rate tuned"
-            changes = {**by_name[corner].changes, INHERITS: other}
-            more.append(replace(by_name[corner], name=name, about=about, changes=changes))
+            more.append(replace(by_name[corner], name=name, about=about, inherits=other))
             comparisons.append(comparison_entry("inheritance", name, name, corner))
     return more, comparisons

@@ -61,11 +61,11 @@ def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str
         arms, comparisons = plan_ladder(study.config, options.designs, options.components, searched)
         for text in options.added:
             arm = added_arm(arms, text)
-            comparisons.append(comparison_entry("also", arm.name, arm.name, arm.changes["from"]))
+            comparisons.append(comparison_entry("also", arm.name, arm.name, str(arm.made_from)))
             arms.append(arm)
         for spec in options.plugins:
             arm = plugged_arm(arms, spec)
-            comparisons.append(comparison_entry("also", arm.name, arm.name, arm.changes["from"]))
+            comparisons.append(comparison_entry("also", arm.name, arm.name, str(arm.made_from)))
             arms.append(arm)
         if searched:
             more, tests = inheritance_tests(arms)

@@ -99,7 +99,7 @@ def scale_arms(config: RunConfig, options: ScaleOptions) -> list[StudyArm]:
         sized = at_size(config, hidden, options.equal_steps)
         for family in options.families:
             arm = ladder_arm(sized, f"{family}, {hidden} wide", CORNERS[family])
-            arms.append(replace(arm, changes={**arm.changes, "family": family, "hidden_size": hidden}))
+            arms.append(replace(arm, family=family, hidden_size=hidden))
         arms += [added_family(sized, text, hidden) for text in options.added]
     return arms
 
@@ -117,18 +117,17 @@ def added_family(sized: RunConfig, text: str, hidden: int) -> StudyArm:
         if key in given:
             raise UserError(f"--arm '{text}': {key} is what --sizes changes: leave it out")
     arm = added_arm(corners, text)
-    changes = {**arm.changes, "family": name, "hidden_size": hidden}
-    return replace(arm, name=f"{name}, {hidden} wide", changes=changes)
+    return replace(arm, name=f"{name}, {hidden} wide", family=name, hidden_size=hidden)
 
 
 def family_parents(arms: Sequence[StudyArm], hidden: int) -> dict[str, StudyArm]:
     """The arm that each arm inherits from in a full search, by name: its family's, of the width nearest to `hidden`."""
     families: dict[str, list[StudyArm]] = {}
     for arm in arms:
-        families.setdefault(arm.changes["family"], []).append(arm)
+        families.setdefault(str(arm.family), []).append(arm)
     found: dict[str, StudyArm] = {}
     for some in families.values():
-        parent = min(some, key=lambda arm: abs(arm.changes["hidden_size"] - hidden))
+        parent = min(some, key=lambda arm: abs(int(arm.hidden_size or 0) - hidden))
         found |= {arm.name: parent for arm in some if arm is not parent}
     return found
 
@@ -146,7 +145,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
             arms = settle(study, pool, arms, options.ladder, parents)
             seeds = study.seeds(options.ladder.seeds)
             arms = run_seeds(pool, arms, seeds)
-            families = dict.fromkeys(arm.changes["family"] for arm in arms)
+            families = dict.fromkeys(str(arm.family) for arm in arms)
             base = [family for family in families if family != END]
             content = {
                 "title": f"Loss against compute: {Path(study.data.metadata['path']).name}",

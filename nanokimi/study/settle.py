@@ -23,8 +23,6 @@ from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tu
 
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
-HOLDS = "holds"
-"""The key, among an arm's changes, of the settings that it does not inherit."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,7 @@ def run_searches(
 
 def inherit(record: Record, arm: StudyArm) -> Values:
     """The values that an arm inherits from another one's record: all but the rate and what the arm itself sets."""
-    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(
-        arm.changes.get(HOLDS, ())
-    )
+    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.holds)
     own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)} - {RATE}
     return {
         name: value

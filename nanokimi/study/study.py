@@ -61,7 +61,7 @@ class StudyArm:
     name: str
     config: RunConfig
     changes: dict[str, Any] = field(default_factory=dict)
-    """How it differs from the study's configuration, by setting."""
+    """The settings in which it differs from the arm or configuration that it was made from."""
     about: str = ""
     size_gap: float | None = None
     """Relative difference from the size that it was matched to; None if it was not matched."""
@@ -69,6 +69,29 @@ class StudyArm:
     """How its settings were found (see `tuning_record`); None if they are as configured."""
     leaking: str | None = None
     """Where the audit found a leak; None if it found none."""
+    made_from: str | None = None
+    """The arm of the study that a user's arm was made from."""
+    components: tuple[str, ...] | None = None
+    """The components of the ladder that it has; None for a user's arm."""
+    holds: tuple[str, ...] = ()
+    """Settings that it keeps when it inherits another arm's, beside those that it changes; without the family."""
+    inherits: str | None = None
+    """The arm whose settings it takes in a test of the inheritance."""
+    family: str | None = None
+    """The family of `scale` that it is the member of `hidden_size` of."""
+    hidden_size: int | None = None
+
+    def origin(self) -> dict[str, Any]:
+        """What the study's records call its changes: the settings, and where the arm comes from."""
+        fields = {
+            "from": self.made_from,
+            "components": None if self.components is None else list(self.components),
+            "holds": list(self.holds) or None,
+            "inherits": self.inherits,
+            "family": self.family,
+            "hidden_size": self.hidden_size,
+        }
+        return {**self.changes, **{name: value for name, value in fields.items() if value is not None}}
 
     def with_settings(self, settings: Mapping[str, Any]) -> StudyArm:
         """The arm with some settings replaced, by key without the family in front. Raises UserError if invalid."""
@@ -130,7 +153,7 @@ def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
     """A run of an arm, with its own number of steps or `steps`; the schedule always decays to the end of the run."""
     config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
-    return Job(arm.name, as_job_config(config, seed), purpose, arm.changes, audited)
+    return Job(arm.name, as_job_config(config, seed), purpose, arm.origin(), audited)
 
 
 def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> list[StudyArm]:
@@ -201,7 +224,7 @@ def arm_entry(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
     return {
         "name": arm.name,
         "about": arm.about,
-        "changes": arm.changes,
+        "changes": arm.origin(),
         "lr": arm.config.family.optim.lr,
         "optimizer": arm.config.family.optim.name,
         "size_gap": arm.size_gap,
