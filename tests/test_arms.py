@@ -12,7 +12,7 @@ import torch
 from conftest import TINY_ARMS, make_text
 
 from nanokimi import cli
-from nanokimi.compare import matched
+from nanokimi.compare import match
 from nanokimi.compare import run as comparison
 from nanokimi.config import ModuleConfig, RunConfig, arms, files, rules
 from nanokimi.config.arms import DEFAULT_ARMS, arm_configs, only_arms, slug, with_arm
@@ -137,7 +137,7 @@ def test_no_configuration_of_a_comparison_is_checked_twice_or_saved_twice(
         saved.append(path)
         save_config(config, path)
 
-    for room in (files, arms, matched, rules):
+    for room in (files, arms, match, rules):
         monkeypatch.setattr(room, "validate", watch_checks)
     for room in (run_folder, comparison):
         monkeypatch.setattr(room, "save_config", watch_files)

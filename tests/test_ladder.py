@@ -14,7 +14,7 @@ import pytest
 from conftest import study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.compare.match import parameters
+from nanokimi.compare.size import parameters
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings

@@ -11,16 +11,16 @@ import pytest
 from conftest import TINY_GPT, TINY_KIMI
 
 from nanokimi.compare.match import (
+    MATCH_FILE,
     agreement,
     describe_agreement,
+    describe_match,
     fewer_steps,
-    nearest,
-    parameters,
-    solve_size,
-    solve_width,
+    matched_arms,
+    solve,
     steps_of,
 )
-from nanokimi.compare.matched import MATCH_FILE, describe_match, matched_arms, solve
+from nanokimi.compare.size import nearest, parameters, solve_size, solve_width
 from nanokimi.config import GPTConfig, RunConfig, TrainConfig
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData

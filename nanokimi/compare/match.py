@@ -1,21 +1,33 @@
-"""Fairness: what two arms are matched in, and the size or budget that matches them.
+"""What the arms of a comparison are matched in, and `compare --match`: the sizes or budgets that match them.
 
 No single quantity is "fair". Sizes (active or total parameters) are matched by the baseline's width; budgets (FLOPs,
 seconds) by giving the more expensive arm fewer steps, with a schedule that decays to their end; tokens by equal steps.
-Every output says in which of the five quantities a pair is matched and in which it is not.
+Every output says in which of the five quantities a pair is matched and in which it is not. What was solved for is kept
+in the comparison's match.json, so that speeds are measured once and resuming finds the same arms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import statistics
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from nanokimi.config import RunConfig
+from nanokimi.compare.size import TOLERANCE, parameters, solve_size
+from nanokimi.config import BUDGETS, ModuleConfig, RunConfig
+from nanokimi.config.arms import arm_configs
+from nanokimi.config.parsing import with_changes
+from nanokimi.config.rules import validate
+from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.measure.cost import model_cost
+from nanokimi.measure.cost import model_cost, optimizer_flops
+from nanokimi.model.build import build_model
+from nanokimi.runtime.files import read_json, write_json
+from nanokimi.train.state import build_state
+from nanokimi.train.step import train_step
+from nanokimi.train.torch_compile import compile_step
 
-Quantity = Literal["active_params", "total_params", "flops", "tokens", "seconds"]
 QUANTITIES: dict[str, tuple[str, str]] = {
     "tokens": ("tokens", "tokens"),
     "active_params": ("active parameters", "params_active"),
@@ -24,24 +36,110 @@ QUANTITIES: dict[str, tuple[str, str]] = {
     "seconds": ("training time", "train_seconds"),
 }
 """For each quantity, its name in sentences and the field of a run's results that holds it."""
-TOLERANCE = 0.02
-"""Relative gap up to which two arms count as matched."""
-WIDTH_STEP = 4
-"""Feed-forward widths are multiples of this."""
-FREE_WIDTH = 0.25
-"""The share by which a feed-forward width may change before the hidden size changes instead."""
+MATCH_FILE = "match.json"
+TURNS, STEPS_A_TURN = 4, 6
 
 
-@dataclass(frozen=True)
-class Solved:
-    """A model whose size was solved for."""
+def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
+    """The configuration of each arm, with `model` set. Also writes match.json if arms are to be matched."""
+    arms = arm_configs(config)
+    if config.compare.match == "none":
+        return arms
+    path = folder / MATCH_FILE
+    budget = {name: getattr(config.train, name) for name in BUDGETS}
+    asked = {"asked": config.compare.match, "budget": budget}
+    kept = read_json(path) if path.exists() else {}
+    if {name: kept.get(name) for name in asked} == asked:
+        changes = kept["changes"]
+    else:
+        changes = solve(config.compare.match, arms, data)
+        write_json(path, {"schema_version": 2, **asked, "changes": changes})
+    changed = {
+        name: validate(with_changes(arms[name], changes[name])) for name in arms.keys() & changes.keys()
+    }
+    return {**arms, **changed}
 
-    model: Any
-    changes: dict[str, int]
-    """What was changed, by the name of the setting."""
-    value: float
-    gap: float
-    """Difference from the target, relative to it."""
+
+def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:
+    """The settings to change in each arm so that all are equal in `quantity`. Sizes are matched to the first arm's.
+
+    Raises UserError for a budget in FLOPs or seconds, or if an arm's size cannot be changed.
+    """
+    first, *others = arms
+    config = arms[first]
+    if quantity in ("active_params", "total_params"):
+        count = parameters(quantity, config.train.context_length)
+        changes = {}
+        for other in others:
+            arm = arms[other]
+            if isinstance(arm.family.model, ModuleConfig):
+                raise UserError(
+                    f"--match {quantity}: {other} is a class of yours, whose size cannot be solved for"
+                )
+            found = solve_size(arm.family.model, count, count(config.family.model))
+            changes[other] = {f"{arm.model}.model.{name}": value for name, value in found.changes.items()}
+        return changes
+    steps = steps_of(config, len(data.train_ids))
+    costs = {"tokens": equal_cost, "flops": flops_per_step, "seconds": seconds_per_step}[quantity](arms, data)
+    budget = {"train.max_epochs": None, "train.max_tokens": None}
+    return {
+        name: {**budget, "train.max_steps": taken}
+        for name, taken in zip(arms, fewer_steps(steps, costs), strict=True)
+    }
+
+
+def equal_cost(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """Tokens of a training step: equal for all arms, so 1 each."""
+    return [1.0 for _ in arms]
+
+
+def flops_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """FLOPs of a training step, including the optimizer's."""
+    costs = []
+    for config in arms.values():
+        train, model = config.train, config.family.model
+        built = build_model(model, config.seed)
+        shapes = {name: tuple(p.shape) for name, p in built.named_parameters()}
+        tokens = train.batch_size * train.context_length
+        per_token = model_cost(model, train.context_length).train_flops_per_token
+        costs.append(tokens * per_token + optimizer_flops(shapes, config.family.optim, model, train))
+    return costs
+
+
+def seconds_per_step(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:
+    """Seconds of a training step: the median of a few, which the arms take in turns on this machine."""
+    with tempfile.TemporaryDirectory(prefix="nanokimi-") as folder:
+        states = [build_state(config, data, Path(folder)) for config in arms.values()]
+        for state in states:
+            if state.config.train.compile:
+                compile_step(state)
+        seconds: list[list[float]] = [[] for _ in states]
+        for turn in range(TURNS + 1):
+            for state, taken in zip(states, seconds, strict=True):
+                for _ in range(STEPS_A_TURN):
+                    record = train_step(state)
+                    if turn:  # the first turn warms up
+                        taken.append(record["step_ms"] / 1e3)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def describe_match(config: RunConfig, arms: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of report.json on matching: what was asked for, and what each arm and the first are matched in.
+
+    `arms` are the report's rows. `ratios` are those of the first arm to each other one.
+    """
+    first, *others = arms
+    asked = config.compare.match
+    ratios = {other["name"]: agreement(first, other) for other in others}
+    sentences = [
+        f"{first['name']} against {name}: {describe_agreement(found)}." for name, found in ratios.items()
+    ]
+    if asked != "none":
+        gap = max((abs(found[asked] - 1) for found in ratios.values()), default=0.0)
+        sentences.insert(
+            0, f"Matched as asked in {QUANTITIES[asked][0]}; the largest remaining gap is {gap:.2%}."
+        )
+    return {"asked": None if asked == "none" else asked, "ratios": ratios, "sentence": " ".join(sentences)}
 
 
 def agreement(first: dict[str, Any], second: dict[str, Any]) -> dict[str, float]:
@@ -66,110 +164,6 @@ def describe_agreement(ratios: dict[str, float]) -> str:
     parts += [f"unmatched in {', '.join(unmatched)}"] if unmatched else []
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]
-
-
-def parameters(quantity: str, context_length: int) -> Callable[[Any], float]:
-    """The function that counts active_params or total_params, as `quantity` says, of a resolved model configuration."""
-    active = quantity == "active_params"
-
-    def count(model: Any) -> float:
-        cost = model_cost(model, context_length)
-        return float(cost.params_active if active else cost.params_total)
-
-    return count
-
-
-def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """Change the width of the feed-forward layers until `quantity` of the model is as near to `target` as possible.
-
-    In a mixture of experts the experts' width changes, and dense layers get the width of all experts that one token
-    uses together. After that the dense layers' width alone closes what remains of the gap, within FREE_WIDTH.
-    """
-    mixture = is_mixture(model)
-    dense = not mixture or model.first_k_dense_replace > 0
-    met = experts_met(model) if mixture else 1
-    if not dense and hasattr(model, "experts"):
-        model = replace(model, intermediate_size=None)  # no layer uses it
-
-    def sized(width: int) -> Any:
-        if not mixture:
-            return replace(model, intermediate_size=width)
-        beside = {"intermediate_size": width * met} if dense else {}
-        return replace(model, moe_intermediate_size=width, **beside)
-
-    best = sized(nearest(lambda width: quantity(sized(width)), target))
-    if mixture and dense:
-        even = best.intermediate_size
-
-        def tuned(width: int) -> Any:
-            return replace(best, intermediate_size=width)
-
-        width = nearest(lambda width: quantity(tuned(width)), target)
-        if abs(width - even) <= FREE_WIDTH * even:
-            best = tuned(width)
-    names = ["moe_intermediate_size"] if mixture else []
-    names += ["intermediate_size"] if dense else []
-    value = quantity(best)
-    return Solved(best, {name: getattr(best, name) for name in names}, value, value / target - 1)
-
-
-def experts_met(model: Any) -> int:
-    """Experts that compute for one token."""
-    routed = {"soft": model.n_routed_experts, "expert_choice": round(getattr(model, "capacity_factor", 0))}
-    return int(routed.get(getattr(model, "experts", ""), model.num_experts_per_tok) + model.n_shared_experts)
-
-
-def is_mixture(model: Any) -> bool:
-    """Whether some of the model's layers have experts."""
-    if getattr(model, "experts", "sigmoid-bias") == "none" or not hasattr(model, "n_routed_experts"):
-        return False
-    return bool(model.first_k_dense_replace < model.num_hidden_layers)
-
-
-def nearest(quantity: Callable[[int], float], target: float) -> int:
-    """The multiple of WIDTH_STEP at which a growing quantity comes nearest to the target."""
-    low, high = 1, 2
-    while quantity(high * WIDTH_STEP) < target and high < 1 << 20:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if quantity(middle * WIDTH_STEP) < target else (low, middle)
-    return WIDTH_STEP * min((low, high), key=lambda n: abs(quantity(n * WIDTH_STEP) - target))
-
-
-def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> Solved:
-    """Change the baseline's size: its feed-forward width if a small change is enough, else hidden size and width."""
-    width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
-    found = solve_width(model, quantity, target)
-    moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]
-    if abs(found.gap) <= TOLERANCE and abs(moved - width) <= FREE_WIDTH * width:
-        return found
-    unit = 2 * model.num_attention_heads
-    candidates = [with_hidden_size(model, hidden) for hidden in range(unit, 16 * model.hidden_size, unit)]
-    best = min(candidates, key=lambda one: abs(quantity(one) - target))
-    found = solve_width(best, quantity, target)
-    return replace(found, changes={"hidden_size": best.hidden_size, **found.changes})
-
-
-def natural_width(model: Any) -> int:
-    """The width of a dense feed-forward layer, as configured or by default."""
-    if model.intermediate_size is not None:
-        return int(model.intermediate_size)
-    gated = getattr(model, "feed_forward", "gelu") == "swiglu"
-    return -(-8 * model.hidden_size // 24) * 8 if gated else 4 * model.hidden_size
-
-
-def with_hidden_size(model: Any, hidden: int) -> Any:
-    """The model with another hidden size and feed-forward widths in proportion."""
-    share = hidden / model.hidden_size
-
-    def scaled(width: int) -> int:
-        return max(WIDTH_STEP, WIDTH_STEP * round(width * share / WIDTH_STEP))
-
-    changed = replace(model, hidden_size=hidden, intermediate_size=scaled(natural_width(model)))
-    if is_mixture(model):
-        changed = replace(changed, moe_intermediate_size=scaled(model.moe_intermediate_size))
-    return changed
 
 
 def fewer_steps(steps: int, costs_per_step: Iterable[float]) -> list[int]:

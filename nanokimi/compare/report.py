@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.matched import describe_match
+from nanokimi.compare.match import describe_match
 from nanokimi.compare.searched import search_records
 from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict

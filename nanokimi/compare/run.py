@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.arm_process import ArmProcess
-from nanokimi.compare.matched import matched_arms
+from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
 from nanokimi.compare.searched import read_search
 from nanokimi.config import RunConfig

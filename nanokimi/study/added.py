@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nanokimi.compare.match import parameters, solve_width
+from nanokimi.compare.size import parameters, solve_width
 from nanokimi.config import OptimConfig, RunConfig, VariantConfig
 from nanokimi.config.arms import arm_configs, arm_words, slug, with_arm
 from nanokimi.config.parsing import nearest, require_setting, settings, with_changes, with_parsed

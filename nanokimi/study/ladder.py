@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nanokimi.compare.match import parameters, solve_width
+from nanokimi.compare.size import parameters, solve_width
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantConfig, VariantFamily
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate

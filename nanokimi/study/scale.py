@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.match import WIDTH_STEP
+from nanokimi.compare.size import WIDTH_STEP
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_words
 from nanokimi.config.parsing import with_changes
