@@ -115,10 +115,15 @@ def make_text(characters: int = 6000, seed: int = 0) -> str:
 
 
 def write_study_files(folder: Path, steps: int) -> Path:
-    """toy.yaml and text.txt, what a command that runs many trainings is given; returns the folder."""
+    """toy.yaml and text.txt, what a command that runs many trainings is given; returns the folder.
+
+    The models have one layer, since a study audits every architecture; NanoKimi's is one of experts.
+    """
     sizes = f"context_length: 16, batch_size: 8, eval_batch_size: 8, max_steps: {steps}"
     train = f"train: {{{sizes}, device: cpu, dtype: fp32}}\n"
-    (folder / "toy.yaml").write_text("seed: 7\n" + train + TINY_ARMS.replace(", dropout: 0.1", ""))
+    arms = TINY_ARMS.replace(", dropout: 0.1", "").replace("num_hidden_layers: 2", "num_hidden_layers: 1")
+    arms = arms.replace("intermediate_size: 48,", "intermediate_size: 48, first_k_dense_replace: 0,", 1)
+    (folder / "toy.yaml").write_text("seed: 7\n" + train + arms)
     (folder / "text.txt").write_text(make_text())
     return folder
 

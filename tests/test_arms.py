@@ -25,7 +25,8 @@ from nanokimi.runtime.plugins import forget_plugins, name_plugin
 from nanokimi.train import run_folder
 
 SETTINGS = f"""\
-train: {{context_length: 16, batch_size: 4, max_steps: 6, eval_every: 6, device: cpu, threads: 1}}
+train:
+  {{context_length: 16, batch_size: 4, eval_batch_size: 8, max_steps: 6, eval_every: 6, device: cpu, threads: 1}}
 sample: {{prompts: [the small boy], max_new_tokens: 5}}
 {TINY_ARMS}"""
 MODELS = """\
@@ -187,27 +188,30 @@ def run(settings: Path, *words: str) -> int:
     return cli.main([*words, "--config", str(settings), "--data", str(folder / "text.txt")])
 
 
-@pytest.mark.parametrize("name", ["Bigram", "LikeNanoGPT"])
-def test_a_class_of_the_users_is_an_arm_like_any_other(
-    settings: Path, name: str, capsys: pytest.CaptureFixture[str]
+def test_classes_of_the_users_are_arms_like_any_other(
+    settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = settings.parent
-    arm = f"Mine: from={folder}/mine.py:{name} model.width=4 optim.lr=0.01"
-    out = str(folder / "out")
-    assert run(settings, "compare", "--arm", arm, "--arms", "Mine,NanoGPT", "--out", out) == 0
+    plugins = {"Mine": f"{folder}/mine.py:Bigram", "Theirs": f"{folder}/mine.py:LikeNanoGPT"}
+    words = ["compare", "--arms", "Mine,Theirs", "--out", str(folder / "out")]
+    for title, plugin in plugins.items():
+        words += ["--arm", f"{title}: from={plugin} model.width=4 optim.lr=0.01"]
+    assert run(settings, *words) == 0
     report = read_json(folder / "out" / "report.json")
-    mine = report["arms"][0]
-    assert mine["name"] == "Mine" and mine["leaking"] is None and mine["test_loss"] > 0
     vocabulary = report["data"]["vocab_size"]
-    assert mine["params_total"] == 2 * 4 * vocabulary + vocabulary
-    assert mine["params_active"] == 4 * vocabulary, "the embedding is a look-up"
-    capsys.readouterr()
-    forget_plugins()
-    run_folder = str(folder / "out" / "mine" / "seed-1337")
-    assert cli.main(["sample", run_folder]) == 2, "the file is not named"
-    assert "mine.py" in capsys.readouterr().err
-    assert cli.main(["sample", run_folder, "--plugin", f"{folder}/mine.py:{name}"]) == 0
-    assert capsys.readouterr().out.startswith("--- Mine\nthe small boy")
+    assert [arm["name"] for arm in report["arms"]] == list(plugins)
+    for arm in report["arms"]:
+        assert arm["leaking"] is None and arm["test_loss"] > 0
+        assert arm["params_total"] == 2 * 4 * vocabulary + vocabulary
+        assert arm["params_active"] == 4 * vocabulary, "the embedding is a look-up"
+    for title, plugin in plugins.items():
+        capsys.readouterr()
+        forget_plugins()
+        run_folder = str(folder / "out" / title.lower() / "seed-1337")
+        assert cli.main(["sample", run_folder]) == 2, "the file is not named"
+        assert "mine.py" in capsys.readouterr().err
+        assert cli.main(["sample", run_folder, "--plugin", plugin]) == 0
+        assert capsys.readouterr().out.startswith(f"--- {title}\nthe small boy")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from nanokimi.train.state import TrainState, build_state
 
 SETTINGS = """\
 seed: 7
-train: {context_length: 16, batch_size: 8, max_epochs: 0.5, eval_every: 6, save_every: 4, device: cpu, threads: 1}
+train:
+  {context_length: 16, batch_size: 8, eval_batch_size: 8, max_epochs: 0.5, eval_every: 6, save_every: 4, device: cpu,
+   threads: 1}
 sample: {prompts: [the small boy, a red ball], max_new_tokens: 20}
 nanokimi:
   model:
@@ -99,7 +101,7 @@ def test_a_dry_run_leaves_only_prepared_data_which_the_run_finds(pair: Pair) -> 
 
 
 def test_the_arithmetic(
-    pair: Pair, tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "timed_steps", lambda state: [1.0, 3.0])
     monkeypatch.setattr(module, "seconds_per_scored_token", lambda state: 0.5)
@@ -138,7 +140,7 @@ def test_no_more_steps_are_taken_than_the_run_has(
 
     monkeypatch.setattr(module, "build_state", build)
     monkeypatch.setattr(module, "TIMED_SECONDS", 0.0)
-    found = forecast(tiny_config(max_steps=steps), tmp_path / "out")
+    found = forecast(replace(tiny_config(max_steps=steps), model="nanogpt"), tmp_path / "out")
     assert (found.steps, found.steps_timed, states[0].step) == (steps, timed, taken)
 
 
@@ -190,21 +192,27 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_dry_run_leaves_nothing(
-    number: signal.Signals, tmp_path: Path, text_file: Path, own_cache: Path
+    number: signal.Signals,
+    tmp_path: Path,
+    text_file: Path,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The signal comes while a part of the validation text is scored."""
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
-    command = [sys.executable, "-m", "nanokimi", "train", "--config", str(tmp_path / "tiny.yaml")]
-    process = subprocess.Popen(
-        [*command, "--data", str(text_file), "--train.batch_size", "4096", "--dry-run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    command = ["train", "--config", str(tmp_path / "tiny.yaml"), "--data", str(text_file), "--dry-run"]
+    score = module.seconds_per_scored_token
+
+    def score_and_signal(state: TrainState) -> float:
+        assert list(own_cache.glob("dry-run-*/config.yaml"))
+        os.kill(os.getpid(), number)
+        return score(state)
+
+    monkeypatch.setattr(module, "seconds_per_scored_token", score_and_signal)
+    assert cli.main(command) == 128 + number
+    printed = capsys.readouterr()
+    assert (
+        printed.err.count("\n") == 1 and printed.err.startswith("nanokimi: interrupted") and printed.out == ""
     )
-    deadline = time.monotonic() + PATIENCE
-    while not list(own_cache.glob("dry-run-*/config.yaml")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    printed, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + number, errors
-    assert errors.count("\n") == 1 and errors.startswith("nanokimi: interrupted") and printed == ""
     assert not list(own_cache.glob("dry-run-*"))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from conftest import PATIENCE, TINY_ARMS, make_text
 
+from nanokimi import cli
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
@@ -110,11 +111,14 @@ def test_stretches_hold_every_window_once() -> None:
 
 
 def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> None:
-    """The score of a job is bit for bit that of `nanokimi train` with the same configuration, and is kept."""
+    """The score of a job is bit for bit that of `nanokimi train` with the same configuration, and is kept.
+
+    results.jsonl alone, without the folders of the jobs, is enough to go on; only a line cut short is run again.
+    """
     from nanokimi.train.run import train_alone
 
     jobs = [job_of(arm(study, "nanogpt"), seed, "seed") for seed in (1, 2)]
-    jobs.append(job_of(arm(study, "nanokimi"), 1, "seed", audited=True))
+    jobs.append(job_of(arm(study, "nanogpt"), 3, "seed", audited=True))
     with study.pool(workers=2, keep=False) as pool:
         lines = pool.run([*jobs, jobs[0]])
         assert len({worker.process.pid for worker in pool.workers}) == 2
@@ -138,31 +142,38 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
         assert pool.run(jobs) == lines[:3]
         assert pool.workers == [], "nothing to do: no process is started"
 
-
-def test_a_line_without_the_audit_that_is_asked_for_is_made_again(study: Study) -> None:
+    path = study.folder / "results.jsonl"
+    for key in read_results(study.folder):
+        shutil.rmtree(study.folder / "jobs" / key)
+    path.write_bytes(path.read_bytes()[:-20])
     with study.pool(workers=1, keep=False) as pool:
-        (plain,) = pool.run([job_of(arm(study), 1, "seed")])
-        (audited,) = pool.run([job_of(arm(study), 1, "seed", audited=True)])
-        (again,) = pool.run([job_of(arm(study), 1, "seed")])
-    assert "audit" not in plain and audited["audit"]["causal"] and again == audited
-    assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([plain])
+        again = pool.run(jobs)
+        assert len(pool.seconds) == 1
+    assert timeless(again) == timeless(lines[:3])
+    assert len(read_json_lines(path)) == 3
 
 
-def test_a_trial_knows_nothing_of_the_test_part_and_is_made_again_to_be_judged(study: Study) -> None:
-    """Not even with the part gone: what settings are chosen by never opens it."""
+def test_a_line_that_lacks_what_is_asked_for_is_made_again(study: Study) -> None:
+    """First the losses on the test part, then the audit. A line that has more than is asked for serves.
+
+    A trial knows nothing of the test part: what settings are chosen by never opens it, not even with the part gone.
+    """
     with study.pool(workers=1, keep=False) as pool:
         test_file = study.folder / "jobs" / "data" / "test.bin"
-        shape, content = test_file.stat().st_size, test_file.read_bytes()
-        test_file.write_bytes(b"\0" * shape)
+        content = test_file.read_bytes()
+        test_file.write_bytes(b"\0" * len(content))
         (trial,) = pool.run([job_of(arm(study), 1, "tune")])
         assert not (study.folder / "jobs" / trial["key"] / "window_nats.npy").exists()
         test_file.write_bytes(content)
         (judged,) = pool.run([job_of(arm(study), 1, "seed")])
-        (again,) = pool.run([job_of(arm(study), 1, "tune")])
+        assert pool.run([job_of(arm(study), 1, "tune")]) == [judged]
+        (audited,) = pool.run([job_of(arm(study), 1, "seed", audited=True)])
+        assert pool.run([job_of(arm(study), 1, "seed")]) == [audited]
     assert not [name for name in trial if name.startswith("test")]
     assert not trial.keys() & {"block_nats", "floor_gap"} and judged["block_nats"]
-    assert judged["test_loss"] != judged["val_loss"] and again == judged
-    assert trial["val_loss"] == judged["val_loss"]
+    assert judged["test_loss"] != judged["val_loss"] and trial["val_loss"] == judged["val_loss"]
+    assert "audit" not in judged and audited["audit"]["causal"]
+    assert timeless([{k: v for k, v in audited.items() if k != "audit"}]) == timeless([judged])
 
 
 def test_a_study_takes_one_gpu_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,22 +214,6 @@ def test_an_arm_is_refused_settings_that_cannot_be(study: Study) -> None:
         tried.with_settings({"optim.lr": -1})
     with pytest.raises(UserError, match="train.batch_size is 0"):
         setting_maker(tried, "train.batch_size")(0, 1)
-
-
-def test_results_alone_are_enough_to_go_on(study: Study) -> None:
-    """With results.jsonl and no job folders, nothing is run again; a last line cut short is, and only that."""
-    jobs = [job_of(arm(study), seed, "seed") for seed in (1, 2)]
-    with study.pool(workers=2, keep=False) as pool:
-        lines = pool.run(jobs)
-    path = study.folder / "results.jsonl"
-    for key in read_results(study.folder):
-        shutil.rmtree(study.folder / "jobs" / key)
-    path.write_bytes(path.read_bytes()[:-20])
-    with study.pool(workers=2, keep=False) as pool:
-        again = pool.run(jobs)
-        assert len(pool.seconds) == 1
-    assert timeless(again) == timeless(lines)
-    assert len(read_json_lines(path)) == 2
 
 
 def test_a_run_that_fails_does_not_take_others_with_it(study: Study) -> None:
@@ -264,57 +259,73 @@ def test_a_diverged_run_is_a_result(study: Study) -> None:
     assert line["val_loss"] is None and line["diverged"] and "not finite" in line["why"]
 
 
-def start_sweep(folder: Path, out: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "nanokimi", "sweep", "--config", "tiny.yaml", "--data", "text.txt"]
-    command += ["--out", out, "--grid", "0.002,0.003", "--rounds", "0", "--workers", "2"]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+SWEEP_STEPS = 250
 
 
-def wait_for_steps(folder: Path, steps: int) -> None:
-    """Until some job has taken so many steps."""
+def sweep_words(folder: Path, out: str, workers: int) -> list[str]:
+    """Three runs of NanoGPT, of a second each, on one worker or two."""
+    words = ["sweep", "--config", str(folder / "tiny.yaml"), "--data", str(folder / "text.txt")]
+    words += ["--out", str(folder / out), "--model", "nanogpt", "--grid", "0.002,0.003,0.004"]
+    return [*words, "--rounds", "0", "--workers", str(workers)]
+
+
+def steps_taken(folder: Path) -> int:
+    """By all jobs together."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("jobs/*/metrics.jsonl"))
+
+
+def steps_kept(folder: Path) -> dict[str, int]:
+    """Of each job, the step of its newest checkpoint; of one that has finished, all its steps."""
+    kept = dict.fromkeys(read_results(folder), SWEEP_STEPS)
+    for path in folder.glob("jobs/*/checkpoints/step-*/state.json"):
+        key, step = path.parents[2].name, json.loads(path.read_text())["step"]
+        kept[key] = max(step, kept.get(key, 0))
+    return kept
+
+
+def cut_short(folder: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start or continue the sweep in `cut`, stop it after some steps, and wait for its workers.
+
+    Returns the status and what was written to stderr.
+    """
+    before = steps_taken(folder / "cut")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanokimi", *sweep_words(folder, "cut", workers=2)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        for path in folder.glob("jobs/*/metrics.jsonl"):
-            if path.read_bytes().count(b"\n") >= steps:
-                return
+    while steps_taken(folder / "cut") < before + 5:
+        assert time.monotonic() < deadline, "no job began"
         time.sleep(0.02)
-    raise AssertionError("no job began")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep that was not interrupted, beside what it was made from."""
-    folder = tmp_path_factory.mktemp("sweep")
-    (folder / "tiny.yaml").write_text(SETTINGS.replace("STEPS", "100"))
-    (folder / "text.txt").write_text(make_text())
-    assert start_sweep(folder, "whole").wait(timeout=PATIENCE) == 0
-    return folder / "whole"
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_study_goes_on_where_it_was(whole: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """Ctrl-C saves all and exits 130; after a kill the workers save and end by themselves; repeating gives the same."""
-    for name in ("tiny.yaml", "text.txt"):
-        shutil.copyfile(whole.parent / name, tmp_path / name)
-    process = start_sweep(tmp_path, "cut")
-    wait_for_steps(tmp_path / "cut", 5)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
     error = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == (130 if how == signal.SIGINT else -9)
     psutil.wait_procs(children, timeout=PATIENCE)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    if how == signal.SIGINT:
-        assert error.splitlines()[-1] == "nanokimi: interrupted; repeat the command to go on in cut"
-    finished = set(read_results(tmp_path / "cut"))
-    saved = list((tmp_path / "cut" / "jobs").glob("*/checkpoints/step-*/state.json"))
-    assert saved and len(finished) < 4
-    assert 0 < max(json.loads(path.read_text())["step"] for path in saved) < 100
-    again = start_sweep(tmp_path, "cut")
-    assert again.wait(timeout=PATIENCE) == 0
-    first, second = (read_results(folder) for folder in (whole, tmp_path / "cut"))
+    return process.returncode, error
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Ctrl-C saves all and exits 130; after a kill the workers save and end by themselves; repeating gives the same."""
+    (tmp_path / "tiny.yaml").write_text(SETTINGS.replace("STEPS", str(SWEEP_STEPS)))
+    (tmp_path / "text.txt").write_text(make_text())
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli.main(sweep_words(tmp_path, "whole", workers=1)) == 0
+    status, error = cut_short(tmp_path, signal.SIGINT)
+    assert status == 130
+    assert error.splitlines()[-1] == f"nanokimi: interrupted; repeat the command to go on in {cut}"
+    interrupted = steps_kept(cut)
+    assert 0 < min(interrupted.values()) < SWEEP_STEPS
+    assert cut_short(tmp_path, signal.SIGKILL)[0] == -9
+    killed = steps_kept(cut)
+    assert sum(interrupted.values()) < sum(killed.values()) < 3 * SWEEP_STEPS
+    assert min(killed.values()) < SWEEP_STEPS
+    assert cli.main(sweep_words(tmp_path, "cut", workers=1)) == 0
+    first, second = (read_results(folder) for folder in (whole, cut))
     assert {k: timeless([v]) for k, v in first.items()} == {k: timeless([v]) for k, v in second.items()}
-    curves = [json.loads((folder / "sweep.json").read_text())["arms"] for folder in (whole, tmp_path / "cut")]
+    curves = [json.loads((folder / "sweep.json").read_text())["arms"] for folder in (whole, cut)]
     for curve in (curve for arms in curves for curve in arms.values()):
         assert curve.pop("cpu_seconds") > 0
     assert curves[0] == curves[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.stats import holm, search_variance
 from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.plugins import forget_plugins
 from nanokimi.study import output as study_output
-from nanokimi.study.jobs import read_results
+from nanokimi.study.added import plugged_arm
+from nanokimi.study.audits import audit_key
+from nanokimi.study.jobs import as_job_config, job_key, read_results
 from nanokimi.study.ladder import (
     ADAMW_END,
     ARCHITECTURE,
@@ -177,20 +181,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study_files(folder, steps=6)
 
 
-COMMON = (
-    "--search",
-    "rates",
-    "--components",
-    "RMSNorm,untied head,Muon",
-    "--seeds",
-    "3",
-    "--points",
-    "2",
-    "--rounds",
-    "0",
-    "--workers",
-    "2",
-)
+COMMON = "--search rates --components RMSNorm,Muon --seeds 3 --points 2 --rounds 0 --workers 2".split()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +251,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
         if line["purpose"] == "tune" and line["arm"] in trials:
             trials[line["arm"]].setdefault(line["lr"], []).append(line["val_loss"])
     searches = [
-        search_variance(list(trials[name].values()), [lines[key]["val_loss"] for key in runs[name]])
+        search_variance(list(trials[name].values()), [lines[key]["test_loss"] for key in runs[name]])
         for name in trials
     ]
     assert effect["search_variance"] == pytest.approx(sum(searches)) and all(
@@ -330,32 +321,6 @@ def test_a_recorded_ladder_gives_the_same_report(finished: Path, monkeypatch: py
     assert all(f"| {effect['name']} |" in block for effect in own["effects"])
 
 
-def test_tuned_rates_are_taken_over_and_said(
-    finished: Path, toy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = [
-        "--components",
-        "RMSNorm",
-        "--design",
-        "additive",
-        "--seeds",
-        "2",
-        "--tuned",
-        str(finished / "tuned.json"),
-    ]
-    given = [
-        word if word != str(toy / "out") else str(toy / "taken")
-        for word in study_command(toy, "ladder", *more)
-    ]
-    assert cli.main([*given, "--budgets", "tokens"]) == 0
-    report = read_json(toy / "taken" / "study.json")
-    tuned = read_json(finished / "tuned.json")["arms"]
-    assert {row["name"]: row["lr"] for row in report["arms"]} == {
-        name: tuned[name]["best"]["optim.lr"] for name in (START, "+ RMSNorm", MUON_START)
-    }
-    assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
-
-
 def test_holm_counts_the_whole_study(finished: Path) -> None:
     report = read_json(finished / "study.json")
     judged = [one for one in report["effects"] if one["mean"] is not None]
@@ -392,6 +357,48 @@ def test_runs_of_several_versions_are_said(finished: Path) -> None:
     assert "0123456" in label
 
 
+# ---- another ladder in the same folder
+
+
+NARROW = ["--nanogpt.model.hidden_size", "16", "--nanokimi.model.hidden_size", "16"]
+
+
+@pytest.fixture(scope="module")
+def narrower(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished ladder's folder, in which models of other sizes took over the rates that it found."""
+    folder = tmp_path_factory.mktemp("narrower")
+    write_study_files(folder, steps=6)
+    shutil.copytree(finished, folder / "out")
+    more = ["--components", "Muon", "--design", "additive", "--seeds", "1", "--budgets", "tokens,flops"]
+    tuned = ["--tuned", str(finished / "tuned.json"), "--workers", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert cli.main(study_command(folder, "ladder", *more, *tuned, *NARROW)) == 0
+    return folder / "out"
+
+
+def test_tuned_rates_are_taken_over_and_said(finished: Path, narrower: Path) -> None:
+    report = read_json(narrower / "study.json")
+    tuned = read_json(finished / "tuned.json")["arms"]
+    assert {row["name"]: row["lr"] for row in report["arms"]} == {
+        name: tuned[name]["best"]["optim.lr"] for name in (START, "+ Muon", MUON_START)
+    }
+    before, after = read_results(finished), read_results(narrower)
+    assert before.items() < after.items()
+    assert {line["purpose"] for key, line in after.items() if key not in before} == {"seed"}
+
+
+def test_steps_of_a_reading_are_solved_again_for_other_arms(finished: Path, narrower: Path) -> None:
+    """The folder knows the steps of the arms before; these have other sizes, and so other FLOPs."""
+    plans = [line for line in read_json_lines(narrower / "results.jsonl") if line["kind"] == "plan"]
+    assert plans[0] == read_json_lines(finished / "results.jsonl")[-1]
+    assert set(plans[0]["budget_steps"]) == {"flops", "seconds"}
+    assert plans[-1]["budget_steps"]["flops"] != plans[0]["budget_steps"]["flops"]
+
+
+# ---- arms of the user's own
+
+
 PLUG = """
 from torch import nn
 
@@ -407,38 +414,6 @@ class Wide(nn.Module):
     def forward(self, x_BTD):
         return self.down(self.up(x_BTD).relu())
 """
-
-
-def test_a_class_of_the_users_own_is_one_more_arm(toy: Path) -> None:
-    """Its file's content is part of a run's name: another content is another run."""
-    from nanokimi.runtime.plugins import forget_plugins
-
-    more = [
-        "--components",
-        "RMSNorm",
-        "--design",
-        "leave-one-out",
-        "--seeds",
-        "2",
-        "--no-tune",
-        "--budgets",
-        "tokens",
-    ]
-    given = [
-        word if word != str(toy / "out") else str(toy / "plugged")
-        for word in study_command(toy, "ladder", *more)
-    ]
-    for width in (2, 3):
-        (toy / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
-        forget_plugins()
-        assert cli.main([*given, "--plugin", f"{toy / 'mine.py'}:Wide"]) == 0
-    forget_plugins()
-    report = read_json(toy / "plugged" / "study.json")
-    assert "NanoKimi with mine.py:Wide" in [one["name"] for one in report["effects"]]
-    arms = [line["arm"] for line in read_results(toy / "plugged").values()]
-    assert arms.count("NanoKimi with mine.py:Wide") == 4 and arms.count(END) == 2
-
-
 MODEL = """
 import torch
 from torch import nn
@@ -455,35 +430,48 @@ class Bigrams(nn.Module):
 """
 
 
-def test_a_model_of_the_users_own_is_one_more_arm(toy: Path) -> None:
-    from nanokimi.runtime.plugins import forget_plugins
-
-    (toy / "mine.py").write_text(MODEL)
-    words = f"Bigrams: from={toy / 'mine.py'}:Bigrams model.width=4 optim.lr=1e-2"
-    more = [
-        "--components",
-        "RMSNorm",
-        "--design",
-        "leave-one-out",
-        "--seeds",
-        "2",
-        "--no-tune",
-        "--budgets",
-        "tokens",
-    ]
-    given = [
-        word if word != str(toy / "out") else str(toy / "model")
-        for word in study_command(toy, "ladder", *more, "--arm", words)
-    ]
+def test_classes_of_the_users_own_are_two_more_arms(toy: Path) -> None:
+    """One is a part of NanoKimi, the other a whole model."""
+    (toy / "mine.py").write_text(PLUG.replace("WIDTH", "2"))
+    (toy / "models.py").write_text(MODEL)
+    whole = f"Bigrams: from={toy / 'models.py'}:Bigrams model.width=4 optim.lr=1e-2"
+    more = ["--components", "Muon", "--design", "leave-one-out", "--no-tune", "--budgets", "tokens"]
+    more += ["--seeds", "2", "--workers", "1", "--plugin", f"{toy / 'mine.py'}:Wide", "--arm", whole]
+    for family in ("nanogpt", "nanokimi"):  # the first layer is dense, and its width makes the sizes equal
+        more += [f"--{family}.model.num_hidden_layers", "2"]
+    more += ["--nanokimi.model.first_k_dense_replace", "1"]
+    out = toy / "classes"
     try:
-        assert cli.main(given) == 0
+        assert cli.main([*study_command(toy, "ladder", *more), "--out", str(out)]) == 0
     finally:
         forget_plugins()
-    report = read_json(toy / "model" / "study.json")
-    (row,) = [row for row in report["arms"] if row["name"] == "Bigrams"]
-    assert len(row["losses"]) == 2 and row["leaking"] is None
-    (effect,) = [one for one in report["effects"] if one["name"] == "Bigrams"]
-    assert effect["mean"] is not None and "unmatched in" in (toy / "model" / "study.md").read_text()
+    report = read_json(out / "study.json")
+    rows = {row["name"]: row for row in report["arms"]}
+    effects = {one["name"]: one for one in report["effects"]}
+    for name in ("NanoKimi with mine.py:Wide", "Bigrams"):
+        assert len(rows[name]["losses"]) == 2 and rows[name]["leaking"] is None
+        assert effects[name]["mean"] is not None
+    assert "unmatched in" in (out / "study.md").read_text()
+    arms = [line["arm"] for line in read_results(out).values()]
+    assert arms.count("NanoKimi with mine.py:Wide") == arms.count("Bigrams") == arms.count(END) == 2
+
+
+def test_another_content_of_the_users_class_is_another_run(tmp_path: Path) -> None:
+    """Its file's content is part of the names of runs and audits."""
+    arms, _ = plan_ladder(preset("ladder-shakespeare"), ["leave-one-out"], ["Muon"])
+    fingerprint = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
+    names = []
+    for width in (2, 3, 2):
+        (tmp_path / "mine.py").write_text(PLUG.replace("WIDTH", str(width)))
+        forget_plugins()
+        arm = plugged_arm(arms, f"{tmp_path / 'mine.py'}:Wide")
+        job = as_job_config(arm.config, 1)
+        names.append((job_key(job, fingerprint), audit_key(job, fingerprint)))
+    assert names[0] == names[2]
+    assert names[0][0] != names[1][0] and names[0][1] != names[1][1]
+
+
+# ---- mistakes
 
 
 @pytest.mark.parametrize(
@@ -530,16 +518,3 @@ def test_help_names_the_components() -> None:
 
     listed = " ".join(STUDY_USAGE["ladder"].split())
     assert ", ".join(NAMES) in listed
-
-
-def test_steps_of_a_reading_are_solved_again_for_other_arms(toy: Path, finished: Path) -> None:
-    """The folder knows the steps of the arms before; these have other sizes, and so other FLOPs."""
-    more = ["--components", "Muon", "--design", "additive", "--seeds", "1", "--no-tune", "--budgets", "flops"]
-    before = read_json_lines(finished / "results.jsonl")[-1]["budget_steps"]["flops"]
-    smaller = ["--nanogpt.model.num_hidden_layers", "1", "--nanokimi.model.num_hidden_layers", "1"]
-    assert (
-        cli.main(study_command(toy, "ladder", *more, *smaller, "--nanokimi.model.first_k_dense_replace", "0"))
-        == 0
-    )
-    plan = read_json_lines(finished / "results.jsonl")[-1]
-    assert plan["kind"] == "plan" and plan["budget_steps"]["flops"] != before

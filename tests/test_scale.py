@@ -255,20 +255,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = (
-        "--sizes",
-        "16,32,48,64",
-        "--seeds",
-        "2",
-        "--points",
-        "2",
-        "--rounds",
-        "0",
-        "--tuning-seeds",
-        "1",
-        "--search",
-        "rates",
-    )
+    more = "--sizes 16,32,48,64 --seeds 2 --points 2 --rounds 0 --tuning-seeds 1 --search rates --workers 1".split()
     assert cli.main(study_command(toy, "scale", *more)) == 0
     report = read_json(toy / "out" / "study.json")
     assert len(report["arms"]) == 8 and {one["family"] for one in report["curves"]} == {START, END}
@@ -286,13 +273,13 @@ def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_sweep_of_any_setting(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--model", "nanogpt", "--vary", "optim.schedule", "--grid", "cosine,constant")
+    words = ("--model", "nanogpt", "--workers", "1", "--vary", "optim.schedule", "--grid", "cosine,constant")
     assert cli.main(study_command(toy, "sweep", *words)) == 0
     found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
     assert [value for value, _ in found["curve"]] == ["cosine", "constant"] and found["trials"] == 2
     assert found["best"] == min(found["curve"], key=lambda point: point[1])[0]
-    shared = ("--model", "nanogpt", "--vary", "train.batch_size", "--grid", "4,8", "--seeds", "2")
-    assert cli.main(study_command(toy, "sweep", *shared)) == 0
+    shared = ("--vary", "train.batch_size", "--grid", "4,8", "--seeds", "2")
+    assert cli.main(study_command(toy, "sweep", *words[:4], *shared)) == 0
     found = read_json(toy / "out" / "sweep.json")["arms"]["NanoGPT"]
     losses = [line["val_loss"] for line in read_results(toy / "out").values() if line["tokens"] == 8 * 4 * 16]
     assert len(losses) == 2 and found["curve"][0] == [4, pytest.approx(sum(losses) / 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,18 @@ def test_files_with_curves_of_rates_are_still_read(tmp_path: Path) -> None:
 # ---- the whole ladder, searched
 
 
-WORDS = ("--components", "RMSNorm,WSD", "--seeds", "1", "--tuning-seeds", "1", "--budgets", "tokens")
+WORDS = (
+    "--components",
+    "WSD",
+    "--seeds",
+    "1",
+    "--tuning-seeds",
+    "1",
+    "--budgets",
+    "tokens",
+    "--workers",
+    "1",
+)
 FEW = ("--trials", "2", "--search-rounds", "0", "--points", "2", "--rounds", "0")
 
 
@@ -289,15 +301,18 @@ def test_the_reports_show_the_search_and_test_the_inheritance(finished: Path) ->
     assert any("The tuning took" in label for label in report["labels"])
 
 
-def test_a_searched_file_is_taken_over_whole(finished: Path, toy: Path) -> None:
-    """Settings of all kinds, and the inheritance tests with them: nothing is searched again."""
-    command = [
-        word if word != str(toy / "out") else str(toy / "taken")
-        for word in study_command(toy, "ladder", *WORDS, "--design", "2x2")
-    ]
+def test_a_searched_file_is_taken_over_whole(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of all kinds, and the inheritance tests with them: in the folder of the search, every run is known."""
+    toy = write_study_files(tmp_path, steps=2)
+    shutil.copytree(finished, toy / "out")
+    (toy / "out" / "tuned.json").unlink()
+    monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
+    command = study_command(toy, "ladder", *WORDS, "--design", "2x2")
     assert cli.main([*command, "--tuned", str(finished / "tuned.json")]) == 0
-    before, after = (read_json(toy / name / "study.json") for name in ("out", "taken"))
+    before, after = (read_json(folder / "study.json") for folder in (finished, toy / "out"))
     losses = {arm["name"]: arm["val_loss"] for arm in before["arms"]}
     assert len(after["arms"]) == 8, "four corners, each also with the settings of another"
     assert {arm["name"]: arm["val_loss"] for arm in after["arms"]}.items() <= losses.items()
-    assert all(line["purpose"] == "seed" for line in read_results(toy / "taken").values())
+    assert read_results(toy / "out") == read_results(finished)

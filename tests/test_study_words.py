@@ -29,7 +29,7 @@ from nanokimi.study.sweep import SweepOptions
 from nanokimi.study.tune import curve_record
 from nanokimi.study.tuning_record import read_tuned
 
-NO_TUNING = ("--components", "RMSNorm", "--design", "additive", "--seeds", "1", "--budgets", "tokens")
+NO_TUNING = ("--components", "Muon", "--design", "additive", "--seeds", "1", "--budgets", "tokens")
 SIZES = ("--sizes", "16,32,48,64")
 
 
@@ -220,8 +220,8 @@ def test_the_place_of_a_best_value_is_judged_by_order(
 
 
 def test_the_leak_is_that_of_the_leaking_arm(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--arm", "Variant: from=variant", "--variant.model.experts", "expert_choice")
-    error = refused(toy, capsys, "sweep", *words)
+    words = ("--arm", "Variant: from=variant", "--arms", "NanoGPT,Variant")
+    error = refused(toy, capsys, "sweep", *words, "--variant.model.experts", "expert_choice")
     assert "Variant is LEAKING: " in error and "None" not in error
 
 
@@ -264,7 +264,7 @@ def test_a_file_of_tuned_rates_is_looked_over(tmp_path: Path, content: object, m
     ("verb", "content", "message"),
     [
         ("ladder", {"arms": {START: {**CURVE, "knob": "model.num_experts_per_tok", "best": 2}}}, "not of optim.lr"),
-        ("ladder", {"arms": {START: CURVE, END: CURVE}}, "has no value for the arm '+ RMSNorm'"),
+        ("ladder", {"arms": {START: CURVE, END: CURVE}}, "has no value for the arm '+ Muon'"),
         ("scale", [], "is not a tuned.json"),
     ],
 )  # fmt: skip
