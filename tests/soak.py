@@ -25,7 +25,9 @@ import psutil
 
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off"
 CLOCKS = ("step_ms", "memory_bytes", "train_seconds")
+SEED = 7  # of the runs
 SETTINGS = """\
+seed: {seed}
 model: {model}
 dataset: {{path: {text}, cache: {cache}}}
 train: {{context_length: 16, batch_size: 8, max_steps: {steps}, eval_every: 150, save_every: 10, micro_batch_size: 4,
@@ -47,7 +49,7 @@ def command(verb: str, folder: Path, out: Path) -> list[str]:
 
 def run_folders(verb: str, out: Path) -> list[Path]:
     """The run itself, or a comparison's arms."""
-    return [out] if verb == "train" else [out / "nanokimi", out / "nanogpt"]
+    return [out] if verb == "train" else [out / name / f"seed-{SEED}" for name in ("nanokimi", "nanogpt")]
 
 
 def saving(runs: list[Path]) -> bool:
@@ -114,7 +116,7 @@ def soak(verb: str, model: str, folder: Path, kills: int, steps: int, seed: int)
     text, chance = folder / "text.txt", random.Random(seed)
     words = WORDS.split()
     text.write_text("\n".join(" ".join(chance.choice(words) for _ in range(9)) + "." for _ in range(400)))
-    settings = SETTINGS.format(model=model, text=text, cache=folder / "cache", steps=steps)
+    settings = SETTINGS.format(seed=SEED, model=model, text=text, cache=folder / "cache", steps=steps)
     (folder / "settings.yaml").write_text(settings)
     whole, broken = folder / "whole", folder / "broken"
     runs = run_folders(verb, broken)
