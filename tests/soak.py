@@ -1,6 +1,6 @@
 """Kill a real training process again and again, resume it each time, and compare its end with an uninterrupted run's.
 
-    python tests/soak.py --kills 100 [--verb compare] [--seed 0] [--folder DIR]
+    python tests/soak.py --kills 100 [--verb compare | --model nanogpt] [--seed 0] [--folder DIR]
 
 SIGKILL comes at random moments of three sorts, in turn: from the start of the process on (imports, loading), while it
 trains, and while a checkpoint is being written. Final weights, optimizer, and every record but its clocks must be
@@ -25,14 +25,19 @@ import psutil
 
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off"
 CLOCKS = ("step_ms", "memory_bytes", "train_seconds")
+SEED = 7  # of the runs
 SETTINGS = """\
+seed: {seed}
+model: {model}
 dataset: {{path: {text}, cache: {cache}}}
-train: {{context_length: 32, batch_size: 16, max_steps: {steps}, eval_every: 150, save_every: 10, micro_batch_size: 8,
-  device: cpu, threads: 1}}
+train: {{context_length: 16, batch_size: 8, max_steps: {steps}, eval_every: 150, save_every: 10, micro_batch_size: 4,
+  eval_batch_size: 8, device: cpu, threads: 1}}
 sample: {{prompts: [the small boy], max_new_tokens: 20}}
 nanokimi:
-  model: {{hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, intermediate_size: 96,
-    moe_intermediate_size: 32, n_routed_experts: 4}}
+  model: {{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, kv_lora_rank: 16, qk_nope_head_dim: 16,
+    qk_rope_head_dim: 8, v_head_dim: 16, intermediate_size: 48, moe_intermediate_size: 16, n_routed_experts: 4}}
+nanogpt:
+  model: {{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, dropout: 0.1}}
 """
 
 
@@ -44,7 +49,7 @@ def command(verb: str, folder: Path, out: Path) -> list[str]:
 
 def run_folders(verb: str, out: Path) -> list[Path]:
     """The run itself, or a comparison's arms."""
-    return [out] if verb == "train" else [out / "nanokimi", out / "nanogpt"]
+    return [out] if verb == "train" else [out / name / f"seed-{SEED}" for name in ("nanokimi", "nanogpt")]
 
 
 def saving(runs: list[Path]) -> bool:
@@ -72,7 +77,7 @@ def live_and_die(words: list[str], runs: list[Path], sort: str, chance: random.R
     else:
         before = written(runs)
         wait_for(process, lambda: written(runs) != before)
-        time.sleep(chance.uniform(0.0, 0.8))
+        time.sleep(chance.uniform(0.0, 0.3))
         if sort == "saving":
             wait_for(process, lambda: saving(runs), 20.0)
             time.sleep(chance.uniform(0.0, 0.01))
@@ -106,12 +111,12 @@ def final_files(out: Path) -> dict[str, bytes]:
     }
 
 
-def soak(verb: str, folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
+def soak(verb: str, model: str, folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     """Run it all in `folder`; the result says how often it was killed in what, and whether the ends are equal."""
     text, chance = folder / "text.txt", random.Random(seed)
     words = WORDS.split()
     text.write_text("\n".join(" ".join(chance.choice(words) for _ in range(9)) + "." for _ in range(400)))
-    settings = SETTINGS.format(text=text, cache=folder / "cache", steps=steps)
+    settings = SETTINGS.format(seed=SEED, model=model, text=text, cache=folder / "cache", steps=steps)
     (folder / "settings.yaml").write_text(settings)
     whole, broken = folder / "whole", folder / "broken"
     runs = run_folders(verb, broken)
@@ -129,6 +134,7 @@ def soak(verb: str, folder: Path, kills: int, steps: int, seed: int) -> dict[str
     subprocess.run(command(verb, folder, broken), check=True, capture_output=True)
     return {
         "verb": verb,
+        "model": model if verb == "train" else "both",
         "kills": sum(counts.values()),
         "killed_while": counts,
         "steps": steps,
@@ -141,6 +147,7 @@ def soak(verb: str, folder: Path, kills: int, steps: int, seed: int) -> dict[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--verb", choices=("train", "compare"), default="train")
+    parser.add_argument("--model", choices=("nanokimi", "nanogpt"), default="nanokimi", help="of train")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=None, help="default: 60 for each kill")
     parser.add_argument("--seed", type=int, default=0)
@@ -151,7 +158,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nanokimi-soak-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        result = soak(options.verb, folder, options.kills, options.steps or 60 * options.kills, options.seed)
+        steps = options.steps or 60 * options.kills
+        result = soak(options.verb, options.model, folder, options.kills, steps, options.seed)
     print(json.dumps(result))
     return 0 if result["files_equal"] and result["records_equal"] and result["kills"] == options.kills else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from nanokimi.runtime.files import read_json, read_json_lines
 
 SETTINGS = f"""\
 seed: 7
-train: {{context_length: 16, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, device: cpu, threads: 1}}
+train: {{context_length: 16, batch_size: 8, eval_batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6,
+  device: cpu, threads: 1}}
 sample: {{prompts: [the small boy], max_new_tokens: 20}}
 {TINY_ARMS}"""
 MODULES = """\
@@ -91,10 +94,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings, text, out = folder / "tiny.yaml", folder / "text.txt", folder / "run"
     settings.write_text(SETTINGS)
     text.write_text(make_text())
-    command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--data", str(text)]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    return Trained(out, text, settings, done.stdout)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setenv("NANOKIMI_CACHE", str(folder / "cache"))
+        command = ["train", "--config", str(settings), "--data", str(text), "--out", str(out)]
+        assert cli.main(command) == 0
+    return Trained(out, text, settings, printed.getvalue())
 
 
 def python(code: str) -> str:
@@ -593,26 +598,15 @@ def uninterrupted(trained: Trained) -> Path:
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
-    number: signal.Signals,
-    trained: Trained,
-    uninterrupted: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "nanokimi", "train", "--config", str(trained.settings)]
-    process = subprocess.Popen(
-        [*command, "--data", str(trained.text), "--out", str(out), *LONG],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + PATIENCE
+def interrupt(words: list[str], number: signal.Signals, out: Path) -> None:
+    """Start a process that trains in `out`, send it a signal at its first new steps, and check how it ends."""
     metrics = out / "metrics.jsonl"
+    before = metrics.read_text().count('"kind": "train"') if metrics.exists() else 0
+    command = [sys.executable, "-m", "nanokimi", "train", *words, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and '"kind": "train"' in metrics.read_text():
+        if metrics.exists() and metrics.read_text().count('"kind": "train"') > before:
             break
         time.sleep(0.002)
     process.send_signal(number)
@@ -623,7 +617,16 @@ def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
         == f"nanokimi: interrupted; continue with: nanokimi train --resume --out {out}"
     )
     assert "Traceback" not in errors and printed == ""
-    assert not (out / "result.json").exists() and read_json_lines(metrics)[-1]["step"] < 300
+    assert not (out / "result.json").exists() and before < read_json_lines(metrics)[-1]["step"] < 300
+
+
+def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
+    trained: Trained, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted by SIGINT, and once resumed by SIGTERM."""
+    out = tmp_path / "run"
+    interrupt(["--config", str(trained.settings), "--data", str(trained.text), *LONG], signal.SIGINT, out)
+    interrupt(["--resume"], signal.SIGTERM, out)
     assert cli.main(["sample", str(out)]) == 2
     assert "has not finished" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PATIENCE
-from filelock import FileLock
+from conftest import PATIENCE, study_command, write_study_files
 
 from nanokimi import cli
 from nanokimi.config import ModelName, OptimConfig, RunConfig
@@ -36,7 +36,6 @@ from nanokimi.train.checkpoint import (
 )
 from nanokimi.train.loop import train
 from nanokimi.train.optimizer_state import unflatten_optimizer_
-from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
@@ -70,6 +69,33 @@ def equal(one: TrainState, other: TrainState) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a NanoGPT's finished run of four steps, `out`, and what it was made of; only to be read."""
+    folder = write_study_files(tmp_path_factory.mktemp("first"), steps=4)
+    assert cli.main(start_or_resume(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(first: Path, tmp_path: Path) -> Path:
+    """A run that has finished its four steps, which the test may change."""
+    return Path(shutil.copytree(first / "out", tmp_path / "run"))
+
+
+def start_or_resume(folder: Path) -> list[str]:
+    more = (
+        "--resume",
+        "--model",
+        "nanogpt",
+        "--train.threads",
+        "1",
+        "--dataset.cache",
+        str(folder / "cache"),
+    )
+    return study_command(folder, "train", *more)
+
+
 def stopped_after(state: TrainState, step: int) -> None:
     for record in train(state):
         if record["kind"] == "train" and record["step"] == step:
@@ -94,50 +120,41 @@ def assert_resumes(config: RunConfig, stops: tuple[int, ...], folder: Path) -> N
     assert records(broken) == records(folder / "whole")
 
 
+OPTIMIZERS: list[tuple[str, ModelName, dict[str, Any]]] = [
+    ("adamw", "nanogpt", {}),
+    ("adamw", "nanokimi", {}),
+    ("muonclip", "nanokimi", {}),
+    ("muonclip", "nanogpt", {"qk_clip_logits": "rms", "qk_clip_tau": 0.05}),
+    ("muon", "nanogpt", {}),
+    ("truemuon", "nanokimi", {}),
+    ("shampooclip", "nanokimi", {"precondition_every": 3, "qk_clip_tau": 0.01}),
+    ("shampoo", "nanokimi", {"precondition_every": 3, "handover_steps": 6}),
+    ("soap", "nanokimi", {"precondition_every": 3}),
+    ("lion", "nanogpt", {"lr": 1e-3}),
+    ("torch:NAdam", "nanogpt", {"lr": 1e-3}),
+    ("torch:SGD", "nanogpt", {"weight_decay": 0.0}),
+    ("pytorch-optimizer:SOAP", "nanokimi", {"options": {"precondition_frequency": 3}}),
+    ("pytorch-optimizer:Prodigy", "nanogpt", {"lr": 1.0}),
+]
+"""Those that treat matrices as wholes with the model that stacks its experts' matrices."""
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "muonclip"])
-@pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])
+@pytest.mark.parametrize(
+    ("optimizer", "name", "options"),
+    OPTIMIZERS,
+    ids=[f"{name}-{optimizer}" for optimizer, name, _ in OPTIMIZERS],
+)
 def test_every_optimizer_and_precision_resumes_bit_for_bit(
-    name: ModelName, optimizer: str, dtype: str, tiny_config: Build, tmp_path: Path
-) -> None:
-    """With accumulation, interrupted at four of ten steps."""
-    if dtype == "bf16" and not cpu_has_fast_bf16():
-        pytest.skip("this CPU has no bf16 matrix products, and a run in bf16 is refused")
-    config = replace(
-        tiny_config(max_steps=10, eval_every=4, save_every=3, micro_batch_size=4, dtype=dtype), model=name
-    )
-    part = replace(config.family, optim=replace(config.family.optim, name=optimizer))  # type: ignore[arg-type]
-    config = replace(config, **{name: part})  # type: ignore[arg-type]
-    assert_resumes(config, (1, 4, 5, 9), tmp_path)
-
-
-OTHERS: dict[str, dict[str, Any]] = {
-    "muonclip": {"qk_clip_logits": "rms", "qk_clip_tau": 0.05},
-    "truemuon": {},
-    "shampooclip": {"precondition_every": 3, "qk_clip_tau": 0.01},
-    "lion": {"lr": 1e-3},
-    "shampoo": {"precondition_every": 3, "handover_steps": 6},
-    "soap": {"precondition_every": 3},
-    "torch:NAdam": {"lr": 1e-3},
-    "torch:SGD": {"weight_decay": 0.0},
-    "pytorch-optimizer:SOAP": {"options": {"precondition_frequency": 3}},
-    "pytorch-optimizer:Prodigy": {"lr": 1.0},
-}
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimizer", OTHERS)
-@pytest.mark.parametrize("name", ["nanokimi", "nanogpt"])
-def test_other_optimizers_resume_bit_for_bit(
-    name: ModelName, optimizer: str, dtype: str, tiny_config: Build, tmp_path: Path
+    optimizer: str, name: ModelName, options: dict[str, Any], dtype: str, tiny_config: Build, tmp_path: Path
 ) -> None:
     """Roots, bases, counters and lists of somebody else's come back; roots are renewed before and after."""
     if dtype == "bf16" and not cpu_has_fast_bf16():
         pytest.skip("this CPU has no bf16 matrix products, and a run in bf16 is refused")
     if optimizer.startswith("pytorch-optimizer"):
         pytest.importorskip("pytorch_optimizer")
-    config = replace(tiny_config(max_steps=10, eval_every=5, save_every=3, dtype=dtype), model=name)
-    optim = OptimConfig(**{"name": optimizer, "lr": 1e-2, "warmup_steps": 2} | OTHERS[optimizer])
+    config = replace(tiny_config(max_steps=8, eval_every=4, save_every=3, dtype=dtype), model=name)
+    optim = OptimConfig(**{"name": optimizer, "lr": 1e-2, "warmup_steps": 2} | options)
     config = replace(config, **{name: replace(config.family, optim=optim)})  # type: ignore[arg-type]
     assert_resumes(config, (1, 4), tmp_path)
 
@@ -178,10 +195,10 @@ def test_a_run_that_begins_again_begins_with_a_fresh_optimizer(tiny_config: Buil
 
 def test_a_look_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path: Path) -> None:
     """A signal need not wait for the end of a validation; at each chance that there is to stop one."""
-    config = tiny_config(max_steps=6, eval_every=3, eval_batch_size=2)
+    config = replace(tiny_config(max_steps=6, eval_every=3, eval_batch_size=2), model="nanogpt")
     whole = begin(config, tmp_path / "whole")
     list(train(whole))
-    for chance in (1, 3, 30, 60):
+    for chance in (1, 3, 60):
         folder = tmp_path / f"broken-{chance}"
         state = begin(config, folder)
         asked = iter(range(1, 1000))
@@ -285,56 +302,40 @@ def test_other_data_or_another_tokenizer_is_noticed(what: str, tiny_config: Buil
         load_newest_checkpoint(reopen(folder))
 
 
-def test_longer_training_on_request(tiny_config: Build, tmp_path: Path) -> None:
+def test_longer_training_on_request(finished: Path) -> None:
     """The commonest change: go on for longer than planned. Refused first, then done, with the old settings kept."""
-    folder = tmp_path / "run"
-    train_alone(tiny_config(max_steps=4), folder)
-    longer = ["train", "--resume", "--out", str(folder), "--train.max_steps", "8"]
+    longer = ["train", "--resume", "--out", str(finished), "--train.max_steps", "8"]
     assert cli.main(longer) == 2
     assert cli.main([*longer, "--allow-changes"]) == 0
-    assert read_json(folder / "result.json")["steps"] == 8
-    assert load_config(str(folder / "config-before-1.yaml")).train.max_steps == 4
-    assert load_config(str(folder / "config.yaml")).train.max_steps == 8
-    assert [r["step"] for r in records(folder) if r["kind"] == "train"] == list(range(1, 9))
+    assert read_json(finished / "result.json")["steps"] == 8
+    assert load_config(str(finished / "config-before-1.yaml")).train.max_steps == 4
+    assert load_config(str(finished / "config.yaml")).train.max_steps == 8
+    assert [r["step"] for r in records(finished) if r["kind"] == "train"] == list(range(1, 9))
 
 
-def test_another_kind_of_budget_takes_the_place_of_the_old_one(tiny_config: Build, tmp_path: Path) -> None:
+def test_another_kind_of_budget_takes_the_place_of_the_old_one(finished: Path) -> None:
     """It used to be written beside the old one, which decided: the run ended where it was, and its file had two."""
-    folder = tmp_path / "run"
-    train_alone(tiny_config(max_steps=4), folder)
-    tokens = tiny_config().train.batch_size * tiny_config().train.context_length
-    longer = ["train", "--resume", "--out", str(folder), "--train.max_tokens", str(6 * tokens)]
+    old = load_config(str(finished / "config.yaml")).train
+    tokens = 6 * old.batch_size * old.context_length
+    longer = ["train", "--resume", "--out", str(finished), "--train.max_tokens", str(tokens)]
     assert cli.main([*longer, "--allow-changes"]) == 0
-    assert read_json(folder / "result.json")["steps"] == 6
-    train = load_config(str(folder / "config.yaml")).train
-    assert (train.max_steps, train.max_tokens) == (None, 6 * tokens)
+    assert read_json(finished / "result.json")["steps"] == 6
+    train = load_config(str(finished / "config.yaml")).train
+    assert (train.max_steps, train.max_tokens) == (None, tokens)
 
 
 def test_a_changed_text_that_does_not_fit_changes_nothing(
-    tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    train_alone(tiny_config(max_steps=4), folder)
     other = tmp_path / "other.txt"
     other.write_text(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ and every other letter there may be: !?()[]{} 0123456789\n" * 99
     )
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = ["train", "--resume", "--out", str(folder), "--data", str(other), "--allow-changes"]
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    command = ["train", "--resume", "--out", str(finished), "--data", str(other), "--allow-changes"]
     assert cli.main(command) == 2
     assert "vocab_size" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-def test_one_command_starts_resumes_and_repeats(tiny_config: Build, tmp_path: Path) -> None:
-    """As a job scheduler would: the same words each time, whatever has happened before."""
-    settings = tmp_path / "settings.yaml"
-    save_config(tiny_config(max_steps=4), settings)
-    command = ["train", "--config", str(settings), "--resume", "--out", str(tmp_path / "run")]
-    assert cli.main(command) == 0
-    first = (tmp_path / "run" / "model.safetensors").read_bytes()
-    assert cli.main(command) == 0
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == first
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_died_while_preparing_its_data_is_resumed(
@@ -346,7 +347,7 @@ def test_a_run_that_died_while_preparing_its_data_is_resumed(
     folder.mkdir()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(runs, "prepare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        set_up(tiny_config(max_steps=4), folder)
+        set_up(replace(tiny_config(max_steps=4), model="nanogpt"), folder)
     assert cli.main(["train", "--resume", "--out", str(folder)]) == 0
     assert read_json(folder / "result.json")["steps"] == 4
     assert (folder / "environment.json").is_file()
@@ -355,27 +356,25 @@ def test_a_run_that_died_while_preparing_its_data_is_resumed(
 # ---- who else is in the folder
 
 
-def test_a_second_process_is_refused_and_a_killed_ones_lock_is_not_in_the_way(
-    tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_command_starts_resumes_and_repeats_but_a_second_process_is_refused(
+    first: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    train_alone(tiny_config(max_steps=2), folder)
-    command = ["train", "--resume", "--out", str(folder)]
-    with FileLock(folder / ".lock"):
-        capsys.readouterr()
-        assert cli.main(command) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "another process is training in" in line
+    """As a job scheduler would: the same words each time; the lock of a process that was killed is not in the way."""
+    weights = (first / "out" / "model.safetensors").read_bytes()
     holder = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); "
     holder += "lock.acquire(); print('held'); time.sleep(3600)"
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", holder, str(folder / ".lock")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", holder, str(first / "out" / ".lock")], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    assert cli.main(command) == 2
+    capsys.readouterr()
+    assert cli.main(start_or_resume(first)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another process is training in" in line
     process.kill()
     process.wait()
-    assert cli.main(command) == 0
+    assert cli.main(start_or_resume(first)) == 0
+    assert (first / "out" / "model.safetensors").read_bytes() == weights
 
 
 # ---- signals and SIGKILL, on real processes
@@ -424,8 +423,9 @@ def test_a_second_signal_stops_at_once(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is a Unix signal")
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """The short form of `make soak`."""
+    command = [sys.executable, str(Path(__file__).with_name("soak.py"))]
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("soak.py")), "--kills", "3", "--folder", str(tmp_path)],
+        [*command, "--kills", "3", "--model", "nanogpt", "--folder", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_study_files
 from safetensors.torch import load_file
 
 from nanokimi.config import ModelName, RunConfig
@@ -32,6 +35,7 @@ from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up
 
 Build = Callable[..., RunConfig]
+Whole = Callable[[ModelName], tuple[Path, dict[str, Any]]]
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
 CLOCKS = {"step_ms", "memory_bytes", "train_seconds"}
 MEASURED = {
@@ -64,6 +68,35 @@ RESULT_FIELDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """For the name of a model, the folder of a finished run of it, only to be read, and what train_alone() returned."""
+    folder = write_study_files(tmp_path_factory.mktemp("whole"), steps=12)
+    made: dict[ModelName, dict[str, Any]] = {}
+
+    def of(name: ModelName) -> tuple[Path, dict[str, Any]]:
+        out = folder / "some" / "where" / name
+        if name not in made:
+            words = ["--model", name, "--train.threads", "1"]
+            words += ["--data", str(folder / "text.txt"), "--dataset.cache", str(folder / "cache")]
+            made[name] = train_alone(load_config(str(folder / "toy.yaml"), words), out)
+        return out, made[name]
+
+    return of
+
+
+@pytest.fixture
+def first(whole: Whole) -> Path:
+    """The folder of a finished run; only to be read."""
+    return whole("nanogpt")[0]
+
+
+@pytest.fixture
+def finished(first: Path, tmp_path: Path) -> Path:
+    """A finished run, which the test may change."""
+    return Path(shutil.copytree(first, tmp_path / "run"))
+
+
 def timeless(folder: Path) -> list[dict[str, object]]:
     records = read_json_lines(folder / "metrics.jsonl")
     return [{key: value for key, value in record.items() if key not in CLOCKS} for record in records]
@@ -89,11 +122,8 @@ def numbers(value: object) -> list[float]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
-    name: ModelName, tiny_config: Build, tmp_path: Path
-) -> None:
-    out = tmp_path / "some" / "where" / "run"
-    result = train_alone(replace(tiny_config(), model=name), out)
+def test_a_run_folder_holds_all_that_describes_and_continues_the_run(name: ModelName, whole: Whole) -> None:
+    out, result = whole(name)
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     step = "checkpoints/step-00000012"
     assert names >= {
@@ -138,16 +168,13 @@ def test_a_run_folder_holds_all_that_describes_and_continues_the_run(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_saved_config_repeats_the_run_bit_for_bit(
-    name: ModelName, tiny_config: Build, tmp_path: Path
-) -> None:
-    config = replace(tiny_config(max_steps=5), model=name)
-    first = train_alone(config, tmp_path / "first")
-    again = train_alone(load_config(str(tmp_path / "first" / "config.yaml")), tmp_path / "second")
-    assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
-    assert timeless(tmp_path / "first") == timeless(tmp_path / "second")
-    assert {key for key in first if first[key] != again[key]} <= MEASURED | {"folder"}
-    texts = [(tmp_path / name / "config.yaml").read_text() for name in ("first", "second")]
+def test_the_saved_config_repeats_the_run_bit_for_bit(name: ModelName, whole: Whole, tmp_path: Path) -> None:
+    first, result = whole(name)
+    again = train_alone(load_config(str(first / "config.yaml")), tmp_path / "again")
+    assert equal(weights(first), weights(tmp_path / "again"))
+    assert timeless(first) == timeless(tmp_path / "again")
+    assert {key for key in result if result[key] != again[key]} <= MEASURED | {"folder"}
+    texts = [(folder / "config.yaml").read_text() for folder in (first, tmp_path / "again")]
     assert texts[0] == texts[1]
 
 
@@ -170,9 +197,9 @@ def test_the_saved_config_leaves_nothing_to_choose(tiny_config: Build, tmp_path:
     )
 
 
-def test_an_opened_run_scores_as_its_result_says(tiny_config: Build, tmp_path: Path) -> None:
-    result = train_alone(tiny_config(max_steps=4), tmp_path / "run")
-    opened = open_run(tmp_path / "run")
+def test_an_opened_run_scores_as_its_result_says(first: Path) -> None:
+    result = read_json(first / "result.json")
+    opened = open_run(first)
     scored = evaluate(opened.model, opened.data, 16, 64)
     assert scored.loss == result["val_loss"] != result["test_loss"]
     tested = evaluate(opened.model, opened.data, 16, 64, part="test").record()
@@ -184,25 +211,24 @@ def test_an_opened_run_scores_as_its_result_says(tiny_config: Build, tmp_path: P
 def test_nanogpts_split_reports_the_text_that_was_tuned_on_and_says_so(
     tiny_config: Build, tmp_path: Path
 ) -> None:
-    config = tiny_config(max_steps=2)
+    config = replace(tiny_config(max_steps=2), model="nanogpt")
     config = replace(config, dataset=replace(config.dataset, split="nanogpt"))
     result = train_alone(config, tmp_path / "run")
     assert result["test_loss"] == result["val_loss"] and "chosen on" in result["split_note"]
 
 
-def test_a_run_without_a_test_part_is_opened_but_not_resumed(tiny_config: Build, tmp_path: Path) -> None:
+def test_a_run_without_a_test_part_is_opened_but_not_resumed(finished: Path) -> None:
     """As an earlier version left it: its model still writes and validates; the way on is said in one line."""
-    train_alone(tiny_config(max_steps=2), tmp_path / "run")
-    data = tmp_path / "run" / "data"
+    data = finished / "data"
     (data / "test.bin").unlink()
     metadata = {k: v for k, v in read_json(data / "data.json").items() if not k.startswith(("test", "split"))}
     (data / "data.json").write_text(json.dumps(metadata | {"schema_version": 1}))
-    opened = open_run(tmp_path / "run")
+    opened = open_run(finished)
     assert evaluate(opened.model, opened.data, 16, 64).loss > 0
     with pytest.raises(UserError, match="without a test part.*--part val"):
         evaluate(opened.model, opened.data, 16, 64, part="test")
     with pytest.raises(UserError, match="begun without a test part.*in a new folder"):
-        train_alone(open_run(tmp_path / "run").config, tmp_path / "run", resume=True)
+        train_alone(open_run(finished).config, finished, resume=True)
 
 
 # ---- folders that are taken, or that fail
@@ -215,13 +241,11 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_a_second_run_into_the_same_folder_is_refused(tiny_config: Build, tmp_path: Path) -> None:
-    config = tiny_config(max_steps=1)
-    train_alone(config, tmp_path / "run")
-    before = snapshot(tmp_path / "run")
+def test_a_second_run_into_the_same_folder_is_refused(first: Path) -> None:
+    before = snapshot(first)
     with pytest.raises(UserError, match="already holds files"):
-        train_alone(config, tmp_path / "run")
-    assert snapshot(tmp_path / "run") == before
+        train_alone(open_run(first).config, first)
+    assert snapshot(first) == before
 
 
 def test_a_folder_with_one_hidden_file_is_taken(tmp_path: Path) -> None:
@@ -296,41 +320,38 @@ def test_default_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.Mo
 # ---- opening what is not a finished run
 
 
-def test_a_foreign_or_unfinished_folder_cannot_be_opened(tiny_config: Build, tmp_path: Path) -> None:
+def test_a_foreign_or_unfinished_folder_cannot_be_opened(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="no config.yaml"):
         open_run(tmp_path / "foreign")
     with pytest.raises(UserError, match="is not a folder"):
         runs_in(tmp_path / "nowhere")
-    train_alone(tiny_config(max_steps=1), tmp_path / "run")
-    (tmp_path / "run" / "model.safetensors").unlink()
+    (finished / "model.safetensors").unlink()
     with pytest.raises(UserError, match="has not finished"):
-        open_run(tmp_path / "run")
+        open_run(finished)
 
 
 @pytest.mark.parametrize(
     "file", ["config.yaml", "model.safetensors", "data/data.json", "data/tokenizer.json", "data/val.bin"]
 )
-def test_a_damaged_run_is_a_user_error(file: str, tiny_config: Build, tmp_path: Path) -> None:
-    train_alone(tiny_config(max_steps=1), tmp_path / "run")
-    path = tmp_path / "run" / file
+def test_a_damaged_run_is_a_user_error(file: str, finished: Path) -> None:
+    path = finished / file
     content = path.read_bytes()
     cut = (
         len(content) // 2 if file != "config.yaml" else content.index(b"hidden_size") + 4
     )  # in the midst of a word
     path.write_bytes(content[:cut])
     with pytest.raises(UserError) as caught:
-        open_run(tmp_path / "run")
+        open_run(finished)
     assert Path(file).name in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_that_do_not_fit_the_config_are_a_user_error(tiny_config: Build, tmp_path: Path) -> None:
-    train_alone(tiny_config(max_steps=1), tmp_path / "run")
-    path = tmp_path / "run" / "config.yaml"
-    save_config(replace(load_config(str(path)), model="nanogpt"), path)
+def test_weights_that_do_not_fit_the_config_are_a_user_error(finished: Path) -> None:
+    path = finished / "config.yaml"
+    save_config(replace(load_config(str(path)), model="nanokimi"), path)
     with pytest.raises(UserError, match="does not fit"):
-        open_run(tmp_path / "run")
+        open_run(finished)
 
 
 def test_a_comparisons_folder_means_its_arms(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_run_s_result_holds_its_spikes(
     """With a threshold that every loss exceeds, the ten steps that are judged are one spike."""
     monkeypatch.setattr(spikes, "MIN_DEVIATIONS", 0.0)
     monkeypatch.setattr(spikes, "MIN_HEIGHT", -100.0)
-    train_alone(tiny_config(max_steps=WINDOW + 10, eval_every=100, save_every=100), tmp_path / "run")
+    config = tiny_config(max_steps=WINDOW + 10, eval_every=100, save_every=100)
+    train_alone(replace(config, model="nanogpt"), tmp_path / "run")
     (spike,) = read_json(tmp_path / "run" / "result.json")["spikes"]
     assert WINDOW < spike["step"] <= WINDOW + 10 and spike["loss"] > 0 and spike["usual"] > 0
