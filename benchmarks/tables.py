@@ -121,7 +121,7 @@ def search_table(name: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for arm, search in head["search"].items():
-        losses = [run["test_loss"] for run in runs if run["arm"] == arm]
+        losses = [run["val_loss"] for run in runs if run["arm"] == arm]
         noise = search_variance([trial["losses"] for trial in search["table"]], losses) ** 0.5
         found = ", ".join(f"`{key}` {value_text(value)}" for key, value in search["best"].items())
         edges = (

@@ -315,7 +315,7 @@ def test_a_worker_killed_while_it_starts_is_a_training_error(arm: ArmProcess) ->
     """It never read the request: the pipe then breaks in another way than when it dies at work."""
     turn = arm.take_turn(5)
     os.kill(arm.process.pid or 0, signal.SIGSTOP)
-    arm.connection.send(("go", 5))
+    arm.connection.send(("train", 5))
     os.kill(arm.process.pid or 0, signal.SIGKILL)
     arm.process.join()
     with pytest.raises(TrainingError, match="NanoGPT ended with exit code -9"):

@@ -251,7 +251,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
         if line["purpose"] == "tune" and line["arm"] in trials:
             trials[line["arm"]].setdefault(line["lr"], []).append(line["val_loss"])
     searches = [
-        search_variance(list(trials[name].values()), [lines[key]["test_loss"] for key in runs[name]])
+        search_variance(list(trials[name].values()), [lines[key]["val_loss"] for key in runs[name]])
         for name in trials
     ]
     assert effect["search_variance"] == pytest.approx(sum(searches)) and all(

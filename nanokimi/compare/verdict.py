@@ -56,11 +56,11 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
     """Every pair of arms that do not leak, judged over seeds."""
     sound = [arm for arm in arms if arm["leaking"] is None]
     losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in sound}
-    searches = {arm["name"]: arm["search"] for arm in sound if arm["search"]}
-    noise = {
-        name: search_variance([trial["losses"] for trial in search["table"]], losses[name])
-        for name, search in searches.items()
-    }
+    noise = {}
+    for arm in sound:
+        if arm["search"]:
+            chosen = [run["val_loss"] for run in runs if run["arm"] == arm["name"]]
+            noise[arm["name"]] = search_variance([trial["losses"] for trial in arm["search"]["table"]], chosen)
     return compare_pairs(losses, noise)
 
 

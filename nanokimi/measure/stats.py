@@ -98,8 +98,9 @@ def search_variance(
     A trial's losses are those of the tuning seeds, None where a run diverged: such a trial cannot be picked. Parametric
     bootstrap: the search is repeated with the trials' means as the truth, noise of their pooled deviation is added to
     each, and the variance of the picked trials' truths is taken. The deviation is that within the better half of the
-    trials (the worse half begins to diverge, scatters more and is hardly ever picked) and within `judged`, the arm's
-    runs at the chosen setting: with one tuning seed they alone tell it, and without them the variance is infinite.
+    trials (the worse half begins to diverge, scatters more and is hardly ever picked) and within `judged`, the losses
+    of the arm's runs at the chosen setting: with one tuning seed they alone tell it, and without them the variance is
+    infinite. All are losses of the validation part, on which the trials were picked.
 
     The means are not shrunk towards each other. They are wider apart than the truths, so a flat search is charged too
     much; shrunken by what the noise explains, trials that nearly tie would be charged too little, which leaves up to

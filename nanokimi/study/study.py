@@ -247,7 +247,8 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             lines = [results[key] for key in keys]
             row = {**head, "budget": budget, **summary_of(lines)}
             if row["val_loss"] is not None:
-                noise = search_variance(trials_of(arm, results), row["losses"])
+                chosen = [line["val_loss"] for line in lines]
+                noise = search_variance(trials_of(arm, results), chosen)
                 row["search_variance"] = noise if math.isfinite(noise) else None
             rows.append(row)
     return rows
