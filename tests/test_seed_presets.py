@@ -26,7 +26,7 @@ Answer = tuple[int, str, str]
 Shell = Callable[[str], Answer]
 
 QUICK = "--train.max_steps 6 --train.eval_every 6 --train.context_length 24 --train.batch_size 4 --train.device cpu "
-QUICK += "--train.threads 1 --dataset.val_fraction 0.2 --sample.max_new_tokens 12 "
+QUICK += "--train.threads 1 --train.eval_batch_size 4 --dataset.val_fraction 0.2 --sample.max_new_tokens 12 "
 PIECES = "--dataset.vocab_size 320 "
 NARROW = "--{arm}.model.hidden_size 32 --{arm}.model.num_hidden_layers 2 --{arm}.optim.warmup_steps 2 "
 FEW = "--variant.model.n_routed_experts 8 --variant.model.moe_intermediate_size 16 "

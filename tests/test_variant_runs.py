@@ -21,7 +21,8 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
 SETTINGS = """\
 seed: 7
 model: variant
-train: {context_length: 20, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, device: cpu, threads: 1}
+train: {context_length: 20, batch_size: 8, max_steps: 12, eval_every: 6, save_every: 6, eval_batch_size: 8, device: cpu,
+        threads: 1}
 sample: {prompts: [the small boy], max_new_tokens: 20}
 compare: {arms: [variant, nanogpt]}
 variant:

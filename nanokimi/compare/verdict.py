@@ -60,7 +60,9 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
     for arm in sound:
         if arm["search"]:
             chosen = [run["val_loss"] for run in runs if run["arm"] == arm["name"]]
-            noise[arm["name"]] = search_variance([trial["losses"] for trial in arm["search"]["table"]], chosen)
+            noise[arm["name"]] = search_variance(
+                [trial["losses"] for trial in arm["search"]["table"]], chosen
+            )
     return compare_pairs(losses, noise)
 
 
