@@ -478,7 +478,7 @@ def gpt2() -> nn.Module:
     import transformers
 
     torch.manual_seed(0)
-    settings = transformers.GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2)
+    settings = transformers.GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=16, n_layer=1, n_head=2)
     return transformers.GPT2LMHeadModel(settings)
 
 
@@ -488,8 +488,8 @@ def deepseek() -> nn.Module:
     torch.manual_seed(0)
     settings = transformers.DeepseekV3Config(
         **{"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16},
-        **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "n_routed_experts": 4},
-        **{"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+        **{"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "n_routed_experts": 4},
+        **{"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0},
         **{"q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8},
         **{"v_head_dim": 16, "max_position_embeddings": CONTEXT, "pad_token_id": None},
     )

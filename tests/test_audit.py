@@ -280,22 +280,18 @@ class NanoGPTStyle(nn.Module):
 
 
 def test_a_nanogpt_like_module_with_dropout_passes_and_its_leak_is_caught() -> None:
-    assert audit(NanoGPTStyle()).causal
+    """And the result is the same every time."""
+    module = NanoGPTStyle()
+    torch.manual_seed(1)
+    first = audit(module)
+    torch.manual_seed(2)
+    assert first.causal and audit(module) == first
     assert not audit(NanoGPTStyle(causal=False)).causal
 
 
-def test_hugging_faces_gpt2_passes() -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    torch.manual_seed(0)
-    settings = transformers.GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=16, n_layer=2, n_head=2)
-    result = audit(transformers.GPT2LMHeadModel(settings))
-    assert result.causal, result
-
-
 @pytest.mark.parametrize("config", [TINY_KIMI, replace(TINY_GPT, dropout=0.2)], ids=["nanokimi", "nanogpt"])
-def test_our_models_pass_fresh_and_after_a_few_training_steps(config: KimiConfig | GPTConfig) -> None:
+def test_our_models_pass_after_a_few_training_steps(config: KimiConfig | GPTConfig) -> None:
     model = build_model(config, seed=5)
-    assert audit(model, vocab_size=61, context=24).causal
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
@@ -308,10 +304,10 @@ def test_our_models_pass_fresh_and_after_a_few_training_steps(config: KimiConfig
     assert result.causal, result
 
 
-def test_no_false_alarm_for_nanokimi_over_four_seeds() -> None:
+def test_no_false_alarm_for_fresh_models() -> None:
     """A router's near-tie may tip when other rows change the order of rounding: that is no leak."""
-    for seed in range(4):
-        result = audit(build_model(TINY_KIMI, seed), vocab_size=61, context=16, seed=seed)
+    for config, seed in ((TINY_KIMI, 0), (TINY_KIMI, 1), (replace(TINY_GPT, dropout=0.2), 5)):
+        result = audit(build_model(config, seed), vocab_size=61, context=16, seed=seed)
         assert result.causal, (seed, result)
 
 
@@ -334,8 +330,7 @@ def test_rounding_is_told_from_a_leak_of_its_size_in_float64() -> None:
 
 
 def test_nanokimi_without_its_mask_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build_model(TINY_KIMI, seed=0)
-    assert audit(model, vocab_size=61, context=12).causal
+    model = build_model(TINY_KIMI, seed=0)  # test_no_false_alarm_for_fresh_models passes it
     honest = F.scaled_dot_product_attention
     monkeypatch.setattr(
         F, "scaled_dot_product_attention", lambda q, k, v, **rest: honest(q, k, v, scale=rest["scale"])
@@ -363,20 +358,11 @@ def test_module_mode_buffers_and_random_state_are_left_as_they_were() -> None:
     assert module[0].wte.dtype == torch.float32
 
 
-def test_the_result_is_the_same_every_time() -> None:
-    module = NanoGPTStyle(dropout=0.5)
-    torch.manual_seed(1)
-    first = audit(module)
-    torch.manual_seed(2)
-    assert audit(module) == first
-
-
 def test_cuts_are_all_positions_or_as_many_as_allowed() -> None:
-    assert audit(Embedded(), context=8).cuts == 7
-    assert audit(Embedded(), context=2).cuts == 1
+    for context, most, cuts in ((8, 256, 7), (2, 256, 1), (30, 5, 5), (30, 1, 1)):
+        assert len(make_plan(VOCAB, context, 8, most, 0, None).cuts) == cuts
     result = audit(Embedded(), context=30, max_cuts=5)
     assert (result.cuts, result.context_length) == (5, 30)
-    assert audit(Embedded(), context=30, max_cuts=1).cuts == 1
 
 
 def test_outputs_of_every_documented_form_are_read() -> None:

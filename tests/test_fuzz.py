@@ -334,10 +334,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 KINDS: dict[str, tuple[int, Callable[[], st.SearchStrategy[Case]], Callable[[Path, Case], None]]] = {
     "config": (60, config_cases, load_a_config),
-    "checkpoint": (60, checkpoint_cases, load_a_checkpoint),
-    "store": (250, store_cases, load_a_store),
-    "formats": (150, format_cases, load_a_format),
-    "tokenizers": (120, tokenizer_cases, load_a_tokenizer),
+    "checkpoint": (40, checkpoint_cases, load_a_checkpoint),
+    "store": (120, store_cases, load_a_store),
+    "formats": (70, format_cases, load_a_format),
+    "tokenizers": (80, tokenizer_cases, load_a_tokenizer),
 }
 
 

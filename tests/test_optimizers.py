@@ -99,10 +99,12 @@ def test_a_quadratic_is_solved(optim: OptimConfig) -> None:
     assert model.loss().item() < 1e-3 * before
 
 
-@pytest.mark.parametrize("name", ["nanogpt", "nanokimi"])
-def test_a_tiny_model_learns(optim: OptimConfig, name: str) -> None:
-    """Twenty words in a fixed order: from ln 61 to below a third of it in 60 steps."""
-    model = build_model(TINY_GPT if name == "nanogpt" else TINY_KIMI, 0)
+def test_a_tiny_model_learns(optim: OptimConfig) -> None:
+    """Twenty words in a fixed order: from ln 61 to below a third of it in 60 steps.
+
+    Optimizers of matrices on NanoKimi, whose experts are a stack of them; those that see single numbers on NanoGPT.
+    """
+    model = build_model(TINY_KIMI if optim.name in OF_MATRICES or "SOAP" in optim.name else TINY_GPT, 0)
     optimizer = build_optimizer(model, optim, 2)
     order = torch.tensor([hash_of(word) for word in WORDS * 4])
     ids = order.unfold(0, 21, 1)[:24]

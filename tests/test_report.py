@@ -15,10 +15,11 @@ import pytest
 from report_fixture import write_comparison, write_report_json
 
 from nanokimi.errors import UserError
+from nanokimi.report import page as report_page
 from nanokimi.report import records, units, write_report
 from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
-from nanokimi.report.records import Arm, Record, Run
+from nanokimi.report.records import Arm, Run
 from nanokimi.runtime.files import read_json
 
 FEW: dict[str, Any] = {"searched": False, "kinds": ("train", "eval", "sample", "event")}
@@ -64,27 +65,32 @@ class Page(HTMLParser):
         return [name for _, attrs in self.tags for name in (attrs.get("class") or "").split()]
 
 
-def report_of(folder: Path, **options: Any) -> tuple[Page, str]:
-    write_comparison(folder, **options)
-    return render(folder)
+def page_of(folder: Path) -> tuple[Page, str]:
+    """The page of a folder, without the picture, whose drawing takes long."""
+    html = report_page.render(report_page.make_context(*records.read_comparison(folder)))
+    return parsed(html), html
 
 
-def render(folder: Path) -> tuple[Page, str]:
-    write_report(folder)
-    return read(folder)
+def parsed(html: str) -> Page:
+    """A page, each of whose links must lead to one of its sections."""
+    found = Page(html)
+    links = {(attrs["href"] or "")[1:] for tag, attrs in found.tags if tag == "a"}
+    assert links <= found.sections()
+    return found
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison of three arms and two seeds with everything in it, and its report; not to be written to."""
+    """A long comparison of three arms and two seeds with everything in it, and its report; not to be written to."""
     folder = tmp_path_factory.mktemp("comparison")
-    report_of(folder)
+    write_comparison(folder, steps=2000, eval_every=100)
+    write_report(folder)
     return folder
 
 
 def read(folder: Path) -> tuple[Page, str]:
     html = (folder / "report.html").read_text(encoding="utf-8")
-    return Page(html), html
+    return parsed(html), html
 
 
 def test_page_needs_no_network(folder: Path) -> None:
@@ -100,8 +106,7 @@ def test_page_needs_no_network(folder: Path) -> None:
 
 
 def test_same_folder_gives_the_same_page(folder: Path) -> None:
-    first = read(folder)[1]
-    assert render(folder)[1] == first
+    assert page_of(folder)[1] == read(folder)[1]
 
 
 def test_every_reference_inside_the_page_has_one_target(folder: Path) -> None:
@@ -134,17 +139,24 @@ def test_numbers_are_those_of_the_folder(folder: Path) -> None:
         assert shared in text
 
 
-def test_what_a_model_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
+def test_what_a_model_wrote_and_what_an_event_says_is_text_and_not_markup(tmp_path: Path) -> None:
     hostile = '<script>alert(1)</script>\n  two  spaces & <b>bold</b> "quoted"'
-    page, html = report_of(
-        tmp_path, prompt="<script>x</script>", story=hostile, names=("<i>NanoKimi</i>", "NanoGPT")
+    names, kinds = ("<i>NanoKimi</i>", "NanoGPT"), ("eval", "sample", "router")
+    report = write_comparison(
+        tmp_path, searched=False, prompt="<script>x</script>", story=hostile, names=names, kinds=kinds
     )
+    event = {"kind": "event", "step": 3, "event": "out_of_memory", "detail": "<script>alert(2)</script>"}
+    with (tmp_path / report["runs"][0]["folder"] / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    page, html = page_of(tmp_path)
     assert "<script" not in html and "<b>bold" not in html and "<i>NanoKimi" not in html
     assert any('two  spaces & <b>bold</b> "quoted"' in text for text in page.texts)
+    assert "<script>alert(2)</script>" in page.text
 
 
 def test_leaking_arm_is_named_and_nothing_is_ranked(tmp_path: Path) -> None:
-    page, _ = report_of(tmp_path, **FEW, outcomes={"NanoGPT": "LEAKING"})
+    write_comparison(tmp_path, searched=False, kinds=(), outcomes={"NanoGPT": "LEAKING"})
+    page, _ = page_of(tmp_path)
     assert "LEAKING: its numbers are void" in page.text
     assert "NanoGPT (LEAKING)" in page.text and "position 3 sees token 9" in page.text
     assert "won" not in page.classes()
@@ -159,18 +171,18 @@ def test_leaking_arm_is_not_ranked_even_if_the_verdict_says_so(tmp_path: Path) -
 
 
 def test_one_seed_names_no_winner(tmp_path: Path) -> None:
-    report = write_comparison(tmp_path, **FEW, seeds=(1337,))
+    report = write_comparison(tmp_path, searched=False, kinds=(), seeds=(1337,))
     report["verdict"]["winner"] = "NanoKimi"
     report["spread"] = {"seed": 0.05, "rounding": 0.02, "runs": 24, "file": "docs/results/null.jsonl"}
     write_report_json(tmp_path, report)
-    page, _ = render(tmp_path)
+    page, _ = page_of(tmp_path)
     assert "won" not in page.classes() and "one seed: decides nothing" in page.text
     _, arms = records.read_comparison(tmp_path)
     assert winner_of(TRAIN_TIME, arms, report["verdict"]) is None
 
 
 def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
-    report = write_comparison(tmp_path)
+    report = write_comparison(tmp_path, kinds=())
     hyperparameter = {"low": 5e-4, "high": 6.4e-2, "scale": "log", "setting": "optim.lr"}
     report["arms"][0]["search"] = {
         "kind": "search",
@@ -189,7 +201,7 @@ def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
         "changed": ["optim.lr"],
     }
     write_report_json(tmp_path, report)
-    text = render(tmp_path)[0].text
+    text = page_of(tmp_path)[0].text
     for part in (
         "AT THE EDGE",
         "8 Sobol points",
@@ -230,28 +242,24 @@ def test_sections_without_data_are_left_out(tmp_path: Path, folder: Path) -> Non
     for run in report["runs"]:
         run["loss_by_position"] = []
     write_report_json(tmp_path / "bare", report)
-    bare, _ = render(tmp_path / "bare")
+    bare, _ = page_of(tmp_path / "bare")
     assert not optional & bare.sections()
     assert "Load CV" not in bare.text and "unigram" not in bare.text
 
 
-def test_every_link_of_the_page_leads_somewhere(tmp_path: Path) -> None:
-    for number, kinds in enumerate(((), ("train", "eval"), ("sample", "router"))):
-        page, _ = report_of(tmp_path / str(number), kinds=kinds)
-        links = {(attrs["href"] or "")[1:] for tag, attrs in page.tags if tag == "a"}
-        assert links <= page.sections()
-
-
-@pytest.mark.parametrize("names", [("NanoKimi",), tuple(f"arm {i}" for i in range(8))], ids=["one", "eight"])
-def test_any_number_of_runs(tmp_path: Path, names: tuple[str, ...]) -> None:
-    page, _ = report_of(tmp_path, searched=False, names=names)
+def test_eight_runs_are_all_shown(tmp_path: Path) -> None:
+    names = tuple(f"arm {i}" for i in range(8))
+    write_comparison(tmp_path, searched=False, names=names, seeds=(1,))
+    write_report(tmp_path)
+    page, _ = read(tmp_path)
     assert all(name in page.text for name in names)
 
 
-def test_prompt_is_not_told_twice(tmp_path: Path) -> None:
-    page, _ = report_of(
-        tmp_path, names=("NanoKimi",), seeds=(1,), prompt="Once upon", story="Once upon a time", steps=40
-    )
+def test_one_run_is_a_report_and_its_prompt_is_not_told_twice(tmp_path: Path) -> None:
+    words = {"prompt": "Once upon", "story": "Once upon a time"}
+    write_comparison(tmp_path, searched=False, names=("NanoKimi",), seeds=(1,), steps=40, **words)
+    page, _ = page_of(tmp_path)
+    assert "NanoKimi" in page.text
     assert page.texts.count("Once upon") == 2
     assert not [text for text in page.texts if text.startswith("Once upon a")]
 
@@ -263,7 +271,7 @@ def incidents_of(page: Page) -> str:
 
 def test_incidents_are_told_with_their_steps_and_losses(tmp_path: Path) -> None:
     report = write_comparison(tmp_path, **FEW, steps=400, eval_every=50, incidents=True)
-    page, _ = render(tmp_path)
+    page, _ = page_of(tmp_path)
     told = incidents_of(page)
     spikes = sorted(report["runs"][0]["spikes"], key=lambda s: s["usual"] - s["loss"])
     assert [spike["step"] for spike in spikes] == [280, 320, 380, 220]
@@ -280,34 +288,29 @@ def test_incidents_are_told_with_their_steps_and_losses(tmp_path: Path) -> None:
 
 def test_without_incidents_nothing_is_said_of_them(tmp_path: Path) -> None:
     """An old report, which has none of the fields, and a new one where all are empty are the same page."""
-    report = write_comparison(tmp_path, **FEW)
-    old, png = render(tmp_path)[1], (tmp_path / "comparison.png").read_bytes()
+    report = write_comparison(tmp_path, **FEW, names=("NanoKimi",), seeds=(1,))
+    write_report(tmp_path)
+    old, png = read(tmp_path)[1], (tmp_path / "comparison.png").read_bytes()
     assert "Incidents" not in old and "spike" not in old and "skipped" not in old
     for run in report["runs"]:
         run |= {"spikes": [], "batches_skipped": 0, "micro_batch_size": 4}
     write_report_json(tmp_path, report)
-    assert render(tmp_path)[1] == old
+    write_report(tmp_path)
+    assert read(tmp_path)[1] == old
     assert (tmp_path / "comparison.png").read_bytes() == png
 
 
-@pytest.mark.parametrize(
-    ("metadata", "told"),
-    [
-        ({"batches_skipped": 1}, "1 batch skipped, because"),
-        ({"batches_skipped": 1200}, "1,200 batches skipped, because"),
-        (
-            {"spikes": [{"step": 9000, "loss": 3.0, "usual": 1.5}]},
-            "1 loss spike, at step 9,000 (3.00 against",
-        ),
-    ],
-)
-def test_one_sort_of_incident_alone(metadata: Record, told: str, tmp_path: Path) -> None:
+def test_one_sort_of_incident_alone(tmp_path: Path) -> None:
     """Counts without events, and a spike whose record is not there to be marked."""
-    report = write_comparison(tmp_path, **FEW)
-    report["runs"][2] |= metadata
+    for skipped, told in ((1, "1 batch skipped, because"), (1200, "1,200 batches skipped, because")):
+        (line,) = incident_lines(Run(seed=1, metadata={"batches_skipped": skipped}, records=[]))
+        assert told in line
+    report = write_comparison(tmp_path, searched=False, kinds=("train", "eval"))
+    report["runs"][2] |= {"spikes": [{"step": 9000, "loss": 3.0, "usual": 1.5}]}
     write_report_json(tmp_path, report)
-    told_of = incidents_of(render(tmp_path)[0])
-    assert told in told_of and "NanoGPT" in told_of and "NanoKimi" not in told_of
+    told_of = incidents_of(page_of(tmp_path)[0])
+    assert "1 loss spike, at step 9,000 (3.00 against" in told_of
+    assert "NanoGPT" in told_of and "NanoKimi" not in told_of
 
 
 def test_many_incidents_stay_short(tmp_path: Path) -> None:
@@ -325,15 +328,6 @@ def test_many_incidents_stay_short(tmp_path: Path) -> None:
     assert "\n" not in incident_lines(arm)[2]
 
 
-def test_words_of_an_event_are_text_and_not_markup(tmp_path: Path) -> None:
-    write_comparison(tmp_path, **FEW)
-    event = {"kind": "event", "step": 3, "event": "out_of_memory", "detail": "<script>alert(1)</script>"}
-    with (tmp_path / "nanokimi" / "seed-1337" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(event) + "\n")
-    page, html = render(tmp_path)
-    assert "<script" not in html and "<script>alert(1)</script>" in page.text
-
-
 def test_spikes_are_placed_where_they_happened(tmp_path: Path) -> None:
     """The highest first, even in a run that has more than can be marked."""
     write_comparison(tmp_path, **FEW, steps=400, eval_every=50, incidents=True)
@@ -347,10 +341,9 @@ def test_spikes_are_placed_where_they_happened(tmp_path: Path) -> None:
     assert records.spike_places(busy, "step") == list(range(80, 80 - records.MAX_SPIKES, -1))
 
 
-def test_long_run_stays_small(tmp_path: Path) -> None:
-    _, html = report_of(tmp_path, steps=2000, eval_every=100)
-    assert len(html) < 4e6
-    _, arms = records.read_comparison(tmp_path)
+def test_long_run_stays_small(folder: Path) -> None:
+    assert len(read(folder)[1]) < 4e6
+    _, arms = records.read_comparison(folder)
     xs, ys = records.training_curve(arms[0].runs, "step")
     assert len(xs) == len(ys) == records.MAX_POINTS
     assert xs[0] == 1 and xs[-1] == 2000
@@ -385,7 +378,7 @@ def test_equal_time_is_read_between_two_evaluations(tmp_path: Path) -> None:
 
 
 def test_expert_shares_average_to_one(tmp_path: Path) -> None:
-    write_comparison(tmp_path, steps=3000, eval_every=1000)
+    write_comparison(tmp_path, names=("NanoKimi",), seeds=(1,), steps=3000, eval_every=1000)
     _, arms = records.read_comparison(tmp_path)
     edges, shares = records.expert_shares(arms[0].kind("router"), 1)
     columns = len(shares[0])

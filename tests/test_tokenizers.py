@@ -96,7 +96,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=hostile_text)
 @example(text="")
 @example(text="".join(TRICKY))
@@ -116,7 +116,7 @@ def test_every_character_survives(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 400) | st.integers(-(2**40), 2**40)))
 def test_any_ids_decode_to_valid_text(name: Name, ids: list[int]) -> None:
     assert BUILT[name].decode(ids).encode("utf-8") is not None
@@ -266,7 +266,7 @@ def test_thinning_takes_every_kth_sentence_of_all_texts(parts: list[str], stride
     assert kept == sentences[::stride]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(hostile_text, max_size=5), st.integers(1, 60))
 @example(texts=["".join(TRICKY), "", " ", "  the", "the  cat ", "\n the\n\n  cat\n"], chunk=3)
 def test_remembered_words_are_what_sentencepiece_says(texts: list[str], chunk: int) -> None:
@@ -286,7 +286,7 @@ def test_every_character_is_remembered_as_sentencepiece_says() -> None:
     """Each alone, after a letter, after a space, and between its neighbours in one word of a million characters."""
     tokenizer = BUILT["bpe"]
     assert isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.memo is not None
-    points = [chr(point) for point in range(0, 0x110000, 7) if not 0xD800 <= point < 0xE000]
+    points = [chr(point) for point in range(0, 0x110000, 17) if not 0xD800 <= point < 0xE000]
     for text in ("\n".join(points), "x".join(points), " ".join(points), "".join(points)):
         assert np.array_equal(tokenizer.encode(text), tokenizer.encode_sentences(text))
 

@@ -186,7 +186,8 @@ def test_with_kimis_parts_the_same_seed_gives_nanokimis_initial_weights() -> Non
 
 @pytest.mark.parametrize("name", PARTS)
 def test_no_part_reads_the_future_or_another_row(name: str) -> None:
-    model = shaken(build_model(variant(**PARTS[name], dropout=0.1), 0)).double()
+    layers = 1 + PARTS[name].get("first_k_dense_replace", 0)
+    model = shaken(build_model(variant(**PARTS[name], num_hidden_layers=layers, dropout=0.1), 0)).double()
     result = audit(model, vocab_size=61, context=40, batch_size=8, max_cuts=8)
     assert result.causal, result.where
     model.eval()  # the audit measures in fp32, where other tokens may move a sum's order; in float64 nothing shows
@@ -302,7 +303,7 @@ def test_it_trains_in_bf16(name: str) -> None:
 def test_one_batch_can_be_learnt_by_heart_by_every_attention() -> None:
     ids = some_ids(2, 16)
     for name, changes in ATTENTIONS.items():
-        model = build_model(variant(**changes), 0)
+        model = build_model(variant(**changes, num_hidden_layers=1), 0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for _ in range(80):
             loss = F.cross_entropy(model(ids[:, :-1]).logits_BTW.flatten(0, 1), ids[:, 1:].flatten())
