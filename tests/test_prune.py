@@ -106,8 +106,8 @@ def test_prune_reports_its_losses_and_writes_an_ordinary_run(
     assert result["steps"] == 12 + 6 and result["audit"]["causal"]
     assert after.config.nanokimi.model.n_routed_experts == 2
     assert after.model.routers()[0].scaling == before.model.routers()[0].scaling
-    smaller = before.model.state_dict()["model.layers.1.mlp.experts.up_proj"].shape[0] // 2
-    assert after.model.state_dict()["model.layers.1.mlp.experts.up_proj"].shape[0] == smaller
+    experts = "model.layers.0.mlp.experts.up_proj"
+    assert after.model.state_dict()[experts].shape[0] == before.model.state_dict()[experts].shape[0] // 2
     rates = [r["lr"] for r in read_json_lines(folder / "metrics.jsonl") if r["kind"] == "train"]
     assert len(rates) == 6 and rates[0] <= 1e-3 and rates == sorted(rates, reverse=True)
     scored = evaluate(after.model, after.data, 16)

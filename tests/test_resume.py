@@ -222,9 +222,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
 
     scores = iter([3.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0])
     original = evaluation.evaluate
-    monkeypatch.setattr(
-        evaluation, "evaluate", lambda *a, **k: replace(original(*a, **k), val_loss=next(scores))
-    )
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: replace(original(*a, **k), loss=next(scores)))
     state = begin(tiny_config(eval_every=2, save_every=3, keep_checkpoints=1), tmp_path / "run")
     list(train(state))
     found = sorted(path.name for path in (state.folder / "checkpoints").iterdir())
