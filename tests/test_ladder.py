@@ -276,7 +276,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
     assert float(rows["+ Muon"]["mean"]) == effect["mean"] and rows["+ Muon"]["words"] == effect["words"]
 
 
-def test_each_reading_is_trained_to_its_own_end(finished: Path) -> None:
+def test_each_budget_is_trained_to_its_own_end(finished: Path) -> None:
     report = read_json(finished / "study.json")
     rows = {(row["name"], row["budget"]): row for row in report["arms"] if not row["leaking"]}
     per_flop = [rows[name, "flops"]["flops"] for name in (START, MUON_START, END)]
@@ -388,7 +388,7 @@ def test_tuned_rates_are_taken_over_and_said(finished: Path, narrower: Path) -> 
     assert {line["purpose"] for key, line in after.items() if key not in before} == {"seed"}
 
 
-def test_steps_of_a_reading_are_solved_again_for_other_arms(finished: Path, narrower: Path) -> None:
+def test_steps_of_a_budget_are_solved_again_for_other_arms(finished: Path, narrower: Path) -> None:
     """The folder knows the steps of the arms before; these have other sizes, and so other FLOPs."""
     plans = [line for line in read_json_lines(narrower / "results.jsonl") if line["kind"] == "plan"]
     assert plans[0] == read_json_lines(finished / "results.jsonl")[-1]

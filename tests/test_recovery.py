@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import shutil
@@ -43,7 +44,7 @@ def begin(config: RunConfig, folder: Path) -> TrainState:
 
 
 def small(config: RunConfig) -> RunConfig:
-    """Of the NanoGPT, whose steps take the least time."""
+    """The run with NanoGPT, whose steps take the least time."""
     return replace(config, model="nanogpt")
 
 
@@ -79,20 +80,23 @@ OUT_OF_MEMORY: dict[str, Exception] = {
 # ---- memory
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("nanokimi", ("CUDA", "CPU")), ("nanogpt", ("CPU", "MPS"))])
+@pytest.mark.parametrize(("name", "kinds"), [("nanokimi", ["CPU"]), ("nanogpt", list(OUT_OF_MEMORY))])
 def test_out_of_memory_going_forward_or_backward_halves_the_micro_batch(
     name: ModelName,
-    kinds: tuple[str, str],
+    kinds: list[str],
     tiny_config: Build,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the first step the result is that of a run with the smaller micro-batch, bit for bit."""
+    """At the first step the result is that of a run with the smaller micro-batch, bit for bit.
+
+    Every kind of error comes in both places with NanoGPT, and one with NanoKimi.
+    """
     config = replace(tiny_config(max_steps=6, eval_every=3), model=name)
     halved = begin(replace(config, train=replace(config.train, micro_batch_size=4)), tmp_path / "halved")
     expected = list(train(halved))
-    for where, kind in zip(("forward", "backward"), kinds, strict=True):
-        state = begin(config, tmp_path / where)
+    for where, kind in itertools.product(("forward", "backward"), kinds):
+        state = begin(config, tmp_path / f"{where}-{kind}")
         left = [1]
 
         def forward(
@@ -125,7 +129,7 @@ def test_out_of_memory_going_forward_or_backward_halves_the_micro_batch(
             monkeypatch.setattr(torch.Tensor, "backward", backward)
         records = list(train(state))
         monkeypatch.undo()
-        assert events(records) == ["out_of_memory"], where
+        assert events(records) == ["out_of_memory"], (where, kind)
         assert state.micro_batch_size == 4 and same_weights(state, halved)
         assert timeless(records) == timeless(expected)
         detail = next(r["detail"] for r in records if r["kind"] == "event")

@@ -126,6 +126,7 @@ OPTIMIZERS: list[tuple[str, ModelName, dict[str, Any]]] = [
     ("muonclip", "nanokimi", {}),
     ("muonclip", "nanogpt", {"qk_clip_logits": "rms", "qk_clip_tau": 0.05}),
     ("muon", "nanogpt", {}),
+    ("muon", "nanokimi", {}),
     ("truemuon", "nanokimi", {}),
     ("shampooclip", "nanokimi", {"precondition_every": 3, "qk_clip_tau": 0.01}),
     ("shampoo", "nanokimi", {"precondition_every": 3, "handover_steps": 6}),
@@ -193,7 +194,7 @@ def test_a_run_that_begins_again_begins_with_a_fresh_optimizer(tiny_config: Buil
     assert [dict(g, params=None) for g in state.optimizer.param_groups] == fresh and not state.optimizer.state
 
 
-def test_a_look_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path: Path) -> None:
+def test_an_evaluation_cut_short_is_undone_and_taken_again(tiny_config: Build, tmp_path: Path) -> None:
     """A signal need not wait for the end of a validation; at each chance that there is to stop one."""
     config = replace(tiny_config(max_steps=6, eval_every=3, eval_batch_size=2), model="nanogpt")
     whole = begin(config, tmp_path / "whole")

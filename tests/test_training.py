@@ -126,7 +126,7 @@ def test_another_seed_gives_another_run(tiny_config: Build, start: Start) -> Non
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_how_often_we_look_does_not_change_training(
+def test_how_often_we_evaluate_does_not_change_training(
     name: ModelName, tiny_config: Build, start: Start
 ) -> None:
     config = arm(tiny_config(max_steps=6), name)
@@ -157,7 +157,7 @@ def test_records_say_where_the_run_stood(tiny_config: Build, start: Start) -> No
     assert sum(routers[0]["load"][0]) == pytest.approx(1, abs=1e-4)
 
 
-def test_clocks_stop_while_a_run_looks_at_itself(
+def test_clocks_stop_while_a_run_is_evaluated(
     tiny_config: Build, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """train_seconds is the sum of the steps, however slow evaluation, sampling and saving are."""

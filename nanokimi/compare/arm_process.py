@@ -4,7 +4,7 @@ The parent sends a request with its argument, and between requests the worker wa
 
     train STEPS    take so many training steps, and send each record as it comes; at the end, "turn over"
     stop           save a checkpoint after the current step or evaluation; at the end, "turn over"
-    finish WHOLE   measure and write the result, and send it; without WHOLE, do not time the generation
+    finish WHOLE   measure and write the result, and send it; without WHOLE, do not time generation or judge stories
 
 Instead of an answer an error may come, after which the worker has ended.
 """
