@@ -53,6 +53,23 @@ RESULTS = {
         ],
         needs_text=True,
     ),
+    "search-smoke": Result(
+        ["sweep", "--config", "smoke", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
+    ),
+    "search-stories": Result(
+        [
+            "sweep",
+            "--config",
+            "stories",
+            "--data",
+            "tales-short",
+            "--dataset.characters",
+            "200000",
+            *SEARCH.split(),
+            "--search-rounds",
+            "1",
+        ]
+    ),
     "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
     "ladder-shakespeare": Result(
         ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--budgets", "tokens,flops"],
@@ -88,11 +105,14 @@ def run(*command: str | Path) -> None:
 
 def write_search(name: str, out: Path) -> None:
     """Write the settings found for the preset's arms into the file that it names, and print them."""
+    from nanokimi.config.files import load_config
     from nanokimi.study.sweep_search import yaml_lines
 
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     tuned = json.loads((out / "tuned.json").read_text(encoding="utf-8"))
-    arms = {arm: tuned["arms"][arm] for arm in FAMILIES.split(",")}
+    width = load_config(name).nanogpt.model.hidden_size  # of a study of sizes, the preset has the middle one
+    found = tuned["arms"]
+    arms = {arm: found.get(arm) or found[f"{arm}, {width} wide"] for arm in FAMILIES.split(",")}
     data = {key: study["data"][key] for key in ("path", "train_tokens", "val_tokens")}
     machine = {key: study["machine"][key] for key in ("time", "command", "processor", "cores")}
     content = {"schema_version": 1, "arms": arms, "machine": machine, "commit": study["machine"]["commit"]}
