@@ -78,7 +78,9 @@ RESULTS = {
     "ladder-tales": Result(
         ["ladder", "--config", "ladder-tales", *STUDY.split(), "--budgets", "tokens,flops"]
     ),
-    "scale-tales": Result(["scale", "--config", "scale-tales", *STUDY.split(), "--families", FAMILIES]),
+    "scale-tales": Result(
+        ["scale", "--config", "scale-tales", *STUDY.split(), "--rounds", "3", "--families", FAMILIES]
+    ),
     "seed-2": Result(
         [
             "compare",
