@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "nanokimi" / "presets" / "searches"
 SEARCH = "--search --trials 16 --seeds 1"
-STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds 1"
+STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds"
 FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
 
 
@@ -72,15 +72,13 @@ RESULTS = {
     ),
     "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
     "ladder-shakespeare": Result(
-        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--budgets", "tokens,flops"],
+        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "1", "--budgets", "tokens,flops"],
         needs_text=True,
     ),
     "ladder-tales": Result(
-        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--budgets", "tokens,flops"]
+        ["ladder", "--config", "ladder-tales", *STUDY.split(), "1", "--budgets", "tokens,flops"]
     ),
-    "scale-tales": Result(
-        ["scale", "--config", "scale-tales", *STUDY.split(), "--rounds", "3", "--families", FAMILIES]
-    ),
+    "scale-tales": Result(["scale", "--config", "scale-tales", *STUDY.split(), "3", "--families", FAMILIES]),
     "seed-2": Result(
         [
             "compare",
