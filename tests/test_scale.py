@@ -191,7 +191,7 @@ def test_what_is_saved_says_how_it_was_read() -> None:
     assert "a power law misses" not in lawful["sentence"]
     bent = saving(curves([4.3, 3.6, 3.1, 1.3]), START, "flops", 0.2)
     assert bent["sentence"].count("Read between NanoGPT's sizes: a power law misses") == 1
-    assert "reaches the loss 2.8000" in bent["sentence"], "the largest size that the base reaches, not beyond"
+    assert "for the loss 2.8000" in bent["sentence"], "the largest size that the base reaches, not beyond"
     assert "A ratio was read at 3 of 4 sizes: " in bent["sentence"]
     assert " at 64 wide (from NanoGPT's 64 and 96); none at 96 wide, beyond what was" in bent["sentence"]
     assert bent["sentence"].count("The sizes read the text 0.4, 0.6, 0.8 and 1.2 times.") == 1
@@ -259,7 +259,7 @@ def test_scale_end_to_end(toy: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(study_command(toy, "scale", *more)) == 0
     report = read_json(toy / "out" / "study.json")
     assert len(report["arms"]) == 8 and {one["family"] for one in report["curves"]} == {START, END}
-    assert len(report["sentences"]) == 2 and all("times less" in one for one in report["sentences"])
+    assert len(report["sentences"]) == 2 and all(f"times {END}'s " in one for one in report["sentences"])
     shown = capsys.readouterr().out
     assert report["sentences"][0] in shown and "Sizes are matched in active parameters" in shown
     assert {"study.html", "curve-flops.png", "curve-seconds.png"} <= {p.name for p in (toy / "out").iterdir()}

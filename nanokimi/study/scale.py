@@ -256,8 +256,8 @@ def headline(
         side, factor = one["bound"]
         measured = "twice (or half) of what was measured" if law["describes"] else "what was measured"
         sentence = (
-            f"{END} reaches the loss {one['loss']:.4f} with {side} {factor:.2f} times less {what} than {base}, whose "
-            f"curve does not reach it within {measured}: no number is given beyond."
+            f"{base} needs {side} {factor:.2f} times {END}'s {what} for the loss {one['loss']:.4f}; its curve does "
+            f"not reach that within {measured}, so no number is given beyond."
         )
     if not law["describes"]:
         sentence += (
@@ -268,7 +268,7 @@ def headline(
 
 
 def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
-    """How much less NanoKimi needs at one of its sizes, with the interval, or the range of the curves without one."""
+    """What the base needs for the loss of one of NanoKimi's sizes, with the interval or the range of the curves."""
     if one["ci95"] is not None:
         low, high = one["ci95"]
         sure = (
@@ -281,12 +281,12 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
             "does not reach it"
         )
     loss, ratio = f"{one['loss']:.4f}", f"{one['ratio']:.2f}"
-    sentence = f"{END} reaches the loss {loss} with {ratio} times less {what} than {base} ({sure})."
+    sentence = f"{base} needs {ratio} times {END}'s {what} for the loss {loss} ({sure})"
     if one["ci95"] is not None and low <= 1 <= high:
-        return f"{sentence} One lies inside: not distinguishable."
+        return f"{sentence}, which is not distinguishable from once."
     if one["ratio"] < 1:
-        return f"{sentence} Below one: it needs more."
-    return sentence
+        return f"{sentence}, so {END} needs more."
+    return f"{sentence}."
 
 
 def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
