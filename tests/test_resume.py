@@ -24,8 +24,9 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.config.parsing import settings
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
+from nanokimi.runtime import c_compiler
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.files import read_json, read_json_lines, seal, write_json
 from nanokimi.train import loop
 from nanokimi.train.checkpoint import (
     changes_since,
@@ -299,6 +300,53 @@ def test_other_data_or_another_tokenizer_is_noticed(what: str, tiny_config: Buil
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match=f"{what}_sha256"):
         load_newest_checkpoint(reopen(folder))
+
+
+@pytest.fixture
+def without_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No kernel in C is found any more, as on a machine without a compiler."""
+    monkeypatch.setenv("NANOKIMI_NATIVE", "0")
+    monkeypatch.setattr(c_compiler, "_problems", {})
+    c_compiler._native_library.cache_clear()
+    yield
+    c_compiler._native_library.cache_clear()
+
+
+@pytest.mark.skipif(c_compiler.find_compiler() is None, reason="no C compiler on this machine")
+def test_other_kernels_are_noticed(
+    first: Path, finished: Path, without_c: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their last digits differ, so a run that lost them ended with other weights, without a word."""
+    environment, result = (read_json(finished / name) for name in ("environment.json", "result.json"))
+    used = {choice["mechanism"]: choice["form"] for choice in result["kernels"]}
+    assert environment["kernels"] == used and used["decoded token"] == "C" and used["loss"] == "reference"
+    assert environment["kernels_in_c_missing"] is None and result["kernels_in_c_missing"] is None
+    again = ["train", "--resume", "--out", str(finished)]
+    assert cli.main(again) == 2
+    error = capsys.readouterr().err
+    assert (
+        "'reference' of decoded token, not 'C' (NANOKIMI_NATIVE is 0)" in error and "--allow-changes" in error
+    )
+    assert cli.main([*again, "--allow-changes"]) == 0
+    event = records(finished)[-1]
+    assert event["event"] == "resumed" and "decoded token" in event["detail"]
+    result = read_json(finished / "result.json")
+    assert result["kernels_in_c_missing"] == "NANOKIMI_NATIVE is 0"
+    assert read_json(finished / "environment.json") == environment, "what it was begun with"
+
+
+def test_a_run_of_before_kernels_were_recorded_is_resumed(
+    tiny_config: Build, tmp_path: Path, without_c: None
+) -> None:
+    folder = tmp_path / "run"
+    stopped_after(begin(tiny_config(), folder), 3)
+    (checkpoint,) = (folder / "checkpoints").glob("step-*")
+    content = read_json(checkpoint / "state.json")
+    assert content.pop("kernels")["experts"]
+    write_json(checkpoint / "state.json", content)
+    (checkpoint / "checksums.json").unlink()
+    seal(checkpoint)
+    assert load_newest_checkpoint(reopen(folder))
 
 
 def test_longer_training_on_request(finished: Path) -> None:

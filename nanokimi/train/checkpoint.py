@@ -27,10 +27,18 @@ from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
+from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
 from nanokimi.runtime.text import one_line
 from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimizer_
-from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
+from nanokimi.train.state import (
+    TrainState,
+    fresh_optimizer,
+    fresh_scaler,
+    kernel_forms,
+    step_seed,
+    total_steps,
+)
 
 SCHEMA_VERSION = 3
 PROGRESS = (
@@ -160,6 +168,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "next_batch": state.step,
         "scaler": state.scaler.state_dict(),
         "telemetry": state.telemetry.state(),
+        "kernels": kernel_forms(state),
         "config": settings(state.config),
         "data": state.data.fingerprint,
         "torch": torch.__version__,
@@ -231,6 +240,7 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
             f"{path / 'state.json'} is not of schema_version {SCHEMA_VERSION}: it was written by another version of "
             "nanokimi; start the run again with another --out"
         )
+    stored.setdefault("kernels", {})  # an earlier version kept no record of them
     for name, right in STATE_RULES.items():
         try:
             fine = right(stored[name], stored)
@@ -268,12 +278,12 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "batches_skipped": lambda x, stored: _count(x, 0, stored["step"]),
     "skipped_in_a_row": lambda x, stored: _count(x, 0, stored["batches_skipped"]),
     "metrics_bytes": lambda x, _: _count(x, 0, 2**60),
-    **{name: _is(dict) for name in ("scaler", "telemetry", "config", "data", "optimizer_state")},
+    **{name: _is(dict) for name in ("scaler", "telemetry", "config", "data", "kernels", "optimizer_state")},
 }
 
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
-    """What has changed since a checkpoint was saved, as "key = now, not then", data and tokenizer last.
+    """What has changed since a checkpoint was saved, as "key = now, not then": settings, data, tokenizer, kernels.
 
     A setting that did not exist then counts as having had its present default.
     """
@@ -281,7 +291,18 @@ def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
     then = {**defaults, **stored["config"], **stored["data"]}
     now = {**settings(state.config), **state.data.fingerprint}
     changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
-    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
+    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed] + changed_kernels(stored, state)
+
+
+def changed_kernels(stored: dict[str, Any], state: TrainState) -> list[str]:
+    """The mechanisms that another implementation computes now, whose last digits differ."""
+    now, then = kernel_forms(state), stored.get("kernels", {})  # an earlier version kept no record of them
+    why = f" ({reason})" if (reason := why_not_compiled()) else ""
+    return [
+        f"the implementation {now[name]!r} of {name}, not {then[name]!r}{why}"
+        for name in now
+        if name in then and then[name] != now[name]
+    ]
 
 
 def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, progress: bool = True) -> None:

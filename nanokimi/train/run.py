@@ -13,7 +13,13 @@ from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import how_to_continue, keep_environment, keep_plugins, training_folder
+from nanokimi.train.run_folder import (
+    how_to_continue,
+    keep_environment,
+    keep_kernels,
+    keep_plugins,
+    training_folder,
+)
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -46,6 +52,7 @@ def train_and_finish(
     limit_memory(config.train.memory_limit_gb, device)
     idle_memory_bytes = memory_bytes(device)
     state = build_state(config, data, out)
+    keep_kernels(state)
     name = config.title
     stopped = f"interrupted; {how_to_continue('train', out)}"
     signals: list[int] = []

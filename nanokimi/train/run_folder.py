@@ -25,6 +25,7 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
+from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.device import check_memory_limit, choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import (
     cannot_write,
@@ -38,7 +39,7 @@ from nanokimi.runtime.files import (
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.train.checkpoint import load_weights, read_state
-from nanokimi.train.state import fresh_optimizer
+from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
@@ -99,6 +100,14 @@ def keep_environment(folder: Path) -> None:
     path = folder / ENVIRONMENT_FILE
     if not path.exists():
         write_json(path, describe_environment())
+
+
+def keep_kernels(state: TrainState) -> None:
+    """Add to the environment of a run that begins which implementations it uses, and why it lacks those in C."""
+    path = state.folder / ENVIRONMENT_FILE
+    if path.is_file() and not (state.folder / "checkpoints").exists():
+        kernels = {"kernels": kernel_forms(state), "kernels_in_c_missing": why_not_compiled()}
+        write_json(path, read_json(path) | kernels)
 
 
 @contextmanager
