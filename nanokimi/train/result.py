@@ -22,6 +22,7 @@ from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.train.audits import audit_run
 from nanokimi.train.evaluation import evaluate_test
+from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.metrics import METRICS, ended_run
 from nanokimi.train.state import TrainState
 
@@ -55,7 +56,8 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
     }
     if measure_generation and "val_floor_nats" in state.data.metadata:
         result["tales"] = evaluate_tales(state)
-    write_json(state.folder / RESULT_FILE, result)
+    with named_if_not_finite(result, "the result of the run"):
+        write_json(state.folder / RESULT_FILE, result)
     return result
 
 

@@ -19,6 +19,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugins_of
+from nanokimi.data.changes import changed_source
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import TrainingError, UserError
@@ -75,7 +76,7 @@ def training_folder(
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
-            config, data = resume_set_up(config, out)
+            config, data = resume_set_up(config, out, allow_changes)
             made = make_ready(config, data, out)
         with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
             yield config, data, made
@@ -185,10 +186,13 @@ def read_plugins(path: Path) -> dict[str, str]:
     return kept
 
 
-def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+def resume_set_up(
+    config: RunConfig, folder: Path, allow_changes: bool = False
+) -> tuple[RunConfig, PreparedData]:
     """The configuration and data of the interrupted run in `folder`. Changes that `config` makes to them are saved.
 
-    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now.
+    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now. Raises
+    UserError if the text has changed under the same name, unless `allow_changes`: then it is prepared anew.
     """
     saved = load_config(str(folder / CONFIG_FILE))
     if config != saved:
@@ -202,6 +206,13 @@ def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedD
     if config != saved:
         save_config(config, folder / CONFIG_FILE)
     data = open_prepared(find_data(folder))
+    if (changed := changed_source(config.dataset, data, find_data(folder))) is not None:
+        if own and allow_changes:
+            return set_up(config, folder)
+        raise UserError(
+            f"{changed} has changed since the run in {folder} was begun with it: put it back, or take it away to go on "
+            "with the run's own copy, or resume with --allow-changes to go on with what it is now"
+        )
     if not len(data.test_ids):
         raise UserError(
             f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "
