@@ -10,6 +10,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
+from nanokimi.train.audits import require_sound
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
@@ -39,9 +40,13 @@ def train_alone(
 
 
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
-    """Record in the run's folder the environment and the plugins that it was started with."""
+    """Record in the run's folder the environment and the plugins that it was started with.
+
+    Raises UserError if the model is the user's and cannot be trained, or reads tokens that it must not see.
+    """
     keep_environment(folder)
     keep_plugins(config, folder)
+    require_sound(config, data)
 
 
 def train_and_finish(
