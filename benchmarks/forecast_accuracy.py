@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def row(name: str, data: str, out: Path) -> list[str]:
     options = [*CONFIGS[name].split(), *(["--data", data] if name != "tales" else [])]
     config = load_config(options[1], [*options[2:], "--train.threads", "1"])
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        found, _ = pool.apply(in_cpu_seconds, (forecast_module.forecast, config, out))
+        found, _ = pool.apply(in_cpu_seconds, (partial(forecast_module.forecast, apart=False), config, out))
         result, whole = pool.apply(in_cpu_seconds, (train_alone, config, out))
     disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     cells = [name]

@@ -17,6 +17,7 @@ from torch import nn
 
 from nanokimi import Muon, MuonClip, accelerate_
 from nanokimi.config import VariantConfig
+from nanokimi.kernels import accelerate, attention, decode_gpt, decode_kimi, experts, muon, rms_norm
 from nanokimi.kernels.accelerate import (
     BF16,
     BF16_C,
@@ -304,3 +305,24 @@ def test_muons_step_in_c_is_for_newton_schulz_in_bf16(
     (choice,) = accelerate_optimizer_(optimizer)
     assert choice.form.startswith(form) and (form != "C" or "Newton-Schulz" in choice.why)
     assert optimizer.matrix_step is (native_matrix_step if form == "C" else batched_matrix_step)
+
+
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        (("cpu", "fp32"), {"decode_gpt", "decode_kimi", "muon"}),
+        (("cpu", "bf16"), {"decode_gpt", "decode_kimi", "muon", "rms_norm", "attention", "experts"}),
+        (("cuda", "bf16"), set()),
+    ],
+)
+def test_what_a_place_may_use_is_compiled_ahead(
+    place: tuple[str, str], files: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that each process of a comparison finds it, and the user is told once if it fails."""
+    asked: list[str] = []
+    for module in (attention, decode_gpt, decode_kimi, experts, muon, rms_norm):
+        monkeypatch.setattr(module, "native_library", lambda source: asked.append(source.stem))
+    for module in (accelerate, muon):
+        monkeypatch.setattr(module, "cpu_has_fast_bf16", lambda: True)
+    accelerate.compile_ahead(*place)
+    assert set(asked) == files

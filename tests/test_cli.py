@@ -623,10 +623,10 @@ def interrupt(words: list[str], number: signal.Signals, out: Path) -> None:
 def test_an_interrupted_run_says_how_to_resume_and_ends_the_same(
     trained: Trained, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted by SIGINT, and once resumed by SIGTERM."""
+    """Interrupted by a lost terminal, and once resumed by the warning of a batch system."""
     out = tmp_path / "run"
-    interrupt(["--config", str(trained.settings), "--data", str(trained.text), *LONG], signal.SIGINT, out)
-    interrupt(["--resume"], signal.SIGTERM, out)
+    interrupt(["--config", str(trained.settings), "--data", str(trained.text), *LONG], signal.SIGHUP, out)
+    interrupt(["--resume"], signal.SIGUSR1, out)
     assert cli.main(["sample", str(out)]) == 2
     assert "has not finished" in capsys.readouterr().err
 

@@ -248,7 +248,7 @@ def interrupt(finished: Finished, out: Path, number: signal.Signals, seeds: int,
     assert max(timeless(folder)[-1]["step"] for folder in folders) < 45, "it was stopped before its end"
 
 
-@pytest.mark.parametrize(("number", "seeds"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(("number", "seeds"), [(signal.SIGINT, 2), (signal.SIGHUP, 1)])
 def test_an_interrupted_comparison_resumes_to_the_same_end(
     number: signal.Signals, seeds: int, finished: Finished, tmp_path: Path, capsys: Capture
 ) -> None:

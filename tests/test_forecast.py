@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PATIENCE, make_text
@@ -59,8 +63,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     (folder / "tiny.yaml").write_text(SETTINGS)
     (folder / "text.txt").write_text(make_text())
     options = ["--data", str(folder / "text.txt"), "--dataset.cache", str(folder / "cache")]
-    with get_context("spawn").Pool(1) as pool:
-        found = pool.apply(forecast, (load_config(str(folder / "tiny.yaml"), options), out))
+    found = forecast(load_config(str(folder / "tiny.yaml"), options), out)
     left = paths(folder)
     command = ["train", "--config", str(folder / "tiny.yaml"), *options, "--out", str(out)]
     done = subprocess.run(
@@ -106,7 +109,7 @@ def test_the_arithmetic(
     monkeypatch.setattr(module, "timed_steps", lambda state: [1.0, 3.0])
     monkeypatch.setattr(module, "seconds_per_scored_token", lambda state: 0.5)
     monkeypatch.setattr(module, "audit_tokens", lambda state: 10)
-    found = forecast(tiny_config(max_steps=7, eval_every=3), tmp_path / "out")
+    found = forecast(tiny_config(max_steps=7, eval_every=3), tmp_path / "out", apart=False)
     assert found.validations == 4, "before the first step, after 3 and 6, and at the end"
     assert found.seconds["training"] == 14.0 and found.seconds["audit"] == 5.0
     assert found.seconds["validations"] == 4 * 0.5 * found.val_tokens
@@ -116,7 +119,7 @@ def test_the_arithmetic(
     assert max(map(len, text.splitlines())) < 100
 
     config = tiny_config(max_steps=None, max_seconds=60.0)
-    found = forecast(config, tmp_path / "out")
+    found = forecast(config, tmp_path / "out", apart=False)
     assert found.steps == 30 and "30 steps" in forecast_text(found)
     assert "expected; the budget is in seconds" in forecast_text(found)
 
@@ -140,7 +143,7 @@ def test_no_more_steps_are_taken_than_the_run_has(
 
     monkeypatch.setattr(module, "build_state", build)
     monkeypatch.setattr(module, "TIMED_SECONDS", 0.0)
-    found = forecast(replace(tiny_config(max_steps=steps), model="nanogpt"), tmp_path / "out")
+    found = forecast(replace(tiny_config(max_steps=steps), model="nanogpt"), tmp_path / "out", apart=False)
     assert (found.steps, found.steps_timed, states[0].step) == (steps, timed, taken)
 
 
@@ -199,20 +202,56 @@ def test_an_interrupted_dry_run_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The signal comes while a part of the validation text is scored."""
+    """The signal comes while the process of the dry run is at work, and ends that, too."""
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
     command = ["train", "--config", str(tmp_path / "tiny.yaml"), "--data", str(text_file), "--dry-run"]
-    score = module.seconds_per_scored_token
-
-    def score_and_signal(state: TrainState) -> float:
-        assert list(own_cache.glob("dry-run-*/config.yaml"))
-        os.kill(os.getpid(), number)
-        return score(state)
-
-    monkeypatch.setattr(module, "seconds_per_scored_token", score_and_signal)
-    assert cli.main(command) == 128 + number
+    with when_it_works(own_cache, monkeypatch, lambda _: os.kill(os.getpid(), number)) as started:
+        assert cli.main(command) == 128 + number
     printed = capsys.readouterr()
     assert (
         printed.err.count("\n") == 1 and printed.err.startswith("nanokimi: interrupted") and printed.out == ""
     )
-    assert not list(own_cache.glob("dry-run-*"))
+    assert not list(own_cache.glob("dry-run-*")) and not started[0].is_alive()
+
+
+@contextmanager
+def when_it_works(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[BaseProcess], None]
+) -> Iterator[list[BaseProcess]]:
+    """Call `act` with the dry run's process once that has begun. Yields the list that will hold the process."""
+    started: list[BaseProcess] = []
+    original = module.start_process
+
+    def start(*given: Any, **named: Any) -> Any:
+        process, connection = original(*given, **named)
+        started.append(process)
+        return process, connection
+
+    def wait_and_act() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not list(cache.glob("dry-run-*/config.yaml")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        act(started[0])
+
+    monkeypatch.setattr(module, "start_process", start)
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    yield started
+    thread.join()
+
+
+def test_a_dry_run_that_the_system_kills_is_said_in_one_line(
+    tmp_path: Path,
+    text_file: Path,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does when memory runs out: it used to say nothing."""
+    (tmp_path / "tiny.yaml").write_text(SETTINGS)
+    command = ["train", "--config", str(tmp_path / "tiny.yaml"), "--data", str(text_file), "--dry-run"]
+    with when_it_works(own_cache, monkeypatch, lambda process: process.kill()):
+        assert cli.main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "SIGKILL" in printed.err and "micro_batch_size" in printed.err
+    assert printed.out == "" and not list(own_cache.glob("dry-run-*"))

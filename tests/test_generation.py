@@ -84,7 +84,7 @@ def test_seed_decides_the_text(name: str) -> None:
 
 
 def test_tokens_come_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanokimi.kernels.decode.native_gpt", lambda model: None)  # C does not call the model
+    monkeypatch.setattr("nanokimi.kernels.decode.gpt_library", lambda: None)  # C does not call the model
     model = make_model("nanogpt")
     calls = []
     model.register_forward_pre_hook(lambda _module, arguments: calls.append(arguments[0].shape[1]))

@@ -308,13 +308,13 @@ def cut_short(folder: Path, how: signal.Signals) -> tuple[int, str]:
 
 
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Ctrl-C saves all and exits 130; after a kill the workers save and end by themselves; repeating gives the same."""
+    """A signal saves all and gives its status; killed, the workers save and end alone; repeating gives the same."""
     (tmp_path / "tiny.yaml").write_text(SETTINGS.replace("STEPS", str(SWEEP_STEPS)))
     (tmp_path / "text.txt").write_text(make_text())
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main(sweep_words(tmp_path, "whole", workers=1)) == 0
-    status, error = cut_short(tmp_path, signal.SIGINT)
-    assert status == 130
+    status, error = cut_short(tmp_path, signal.SIGUSR1)
+    assert status == 128 + signal.SIGUSR1
     assert error.splitlines()[-1] == f"nanokimi: interrupted; repeat the command to go on in {cut}"
     interrupted = steps_kept(cut)
     assert 0 < min(interrupted.values()) < SWEEP_STEPS

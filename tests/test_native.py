@@ -1,9 +1,12 @@
-"""C files are compiled once, found again, and never half written; without a compiler there is none, and no error."""
+"""C files are compiled once, found again, and never half written; where they cannot be, a line says so."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,25 @@ needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and nothing remembered in the process."""
     monkeypatch.setenv("NANOKIMI_CACHE", str(tmp_path / "cache"))
-    native.native_library.cache_clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir(mode=0o700)
+    monkeypatch.setattr(native, "_said", [])
+    monkeypatch.setattr(native, "_problems", {})
+    forget()
     yield tmp_path / "cache" / "native"
-    native.native_library.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    native._native_library.cache_clear()
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was written to standard error, which is one line or nothing."""
+    error = capsys.readouterr().err
+    assert error.count("\n") <= 1
+    return error
 
 
 def source(folder: Path, text: str) -> Path:
@@ -37,7 +56,7 @@ def test_a_file_is_compiled_once(tmp_path: Path, cache: Path, monkeypatch: pytes
     library = native.native_library(path)
     assert library is not None and library.answer() == 42
     (kept,) = cache.iterdir()
-    native.native_library.cache_clear()
+    forget()
     monkeypatch.setattr(native, "compile_library", lambda *_: pytest.fail("compiled again"))
     again = native.native_library(path)
     assert again is not None and again.answer() == 42 and list(cache.iterdir()) == [kept]
@@ -50,7 +69,7 @@ def test_a_damaged_library_is_compiled_anew(tmp_path: Path, cache: Path) -> None
     (kept,) = cache.iterdir()
     kept.unlink()  # not overwritten: this process has it mapped
     kept.write_bytes(b"torn")
-    native.native_library.cache_clear()
+    forget()
     library = native.native_library(path)
     assert library is not None and library.answer() == 42
 
@@ -60,7 +79,7 @@ def test_another_source_or_header_is_another_library(tmp_path: Path, cache: Path
     (tmp_path / "number.h").write_text("enum { NUMBER = 1 };\n")
     path = source(tmp_path, '#include "number.h"\nint answer(void) { return NUMBER; }\n')
     first = native.native_library(path)
-    native.native_library.cache_clear()
+    forget()
     (tmp_path / "number.h").write_text("enum { NUMBER = 2 };\n")
     second = native.native_library(path)
     assert first is not None and second is not None
@@ -68,30 +87,102 @@ def test_another_source_or_header_is_another_library(tmp_path: Path, cache: Path
 
 
 @needs_compiler
-def test_a_file_that_does_not_compile_leaves_nothing(tmp_path: Path, cache: Path) -> None:
-    assert native.native_library(source(tmp_path, "this is no C\n")) is None
+def test_a_file_that_does_not_compile_leaves_nothing_and_is_said_once(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(tmp_path, "this is no C\n")
+    assert native.native_library(path) is None and native.native_library(path) is None
     assert list(cache.iterdir()) == []
+    line = said(capsys)
+    assert "fails on one.c" in line and "$CC" in line and "slower" in line and len(line) < 500
+    assert native.why_not_compiled() in line
 
 
 @needs_compiler
-def test_a_folder_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_not_needed(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries are then in a private folder for temporary files, which the next process finds."""
     cache.parent.write_text("a file where the folder should be")
-    assert native.native_library(source(tmp_path, GOOD)) is None
+    path = source(tmp_path, GOOD)
+    assert native.native_library(path) is not None
+    (private,) = (tmp_path / "temporary").iterdir()
+    assert len(list(private.iterdir())) == 1 and private.stat().st_mode & 0o777 == 0o700
+    forget()
+    assert native.native_library(path) is not None and said(capsys) == ""
+    private.chmod(0o777)
+    forget()
+    assert native.native_library(path) is None
+    line = said(capsys)
+    assert str(cache.parent) in line and "$NANOKIMI_CACHE" in line
 
 
 @needs_compiler
 def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path, cache: Path) -> None:
     path = source(tmp_path, GOOD)
     assert native.native_library(path) is not None
+    (planted,) = cache.iterdir()
     for folder, mode, trusted in (
         (cache, 0o777, False),
+        (cache, 0o775, False),
         (cache, 0o700, True),
         (cache.parent, 0o777, False),
         (cache.parent, 0o1777, True),
     ):
         folder.chmod(mode)
-        native.native_library.cache_clear()
-        assert (native.native_library(path) is not None) == trusted
+        forget()
+        library = native.native_library(path)
+        assert library is not None and (Path(library._name) == planted) == trusted, (folder, oct(mode))
+
+
+@needs_compiler
+def test_a_link_in_the_folder_for_temporary_files_is_not_followed(tmp_path: Path, cache: Path) -> None:
+    """Whoever made it could let it lead elsewhere later."""
+    cache.parent.write_text("a file where the folder should be")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "temporary" / f"nanokimi-native-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    assert native.native_library(source(tmp_path, GOOD)) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o000, 0o077])
+def test_folders_of_ours_are_private_whatever_the_umask(umask: int, tmp_path: Path, cache: Path) -> None:
+    """With Ubuntu's 002 they were writable for the group, so they were not trusted and nothing was compiled."""
+    from nanokimi.config import DatasetConfig
+    from nanokimi.data.cache import cache_folder
+
+    before = os.umask(umask)
+    try:
+        made = cache_folder(DatasetConfig(cache=str(tmp_path / "a" / "b"))), cache_folder(DatasetConfig())
+        library = native.native_library(source(tmp_path, GOOD))
+    finally:
+        os.umask(before)
+    assert library is not None and Path(library._name).parent == cache
+    for folder in (*made, made[0].parent, cache):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@needs_compiler
+def test_a_folder_from_which_no_program_may_run_is_not_needed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = ctypes.CDLL
+
+    def refuse(path: str) -> ctypes.CDLL:
+        if Path(path).parent in refused:
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return original(path)
+
+    refused = [cache]
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    path = source(tmp_path, GOOD)
+    library = native.native_library(path)
+    assert library is not None and library.answer() == 42 and said(capsys) == ""
+    refused.append(Path(library._name).parent)
+    forget()
+    assert native.native_library(path) is None
+    line = said(capsys)
+    assert "failed to map segment" in line and "from which programs may run" in line
 
 
 @needs_compiler
@@ -114,12 +205,42 @@ def test_threads_are_those_of_torch(tmp_path: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("variable, value", [("NANOKIMI_NATIVE", "0"), ("PATH", "")])
 def test_no_compiler_no_library(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv(variable, value)
     assert native.native_library(source(tmp_path, GOOD)) is None
     assert not cache.exists()
+    assert said(capsys) == "" if variable == "NANOKIMI_NATIVE" else "install one" in said(capsys)
+
+
+def test_a_compiler_that_fails_is_said(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'no licence\nfor today' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert native.native_library(source(tmp_path, GOOD)) is None
+    line = said(capsys)
+    assert "broken-cc fails on one.c: no licence for today" in line and "$CC" in line
+
+
+def test_a_compiler_that_hangs_is_said(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hang(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 120)
+
+    monkeypatch.setenv("CC", "sh")
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert native.native_library(source(tmp_path, GOOD)) is None
+    assert "timed out" in said(capsys)
 
 
 STRUCTS = [

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from nanokimi.runtime import processes
+from nanokimi.runtime.interrupts import STOPPING
 from nanokimi.runtime.processes import LONGEST_SOCKET_FOLDER, ignore_signals, start_method, start_process
 
 
@@ -19,10 +20,10 @@ def report_environment(connection: Connection, *names: str) -> None:
 
 def report_signals(connection: Connection) -> None:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    connection.send(set(processes.SIGNALS) <= set(blocked))
+    connection.send(set(STOPPING) <= set(blocked))
     ignore_signals()
     os.kill(os.getpid(), signal.SIGTERM)
-    connection.send(set(processes.SIGNALS) & set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+    connection.send(set(STOPPING) & set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -50,7 +51,7 @@ def test_signals_wait_until_the_process_says_what_they_mean(
     assert connection.recv() == set(), "and then none is blocked, and none ends it"
     process.join()
     assert process.exitcode == 0
-    assert not set(processes.SIGNALS) & set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    assert not set(STOPPING) & set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 
 def test_a_temporary_folder_with_a_long_name_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,14 +20,16 @@ from conftest import PATIENCE
 from safetensors.torch import load_file
 
 from nanokimi import cli
-from nanokimi.config import ModelName, RunConfig
+from nanokimi.config import ModelName, OptimConfig, RunConfig, SampleConfig
 from nanokimi.config.files import load_config, save_config
+from nanokimi.config.rules import OPTIMIZERS
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, read_json_lines
 from nanokimi.train import evaluation
 from nanokimi.train import recovery as survive
 from nanokimi.train.checkpoint import load_newest_checkpoint, save_checkpoint
+from nanokimi.train.finite import first_not_finite, named_if_not_finite
 from nanokimi.train.loop import train
 from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
@@ -396,6 +398,64 @@ def test_ten_skips_in_a_row_end_the_run(tiny_config: Build, tmp_path: Path) -> N
     break_step(state, set(range(4, 40)), state.model.lm_head)
     with pytest.raises(TrainingError, match="10 skipped steps in a row"):
         list(train(state))
+
+
+def with_rate(config: RunConfig, optimizer: str, lr: float) -> RunConfig:
+    """The run with an optimizer at a rate from its first step on."""
+    family = replace(config.family, optim=OptimConfig(name=optimizer, lr=lr, warmup_steps=0))
+    return replace(config, **{config.model: family})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "lr"),
+    [
+        *(("nanokimi", optimizer, 2e5) for optimizer in sorted(OPTIMIZERS)),
+        *(("nanogpt", optimizer, 1e40) for optimizer in ("adamw", "lion", "shampoo")),
+    ],
+)
+def test_absurd_rates_end_in_one_line(
+    name: ModelName, optimizer: str, lr: float, tiny_config: Build, tmp_path: Path
+) -> None:
+    """Whatever first holds a number that is not finite: a loss, a gradient, an update, the logits of telemetry."""
+    config = replace(tiny_config(max_steps=3, eval_every=1, telemetry_every=1, save_every=1), model=name)
+    config = replace(config, sample=SampleConfig(prompts=("the",), max_new_tokens=1))
+    state = begin(with_rate(config, optimizer, lr), tmp_path / "run")
+    with pytest.raises(TrainingError) as caught:
+        list(train(state))
+    line = str(caught.value)
+    assert "\n" not in line and "lower the learning rate" in line
+    assert "not finite" in line or "cannot be computed" in line or " is nan" in line
+    assert read_json_lines(state.folder / "metrics.jsonl"), "what was written is whole"
+
+
+def test_logits_of_telemetry_that_are_not_finite_are_named(tiny_config: Build, tmp_path: Path) -> None:
+    """The estimate of logits from the weights overflows before the loss does."""
+    state = begin(with_rate(tiny_config(telemetry_every=1), "muonclip", 2e5), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"'attention' after step 1 .* rms_logits\[0\]\[0\] = inf"):
+        list(train(state))
+
+
+def test_a_checkpoint_with_a_number_that_is_not_finite_is_not_written(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    state = begin(small(tiny_config()), tmp_path / "run")
+    train_step(state)
+    state.telemetry.max_logits_LH = torch.full((2, 2), math.inf)
+    with pytest.raises(
+        TrainingError, match=r"checkpoint after step 1 .* telemetry.max_logits_LH\[0\]\[0\] = inf"
+    ):
+        save_checkpoint(state)
+    assert list((state.folder / "checkpoints").iterdir()) == []
+
+
+def test_a_number_that_is_not_finite_is_found_anywhere() -> None:
+    assert (
+        first_not_finite({"a": [1.0, None, "inf", {"b": (2, -math.inf)}], "c": math.nan})
+        == "a[3].b[1] = -inf"
+    )
+    assert first_not_finite({"a": [1e308, True, 10**400]}) is None
+    with pytest.raises(ValueError, match="another"), named_if_not_finite({"a": 1.0}, "a record"):
+        raise ValueError("another reason")
 
 
 def test_the_command_line_stops_saves_and_continues_with_skip(

@@ -16,19 +16,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PATIENCE, study_command, write_study_files
+from conftest import PATIENCE, make_text, study_command, write_study_files
 
 from nanokimi import cli
-from nanokimi.config import ModelName, OptimConfig, RunConfig
+from nanokimi.config import DatasetConfig, ModelName, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.parsing import settings
-from nanokimi.data.store import open_prepared
+from nanokimi.data.changes import changed_source
+from nanokimi.data.store import open_prepared, prepare
 from nanokimi.errors import UserError
+from nanokimi.runtime import c_compiler
 from nanokimi.runtime.device import cpu_has_fast_bf16
-from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.files import read_json, read_json_lines, seal, write_json
 from nanokimi.train import loop
+from nanokimi.train.changes import changes_since
 from nanokimi.train.checkpoint import (
-    changes_since,
     load_newest_checkpoint,
     read_state,
     read_tensors,
@@ -299,6 +301,147 @@ def test_other_data_or_another_tokenizer_is_noticed(what: str, tiny_config: Buil
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match=f"{what}_sha256"):
         load_newest_checkpoint(reopen(folder))
+
+
+@pytest.fixture
+def without_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No kernel in C is found any more, as on a machine without a compiler."""
+    monkeypatch.setenv("NANOKIMI_NATIVE", "0")
+    monkeypatch.setattr(c_compiler, "_problems", {})
+    c_compiler._native_library.cache_clear()
+    yield
+    c_compiler._native_library.cache_clear()
+
+
+@pytest.mark.skipif(c_compiler.find_compiler() is None, reason="no C compiler on this machine")
+def test_other_kernels_are_noticed(
+    first: Path, finished: Path, without_c: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their last digits differ, so a run that lost them ended with other weights, without a word."""
+    environment, result = (read_json(finished / name) for name in ("environment.json", "result.json"))
+    used = {choice["mechanism"]: choice["form"] for choice in result["kernels"]}
+    assert environment["kernels"] == used and used["decoded token"] == "C" and used["loss"] == "reference"
+    assert environment["kernels_in_c_missing"] is None and result["kernels_in_c_missing"] is None
+    again = ["train", "--resume", "--out", str(finished)]
+    assert cli.main(again) == 2
+    error = capsys.readouterr().err
+    assert (
+        "'reference' of decoded token, not 'C' (NANOKIMI_NATIVE is 0)" in error and "--allow-changes" in error
+    )
+    assert cli.main([*again, "--allow-changes"]) == 0
+    event = records(finished)[-1]
+    assert event["event"] == "resumed" and "decoded token" in event["detail"]
+    result = read_json(finished / "result.json")
+    assert result["kernels_in_c_missing"] == "NANOKIMI_NATIVE is 0"
+    assert read_json(finished / "environment.json") == environment, "what it was begun with"
+
+
+def test_a_run_of_before_kernels_were_recorded_is_resumed(
+    tiny_config: Build, tmp_path: Path, without_c: None
+) -> None:
+    folder = tmp_path / "run"
+    stopped_after(begin(tiny_config(), folder), 3)
+    (checkpoint,) = (folder / "checkpoints").glob("step-*")
+    content = read_json(checkpoint / "state.json")
+    assert content.pop("kernels")["experts"]
+    write_json(checkpoint / "state.json", content)
+    (checkpoint / "checksums.json").unlink()
+    seal(checkpoint)
+    assert load_newest_checkpoint(reopen(folder))
+
+
+def test_a_text_that_changed_under_its_name_is_noticed(
+    tiny_config: Build, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run reads its own copy, so it went on as if nothing had happened. A text that is gone is not needed."""
+    folder = tmp_path / "run"
+    stopped_after(begin(replace(tiny_config(max_steps=4, eval_every=4), model="nanogpt"), folder), 2)
+    again = ["train", "--resume", "--out", str(folder)]
+    words = text_file.read_text()
+    text_file.write_text(words[:-10] + words[:10])
+    assert cli.main(again) == 2
+    error = capsys.readouterr().err
+    assert f"{text_file} has changed since" in error and "--allow-changes" in error
+    assert error.count("\n") == 1
+    assert cli.main([*again, "--allow-changes"]) == 0
+    details = [record["detail"] for record in records(folder) if record["kind"] == "event"]
+    assert len(details) == 1 and "tokens_sha256" in details[0]
+    text_file.unlink()
+    assert cli.main(again) == 0
+
+
+def test_a_tokenizers_file_that_changed_under_its_name_is_noticed(tiny_config: Build, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = [chr(code) for code in range(32, 288)]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.train_from_iterator(
+        [make_text()],
+        tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False),
+    )
+    made.save(str(tmp_path / "own.json"))
+    dataset = replace(tiny_config().dataset, tokenizer=str(tmp_path / "own.json"))
+    data = prepare(dataset, tmp_path / "data", 16)
+    assert changed_source(dataset, data, tmp_path / "data") is None
+    (tmp_path / "own.json").write_text((tmp_path / "own.json").read_text() + "\n")
+    assert changed_source(dataset, data, tmp_path / "data") == dataset.tokenizer
+
+
+def test_tales_of_another_version_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanokimi import tales
+
+    dataset = DatasetConfig(path="tales-short", characters=20_000)
+    data = prepare(dataset, tmp_path / "data", 16)
+    assert changed_source(dataset, data, tmp_path / "data") is None
+    monkeypatch.setattr(tales, "VERSION", "another")
+    assert changed_source(dataset, data, tmp_path / "data") == "tales-short"
+
+
+@pytest.mark.parametrize("how", ["gone", "shortened", "changed"])
+def test_records_that_are_not_what_they_were_are_refused(
+    how: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One rule: a run goes on with all the records that it has written, or not at all."""
+    path = finished / "metrics.jsonl"
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if how == "shortened" else content.replace(b'"train"', b'"Train"', 1))
+    assert cli.main(["train", "--resume", "--out", str(finished)]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and "put it back" in error and error.count("\n") == 1
+
+
+def test_other_files_whose_loss_or_change_would_go_unnoticed(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What scores are divided by, and the checkpoints of a run that has finished."""
+    again = ["train", "--resume", "--out", str(finished)]
+    metadata = read_json(finished / "data" / "data.json")
+    write_json(
+        finished / "data" / "data.json", metadata | {"test_text_bytes": metadata["test_text_bytes"] * 2}
+    )
+    assert cli.main(again) == 2
+    assert "data.json" in capsys.readouterr().err
+    write_json(finished / "data" / "data.json", metadata)
+    kept = (finished / "metrics.jsonl").read_bytes()
+    shutil.rmtree(finished / "checkpoints")
+    assert cli.main(again) == 2
+    assert "has finished, and its checkpoints are gone" in capsys.readouterr().err
+    assert (finished / "metrics.jsonl").read_bytes() == kept
+
+
+def test_a_changed_plugin_is_noticed_without_the_record_of_plugins(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanokimi.train import changes
+
+    state = begin(tiny_config(), tmp_path / "run")
+    stored = {"config": settings(state.config), "data": state.data.fingerprint, "plugins": {"a.py:A": "12"}}
+    monkeypatch.setattr(changes, "plugin_hashes", lambda _: {"a.py:A": "12"})
+    assert changes_since(stored, state) == []
+    monkeypatch.setattr(changes, "plugin_hashes", lambda _: {"a.py:A": "34"})
+    assert changes_since(stored, state) == ["plugins = {'a.py:A': '34'}, not {'a.py:A': '12'}"]
 
 
 def test_longer_training_on_request(finished: Path) -> None:

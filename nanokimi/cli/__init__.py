@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` is instant.
 
-Exit status: 0 done, 1 a leak found or a run that could not go on, 2 bad input (one line says what), 130 or 143
-stopped by a signal after saving.
+Exit status: 0 done, 1 a leak found or a run that could not go on, 2 bad input (one line says what), 128 + its
+number stopped by a signal after saving (such as 130 for Ctrl-C).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any
 
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.c_compiler import say_nothing
 from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
@@ -102,6 +103,7 @@ def serve_turns(
 ) -> None:
     """Serve the parent until it ends. `plugins` are the user's classes that the command named."""
     ignore_signals()
+    say_nothing()  # of missing kernels: the parent does
     try:
         for plugin in plugins:
             name_plugin(plugin)
@@ -128,7 +130,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
     from nanokimi.train.checkpoint import load_newest_checkpoint
     from nanokimi.train.loop import train
     from nanokimi.train.result import finish
-    from nanokimi.train.run_folder import find_data, keep_plugins
+    from nanokimi.train.run_folder import find_data, keep_kernels, keep_plugins
     from nanokimi.train.state import build_state, total_steps
 
     with only_process(folder, ORPHAN_SECONDS):
@@ -138,6 +140,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         limit_memory(config.train.memory_limit_gb, device)
         idle_memory_bytes = memory_bytes(device)
         state = build_state(config, open_prepared(find_data(folder)), folder)
+        keep_kernels(state)
         state.stop_waiting = connection.poll  # during a turn nothing but "stop" is ever sent
 
         unsent: list[tuple[dict[str, Any], float]] = []

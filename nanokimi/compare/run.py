@@ -20,6 +20,7 @@ from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
+from nanokimi.kernels.accelerate import compile_ahead
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
@@ -75,7 +76,8 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, Run
             folder = run_folder(out, name, seed)
             folder.mkdir(parents=True, exist_ok=True)
             save_config(replace(arm, seed=seed), folder / CONFIG_FILE)
-            shutil.copyfile(out / ENVIRONMENT_FILE, folder / ENVIRONMENT_FILE)
+            if not (folder / ENVIRONMENT_FILE).exists():  # the arm adds to it
+                shutil.copyfile(out / ENVIRONMENT_FILE, folder / ENVIRONMENT_FILE)
             keep_plugins(arm, folder)
     return arms
 
@@ -89,6 +91,7 @@ def train_and_report(
     allow_changes: bool,
 ) -> dict[str, Any]:
     """Train every seed and write the report, once folders, configuration and data exist."""
+    compile_ahead(config.train.device, config.train.dtype)
     baselines = score_baselines(data)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):

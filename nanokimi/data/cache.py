@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from nanokimi.config import DatasetConfig
 from nanokimi.errors import UserError
-from nanokimi.runtime.c_compiler import default_cache_folder
+from nanokimi.runtime.c_compiler import default_cache_folder, make_private_folder
 
 
 def cache_folder(dataset: DatasetConfig) -> Path:
@@ -23,7 +23,8 @@ def cache_folder(dataset: DatasetConfig) -> Path:
     named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
     try:
         folder = Path(dataset.cache).expanduser() if dataset.cache else default_cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
+        folder.mkdir(exist_ok=True)  # an error if it is a file
         return folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # no such user; a NUL in the name
         reason = getattr(error, "strerror", None) or error

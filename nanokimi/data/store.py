@@ -90,6 +90,23 @@ class PreparedData:
                 tokens.update(np.ascontiguousarray(ids[start : start + HASHED_IDS]).tobytes())
         return {"tokens_sha256": tokens.hexdigest(), "tokenizer_sha256": self.tokenizer_sha256}
 
+    @cached_property
+    def scoring_sha256(self) -> str:
+        """A hash of what scores depend on besides tokens: where documents begin, their entropies, text sizes."""
+        facts = hashlib.sha256()
+        for array in (
+            *(self.train_doc_offsets, self.val_doc_offsets, self.test_doc_offsets),
+            *(self.val_doc_nats, self.test_doc_nats),
+        ):
+            facts.update(b"none " if array is None else np.ascontiguousarray(array).tobytes() + b" ")
+        sizes = {
+            key: self.metadata.get(f"{part}_text_{key}")
+            for part in ("val", "test")
+            for key in ("bytes", "chars")
+        }
+        facts.update(json.dumps(sizes, sort_keys=True).encode())
+        return facts.hexdigest()
+
     def scored(self, part: str) -> ScoredPart:
         """The validation or test part as an evaluation needs it.
 

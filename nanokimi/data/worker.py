@@ -9,11 +9,13 @@ from pathlib import Path
 
 from nanokimi.data.tasks import perform
 from nanokimi.errors import UserError
+from nanokimi.runtime.interrupts import STOPPING
 
 
 def main() -> None:
     """Read a task from each line of standard input and write its result as a line, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well, and ends this process
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)  # the parent is interrupted as well, and ends this process
     for line in sys.stdin:
         try:
             reply = {"result": perform(Path(sys.argv[1]), json.loads(line))}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nanokimi.kernels import attention, cross_entropy, experts, muon, rms_norm
+from nanokimi.kernels import attention, cross_entropy, decode_gpt, decode_kimi, experts, muon, rms_norm
 from nanokimi.kernels.structs import Choice
 from nanokimi.model.attention import MultiHeadLatentAttention, latent_attention
 from nanokimi.model.gpt import CausalSelfAttention
@@ -323,6 +323,22 @@ def choose_loss(logits: int, dtype: str) -> tuple[Callable[..., torch.Tensor], C
     if logits < cross_entropy.LARGE or dtype == "fp16":
         return next_token_loss, Choice("loss", "reference", "logits are few, or in fp16")
     return cross_entropy.cross_entropy_in_pieces, Choice("loss", "in pieces", "logits are many")
+
+
+def compile_ahead(device: str, dtype: str) -> None:
+    """Compile what models at a place may use, so that processes started later find it.
+
+    If that fails, the user is told here, once, and not by each of them.
+    """
+    place = Place(device, dtype, False)
+    if device == "cpu":
+        decode_gpt.gpt_library()
+        decode_kimi.kimi_library()
+        muon.has_native_step()
+    if place.c:
+        rms_norm.norm_library()
+        attention.attention_library()
+        experts.experts_library()
 
 
 def why_no_c(place: Place) -> str:

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from nanokimi.kernels.decode_gpt import native_gpt
-from nanokimi.kernels.decode_kimi import AbsorbedKimi, native_kimi
+from nanokimi.kernels.decode_gpt import gpt_library, native_gpt
+from nanokimi.kernels.decode_kimi import AbsorbedKimi, kimi_library, native_kimi
 from nanokimi.kernels.structs import Choice
 from nanokimi.model.cache import Cache
 from nanokimi.model.gpt import NanoGPT
@@ -18,6 +18,8 @@ from nanokimi.model.kimi import NanoKimi
 # Parameters. In larger models reading the weights takes the time, and absorbing makes them larger.
 LARGEST_ABSORBED = 30_000_000
 
+DECODING = "decoded token"
+GPT_IN_C, ABSORBED, ABSORBED_IN_C = "C", "absorbed weights", "absorbed weights, C"
 DecodeStep = Callable[[int, Cache], torch.Tensor]
 
 
@@ -41,14 +43,23 @@ def decode_step(model: nn.Module) -> DecodeStep:
 
 def decode_choice(model: nn.Module) -> tuple[Choice, DecodeStep]:
     """The choice that `decode_step` makes, and the function itself."""
+    choice = decode_form(model)
+    if choice.form == GPT_IN_C:
+        return choice, cast(DecodeStep, native_gpt(cast(NanoGPT, model)))
+    if choice.form in (ABSORBED, ABSORBED_IN_C):
+        absorbed = AbsorbedKimi(cast(NanoKimi, model))
+        return choice, absorbed if choice.form == ABSORBED else cast(DecodeStep, native_kimi(absorbed))
+    return choice, model_step(model)
+
+
+def decode_form(model: nn.Module) -> Choice:
+    """The choice that `decode_step` makes, without making the function."""
     weight = next(model.parameters())
     fp32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if fp32_on_cpu and isinstance(model, NanoGPT) and (native := native_gpt(model)) is not None:
-        return Choice("decoded token", "C", "NanoGPT in fp32 on a CPU, and a C compiler"), native
+    if fp32_on_cpu and isinstance(model, NanoGPT) and gpt_library() is not None:
+        return Choice(DECODING, GPT_IN_C, "NanoGPT in fp32 on a CPU, and a C compiler")
     small = isinstance(model, NanoKimi) and sum(p.numel() for p in model.parameters()) <= LARGEST_ABSORBED
     if fp32_on_cpu and small:
-        absorbed = AbsorbedKimi(cast(NanoKimi, model))
-        in_c, why = native_kimi(absorbed), "a small NanoKimi in fp32 on a CPU"
-        form = "absorbed weights" if in_c is None else "absorbed weights, C"
-        return Choice("decoded token", form, why), in_c or absorbed
-    return Choice("decoded token", "reference", "nothing faster here"), model_step(model)
+        form = ABSORBED if kimi_library() is None else ABSORBED_IN_C
+        return Choice(DECODING, form, "a small NanoKimi in fp32 on a CPU")
+    return Choice(DECODING, "reference", "nothing faster here")

@@ -43,9 +43,14 @@ class NativeGPT:
         return logits_W
 
 
+def gpt_library() -> ctypes.CDLL | None:
+    """The functions of decode_gpt.c, or None where they cannot be compiled."""
+    return native_library(KERNELS / "decode_gpt.c")
+
+
 def native_gpt(model: NanoGPT) -> NativeGPT | None:
     """The decoder in C, or None if this machine cannot compile it."""
-    library = native_library(KERNELS / "decode_gpt.c")
+    library = gpt_library()
     return None if library is None else NativeGPT(model, library.decode_gpt)
 
 

@@ -188,9 +188,14 @@ class NativeKimi:
         return logits_W
 
 
+def kimi_library() -> ctypes.CDLL | None:
+    """The functions of decode_kimi.c, or None where they cannot be compiled."""
+    return native_library(KERNELS / "decode_kimi.c")
+
+
 def native_kimi(absorbed: AbsorbedKimi) -> NativeKimi | None:
     """The decoder in C, or None if this machine cannot compile it."""
-    library = native_library(KERNELS / "decode_kimi.c")
+    library = kimi_library()
     return None if library is None else NativeKimi(absorbed, library.decode_kimi)
 
 

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,10 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
+from nanokimi.runtime.plugins import name_plugin, named_plugins
+from nanokimi.runtime.processes import ignore_signals, start_process
 from nanokimi.train.metrics import optimizer_bytes
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import TrainState, build_state, total_steps
@@ -80,12 +85,15 @@ class Forecast:
     free_disk_bytes: int  # where it would be
 
 
-def forecast(config: RunConfig, out: Path) -> Forecast:
+def forecast(config: RunConfig, out: Path, *, apart: bool = True) -> Forecast:
     """Prepare the data of a validated configuration, and measure what training it into `out` will need.
+
+    With `apart`, in a process of its own, so that somebody is left to say so if the system kills it.
 
     Raises:
         UserError: bad input, as training it would.
-        TrainingError: too little memory; the line says for what. Or a loss that is not finite.
+        TrainingError: too little memory; the line says for what, also if the system kills the process that tries.
+            Or a loss that is not finite.
         Interrupted: a signal came; nothing but prepared data is left.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -96,7 +104,53 @@ def forecast(config: RunConfig, out: Path) -> Forecast:
 
     parent = next(p for p in [out.absolute(), *out.absolute().parents] if p.exists())
     with on_first_signal(stop), scratch_folder(cache_folder(config.dataset)) as folder:
-        return measure(config, folder, shutil.disk_usage(parent).free)
+        work = measure_apart if apart else measure
+        return work(config, folder, shutil.disk_usage(parent).free)
+
+
+def measure_apart(config: RunConfig, folder: Path, free_disk_bytes: int) -> Forecast:
+    """`measure` in a process of its own."""
+    arguments = (config, str(folder), free_disk_bytes, named_plugins())
+    process, connection = start_process(serve_forecast, *arguments, name="dry run")
+    try:
+        kind, content = connection.recv()
+    except (EOFError, OSError):
+        process.join()
+        kind, content = "training error", death_of(process.exitcode)
+    finally:
+        process.kill()
+        process.join()
+    if kind == "forecast":
+        return content
+    raise UserError(content) if kind == "user error" else TrainingError(content)
+
+
+def death_of(exit_code: int | None) -> str:
+    """What to say of a dry run's process that has ended without an answer."""
+    if exit_code != -signal.SIGKILL:
+        return f"the process of the dry run ended with exit code {exit_code}"
+    return (
+        "the system killed the dry run (SIGKILL), as it does when memory runs out. Less is needed with a smaller "
+        "--train.micro_batch_size, --train.activation_checkpointing true, or a smaller model; with "
+        "--train.memory_limit_gb the line says for what it was"
+    )
+
+
+def serve_forecast(
+    connection: Connection, config: RunConfig, folder: str, free_disk_bytes: int, plugins: list[str]
+) -> None:
+    """Send ("forecast", Forecast), ("user error", line) or ("training error", line)."""
+    ignore_signals()
+    try:
+        for plugin in plugins:
+            name_plugin(plugin)
+        connection.send(("forecast", measure(config, Path(folder), free_disk_bytes)))
+    except UserError as error:
+        connection.send(("user error", str(error)))
+    except (TrainingError, MemoryError) as error:
+        connection.send(("training error", str(error) or "out of memory"))
+    except OSError as error:
+        connection.send(("training error", cannot_write(error, Path(folder))))
 
 
 @contextmanager

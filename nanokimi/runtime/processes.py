@@ -19,11 +19,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from nanokimi.runtime.interrupts import STOPPING
+
 LONGEST_SOCKET_FOLDER = 70
 """Characters. The server's socket is in a folder below it, and its path may have at most 107."""
 PRELOADED = ["torch", "nanokimi.train.loop", "nanokimi.train.result", "nanokimi.measure.audit"]
 """What the server imports, as names, because this package must not import them. None of them uses a GPU."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def start_process(
@@ -43,7 +44,8 @@ def start_process(
     ours, theirs = context.Pipe()
     whole = {**os.environ, **(environment or {})}
     process = context.Process(target=begin, args=(work, theirs, whole, *arguments), name=name, daemon=True)
-    resource_tracker.ensure_running()  # start() would start it with signals unblocked
+    with signals_blocked():  # a terminal that is gone must not end the tracker
+        resource_tracker.ensure_running()  # it unblocks some of them again
     with signals_blocked():  # inherited by the process and by the server
         process.start()
     theirs.close()
@@ -71,7 +73,7 @@ def signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -80,7 +82,7 @@ def signals_blocked() -> Iterator[None]:
 
 def ignore_signals() -> None:
     """Ignore the signals that end a run. For workers, because the parent handles them."""
-    for number in SIGNALS:
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -21,6 +21,7 @@ import psutil
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
+from nanokimi.kernels.accelerate import compile_ahead
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
@@ -133,6 +134,8 @@ class Pool:
             if self.is_missing(key, wanted[key])
         ]
         total, self.failures = len(waiting), []
+        for device, dtype in {(job.config.train.device, job.config.train.dtype) for _, job in waiting}:
+            compile_ahead(device, dtype)
         while len(self.workers) < min(len(self.slots), total):
             self.workers.append(Worker(self.study / JOBS_FOLDER, self.slots[len(self.workers)]))
         with on_first_signal(self.signals.append):

@@ -15,6 +15,7 @@ from nanokimi.compare.arm_process import ORPHAN_SECONDS
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.c_compiler import say_nothing
 from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin
 from nanokimi.runtime.processes import ignore_signals
@@ -32,6 +33,7 @@ KEPT = ("lr", "tokens", "batches_skipped", "device", "dtype")
 def serve_jobs(connection: Connection, jobs_folder: str, plugins: list[str]) -> None:
     """Serve the parent until it ends. `plugins` are the user's files that the command named."""
     ignore_signals()
+    say_nothing()  # of missing kernels: the parent does
     for plugin in plugins:
         name_plugin(plugin)
     try:

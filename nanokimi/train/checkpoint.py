@@ -13,7 +13,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.parsing import settings
+from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
+from nanokimi.runtime.plugins import plugin_hashes
 from nanokimi.runtime.text import one_line
+from nanokimi.train.changes import beginning_sha256, changes_since, require_records
+from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.optimizer_state import flatten_optimizer, unflatten_optimizer_
-from nanokimi.train.state import TrainState, fresh_optimizer, fresh_scaler, step_seed, total_steps
+from nanokimi.train.state import (
+    TrainState,
+    fresh_optimizer,
+    fresh_scaler,
+    kernel_forms,
+    step_seed,
+    total_steps,
+)
 
 SCHEMA_VERSION = 3
 PROGRESS = (
@@ -126,8 +135,10 @@ def save_checkpoint(state: TrainState) -> Path:
         tensors, rest = flatten_optimizer(state)
         save_tensors(tensors, temporary / "optimizer.safetensors")
         size = metrics.stat().st_size if metrics.exists() else 0
-        content = describe_state(state) | {"metrics_bytes": size, "optimizer_state": rest}
-        write_json(temporary / "state.json", content)
+        written = {"metrics_bytes": size, "metrics_sha256": beginning_sha256(metrics, size)}
+        content = describe_state(state) | written | {"optimizer_state": rest}
+        with named_if_not_finite(content, f"the checkpoint after step {state.step}"):
+            write_json(temporary / "state.json", content)
         seal(temporary)
         os.replace(temporary, final)
         sync(folder)
@@ -160,8 +171,11 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "next_batch": state.step,
         "scaler": state.scaler.state_dict(),
         "telemetry": state.telemetry.state(),
+        "kernels": kernel_forms(state),
         "config": settings(state.config),
         "data": state.data.fingerprint,
+        "scoring_sha256": state.data.scoring_sha256,
+        "plugins": plugin_hashes(plugins_of(state.config.family)),
         "torch": torch.__version__,
     }
 
@@ -195,15 +209,12 @@ def load_newest_checkpoint(
             log(f"checkpoint {path.name} is damaged ({damage}): set aside, the one before it is used")
             continue
         stored = read_state(path, state.config.train.batch_size)
-        if metrics.exists() and metrics.stat().st_size < stored["metrics_bytes"]:
-            raise UserError(
-                f"{metrics} is shorter than it was at {path.name}: put it back as it was, or start the run again"
-            )
+        require_records(metrics, stored, path.name)
         changes = changes_since(stored, state)
         if changes and not allow_changes:
             raise UserError(
-                f"{state.folder} would continue with {changes[0]}, which is a different run: change it back, or resume "
-                "with --allow-changes"
+                f"{state.folder} would continue with {one_line(changes[0])}, which is a different run: change it back, "
+                "or resume with --allow-changes"
             )
         if stored.get("torch") != torch.__version__:
             log(
@@ -219,6 +230,11 @@ def load_newest_checkpoint(
             append_json_line(metrics, event)
             log(detail)
         return True
+    if (state.folder / "model.safetensors").exists() and not any(folder.glob("damaged-*")):
+        raise UserError(
+            f"the run in {state.folder} has finished, and its checkpoints are gone, so it cannot be continued: put "
+            "them back, or start another with --out"
+        )
     metrics.unlink(missing_ok=True)
     return False
 
@@ -231,6 +247,7 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
             f"{path / 'state.json'} is not of schema_version {SCHEMA_VERSION}: it was written by another version of "
             "nanokimi; start the run again with another --out"
         )
+    stored.setdefault("kernels", {})  # an earlier version kept no record of them
     for name, right in STATE_RULES.items():
         try:
             fine = right(stored[name], stored)
@@ -268,20 +285,8 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "batches_skipped": lambda x, stored: _count(x, 0, stored["step"]),
     "skipped_in_a_row": lambda x, stored: _count(x, 0, stored["batches_skipped"]),
     "metrics_bytes": lambda x, _: _count(x, 0, 2**60),
-    **{name: _is(dict) for name in ("scaler", "telemetry", "config", "data", "optimizer_state")},
+    **{name: _is(dict) for name in ("scaler", "telemetry", "config", "data", "kernels", "optimizer_state")},
 }
-
-
-def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
-    """What has changed since a checkpoint was saved, as "key = now, not then", data and tokenizer last.
-
-    A setting that did not exist then counts as having had its present default.
-    """
-    defaults = settings(replace(RunConfig(), model=state.config.model))
-    then = {**defaults, **stored["config"], **stored["data"]}
-    now = {**settings(state.config), **state.data.fingerprint}
-    changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
-    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed]
 
 
 def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, progress: bool = True) -> None:

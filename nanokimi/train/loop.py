@@ -10,11 +10,16 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
+import torch
+
+from nanokimi.errors import TrainingError
 from nanokimi.measure.evaluate import Cancelled
 from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line
+from nanokimi.runtime.text import one_line
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
 from nanokimi.train.evaluation import evaluate_and_sample
+from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.recovery import recover_from_non_finite, recover_from_out_of_memory
 from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
@@ -91,6 +96,11 @@ def attempt(state: TrainState, compiling: bool) -> tuple[Record, bool]:
     except NotFinite as error:
         not_finite = str(error)
     except (RuntimeError, MemoryError) as error:
+        if state.updating and cannot_be_computed(error):
+            raise TrainingError(
+                f"the update at step {state.step + 1} cannot be computed ({one_line(error)}): lower the learning rate "
+                "(what was saved before is whole)"
+            ) from None
         if not is_out_of_memory(error):
             raise
     # After the except clauses, because only here has Python released the tensors of the failed step.
@@ -99,10 +109,17 @@ def attempt(state: TrainState, compiling: bool) -> tuple[Record, bool]:
     return recover_from_out_of_memory(state)
 
 
+def cannot_be_computed(error: Exception) -> bool:
+    """Whether numbers of an update are too large: for a decomposition, or a rate beyond the largest number of fp32."""
+    failed = isinstance(error, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+    return failed or "without overflow" in str(error)
+
+
 def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
     """Append records to metrics.jsonl, each with the run's progress at that moment, and pass them on."""
     for record in records:
         stamp = {"step": state.step, "tokens": state.tokens, "flops": state.flops}
         stamped = {"kind": record["kind"], **stamp, "train_seconds": state.train_seconds, **record}
-        append_json_line(state.folder / "metrics.jsonl", stamped)
+        with named_if_not_finite(stamped, f"the record '{record['kind']}' after step {state.step}"):
+            append_json_line(state.folder / "metrics.jsonl", stamped)
         yield stamped

@@ -12,14 +12,17 @@ import numpy as np
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
+from nanokimi.kernels.decode import decode_form
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import floors, text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
+from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.files import read_json_lines, write_json
 from nanokimi.train.audits import audit_run
 from nanokimi.train.evaluation import evaluate_test
+from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.metrics import METRICS, ended_run
 from nanokimi.train.state import TrainState
 
@@ -48,10 +51,13 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
         "audit": asdict(audit_run(state.model, state.config, state.data)),
         "split_note": split_note(state.data.metadata),
+        "kernels": [choice._asdict() for choice in (*state.kernels, decode_form(state.model))],
+        "kernels_in_c_missing": why_not_compiled(),
     }
     if measure_generation and "val_floor_nats" in state.data.metadata:
         result["tales"] = evaluate_tales(state)
-    write_json(state.folder / RESULT_FILE, result)
+    with named_if_not_finite(result, "the result of the run"):
+        write_json(state.folder / RESULT_FILE, result)
     return result
 
 

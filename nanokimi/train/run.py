@@ -10,10 +10,17 @@ from nanokimi.data.store import PreparedData
 from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
+from nanokimi.train.audits import require_sound
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import how_to_continue, keep_environment, keep_plugins, training_folder
+from nanokimi.train.run_folder import (
+    how_to_continue,
+    keep_environment,
+    keep_kernels,
+    keep_plugins,
+    training_folder,
+)
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -33,9 +40,13 @@ def train_alone(
 
 
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
-    """Record in the run's folder the environment and the plugins that it was started with."""
+    """Record in the run's folder the environment and the plugins that it was started with.
+
+    Raises UserError if the model is the user's and cannot be trained, or reads tokens that it must not see.
+    """
     keep_environment(folder)
     keep_plugins(config, folder)
+    require_sound(config, data)
 
 
 def train_and_finish(
@@ -46,6 +57,7 @@ def train_and_finish(
     limit_memory(config.train.memory_limit_gb, device)
     idle_memory_bytes = memory_bytes(device)
     state = build_state(config, data, out)
+    keep_kernels(state)
     name = config.title
     stopped = f"interrupted; {how_to_continue('train', out)}"
     signals: list[int] = []

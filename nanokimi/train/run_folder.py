@@ -19,12 +19,14 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugins_of
+from nanokimi.data.changes import changed_source
 from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
+from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.device import check_memory_limit, choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import (
     cannot_write,
@@ -38,7 +40,7 @@ from nanokimi.runtime.files import (
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.train.checkpoint import load_weights, read_state
-from nanokimi.train.state import fresh_optimizer
+from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
@@ -74,7 +76,7 @@ def training_folder(
     with only_process(out), restored_if_refused(out, allow_changes):
         if resume:
             refuse_links(out)
-            config, data = resume_set_up(config, out)
+            config, data = resume_set_up(config, out, allow_changes)
             made = make_ready(config, data, out)
         with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
             yield config, data, made
@@ -99,6 +101,14 @@ def keep_environment(folder: Path) -> None:
     path = folder / ENVIRONMENT_FILE
     if not path.exists():
         write_json(path, describe_environment())
+
+
+def keep_kernels(state: TrainState) -> None:
+    """Add to the environment of a run that begins which implementations it uses, and why it lacks those in C."""
+    path = state.folder / ENVIRONMENT_FILE
+    if path.is_file() and not (state.folder / "checkpoints").exists():
+        kernels = {"kernels": kernel_forms(state), "kernels_in_c_missing": why_not_compiled()}
+        write_json(path, read_json(path) | kernels)
 
 
 @contextmanager
@@ -176,10 +186,13 @@ def read_plugins(path: Path) -> dict[str, str]:
     return kept
 
 
-def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
+def resume_set_up(
+    config: RunConfig, folder: Path, allow_changes: bool = False
+) -> tuple[RunConfig, PreparedData]:
     """The configuration and data of the interrupted run in `folder`. Changes that `config` makes to them are saved.
 
-    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now.
+    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now. Raises
+    UserError if the text has changed under the same name, unless `allow_changes`: then it is prepared anew.
     """
     saved = load_config(str(folder / CONFIG_FILE))
     if config != saved:
@@ -193,6 +206,13 @@ def resume_set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedD
     if config != saved:
         save_config(config, folder / CONFIG_FILE)
     data = open_prepared(find_data(folder))
+    if (changed := changed_source(config.dataset, data, find_data(folder))) is not None:
+        if own and allow_changes:
+            return set_up(config, folder)
+        raise UserError(
+            f"{changed} has changed since the run in {folder} was begun with it: put it back, or take it away to go on "
+            "with the run's own copy, or resume with --allow-changes to go on with what it is now"
+        )
     if not len(data.test_ids):
         raise UserError(
             f"the run in {folder} was begun without a test part, by an earlier version, and cannot be finished by this "

@@ -17,6 +17,7 @@ from nanokimi.config import RunConfig
 from nanokimi.data.batches import Prefetched
 from nanokimi.data.store import PreparedData
 from nanokimi.kernels.accelerate import accelerate_, accelerate_optimizer_, choose_loss
+from nanokimi.kernels.decode import decode_form
 from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
@@ -50,6 +51,7 @@ class TrainState:
     flops_per_token: float
     flops_per_step: float  # the optimizer's matrix products and QK-Clip's logits
     kernels: list[Choice] = field(default_factory=list)  # which fast implementations are used
+    kernels_at_start: list[Choice] = field(default_factory=list)  # the same before torch.compile
     compiled: Callable[..., Any] | None = None  # the model as torch.compile made it
     compile_seconds: float = 0.0  # not part of train_seconds
     step: int = 0
@@ -114,6 +116,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     assert vocab_size is not None, "resolve() fills this in"
     loss, of_loss = choose_loss(micro_batch_size * train.context_length * vocab_size, train.dtype)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    kernels = [*accelerate_(model, optimizer, dtype=train.dtype), of_loss]
     return TrainState(
         config=config,
         micro_batch_size=micro_batch_size,
@@ -124,11 +127,18 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         model=model,
         optimizer=optimizer,
         loss=loss,
-        kernels=[*accelerate_(model, optimizer, dtype=train.dtype), of_loss],
+        kernels=kernels,
+        kernels_at_start=kernels,
         scaler=fresh_scaler(train.dtype, device),
         flops_per_token=model_cost(config.family.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.family.model, train),
     )
+
+
+def kernel_forms(state: TrainState) -> dict[str, str]:
+    """Which implementation of each mechanism a run uses; with torch.compile, which it uses elsewhere."""
+    choices = [*state.kernels_at_start, decode_form(state.model)]
+    return {choice.mechanism: choice.form for choice in choices}
 
 
 def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:

@@ -1,0 +1,44 @@
+"""Whether what a run was prepared from is still the same. A run reads its own copy, so nothing else would tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data.cache import store_key
+from nanokimi.data.documents import file_sha256
+from nanokimi.data.nanogpt import is_nanogpt_folder, tokens_identity
+from nanokimi.data.sources import TALES, is_name, open_source
+from nanokimi.data.store import PreparedData
+from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign
+from nanokimi.errors import UserError
+
+
+def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> str | None:
+    """The text or the tokenizer's file that has changed since `data` was prepared in `folder`, or None.
+
+    What is gone, or cannot be read, is not needed: the run goes on with its copy. Sets of the Hub are not asked for.
+    """
+    now = source_sha256(dataset)
+    if now is not None and now != data.metadata["sha256"]:
+        return dataset.path
+    if is_foreign(dataset.tokenizer) and os.path.isfile(dataset.tokenizer):
+        kept = [folder / kind.file for kind in FOREIGN.values() if (folder / kind.file).is_file()]
+        if kept and file_sha256(Path(dataset.tokenizer)) != file_sha256(kept[0]):
+            return dataset.tokenizer
+    return None
+
+
+def source_sha256(dataset: DatasetConfig) -> str | None:
+    """The hash of a text as `prepare` notes it; None if it cannot be had at once."""
+    if is_nanogpt_folder(dataset.path):
+        return tokens_identity(Path(dataset.path))["train.bin"]
+    is_tales = dataset.path.partition(":")[0] in TALES
+    if not is_tales and (is_name(dataset.path) or not os.path.exists(dataset.path)):
+        return None
+    try:
+        source = open_source(dataset)
+    except UserError:
+        return None
+    return source.sha256 or store_key(source.fingerprint)
