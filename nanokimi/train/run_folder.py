@@ -31,8 +31,10 @@ from nanokimi.runtime.files import (
     create_run_folder,
     describe_environment,
     find_damage,
+    first_missing,
     read_json,
     refuse_links,
+    remove_what_was_made,
     write_json,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
@@ -59,25 +61,33 @@ def training_folder(
     """The folder of `nanokimi VERB`, newly set up or resumed, and locked while the block trains in it.
 
     Yields the resolved configuration, the data, and what `make_ready` returns. `make_ready` writes whatever else
-    belongs in the folder before training. If it fails, a new folder is removed. A resumed folder is restored if the run
-    refuses its changes.
+    belongs in the folder before training. If it fails, or if the block refuses the run before its first record, a new
+    folder is removed. A resumed folder is restored if the run refuses its changes.
 
     Raises:
         UserError: the input or the folder cannot be used.
         TrainingError: the disk is full, or the folder can no longer be written.
     """
     check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    missing = first_missing(out)
     if not resume:
         with fresh_folder(out):
             config, data = set_up(config, out)
             made = make_ready(config, data, out)
-    with only_process(out), restored_if_refused(out, allow_changes):
-        if resume:
-            refuse_links(out)
-            config, data = resume_set_up(config, out)
-            made = make_ready(config, data, out)
-        with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
-            yield config, data, made
+    ours = False
+    try:
+        with only_process(out), restored_if_refused(out, allow_changes):
+            ours = not resume
+            if resume:
+                refuse_links(out)
+                config, data = resume_set_up(config, out)
+                made = make_ready(config, data, out)
+            with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
+                yield config, data, made
+    except UserError:
+        if ours and not any(out.rglob("metrics.jsonl")):
+            remove_what_was_made(out, missing)
+        raise
 
 
 def how_to_continue(verb: str, out: Path) -> str:
@@ -105,7 +115,7 @@ def keep_environment(folder: Path) -> None:
 def fresh_folder(out: str | Path) -> Iterator[Path]:
     """A new run folder, locked. If setting it up fails, it is removed, with any parents created for it."""
     folder = Path(out)
-    made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
+    made = first_missing(folder)
     create_run_folder(folder)
     refuse_taken(folder)
     ours = False
@@ -116,9 +126,7 @@ def fresh_folder(out: str | Path) -> Iterator[Path]:
             yield folder
     except BaseException:
         if ours:
-            shutil.rmtree(made if made is not None else folder)
-            if made is None:
-                folder.mkdir()
+            remove_what_was_made(folder, made)
         raise
 
 
