@@ -77,6 +77,36 @@ def leaves():
     raise SystemExit(0)
 """
 
+PARTS = """\
+import torch
+from torch import nn
+
+
+class Ahead(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, ids):
+        return self.table(ids.roll(-1, 1))
+
+
+class Broken(Ahead):
+    def forward(self, ids):
+        return self.table(ids) @ torch.zeros(3, 3)
+
+
+class Mean(nn.Module):
+    plugs_into = "attention"
+
+    def __init__(self, config):
+        super().__init__()
+        self.v_proj = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.v_proj(x).cumsum(1)
+"""
+
 
 @dataclass
 class Trained:
@@ -209,6 +239,7 @@ PREPARE: dict[str, Callable[[Path], object]] = {
     "modules.py": lambda path: path.write_text(MODULES),
     "syntax.py": lambda path: path.write_text("def ("),
     "importing.py": lambda path: path.write_text("import no_such_module_anywhere\n"),
+    "parts.py": lambda path: path.write_text(PARTS),
     "list.yaml": lambda path: path.write_text("- 1\n"),
 }
 CASES: list[tuple[str, str, str]] = [
@@ -258,6 +289,8 @@ CASES: list[tuple[str, str, str]] = [
     ("{T} {D} --train.dtype fp8", "auto, fp32, bf16, fp16", ""),
     ("{T} {D} --model nanoqwen", "nanokimi, nanogpt", ""),
     ("{T} {D} --train.context_length 100000", "too short", ""),
+    ("{T} {D} --train.context_length 1", "it must be at least 2, because the audit", ""),
+    ("{T} {D} --sample.temperature 1e-320", "0 takes the likeliest token", ""),
     # the text
     ("{T} --data missing.txt", "missing.txt does not exist", ""),
     ("{T} --data empty.txt", "empty.txt is empty", "empty.txt"),
@@ -312,6 +345,9 @@ CASES: list[tuple[str, str, str]] = [
     ),
     ("sweep --config {S} {D} --train.context_length 100000", "too short", ""),
     ("sweep --config {S} {D} --train.context_length 100000 --out a/b", "too short", ""),
+    ("{T} {D} --arm M:from=parts.py:Broken", "parts.py:Broken cannot run: RuntimeError", "parts.py"),
+    ("{T} {D} --arm M:from=parts.py:Ahead", "M is LEAKING before its first step", "parts.py"),
+    ("{T} {D} --plugin parts.py:Mean --model variant", "parts.py:Mean cannot run", "parts.py"),
     # preparing
     ("prepare {D} --dataset.split halves", "dataset.split is halves: expected", ""),
     ("prepare {D} --dataset.test_fraction 1", "dataset.test_fraction", ""),

@@ -10,10 +10,17 @@ from nanokimi.data.store import PreparedData
 from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
+from nanokimi.train.audits import require_sound
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.loop import train
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import how_to_continue, keep_environment, keep_plugins, training_folder
+from nanokimi.train.run_folder import (
+    how_to_continue,
+    keep_environment,
+    keep_plugins,
+    require_room,
+    training_folder,
+)
 from nanokimi.train.state import build_state, total_steps
 
 
@@ -33,9 +40,14 @@ def train_alone(
 
 
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
-    """Record in the run's folder the environment and the plugins that it was started with."""
+    """Record in the run's folder the environment and the plugins that it was started with.
+
+    Raises UserError if the disk or a class of the user's cannot be used.
+    """
     keep_environment(folder)
     keep_plugins(config, folder)
+    require_sound(config, data)
+    require_room([config], folder)
 
 
 def train_and_finish(

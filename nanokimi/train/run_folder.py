@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.device import check_memory_limit, choose_device, choose_dtype, choose_threads
@@ -44,6 +45,8 @@ from nanokimi.train.state import fresh_optimizer
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
+LEAST_BYTES_KEPT = 12
+"""For each parameter: its weight and one moment in a checkpoint, and the weight at the end, in fp32."""
 
 Made = TypeVar("Made")
 
@@ -158,6 +161,19 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         data.tokenizer.encode(prompt)
     save_config(config, folder / CONFIG_FILE)
     return config, data
+
+
+def require_room(configs: Sequence[RunConfig], folder: Path) -> None:
+    """Raises UserError if the disk has no room for one checkpoint and the weights of each run's model."""
+    parameters = sum(
+        model_cost(config.family.model, config.train.context_length).params_total for config in configs
+    )
+    needed, free = LEAST_BYTES_KEPT * parameters, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} needs at least {needed / 1e9:.1f} GB for checkpoints and weights, and the disk has "
+            f"{free / 1e9:.1f} GB: make room, or choose another --out"
+        )
 
 
 def keep_plugins(config: RunConfig, folder: Path) -> None:
