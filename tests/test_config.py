@@ -152,10 +152,15 @@ def test_a_file_may_set_only_a_part_of_an_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["--nanokimi.optim.learning_rate", "1"], ["--nanokimi.optim.learning_rate", "nearest is --"]),
+        (["--nanokimi.optim.learning_rate", "1"], ["nearest is --nanokimi.optim.lr"]),
         (["--nanokimi.optim.weight_decy", "1"], ["nearest is --nanokimi.optim.weight_decay"]),
         (["--train.batchsize", "4"], ["nearest is --train.batch_size"]),
-        (["--lr", "1"], ["there is no option --lr", "optim.lr"]),
+        (["--lr", "1"], ["several are trained: name --nanokimi.optim.lr or --nanogpt.optim.lr"]),
+        (["--learning_rte", "1"], ["nearest is --learning_rate"]),
+        (["--reume"], ["nearest is --resume"]),
+        (["--min_lr", "1"], ["--min_lr_ratio is the lowest rate"]),
+        (["--vocab_size", "300"], ["name --dataset.vocab_size or --nanokimi.model.vocab_size"]),
+        (["lr=1"], ["write --lr=1"]),
         (["--train", "1"], ["--train", "group", "--train.context_length"]),
         (["--train.batch_size"], ["--train.batch_size needs a value"]),
         (["train.batch_size", "4"], ["'train.batch_size' is not an option"]),

@@ -193,10 +193,13 @@ def one_target(rest: list[str], what: str) -> str:
     return rest[0]
 
 
-def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, RunConfig]:
+def choose_config(
+    options: dict[str, object], rest: list[str], *, alone: bool = False
+) -> tuple[str, RunConfig]:
     """The name of the configuration (that of `--config`, or the default), and the configuration with `rest` applied.
 
-    Without `--data` the default is the story world's, which has a larger form for a GPU.
+    Without `--data` the default is the story world's, which has a larger form for a GPU. With `alone`, words such as
+    `--lr` are settings of the family that `model` names.
     """
     if "config" in options:
         name = str(options["config"])
@@ -204,14 +207,14 @@ def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, Run
         name = DEFAULT_CONFIG
     else:
         # The configuration comes first, so that mistakes are found before torch is imported, which takes a second.
-        config = load_config(TALES_CONFIG, rest)
+        config = load_config(TALES_CONFIG, rest, alone=alone)
 
         import torch
 
         if not torch.cuda.is_available():
             return TALES_CONFIG, config
         name = TALES_GPU_CONFIG
-    return name, load_config(name, rest)
+    return name, load_config(name, rest, alone=alone)
 
 
 def default_folder(first: str, chosen: str) -> Path:

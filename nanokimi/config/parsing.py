@@ -15,7 +15,8 @@ from functools import cache
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from nanokimi.config.schema import BUDGETS, RunConfig, SpreadConfig, YarnConfig
+from nanokimi.config.schema import BUDGETS, FAMILIES, ModelName, RunConfig, SpreadConfig, YarnConfig
+from nanokimi.config.words import full_name, last_parts, right_name
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import one_line, whole_number
 
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 MOST_LISTED = 40  # names in an error message
-SHORT_OPTIONS = {
-    "--data": "--dataset.path",
-    "--match": "--compare.match",
-    "--seeds": "--compare.seeds",
-    "--on_nonfinite": "--train.on_nonfinite",
-}
 
 
 def jsonargparse_parser() -> ArgumentParser:
@@ -82,12 +77,15 @@ def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
     return with_options(config, [f"--{key}={word}" for key, word in words.items()])
 
 
-def with_options(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+def with_options(
+    config: RunConfig, arguments: Sequence[str], families: Sequence[ModelName] = FAMILIES
+) -> RunConfig:
     """The configuration with settings replaced by command-line options, `--key value` or `--key=value`.
 
+    `families` are those of the arms that are trained, for words that stand for a setting of the arm (see `words`).
     Raises UserError for unknown options and for values of the wrong type. It is not checked that values fit together.
     """
-    for option in expand(arguments):
+    for option in expand(arguments, families):
         key, _, word = option.removeprefix("--").partition("=")
         leaf = _leaf_of(key)
         before = _value_of(config, leaf) if leaf != key else None  # the option replaces one entry of a table
@@ -267,39 +265,59 @@ def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
             raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
+def expand(arguments: Sequence[str], families: Sequence[ModelName] = FAMILIES) -> list[str]:
     """Options with short names spelled out. Raises UserError for unknown options and missing values."""
-    known = all_keys()
-    result: list[str] = []
+    given_as: dict[str, str] = {}
     remaining = list(arguments)
+    result: list[str] = []
     while remaining:
         option = remaining.pop(0)
         if not option.startswith("--"):
-            raise UserError(f"'{option}' is not an option: settings are given as --key value")
-        option, equals, value = option.partition("=")
-        given, option = option, f"--{option.removeprefix('--').replace('-', '_')}"
-        option = SHORT_OPTIONS.get(option, option)
-        key = option.removeprefix("--")
-        table, _, entry = key.rpartition(".")
-        if key not in known and not (entry and table in known and _is_table(table)):
-            raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
-        if key in known and is_dataclass(_type_of(key)):
-            raise UserError(
-                f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
+            hint = (
+                f"write --{option}" if re.match(r"[\w.]+=", option) else "settings are given as --key value"
             )
+            raise UserError(f"'{option}' is not an option: {hint}")
+        given, equals, value = option.partition("=")
+        key = _known_key(given.removeprefix("--").replace("-", "_"), families)
         if not equals:
             if not remaining or remaining[0].startswith("--"):
                 raise UserError(
                     f"option {given} needs a value (one that starts with dashes: {given}=--value)"
                 )
             value = remaining.pop(0)
-        if any(other.startswith(f"{option}=") for other in result):
-            raise UserError(f"option {given} is given twice: give it once")
-        result.append(f"{option}={value}")
-    named = {option.partition("=")[0].removeprefix("--train.") for option in result}
+        if key in given_as:
+            both = given if given == given_as[key] else f"{given_as[key]} and {given} are one option, which"
+            raise UserError(f"{'option ' if both == given else ''}{both} is given twice: give it once")
+        given_as[key] = given
+        result.append(f"--{key}={value}")
+    named = {key.removeprefix("train.") for key in given_as}
     if named & set(BUDGETS):  # a budget on the command line takes the place of the file's
         result = [f"--train.{budget}=null" for budget in BUDGETS if budget not in named] + result
     return result
+
+
+def _known_key(name: str, families: Sequence[ModelName]) -> str:
+    """The dotted key of an option's name, which may be short. Raises UserError if it is no setting."""
+    known = all_keys()
+    key = full_name(name, known, families)
+    table, _, entry = key.rpartition(".")
+    if key not in known and not (entry and table in known and _is_table(table)):
+        right = right_name(name, known)
+        hint = f"; the nearest is --{right}" if right else nearest_option(name, known)
+        raise UserError(f"there is no option --{name}{hint}")
+    if key in known and is_dataclass(_type_of(key)):
+        raise UserError(
+            f"--{key} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
+        )
+    return key
+
+
+def nearest_option(name: str, known: Sequence[str]) -> str:
+    """'; the nearest is --X', among the short names for a name without dots."""
+    if "." in name:
+        return nearest(name, known, "--")
+    close = difflib.get_close_matches(name, last_parts(known), n=1, cutoff=0.6)
+    return f"; the nearest is --{close[0]}" if close else nearest(name, known, "--")
 
 
 def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
