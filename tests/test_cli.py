@@ -77,6 +77,36 @@ def leaves():
     raise SystemExit(0)
 """
 
+PARTS = """\
+import torch
+from torch import nn
+
+
+class Ahead(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, ids):
+        return self.table(ids.roll(-1, 1))
+
+
+class Broken(Ahead):
+    def forward(self, ids):
+        return self.table(ids) @ torch.zeros(3, 3)
+
+
+class Mean(nn.Module):
+    plugs_into = "attention"
+
+    def __init__(self, config):
+        super().__init__()
+        self.v_proj = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.v_proj(x).cumsum(1)
+"""
+
 
 @dataclass
 class Trained:
@@ -209,6 +239,7 @@ PREPARE: dict[str, Callable[[Path], object]] = {
     "modules.py": lambda path: path.write_text(MODULES),
     "syntax.py": lambda path: path.write_text("def ("),
     "importing.py": lambda path: path.write_text("import no_such_module_anywhere\n"),
+    "parts.py": lambda path: path.write_text(PARTS),
     "list.yaml": lambda path: path.write_text("- 1\n"),
 }
 CASES: list[tuple[str, str, str]] = [
@@ -227,12 +258,24 @@ CASES: list[tuple[str, str, str]] = [
     ("{T} {D} --seed", "--seed needs a value", ""),
     ("{T} {D} --out", "--out needs a value", ""),
     ("train --data", "needs a value", ""),
+    ("{T} {D} {D}", "--data is given twice", ""),
+    ("{T} {D} --dataset.path {D}", "--dataset.path needs a value", ""),
+    ("{T} {D} --dataset.path=x", "--dataset.path is given twice", ""),
+    ("{T} {D} --out a --out b", "--out is given twice", ""),
+    ("{T} {D} --out=", "--out is empty", ""),
     # values
     ("{T} {D} --seed -1", "seed is -1", ""),
     ("{T} {D} --seed one", "seed is one", ""),
     ("{T} {D} --train.batch_size 0", "train.batch_size is 0", ""),
     ("{T} {D} --train.batch_size -8", "train.batch_size is -8", ""),
     ("{T} {D} --train.batch_size 2.5", "whole number", ""),
+    ("{T} {D} --train.max_steps 1.5", "train.max_steps is 1.5: expected a whole number or null", ""),
+    ("{T} {D} --nanogpt.optim.betas [0.9,x]", "betas is x: expected a list like [a number, a number]", ""),
+    (
+        "{T} {D} --nanokimi.model.rope_scaling 3",
+        "rope_scaling is 3: expected settings, as in {factor: ...}",
+        "",
+    ),
     ("{T} {D} --train.micro_batch_size 3", "not a multiple", ""),
     ("{T} {D} --nanogpt.model.num_attention_heads 3", "does not divide", ""),
     ("{T} {D} --nanokimi.model.qk_rope_head_dim 7", "even", ""),
@@ -246,6 +289,8 @@ CASES: list[tuple[str, str, str]] = [
     ("{T} {D} --train.dtype fp8", "auto, fp32, bf16, fp16", ""),
     ("{T} {D} --model nanoqwen", "nanokimi, nanogpt", ""),
     ("{T} {D} --train.context_length 100000", "too short", ""),
+    ("{T} {D} --train.context_length 1", "it must be at least 2, because the audit", ""),
+    ("{T} {D} --sample.temperature 1e-320", "0 takes the likeliest token", ""),
     # the text
     ("{T} --data missing.txt", "missing.txt does not exist", ""),
     ("{T} --data empty.txt", "empty.txt is empty", "empty.txt"),
@@ -292,6 +337,17 @@ CASES: list[tuple[str, str, str]] = [
     ("sweep --config {S} {D} --search --trials 3", "it must be a power of two", ""),
     ("sweep --config {S} {D} --trials 4", "--trials is only for --search", ""),
     ("ladder --config {S} {D} --also x", "--also is now --arm", ""),
+    ("ladder --config {S} {D} --components Rope", "there is no 'Rope'", ""),
+    (
+        "scale --config {S} {D} --sizes 8,16,24,30 --nanogpt.model.dropout 0",
+        "not a multiple of the width",
+        "",
+    ),
+    ("sweep --config {S} {D} --train.context_length 100000", "too short", ""),
+    ("sweep --config {S} {D} --train.context_length 100000 --out a/b", "too short", ""),
+    ("{T} {D} --arm M:from=parts.py:Broken", "parts.py:Broken cannot run: RuntimeError", "parts.py"),
+    ("{T} {D} --arm M:from=parts.py:Ahead", "M is LEAKING before its first step", "parts.py"),
+    ("{T} {D} --plugin parts.py:Mean --model variant", "parts.py:Mean cannot run", "parts.py"),
     # preparing
     ("prepare {D} --dataset.split halves", "dataset.split is halves: expected", ""),
     ("prepare {D} --dataset.test_fraction 1", "dataset.test_fraction", ""),

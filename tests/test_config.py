@@ -152,10 +152,15 @@ def test_a_file_may_set_only_a_part_of_an_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["--nanokimi.optim.learning_rate", "1"], ["--nanokimi.optim.learning_rate", "nearest is --"]),
+        (["--nanokimi.optim.learning_rate", "1"], ["nearest is --nanokimi.optim.lr"]),
         (["--nanokimi.optim.weight_decy", "1"], ["nearest is --nanokimi.optim.weight_decay"]),
         (["--train.batchsize", "4"], ["nearest is --train.batch_size"]),
-        (["--lr", "1"], ["there is no option --lr", "optim.lr"]),
+        (["--lr", "1"], ["several are trained: name --nanokimi.optim.lr or --nanogpt.optim.lr"]),
+        (["--learning_rte", "1"], ["nearest is --learning_rate"]),
+        (["--reume"], ["nearest is --resume"]),
+        (["--min_lr", "1"], ["--min_lr_ratio is the lowest rate"]),
+        (["--vocab_size", "300"], ["name --dataset.vocab_size or --nanokimi.model.vocab_size"]),
+        (["lr=1"], ["write --lr=1"]),
         (["--train", "1"], ["--train", "group", "--train.context_length"]),
         (["--train.batch_size"], ["--train.batch_size needs a value"]),
         (["train.batch_size", "4"], ["'train.batch_size' is not an option"]),
@@ -470,11 +475,11 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("option", "part"),
     [
-        ("--model=!!timestamp x", "looks like a date or a number"),
+        ("--model=!!timestamp x", "model is !!timestamp x: expected one of nanokimi"),
         ("--model=" + "9:" * 300 + "9", ""),
-        ("--seed=null", "seed is None: expected a whole number"),
-        ("--nanokimi.model.hidden_size=null", "nanokimi.model.hidden_size is None"),
-        ("--nanogpt.optim.min_lr_ratio=null", "nanogpt.optim.min_lr_ratio is None: expected a number"),
+        ("--seed=null", "seed is null: expected a whole number"),
+        ("--nanokimi.model.hidden_size=null", "nanokimi.model.hidden_size is null"),
+        ("--nanogpt.optim.min_lr_ratio=null", "nanogpt.optim.min_lr_ratio is null: expected a number"),
     ],
 )
 def test_what_the_fuzzer_found_is_refused_in_one_line(option: str, part: str) -> None:

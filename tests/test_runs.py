@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ from nanokimi.runtime.files import (
     append_json_line,
     create_run_folder,
     default_run_folder,
+    give_back_unused_folders,
     read_json,
     read_json_lines,
 )
 from nanokimi.train.run import train_alone
-from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up
+from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up, training_folder
 
 Build = Callable[..., RunConfig]
 Whole = Callable[[ModelName], tuple[Path, dict[str, Any]]]
@@ -312,9 +314,60 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
 def test_default_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert default_run_folder("compare", "smoke") == Path("runs/compare-smoke-1")
-    Path("runs/compare-smoke-1").mkdir(parents=True)
     assert default_run_folder("compare", "smoke") == Path("runs/compare-smoke-2")
     assert default_run_folder("compare", "other") == Path("runs/compare-other-1")
+    Path("runs/compare-other-1/config.yaml").touch()
+    give_back_unused_folders()
+    assert [path.name for path in Path("runs").iterdir()] == ["compare-other-1"], "only what was used is kept"
+    assert default_run_folder("compare", "smoke") == Path("runs/compare-smoke-1"), "its number is free again"
+    give_back_unused_folders()
+    shutil.rmtree("runs")
+    default_run_folder("compare", "smoke")
+    give_back_unused_folders()
+    assert not Path("runs").exists()
+
+
+def test_starts_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: default_run_folder("train", "smoke"), range(32)))
+    assert sorted(path.name for path in found) == sorted(f"train-smoke-{i + 1}" for i in range(32))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "half\0way"])
+def test_a_default_folder_that_cannot_be_made_is_a_user_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="choose another with --out"):
+        default_run_folder("prepare", name)
+    give_back_unused_folders()
+    Path("runs").touch()
+    with pytest.raises(UserError, match="choose another with --out"):
+        default_run_folder("prepare", "text")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_refused_before_its_first_record_leaves_nothing(
+    there: bool, tiny_config: Build, tmp_path: Path
+) -> None:
+    """As by an optimizer that cannot be built from its arguments."""
+    if there:
+        (tmp_path / "new").mkdir()
+    with (
+        pytest.raises(UserError, match="refused"),
+        training_folder(
+            tiny_config(),
+            tmp_path / "new" if there else tmp_path / "new" / "run",
+            "train",
+            lambda *_: None,
+            resume=False,
+            allow_changes=False,
+        ),
+    ):
+        raise UserError("refused")
+    assert (tmp_path / "new").exists() == there
+    assert not there or not any((tmp_path / "new").iterdir())
 
 
 # ---- opening what is not a finished run

@@ -6,13 +6,17 @@ import json
 import py_compile
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import TINY_VARIANT
 from test_variants import shaken
 
 from nanokimi.cli import main
 from nanokimi.generation.engine import generate
+from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.plugins import forget_plugins, name_plugin
 from nanokimi.train.run_folder import open_run
@@ -216,12 +220,24 @@ NUMBER = 3
 """
 
 
-def test_a_leaking_part_of_the_users_is_caught(shell: Shell, tmp_path: Path) -> None:
+def test_a_leaking_part_of_the_users_is_refused_before_the_first_step(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LEAKY)
-    status, _, err = shell("train --config {S} --data {D} --out {O} --plugin {T}/mine.py:Mean")
-    assert status == 1 and "LEAKING" in err
-    status, out, _ = shell("audit {O} --plugin {T}/mine.py:Mean")
-    assert status == 1 and "LEAKING" in out
+    line = one_line(shell("train --config {S} --data {D} --out {O} --plugin {T}/mine.py:Mean"))
+    assert "LEAKING before its first step" in line and not (tmp_path / "out").exists()
+
+
+def test_an_attention_may_take_x_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        LEAKY
+        + "class Plain(Past):\n    def forward(self, x):\n        return Past.forward(self, x, 0, 0, 0)[0]\n"
+    )
+    ids_BT = torch.arange(12).reshape(2, 6)
+    logits = []
+    for name in ("Past", "Plain"):
+        source = name_plugin(f"{tmp_path / 'mine.py'}:{name}").name
+        config = replace(TINY_VARIANT, num_hidden_layers=1, attention=source)
+        logits.append(build_model(config, 1)(ids_BT).logits_BTW)
+    assert torch.equal(*logits)
 
 
 def test_an_optimizer_of_the_users_trains_a_part_that_keeps_no_cache_and_writes_all_the_same(

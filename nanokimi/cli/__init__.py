@@ -11,6 +11,7 @@ from io import TextIOWrapper
 
 from nanokimi.cli.options import DEFAULT_CONFIG, HELP, USAGE
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.files import give_back_unused_folders
 from nanokimi.runtime.text import one_line
 
 
@@ -41,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         from nanokimi.cli import verbs
         from nanokimi.cli.plugins import take_plugins
 
-        return int(getattr(verbs, f"run_{command}")(take_plugins(command, arguments[1:])))
+        try:
+            return int(getattr(verbs, f"run_{command}")(take_plugins(command, arguments[1:])))
+        finally:
+            give_back_unused_folders()
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2

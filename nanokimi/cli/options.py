@@ -9,6 +9,7 @@ from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import whole_number
 
 HELP = """\
 nanokimi: train Kimi K2's ideas at nano scale beside NanoGPT, and measure honestly which is better.
@@ -50,6 +51,8 @@ PLUGIN_HELP = """\
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
+NOT_EMPTY = ("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model")
+"""Options whose empty value would mean another folder, file or name than anyone meant."""
 
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
@@ -151,26 +154,33 @@ def take_options(
         if not option.startswith("--") or name not in named:
             rest.append(word)
             continue
+        if name in values and name != "config":
+            raise UserError(f"option {option} is given twice: give it once")
         if named[name] is bool:
             if equals:
                 raise UserError(f"option {option} takes no value")
             values[name] = True
             continue
         if not equals:
-            if not remaining or remaining[0].startswith("--"):
-                raise UserError(
-                    f"option {option} needs a value (one that starts with dashes: {option}=--value)"
-                )
-            value = remaining.pop(0)
+            value = next_value(option, remaining)
+        if not value.strip() and name in NOT_EMPTY:
+            raise UserError(f"option {option} is empty: give it a value, or leave it out")
         if name == "config" and name in values:  # several files, of which later ones override earlier ones
             value = f"{values[name]},{value}"
         try:
-            values[name] = named[name](value)
+            values[name] = whole_number(value) if named[name] is int else named[name](value)
         except ValueError:
             raise UserError(
                 f"{option} is {value}: expected {'a whole number' if named[name] is int else 'a number'}"
             ) from None
     return values, rest
+
+
+def next_value(option: str, remaining: list[str]) -> str:
+    """The word after an option, taken off the remaining ones. Raises UserError if there is none."""
+    if not remaining or remaining[0].startswith("--"):
+        raise UserError(f"option {option} needs a value (one that starts with dashes: {option}=--value)")
+    return remaining.pop(0)
 
 
 def one_target(rest: list[str], what: str) -> str:
@@ -183,10 +193,13 @@ def one_target(rest: list[str], what: str) -> str:
     return rest[0]
 
 
-def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, RunConfig]:
+def choose_config(
+    options: dict[str, object], rest: list[str], *, alone: bool = False
+) -> tuple[str, RunConfig]:
     """The name of the configuration (that of `--config`, or the default), and the configuration with `rest` applied.
 
-    Without `--data` the default is the story world's, which has a larger form for a GPU.
+    Without `--data` the default is the story world's, which has a larger form for a GPU. With `alone`, words such as
+    `--lr` are settings of the family that `model` names.
     """
     if "config" in options:
         name = str(options["config"])
@@ -194,14 +207,14 @@ def choose_config(options: dict[str, object], rest: list[str]) -> tuple[str, Run
         name = DEFAULT_CONFIG
     else:
         # The configuration comes first, so that mistakes are found before torch is imported, which takes a second.
-        config = load_config(TALES_CONFIG, rest)
+        config = load_config(TALES_CONFIG, rest, alone=alone)
 
         import torch
 
         if not torch.cuda.is_available():
             return TALES_CONFIG, config
         name = TALES_GPU_CONFIG
-    return name, load_config(name, rest)
+    return name, load_config(name, rest, alone=alone)
 
 
 def default_folder(first: str, chosen: str) -> Path:

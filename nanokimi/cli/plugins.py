@@ -36,8 +36,14 @@ def take_plugins(command: str, arguments: list[str]) -> list[str]:
                 raise UserError("option --plugin needs a value: FILE.py:NAME")
             spec = remaining.pop(0)
         setting = plugin_setting(name_plugin(spec))
-        if command in TRAINING_COMMANDS:
-            rest.append(setting)
+        if command == "ladder" or command not in TRAINING_COMMANDS:
+            continue  # each of a ladder's plugins makes an arm of its own
+        key = setting.partition("=")[0]
+        if any(word.startswith(f"{key}=") for word in rest):
+            raise UserError(
+                f"--plugin {spec}: another one is {key.removeprefix('--')} already: give one of them"
+            )
+        rest.append(setting)
     return rest
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder
+from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
 from nanokimi.config import BUDGETS, FAMILIES, FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.arms import one_arm, only_arms, slug, with_arm
+from nanokimi.config.arms import one_arm, only_arms, slug, with_arm, with_arm_options
 from nanokimi.config.files import load_config
-from nanokimi.config.parsing import settings, with_changes
+from nanokimi.config.parsing import settings, with_changes, with_options
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 
@@ -41,6 +42,30 @@ def with_arms(config: RunConfig, command: str, words: ArmWords) -> RunConfig:
     return only_arms(config, list(words.only)) if words.only else config
 
 
+def configured(
+    command: str, options: dict[str, object], rest: list[str], arms: ArmWords
+) -> tuple[str, RunConfig]:
+    """The name of the configuration, and the configuration with its settings and arms.
+
+    Raises UserError for what cannot be, and for what the command would ignore.
+    """
+    alone = command == "train"
+    if alone and not arms.added:
+        chosen, config = choose_config(options, rest, alone=True)
+        refuse_ignored(command, config, rest)
+        return chosen, config
+    shared, of_arm = split_arm_words(rest)
+    chosen, base = choose_config(options, shared)
+    config = with_arms(base, command, arms)
+    if alone:
+        config = validate(with_options(config, of_arm, [config.model]))
+        refuse_overridden(base, config, shared, str(arms.added[0]).partition(":")[0])
+    else:
+        config = with_arm_options(config, of_arm)
+    refuse_ignored(command, config, shared)
+    return chosen, config
+
+
 def plan_run(
     command: str, options: dict[str, object], rest: list[str], arms: ArmWords
 ) -> tuple[RunConfig, Path, bool]:
@@ -60,8 +85,7 @@ def plan_run(
         raise UserError(
             f"{out} holds no run to resume: it has no config.yaml; with --config or --data a run is started there"
         )
-    chosen, config = choose_config(options, rest)
-    config = with_arms(config, command, arms)
+    chosen, config = configured(command, options, rest, arms)
     first = command if command == "compare" else slug(config.name) or config.model
     return config, out or default_folder(first, chosen), False
 
@@ -86,7 +110,7 @@ def resumed_config(
     saved = load_config(path)
     if not rest and "config" not in options and arms == ArmWords():
         return saved
-    given = with_arms(load_config(str(options.get("config", path)), rest), command, arms)
+    _, given = configured(command, {"config": path, **options}, rest, arms)
     changes = differences(saved, given)
     named = [key for key in changes if key not in FREE_WHEN_RESUMED]
     if named and "allow_changes" not in options:

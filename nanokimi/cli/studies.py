@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import choose_config, default_folder, require_data, take_options
+from nanokimi.cli.options import default_folder, require_data, take_options
 from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
-from nanokimi.cli.resuming import ArmWords, with_arms
+from nanokimi.cli.resuming import ArmWords, configured
+from nanokimi.cli.settings import print_config
 from nanokimi.config import DISPLAY_NAMES, FAMILIES
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 Types = dict[str, Callable[[str], object]]
 
-SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool}
+SHARED: Types = {"config": str, "out": str, "workers": int, "keep": bool, "print_config": bool}
 GRID: Types = {"points": int, "factor": float, "rounds": int, "seeds": int}
 SEARCH: Types = {"trials": int, "search_rounds": int}
 TUNING: Types = {
@@ -52,6 +54,8 @@ def run_sweep(arguments: list[str]) -> int:
     options, rest = take_options(arguments, {**types, "around": float, "optuna": int})
     config, out = start("sweep", options, rest, arms)
     config = swept_arms(config, options)
+    if "print_config" in options:
+        return print_config(config)
     if "search" in options:
         return search_arms(config, out, options)
     for name in SEARCH:
@@ -122,6 +126,8 @@ def run_ladder(arguments: list[str]) -> int:
     types: Types = {**SHARED, **TUNING, "design": str, "components": str, "budgets": str}
     options, rest = take_options(arguments, types)
     config, out = start("ladder", options, rest)
+    if "print_config" in options:
+        return print_config(config)
 
     from nanokimi.study.ladder import DESIGNS, NAMES
     from nanokimi.study.ladder_run import EQUAL_BUDGETS
@@ -153,6 +159,8 @@ def run_scale(arguments: list[str]) -> int:
     types: Types = {**SHARED, **TUNING, "sizes": str, "families": str, "equal_steps": bool}
     options, rest = take_options(arguments, types)
     config, out = start("scale", options, rest)
+    if "print_config" in options:
+        return print_config(config)
 
     from nanokimi.study.ladder import CORNERS
     from nanokimi.study.scale import ScaleOptions
@@ -185,7 +193,8 @@ def run_scale(arguments: list[str]) -> int:
 def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
     """The arms that the command line names, and the other arguments."""
     added, arguments = take_repeated("--arm", arguments)
-    options, rest = take_options(arguments, {"arms": str})
+    renamed = [re.sub(r"^--compare\.arms(?==|$)", "--arms", word) for word in arguments]
+    options, rest = take_options(renamed, {"arms": str})
     only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
     if "arms" in options and not only:
         raise UserError("--arms is empty: name arms with commas between them")
@@ -224,9 +233,9 @@ def start(
     trials = int(str(options.get("trials", 2)))
     if trials & (trials - 1):
         raise UserError(f"--trials is {trials}: it must be a power of two, such as 32")
-    chosen, config = choose_config(options, rest)
-    config = with_arms(config, command, arms)
-    require_data(config.dataset.path)
+    chosen, config = configured(command, options, rest, arms)
+    if "print_config" not in options:
+        require_data(config.dataset.path)
     out = Path(str(options["out"])) if "out" in options else default_folder(command, chosen)
     return config, out
 

@@ -17,6 +17,7 @@ from nanokimi.cli.options import (
 )
 from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import plan_run
+from nanokimi.cli.settings import print_config, refuse_ignored
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import one_line
@@ -33,6 +34,7 @@ RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "out": str,
     "resume": bool,
     "allow_changes": bool,
+    "print_config": bool,
 }
 
 
@@ -44,6 +46,8 @@ def run_compare(arguments: list[str]) -> int:
         raise UserError("compare trains several arms: leave out --model, or choose some with --arms")
     config, out, resume = plan_run("compare", options, rest, arms)
     refuse_unused_plugins(config, arms=True)
+    if "print_config" in options:
+        return print_config(config)
     require_data(config.dataset.path)
 
     from nanokimi.compare.run import compare
@@ -74,6 +78,8 @@ def run_train(arguments: list[str]) -> int:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest, arms)
     refuse_unused_plugins(config, arms=False)
+    if "print_config" in options:
+        return print_config(config)
     require_data(config.dataset.path)
 
     from nanokimi.runtime.interrupts import Interrupted
@@ -322,8 +328,17 @@ def run_bench(arguments: list[str]) -> int:
     """`nanokimi bench`."""
     from nanokimi.config.files import load_config
 
-    options, rest = take_options(arguments, {"config": str, "quick": bool, "json": bool})
+    types: dict[str, Callable[[str], object]] = {
+        "config": str,
+        "quick": bool,
+        "json": bool,
+        "print_config": bool,
+    }
+    options, rest = take_options(arguments, types)
     config = load_config(str(options.get("config", DEFAULT_CONFIG)), rest)
+    refuse_ignored("bench", config, rest)
+    if "print_config" in options:
+        return print_config(config)
 
     import json
     from dataclasses import asdict

@@ -32,6 +32,7 @@ from nanokimi.train.run_folder import (
     how_to_continue,
     keep_environment,
     keep_plugins,
+    require_room,
     training_folder,
 )
 
@@ -71,6 +72,7 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, Run
     arms = matched_arms(config, data, out)
     for arm in arms.values():
         require_sound(arm, data)
+    require_room([arm for arm in arms.values() for _ in seeds_of(config)], out)
     for name, arm in arms.items():
         for seed in seeds_of(config):
             folder = run_folder(out, name, seed)

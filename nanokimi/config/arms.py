@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,13 @@ from nanokimi.config.parsing import (
     settings,
     with_changes,
     with_content,
+    with_options,
     with_parsed,
 )
 from nanokimi.config.replaced import defaults_of_replaced
 from nanokimi.config.rules import validate
 from nanokimi.config.rules_variant import is_plugin
-from nanokimi.config.schema import DISPLAY_NAMES, FAMILIES, RunConfig
+from nanokimi.config.schema import DISPLAY_NAMES, FAMILIES, ModelName, RunConfig
 from nanokimi.errors import UserError
 
 Spec = dict[str, Any]
@@ -169,9 +170,51 @@ def argument(key: str, word: str) -> Any:
         raise UserError(f"--arm: {key} is {word}: {error}") from None
 
 
-def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:
-    """The configuration with only these of its arms, in this order. Raises UserError for an unknown name."""
+def trained_families(config: RunConfig) -> list[ModelName]:
+    """The families that the configuration's arms are made of."""
+    specs, found = config.arms or DEFAULT_ARMS, []
+    for name in specs:
+        source, seen = name, set()
+        while source in specs and source not in seen:  # an arm made from itself is refused elsewhere
+            seen.add(source)
+            spec = specs[source]
+            source = str(spec.get("from")) if isinstance(spec, dict) else ""
+        found.append("module" if is_plugin(source) else source)
+    return [family for family in FAMILIES if family in found]
+
+
+def with_arm_options(config: RunConfig, options: Sequence[str]) -> RunConfig:
+    """The configuration with options such as `--lr` for its only arm. Raises UserError if it has several."""
     specs = config.arms or DEFAULT_ARMS
+    families = trained_families(config)
+    if not options or len(specs) > 1:
+        with_options(config, options, families if len(families) > 1 else FAMILIES)  # says what is wrong
+        return config
+    (name,) = specs
+    arm = arm_config(config, specs, name)
+    before, after = settings(arm), settings(with_options(arm, options, families))
+    spec = {part: dict(specs[name].get(part) or {}) for part in PARTS}
+    for key, value in after.items():
+        if value != before[key]:
+            _, part, setting = key.split(".", 2)
+            spec[part][setting] = value
+    found = replace(config, arms={name: {**specs[name], **spec}})
+    arm_configs(found)
+    return found
+
+
+def only_arms(config: RunConfig, names: list[str], option: str = "--arms") -> RunConfig:
+    """The configuration with only these of its arms, in this order; a family's name adds an arm of it if there is none.
+
+    Raises UserError for an unknown name.
+    """
+    specs = dict(config.arms or DEFAULT_ARMS)
+    by_slug = {slug(name): name for name in specs}
+    names = [name if name in specs else by_slug.get(slug(name), name) for name in names]
+    for i, name in enumerate(names):
+        if name in FAMILIES:
+            names[i] = DISPLAY_NAMES[name]
+            specs.setdefault(names[i], {"from": name})
     require_arms(specs, names, option)
     for name in names:
         source = specs[name].get("from")

@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanokimi.config.arms import arm_configs, arms_of_pair
+from nanokimi.config.arms import arm_configs, arms_of_pair, trained_families
 from nanokimi.config.parsing import check_keys, merged, nearest, plain, with_content, with_options
 from nanokimi.config.rules import validate
-from nanokimi.config.schema import RunConfig
+from nanokimi.config.schema import FAMILIES, ModelName, RunConfig
 from nanokimi.errors import UserError
 
 
@@ -49,24 +49,34 @@ def find_configs(names: str) -> list[Path]:
     return found
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(name: str, overrides: Sequence[str] = (), *, alone: bool = False) -> RunConfig:
     """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and check the result.
 
-    Several names are separated by commas, and later files override earlier ones. Raises UserError with one line that
-    says what is wrong.
+    With `alone`, only the model that `model` names is trained, and words such as `--lr` are settings of it. Several
+    names are separated by commas, and later files override earlier ones. Raises UserError with one line that says what
+    is wrong.
     """
     content: dict[str, Any] = {}
     paths = find_configs(name)
     for path in paths:
         content = merged(content, _read_settings(path))
     config = with_content(RunConfig(), content, f"{', '.join(map(str, paths))}: ")
-    config = with_options(config, overrides)
+    config = with_options(config, overrides, families_of(config, overrides, alone))
     try:
         validate(config)
         arm_configs(config)  # refuses impossible arms
         return config
     except UserError as error:
         raise UserError(f"{error} (settings: {name})") from None
+
+
+def families_of(config: RunConfig, overrides: Sequence[str], alone: bool) -> list[ModelName]:
+    """The families of the arms that are trained: all of the configuration's or, if `alone`, that of its `model`."""
+    if not alone:
+        return trained_families(config)
+    values = [after.removeprefix("--model=") for after in overrides if after.startswith("--model=")]
+    values += [value for word, value in zip(overrides, overrides[1:], strict=False) if word == "--model"]
+    return [name for name in FAMILIES if name == (values or [config.model])[0]] or [config.model]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -83,10 +93,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write a configuration to a file from which `load_config` reads the same values."""
+def config_text(config: RunConfig) -> str:
+    """A configuration as YAML from which `load_config` reads the same values."""
     import yaml
 
+    return str(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write a configuration to a file from which `load_config` reads the same values."""
     from nanokimi.runtime.files import write_atomic
 
-    write_atomic(path, yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))
+    write_atomic(path, config_text(config))

@@ -9,25 +9,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from nanokimi.config.schema import BUDGETS, RunConfig, SpreadConfig, YarnConfig
+from nanokimi.config.schema import BUDGETS, FAMILIES, ModelName, RunConfig, SpreadConfig, YarnConfig
+from nanokimi.config.words import full_name, last_parts, right_name
 from nanokimi.errors import UserError
-from nanokimi.runtime.text import one_line
+from nanokimi.runtime.text import one_line, whole_number
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 MOST_LISTED = 40  # names in an error message
-SHORT_OPTIONS = {
-    "--data": "--dataset.path",
-    "--match": "--compare.match",
-    "--seeds": "--compare.seeds",
-    "--on_nonfinite": "--train.on_nonfinite",
-}
 
 
 def jsonargparse_parser() -> ArgumentParser:
@@ -81,30 +77,42 @@ def with_parsed(config: RunConfig, words: dict[str, str]) -> RunConfig:
     return with_options(config, [f"--{key}={word}" for key, word in words.items()])
 
 
-def with_options(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+def with_options(
+    config: RunConfig, arguments: Sequence[str], families: Sequence[ModelName] = FAMILIES
+) -> RunConfig:
     """The configuration with settings replaced by command-line options, `--key value` or `--key=value`.
 
+    `families` are those of the arms that are trained, for words that stand for a setting of the arm (see `words`).
     Raises UserError for unknown options and for values of the wrong type. It is not checked that values fit together.
     """
-    for option in expand(arguments):
-        key = option.partition("=")[0].removeprefix("--")
+    for option in expand(arguments, families):
+        key, _, word = option.removeprefix("--").partition("=")
         leaf = _leaf_of(key)
         before = _value_of(config, leaf) if leaf != key else None  # the option replaces one entry of a table
-        config = _with_typed(config, leaf, value=before, options=[option])
+        config = _with_typed(config, leaf, value=before, word=f"--{key}={_as_whole(key, word)}")
     return config
 
 
+def _as_whole(key: str, value: Any) -> Any:
+    """A value with 1e3, a number of a fraction to YAML, made whole where the setting takes whole numbers only."""
+    if isinstance(value, str | float) and key in all_keys() and is_whole(key):
+        with suppress(ValueError):
+            return whole_number(str(value))
+    return value
+
+
 def _with_typed(
-    config: RunConfig, key: str, source: str = "", *, value: Any = None, options: Sequence[str] = ()
+    config: RunConfig, key: str, source: str = "", *, value: Any = None, word: str | None = None
 ) -> RunConfig:
-    """The configuration with one setting as jsonargparse converts a value, then overridden by options."""
+    """The configuration with one setting as jsonargparse converts a value, then overridden by `--key=word`."""
     parser = setting_parser(key)
-    nested = value
+    nested = value = _as_whole(key, value)
     for name in reversed(key.split(".")):
         nested = {name: nested}
-    values = typed(lambda: parser.parse_object(nested), source)
-    if options:
-        values = typed(lambda: parser.parse_args(options, namespace=values), source)
+    values = typed(lambda: parser.parse_object(nested), source, key, value)
+    if word is not None:
+        name, _, given = word.removeprefix("--").partition("=")
+        values = typed(lambda: parser.parse_args([word], namespace=values), source, name, given)
     found = parser.instantiate(values)[key]
     _refuse_null(key, found)
     return with_changes(config, {key: found})
@@ -144,8 +152,11 @@ def _value_of(config: RunConfig, key: str) -> Any:
     return plain(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
-def typed(parse: Callable[[], Any], source: str = "") -> Any:
-    """The result of a call of jsonargparse. Its errors become a UserError of one line, starting with `source`."""
+def typed(parse: Callable[[], Any], source: str, key: str, given: Any) -> Any:
+    """The result of a call of jsonargparse for the value `given` of a setting.
+
+    Its errors become a UserError of one line, starting with `source`.
+    """
     from jsonargparse import ArgumentError
 
     # its YAML resolver raises many kinds of exception for values that only resemble dates or numbers
@@ -161,7 +172,7 @@ def typed(parse: Callable[[], Any], source: str = "") -> Any:
     try:
         return parse()
     except refused as error:
-        raise UserError(f"{source}{_describe_error(error)}") from None
+        raise UserError(f"{source}{_describe_error(error, key, given)}") from None
 
 
 def merged(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -254,36 +265,59 @@ def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
             raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
+def expand(arguments: Sequence[str], families: Sequence[ModelName] = FAMILIES) -> list[str]:
     """Options with short names spelled out. Raises UserError for unknown options and missing values."""
-    known, result = all_keys(), []
+    given_as: dict[str, str] = {}
     remaining = list(arguments)
+    result: list[str] = []
     while remaining:
         option = remaining.pop(0)
         if not option.startswith("--"):
-            raise UserError(f"'{option}' is not an option: settings are given as --key value")
-        option, equals, value = option.partition("=")
-        given, option = option, f"--{option.removeprefix('--').replace('-', '_')}"
-        option = SHORT_OPTIONS.get(option, option)
-        key = option.removeprefix("--")
-        table, _, entry = key.rpartition(".")
-        if key not in known and not (entry and table in known and _is_table(table)):
-            raise UserError(f"there is no option {option}{nearest(key, known, '--')}")
-        if key in known and is_dataclass(_type_of(key)):
-            raise UserError(
-                f"{option} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
+            hint = (
+                f"write --{option}" if re.match(r"[\w.]+=", option) else "settings are given as --key value"
             )
+            raise UserError(f"'{option}' is not an option: {hint}")
+        given, equals, value = option.partition("=")
+        key = _known_key(given.removeprefix("--").replace("-", "_"), families)
         if not equals:
             if not remaining or remaining[0].startswith("--"):
                 raise UserError(
                     f"option {given} needs a value (one that starts with dashes: {given}=--value)"
                 )
             value = remaining.pop(0)
-        result.append(f"{option}={value}")
-    named = {option.partition("=")[0].removeprefix("--train.") for option in result}
+        if key in given_as:
+            both = given if given == given_as[key] else f"{given_as[key]} and {given} are one option, which"
+            raise UserError(f"{'option ' if both == given else ''}{both} is given twice: give it once")
+        given_as[key] = given
+        result.append(f"--{key}={value}")
+    named = {key.removeprefix("train.") for key in given_as}
     if named & set(BUDGETS):  # a budget on the command line takes the place of the file's
         result = [f"--train.{budget}=null" for budget in BUDGETS if budget not in named] + result
     return result
+
+
+def _known_key(name: str, families: Sequence[ModelName]) -> str:
+    """The dotted key of an option's name, which may be short. Raises UserError if it is no setting."""
+    known = all_keys()
+    key = full_name(name, known, families)
+    table, _, entry = key.rpartition(".")
+    if key not in known and not (entry and table in known and _is_table(table)):
+        right = right_name(name, known)
+        hint = f"; the nearest is --{right}" if right else nearest_option(name, known)
+        raise UserError(f"there is no option --{name}{hint}")
+    if key in known and is_dataclass(_type_of(key)):
+        raise UserError(
+            f"--{key} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
+        )
+    return key
+
+
+def nearest_option(name: str, known: Sequence[str]) -> str:
+    """'; the nearest is --X', among the short names for a name without dots."""
+    if "." in name:
+        return nearest(name, known, "--")
+    close = difflib.get_close_matches(name, last_parts(known), n=1, cutoff=0.6)
+    return f"; the nearest is --{close[0]}" if close else nearest(name, known, "--")
 
 
 def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
@@ -299,16 +333,24 @@ def nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
     return f"; there are {', '.join(shown)}{rest}"
 
 
-def _describe_error(error: Exception) -> str:
-    """jsonargparse's message as one line: the key, what it takes, what it was given."""
+INTERNAL = re.compile(r"<class |Expected |Given value|Got value|Parser key|Does not validate")
+"""Words of jsonargparse that are for programmers."""
+LONGEST_SHOWN = 200
+
+
+def _describe_error(error: Exception, key: str, given: Any) -> str:
+    """jsonargparse's message as one line: the setting, what it takes, what it was given."""
     text = one_line(error)
-    if type(error).__name__ != "ArgumentError":
-        return f"a value looks like a date or a number but is not one ({type(error).__name__}: {text})"
-    key = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
-    given = re.search(r"(?:Got value|Given value): (.*)$", text)
-    if key is None or given is None:
-        return text if " " in text else f"a value is of a kind that no setting has ({text})"
-    return f"{key[1]} is {given[1]}: expected {_describe(_type_of(key[1]))}"
+    if type(error).__name__ == "ArgumentError":
+        # of a list or a group, the part that is wrong
+        inner = re.search(r"Parser key [\"']([\w.]+)[\"']", text)
+        wrong = re.search(r"(?:Got value|Given value): (.*)$", text)
+        if inner is not None and wrong is not None and not INTERNAL.search(wrong[1]):
+            key, given = inner[1], "null" if wrong[1] == "None" else wrong[1]
+    shown = one_line(given)
+    shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
+    kind = _type_of(key) if key in all_keys() else get_args(_type_of(_leaf_of(key)))[1]
+    return f"{key} is {shown or 'empty'}: expected {_describe(kind)}"
 
 
 @cache
@@ -343,8 +385,12 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is dict:
         return "a list of values with names, like {name: value}"
+    if get_origin(kind) is list:
+        return f"a list like [{_describe(get_args(kind)[0])}, ...]"
     if get_origin(kind) is tuple:
         return "a list like [" + ", ".join("..." if a is ... else _describe(a) for a in get_args(kind)) + "]"
+    if isinstance(kind, type) and is_dataclass(kind):
+        return f"settings, as in {{{fields(kind)[0].name}: ...}}"
     if get_args(kind):
         return " or ".join(_describe(part) for part in get_args(kind))
     return words.get(kind, "a group of settings")

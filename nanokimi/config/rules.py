@@ -49,6 +49,7 @@ LARGEST = {
     "workers": 1024,
 }
 """The largest values that a run can need. Larger ones would only fill the memory or never end."""
+SMALLEST_TEMPERATURE = 1e-6
 LARGEST_WIDTH = 1 << 20
 """The largest value of every other size of a model."""
 LARGEST_NUMBER = 10**30
@@ -142,6 +143,11 @@ def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
     others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
     require_positive(train, "train", (*counts, *others, *BUDGETS))
+    require(
+        train.context_length >= 2,
+        f"train.context_length is {train.context_length}: it must be at least 2, because the audit changes a token and "
+        "looks at the one before it",
+    )
     named = [name for name in BUDGETS if getattr(train, name) is not None]
     if len(named) != 1:
         found = " and ".join(named) or "none"
@@ -163,6 +169,11 @@ def _validate_sample(sample: SampleConfig) -> None:
     require(
         math.isfinite(sample.temperature) and sample.temperature >= 0,
         f"sample.temperature is {sample.temperature}: it must be 0 or more",
+    )
+    require(
+        sample.temperature == 0 or sample.temperature >= SMALLEST_TEMPERATURE,
+        f"sample.temperature is {sample.temperature}: below {SMALLEST_TEMPERATURE:g} logits overflow; 0 takes the "
+        "likeliest token",
     )
     require(
         sample.top_p is None or 0 < sample.top_p <= 1,
@@ -291,6 +302,10 @@ def resolve(
 
     Values that follow from other settings stay None, so that they still follow if the saved file is edited.
     """
+    require(
+        vocab_size >= 2,
+        "the text has a single token, so there is nothing to predict: use another text or tokenizer",
+    )
     train = replace(config.train, device=device, dtype=dtype, threads=threads)
     families = {
         name: _resolve_sizes(name, arm, vocab_size, train.context_length)

@@ -79,6 +79,7 @@ PAPER = Paint(
 RC: dict[Any, Any] = {
     "font.size": 8.6,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in an arm's name is a dollar sign
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,

@@ -9,9 +9,11 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -38,19 +40,74 @@ def create_run_folder(out: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot write the run folder {folder}: {reason}; choose another with --out"
-        ) from None
+        raise UserError(cannot_make(folder, error)) from None
     return folder
 
 
 def default_run_folder(verb: str, name: str) -> Path:
-    """The first free `runs/VERB-NAME-N`."""
-    number = 1
-    while (folder := Path("runs") / f"{verb}-{name}-{number}").exists():
+    """Make the first free `runs/VERB-NAME-N`, so that no other process takes it, and return it.
+
+    `give_back_unused_folders` removes it if nothing came into it. Raises UserError if it cannot be made.
+    """
+    parent, number = Path("runs"), 1
+    while True:
+        folder = parent / f"{verb}-{name}-{number}"
+        try:
+            if not parent.exists():
+                parent.mkdir(exist_ok=True)
+                _claimed.append(parent.absolute())
+            if not folder.exists():
+                folder.mkdir()
+                _claimed.append(folder.absolute())
+                return folder
+        except (
+            FileExistsError,
+            FileNotFoundError,
+        ) as error:  # another process was faster, or gave `runs` back
+            if not parent.is_dir() and parent.exists():
+                raise UserError(cannot_make(folder, error)) from None
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(cannot_make(folder, error)) from None
         number += 1
-    return folder
+
+
+_claimed: list[Path] = []
+"""The folders that this process made to have their names."""
+
+
+def give_back_unused_folders() -> None:
+    """Remove the folders that `default_run_folder` made and that are still empty."""
+    for folder in sorted(_claimed, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            folder.rmdir()
+    _claimed.clear()
+
+
+def first_missing(folder: Path) -> Path | None:
+    """The outermost folder that has to be made so that `folder` exists; None if it does."""
+    return next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
+
+
+def remove_what_was_made(folder: Path, made: Path | None) -> None:
+    """Remove a folder with its content, and its parents from `made` (see `first_missing`) on.
+
+    If `made` is None, the folder was there before, and only its content is removed.
+    """
+    if made is not None:
+        shutil.rmtree(made)
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def cannot_make(folder: Path, error: Exception) -> str:
+    """The message for a run folder that cannot be made or written."""
+    reason = getattr(error, "strerror", None) or error
+    return f"cannot write the run folder {folder}: {reason}; choose another with --out"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -28,7 +28,7 @@ from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.plugins import plugin_hashes
 from nanokimi.study.study import Study, StudyArm
-from nanokimi.train.audits import audit_run
+from nanokimi.train.audits import audit_run, built_if_users
 
 AUDITS_FILE = "audits.json"
 
@@ -44,8 +44,7 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
     for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
         print(f"auditing {arm.name} ({number} of {len(wanted)} architectures)", file=sys.stderr)
-        model = arm.config.family.model
-        built = build_model(model, arm.config.seed)
+        built = built_if_users(arm.config) or build_model(arm.config.family.model, arm.config.seed)
         accelerate_(built, dtype=arm.config.train.dtype)
         found = audit_run(built, arm.config, study.data)
         if found.verdict == NONDETERMINISTIC:

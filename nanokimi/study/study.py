@@ -29,10 +29,12 @@ from nanokimi.runtime.files import (
     append_json_line,
     create_run_folder,
     describe_environment,
+    first_missing,
     read_json_lines,
     refuse_links,
+    remove_what_was_made,
 )
-from nanokimi.runtime.locks import only_process
+from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.study.jobs import (
     JOBS_FOLDER,
     RESULTS_FILE,
@@ -127,27 +129,45 @@ class Study:
 
 @contextmanager
 def open_study(config: RunConfig, out: Path) -> Iterator[Study]:
-    """Prepare the data and resolve the configuration in `out`, a new folder or that of a study to continue."""
+    """Prepare the data and resolve the configuration in `out`, a new folder or that of a study to continue.
+
+    A new folder is removed if the study is refused before its first run.
+    """
+    missing = first_missing(out)
     create_run_folder(out)
-    found = {entry.name for entry in out.iterdir()} - {".lock"}
+    found = {entry.name for entry in out.iterdir()} - {LOCK_FILE}
     if found and not found & {JOBS_FOLDER, RESULTS_FILE}:
         raise UserError(f"{out} already holds files and is not a study: choose another --out")
+    ours = False
+    try:
+        with (
+            only_process(out),
+            whole_where_it_stops(out, f"make room, then repeat the command to go on in {out}"),
+        ):
+            ours = not found
+            yield set_up_study(config, out)
+    except UserError:
+        if ours and not (out / RESULTS_FILE).exists():
+            remove_what_was_made(out, missing)
+        raise
+
+
+def set_up_study(config: RunConfig, out: Path) -> Study:
+    """The study in a locked folder. Raises UserError for a configuration that no study can have."""
     if config.seed + TUNING_SEED + MAX_SEEDS > 2**63:
         raise UserError(f"seed {config.seed} leaves no room for the seeds of a study")
     if config.train.memory_limit_gb is not None:
         raise UserError("train.memory_limit_gb has no effect in a study: leave it out")
-    advice = f"make room, then repeat the command to go on in {out}"
-    with only_process(out), whole_where_it_stops(out, advice):
-        refuse_links(out)
-        (out / JOBS_FOLDER).mkdir(exist_ok=True)
-        asked = config.train.device
-        config, data = set_up(config, out / JOBS_FOLDER)
-        steps = steps_of(config, len(data.train_ids))
-        device = config.train.device
-        if asked == "auto":
-            device = device.partition(":")[0]  # use every GPU
-        train = replace(config.train, device=device, max_epochs=None, max_tokens=None, max_steps=steps)
-        yield Study(out, replace(config, train=train), data, steps)
+    refuse_links(out)
+    (out / JOBS_FOLDER).mkdir(exist_ok=True)
+    asked = config.train.device
+    config, data = set_up(config, out / JOBS_FOLDER)
+    steps = steps_of(config, len(data.train_ids))
+    device = config.train.device
+    if asked == "auto":
+        device = device.partition(":")[0]  # use every GPU
+    train = replace(config.train, device=device, max_epochs=None, max_tokens=None, max_steps=steps)
+    return Study(out, replace(config, train=train), data, steps)
 
 
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:

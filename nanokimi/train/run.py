@@ -19,6 +19,7 @@ from nanokimi.train.run_folder import (
     keep_environment,
     keep_kernels,
     keep_plugins,
+    require_room,
     training_folder,
 )
 from nanokimi.train.state import build_state, total_steps
@@ -42,11 +43,13 @@ def train_alone(
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
     """Record in the run's folder the environment and the plugins that it was started with.
 
-    Raises UserError if the model is the user's and cannot be trained, or reads tokens that it must not see.
+    Raises UserError if the disk has no room, or if the model is the user's and cannot be trained or reads tokens that
+    it must not see.
     """
     keep_environment(folder)
     keep_plugins(config, folder)
     require_sound(config, data)
+    require_room([config], folder)
 
 
 def train_and_finish(

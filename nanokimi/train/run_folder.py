@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from nanokimi.data.sources import with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
 from nanokimi.runtime.c_compiler import why_not_compiled
@@ -33,8 +34,10 @@ from nanokimi.runtime.files import (
     create_run_folder,
     describe_environment,
     find_damage,
+    first_missing,
     read_json,
     refuse_links,
+    remove_what_was_made,
     write_json,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
@@ -44,6 +47,8 @@ from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 
 CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
+LEAST_BYTES_KEPT = 12
+"""For each parameter: its weight and one moment in a checkpoint, and the weight at the end, in fp32."""
 
 Made = TypeVar("Made")
 
@@ -61,25 +66,33 @@ def training_folder(
     """The folder of `nanokimi VERB`, newly set up or resumed, and locked while the block trains in it.
 
     Yields the resolved configuration, the data, and what `make_ready` returns. `make_ready` writes whatever else
-    belongs in the folder before training. If it fails, a new folder is removed. A resumed folder is restored if the run
-    refuses its changes.
+    belongs in the folder before training. If it fails, or if the block refuses the run before its first record, a new
+    folder is removed. A resumed folder is restored if the run refuses its changes.
 
     Raises:
         UserError: the input or the folder cannot be used.
         TrainingError: the disk is full, or the folder can no longer be written.
     """
     check_memory_limit(config.train.memory_limit_gb, choose_device(config.train.device))
+    missing = first_missing(out)
     if not resume:
         with fresh_folder(out):
             config, data = set_up(config, out)
             made = make_ready(config, data, out)
-    with only_process(out), restored_if_refused(out, allow_changes):
-        if resume:
-            refuse_links(out)
-            config, data = resume_set_up(config, out, allow_changes)
-            made = make_ready(config, data, out)
-        with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
-            yield config, data, made
+    ours = False
+    try:
+        with only_process(out), restored_if_refused(out, allow_changes):
+            ours = not resume
+            if resume:
+                refuse_links(out)
+                config, data = resume_set_up(config, out, allow_changes)
+                made = make_ready(config, data, out)
+            with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
+                yield config, data, made
+    except UserError:
+        if ours and not any(out.rglob("metrics.jsonl")):
+            remove_what_was_made(out, missing)
+        raise
 
 
 def how_to_continue(verb: str, out: Path) -> str:
@@ -115,7 +128,7 @@ def keep_kernels(state: TrainState) -> None:
 def fresh_folder(out: str | Path) -> Iterator[Path]:
     """A new run folder, locked. If setting it up fails, it is removed, with any parents created for it."""
     folder = Path(out)
-    made = next((p for p in [*reversed(folder.absolute().parents), folder] if not os.path.lexists(p)), None)
+    made = first_missing(folder)
     create_run_folder(folder)
     refuse_taken(folder)
     ours = False
@@ -126,9 +139,7 @@ def fresh_folder(out: str | Path) -> Iterator[Path]:
             yield folder
     except BaseException:
         if ours:
-            shutil.rmtree(made if made is not None else folder)
-            if made is None:
-                folder.mkdir()
+            remove_what_was_made(folder, made)
         raise
 
 
@@ -160,6 +171,19 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         data.tokenizer.encode(prompt)
     save_config(config, folder / CONFIG_FILE)
     return config, data
+
+
+def require_room(configs: Sequence[RunConfig], folder: Path) -> None:
+    """Raises UserError if the disk has no room for one checkpoint and the weights of each run's model."""
+    parameters = sum(
+        model_cost(config.family.model, config.train.context_length).params_total for config in configs
+    )
+    needed, free = LEAST_BYTES_KEPT * parameters, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} needs at least {needed / 1e9:.1f} GB for checkpoints and weights, and the disk has "
+            f"{free / 1e9:.1f} GB: make room, or choose another --out"
+        )
 
 
 def keep_plugins(config: RunConfig, folder: Path) -> None:

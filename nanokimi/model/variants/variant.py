@@ -8,8 +8,9 @@ A user's own part (see `nanokimi.runtime.plugins`) is an nn.Module built by NAME
     plugs_into = "attention": forward(x_BTD, angles, cache, want_max_logits) -> (y_BTD, max_logits_H or None).
         angles: cos and sin (T, head width / 2) for `nanokimi.model.layers.rotate`, or None with learned positions.
         cache: None, or a LayerCache in generation if the class says `uses_cache = True`; otherwise the whole window
-        is read again for each token. max_logits_H and a method rescale_heads_(gamma_H) are needed for QK-Clip, and
-        for its estimated logits `projections = "separate"`, num_heads, scale, q_proj and k_proj.
+        is read again for each token. A forward(x_BTD) -> y_BTD, without angles and cache, will do. max_logits_H and
+        a method rescale_heads_(gamma_H) are needed for QK-Clip, and for its estimated logits `projections =
+        "separate"`, num_heads, scale, q_proj and k_proj.
     plugs_into = "feed_forward": forward(x_BTD) -> y_BTD, or (y_BTD, Routing) with the router as `gate`. It is used in
         every block but the first first_k_dense_replace.
 
@@ -19,6 +20,7 @@ optional method flops_per_token(context_length) -> float says what a forward pas
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -88,6 +90,20 @@ def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
         ) from None
 
 
+def takes_one_argument(part: nn.Module) -> bool:
+    """Whether a user's part has forward(x), without angles and cache."""
+    kinds = inspect.Parameter
+    taken = [
+        one
+        for one in inspect.signature(part.forward).parameters.values()
+        if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) and one.default is kinds.empty
+    ]
+    everything = any(
+        one.kind is kinds.VAR_POSITIONAL for one in inspect.signature(part.forward).parameters.values()
+    )
+    return len(taken) == 1 and not everything
+
+
 class VariantBlock(nn.Module):
     """x += attention(norm(x)), then x += feed_forward(norm(x)), with dropout on both branches."""
 
@@ -95,6 +111,7 @@ class VariantBlock(nn.Module):
         super().__init__()
         self.input_layernorm = make_norm(config)
         self.self_attn = make_attention(config)
+        self.takes_only_x = is_plugin(config.attention) and takes_one_argument(self.self_attn)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = make_feed_forward(config, layer)
         self.dropout = nn.Dropout(config.dropout)
@@ -103,9 +120,11 @@ class VariantBlock(nn.Module):
         self, x_BTD: torch.Tensor, angles: Angles | None, cache: LayerCache | None, want_max_logits: bool
     ) -> tuple[torch.Tensor, Routing | None, torch.Tensor | None]:
         """Return the new residual stream, the routing (None without experts) and the largest logits (H,)."""
-        attended_BTD, max_logits_H = self.self_attn(
-            self.input_layernorm(x_BTD), angles, cache, want_max_logits
-        )
+        read_BTD = self.input_layernorm(x_BTD)
+        if self.takes_only_x:
+            attended_BTD, max_logits_H = self.self_attn(read_BTD), None
+        else:
+            attended_BTD, max_logits_H = self.self_attn(read_BTD, angles, cache, want_max_logits)
         x_BTD = x_BTD + self.dropout(attended_BTD)
         fed = self.mlp(self.post_attention_layernorm(x_BTD))
         y_BTD, routing = fed if isinstance(fed, tuple) else (fed, None)

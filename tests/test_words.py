@@ -1,0 +1,91 @@
+"""Words on the command line: short names, nanoGPT's and Hugging Face's, and what a command refuses to ignore."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nanokimi import cli
+from nanokimi.config.arms import arm_configs
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import all_keys, settings, with_options
+from nanokimi.config.schema import FAMILIES, RunConfig
+from nanokimi.config.words import INSTEAD, WORDS
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_word_stands_for_a_setting_of_each_family_that_is_trained(word: str) -> None:
+    for family in FAMILIES:
+        key = WORDS[word] if WORDS[word] in all_keys() else f"{family}.{WORDS[word]}"
+        if key in all_keys():
+            value = {"bool": "true", "str": "lion"}.get(type(settings(RunConfig())[key]).__name__, "3")
+            value = "constant" if key.endswith(".schedule") else value
+            found = settings(with_options(RunConfig(), [f"--{word}", value], [family]))
+            assert found == settings(RunConfig()) | {key: found[key]} or "max_" in key
+            assert str(found[key]).lower() in (value, f"{value}.0")
+
+
+def test_no_word_is_both_known_and_refused() -> None:
+    assert not INSTEAD.keys() & WORDS.keys()
+    assert not set(INSTEAD) & {key.rpartition(".")[2] for key in all_keys()}
+
+
+def printed(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> RunConfig:
+    assert cli.main([*shlex.split(line), "--print-config"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    return load_config(str(tmp_path / "printed.yaml"))
+
+
+def test_the_printed_configuration_is_that_of_the_words_and_loads_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "train --config smoke --model nanogpt --learning_rate 1e-2 --n_embd 32 --max_iters 7 --compile true"
+    )
+    dotted = ["--model", "nanogpt", "--nanogpt.optim.lr", "1e-2", "--nanogpt.model.hidden_size", "32"]
+    dotted += ["--train.max_steps", "7", "--train.compile", "true"]
+    assert printed(line, tmp_path, capsys) == load_config("smoke", dotted)
+    found = printed('train --config tales --arm "NanoGPT with Muon" --lr 0.5', tmp_path, capsys)
+    assert (found.model, found.nanogpt.optim.name, found.nanogpt.optim.lr) == ("nanogpt", "muon", 0.5)
+    one = printed('compare --config tales --arms "NanoGPT with Muon" --lr 0.5', tmp_path, capsys)
+    assert arm_configs(one)["NanoGPT with Muon"].nanogpt.optim == found.nanogpt.optim
+    pair = printed("compare --config smoke --compare.arms variant,nanogpt", tmp_path, capsys)
+    assert list(arm_configs(pair)) == ["Variant", "NanoGPT"]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("train --config smoke --match flops", "--compare.match has no effect with train"),
+        ("train --config smoke --nanogpt.optim.lr 1", "which trains nanokimi: leave it out"),
+        ("train --config smoke --dropout 0.1", "there is --nanogpt.model.dropout"),
+        (
+            'train --config tales --arm "NanoGPT with Muon" --nanogpt.optim.lr 1',
+            "sets optim.lr itself; use --optim.lr",
+        ),
+        ("compare --config smoke --lr 1", "name --nanokimi.optim.lr or --nanogpt.optim.lr"),
+        ("compare --config smoke --name x", "--name has no effect with compare"),
+        ("compare --config smoke --variant.optim.lr 1", "which trains nanokimi and nanogpt"),
+        (
+            'compare --config tales --arms "NanoGPT with Muon" --nanogpt.optim.lr 1',
+            "--nanogpt.optim.lr has no effect: NanoGPT with Muon sets optim.lr itself",
+        ),
+        ("sweep --config smoke --sample.top_k 3", "--sample.top_k has no effect with sweep"),
+        ("ladder --config ladder-tales --match flops", "--compare.match has no effect with ladder"),
+        ("ladder --config ladder-tales --train.threads 1", "has one thread"),
+        ("scale --config scale-tales --variant.optim.lr 3", "--variant.optim.lr has no effect with scale"),
+        ("bench --config smoke --steps 3", "--train.max_steps has no effect with bench"),
+        ("train --config smoke --lr 1 --optim.lr 2", "--lr and --optim.lr are one option"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    line: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(shlex.split(line)) == 2
+    assert part in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
