@@ -8,22 +8,28 @@ ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-gpu soak fuzz lint smoke compare clean
+.PHONY: setup test test-slow test-browser test-gpu soak fuzz lint smoke compare clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "nanokimi needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@test -x $(BIN)/python || { echo "setup: making a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup: installing nanokimi, PyTorch and the test tools into $(VENV), once: about 1 GB, some minutes"
+	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e '.[test]'
 	@touch $@
+	@echo "setup: done"
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not browser" $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+# Needs a Chromium (Debian: apt-get install chromium); CHROMIUM names one that is not on the path.
+test-browser: setup
+	$(BIN)/python -m pytest -q -rs -m browser tests/test_browser.py $(ARGS)
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)

@@ -172,7 +172,7 @@ def test_public_names_come_from_the_package_itself() -> None:
     assert printed[1:] == ["True True", "module 'nanokimi' has no attribute 'nothing'"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "train", "sample", "evaluate", "prepare", "audit"])
+@pytest.mark.parametrize("verb", ["compare", "train", "report", "sample", "evaluate", "prepare", "audit"])
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     printed = capsys.readouterr()
@@ -509,7 +509,47 @@ def test_training_prints_the_score_and_where_it_lies(trained: Trained) -> None:
     result = read_json(trained.out / "result.json")
     assert f"test loss {result['test_loss']:.4f}" in trained.printed
     assert f"validation loss {result['val_loss']:.4f}" in trained.printed
-    assert str(trained.out) in trained.printed and trained.printed.count("\n") == 1
+    assert str(trained.out) in trained.printed and trained.printed.count("\n") == 2
+    last = trained.printed.splitlines()[-1]
+    assert last == f"Open: {trained.out / 'report.html'}   Try: nanokimi sample {trained.out}"
+
+
+def test_training_leaves_the_report_of_its_run(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, report = trained.out / "report.html", read_json(trained.out / "report.json")
+    result = read_json(trained.out / "result.json")
+    assert (report["runs"][0]["folder"], report["seeds"], report["comparisons"]) == (
+        ".",
+        [result["seed"]],
+        [],
+    )
+    assert "No winner" not in report["verdict"]["sentence"], "one model has nobody to win against"
+    first = page.read_text(encoding="utf-8")
+    assert f"{result['test_loss']:.4f}" in first
+    page.write_text("old")
+    (trained.out / "report.json").unlink()
+    assert cli.main(["report", str(trained.out)]) == 0
+    assert capsys.readouterr().out == f"Open: {page}\n" and page.read_text(encoding="utf-8") == first
+
+
+def test_a_folder_without_a_finished_run_has_no_report(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path) -> str:
+        assert cli.main(["report", str(folder)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert not folder.is_dir() or not {"report.html", "report.json"} & {p.name for p in folder.iterdir()}
+        return printed.err
+
+    assert "is not a folder" in refused(tmp_path / "missing")
+    assert "holds no run" in refused(tmp_path)
+    shutil.copytree(trained.out / "data", tmp_path / "data")
+    shutil.copy(trained.out / "config.yaml", tmp_path)
+    assert "nanokimi train --resume" in refused(tmp_path)
+    (tmp_path / "sweep.json").write_text("{}")
+    assert "a sweep, which has no page" in refused(tmp_path)
 
 
 def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -149,6 +150,15 @@ def test_page_and_picture_exist(finished: Finished) -> None:
     assert (finished.out / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_comparison_without_its_report_has_it_made_again_of_the_results(finished: Finished) -> None:
+    page = (finished.out / "report.html").read_bytes()
+    (finished.out / "report.json").unlink()
+    (finished.out / "report.html").unlink()
+    assert cli.main(["report", str(finished.out)]) == 0
+    assert read_json(finished.out / "report.json") == json.loads(json.dumps(finished.report))
+    assert (finished.out / "report.html").read_bytes() == page
+
+
 @pytest.mark.parametrize(("name", "seed"), [("NanoKimi", 7), ("NanoGPT with Muon", 8)])
 def test_each_arm_ends_bit_for_bit_as_when_trained_alone(
     name: str, seed: int, finished: Finished, tmp_path: Path
@@ -189,6 +199,27 @@ def test_a_comparison_is_not_written_into_a_folder_that_is_taken(finished: Finis
     with pytest.raises(UserError, match="already holds files"):
         comparison.compare(finished.config, finished.out)
     assert (finished.out / "report.json").read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_verdict(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """A notebook's MPLBACKEND once ended a comparison with a traceback, after all training and without a verdict."""
+
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("no\nTeX")
+
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / "report.json").unlink()
+    (out / "report.html").unlink()
+    monkeypatch.setattr("nanokimi.report.page.svg", broken)
+    assert cli.main(["compare", "--resume", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert finished.report["verdict"]["sentence"] in printed.out and "Open:" not in printed.out
+    assert read_json(out / "report.json")["verdict"] == finished.report["verdict"]
+    (line,) = (line for line in printed.err.splitlines() if line.startswith("nanokimi: "))
+    assert "(RuntimeError: no TeX)" in line and line.endswith(f"Try again: nanokimi report {out}")
 
 
 def test_sample_and_evaluate_take_a_comparison(

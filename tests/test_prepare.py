@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_text
+from matplotlib.figure import Figure
 
 from nanokimi import cli
 from nanokimi.config import DatasetConfig
-from nanokimi.data import build
-from nanokimi.data.store import prepare
-from nanokimi.data.summary import bytes_of_ids, document_lengths, histogram, summary_text, token_counts
+from nanokimi.data import build, summary
+from nanokimi.data.store import PreparedData, prepare
+from nanokimi.data.summary import (
+    bytes_of_ids,
+    document_lengths,
+    draw_summary,
+    histogram,
+    summary_text,
+    token_counts,
+)
 from nanokimi.runtime.files import read_json
 
 END = "<|endoftext|>"
@@ -88,7 +96,17 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_numbers_of_the_summary(stories: Path, tmp_path: Path) -> None:
+def panels(data: PreparedData, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The panels of the picture, each of which must show something."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(summary, "png_of", lambda figure, dpi: figures.append(figure) or b"PNG")
+    draw_summary(data, folder / "summary.png")
+    assert (folder / "summary.png").read_bytes() == b"PNG"
+    assert all(axes.has_data() and axes.get_title() for axes in figures[0].axes)
+    return len(figures[0].axes)
+
+
+def test_numbers_of_the_summary(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare(DatasetConfig(path=str(stories), tokenizer="byte", workers=1), tmp_path / "out", 8)
     lengths = document_lengths(data)
     assert lengths.sum() == sum(data.metadata[f"{part}_tokens"] for part in ("train", "val", "test"))
@@ -98,4 +116,6 @@ def test_numbers_of_the_summary(stories: Path, tmp_path: Path) -> None:
     bars = f"1 to 1 {'#' * 20} 1  2 to 3 {'#' * 40} 2  4 to 7 0  8 to 15 {'#' * 20} 1"
     assert histogram(np.array([1, 2, 3, 9])).split() == bars.split()
     single = prepare(DatasetConfig(path=__file__, workers=1), tmp_path / "single", 8)
+    assert panels(data, tmp_path, monkeypatch) == 4
+    assert panels(single, tmp_path, monkeypatch) == 3, "without the empty frame of its one document"
     assert "a single text" in summary_text(single) and "tokens per document" not in summary_text(single)

@@ -19,6 +19,7 @@ from nanokimi.report import page as report_page
 from nanokimi.report import records, units, write_report
 from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
+from nanokimi.report.pairs import caveats, headline
 from nanokimi.report.records import Arm, Run
 from nanokimi.runtime.files import read_json
 
@@ -260,7 +261,9 @@ def test_one_run_is_a_report_and_its_prompt_is_not_told_twice(tmp_path: Path) ->
     write_comparison(tmp_path, searched=False, names=("NanoKimi",), seeds=(1,), steps=40, **words)
     page, _ = page_of(tmp_path)
     assert "NanoKimi" in page.text
-    assert page.texts.count("Once upon") == 2
+    assert page.texts.count("Once upon") == 3, (
+        "after each of two evaluations, and the last on the first screen"
+    )
     assert not [text for text in page.texts if text.startswith("Once upon a")]
 
 
@@ -425,7 +428,8 @@ def test_units(show: Any, value: float | None, expected: str) -> None:
 
 
 def test_report_imports_only_the_runtime() -> None:
-    allowed = ("nanokimi.runtime.files", "nanokimi.runtime.text", "nanokimi.errors", "nanokimi.report")
+    runtime = ("nanokimi.runtime.drawing", "nanokimi.runtime.files", "nanokimi.runtime.text")
+    allowed = (*runtime, "nanokimi.errors", "nanokimi.report")
     for path in (Path(records.__file__).parent).glob("*.py"):
         for node in ast.parse(path.read_text()).body:
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -435,3 +439,30 @@ def test_report_imports_only_the_runtime() -> None:
                     path,
                     module,
                 )
+
+
+def test_the_headline_has_every_loss_and_the_lead_with_its_interval(tmp_path: Path) -> None:
+    report = write_comparison(tmp_path, **FEW)
+    _, arms = records.read_comparison(tmp_path)
+    losses = [arm["test_loss"] for arm in report["arms"]]
+    kimi, muon, adamw = (f"{loss:.3f}" for loss in losses)
+    said = f"NanoKimi {kimi}, NanoGPT with Muon {muon}, NanoGPT {adamw} nats per token; "
+    ahead = f"NanoKimi ahead by {abs(report['comparisons'][0]['mean']):.3f} \u00b1 0.060, two seeds"
+    assert headline(report, arms) == said + ahead
+    report["verdict"]["winner"] = None
+    apart = ahead.replace("NanoKimi ahead by ", "NanoKimi and NanoGPT with Muon not distinguishable (")
+    assert headline(report, arms) == said + apart.replace(", two", " apart), two")
+    assert "<h1" in page_of(tmp_path)[1] and said in page_of(tmp_path)[0].text
+
+
+def test_the_headline_claims_nothing_without_seeds_or_after_a_leak(tmp_path: Path) -> None:
+    one = write_comparison(tmp_path / "one", **FEW, seeds=(1,))
+    assert headline(one, records.read_comparison(tmp_path / "one")[1]).endswith("; one seed, so no winner")
+    void = write_comparison(tmp_path / "void", **FEW, outcomes={"NanoKimi": "LEAKING"})
+    _, arms = records.read_comparison(tmp_path / "void")
+    said = headline(void, arms)
+    assert said.startswith("No verdict: NanoKimi (LEAKING); NanoGPT with Muon ") and "ahead" not in said
+    found = caveats(void, arms, [{"key": "5-gram", "nats": 0.5}], "NOT THE SAME SEARCH: x.")
+    assert found[0].startswith("NanoKimi did not pass its audit") and found[-1] == "NOT THE SAME SEARCH: x."
+    assert "A 5-gram model, which only counts, does better: 0.500 nats per token." in found
+    assert caveats(void, arms[1:], [{"key": "5-gram", "nats": 9.0}], "Every arm was tuned alike.") == []

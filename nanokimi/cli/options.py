@@ -21,6 +21,7 @@ usage: nanokimi COMMAND [options]
   sweep      find each arm's best learning rate, or the best value of any setting
   ladder     measure what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
   scale      measure how much compute NanoKimi saves, over several sizes
+  report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
   evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text before training, and show what is in it
@@ -70,6 +71,12 @@ USAGE = {
     + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
     + '  --arm NAME              the arm of the preset to train, or "NAME: from=...", as for compare\n'
     + "  --dry-run               do not train: show what memory, time and disk the run will need\n",
+    "report": """\
+usage: nanokimi report FOLDER
+
+  FOLDER                  of `train`, `compare`, `ladder` or `scale`, or one run inside it
+Makes report.html (study.html) and its pictures again from the numbers in the folder. No model is loaded.
+""",
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +65,14 @@ def run_compare(arguments: list[str]) -> int:
     if report["data"]["split_note"]:
         print(report["data"]["split_note"])
     print(report["verdict"]["sentence"])
-    print(f"{out / 'report.html'}")
+    print(open_line(out))
     return 1 if not report["verdict"]["ranked"] else 0
+
+
+def open_line(out: Path) -> str:
+    """What to do with a finished run or comparison."""
+    page = f"Open: {out / 'report.html'}   " if (out / "report.html").is_file() else ""
+    return f"{page}Try: nanokimi sample {shlex.quote(str(out))}"
 
 
 def run_train(arguments: list[str]) -> int:
@@ -98,6 +105,11 @@ def run_train(arguments: list[str]) -> int:
     )
     if result["split_note"]:
         print(result["split_note"])
+    from nanokimi.compare.again import report_again
+    from nanokimi.runtime.drawing import draw_or_say
+
+    draw_or_say(lambda: report_again(out), out, f"nanokimi report {out}")
+    print(open_line(out))
     if not result["audit"]["causal"]:
         verdict, where = result["audit"]["verdict"], result["audit"]["where"]
         print(f"{verdict}: {where}; the loss is void", file=sys.stderr)
@@ -193,13 +205,25 @@ def run_prepare(arguments: list[str]) -> int:
     from nanokimi.data.sources import with_absolute_paths
     from nanokimi.data.store import prepare
     from nanokimi.data.summary import draw_summary, summary_text
+    from nanokimi.runtime.drawing import draw_or_say
 
     name = "-".join(re.findall(r"\w+", Path(config.dataset.path).stem)) or "data"
     out = Path(str(options.get("out") or default_run_folder("prepare", name)))
     data = prepare(with_absolute_paths(config.dataset), out, config.train.context_length)
-    draw_summary(data, out / "summary.png")
     print(summary_text(data), end="")
-    print(out / "summary.png")
+    again = "nanokimi prepare, with another --out"
+    if draw_or_say(lambda: draw_summary(data, out / "summary.png"), out, again):
+        print(out / "summary.png")
+    return 0
+
+
+def run_report(arguments: list[str]) -> int:
+    """`nanokimi report`."""
+    _, rest = take_options(arguments, {})
+    folder = Path(one_target(rest, "folder of a run, a comparison or a study"))
+    from nanokimi.compare.again import report_again
+
+    print(f"Open: {report_again(folder)}")
     return 0
 
 

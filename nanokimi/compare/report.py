@@ -52,10 +52,17 @@ def build_report(
     baselines: dict[str, dict[str, float | None]],
     results: list[dict[str, Any]],
     out: Path,
+    *,
+    verb: str = "compare",
 ) -> dict[str, Any]:
-    """The content of report.json. `configs` holds the configuration of each arm."""
+    """The content of report.json. `configs` holds the configuration of each arm.
+
+    With the verb "train" there is one result, and `out` is the folder of its run.
+    """
     train = config.train
     runs = [as_run(result) for result in results]
+    if verb == "train":
+        runs = [{**run, "folder": "."} for run in runs]
     search = search_records(config, configs)
     arms = [arm_row(name, runs, search.get(name)) for name in configs]
     pairs = pairs_of(arms, runs)
@@ -77,7 +84,7 @@ def build_report(
         "data": {**data.metadata, "split_note": split_note(data.metadata), "baselines": baselines},
         "machine": {**environment, "device": train.device},
         "command": environment["command"],
-        "repeat": shlex.join(["nanokimi", "compare", "--config", str(out / CONFIG_FILE)]),
+        "repeat": shlex.join(["nanokimi", verb, "--config", str(out / CONFIG_FILE)]),
         "seeds": [config.seed + i for i in range(config.compare.seeds)],
         "settings": {
             "context_length": train.context_length,

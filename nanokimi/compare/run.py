@@ -22,6 +22,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
 from nanokimi.kernels.accelerate import compile_ahead
 from nanokimi.runtime.display import Display
+from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.train.audits import require_sound
@@ -107,7 +108,7 @@ def train_and_report(
 
     from nanokimi.report.page import write_report
 
-    write_report(out)
+    draw_or_say(lambda: write_report(out), out, f"nanokimi report {out}")
     return report
 
 

@@ -99,7 +99,7 @@ def verdict(
     over = f"means of {seeds} seeds" if seeds > 1 else "one seed"
     sentences.append(f"{losses} nats per token of the test text ({over}).")
     winner = None
-    if seeds < 2:
+    if seeds < 2 and len(arms) > 1:
         sentences.append(one_seed(spread))
     elif len(sound) > 1:
         ahead = {other["name"]: lead(sound[0]["name"], other["name"], pairs) for other in sound[1:]}
@@ -154,5 +154,6 @@ def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, 
         sentences.append(f"Above the {floor}: {gaps}.")
     five_gram = baselines["5-gram"]["test_loss"]
     if five_gram is not None and sound[0]["test_loss"] > five_gram:
-        sentences.append(f"None beats a 5-gram model ({five_gram:.4f}).")
+        who = "None beats" if len(sound) > 1 else "It does not beat"
+        sentences.append(f"{who} a 5-gram model ({five_gram:.4f}).")
     return sentences

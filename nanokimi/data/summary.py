@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nanokimi.data.parts import PARTS, split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import Tokenizer
+from nanokimi.runtime.drawing import drawing, png_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PART_NAMES = ("train", "validation", "test")
 CUTS = {
@@ -107,38 +111,60 @@ def bytes_of_ids(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def draw_summary(data: PreparedData, path: Path) -> None:
-    """Write the picture: the parts, lengths of documents, frequency of tokens by rank, bytes per token."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write the picture: the parts, lengths of documents, frequency of tokens by rank, bytes per token.
 
-    figure = Figure(figsize=(15, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    parts, documents, ranks, by_bytes = figure.subplots(1, 4, width_ratios=(1, 2, 2, 2))
-    tokens = [data.metadata[f"{part}_tokens"] for part in PARTS]
-    bars = parts.bar(PART_NAMES, tokens, color=["#3b6ea8", "#d98e04", "#b03a48"])
-    parts.bar_label(bars, [f"{count / sum(tokens):.1%}" for count in tokens])
-    parts.set(title="tokens of each part", ylabel="tokens")
-    parts.tick_params(axis="x", labelrotation=30)
-    counts = token_counts(data.train_ids, data.tokenizer.vocab_size)
+    A single text has no lengths of documents, and then that panel is left out.
+    """
     lengths = document_lengths(data)
-    if len(lengths):
-        edges = np.unique(np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40).astype(int))
-        documents.hist(lengths, bins=edges if len(edges) > 1 else 1, color="#3b6ea8")
-        scale = "log" if lengths.max() > 20 * lengths.min() else "linear"
-        documents.set(title="length of documents", xlabel="tokens", ylabel="documents", xscale=scale)
-    else:
-        documents.text(0.5, 0.5, "one contiguous text", ha="center", va="center")
-        documents.set(title="length of documents", xticks=[], yticks=[])
+    counts = token_counts(data.train_ids, data.tokenizer.vocab_size)
+    with drawing():
+        from matplotlib.figure import Figure
+
+        widths = (1, 2, 2, 2) if len(lengths) else (1, 2, 2)
+        figure = Figure(figsize=(2.15 * sum(widths), 3.8), layout="constrained")
+        parts, *documents, ranks, by_bytes = figure.subplots(1, len(widths), width_ratios=widths)
+        draw_parts(parts, [data.metadata[f"{part}_tokens"] for part in PARTS])
+        for axes in documents:
+            draw_lengths(axes, lengths)
+        draw_ranks(ranks, counts)
+        draw_bytes(by_bytes, counts, bytes_of_ids(data.tokenizer))
+        path.write_bytes(png_of(figure, dpi=120))
+
+
+def draw_parts(axes: Axes, tokens: list[int]) -> None:
+    """Draw the tokens of each part, with its share of all."""
+    bars = axes.bar(PART_NAMES, tokens, color=["#3b6ea8", "#d98e04", "#b03a48"])
+    axes.bar_label(bars, [f"{count / sum(tokens):.1%}" for count in tokens])
+    axes.set(title="tokens of each part", ylabel="tokens")
+    axes.margins(y=0.12)
+    axes.tick_params(axis="x", labelrotation=30)
+
+
+def draw_lengths(axes: Axes, lengths: np.ndarray) -> None:
+    """Draw how many documents have which length."""
+    edges = np.unique(np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 40).astype(int))
+    axes.hist(lengths, bins=edges.tolist() if len(edges) > 1 else 1, color="#3b6ea8")
+    scale = "log" if lengths.max() > 20 * lengths.min() else "linear"
+    axes.set(title="length of documents", xlabel="tokens", ylabel="documents", xscale=scale)
+
+
+def draw_ranks(axes: Axes, counts: np.ndarray) -> None:
+    """Draw how frequent the most frequent token is, the next one, and so on. Marks keep a few tokens visible."""
     found = np.sort(counts[counts > 0])[::-1]
-    ranks.loglog(np.arange(1, len(found) + 1), found / found.sum(), color="#3b6ea8")
+    marker = "o" if len(found) < 100 else None
+    axes.loglog(
+        np.arange(1, len(found) + 1), found / found.sum(), color="#3b6ea8", marker=marker, markersize=3
+    )
     unused = int((counts == 0).sum())
-    ranks.set(
+    axes.set(
         title=f"tokens by rank ({unused:,} never occur)", xlabel="rank", ylabel="part of training tokens"
     )
-    of_id = bytes_of_ids(data.tokenizer)
+
+
+def draw_bytes(axes: Axes, counts: np.ndarray, of_id: np.ndarray) -> None:
+    """Draw the share of tokens that stand for one byte, for two, and so on."""
     by_size = np.bincount(of_id, weights=counts)
     mean = float((of_id * counts).sum() / counts.sum())
-    by_bytes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
-    by_bytes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
-    by_bytes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)
-    figure.savefig(path, dpi=120)
+    axes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
+    axes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
+    axes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)

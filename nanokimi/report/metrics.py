@@ -64,6 +64,8 @@ CACHE = Metric("cache_bytes_per_token", "Cache per token of context", units.size
 PREFILL = Metric("prefill_ms", "Prefill (read half a context)", units.milliseconds, better="low")
 DECODE = Metric("decode_ms_per_token", "Decode (write one token)", units.milliseconds, better="low")
 COSTS = (PARAMS, ACTIVE, FLOPS, STEP_TIME, MEMORY, STATE, CACHE, PREFILL, DECODE)
+TILES = (TRAIN_TIME, PEAK_MEMORY, PARAMS, FLOPS, CACHE, DECODE)
+"""The costs on the first screen."""
 PICTURE_COSTS = (ACTIVE, FLOPS, STEP_TIME, MEMORY, CACHE, DECODE)
 
 TABLE: dict[str, tuple[Metric, ...]] = {
@@ -128,7 +130,7 @@ FIRST_COLUMNS = (
     Metric("peak_memory_bytes", "Peak memory", units.size),
     Metric("decode_ms_per_token", "Write one token", units.milliseconds),
 )
-"""The costs beside the losses on the first screen."""
+"""The costs beside the losses in the table of arms."""
 
 
 STUDY_PAGE = (
@@ -205,7 +207,7 @@ def against(metric: Metric, value: Any, other: Any) -> str:
 
 
 def make_rows(arms: Sequence[Arm], verdict: Record) -> list[Record]:
-    """The table on the first screen: a row for each arm, with means over its seeds."""
+    """The table of arms: a row for each, with means over its seeds."""
     losses = (BITS_PER_BYTE, FLOOR_GAP)
     columns = [m for m in (*losses, *FIRST_COLUMNS) if any(value_of(arm, m) is not None for arm in arms)]
     attainable = any(run.metadata.get("attainable_floor") is not None for arm in arms for run in arm.runs)

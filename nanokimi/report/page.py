@@ -17,13 +17,15 @@ from nanokimi.report.metrics import (
     BITS_PER_BYTE,
     COSTS,
     PICTURE_COSTS,
+    TILES,
     TOKENS,
+    Metric,
     make_costs,
     make_rows,
     make_table,
     value_of,
 )
-from nanokimi.report.pairs import make_seeds, make_strip, spread_words
+from nanokimi.report.pairs import caveats, headline, make_seeds, make_strip, spread_words
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
 from nanokimi.report.records import (
@@ -36,7 +38,7 @@ from nanokimi.report.records import (
     read_comparison,
     winner_name,
 )
-from nanokimi.report.searched import make_searches
+from nanokimi.report.searched import alike, make_searches
 from nanokimi.runtime.files import write_atomic
 
 ROUTER_PANELS = (
@@ -68,10 +70,12 @@ def make_score_bars(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[Re
 
 
 def make_loss_figures(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[str]:
-    """Figures of the validation loss against each budget."""
+    """Figures of the validation loss against each budget but steps, which the first screen has."""
     if not any(arm.kind("eval") for arm in arms):
         return []
-    return [svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in X_AXES]
+    return [
+        svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in X_AXES if key != "step"
+    ]
 
 
 def make_training(arms: Sequence[Arm]) -> str | None:
@@ -110,14 +114,14 @@ def make_position(arms: Sequence[Arm]) -> Record | None:
     return {"svg": svg("Loss by position", WIDE, plots.draw_position, arms), "rows": rows}
 
 
-def make_cost_bars(arms: Sequence[Arm]) -> list[Record]:
+def make_cost_bars(arms: Sequence[Arm], metrics: Sequence[Metric] = COSTS) -> list[Record]:
     """For each cost the arms' numbers, also as shares of the highest."""
     return [
         {
             "title": title,
             "bars": [(*bar, bar[2] / (max(values) or 1)) for bar in zip(arms, texts, values, strict=True)],
         }
-        for title, texts, values in make_costs(arms, COSTS)
+        for title, texts, values in make_costs(arms, metrics)
     ]
 
 
@@ -232,19 +236,34 @@ def make_training_words(arms: Sequence[Arm]) -> Record:
 
 
 def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[Record]) -> Record:
-    """The first screen: verdict, intervals, the table of arms, and caveats."""
+    """The first screen: headline, caveats, intervals, stories, loss and costs; and the first section under it."""
     floors = {one["key"]: one["nats"] for one in baselines if "floor" in one["key"]}
+    seeds, measured = fewest_seeds(arms), any(arm.kind("eval") for arm in arms)
     return {
+        "headline": headline(report, arms),
+        "caveats": caveats(report, arms, baselines, alike(arms)),
         "winner": winner_name(report["verdict"], arms),
-        "spread": spread_words(report),
+        "spread": spread_words(report) if seeds == 1 and len(arms) > 1 else "",
         "nanogpt_split": report["data"].get("split") == "nanogpt",
         "strip": make_strip(report, arms),
+        "stories": last_stories(arms),
+        "loss": svg("Loss by step", WIDE, plots.draw_loss, arms, "step", baselines) if measured else None,
+        "tiles": make_cost_bars(arms, TILES),
         "rows": make_rows(arms, report["verdict"]),
         "baselines": baselines,
         "has_floor": floors.get("floor") is not None,
         "out_of_reach": floors.get("floor") is not None and floors.get("attainable_floor") is None,
-        "seeds": fewest_seeds(arms),
+        "seeds": seeds,
     }
+
+
+def last_stories(arms: Sequence[Arm]) -> Record | None:
+    """What the arms' first seeds wrote at the end, after their first prompt; None without samples."""
+    moments = make_stories(arms)
+    if not moments:
+        return None
+    prompt, told = next(iter(moments[-1]["prompts"].items()))
+    return {"step": moments[-1]["step"], "prompt": prompt, "told": told}
 
 
 def make_context(report: Record, arms: Sequence[Arm]) -> Record:

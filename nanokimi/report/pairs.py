@@ -13,6 +13,9 @@ from nanokimi.report import units
 from nanokimi.report.records import Arm, Record, fewest_seeds, winner_name
 from nanokimi.runtime.text import listed
 
+NAMED = 4
+"""Arms that the headline names."""
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 FIRST_ROWS = 10
 """If there are more comparisons, only those of the best arm are shown at once, and the others on demand."""
 
@@ -117,19 +120,78 @@ def spread_words(report: Record) -> str:
     )
 
 
-def short_verdict(report: Record, arms: Sequence[Arm]) -> str:
-    """The verdict in one line, as the picture's title."""
+def headline(report: Record, arms: Sequence[Arm]) -> str:
+    """The result in one line: each arm's test loss, the lowest first, and how far the first is ahead, over seeds.
+
+    Such as: NanoKimi 0.861, NanoGPT 3.037 nats per token; NanoKimi ahead by 2.176 +- 0.024, five seeds.
+    """
+    sound = [arm for arm in arms if arm.sound and arm.metadata.get("test_loss") is not None]
+    order = sorted(sound, key=lambda arm: arm.metadata["test_loss"])
     void = [arm.label for arm in arms if not arm.sound]
-    winner, seeds = winner_name(report["verdict"], arms), fewest_seeds(arms)
+    named = [f"{arm.name} {arm.metadata['test_loss']:.3f}" for arm in order[:NAMED]]
+    named += [f"{len(order) - NAMED} more arms"] if len(order) > NAMED else []
+    parts = [f"{', '.join(named)} nats per token"] if named else []
     if void:
-        return f"No verdict: {listed(void)}"
-    if len(arms) == 1:
-        return arms[0].name
+        return "; ".join([f"No verdict: {listed(void)}", *parts])
+    seeds = fewest_seeds(arms)
+    if len(order) < 2:
+        return ", ".join([*parts, f"{in_words(seeds)} seed{'s' * (seeds != 1)}"])
     if seeds < 2:
-        return f"{len(arms)} arms, one seed: no winner is named"
-    if winner is None:
-        return f"No winner among {len(arms)} arms over {seeds} seeds"
-    return f"{winner} has the lowest test loss of {len(arms)} arms, by {seeds} seeds"
+        return f"{parts[0]}; one seed, so no winner"
+    return (
+        f"{parts[0]}; {_ahead(report, order, winner_name(report['verdict'], arms))}, {in_words(seeds)} seeds"
+    )
+
+
+def _ahead(report: Record, order: Sequence[Arm], winner: str | None) -> str:
+    first = order[0].name
+    against = {
+        (one["second"] if one["first"] == first else one["first"]): one
+        for one in report.get("comparisons") or []
+        if first in (one["first"], one["second"])
+    }
+    if winner == first and order[1].name in against:
+        return f"{first} ahead by {distance(against[order[1].name])}"
+    level = [arm.name for arm in order[1:] if arm.name in against and not is_decided(against[arm.name])]
+    if len(level) == 1:
+        return f"{first} and {level[0]} not distinguishable ({distance(against[level[0]])} apart)"
+    return f"{listed([first, *level])} not distinguishable" if level else "no winner"
+
+
+def distance(one: Record) -> str:
+    """How far apart two arms are, with half the width of the interval."""
+    low, high = one["ci95"]
+    return f"{abs(one['mean']):.3f} \u00b1 {(high - low) / 2:.3f}"
+
+
+def in_words(number: int) -> str:
+    """A small number as a word."""
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+def caveats(report: Record, arms: Sequence[Arm], baselines: Sequence[Record], search: str) -> list[str]:
+    """What a reader of the headline must know, each in a short sentence; `search` says how alike the searches were."""
+    found = [
+        f"{arm.name} did not pass its audit ({arm.audit}): its loss is void." for arm in arms if not arm.sound
+    ]
+    if fewest_seeds(arms) == 1 and len(arms) > 1:
+        found.append("One seed for each arm, so nothing is ranked: compare with --seeds 3 or more.")
+    if report["data"].get("split") == "nanogpt":
+        found.append(
+            "nanoGPT's published split: the reported text is also the validation text, on which settings are chosen, "
+            "so its losses are a little too good."
+        )
+    losses = [
+        arm.metadata["test_loss"] for arm in arms if arm.sound and arm.metadata.get("test_loss") is not None
+    ]
+    counted = [one["nats"] for one in baselines if one["key"] == "5-gram" and one["nats"] is not None]
+    if losses and counted and min(losses) > counted[0]:
+        found.append(f"A 5-gram model, which only counts, does better: {counted[0]:.3f} nats per token.")
+    if search.startswith("NOT"):
+        found.append(search)
+    elif not search and len(arms) > 1:
+        found.append("The settings are as configured: no arm's were searched for.")
+    return found
 
 
 def make_seeds(arms: Sequence[Arm]) -> Record | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nanokimi.report.metrics import BITS_PER_BYTE, Cost, value_of
-from nanokimi.report.pairs import make_strip, short_verdict
+from nanokimi.report.pairs import headline, make_strip
 from nanokimi.report.plots import (
     LINES,
     MARKERS,
@@ -21,12 +20,15 @@ from nanokimi.report.plots import (
     position_losses,
 )
 from nanokimi.report.records import Arm, Record, baseline_scores
+from nanokimi.runtime.drawing import drawing, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BASELINE_COLOUR = "#b4bbc4"
+TITLE_WIDTH = 120
+"""Characters of the title, which has at most two lines, in a line."""
 
 
 def draw_bars(axes: Axes, paint: Paint, bars: Sequence[tuple[str, str, float]], x_label: str) -> None:
@@ -91,26 +93,23 @@ def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record], key: str) -> No
 
 def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> bytes:
     """The picture as a PNG file."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.lines import Line2D
+    with drawing(RC):
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.lines import Line2D
 
-    with rc_context(RC):
         foot = 0.05 if len(arms) <= 4 else 0.08
         layout = ConstrainedLayoutEngine(rect=(0.01, foot, 0.98, 0.99 - foot), w_pad=0.12, h_pad=0.12)
         figure = Figure(figsize=(15, 9.2), layout=layout)
         _draw_panels(figure, report, arms, costs)
-        title = textwrap.shorten(short_verdict(report, arms), 110, placeholder=" ...")
-        figure.suptitle(title, fontsize=14, fontweight="bold")
+        title = textwrap.shorten(headline(report, arms), 2 * TITLE_WIDTH, placeholder=" ...")
+        figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=13, fontweight="bold")
         keys = [
             Line2D([], [], color=PAPER.arms[s], linestyle=LINES[s], marker=MARKERS[s], label=label)
             for s, label in ((arm.slot, arm.label) for arm in arms)
         ]
         figure.legend(handles=keys, loc="lower center", ncols=min(4, len(keys)), fontsize=11)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120, facecolor="white")
-    return buffer.getvalue()
+        return png_of(figure, dpi=120)
 
 
 def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:

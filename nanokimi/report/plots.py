@@ -6,7 +6,6 @@ that become CSS variables, so one SVG suits light and dark screens and paper. Te
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from nanokimi.report.records import (
     training_curve,
     validation_curve,
 )
+from nanokimi.runtime.drawing import drawing, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,15 +91,12 @@ RC: dict[Any, Any] = {
 
 def svg(name: str, inches: tuple[float, float], draw: Callable[..., None], *arguments: Any) -> str:
     """What `draw` draws, as an `<svg>` element that takes colours and font from the page around it."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with drawing({**RC, "svg.hashsalt": name}):
+        from matplotlib.figure import Figure
 
-    with rc_context({**RC, "svg.hashsalt": name}):
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure.subplots(), PAGE, *arguments)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, dpi=200)
-    return _for_page(buffer.getvalue(), name)
+        return _for_page(svg_of(figure, dpi=200), name)
 
 
 def _for_page(text: str, name: str) -> str:

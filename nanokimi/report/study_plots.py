@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanokimi.report import units
 from nanokimi.report.plots import LINES, MARKERS, PAPER, RC, Paint, dress
+from nanokimi.runtime.drawing import drawing, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,14 +117,11 @@ def draw_curves(
 
 def png(inches: tuple[float, float], title: str, draw: Callable[..., None], *arguments: Any) -> bytes:
     """What `draw` draws, as a PNG picture on white."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with drawing(RC):
+        from matplotlib.figure import Figure
 
-    with rc_context(RC):
         figure = Figure(figsize=inches, layout="constrained")
         axes = figure.subplots()
         axes.set_title(title, loc="left", fontsize=10.5, color=PAPER.ink)
         draw(axes, PAPER, *arguments)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
+        return png_of(figure, dpi=150)

@@ -11,6 +11,7 @@ from typing import Any
 from nanokimi.report.metrics import STUDY_TEXT
 from nanokimi.report.study_groups import grouped, names_by_match
 from nanokimi.report.study_search import hyperparameter_rows
+from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.study.tuning_record import INHERITED, SEARCHED, is_at_edge
 
@@ -169,4 +170,4 @@ def write_outputs(folder: Path, report: dict[str, Any]) -> None:
     write_json(folder / "study.json", report)
     write_atomic(folder / "study.md", as_markdown(report))
     write_atomic(folder / "study.csv", as_csv(report))
-    write_study_page(folder)
+    draw_or_say(lambda: write_study_page(folder), folder, f"nanokimi report {folder}")
