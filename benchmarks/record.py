@@ -49,7 +49,7 @@ def comparison_rows(out: Path) -> list[dict[str, Any]]:
     machine = report["machine"]
     head = {
         "kind": "comparison",
-        "command": report["command"],
+        "command": without_folders(report["command"]),
         **{
             key: machine.get(key)
             for key in ("time", "processor", "cores", "c_compiler", "commit", "diff_sha256")
@@ -98,9 +98,14 @@ def study_rows(out: Path) -> list[dict[str, Any]]:
     lines = read_json_lines(out / RESULTS_FILE)
     plan = [line for line in lines if line["kind"] == "plan"][-1]
     wanted = {key for arm in plan["arms"] for keys in arm["runs"].values() for key in keys}
-    command = re.sub(r"(--data )\S*/(\S+)", r"\1\2", plan["machine"]["command"])
     runs = [line for line in lines if line["kind"] == "run" and line["key"] in wanted]
-    return [*runs, {**plan, "machine": {**plan["machine"], "command": command}}]
+    machine = {**plan["machine"], "command": without_folders(plan["machine"]["command"])}
+    return [*runs, {**plan, "machine": machine}]
+
+
+def without_folders(command: str) -> str:
+    """A command without the folders of absolute paths, which are ours."""
+    return re.sub(r"(?<=\s)/\S*/(?=[^/\s]+)", "", command)
 
 
 def main() -> int:

@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from record import without_folders
+
+from nanokimi.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "nanokimi" / "presets" / "searches"
@@ -47,7 +50,7 @@ RESULTS = {
             "shakespeare-char",
             *SEARCH.split(),
             "--search-rounds",
-            "1",
+            "2",
             "--train.max_steps",
             "500",
         ],
@@ -65,6 +68,8 @@ RESULTS = {
             "tales-short",
             "--dataset.characters",
             "200000",
+            "--dataset.vocab_size",
+            "768",
             *SEARCH.split(),
             "--search-rounds",
             "1",
@@ -114,10 +119,11 @@ def write_search(name: str, out: Path) -> None:
     found = tuned["arms"]
     arms = {arm: found.get(arm) or found[f"{arm}, {width} wide"] for arm in FAMILIES.split(",")}
     data = {key: study["data"][key] for key in ("path", "train_tokens", "val_tokens")}
-    machine = {key: study["machine"][key] for key in ("time", "command", "processor", "cores")}
+    machine = {key: study["machine"][key] for key in ("time", "processor", "cores")}
+    machine["command"] = without_folders(study["machine"]["command"])
     content = {"schema_version": 1, "arms": arms, "machine": machine, "commit": study["machine"]["commit"]}
     content |= {"steps": tuned["steps"], "data": data}
-    (SEARCHES / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(SEARCHES / f"{name}.json", content)
     for arm, record in arms.items():
         print("\n".join([f"{arm}:", *yaml_lines(record)[1:]]))
 
@@ -136,7 +142,9 @@ def make(name: str, text: str | None) -> None:
     if not any((out / written).exists() for written in ("report.json", "study.json", "search.json")):
         run(*words, "--out", out)
     if name.startswith("search-"):
-        shutil.copyfile(out / "search.json", SEARCHES / f"{name.removeprefix('search-')}.json")
+        found = json.loads((out / "search.json").read_text(encoding="utf-8"))
+        found["machine"]["command"] = without_folders(found["machine"]["command"])
+        write_json(SEARCHES / f"{name.removeprefix('search-')}.json", found)
     else:
         if result.command[0] in ("ladder", "scale"):
             write_search(name, out)

@@ -70,7 +70,9 @@ def test_a_preset_trains_all_its_arms_as_its_search_found_them(name: str) -> Non
     config = load_config(name, ["--dataset.path", text])
     records = search_records(config, arm_configs(config))
     assert set(records) == set(arm_configs(config))
-    assert {arm: record["changed"] for arm, record in records.items()} == dict.fromkeys(records, [])
+    # its file's head says that it was searched in runs of a quarter of its steps
+    shorter = ["train.max_steps"] if name == "shakespeare-char" else []
+    assert {arm: record["changed"] for arm, record in records.items()} == dict.fromkeys(records, shorter)
     assert (
         len({(record["design"], record["trials"], str(record["seeds"])) for record in records.values()}) == 1
     )

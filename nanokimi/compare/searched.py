@@ -64,7 +64,7 @@ def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, d
         name: {
             **records[name],
             "file": search.file,
-            "changed": changed_settings(arm, records[name]["best"]) + other,
+            "changed": changed_settings(arm, records[name]["best"], search.steps) + other,
         }
         for name, arm in arms.items()
         if name in records
@@ -78,7 +78,12 @@ def changed_conditions(config: RunConfig, search: Search) -> list[str]:
     return [key for key, value in there.items() if here[key] != value]
 
 
-def changed_settings(arm: RunConfig, best: dict[str, Any]) -> list[str]:
-    """The settings of an arm that are not what its search found."""
-    now = settings(arm)
+def changed_settings(arm: RunConfig, best: dict[str, Any], steps: int) -> list[str]:
+    """The settings of an arm that are not what its search found, in runs of `steps` steps.
+
+    A search looks for the share of the steps that warms up, so in a longer run there are more of them.
+    """
+    now, warmup = settings(arm), "optim.warmup_steps"
+    if warmup in best and arm.train.max_steps is not None:
+        best = {**best, warmup: round(best[warmup] / steps * arm.train.max_steps)}
     return [key for key, value in best.items() if now.get(f"{arm.model}.{key}") != value]
