@@ -19,6 +19,7 @@ import pytest
 from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
+from nanokimi.cli.options import USAGE
 from nanokimi.runtime import device
 from nanokimi.runtime.files import read_json, read_json_lines
 
@@ -172,14 +173,26 @@ def test_public_names_come_from_the_package_itself() -> None:
     assert printed[1:] == ["True True", "module 'nanokimi' has no attribute 'nothing'"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "train", "report", "sample", "evaluate", "prepare", "audit"])
+@pytest.mark.parametrize("verb", USAGE)
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"usage: nanokimi {verb}") and printed.err == ""
-    assert "{" not in printed.out.split("Settings")[0], "a placeholder was not filled in"
+    assert "{" not in printed.out, "a placeholder was not filled in"
+    lines = printed.out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100, "one screen"
     assert cli.main(["--help"]) == 0
     assert f"\n  {verb} " in capsys.readouterr().out
+
+
+def test_the_whole_help_has_the_values_of_the_chosen_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, steps in (("smoke", 300), ("tales", 200)):
+        assert cli.main(["compare", "--config", name, "--help-all"]) == 0
+        whole = capsys.readouterr().out
+        assert f"--train.max_steps {steps}\n" in whole and "--train.compile false\n" in whole
+        assert "--allow-changes" in whole and "--n_embd" in whole
+        assert "int" not in whole.replace("into", "").split() and "Optional[" not in whole
+    assert cli.main(["train", "--config", "smoek", "--help-all"]) == 2
 
 
 def test_no_arguments_print_the_help_and_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:

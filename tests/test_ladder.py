@@ -47,7 +47,7 @@ from nanokimi.study.ladder import (
     nearest_corner,
     plan_ladder,
 )
-from nanokimi.study.study import report_of, trials_of
+from nanokimi.study.study import StudyArm, report_of, study_title, trials_of
 from nanokimi.study.tune import geometric_grid, is_interior, next_value, tune
 
 
@@ -518,3 +518,11 @@ def test_help_names_the_components() -> None:
 
     listed = " ".join(STUDY_USAGE["ladder"].split())
     assert ", ".join(NAMES) in listed
+
+
+def test_the_headline_says_what_was_not_tuned() -> None:
+    config = load_config("smoke")
+    arms = [StudyArm("one", config, tuning={"kind": "rates"}), StudyArm("leak", config, leaking="there")]
+    assert study_title("Worth", arms, False) == "Worth"
+    assert study_title("Worth", arms, True) == "QUICK: Worth"
+    assert study_title("Worth", [*arms, StudyArm("two", config)], True) == "QUICK, NOT TUNED: Worth"

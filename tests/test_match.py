@@ -175,3 +175,10 @@ def test_every_report_says_what_is_matched(prepared: tuple[RunConfig, PreparedDa
     assert describe_match(asked, [run, other])["sentence"].startswith(
         "Matched as asked in total parameters; the largest remaining gap is 50.00%."
     )
+
+
+def test_a_size_that_depends_on_no_width_is_left_alone() -> None:
+    """As of a class of the user's in every layer: the width once ran away to four million."""
+    model = replace(TINY_GPT, intermediate_size=16)
+    solved = solve_width(model, lambda one: 50.0, 100.0)
+    assert (solved.model, solved.changes, solved.gap) == (model, {}, -0.5)

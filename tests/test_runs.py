@@ -34,7 +34,7 @@ from nanokimi.runtime.files import (
     read_json_lines,
 )
 from nanokimi.train.run import train_alone
-from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up, training_folder
+from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up, training_folder, weights_of
 
 Build = Callable[..., RunConfig]
 Whole = Callable[[ModelName], tuple[Path, dict[str, Any]]]
@@ -371,6 +371,33 @@ def test_a_run_refused_before_its_first_record_leaves_nothing(
 
 
 # ---- opening what is not a finished run
+
+
+def test_a_folder_of_several_runs_says_which_there_are(tmp_path: Path) -> None:
+    for name, ended in (("one", True), ("two", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+        if ended:
+            (tmp_path / name / "result.json").touch()
+    with pytest.raises(UserError, match="holds several runs") as caught:
+        runs_in(tmp_path)
+    assert f"{tmp_path / 'one'} " in f"{caught.value} ".replace(" and", " ").replace(",", " ")
+    assert f"{tmp_path / 'two'} (not finished)" in str(caught.value)
+    (tmp_path / "results.jsonl").touch()
+    with pytest.raises(UserError, match="is a study"):
+        runs_in(tmp_path)
+
+
+def test_the_best_checkpoint_of_a_run_that_never_improved_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints" / "step-00000012").mkdir(parents=True)
+    save_config(load_config("smoke"), tmp_path / "config.yaml")
+    monkeypatch.setattr("nanokimi.train.run_folder.read_state", lambda *_: {"best_step": 0})
+    with pytest.raises(
+        UserError, match="lowest validation loss was that at step 0, whose weights are not kept"
+    ):
+        weights_of(tmp_path, "best")
 
 
 def test_a_foreign_or_unfinished_folder_cannot_be_opened(finished: Path, tmp_path: Path) -> None:

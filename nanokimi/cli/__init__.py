@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from nanokimi.cli.options import DEFAULT_CONFIG, HELP, USAGE
+from nanokimi.cli.options import HELP, USAGE
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import give_back_unused_folders
 from nanokimi.runtime.text import one_line
@@ -36,8 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             from nanokimi.config.parsing import nearest
 
             raise UserError(f"there is no command '{command}'{nearest(command, list(USAGE))}")
-        if any(option in ("-h", "--help") for option in arguments[1:]):
-            print_command_help(command)
+        if any(option in ("-h", "--help", "--help-all") for option in arguments[1:]):
+            from nanokimi.cli.help import command_help
+
+            print(command_help(command, arguments[1:]), end="")
             return 0
         from nanokimi.cli import verbs
         from nanokimi.cli.plugins import take_plugins
@@ -61,18 +63,3 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that vanished
         print(f"nanokimi: {error}", file=sys.stderr)
         return 1
-
-
-def print_command_help(command: str) -> None:
-    """Print a command's options, and for `compare` and `train` every setting with its default."""
-    from nanokimi.config.files import preset_names
-    from nanokimi.config.parsing import settings_help
-
-    text = USAGE[command]
-    if command in ("compare", "train", "bench"):
-        text = text.format(default=DEFAULT_CONFIG, presets=", ".join(preset_names()))
-    if command in ("compare", "train"):
-        text += "\nSettings (defaults before the preset is applied):\n\n" + settings_help()
-    if command == "prepare":
-        text = text.format(default=DEFAULT_CONFIG)
-    print(text, end="")

@@ -29,7 +29,8 @@ usage: nanokimi COMMAND [options]
   prune      drop the least used experts of a trained model, and show the loss before and after
   bench      show where the milliseconds of a training step go on this machine, in under a minute
 
-`nanokimi COMMAND --help` shows a command's options. First steps: nanokimi compare --data path/to/text.txt
+`nanokimi COMMAND --help` shows a command's options, and `--help-all` every setting too.
+First steps: nanokimi compare --data path/to/text.txt
 """
 
 RUN_HELP = """\

@@ -258,7 +258,7 @@ def ladder_options(options: dict[str, object]) -> LadderOptions:
         if name in options and (chosen != FULL or "tuned" in options):
             raise UserError(f"--{name.replace('_', '-')} is only for --search full: leave it out")
     tuned = Path(str(options["tuned"])) if "tuned" in options else None
-    return LadderOptions(tuned=tuned, keep="keep" in options, **picked)
+    return LadderOptions(tuned=tuned, keep="keep" in options, quick="quick" in options, **picked)
 
 
 def quick_config(config: RunConfig, options: dict[str, object]) -> RunConfig:

@@ -15,7 +15,7 @@ from functools import cache
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from nanokimi.config.schema import BUDGETS, FAMILIES, ModelName, RunConfig, SpreadConfig, YarnConfig
+from nanokimi.config.schema import BUDGETS, FAMILIES, ModelName, RunConfig
 from nanokimi.config.words import full_name, last_parts, right_name
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import one_line, whole_number
@@ -38,21 +38,8 @@ def jsonargparse_parser() -> ArgumentParser:
 def setting_parser(key: str) -> ArgumentParser:
     """A parser of one setting, which takes a hundredth of the time of a parser of all 200."""
     parser = jsonargparse_parser()
-    parser.add_argument(f"--{key}", type=_type_of(key))
+    parser.add_argument(f"--{key}", type=type_of(key))
     return parser
-
-
-def settings_help() -> str:
-    """Every setting with its meaning, type and default, as text."""
-    whole = jsonargparse_parser()
-    whole.add_class_arguments(RunConfig, None)
-    yarn = jsonargparse_parser()
-    yarn.add_class_arguments(YarnConfig, "nanokimi.model.rope_scaling")
-    yarn.add_class_arguments(SpreadConfig, "compare.spread")
-    groups = ("CONFIG", ".help", "--print_config", "options:")
-    paragraphs = re.split(r"\n(?=\S|  --)", whole.format_help() + yarn.format_help().partition("\n\n")[2])
-    kept = [p for p in paragraphs[1:] if not any(word in p.split("\n")[0] for word in groups)]
-    return "\n".join(kept).strip() + "\n"
 
 
 def with_content(config: RunConfig, content: dict[str, Any], source: str = "") -> RunConfig:
@@ -123,15 +110,15 @@ def _refuse_null(key: str, value: Any) -> None:
     if is_dataclass(value):
         for field in fields(value):
             _refuse_null(f"{key}.{field.name}", getattr(value, field.name))
-    elif value is None and NoneType not in get_args(_type_of(key)):
-        raise UserError(f"{key} is null: expected {_describe(_type_of(key))}")
+    elif value is None and NoneType not in get_args(type_of(key)):
+        raise UserError(f"{key} is null: expected {describe_type(type_of(key))}")
 
 
 def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each setting of a file with its dotted key. A table is one setting, and so is a group that may be null."""
     for name, value in content.items():
         key = f"{prefix}{name}"
-        if is_dataclass(_type_of(key)):
+        if is_dataclass(type_of(key)):
             yield from _leaves(value, f"{key}.")
         else:
             yield key, value
@@ -141,7 +128,7 @@ def _leaf_of(key: str) -> str:
     """The setting that a dotted key belongs to: itself, or the table or nullable group that contains it."""
     parts = key.split(".")
     ends = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return next(end for end in ends if not is_dataclass(_type_of(end)))
+    return next(end for end in ends if not is_dataclass(type_of(end)))
 
 
 def _value_of(config: RunConfig, key: str) -> Any:
@@ -240,7 +227,7 @@ def require_setting(key: str, option: str) -> None:
     """Raise UserError, starting with `option`, unless the dotted key is that of a single setting."""
     if key not in all_keys():
         raise UserError(f"{option}: there is no setting '{key}'{nearest(key, all_keys())}")
-    if is_dataclass(_type_of(key)):
+    if is_dataclass(type_of(key)):
         raise UserError(
             f"{option}: {key} is a group of settings: name one of them, such as {key}.{_first_key(key)}"
         )
@@ -248,7 +235,7 @@ def require_setting(key: str, option: str) -> None:
 
 def is_whole(key: str) -> bool:
     """Whether a setting takes whole numbers only (or null)."""
-    kind = _type_of(key)
+    kind = type_of(key)
     return int in (kind, *get_args(kind)) and float not in get_args(kind)
 
 
@@ -261,7 +248,7 @@ def check_keys(content: dict[Any, Any], source: str, prefix: str = "") -> None:
             raise UserError(f"{source}: there is no setting '{dotted}'{nearest(dotted, known)}")
         if isinstance(value, dict) and not _is_table(dotted):
             check_keys(value, source, f"{dotted}.")
-        elif is_dataclass(_type_of(dotted)):
+        elif is_dataclass(type_of(dotted)):
             raise UserError(f"{source}: {dotted} is {value}: expected settings such as {_first_key(dotted)}")
 
 
@@ -305,7 +292,7 @@ def _known_key(name: str, families: Sequence[ModelName]) -> str:
         right = right_name(name, known)
         hint = f"; the nearest is --{right}" if right else nearest_option(name, known)
         raise UserError(f"there is no option --{name}{hint}")
-    if key in known and is_dataclass(_type_of(key)):
+    if key in known and is_dataclass(type_of(key)):
         raise UserError(
             f"--{key} is a group of settings: name one of them, such as --{key}.{_first_key(key)}"
         )
@@ -349,8 +336,8 @@ def _describe_error(error: Exception, key: str, given: Any) -> str:
             key, given = inner[1], "null" if wrong[1] == "None" else wrong[1]
     shown = one_line(given)
     shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
-    kind = _type_of(key) if key in all_keys() else get_args(_type_of(_leaf_of(key)))[1]
-    return f"{key} is {shown or 'empty'}: expected {_describe(kind)}"
+    kind = type_of(key) if key in all_keys() else get_args(type_of(_leaf_of(key)))[1]
+    return f"{key} is {shown or 'empty'}: expected {describe_type(kind)}"
 
 
 @cache
@@ -360,7 +347,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 @cache
-def _type_of(key: str) -> Any:
+def type_of(key: str) -> Any:
     """The declared type of a dotted key."""
     kind: Any = RunConfig
     for part in key.split("."):
@@ -371,14 +358,14 @@ def _type_of(key: str) -> Any:
 
 def _is_table(key: str) -> bool:
     """Whether a setting is a dictionary, such as the arguments of a user's class, whose keys are not checked here."""
-    return get_origin(_type_of(key)) is dict
+    return get_origin(type_of(key)) is dict
 
 
 def _first_key(group: str) -> str:
-    return fields(_type_of(group))[0].name
+    return fields(type_of(group))[0].name
 
 
-def _describe(kind: Any) -> str:
+def describe_type(kind: Any) -> str:
     """A type in words."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(kind) is Literal:
@@ -386,11 +373,13 @@ def _describe(kind: Any) -> str:
     if get_origin(kind) is dict:
         return "a list of values with names, like {name: value}"
     if get_origin(kind) is list:
-        return f"a list like [{_describe(get_args(kind)[0])}, ...]"
+        return f"a list like [{describe_type(get_args(kind)[0])}, ...]"
     if get_origin(kind) is tuple:
-        return "a list like [" + ", ".join("..." if a is ... else _describe(a) for a in get_args(kind)) + "]"
+        return (
+            "a list like [" + ", ".join("..." if a is ... else describe_type(a) for a in get_args(kind)) + "]"
+        )
     if isinstance(kind, type) and is_dataclass(kind):
         return f"settings, as in {{{fields(kind)[0].name}: ...}}"
     if get_args(kind):
-        return " or ".join(_describe(part) for part in get_args(kind))
+        return " or ".join(describe_type(part) for part in get_args(kind))
     return words.get(kind, "a group of settings")

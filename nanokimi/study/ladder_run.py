@@ -11,6 +11,7 @@ from nanokimi.compare.match import fewer_steps
 from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json_lines
+from nanokimi.runtime.text import listed
 from nanokimi.study.added import added_arm, plugged_arm
 from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.jobs import RESULTS_FILE
@@ -28,6 +29,7 @@ from nanokimi.study.study import (
     report_of,
     run_seeds,
     runs_of,
+    study_title,
     write_plan,
 )
 from nanokimi.study.tuning_record import SEARCHED, read_tuned
@@ -50,6 +52,8 @@ class LadderOptions(TuningOptions):
     plugins: tuple[str, ...] = ()
     workers: int | None = None
     keep: bool = False
+    quick: bool = False
+    """Whether this is a quick look, which the title says."""
 
 
 def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str, Any]:
@@ -149,6 +153,8 @@ def ladder_plan(
                 runs[budget] = runs_of(pool, arm, seeds, by_arm[arm.name])
         planned.append(arm_entry(arm, runs))
     names = [arm.name for arm in arms]
+    own = [spec.replace("\\", "/").rpartition("/")[2] for spec in options.plugins]
+    plugged = f", and {listed(own)}" if own else ""
     budgets = []
     for budget in ("tokens", *steps):
         for first, second in ((END, START), (END, MUON_START), (MUON_START, START)):
@@ -156,7 +162,11 @@ def ladder_plan(
                 title = f"{first} against {second}, {EQUAL_BUDGETS[budget]}"
                 budgets.append(comparison_entry("budgets", title, first, second, budget))
     return {
-        "title": f"What each change from NanoGPT to NanoKimi is worth: {Path(study.data.metadata['path']).name}",
+        "title": study_title(
+            f"What each change from NanoGPT to NanoKimi is worth{plugged}: {Path(study.data.metadata['path']).name}",
+            arms,
+            options.quick,
+        ),
         "match": "active_params",
         "seeds": seeds,
         "arms": planned,

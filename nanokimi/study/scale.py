@@ -32,6 +32,7 @@ from nanokimi.study.study import (
     report_of,
     run_seeds,
     runs_of,
+    study_title,
     write_plan,
 )
 from nanokimi.study.tuning_record import read_tuned
@@ -148,7 +149,11 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
             families = dict.fromkeys(str(arm.family) for arm in arms)
             base = [family for family in families if family != END]
             content = {
-                "title": f"Loss against compute: {Path(study.data.metadata['path']).name}",
+                "title": study_title(
+                    f"Loss against compute: {Path(study.data.metadata['path']).name}",
+                    arms,
+                    options.ladder.quick,
+                ),
                 "match": "active_params",
                 "seeds": seeds,
                 "arms": [arm_entry(arm, {"tokens": runs_of(pool, arm, seeds)}) for arm in arms],

@@ -204,6 +204,13 @@ def comparison_entry(
     return {"family": family, "name": name, "weights": weights, "budget": budget, "about": about}
 
 
+def study_title(title: str, arms: Sequence[StudyArm], quick: bool) -> str:
+    """A study's title, which begins with QUICK or NOT TUNED if its effects may be those of the settings."""
+    untuned = any(arm.tuning is None for arm in arms if arm.leaking is None)
+    words = ["QUICK"] * quick + ["NOT TUNED"] * untuned
+    return f"{', '.join(words)}: {title}" if words else title
+
+
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan with the entries that all plans have, and append it to results.jsonl unless it is there."""
     metadata, environment = study.data.metadata, describe_environment()

@@ -42,6 +42,7 @@ from nanokimi.runtime.files import (
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
+from nanokimi.runtime.text import listed
 from nanokimi.train.checkpoint import load_weights, read_state
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 
@@ -307,6 +308,11 @@ def weights_of(folder: Path, checkpoint: str) -> Path:
         checkpoint = str(
             read_state(found[-1], load_config(str(folder / CONFIG_FILE)).train.batch_size)["best_step"]
         )
+        if int(checkpoint) not in steps:
+            raise UserError(
+                f"{folder}: the lowest validation loss was that at step {checkpoint}, whose weights are not kept: use "
+                "--checkpoint final or last"
+            )
     elif checkpoint == "last" and found:
         checkpoint = str(steps[-1])
     if not checkpoint.isdecimal() or int(checkpoint) not in steps:
@@ -342,11 +348,43 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders in `folder`: every arm's and seed's if it is a comparison, else `folder` itself."""
+    """The run folders in `folder`: every arm's and seed's if it is a comparison, else `folder` itself.
+
+    Raises UserError for a study's folder, and for one that holds several runs, naming them.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name a run folder or a comparison's")
     inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
+    if (folder / "results.jsonl").is_file():
+        raise UserError(
+            f"{folder} is a study, whose runs keep their weights only with --keep: name a run in it"
+        )
+    if inside and not (folder / CONFIG_FILE).is_file() and not (folder / DATA_FOLDER).exists():
+        raise UserError(
+            f"{folder} holds several runs: name one of {listed(map(described, runs_below(folder)))}"
+        )
     return inside or [folder]
+
+
+MOST_LISTED = 12
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The runs, comparisons and studies directly in `folder`, the newest first, at most MOST_LISTED."""
+    found = [
+        path
+        for path in folder.iterdir()
+        if (path / CONFIG_FILE).is_file() or (path / "results.jsonl").is_file()
+    ]
+    return sorted(found, key=lambda path: -path.stat().st_mtime)[:MOST_LISTED]
+
+
+def described(run: Path) -> str:
+    """A run's folder, and whether it has finished."""
+    ended = any(run.glob("result.json")) or any(
+        (run / name).is_file() for name in ("report.json", "study.json")
+    )
+    return f"{run}{'' if ended else ' (not finished)'}"
 
 
 def first_seeds(folder: Path) -> list[Path]:
