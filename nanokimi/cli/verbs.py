@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,13 +62,29 @@ def run_compare(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
-    print(summary_table(report["arms"]))
-    print(report["match"]["sentence"])
-    if report["data"]["split_note"]:
-        print(report["data"]["split_note"])
-    print(report["verdict"]["sentence"])
-    print(open_line(out))
+    print(fitted(report["verdict"]["sentence"]))
+    print(summary_table(report["arms"], terminal_width()))
+    for line in (report["match"]["sentence"], report["data"]["split_note"]):
+        if line:
+            print(fitted(line))
+    print(fitted(open_line(out)))
     return 1 if not report["verdict"]["ranked"] else 0
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal that standard output is, or None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fitted(text: str) -> str:
+    """A text in lines that a terminal does not break inside a word; unchanged where the output is no terminal."""
+    width = terminal_width()
+    if width is None:
+        return text
+    lines = text.split("   ")
+    whole = [text] if len(text) <= width else lines
+    filled = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in whole]
+    return "\n".join(filled)
 
 
 def open_line(out: Path) -> str:
@@ -99,17 +117,18 @@ def run_train(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"nanokimi: {stop}", file=sys.stderr)
         return stop.exit_status
-    print(
+    said = (
         f"{result['name']}: test loss {result['test_loss']:.4f} nats per token, "
         f"{result['test_bits_per_byte']:.4f} bits per byte (validation loss {result['val_loss']:.4f}); {out}"
     )
+    print(fitted(said))
     if result["split_note"]:
         print(result["split_note"])
     from nanokimi.compare.again import report_again
     from nanokimi.runtime.drawing import draw_or_say
 
     draw_or_say(lambda: report_again(out), out, f"nanokimi report {out}")
-    print(open_line(out))
+    print(fitted(open_line(out)))
     if not result["audit"]["causal"]:
         verdict, where = result["audit"]["verdict"], result["audit"]["where"]
         print(f"{verdict}: {where}; the loss is void", file=sys.stderr)

@@ -6,14 +6,15 @@ The parent sends a request with its argument, and between requests the worker wa
     stop           save a checkpoint after the current step or evaluation; at the end, "turn over"
     finish WHOLE   measure and write the result, and send it; without WHOLE, do not time generation or judge stories
 
-Instead of an answer an error may come, after which the worker has ended.
+At any time before its answer the worker may send "phase": what it is doing, how much of it is done, and how much there
+is. Instead of an answer an error may come, after which the worker has ended.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class ArmProcess:
     def __init__(self, name: str, folder: Path, resume: bool, allow_changes: bool = False) -> None:
         self.name, self.folder = name, folder
         self.finished = self.told_to_stop = False
+        self.show_phase: Callable[[str, int, int], None] = lambda phase, done, amount: None
         self.process, self.connection = start_process(
             serve_turns, str(folder), resume, allow_changes, named_plugins(), name=name
         )
@@ -87,10 +89,14 @@ class ArmProcess:
         return TrainingError(f"the process of {self.name} ended with exit code {code}{hint}")
 
     def _receive(self) -> Any:
-        try:
-            message = self.connection.recv()
-        except (EOFError, OSError):
-            raise self._death() from None
+        while True:
+            try:
+                message = self.connection.recv()
+            except (EOFError, OSError):
+                raise self._death() from None
+            if message[0] != "phase":
+                break
+            self.show_phase(*message[1])
         if message[0] == "user error":
             raise UserError(f"{self.name}: {message[1]}")
         if message[0] == "training error":
@@ -143,6 +149,15 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         keep_kernels(state)
         state.stop_waiting = connection.poll  # during a turn nothing but "stop" is ever sent
 
+        told = ("", 0.0)
+
+        def tell(phase: str, done: int, amount: int) -> None:
+            nonlocal told
+            if phase != told[0] or time.monotonic() - told[1] > SECONDS_BETWEEN_MESSAGES:
+                told = (phase, time.monotonic())
+                connection.send(("phase", (phase, done, amount)))
+
+        state.tell = tell
         unsent: list[tuple[dict[str, Any], float]] = []
         sent = time.monotonic()
 

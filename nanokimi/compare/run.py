@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def train_in_turns(
         try:
             for name, folder in folders.items():
                 processes.append(ArmProcess(titles[name], folder, resume, allow_changes))
+                processes[-1].show_phase = partial(display.phase, titles[name])
             with on_first_signal(ask_to_stop):
                 take_turns(processes, config.compare.turn_steps, signals, display)
             if signals:
@@ -154,7 +156,7 @@ def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], disp
             if not process.finished and not signals:
                 for record, total in process.take_turn(steps):
                     display.show(process.name, record, total)
-                display.log(process.name, "trained" if process.finished else "waiting")
+                display.phase(process.name, "trained" if process.finished else "waiting")
     if signals:
         for process in processes:
             process.stop()
@@ -162,7 +164,6 @@ def take_turns(processes: list[ArmProcess], steps: int, signals: list[int], disp
 
 def measure(process: ArmProcess, display: Display, whole: bool) -> dict[str, Any]:
     """The result of a trained arm."""
-    display.log(process.name, "being audited and measured")
     result = process.finish(whole)
-    display.log(process.name, "done")
+    display.phase(process.name, "done")
     return result

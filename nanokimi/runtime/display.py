@@ -1,12 +1,13 @@
-"""Progress of training: a live table on a terminal, plain lines elsewhere. Nothing here depends on a model."""
+"""Progress of training: a live panel for each arm on a terminal, plain lines elsewhere. Nothing depends on a model."""
 
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from types import TracebackType
 from typing import Any
 
@@ -16,10 +17,19 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from nanokimi.runtime.interrupts import leave_lost_terminal
 
 RECENT = 50
+POINTS = 4096
+"""Losses that are kept for the sparkline, at most; beyond that every second one is dropped."""
+PANEL_HEIGHT = 14
+STORY_CHARACTERS = 240
+LEVELS = "".join(chr(0x2581 + i) for i in range(8))
+ASCII_LEVELS = "_.-=+*%#"
+QUIET = ("waiting", "training", "evaluating", "writing samples")
+"""Phases that come again and again, and are no lines where there is no terminal."""
 
 
 @dataclass
@@ -27,18 +37,30 @@ class _Progress:
     step: int = 0
     total: float | None = None
     losses: list[float] = field(default_factory=list)
+    curve: list[float] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
     val_loss: float | None = None
     memory_bytes: int = 0
     tokens_per_step: int = 0
     story: str = ""
-    state: str = "waiting"
+    phase: str = "starting"
+    since: float = field(default_factory=time.monotonic)
+    done: int = 0
+    amount: int = 0
 
     def seconds_left(self) -> float | None:
         """Training time left at the recent speed."""
         if self.total is None or not self.step_ms:
             return None
         return max(self.total - self.step, 0) * median(self.step_ms) / 1e3
+
+    def enter(self, phase: str, done: int, amount: int) -> bool:
+        """Go to a phase; returns whether it is a new one."""
+        new = phase != self.phase
+        if new:
+            self.since = time.monotonic()
+        self.phase, self.done, self.amount = phase, done, amount
+        return new
 
 
 class Display:
@@ -55,7 +77,7 @@ class Display:
         self.is_live = False
         self.arms = {name: _Progress(tokens_per_step=tokens_per_step) for name in names}
         self.live = Live(
-            console=self.console, refresh_per_second=4, transient=False, get_renderable=self._render
+            console=self.console, refresh_per_second=4, transient=False, get_renderable=self.panels
         )
 
     def __enter__(self) -> Display:
@@ -72,11 +94,11 @@ class Display:
             with without_terminal():
                 self.live.stop()
 
-    def log(self, name: str, state: str) -> None:
-        """Show what an arm is doing outside its training steps."""
-        self.arms[name].state = state
-        if not self.console.is_terminal and state not in ("training", "waiting"):
-            self._print(f"{name}: {state}")
+    def phase(self, name: str, phase: str, done: int = 0, amount: int = 0) -> None:
+        """Show what an arm is doing, and how much of it is done; an amount of 0 is not known."""
+        new = self.arms[name].enter(phase, done, amount)
+        if new and not self.console.is_terminal and phase not in QUIET:
+            self._print(f"{name}: {phase}")
 
     def note(self, name: str, line: str) -> None:
         """Print a line that must be read, such as that a checkpoint is damaged."""
@@ -87,8 +109,9 @@ class Display:
         arm = self.arms[name]
         arm.step, arm.total = record["step"], total_steps
         if record["kind"] == "train":
-            arm.state = "training"
+            arm.enter("training", 0, 0)
             arm.losses = [*arm.losses[-RECENT:], record["loss"]]
+            arm.curve = [*(arm.curve if len(arm.curve) < POINTS else arm.curve[::2]), record["loss"]]
             arm.step_ms = [*arm.step_ms[-RECENT:], record["step_ms"]]
             arm.memory_bytes = record["memory_bytes"]
         elif record["kind"] == "eval":
@@ -115,40 +138,62 @@ class Display:
         parts += [f"val loss {arm.val_loss:.4f}"] if arm.val_loss is not None else []
         if arm.losses:
             speed = arm.tokens_per_step / median(arm.step_ms) * 1e3
-            parts += [
-                f"train loss {sum(arm.losses) / len(arm.losses):.4f}",
-                f"{median(arm.step_ms):.1f} ms/step",
-            ]
+            parts += [f"train loss {fmean(arm.losses):.4f}", f"{median(arm.step_ms):.1f} ms/step"]
             parts += [f"{speed:,.0f} tokens/s", f"{arm.memory_bytes / 1e6:,.0f} MB"]
         left = arm.seconds_left()
         return ", ".join(parts + ([f"{_clock(left)} left"] if left else []))
 
-    def _render(self) -> Table:
+    def panels(self) -> Table:
+        """A panel for each arm. Their height is always the same, so that nothing jumps."""
         grid = Table.grid(expand=True, padding=(0, 1))
         for _ in self.arms:
             grid.add_column(ratio=1)
-        grid.add_row(*(Panel(self._table(arm), title=escape(name)) for name, arm in self.arms.items()))
+        panels = [
+            Panel(self._table(arm), title=escape(name), height=PANEL_HEIGHT)
+            for name, arm in self.arms.items()
+        ]
+        grid.add_row(*panels)
         return grid
 
     def _table(self, arm: _Progress) -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_column(justify="right", style="dim")
-        table.add_column()
-        total = f"{arm.total:,.0f}" if arm.total and arm.total < 1e9 else "?"
-        table.add_row("step", f"{arm.step:,} of {total} ({arm.state})")
-        table.add_row("", ProgressBar(total=arm.total or 1, completed=arm.step, width=30))
-        if arm.losses:
-            table.add_row("train loss", f"{sum(arm.losses) / len(arm.losses):.4f}")
-            ms = median(arm.step_ms)
-            table.add_row("speed", f"{arm.tokens_per_step / ms * 1e3:,.0f} tokens/s, {ms:.1f} ms/step")
-            table.add_row("memory", f"{arm.memory_bytes / 1e6:,.0f} MB")
-        if arm.val_loss is not None:
-            table.add_row("val loss", f"{arm.val_loss:.4f}")
+        table.add_column(justify="right", style="dim", no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        amount = f" {arm.done:,} of {arm.amount:,}" if arm.amount else ""
+        waited = time.monotonic() - arm.since
+        elapsed = f" ({_clock(waited)})" if waited >= 2 and arm.phase not in (*QUIET, "done") else ""
+        table.add_row("now", f"{arm.phase}{amount}{elapsed}")
+        known = arm.amount > 0
+        bar = ProgressBar(total=arm.amount or 1, completed=arm.done if known else 0, width=24)
+        table.add_row("", bar if known else "")
+        finite = arm.total is not None and arm.total < 1e9
+        table.add_row("step", f"{arm.step:,} of {arm.total:,.0f}" if finite else f"{arm.step:,}")
+        table.add_row("", ProgressBar(total=arm.total or 1, completed=arm.step, width=24))
+        table.add_row("train loss", f"{fmean(arm.losses):.4f}" if arm.losses else "")
+        table.add_row("", self._sparkline(arm.curve, 24))
+        table.add_row("val loss", "" if arm.val_loss is None else f"{arm.val_loss:.4f}")
+        ms = median(arm.step_ms) if arm.step_ms else None
+        speed = "" if ms is None else f"{arm.tokens_per_step / ms * 1e3:,.0f} tokens/s, {ms:.1f} ms/step"
+        table.add_row("speed", speed)
+        table.add_row("memory", f"{arm.memory_bytes / 1e6:,.0f} MB" if arm.memory_bytes else "")
         left = arm.seconds_left()
-        if left is not None:
-            table.add_row("time left", f"{_clock(left)} of training")
-        table.add_row("story", escape(arm.story[:240]))
+        table.add_row("left", "" if left is None else f"{_clock(left)} of training")
+        table.add_row("story", Text(arm.story[:STORY_CHARACTERS], no_wrap=False, overflow="fold"))
         return table
+
+    def _sparkline(self, values: list[float], width: int) -> str:
+        return sparkline(values, width, LEVELS if "utf" in self.console.encoding.lower() else ASCII_LEVELS)
+
+
+def sparkline(values: list[float], width: int, levels: str = LEVELS) -> str:
+    """A curve as one line of at most `width` characters, each the mean of its share of the values."""
+    finite = [value for value in values if abs(value) < float("inf")]
+    width = min(width, len(finite))
+    edges = [len(finite) * i // width for i in range(width + 1)] if width else []
+    means = [fmean(finite[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    top = len(levels) - 1
+    return "".join(levels[round(top * (mean - low) / (high - low)) if high > low else 0] for mean in means)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from nanokimi.config import ModuleConfig, RunConfig
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
-from nanokimi.measure.audit import AuditResult, audit
+from nanokimi.measure.audit import AuditResult, audit, audit_passes
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.model.build import build_model
 from nanokimi.model.user_module import UserModule, reason_of, require_logits
@@ -26,6 +26,14 @@ def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditR
         batch_size=train.eval_batch_size,
         windows=windows_of(data.val_ids, train.context_length),
     )
+
+
+def passes_of_run(model: nn.Module, config: RunConfig, data: PreparedData) -> int:
+    """The forward passes that `audit_run` makes of a causal model."""
+    train, vocab_size = config.train, config.family.model.vocab_size
+    assert vocab_size is not None, "resolve() fills this in"
+    windows = windows_of(data.val_ids, train.context_length)
+    return len(audit_passes(model, vocab_size, train.context_length, train.eval_batch_size, windows))
 
 
 def require_sound(config: RunConfig, data: PreparedData) -> None:

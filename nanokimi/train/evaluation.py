@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import torch
 
+from nanokimi.data.batches import scored_windows
 from nanokimi.errors import TrainingError
 from nanokimi.generation.story import story_ids
 from nanokimi.generation.story_scores import copied_share, distinct_ngrams, repetition
@@ -65,15 +67,30 @@ def evaluate_in_memory(
     train = state.config.train
     windows = train.eval_batch_size or windows_at_a_time(train.context_length)
     while True:
+        told = telling_batches(state, part, windows, cancelled)
         try:
-            return evaluate(
-                state.model, state.data, train.context_length, windows, part=part, cancelled=cancelled
-            )
+            return evaluate(state.model, state.data, train.context_length, windows, part=part, cancelled=told)
         except (RuntimeError, MemoryError) as error:
             if windows == 1 or not is_out_of_memory(error):
                 raise
         windows //= 2
         release_memory(state.device)
+
+
+def telling_batches(
+    state: TrainState, part: str, windows: int, cancelled: Callable[[], bool] | None
+) -> Callable[[], bool]:
+    """A `cancelled` for `evaluate`, which calls it before each batch, that also tells how many batches are done."""
+    scored = state.data.scored(part)
+    whole = scored_windows(len(scored.ids), scored.doc_offsets, state.config.train.context_length)
+    batches, done = -(-len(whole.starts) // windows), count()
+    phase = "evaluating" if part == "val" else "scoring the test text"
+
+    def told() -> bool:
+        state.tell(phase, next(done), batches)
+        return cancelled is not None and cancelled()
+
+    return told
 
 
 def telemetry_records(state: TrainState) -> list[Record]:
@@ -94,12 +111,14 @@ def sample_records(state: TrainState) -> list[Record]:
     """A story from each prompt, with measures of how much it repeats itself and copies the training text."""
     tokenizer = state.data.tokenizer
     records: list[Record] = []
-    for prompt in state.config.sample.prompts:
+    sample, written = state.config.sample, count()
+    for prompt in sample.prompts:
         ids = []
         for token in story_ids(state.model, tokenizer, prompt, state.config):
             if state.should_stop:
                 raise Cancelled
             ids.append(token)
+            state.tell("writing samples", next(written), len(sample.prompts) * sample.max_new_tokens)
         text = tokenizer.decode(ids)
         scores = {"distinct_2": distinct_ngrams(text.split(), 2), "repetition": repetition(text)}
         copied = copied_share(text, state.training_text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.generation.story import story_ids
 from nanokimi.kernels.decode import decode_form
+from nanokimi.measure.audit import AuditResult
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.measure.floor import floors, text_floor
 from nanokimi.measure.speed import generation_latency
@@ -20,7 +22,7 @@ from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
 from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.files import read_json_lines, write_json
-from nanokimi.train.audits import audit_run
+from nanokimi.train.audits import audit_run, passes_of_run
 from nanokimi.train.evaluation import evaluate_test
 from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.metrics import METRICS, ended_run
@@ -38,6 +40,8 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
     assert state.last_evaluation is not None, "train() ends with a validation"
     context_length = state.config.train.context_length
     scores = score_test(state)
+    if measure_generation:
+        state.tell("measuring speed", 0, 0)
     prefill, decode = generation_latency(state.model, context_length) if measure_generation else (None, None)
     run = ended_run(state, scores, idle_memory_bytes=idle_memory_bytes, prefill=prefill, decode=decode)
     result = {
@@ -49,7 +53,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         **floor_gaps(state.data, scores, context_length),
         **{key: measure(run) for key, measure in METRICS.items()},
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
-        "audit": asdict(audit_run(state.model, state.config, state.data)),
+        "audit": asdict(audited(state)),
         "split_note": split_note(state.data.metadata),
         "kernels": [choice._asdict() for choice in (*state.kernels, decode_form(state.model))],
         "kernels_in_c_missing": why_not_compiled(),
@@ -59,6 +63,18 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
     with named_if_not_finite(result, "the result of the run"):
         write_json(state.folder / RESULT_FILE, result)
     return result
+
+
+def audited(state: TrainState) -> AuditResult:
+    """Audit the trained model, and tell how many of its forward passes are done."""
+    done = count(1)
+    passes = passes_of_run(state.model, state.config, state.data)
+    state.tell("auditing", 0, passes)
+    hook = state.model.register_forward_hook(lambda *_: state.tell("auditing", next(done), passes))
+    try:
+        return audit_run(state.model, state.config, state.data)
+    finally:
+        hook.remove()
 
 
 def score_test(state: TrainState, cancelled: Callable[[], bool] | None = None) -> Evaluation:
@@ -91,6 +107,7 @@ def evaluate_tales(state: TrainState) -> dict[str, Any]:
     config, tokenizer = state.config, state.data.tokenizer
 
     def write(opening: str, number: int) -> str:
+        state.tell("judging stories", number, config.sample.judged_stories)
         again = replace(config, seed=config.seed + number)
         again = replace(again, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
         return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, again)))

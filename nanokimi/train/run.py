@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ def train_and_finish(
         state.stop_requested = True
 
     with Display([name], config.train.batch_size * config.train.context_length) as display:
+        state.tell = partial(display.phase, name)
         if resume:
             found = load_newest_checkpoint(
                 state, allow_changes=allow_changes, log=lambda line: display.note(name, line)
             )
-            display.log(
+            display.note(
                 name, f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh"
             )
         with on_first_signal(ask_to_stop):
@@ -82,6 +84,5 @@ def train_and_finish(
                 display.show(name, record, total_steps(state))
         if not state.finished:
             raise Interrupted(signals[0], stopped)
-        display.log(name, "being audited and measured")
         with stopped_by_signal(stopped):  # training is saved, and the rest can be repeated
             return finish(state, idle_memory_bytes)

@@ -35,6 +35,10 @@ def _never() -> bool:
     return False
 
 
+def _untold(phase: str, done: int, amount: int) -> None:
+    pass
+
+
 @dataclass
 class TrainState:
     """The parts of a run, and everything that changes during it."""
@@ -73,6 +77,8 @@ class TrainState:
     finished: bool = False  # the budget is spent and the last evaluation done
     stop_requested: bool = False  # set from outside: finish the step, save, return
     stop_waiting: Callable[[], bool] = _never  # polled during validations and samples: whether to stop
+    # Told what the run is doing outside its training steps, how much of it is done and how much there is (0: unknown).
+    tell: Callable[[str, int, int], None] = _untold
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
 
