@@ -273,7 +273,7 @@ CASES: list[tuple[str, str, str]] = [
     ("train --data", "needs a value", ""),
     ("{T} {D} {D}", "--data is given twice", ""),
     ("{T} {D} --dataset.path {D}", "--dataset.path needs a value", ""),
-    ("{T} {D} --dataset.path=x", "--dataset.path is given twice", ""),
+    ("{T} {D} --dataset.path=x", "--data and --dataset.path are one option, which is given twice", ""),
     ("{T} {D} --out a --out b", "--out is given twice", ""),
     ("{T} {D} --out=", "--out is empty", ""),
     # values

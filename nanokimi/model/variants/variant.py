@@ -92,16 +92,10 @@ def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
 
 def takes_one_argument(part: nn.Module) -> bool:
     """Whether a user's part has forward(x), without angles and cache."""
-    kinds = inspect.Parameter
-    taken = [
-        one
-        for one in inspect.signature(part.forward).parameters.values()
-        if one.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) and one.default is kinds.empty
-    ]
-    everything = any(
-        one.kind is kinds.VAR_POSITIONAL for one in inspect.signature(part.forward).parameters.values()
-    )
-    return len(taken) == 1 and not everything
+    kinds = [one.kind for one in inspect.signature(part.forward).parameters.values()]
+    one = inspect.Parameter
+    positional = (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    return sum(kind in positional for kind in kinds) == 1 and one.VAR_POSITIONAL not in kinds
 
 
 class VariantBlock(nn.Module):
