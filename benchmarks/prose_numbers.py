@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from recorded import RESULTS, ROOT, old_tales, read_comparison
+from recorded import RESULTS, ROOT, judged, old_tales, read_comparison
 from study_tables import study_report
 
 
@@ -35,6 +35,16 @@ def lead(over: str) -> str:
     return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
 
 
+def gap(over: str, of: str = "NanoKimi") -> str:
+    """By how much an arm of the default comparison is lower than another one, with the interval that decides."""
+    for pair in judged("tales-short")[3]:
+        if {pair["first"], pair["second"]} == {over, of}:
+            sign = -1 if pair["first"] == of else 1
+            low, high = sorted(sign * bound for bound in pair["ci95"])
+            return f"{sign * pair['mean']:.3f} nats (95% interval {low:.3f} to {high:.3f})"
+    raise ValueError(f"the comparison does not hold both {of} and {over}")
+
+
 def ladder_lead(over: str, study: str = "ladder-shakespeare") -> str:
     """By how much NanoKimi is below another corner of an ablation study, at equal tokens."""
     effects = study_report(RESULTS / f"{study}.jsonl")["effects"]
@@ -46,6 +56,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
     "lead": lambda: lead("NanoGPT"),
+    "gap-adamw": lambda: gap("NanoGPT"),
+    "gap-muon": lambda: gap("NanoGPT with Muon"),
+    "gap-optimizer": lambda: gap("NanoGPT", "NanoGPT with Muon"),
     "time": lambda: times("train_seconds"),
     "parameters": lambda: times("params_total"),
     "old-lead": lambda: f"{old_lead():.2f}",

@@ -157,7 +157,7 @@ class Display:
 
     def _table(self, arm: _Progress) -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_column(justify="right", style="dim", no_wrap=True)
+        table.add_column(justify="right", style="dim", no_wrap=True, min_width=10)
         table.add_column(no_wrap=True, overflow="ellipsis")
         amount = f" {arm.done:,} of {arm.amount:,}" if arm.amount else ""
         waited = time.monotonic() - arm.since
