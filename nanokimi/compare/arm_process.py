@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,37 @@ def serve_turns(
         connection.send(("training error", f"unexpected {type(error).__name__}; its traceback is in {log}"))
 
 
+@dataclass
+class Messenger:
+    """Sends an arm's phases and records to the parent, several at a time: a message wakes it, which needs a core."""
+
+    connection: Connection
+    total_steps: Callable[[], float]
+    unsent: list[tuple[dict[str, Any], float]] = field(default_factory=list)
+    sent: float = field(default_factory=time.monotonic)
+    phase: str = ""
+    phase_sent: float = 0.0
+
+    def tell(self, phase: str, done: int, amount: int) -> None:
+        """Send a phase and how much of it is done."""
+        if phase != self.phase or time.monotonic() - self.phase_sent > SECONDS_BETWEEN_MESSAGES:
+            self.phase, self.phase_sent = phase, time.monotonic()
+            self.connection.send(("phase", (phase, done, amount)))
+
+    def send(self, record: dict[str, Any], at_once: bool = False) -> None:
+        """Send a record, now or with those that follow it."""
+        self.unsent.append((record, self.total_steps()))
+        if at_once or time.monotonic() - self.sent > SECONDS_BETWEEN_MESSAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the records that wait."""
+        if self.unsent:
+            self.connection.send(("records", list(self.unsent)))
+            self.unsent.clear()
+        self.sent = time.monotonic()
+
+
 def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bool) -> None:
     from nanokimi.data.store import open_prepared
     from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
@@ -149,34 +181,11 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         keep_kernels(state)
         state.stop_waiting = connection.poll  # during a turn nothing but "stop" is ever sent
 
-        told = ("", 0.0)
-
-        def tell(phase: str, done: int, amount: int) -> None:
-            nonlocal told
-            if phase != told[0] or time.monotonic() - told[1] > SECONDS_BETWEEN_MESSAGES:
-                told = (phase, time.monotonic())
-                connection.send(("phase", (phase, done, amount)))
-
-        state.tell = tell
-        unsent: list[tuple[dict[str, Any], float]] = []
-        sent = time.monotonic()
-
-        def send(record: dict[str, Any], at_once: bool = False) -> None:
-            """Send records, several at a time, because each message wakes the parent, which needs a core."""
-            nonlocal sent
-            unsent.append((record, total_steps(state)))
-            if at_once or time.monotonic() - sent > SECONDS_BETWEEN_MESSAGES:
-                flush()
-
-        def flush() -> None:
-            nonlocal sent
-            if unsent:
-                connection.send(("records", list(unsent)))
-                unsent.clear()
-            sent = time.monotonic()
+        messages = Messenger(connection, lambda: total_steps(state))
+        state.tell = messages.tell
 
         def note(line: str) -> None:
-            send({"kind": "event", "step": state.step, "detail": line}, at_once=True)
+            messages.send({"kind": "event", "step": state.step, "detail": line}, at_once=True)
 
         if resume:
             found = load_newest_checkpoint(state, allow_changes=allow_changes, log=note)
@@ -194,7 +203,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
                 record = next(records, None)
                 if record is None:
                     break
-                send(record)
+                messages.send(record)
                 taken += record["kind"] == "train"
-            flush()
+            messages.flush()
             connection.send(("turn over", state.finished))
