@@ -178,7 +178,9 @@ def test_numbers_that_would_only_fill_the_memory_are_refused(option: str) -> Non
 
 
 def test_an_option_of_no_kind_at_all_is_refused_in_words() -> None:
-    assert "a kind that no setting has ('x')" in complaint(load_config, "smoke", ["--model=!!bool x"])
+    assert "model is !!bool x: expected one of nanokimi" in complaint(
+        load_config, "smoke", ["--model=!!bool x"]
+    )
 
 
 def test_a_model_that_no_machine_holds_is_refused() -> None:
