@@ -566,7 +566,7 @@ def test_a_folder_without_a_finished_run_has_no_report(
 
 
 def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate", str(trained.out)]) == 0
+    assert cli.main(["evaluate", str(trained.out), "--json"]) == 0
     scored = json.loads(capsys.readouterr().out)
     result = read_json(trained.out / "result.json")
     names = ("loss", "perplexity", "bits_per_byte", "bits_per_char")
@@ -575,7 +575,7 @@ def test_evaluate_repeats_the_runs_own_score(trained: Trained, capsys: pytest.Ca
     assert scored["name"] == "NanoKimi" and "split_note" not in scored
     metadata = read_json(trained.out / "data" / "data.json")
     assert scored["test_tokens"] == metadata["test_tokens"] and "val_loss" not in scored
-    assert cli.main(["evaluate", str(trained.out), "--part", "val"]) == 0
+    assert cli.main(["evaluate", str(trained.out), "--json", "--part", "val"]) == 0
     scored = json.loads(capsys.readouterr().out)
     assert [scored[f"val_{name}"] for name in names] == [result[f"val_{name}"] for name in names]
     assert scored["val_tokens"] == metadata["val_tokens"] and "test_loss" not in scored
@@ -602,10 +602,10 @@ def test_evaluate_scores_another_text_whole(
     text = trained.text.read_text()
     (tmp_path / "same.txt").write_text(text[int(len(text) * 0.8) : int(len(text) * 0.9)])
     (tmp_path / "other.txt").write_text("Zebras! 42 quick \u2603 foxes. " * 20)
-    assert cli.main(["evaluate", str(trained.out), "--data", str(tmp_path / "same.txt")]) == 0
+    assert cli.main(["evaluate", str(trained.out), "--json", "--data", str(tmp_path / "same.txt")]) == 0
     same = json.loads(capsys.readouterr().out)
     assert same["val_loss"] == read_json(trained.out / "result.json")["val_loss"]
-    assert cli.main(["evaluate", str(trained.out), f"--data={tmp_path / 'other.txt'}"]) == 0
+    assert cli.main(["evaluate", str(trained.out), "--json", f"--data={tmp_path / 'other.txt'}"]) == 0
     other = json.loads(capsys.readouterr().out)
     assert other["val_bits_per_char"] > same["val_bits_per_char"] + 1
     assert other["val_bits_per_char"] > other["val_bits_per_byte"], (
@@ -669,7 +669,7 @@ def test_verbs_take_both_models_of_a_comparisons_folder(
     shutil.copytree(trained.out / "data", tmp_path / "data")
     for name in ("one", "two"):
         shutil.copytree(trained.out, tmp_path / name, ignore=shutil.ignore_patterns("data"))
-    assert cli.main(["evaluate", str(tmp_path)]) == 0
+    assert cli.main(["evaluate", str(tmp_path), "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [Path(json.loads(line)["folder"]).name for line in lines] == ["one", "two"]
     assert cli.main(["sample", str(tmp_path), "--max_new_tokens", "2"]) == 0

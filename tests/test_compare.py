@@ -230,7 +230,7 @@ def test_sample_and_evaluate_take_a_comparison(
     assert [line for line in told.splitlines() if line.startswith("---")] == [
         f"--- {name}" for name in sorted(ARMS)
     ]
-    assert cli.main(["evaluate", str(finished.out)]) == 0
+    assert cli.main(["evaluate", str(finished.out), "--json"]) == 0
     scores = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     found = {(one["name"], one["seed"]): one["test_loss"] for one in scores}
     assert found == {(r["arm"], r["seed"]): pytest.approx(r["test_loss"]) for r in finished.report["runs"]}

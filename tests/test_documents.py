@@ -15,16 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data import documents, sources
+from nanokimi.data import documents, packed, sources
 from nanokimi.data.corpus import MAX_PIECE_CHARS, PIECE_CHARS, cut_pieces
 from nanokimi.data.documents import (
     has_separators,
-    read_blocks,
     read_documents,
     split_blocks,
     split_lines,
-    supported_files,
 )
+from nanokimi.data.packed import read_blocks
 from nanokimi.data.sources import open_source, with_absolute_paths
 from nanokimi.errors import UserError
 
@@ -117,7 +116,7 @@ def test_bad_lines_are_located(tmp_path: Path) -> None:
 
 
 def test_bad_bytes_are_located_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "BLOCK", 4)
+    monkeypatch.setattr(packed, "BLOCK", 4)
     path = tmp_path / "a.txt"
     for good in range(12):
         path.write_bytes(b"\xc3\xa9\n" * good + b"\xff and more")
@@ -142,7 +141,7 @@ def test_a_folder_is_read_in_order_and_without_what_is_hidden(tmp_path: Path) ->
     assert open_source(DatasetConfig(path=str(tmp_path))).fingerprint != before
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no text"):
-        supported_files(tmp_path / "empty")
+        open_source(DatasetConfig(path=str(tmp_path / "empty")))
 
 
 def lines_of(text: str) -> list[str]:

@@ -29,8 +29,9 @@ from nanokimi import cli
 from nanokimi.config import DatasetConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.safe_yaml import MAX_BYTES, parse_yaml
-from nanokimi.data import documents
-from nanokimi.data.documents import read_blocks, read_documents
+from nanokimi.data import documents, records
+from nanokimi.data.documents import read_documents
+from nanokimi.data.packed import read_blocks
 from nanokimi.data.nanogpt import is_nanogpt_folder
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import open_source, read_text, with_absolute_paths
@@ -365,7 +366,8 @@ def test_deeply_nested_lines_are_refused(tmp_path: Path) -> None:
 
 
 def test_lines_and_documents_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT", 1000)
+    for module in (documents, records):
+        monkeypatch.setattr(module, "MAX_DOCUMENT", 1000)
     (tmp_path / "a.txt").write_text("x" * 2000)
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "x" * 2000}))
     for name in ("a.txt", "b.jsonl"):

@@ -97,11 +97,12 @@ usage: nanokimi evaluate RUN_FOLDER [options]
   RUN_FOLDER              of `train`, or of `compare` (every run is scored)
   --part NAME             test (default), or val, the part that settings were chosen on
   --data PATH             score this text instead, all of it, with the run's tokenizer
+  --dataset.text_column NAME  the column of that text, if it has columns (default: the run's)
+  --json                  print one JSON object for each model instead of the table
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """
-    + PLUGIN_HELP
-    + "Prints one JSON object for each model.\n",
+    + PLUGIN_HELP,
     "prepare": """\
 usage: nanokimi prepare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data import encoding
 from nanokimi.data.cache import cache_folder, locked, store_key
 from nanokimi.data.corpus import Corpus, read_source
-from nanokimi.data.documents import file_sha256
-from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, tokens_identity
+from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, refuse_settings, tokens_identity
+from nanokimi.data.packed import file_sha256
 from nanokimi.data.parts import PARTS, fractions
 from nanokimi.data.sources import Source, open_source
 from nanokimi.data.tasks import CORPUS, SHARDS, TOKENIZER, build_table, run_tasks
@@ -36,28 +36,45 @@ METADATA_FILE = "data.json"
 HELD_OUT = ("val", "test")
 
 
-def prepare_store(dataset: DatasetConfig) -> Path:
-    """The folder in the cache that holds `dataset`, built if it is not there yet.
+class Found(NamedTuple):
+    """A store in the cache, and what the user should know about its source."""
 
-    Raises UserError if the data cannot be read or the cache cannot be written.
+    path: Path
+    notes: tuple[str, ...]
+
+
+def prepare_store(dataset: DatasetConfig) -> Path:
+    """The folder in the cache that holds `dataset`: see `find_store`."""
+    return find_store(dataset).path
+
+
+def find_store(dataset: DatasetConfig) -> Found:
+    """The store that holds `dataset`, built if it is not in the cache yet.
+
+    Raises UserError if the data cannot be read, changes while it is read, or the cache cannot be written.
     """
-    tokens_only = is_nanogpt_folder(dataset.path)
-    source = None if tokens_only else open_source(dataset)
-    key = store_key(
-        {
-            "version": BUILD_VERSION,
-            "source": tokens_identity(Path(dataset.path)) if source is None else source.fingerprint,
-            "split": dataset.split,
-            "parts": [str(share) for share in fractions(dataset)],
-            "fraction": dataset.fraction,
-            "tokenizer": tokenizer_identity(dataset),
-        }
-    )
+    source = None
+    if is_nanogpt_folder(dataset.path):
+        refuse_settings(dataset)
+    else:
+        source = open_source(dataset)
+    notes = source.notes if source else ()
+    identity = {
+        "version": BUILD_VERSION,
+        "source": source.fingerprint if source else tokens_identity(dataset),
+        "split": dataset.split,
+        "parts": [str(share) for share in fractions(dataset)],
+        "fraction": dataset.fraction,
+        "tokenizer": tokenizer_identity(dataset),
+    }
+    key = store_key(identity)
     folder = cache_folder(dataset)
     store, work = folder / key, folder / f"{key}.build"
+    if is_whole(store):  # found without the lock, so that a cache may be read-only
+        return Found(store, notes)
     with locked(folder / f"{key}.lock"):
         if is_whole(store):
-            return store
+            return Found(store, notes)
         try:
             shutil.rmtree(store, ignore_errors=True)
             work.mkdir(exist_ok=True)
@@ -68,12 +85,24 @@ def prepare_store(dataset: DatasetConfig) -> Path:
                 build_from_tokens(dataset, partial)
             else:
                 build(dataset, source, work, partial)
+            require_same(dataset, source, identity, work)
             os.replace(partial, store)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{store} cannot be written ({reason}): check space and permissions") from None
         shutil.rmtree(work, ignore_errors=True)
-    return store
+    return Found(store, notes)
+
+
+def require_same(dataset: DatasetConfig, source: Source | None, identity: dict[str, Any], work: Path) -> None:
+    """Raise UserError if files changed since `identity` was found. (`read_source` checks those of a source.)"""
+    now: dict[str, Any] = {"tokenizer": tokenizer_identity(dataset)}
+    now |= {} if source else {"source": tokens_identity(dataset)}
+    if identity | now != identity:
+        shutil.rmtree(work, ignore_errors=True)
+        raise UserError(
+            f"{dataset.path}, or its tokenizer, changed while it was read: try again when nothing writes to it"
+        )
 
 
 def is_whole(store: Path) -> bool:

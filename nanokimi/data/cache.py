@@ -20,7 +20,7 @@ from nanokimi.runtime.c_compiler import default_cache_folder, make_private_folde
 
 def cache_folder(dataset: DatasetConfig) -> Path:
     """The folder that `dataset.cache` or $NANOKIMI_CACHE names, or ~/.cache/nanokimi; created if missing."""
-    named = dataset.cache or os.environ.get("NANOKIMI_CACHE")
+    named = dataset.cache or os.environ.get("NANOKIMI_CACHE") or "~/.cache/nanokimi"
     try:
         folder = Path(dataset.cache).expanduser() if dataset.cache else default_cache_folder()
         make_private_folder(folder)

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +20,10 @@ from typing import IO, Any
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.documents import read_blocks
+from nanokimi.data.documents import Document
 from nanokimi.data.overlap import content_hash, is_chosen, repeated
-from nanokimi.data.parts import MIN_PART, PARTS, Ranges, split_positions
+from nanokimi.data.packed import read_blocks
+from nanokimi.data.parts import MIN_PART, PARTS, Ranges, fractions, split_positions
 from nanokimi.data.sources import Source
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
@@ -127,7 +129,10 @@ class _Part:
 
 
 def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Report) -> Corpus:
-    """Read `source` into `folder`, unless that is done; `report` receives the bytes of text so far."""
+    """Read `source` into `folder`, unless that is done; `report` receives the bytes of text so far.
+
+    Raises UserError if the files changed meanwhile: their hash, which the store is found by, would be another text's.
+    """
     path = folder / METADATA_FILE  # written last: a folder without it is incomplete
     if path.exists():
         return Corpus(folder, json.loads(path.read_text(encoding="utf-8")))
@@ -137,6 +142,7 @@ def read_source(source: Source, dataset: DatasetConfig, folder: Path, report: Re
     if wider := _widened(ranges, parts, metadata):
         parts, metadata = _read(source, dataset, wider, folder, report)
         metadata["split_widened"] = True
+    source.require_unchanged()
     if source.text_file is None:
         _require_documents(dataset, parts, metadata)
     for name, part in parts.items():
@@ -230,6 +236,17 @@ def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
         yield pending
 
 
+def cut_if_alone(document: Document, dataset: DatasetConfig) -> list[Document]:
+    """A document or, if it is all that two parts have, what each of them gets: it is cut where a line begins."""
+    if not document.alone:
+        return [document]
+    first, second = str(document.part).split("|")
+    share = 1 - fractions(dataset)[0] if first == "train" else Fraction(1, 2)
+    cut = int(len(document.text) * share)
+    cut = _line_start(document.text, cut, len(document.text)) or cut
+    return [Document(document.text[:cut], first), Document(document.text[cut:], second)]
+
+
 def _line_start(text: str, start: int, stop: int) -> int | None:
     """The first place from `start` where a line begins with a character other than white space."""
     while (end := text.find("\n", start, stop - 1)) >= 0:
@@ -247,7 +264,8 @@ def _read_documents(
     own_split = False
     counts = {"documents_read": 0, "documents_empty": 0, "documents_left_out": 0}
     done = 0
-    for number, document in enumerate(source.documents(), start=1):
+    documents = itertools.chain.from_iterable(cut_if_alone(one, dataset) for one in source.documents())
+    for number, document in enumerate(documents, start=1):
         counts["documents_read"] = number
         try:
             data = document.text.encode("utf-8")

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanokimi.data.documents import Document, import_optional, require_column, require_text, split_lines
+from nanokimi.data.documents import Document, split_lines
+from nanokimi.data.packed import import_optional
+from nanokimi.data.parts import own_part
+from nanokimi.data.records import require_column, require_text
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import one_line
 
@@ -76,11 +79,9 @@ class HubSet:
         test = TEST_SPLIT if TEST_SPLIT in splits else None
         if self.split is not None or val is None and test is None:
             return [(wanted, None)]
-        if test is None:
-            return [(wanted, "train"), (str(val), "val|test")]
-        if val is None:
-            return [(wanted, "train|val"), (test, "test")]
-        return [(wanted, "train"), (val, "val"), (test, "test")]
+        own = {"train": wanted, "val": val, "test": test}
+        names = [part for part, split in own.items() if split]
+        return [(str(own[part]), own_part(part, names)) for part in names]
 
 
 def hub_set(path: str, column: str, streaming: bool) -> HubSet | None:

@@ -1,4 +1,8 @@
-"""Folders that nanoGPT's data/*/prepare.py wrote: train.bin and val.bin of 16-bit ids, and perhaps meta.pkl.
+"""Folders that nanoGPT's data/*/prepare.py wrote: train.bin and val.bin of ids, and perhaps meta.pkl.
+
+nanoGPT writes ids of 16 bits; others write 32 or 64. The files do not say which. Read as narrower ids than they are,
+they would be ids with a 0 after each, or three of them; so they are read as the widest in which all are in the
+vocabulary.
 
 The ids are used as they are. A meta.pkl holds the sorted characters that they stand for, which makes our character
 tokenizer; without one, the ids are some other tokenizer's (GPT-2's, mostly), which the user has to name.
@@ -18,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.documents import file_sha256
 from nanokimi.data.encoding import id_dtype
+from nanokimi.data.packed import file_sha256
 from nanokimi.data.parts import MIN_PART, PARTS
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import is_name
@@ -32,6 +36,8 @@ FILES = ("train.bin", "val.bin")
 TEST = "test.bin"
 META = "meta.pkl"
 BLOCK_TOKENS = 1 << 22
+WIDTHS = tuple(np.dtype(name) for name in ("<u8", "<u4", "<u2"))
+"""Types of ids, the widest first; the last is nanoGPT's own."""
 MAX_DECODED_TOKENS = 100_000_000
 """A longer training part is not decoded to count its bytes and characters; both are null then."""
 
@@ -41,19 +47,34 @@ def is_nanogpt_folder(path: str) -> bool:
     return bool(path) and not is_name(path) and all(os.path.isfile(Path(path) / name) for name in FILES)
 
 
-def tokens_identity(folder: Path) -> dict[str, str]:
-    """Hashes of the files that are used."""
-    names = [*FILES, *(name for name in (TEST, META) if (folder / name).is_file())]
-    return {name: file_sha256(folder / name) for name in names}
+def refuse_settings(dataset: DatasetConfig) -> None:
+    """Raise UserError for a setting that would be ignored."""
+    if dataset.fraction < 1 or dataset.characters is not None or dataset.streaming:
+        raise UserError(
+            f"{dataset.path} holds tokens, which are used whole: leave out dataset.fraction, characters and streaming"
+        )
+    if dataset.text_column != DatasetConfig.text_column:
+        raise UserError(
+            f"dataset.text_column is {dataset.text_column}, and {dataset.path} has no columns: leave it out"
+        )
+    if dataset.tokenizer != DatasetConfig.tokenizer and not is_foreign(dataset.tokenizer):
+        raise UserError(
+            f"{dataset.path} holds tokens already, and dataset.tokenizer {dataset.tokenizer} cannot make others: set "
+            f"--dataset.tokenizer char if the folder has a {META}, or else to the tokenizer.json of its ids"
+        )
+
+
+def tokens_identity(dataset: DatasetConfig) -> dict[str, Any]:
+    """Hashes of the files that are used, and the bytes of an id if it is not nanoGPT's own width."""
+    folder = Path(dataset.path)
+    hashes = {name: file_sha256(folder / name) for name in _files(folder)}
+    width = _id_type(folder, _tokenizer(folder, dataset.tokenizer).vocab_size).itemsize
+    return hashes | ({"width": width} if width != WIDTHS[-1].itemsize else {})
 
 
 def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
     """Fill `target` with a store of the folder's tokens. Raises UserError if they are not what nanoGPT writes."""
     folder = Path(dataset.path)
-    if dataset.fraction < 1 or dataset.characters is not None or dataset.streaming:
-        raise UserError(
-            f"{folder} holds tokens, which are used whole: leave out dataset.fraction, characters and streaming"
-        )
     tokenizer = _tokenizer(folder, dataset.tokenizer)
     parts = _parts(folder, dataset.split, tokenizer.vocab_size)
     for name, ids in parts.items():
@@ -79,7 +100,7 @@ def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
         "file_bytes": sum(
             path.stat().st_size for name in (*FILES, TEST) if (path := folder / name).is_file()
         ),
-        "sha256": tokens_identity(folder)["train.bin"],
+        "sha256": file_sha256(folder / "train.bin"),
         "split": dataset.split,
         "chars": None if None in chars else sum(filter(None, chars)),
         **{f"{name}_text_bytes": size for name, (size, _) in sizes.items()},
@@ -97,11 +118,12 @@ def build_from_tokens(dataset: DatasetConfig, target: Path) -> None:
 
 def _parts(folder: Path, split: str, vocab_size: int) -> dict[str, np.ndarray]:
     """The ids of each part."""
-    train, val = (_read_ids(folder / name, vocab_size) for name in FILES)
+    id_type = _id_type(folder, vocab_size)
+    train, val = (_read_ids(folder / name, id_type, vocab_size) for name in FILES)
     if split == "nanogpt":
         return {"train": train, "val": val, "test": val}
     if (folder / TEST).is_file():
-        return {"train": train, "val": val, "test": _read_ids(folder / TEST, vocab_size)}
+        return {"train": train, "val": val, "test": _read_ids(folder / TEST, id_type, vocab_size)}
     half = len(val) // 2
     return {"train": train, "val": val[:half], "test": val[half:]}
 
@@ -128,15 +150,40 @@ def _tokenizer(folder: Path, named: str) -> Tokenizer:
         ) from None
 
 
-def _read_ids(path: Path, vocab_size: int) -> np.ndarray:
+def _files(folder: Path) -> list[str]:
+    """The names of the files that are used."""
+    return [*FILES, *(name for name in (TEST, META) if (folder / name).is_file())]
+
+
+def _id_type(folder: Path, vocab_size: int) -> np.dtype:
+    """The widest type in which all ids of all files are in the vocabulary; nanoGPT's own if there is none."""
+    paths = [folder / name for name in _files(folder) if name != META]
+    for dtype in WIDTHS[:-1]:
+        if all(_fits(path, dtype, vocab_size) for path in paths):
+            return dtype
+    return WIDTHS[-1]
+
+
+def _fits(path: Path, dtype: np.dtype, vocab_size: int) -> bool:
+    """Whether a file can be read as ids of this type."""
     size = path.stat().st_size
-    if not size or size % 2:
-        raise UserError(f"{path} has {size} bytes: expected 16-bit token ids, as nanoGPT writes them")
-    ids = np.memmap(path, dtype="<u2", mode="r")
+    if not size or size % dtype.itemsize:
+        return False
+    return all(int(block.max()) < vocab_size for block in _blocks(np.memmap(path, dtype=dtype, mode="r")))
+
+
+def _read_ids(path: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray:
+    size = path.stat().st_size
+    if not size or size % dtype.itemsize:
+        raise UserError(
+            f"{path} has {size} bytes: expected {8 * dtype.itemsize}-bit token ids, as nanoGPT writes them"
+        )
+    ids = np.memmap(path, dtype=dtype, mode="r")
     largest = max(int(block.max()) for block in _blocks(ids))
     if largest >= vocab_size:
         raise UserError(
-            f"{path} holds the id {largest}, and the tokenizer has {vocab_size}: name the right one"
+            f"{path} holds the id {largest}, and the tokenizer has {vocab_size}: name the right one (ids may have 16, "
+            "32 or 64 bits, without a header)"
         )
     return ids
 

@@ -9,6 +9,7 @@ nine tenths and the last one; there validation and test are the same text, and e
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -32,6 +33,16 @@ def fractions(dataset: DatasetConfig) -> tuple[Fraction, Fraction]:
     """The shares of validation and test, exactly as the decimal numbers that the user wrote."""
     val = Fraction(str(dataset.val_fraction))
     return val, val if dataset.test_fraction is None else Fraction(str(dataset.test_fraction))
+
+
+def own_part(name: str, names: Collection[str]) -> str:
+    """The part of a document in the split `name` of a data set with the splits `names`: see `Ranges.part_of`.
+
+    Train gives validation documents if the set has none of its own, and validation gives test documents.
+    """
+    if name == "train" and "val" not in names:
+        return "train|val"
+    return "val|test" if name == "val" and "test" not in names else name
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.documents import (
-    Document,
-    file_sha256,
+from nanokimi.data.documents import Document, has_separators, read_documents
+from nanokimi.data.folders import Member, read_folder
+from nanokimi.data.formats import (
+    COLUMN_FORMATS,
+    POINTER,
     format_of,
-    has_separators,
-    read_blocks,
-    read_documents,
-    supported_files,
+    looks_like_json_lines,
+    no_text,
+    require_text_name,
+    telling_name,
 )
 from nanokimi.data.hub import hub_set
+from nanokimi.data.packed import file_sha256, head_of, read_blocks
 from nanokimi.errors import UserError
 
 TALES = ("tales", "tales-short")
@@ -50,6 +53,10 @@ class Source:
     """The file of one contiguous text, cut by position; None: documents."""
     documents: Callable[[], Iterator[Document]] | None = None
     """The documents, to be split by content."""
+    require_unchanged: Callable[[], None] = lambda: None
+    """Raises UserError if the files no longer have the hash in the fingerprint."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about what is read: files that are left out, parts that are named."""
 
 
 def is_name(path: str) -> bool:
@@ -58,17 +65,27 @@ def is_name(path: str) -> bool:
 
 
 def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
-    """`dataset` with absolute paths, so that it is found from any folder."""
+    """`dataset` with absolute paths, so that it is found from any folder; ~ is the home folder."""
     if dataset.path and not is_name(dataset.path):
-        dataset = replace(dataset, path=_absolute(dataset.path))
+        dataset = replace(dataset, path=absolute(dataset.path))
     if dataset.tokenizer.endswith((".json", ".model")):
-        dataset = replace(dataset, tokenizer=_absolute(dataset.tokenizer))
+        dataset = replace(dataset, tokenizer=absolute(dataset.tokenizer))
     return dataset
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """The path from the root. A link at its end keeps its name, which says what the file holds.
+
+    Raises UserError if there can be no such path.
+    """
     try:
-        return str(Path(path).resolve())
+        path.encode("utf-8")  # it is written into files that are
+        given = Path(path).expanduser()
+        if given.name in ("", ".."):
+            return str(given.resolve())
+        return str(given.parent.resolve() / given.name)
+    except UnicodeEncodeError:
+        raise UserError(f"the name {path} is not UTF-8: rename it, or make a link to it") from None
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in the name
         raise UserError(f"{path} cannot be a path ({error}): check it") from None
 
@@ -110,30 +127,84 @@ def _refuse_split(dataset: DatasetConfig) -> None:
 
 def _local(path: Path, column: str) -> Source:
     """A file or a folder."""
-    _require_readable(path)
+    require_readable(path)
     if path.is_dir():
-        files = supported_files(path)
-        hashes = [(str(file.relative_to(path)), file_sha256(file)) for file in files]
-        digest = hashlib.sha256(repr(hashes).encode()).hexdigest()
-    else:
-        files, digest = [path], file_sha256(path)
+        return _folder(path, column)
+    require_text_name(path)
+    kind = format_of(path)
+    digest, size = file_sha256(path), path.stat().st_size
+    if not size:
+        raise UserError(f"{path} is empty: name a file with text in it")
+    _require_content(path, kind)
+
+    def require_unchanged() -> None:
+        if file_sha256(path) != digest:
+            raise UserError(f"{path} changed while it was read: try again when nothing writes to it")
+
+    facts: dict[str, Any] = {"file_bytes": size, "sha256": digest, "require_unchanged": require_unchanged}
+    if kind not in COLUMN_FORMATS:
+        _refuse_column(column, str(path))
+        if not has_separators(path):
+            name = Path(telling_name(path)).suffix if path.is_symlink() else path.suffix
+            return Source({"text": digest, "name": name}, text_file=path, **facts)
+    # The first formats had no need to be told apart: what one of them reads, no other does.
+    fingerprint = {"documents": digest, "column": column}
+    fingerprint |= {"format": kind} if kind in (".json", ".csv", ".tsv") else {}
+    return Source(fingerprint, documents=lambda: map(Document, read_documents(path, column, kind)), **facts)
+
+
+def _folder(path: Path, column: str) -> Source:
+    """The files of a folder, as documents."""
+    folder = read_folder(path)
+    if not any(member.kind in COLUMN_FORMATS for member in folder.members):
+        _refuse_column(column, str(path))
+    files = [member.path for member in folder.members]
+    for member in folder.members:
+        _require_content(member.path, member.kind if format_of(member.path) else None)
+    hashes = [(str(file.relative_to(path)), file_sha256(file)) for file in files]
     size = sum(file.stat().st_size for file in files)
     if not size:
         raise UserError(f"{path} is empty: name a file with text in it")
-    if not path.is_dir() and format_of(path) is None:
-        files_kind = ".txt"  # any other name is taken for a text file
-    else:
-        files_kind = "" if path.is_dir() else str(format_of(path))
-    if files_kind == ".txt":
-        _refuse_column(column, str(path))
-    if files_kind == ".txt" and not has_separators(path):
-        return Source({"text": digest, "name": path.suffix}, size, digest, text_file=path)
+    digest = hashlib.sha256(repr(hashes).encode()).hexdigest()
 
     def documents() -> Iterator[Document]:
-        for file in files:
-            yield from map(Document, read_documents(file, column, files_kind or None))
+        for member in folder.members:
+            yield from _documents_of(member, column)
 
-    return Source({"documents": digest, "column": column}, size, digest, documents=documents)
+    def require_unchanged() -> None:
+        for file, (name, before) in zip(files, hashes, strict=True):
+            if file_sha256(file) != before:
+                raise UserError(
+                    f"{path} changed ({name}) while it was read: try again when nothing writes to it"
+                )
+
+    fingerprint = {"documents": digest, "column": column}
+    fingerprint |= {"parts": "named"} if any(member.part for member in folder.members) else {}
+    return Source(
+        fingerprint,
+        size,
+        digest,
+        documents=documents,
+        require_unchanged=require_unchanged,
+        notes=tuple(folder.notes),
+    )
+
+
+def _documents_of(member: Member, column: str) -> Iterator[Document]:
+    for text in read_documents(member.path, column, member.kind):
+        yield Document(text, member.part, alone=member.alone)
+
+
+def _require_content(path: Path, kind: str | None) -> None:
+    """Refuse a file that is not what its name says. A kind of None is text of any other name."""
+    head = head_of(path)
+    if (kind != ".parquet" or head.startswith(POINTER)) and (reason := no_text(head)):
+        raise UserError(f"{path} {reason}")
+    if kind is None and looks_like_json_lines(head):
+        raise UserError(
+            f"{path} holds JSON lines: give it, or a link to it, a name that ends in .jsonl, or in .txt to train on "
+            "them as they are"
+        )
 
 
 def _tales(dataset: DatasetConfig) -> Source:
@@ -170,7 +241,16 @@ def _refuse_column(column: str, path: str) -> None:
         raise UserError(f"dataset.text_column is {column}, and {path} has no columns: leave it out")
 
 
-def _require_readable(path: Path) -> None:
+def has_columns(path: str) -> bool:
+    """Whether what `dataset.path` names holds records, of which one column is the text."""
+    if is_name(path):
+        return path.partition(":")[0] not in TALES and path != "tinystories-v2"
+    if os.path.isdir(path):
+        return any(member.kind in COLUMN_FORMATS for member in read_folder(Path(path)).members)
+    return format_of(Path(path)) in COLUMN_FORMATS
+
+
+def require_readable(path: Path) -> None:
     """Refuse what is missing or cannot be opened."""
     if os.path.isdir(path):
         return
@@ -181,6 +261,8 @@ def _require_readable(path: Path) -> None:
     except UserError:
         raise
     except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link to a file that is not there: fetch it") from None
         raise UserError(f"{path} does not exist: {_suggest(path)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -197,7 +279,8 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder: name one text file in it")
-    _require_readable(path)
+    require_readable(path)
+    _require_content(path, ".txt")
     text = "".join(read_blocks(path))
     if not text:
         raise UserError(f"{path} is empty: name a file with text in it")

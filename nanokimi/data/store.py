@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.build import METADATA_FILE, prepare_store
+from nanokimi.data.build import METADATA_FILE, find_store
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.metadata import SCHEMA_VERSION, read_metadata
 from nanokimi.data.parts import PARTS, fractions, split_note
-from nanokimi.data.sources import open_source, read_text
+from nanokimi.data.sources import has_columns, open_source, read_text
 from nanokimi.data.tokenizers.foreign import FOREIGN
 from nanokimi.data.tokenizers.own import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
@@ -131,7 +131,9 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
     """
     folder = Path(folder)
     _require_replaceable(folder)
-    store = prepare_store(dataset)
+    store, notes = find_store(dataset)
+    for remark in notes:
+        print(f"nanokimi: note: {remark}", file=sys.stderr)
     metadata: dict[str, Any] = json.loads((store / METADATA_FILE).read_text(encoding="utf-8"))
     if metadata["train_tokens"] < context_length + 2:
         advice = f"{context_length} needs {context_length + 2}; use a longer text, or a shorter context"
@@ -151,6 +153,7 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
     if note := split_note(metadata):
         print(f"nanokimi: {note}", file=sys.stderr)
     metadata = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **metadata, "store": str(store)}
+    metadata |= {"notes": list(notes)} if notes else {}
     _write_folder(folder, store, metadata)
     return open_prepared(folder)
 
@@ -213,30 +216,38 @@ def _tokenizer_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def as_validation_text(data: PreparedData, path: str) -> PreparedData:
+def as_validation_text(
+    data: PreparedData, path: str, column: str | None = None, usual_column: str = DatasetConfig.text_column
+) -> PreparedData:
     """Put another text, encoded with the tokenizer of `data`, in place of the validation part.
 
-    If `data` is made of documents, `path` may be anything that `dataset.path` may be, and each of its documents ends
-    with end-of-text. All tokens are held in memory.
+    `path` may be anything that `dataset.path` may be, and is read as `prepare` reads it. The text of records is in
+    `column`; None: in `usual_column`, if there are records. If `data` is made of documents, each of the documents ends
+    with end-of-text; otherwise the model knows none, and the documents are scored one by one without it. All tokens
+    are held in memory.
     """
     end = data.tokenizer.end_of_text_id
-    source = None if data.metadata.get("contiguous", True) else open_source(DatasetConfig(path=path))
-    if source is None or source.documents is None:
+    usual = usual_column if has_columns(path) else DatasetConfig.text_column
+    source = open_source(DatasetConfig(path=path, text_column=column or usual))
+    for remark in source.notes:
+        print(f"nanokimi: note: {remark}", file=sys.stderr)
+    if source.documents is None:
         texts = [read_text(path)]
     else:
         texts = [document.text for document in source.documents() if document.text.strip()]
     ids = [data.tokenizer.encode(text) for text in texts]
     if not any(map(len, ids)):
         raise UserError(f"{path} has no text to score: name a file with text in it")
-    if end is not None and not data.metadata.get("contiguous", True):
+    contiguous = data.metadata.get("contiguous", True)
+    if end is not None and not contiguous:
         ids = [np.append(one, np.int32(end)) for one in ids]
     metadata = {name: fact for name, fact in data.metadata.items() if name != "val_floor_nats"} | {
         "path": path,
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),
     }
-    contiguous = data.metadata.get("contiguous", True)
-    offsets = _no_offsets() if contiguous else np.cumsum([0, *map(len, ids)], dtype=np.uint64)
+    whole = contiguous and source.documents is None
+    offsets = _no_offsets() if whole else np.cumsum([0, *map(len, ids)], dtype=np.uint64)
     return replace(
         data, val_ids=np.concatenate(ids), metadata=metadata, val_doc_offsets=offsets, val_doc_nats=None
     )

@@ -36,6 +36,7 @@ def summary_text(data: PreparedData) -> str:
         rows += [("duplicates kept", f"{metadata['duplicates_in_train']:,} within the training part (exact)")]
     rows += [(unit, sizes(metadata, f"text_{unit}")) for unit in ("bytes", "chars")]
     rows += [("tokens", sizes(metadata, "tokens"))]
+    rows += [("note", note) for note in metadata.get("notes", ())]
     if note := split_note(metadata):
         rows += [("beware", note)]
     if metadata.get("split_widened"):

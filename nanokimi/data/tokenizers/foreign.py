@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nanokimi.data.documents import END_OF_TEXT, import_optional
+from nanokimi.data.documents import END_OF_TEXT
+from nanokimi.data.packed import import_optional
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
 from nanokimi.runtime.text import one_line
