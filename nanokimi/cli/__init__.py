@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(command_help(command, arguments[1:]), end="")
             return 0
+        require_utf8(arguments[1:])
         from nanokimi.cli import verbs
         from nanokimi.cli.plugins import take_plugins
 
@@ -63,3 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that vanished
         print(f"nanokimi: {error}", file=sys.stderr)
         return 1
+
+
+def require_utf8(words: list[str]) -> None:
+    """Raise UserError for a word, such as a path, that is not UTF-8: it is written into files that are."""
+    for word in words:
+        shown = word.encode("utf-8", errors="replace").decode("utf-8")
+        if word != shown:
+            raise UserError(f"'{shown}' is not UTF-8: rename the file or folder, or make a link to it")

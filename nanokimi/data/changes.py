@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.cache import store_key
-from nanokimi.data.documents import file_sha256
-from nanokimi.data.nanogpt import is_nanogpt_folder, tokens_identity
+from nanokimi.data.nanogpt import is_nanogpt_folder
+from nanokimi.data.packed import file_sha256
 from nanokimi.data.sources import TALES, is_name, open_source
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign
@@ -33,7 +33,7 @@ def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> 
 def source_sha256(dataset: DatasetConfig) -> str | None:
     """The hash of a text as `prepare` notes it; None if it cannot be had at once."""
     if is_nanogpt_folder(dataset.path):
-        return tokens_identity(Path(dataset.path))["train.bin"]
+        return file_sha256(Path(dataset.path) / "train.bin")
     is_tales = dataset.path.partition(":")[0] in TALES
     if not is_tales and (is_name(dataset.path) or not os.path.exists(dataset.path)):
         return None
