@@ -9,8 +9,9 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nanokimi.cli.evaluate import run_evaluate
 from nanokimi.cli.options import (
     DEFAULT_CONFIG,
     choose_config,
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
     from nanokimi.measure.audit import AuditResult
 
 
-__all__ = ["run_ladder", "run_scale", "run_sweep"]  # defined in studies.py, and found here by `main`
+__all__ = [
+    "run_evaluate",
+    "run_ladder",
+    "run_scale",
+    "run_sweep",
+]  # defined elsewhere, and found here by `main`
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,
@@ -181,49 +187,6 @@ def run_sample(arguments: list[str]) -> int:
             for piece in stream_story(run.model, run.data.tokenizer, text, config):
                 print(piece, end="", flush=True)
             print()
-    return 0
-
-
-def run_evaluate(arguments: list[str]) -> int:
-    """`nanokimi evaluate`."""
-    import json
-
-    types = {"data": str, "dataset.text_column": str, "part": str, "checkpoint": str, "device": str}
-    options, rest = take_options(arguments, {**types, "json": bool})
-    folder = Path(one_target(rest, "run folder"))
-    part = str(options.get("part", "val" if "data" in options else "test"))
-    if part not in ("val", "test"):
-        raise UserError(f"--part is {part}: expected val or test")
-    if "data" in options and "part" in options:
-        raise UserError("--data names another text, which is scored whole: leave out --part")
-    if "dataset.text_column" in options and "data" not in options:
-        raise UserError("--dataset.text_column is for another text: name it with --data, or leave this out")
-    from nanokimi.cli.evaluate_table import evaluation_text
-    from nanokimi.data.parts import split_note
-    from nanokimi.data.sources import absolute, is_name
-    from nanokimi.data.store import as_validation_text
-    from nanokimi.measure.evaluate import evaluate
-    from nanokimi.train.run_folder import open_run, runs_in
-
-    checkpoint = str(options.get("checkpoint", "final"))
-    text = str(options.get("data", ""))
-    text = text if not text or is_name(text) else absolute(text)
-    column = str(options["dataset.text_column"]) if "dataset.text_column" in options else None
-    records: list[dict[str, Any]] = []
-    for run_folder in runs_in(folder):
-        run = open_run(run_folder, str(options["device"]) if "device" in options else None, checkpoint)
-        usual = run.config.dataset.text_column
-        data = as_validation_text(run.data, text, column, usual) if "data" in options else run.data
-        train = run.config.train
-        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
-        head = {"name": run.config.title, "seed": run.config.seed, "folder": str(run_folder)}
-        tokens = {f"{part}_tokens": len(data.scored(part).ids)}
-        note = None if "data" in options else split_note(data.metadata)
-        records.append({**head, **tokens, **scores, **({"split_note": note} if note else {})})
-        if "json" in options:
-            print(json.dumps(records[-1]), flush=True)
-    if "json" not in options:
-        print(evaluation_text(records, part), end="")
     return 0
 
 
