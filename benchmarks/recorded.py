@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PRESETS = ROOT / "nanokimi" / "presets"
 Row = dict[str, Any]
+OLD_SEED_2 = {
+    "NanoKimi": [1.5768, 1.5846, 1.5867],
+    "NanoKimi of seed 2": [1.5846, 1.5750, 1.5749],
+    "NanoGPT of seed 2": [1.7546, 1.7599, 1.7452],
+}
+"""Losses by arm of the withdrawn contest of earlier system 2, from docs/earlier-results.md: no lines were kept."""
 
 
 def read_comparison(name: str) -> tuple[Row, list[Row]]:
@@ -35,4 +41,14 @@ def old_tales() -> dict[str, list[float]]:
     for line in lines:
         if line["kind"] == "run" and line["purpose"] == "seed":
             losses.setdefault(line["arm"], []).append(line["val_loss"])
+    return losses
+
+
+def old_shakespeare() -> dict[str, list[float]]:
+    """Losses by arm of the withdrawn comparison on tinyshakespeare, three seeds each, at its last commit."""
+    lines = read_json_lines(RESULTS / "old" / "shakespeare-char.jsonl")
+    losses: dict[str, list[float]] = {}
+    for line in lines:
+        if line["commit"] == lines[-1]["commit"]:
+            losses.setdefault(line["name"], []).append(line["val_loss"])
     return losses

@@ -20,7 +20,17 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from prose_numbers import with_numbers
-from recorded import PRESETS, RESULTS, ROOT, Row, judged, old_tales, read_comparison
+from recorded import (
+    OLD_SEED_2,
+    PRESETS,
+    RESULTS,
+    ROOT,
+    Row,
+    judged,
+    old_shakespeare,
+    old_tales,
+    read_comparison,
+)
 from study_tables import old_and_new, study_block
 
 from nanokimi.compare.verdict import verdict
@@ -184,26 +194,22 @@ def tales_table(name: str) -> str:
     return "\n".join(lines)
 
 
-def corrected_tales() -> str:
-    """The default comparison beside what we had claimed of its predecessor."""
-    _, _, arms, pairs = judged("tales-short")
-    old = old_tales()
-    lines = [
-        "| nats per token | short tales, same search for every arm | tales, as claimed before |",
-        "|---|---|---|",
-    ]
+def corrected(name: str, old: dict[str, list[float]], now: str, then: str) -> str:
+    """A comparison beside what we had claimed of its predecessor: losses by arm, and each pair that both have."""
+    _, _, arms, pairs = judged(name)
+    lines = [f"| nats per token | {now} | {then} |", "|---|---|---|"]
     for arm in arms:
-        then = old[arm["name"]]
-        lines.append(
-            f"| {arm['name']} | {arm['test_loss']:.3f} +- {arm['deviation']:.3f} "
-            f"| {fmean(then):.3f} +- {stdev(then):.3f} |"
-        )
-    for pair in pairs[:2]:
-        was, (low, high) = paired_t(old[pair["first"]], old[pair["second"]]), pair["ci95"]
+        was = old.get(arm["name"])
+        claim = f"{fmean(was):.3f} +- {stdev(was):.3f}" if was else "not run"
+        lines.append(f"| {arm['name']} | {arm['test_loss']:.3f} +- {arm['deviation']:.3f} | {claim} |")
+    for pair in pairs:
+        if pair["first"] not in old or pair["second"] not in old or "NanoKimi" not in pair["first"]:
+            continue
+        before, (low, high) = paired_t(old[pair["first"]], old[pair["second"]]), pair["ci95"]
         sure = "" if pair["holm_p"] < 0.05 else ": not distinguishable"
         lines.append(
             f"| {pair['first']} minus {pair['second']} | {pair['mean']:+.3f} ({low:+.3f} to {high:+.3f}){sure} "
-            f"| {was.mean:+.3f} ({was.low:+.3f} to {was.high:+.3f}) |"
+            f"| {before.mean:+.3f} ({before.low:+.3f} to {before.high:+.3f}) |"
         )
     return "\n".join(lines)
 
@@ -323,12 +329,23 @@ def measured_on(rows: list[Row]) -> str:
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tales": lambda: comparison_table("tales-short")},
     "docs/corrections.md": {
-        "tales-corrected": corrected_tales,
+        "tales-corrected": lambda: corrected(
+            "tales-short", old_tales(), "short tales, same search for every arm", "tales, as claimed before"
+        ),
+        "shakespeare-char-corrected": lambda: corrected(
+            "shakespeare-char", old_shakespeare(), "same search for every arm", "as claimed before"
+        ),
         "ladder-shakespeare-corrected": lambda: old_and_new(
             RESULTS / "old" / "ladder-shakespeare.jsonl", RESULTS / "ladder-shakespeare.jsonl"
         ),
         "ladder-tales-corrected": lambda: old_and_new(
             RESULTS / "old" / "ladder-tales.jsonl", RESULTS / "ladder-tales.jsonl"
+        ),
+        "seed-2-corrected": lambda: corrected(
+            "seed-2", OLD_SEED_2, "test part, again", "validation text, as claimed before"
+        ),
+        "scale-tales-corrected": lambda: old_and_new(
+            RESULTS / "old" / "scale-tales.jsonl", RESULTS / "scale-tales.jsonl"
         ),
     },
     "docs/experiments.md": {"null": null_table},
@@ -339,6 +356,13 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-sensitivity": lambda: sensitivity_table("tales"),
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
         "ladder-tales": lambda: study_block(RESULTS / "ladder-tales.jsonl"),
+        "scale-tales": lambda: study_block(RESULTS / "scale-tales.jsonl"),
+        "seed-2": lambda: comparison_table("seed-2"),
+        "seed-2-pairs": lambda: pair_table("seed-2"),
+        "shakespeare-char": lambda: comparison_table("shakespeare-char"),
+        "shakespeare-char-pairs": lambda: pair_table("shakespeare-char"),
+        "shakespeare-char-search": lambda: search_table("shakespeare-char"),
+        "shakespeare-char-sensitivity": lambda: sensitivity_table("shakespeare-char"),
         "tales-stories": lambda: tales_table("tales-short"),
     },
 }
