@@ -35,9 +35,9 @@ def lead(over: str) -> str:
     return f"{other - mean_of('tales-short', 'NanoKimi', 'test_loss'):.2f}"
 
 
-def gap(over: str, of: str = "NanoKimi") -> str:
-    """By how much an arm of the default comparison is lower than another one, with the interval that decides."""
-    for pair in judged("tales-short")[3]:
+def gap(over: str, of: str = "NanoKimi", name: str = "tales-short") -> str:
+    """By how much an arm of a comparison is lower than another one, with the interval that decides."""
+    for pair in judged(name)[3]:
         if {pair["first"], pair["second"]} == {over, of}:
             sign = -1 if pair["first"] == of else 1
             low, high = sorted(sign * bound for bound in pair["ci95"])
@@ -59,6 +59,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "gap-adamw": lambda: gap("NanoGPT"),
     "gap-muon": lambda: gap("NanoGPT with Muon"),
     "gap-optimizer": lambda: gap("NanoGPT", "NanoGPT with Muon"),
+    "gap-recipe": lambda: gap("NanoGPT with Muon", name="shakespeare-char"),
+    "recipe-parameters": lambda: f"{mean_of('shakespeare-char', 'NanoKimi', 'params_active') / 1e6:.2f}M",
+    "recipe-steps": lambda: f"{mean_of('shakespeare-char', 'NanoKimi', 'steps'):,.0f}",
     "time": lambda: times("train_seconds"),
     "parameters": lambda: times("params_total"),
     "old-lead": lambda: f"{old_lead():.2f}",
