@@ -31,8 +31,8 @@ from nanokimi.config.files import load_config
 from nanokimi.config.safe_yaml import MAX_BYTES, parse_yaml
 from nanokimi.data import documents, records
 from nanokimi.data.documents import read_documents
-from nanokimi.data.packed import read_blocks
 from nanokimi.data.nanogpt import is_nanogpt_folder
+from nanokimi.data.packed import read_blocks
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import open_source, read_text, with_absolute_paths
 from nanokimi.data.store import as_validation_text, open_prepared, prepare

@@ -138,6 +138,25 @@ step with its parts, the roofline that those rates set, prefill, and decoding on
 }
 
 
+PATH_OPTIONS = ("out", "config")
+
+
+def user_path(option: str, value: str) -> str:
+    """A path, or several with commas between, with ~ as the home folder: a shell leaves it in --out=~/here.
+
+    Raises UserError for a name that is not UTF-8, because files that are would name it.
+    """
+    try:
+        value.encode("utf-8")
+        return ",".join(
+            str(Path(one).expanduser()) if one.startswith("~") else one for one in value.split(",")
+        )
+    except UnicodeEncodeError:
+        raise UserError(f"{option} {value} is not UTF-8: choose another name") from None
+    except RuntimeError as error:  # no such user
+        raise UserError(f"{option} {value} cannot be a path ({error}): check it") from None
+
+
 def take_options(
     arguments: list[str], named: dict[str, Callable[[str], object]]
 ) -> tuple[dict[str, object], list[str]]:
@@ -163,6 +182,8 @@ def take_options(
                     f"option {option} needs a value (one that starts with dashes: {option}=--value)"
                 )
             value = remaining.pop(0)
+        if name in PATH_OPTIONS:
+            value = user_path(option, value)
         if name == "config" and name in values:  # several files, of which later ones override earlier ones
             value = f"{values[name]},{value}"
         try:
