@@ -149,6 +149,22 @@ step with its parts, the roofline that those rates set, prefill, and decoding on
 }
 
 
+PATH_OPTIONS = ("out", "config")
+
+
+def user_path(option: str, value: str) -> str:
+    """A path, or several with commas between, with ~ as the home folder: a shell leaves it in --out=~/here.
+
+    Raises UserError if it names a user that does not exist.
+    """
+    try:
+        return ",".join(
+            str(Path(one).expanduser()) if one.startswith("~") else one for one in value.split(",")
+        )
+    except RuntimeError as error:  # no such user
+        raise UserError(f"{option} {value} cannot be a path ({error}): check it") from None
+
+
 def take_options(
     arguments: list[str], named: dict[str, Callable[[str], object]]
 ) -> tuple[dict[str, object], list[str]]:
@@ -174,6 +190,8 @@ def take_options(
             value = next_value(option, remaining)
         if not value.strip() and name in NOT_EMPTY:
             raise UserError(f"option {option} is empty: give it a value, or leave it out")
+        if name in PATH_OPTIONS:
+            value = user_path(option, value)
         if name == "config" and name in values:  # several files, of which later ones override earlier ones
             value = f"{values[name]},{value}"
         try:

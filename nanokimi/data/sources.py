@@ -81,7 +81,7 @@ def absolute(path: str) -> str:
     try:
         path.encode("utf-8")  # it is written into files that are
         if "\0" in path:
-            raise ValueError("it holds a NUL character")
+            raise ValueError("it holds a NUL")
         given = Path(path).expanduser()
         if given.name in ("", ".."):
             return str(given.resolve())
