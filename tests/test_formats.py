@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import zstandard
 from conftest import make_text
-from nanokimi.cli.evaluate_table import evaluation_text
 
 from nanokimi import cli
+from nanokimi.cli.evaluate import evaluation_text
 from nanokimi.config import DatasetConfig
 from nanokimi.data import build, folders, records, sources
 from nanokimi.data.build import find_store, prepare_store
