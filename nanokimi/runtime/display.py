@@ -173,8 +173,8 @@ class Display:
         table.add_row("", self._sparkline(arm.curve, 24))
         table.add_row("val loss", "" if arm.val_loss is None else f"{arm.val_loss:.4f}")
         ms = median(arm.step_ms) if arm.step_ms else None
-        speed = "" if ms is None else f"{arm.tokens_per_step / ms * 1e3:,.0f} tokens/s, {ms:.1f} ms/step"
-        table.add_row("speed", speed)
+        table.add_row("speed", "" if ms is None else f"{arm.tokens_per_step / ms * 1e3:,.0f} tokens/s")
+        table.add_row("", "" if ms is None else f"{ms:.1f} ms per step")
         table.add_row("memory", f"{arm.memory_bytes / 1e6:,.0f} MB" if arm.memory_bytes else "")
         left = arm.seconds_left()
         table.add_row("left", "" if left is None else f"{_clock(left)} of training")
