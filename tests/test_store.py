@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.store import PreparedData, open_prepared, prepare
+from nanokimi.data.store import PreparedData, open_prepared, prepare, val_opening
 from nanokimi.errors import UserError
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -232,3 +232,17 @@ def test_shakespeare_has_nanogpts_numbers(tmp_path: Path) -> None:
     assert prepared.tokenizer.vocab_size == 65 + 1
     assert (len(prepared.train_ids), len(prepared.val_ids)) == (1_003_854, 111_540)
     assert np.array_equal(prepared.test_ids, prepared.val_ids)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_story_may_begin_as_the_validation_text_does(many: bool, tokenizer: str, tmp_path: Path) -> None:
+    stories = [
+        f"  The owl\nsleeps until {n} o'clock, and then it hunts for mice all night.\n" for n in range(200)
+    ]
+    (tmp_path / "a.txt").write_text(("<|endoftext|>\n" if many else "").join(stories))
+    dataset = DatasetConfig(path=str(tmp_path / "a.txt"), tokenizer=tokenizer, vocab_size=300)
+    opening = val_opening(prepare(dataset, tmp_path / "data", 8))
+    assert len(opening.split()) == 10 and opening == opening.strip() and "<|" not in opening
+    assert opening in "".join(stories)
+    assert not many or opening.startswith("The owl")

@@ -166,6 +166,7 @@ def run_sample(arguments: list[str]) -> int:
     from dataclasses import replace
 
     from nanokimi.config.rules import validate
+    from nanokimi.data.store import val_opening
     from nanokimi.generation.story import stream_story
     from nanokimi.train.run_folder import first_seeds, open_run
 
@@ -179,7 +180,7 @@ def run_sample(arguments: list[str]) -> int:
         config = validate(
             replace(run.config, sample=sample, seed=int(str(options.get("seed", run.config.seed))))
         )
-        for text in config.sample.prompts:
+        for text in config.sample.prompts or (val_opening(run.data),):
             run.data.tokenizer.encode(
                 text
             )  # raises UserError for a text that cannot be encoded, before anything is printed

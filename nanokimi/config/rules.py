@@ -160,9 +160,9 @@ def _validate_train(train: TrainConfig) -> None:
 
 
 def _validate_sample(sample: SampleConfig) -> None:
-    require(len(sample.prompts) > 0, "sample.prompts is empty: give at least one prompt")
+    require(sample.prompts != (), "sample.prompts is empty: give at least one prompt")
     require(
-        all(sample.prompts),
+        all(sample.prompts or ()),
         "sample.prompts holds an empty prompt: a story needs at least one character to go on",
     )
     require_positive(sample, "sample", ("max_new_tokens", "top_k", "judged_stories", "questions"))

@@ -239,10 +239,8 @@ class TrainConfig:
 class SampleConfig:
     """The stories written during training and by `nanokimi sample`."""
 
-    prompts: tuple[str, ...] = (
-        "Once, there was a small boy named Charlie. Charlie loved stories more than anything else.",
-    )
-    """Beginnings that each model continues."""
+    prompts: tuple[str, ...] | None = None
+    """Beginnings that each model continues. None: the first words of the validation text."""
     max_new_tokens: int = 256
     """Tokens to write."""
     temperature: float = 0.8

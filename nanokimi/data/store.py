@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ import numpy as np
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.build import METADATA_FILE, find_store
+from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.metadata import SCHEMA_VERSION, read_metadata
 from nanokimi.data.parts import PARTS, fractions, split_note
@@ -35,6 +37,7 @@ OWN_FILES = {METADATA_FILE, *TOKENIZER_FILES, *TOKEN_FILES, "summary.png"}
 BLOCK_TOKENS = 1 << 20
 HASHED_IDS = 500_000
 COPY_BYTES = 64_000_000
+OPENING_WORDS, OPENING_TOKENS = 10, 256
 """Stores of fewer bytes are copied into the run's folder."""
 
 
@@ -206,6 +209,16 @@ def _open_part(folder: Path, part: str, metadata: dict[str, Any]) -> _Part:
         if not np.isfinite(nats).all():
             raise UserError(f"{path} is damaged (a number is not finite): prepare the data again")
     return _Part(ids, offsets, nats)
+
+
+def val_opening(data: PreparedData) -> str:
+    """The first words of the validation text, or of its first document: what a story may begin with."""
+    ids = data.val_ids[:OPENING_TOKENS]
+    if len(data.val_doc_offsets) > 1:
+        ids = ids[: int(data.val_doc_offsets[1])]
+    text = data.tokenizer.decode(ids)
+    words = re.match(rf"\s*((?:\S+\s+){{0,{OPENING_WORDS - 1}}}\S+)", text.replace(END_OF_TEXT, ""))
+    return words[1] if words else data.tokenizer.decode(data.val_ids[:1])
 
 
 def _tokenizer_sha256(folder: Path) -> str:

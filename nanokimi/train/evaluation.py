@@ -112,13 +112,14 @@ def sample_records(state: TrainState) -> list[Record]:
     tokenizer = state.data.tokenizer
     records: list[Record] = []
     sample, written = state.config.sample, count()
-    for prompt in sample.prompts:
+    prompts = sample.prompts or ()  # set_up has chosen some
+    for prompt in prompts:
         ids = []
         for token in story_ids(state.model, tokenizer, prompt, state.config):
             if state.should_stop:
                 raise Cancelled
             ids.append(token)
-            state.tell("writing samples", next(written), len(sample.prompts) * sample.max_new_tokens)
+            state.tell("writing samples", next(written), len(prompts) * sample.max_new_tokens)
         text = tokenizer.decode(ids)
         scores = {"distinct_2": distinct_ngrams(text.split(), 2), "repetition": repetition(text)}
         copied = copied_share(text, state.training_text)
