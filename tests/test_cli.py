@@ -385,7 +385,7 @@ CASES: list[tuple[str, str, str]] = [
     ("sample taken", "no config.yaml", "taken"),
     ("sample {R} --promt hello", "there is no option --promt", ""),
     ("sample {R} --prompt=", "empty prompt", ""),
-    ("sample {R} --prompt \udce9", "surrogate", ""),
+    ("sample {R} --prompt \udce9", "is not UTF-8", ""),
     ("sample {R} --top_p 0", "sample.top_p is 0", ""),
     ("sample {R} --top_p 1.5", "sample.top_p is 1.5", ""),
     ("sample {R} --top_k 0", "sample.top_k is 0", ""),

@@ -335,7 +335,9 @@ def test_pieces_of_a_learnt_tokenizer_have_limits(smoke: RunConfig) -> None:
 
 
 def test_a_setting_that_would_be_ignored_is_refused(smoke: RunConfig) -> None:
-    smoke = with_value(smoke, "nanogpt.optim.schedule", "cosine")
+    smoke = with_value(
+        with_value(smoke, "nanogpt.optim.schedule", "cosine"), "nanogpt.optim.decay_fraction", 0.4
+    )
     for key, value in {
         "dataset.vocab_size": 7,
         "nanogpt.optim.momentum": 0.9,

@@ -72,7 +72,7 @@ def test_progress_on_a_lost_terminal_does_not_end_the_run(live: bool) -> None:
     with lost_terminal() as descriptor, open(descriptor, "w", closefd=False) as stream:
         console = Console(file=stream, force_terminal=live)
         with Display(["NanoKimi"], 8, console) as display:
-            display.log("NanoKimi", "being audited and measured")
+            display.phase("NanoKimi", "auditing")
             display.note("NanoKimi", "a line")
 
 

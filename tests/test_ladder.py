@@ -442,7 +442,9 @@ def test_classes_of_the_users_own_are_two_more_arms(toy: Path) -> None:
     more += ["--nanokimi.model.first_k_dense_replace", "1"]
     out = toy / "classes"
     try:
-        assert cli.main([*study_command(toy, "ladder", *more), "--out", str(out)]) == 0
+        words = study_command(toy, "ladder", *more)
+        words[words.index("--out") + 1] = str(out)
+        assert cli.main(words) == 0
     finally:
         forget_plugins()
     report = read_json(out / "study.json")

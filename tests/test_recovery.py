@@ -518,7 +518,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert [path.name for path in first.parent.iterdir()] == [first.name] and find_damage(first) is None
 
 
-def test_a_report_that_cannot_be_written_is_written_by_a_resumption(
+def test_a_report_that_cannot_be_written_costs_no_verdict_and_is_written_later(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from nanokimi.report import page
@@ -527,11 +527,13 @@ def test_a_report_that_cannot_be_written_is_written_by_a_resumption(
     save_config(tiny_config(max_steps=2), settings)
     with monkeypatch.context() as patched:
         patched.setattr(page, "write_atomic", full)
-        assert cli.main(["compare", "--config", str(settings), "--arms", "NanoGPT", "--out", str(out)]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left" in line and f"compare --resume --out {out}" in line
+        assert cli.main(["compare", "--config", str(settings), "--arms", "NanoGPT", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    line = printed.err.splitlines()[-1]
+    assert "No space left" in line and f"nanokimi report {out}" in line
+    assert printed.out.startswith("NanoGPT ") and "nats per token of the test text" in printed.out
     assert not (out / "report.html").exists()
-    assert cli.main(["compare", "--resume", "--out", str(out)]) == 0
+    assert cli.main(["report", str(out)]) == 0
     assert (out / "report.html").exists()
 
 

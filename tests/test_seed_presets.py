@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from nanokimi.cli import main
@@ -71,7 +73,25 @@ def small(name: str, text: Path) -> str:
     arms = arm_configs(load_config(name)).values()
     layers = {arm.model: 1 + getattr(arm.family.model, "first_k_dense_replace", 0) for arm in arms}
     families = "".join(NARROW.format(arm=family, layers=layers[family]) for family in sorted(layers))
-    return f"--config {name} --data {text} {QUICK}{families}{REDUCED[name]}"
+    words = shlex.split(f"{QUICK}{families}{REDUCED[name]}")
+    overlay = (
+        text.parent / f"{name}-small.yaml"
+    )  # in a file, settings of arms that are not trained are allowed
+    lines = [f"{key.removeprefix('--')}: {value}" for key, value in zip(words[::2], words[1::2], strict=True)]
+    overlay.write_text(yaml.safe_dump(nested(yaml.safe_load("\n".join(lines)))))
+    return f"--config {name} --data {text} --config {overlay}"
+
+
+def nested(flat: dict[str, object]) -> dict[str, object]:
+    """Settings by dotted key as a settings file has them."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return tree
 
 
 SAME = ("NanoKimi of seed 2", "NanoGPT of seed 2")
@@ -99,7 +119,8 @@ def test_every_arm_of_a_seed_preset_trains_writes_and_is_causal(
     asked = arm_configs(load_config(name))[arm]
     assert result["optimizer"] == asked.family.optim.name
     lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
-    assert {line["prompt"] for line in lines if line["kind"] == "sample"} == set(asked.sample.prompts)
+    prompts = {line["prompt"] for line in lines if line["kind"] == "sample"}
+    assert prompts == set(asked.sample.prompts) if asked.sample.prompts else len(prompts) == 1
 
 
 def test_expert_choice_in_the_place_of_seed_0s_repair_is_caught(

@@ -88,7 +88,7 @@ def test_a_variant_trains_samples_and_is_scored_like_any_model_and_goes_on_bit_f
     assert result["params_total"] >= result["params_active"] > 0
     status, out, err = shell("sample {O} --max_new_tokens 9 --temperature 0")
     assert status == 0 and out.startswith("--- Variant\nthe small boy") and len(out) > 25
-    status, out, err = shell("evaluate {O}")
+    status, out, err = shell("evaluate {O} --json")
     assert status == 0 and json.loads(out)["test_loss"] == pytest.approx(result["test_loss"], abs=1e-6)
     if name == "latent":  # it keeps as much however long the text is
         assert result["cache_bytes_per_token"] == 0 and result["cache_bytes_fixed"] == 4 * (32 + 2) * 4

@@ -71,4 +71,6 @@ def require_utf8(words: list[str]) -> None:
     for word in words:
         shown = word.encode("utf-8", errors="replace").decode("utf-8")
         if word != shown:
-            raise UserError(f"'{shown}' is not UTF-8: rename the file or folder, or make a link to it")
+            raise UserError(
+                f"'{shown}' is not UTF-8: write it in UTF-8 or, if it names a file, make a link to it"
+            )

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder
 from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
-from nanokimi.config import BUDGETS, FAMILIES, FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config import BUDGETS, DISPLAY_NAMES, FAMILIES, FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import one_arm, only_arms, slug, with_arm, with_arm_options
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings, with_changes, with_options
@@ -56,6 +56,8 @@ def configured(
         return chosen, config
     shared, of_arm = split_arm_words(rest)
     chosen, base = choose_config(options, shared)
+    if command == "sweep" and "model" in options:
+        base = of_family(base, str(options["model"]))
     config = with_arms(base, command, arms)
     if alone:
         config = validate(with_options(config, of_arm, [config.model]))
@@ -64,6 +66,13 @@ def configured(
         config = with_arm_options(config, of_arm)
     refuse_ignored(command, config, shared)
     return chosen, config
+
+
+def of_family(config: RunConfig, family: str) -> RunConfig:
+    """The configuration with one arm, that of the family in `sweep --model`. Raises UserError for an unknown one."""
+    if family not in FAMILIES:
+        raise UserError(f"--model is {family}: expected one of {', '.join(FAMILIES)}")
+    return replace(config, arms={DISPLAY_NAMES[family]: {"from": family}})
 
 
 def plan_run(

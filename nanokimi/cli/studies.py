@@ -13,7 +13,6 @@ from nanokimi.cli.options import default_folder, require_data, take_options
 from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
 from nanokimi.cli.resuming import ArmWords, configured
 from nanokimi.cli.settings import print_config
-from nanokimi.config import DISPLAY_NAMES, FAMILIES
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
 
@@ -53,7 +52,7 @@ def run_sweep(arguments: list[str]) -> int:
     types: Types = {**SHARED, **GRID, **SEARCH, "search": bool, "model": str, "vary": str, "grid": str}
     options, rest = take_options(arguments, {**types, "around": float, "optuna": int})
     config, out = start("sweep", options, rest, arms)
-    config = swept_arms(config, options)
+    refuse_unused_plugins(config, arms=True)
     if "print_config" in options:
         return print_config(config)
     if "search" in options:
@@ -81,17 +80,6 @@ def run_sweep(arguments: list[str]) -> int:
         return 0
 
     return interruptible(work)
-
-
-def swept_arms(config: RunConfig, options: dict[str, object]) -> RunConfig:
-    """The configuration with the arms that `sweep` varies: that of the family in --model, or all."""
-    if "model" in options:
-        family = str(options["model"])
-        if family not in FAMILIES:
-            raise UserError(f"--model is {family}: expected one of {', '.join(FAMILIES)}")
-        config = replace(config, arms={DISPLAY_NAMES[family]: {"from": family}})
-    refuse_unused_plugins(config, arms=True)
-    return config
 
 
 def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
