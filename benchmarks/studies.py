@@ -59,6 +59,9 @@ RESULTS = {
     "search-smoke": Result(
         ["sweep", "--config", "smoke", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
     ),
+    "search-shakespeare-fast": Result(
+        ["sweep", "--config", "shakespeare-fast", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
+    ),
     "search-stories": Result(
         [
             "sweep",
