@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setup: done"
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not browser" $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
