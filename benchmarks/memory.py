@@ -42,11 +42,10 @@ def main() -> None:
     parser = options_parser(__doc__, rounds=3, steps=3)
     parser.add_argument("--config", default="k2-27m")
     options, overrides = parser.parse_known_args()
-    if not any(word.startswith("--train.batch_size") for word in overrides):
-        overrides += ["--train.batch_size", "8"]
     if options.smoke:
-        options.rounds, options.steps, overrides = 1, 1, [*overrides, "--train.batch_size", "1"]
-        options.config = "shakespeare-char"
+        options.rounds, options.steps, options.config = 1, 1, "shakespeare-char"
+    if not any(word.startswith("--train.batch_size") for word in overrides):
+        overrides += ["--train.batch_size", "1" if options.smoke else "8"]
     version = metadata.version("transformers")
     print(f"transformers {version}", file=sys.stderr)
     config = arms.bench_config(options.config, overrides, options.threads)
