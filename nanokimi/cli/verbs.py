@@ -31,12 +31,8 @@ if TYPE_CHECKING:
     from nanokimi.measure.audit import AuditResult
 
 
-__all__ = [
-    "run_evaluate",
-    "run_ladder",
-    "run_scale",
-    "run_sweep",
-]  # defined elsewhere, and found here by `main`
+# defined elsewhere, and found here by `main`
+__all__ = ["run_evaluate", "run_ladder", "run_scale", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

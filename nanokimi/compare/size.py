@@ -57,9 +57,8 @@ def solve_width(model: Any, quantity: Callable[[Any], float], target: float) -> 
         beside = {"intermediate_size": width * met} if dense else {}
         return replace(model, moe_intermediate_size=width, **beside)
 
-    if quantity(sized(WIDTH_STEP)) == quantity(
-        sized(2 * WIDTH_STEP)
-    ):  # a class of the user's that reads no width
+    # A class of the user's may read no width: no width would then meet the target.
+    if quantity(sized(WIDTH_STEP)) == quantity(sized(2 * WIDTH_STEP)):
         return Solved(model, {}, quantity(model), quantity(model) / target - 1)
     best = sized(nearest(lambda width: quantity(sized(width)), target))
     if mixture and dense:
