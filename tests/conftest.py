@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,8 +26,14 @@ from nanokimi.config import (
     VariantConfig,
 )
 from nanokimi.runtime import plugins
+from nanokimi.runtime.interrupts import STOPPING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
+for number in STOPPING:
+    # A shell starts `make test &` with SIGINT ignored, nohup with SIGHUP. A run leaves a signal ignored that it was
+    # started to ignore, and so would every process of the tests that send one.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 TINY_KIMI = KimiConfig(
     vocab_size=61,
