@@ -104,7 +104,7 @@ def test_final_text_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
     assert verbs.fitted(text).split("\n") == text.split("   ")
-    said = "NanoKimi and NanoGPT with Muon are not distinguishable: no winner. " * 3
+    said = "NanoKimi is not distinguishable from NanoGPT with Muon: no winner. " * 3
     assert verbs.fitted(said).split() == said.split() and max(map(len, verbs.fitted(said).split("\n"))) <= 60
 
 

@@ -127,7 +127,8 @@ def test_a_lead_over_all_but_one_names_no_winner() -> None:
     found = judge({"A": LOW, "B": [1.6, 1.4, 1.55, 1.5], "C": HIGH})
     assert found["winner"] is None
     assert (
-        "A is better than C" in found["sentence"] and "A and B are not distinguishable" in found["sentence"]
+        "A is better than C" in found["sentence"]
+        and "A is not distinguishable from B: no winner" in found["sentence"]
     )
 
 

@@ -139,7 +139,8 @@ def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
     unsure = [name for name, one in ahead.items() if not one["sure"]]
     sentences = [f"{best} is better than {listed(sure)}."] if sure else []
     if unsure:
-        sentences.append(f"{best} and {listed(unsure)} are not distinguishable: no winner.")
+        others = " or ".join(unsure)
+        sentences.append(f"{best} is not distinguishable from {others}: no winner.")
     return sentences
 
 
