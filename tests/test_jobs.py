@@ -269,9 +269,15 @@ def sweep_words(folder: Path, out: str, workers: int) -> list[str]:
     return [*words, "--rounds", "0", "--workers", str(workers)]
 
 
+def steps_recorded(folder: Path) -> dict[str, int]:
+    """Of each job that has taken a step, how many."""
+    counts = {path.parent.name: path.read_bytes().count(b"\n") for path in folder.glob("jobs/*/metrics.jsonl")}
+    return {key: count for key, count in counts.items() if count}
+
+
 def steps_taken(folder: Path) -> int:
     """By all jobs together."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("jobs/*/metrics.jsonl"))
+    return sum(steps_recorded(folder).values())
 
 
 def steps_kept(folder: Path) -> dict[str, int]:
@@ -316,8 +322,9 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     status, error = cut_short(tmp_path, signal.SIGUSR1)
     assert status == 128 + signal.SIGUSR1
     assert error.splitlines()[-1] == f"nanokimi: interrupted; repeat the command to go on in {cut}"
-    interrupted = steps_kept(cut)
-    assert 0 < min(interrupted.values()) < SWEEP_STEPS
+    interrupted = steps_kept(cut)  # a worker that the signal found at its first step keeps none
+    assert interrupted == {**dict.fromkeys(interrupted, 0), **steps_recorded(cut)}
+    assert 0 < sum(interrupted.values()) and min(interrupted.values()) < SWEEP_STEPS
     assert cut_short(tmp_path, signal.SIGKILL)[0] == -9
     killed = steps_kept(cut)
     assert sum(interrupted.values()) < sum(killed.values()) < 3 * SWEEP_STEPS
