@@ -62,6 +62,39 @@ RESULTS = {
     "search-shakespeare-fast": Result(
         ["sweep", "--config", "shakespeare-fast", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
     ),
+    "search-k2-0.25m": Result(
+        [
+            "sweep",
+            "--config",
+            "k2-0.25m",
+            *SEARCH.split(),
+            "--search-rounds",
+            "1",
+            "--train.max_steps",
+            "500",
+        ],
+        needs_text=True,
+    ),
+    "search-k2-1m": Result(
+        ["sweep", "--config", "k2-1m", *SEARCH.split(), "--search-rounds", "1", "--train.max_steps", "500"],
+        needs_text=True,
+    ),
+    "search-k2-5m": Result(
+        [
+            "sweep",
+            "--config",
+            "k2-5m",
+            "--data",
+            "tales",
+            "--dataset.characters",
+            "3000000",
+            *SEARCH.split(),
+            "--search-rounds",
+            "1",
+            "--train.max_steps",
+            "150",
+        ]
+    ),
     "search-stories": Result(
         [
             "sweep",
