@@ -1,9 +1,9 @@
 """Your own parts in a run: an attention with a sliding window, and a feed-forward layer with Swish.
 
-    nanokimi train --data text.txt --model variant --plugin examples/sliding_window.py:SlidingWindowAttention
+    nanokimi train --data text.txt --plugin examples/sliding_window.py:SlidingWindowAttention
     nanokimi sample runs/... --plugin examples/sliding_window.py:SlidingWindowAttention
-    nanokimi compare --data text.txt --arm "Mine: from=variant" --arms "Mine,NanoGPT" \\
-        --plugin examples/sliding_window.py:SlidingWindowAttention --plugin examples/sliding_window.py:SwishLayer
+    nanokimi compare --data text.txt --arms NanoGPT --plugin examples/sliding_window.py:SlidingWindowAttention \\
+        --plugin examples/sliding_window.py:SwishLayer
 
 nanokimi/model/variants/variant.py describes the interface. The audit of every run checks whether your part is causal.
 """

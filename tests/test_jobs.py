@@ -271,7 +271,9 @@ def sweep_words(folder: Path, out: str, workers: int) -> list[str]:
 
 def steps_recorded(folder: Path) -> dict[str, int]:
     """Of each job that has taken a step, how many."""
-    counts = {path.parent.name: path.read_bytes().count(b"\n") for path in folder.glob("jobs/*/metrics.jsonl")}
+    counts = {
+        path.parent.name: path.read_bytes().count(b"\n") for path in folder.glob("jobs/*/metrics.jsonl")
+    }
     return {key: count for key, count in counts.items() if count}
 
 

@@ -17,6 +17,7 @@ from conftest import study_command, write_study_files
 from nanokimi import cli
 from nanokimi.compare.size import parameters
 from nanokimi.config import RunConfig
+from nanokimi.config.composed import kimi_as_variant
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings
 from nanokimi.config.rules import resolve
@@ -43,7 +44,6 @@ from nanokimi.study.ladder import (
     START,
     drop_unsupported,
     family_with,
-    kimi_as_variant,
     nearest_corner,
     plan_ladder,
 )

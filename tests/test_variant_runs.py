@@ -271,7 +271,7 @@ def test_an_optimizer_of_the_users_trains_a_part_that_keeps_no_cache_and_writes_
         ("{T}/mine.py:Wrong", "cannot be built from a VariantConfig: TypeError"),
         ("{T}/broken.py:Mean", "cannot be run: ZeroDivisionError"),
         ("{T}/mine.py:Past --variant.optim.name muonclip", "rescale_heads_"),
-        ("{T}/mine.py:Past --model nanogpt", "has no effect"),
+        ("{T}/mine.py:Past --model module --module.model.source mine.py:Past", "has no effect"),
     ],
 )
 def test_whatever_is_wrong_with_a_plugin_is_one_line(

@@ -45,7 +45,9 @@ RUN_HELP = """\
                           run and the options describe one, it is started
   --allow-changes         with --resume: continue even if configuration, data or tokenizer changed
   --on-nonfinite WHAT     what to do when a loss or gradient is not finite: stop (default), skip or rollback
-  --plugin FILE.py:NAME   your attention, expert layer or optimizer for the variant arm; the file is executed
+  --plugin FILE.py:NAME   your attention, feed-forward layer or optimizer in place of the model's own; all sizes are
+                          kept. compare makes it one more arm from the first; for another one: --arm "NAME: from=nanogpt
+                          model.attention=FILE.py:NAME" (or model.experts, optim.name). The file is executed
 """
 PLUGIN_HELP = """\
   --plugin FILE.py:NAME   your class that the run was trained with, from the same file, which is executed
@@ -221,12 +223,12 @@ def one_target(rest: list[str], what: str) -> str:
 
 
 def choose_config(
-    options: dict[str, object], rest: list[str], *, alone: bool = False
+    options: dict[str, object], rest: list[str], *, alone: bool = False, inherit: bool = False
 ) -> tuple[str, RunConfig]:
     """The name of the configuration (that of `--config`, or the default), and the configuration with `rest` applied.
 
     Without `--data` the default is the story world's, which has a larger form for a GPU. With `alone`, words such as
-    `--lr` are settings of the family that `model` names.
+    `--lr` are settings of the family that `model` names; `inherit` is that of `load_config`.
     """
     if "config" in options:
         name = str(options["config"])
@@ -234,14 +236,14 @@ def choose_config(
         name = DEFAULT_CONFIG
     else:
         # The configuration comes first, so that mistakes are found before torch is imported, which takes a second.
-        config = load_config(TALES_CONFIG, rest, alone=alone)
+        config = load_config(TALES_CONFIG, rest, alone=alone, inherit=inherit)
 
         import torch
 
         if not torch.cuda.is_available():
             return TALES_CONFIG, config
         name = TALES_GPU_CONFIG
-    return name, load_config(name, rest, alone=alone)
+    return name, load_config(name, rest, alone=alone, inherit=inherit)
 
 
 def default_folder(first: str, chosen: str) -> Path:

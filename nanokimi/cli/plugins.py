@@ -1,29 +1,30 @@
-"""`--plugin FILE.py:NAME`: the user's own classes on the command line."""
+"""`--plugin FILE.py:NAME`: the user's own classes on the command line, and the arms that they become parts of."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from nanokimi.config import RunConfig
-from nanokimi.config.arms import arm_configs
+from nanokimi.config.arms import DEFAULT_ARMS, LONGEST_NAME, arm_config, arm_configs, with_differences
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
-from nanokimi.runtime.plugins import name_plugin, named_plugins, plugin_setting
+from nanokimi.runtime.plugins import Plugin, name_plugin, named_plugins, plugin_setting
 
-TRAINING_COMMANDS = ("train", "compare", "sweep", "ladder")  # take a plugin as a setting
-OPENING_COMMANDS = (
-    "sample",
-    "evaluate",
-    "audit",
-    "prune",
-)  # open runs, which know where their plugins belong
+TRAINING_COMMANDS = ("train", "compare", "sweep")  # make a plugin part of an arm
+OPENING_COMMANDS = ("sample", "evaluate", "audit", "prune")
+"""These open runs, which know where their plugins belong."""
+ARM_WITH_CODE = re.compile(r"\b(?:from|model\.\w+|optim\.name)=(\S+\.py:\w+)")
 
 
 def take_plugins(command: str, arguments: list[str]) -> list[str]:
-    """Run the files that --plugin names; returns the other arguments, with the classes as settings of a training."""
-    if command not in TRAINING_COMMANDS + OPENING_COMMANDS:
+    """Run the files that --plugin names; returns the other arguments, for a training with `--plugin=SPEC` first."""
+    if command not in (*TRAINING_COMMANDS, *OPENING_COMMANDS, "ladder"):
         return arguments
+    plugins: list[str] = []
     rest, remaining = [], list(arguments)
     while remaining:
         word = remaining.pop(0)
@@ -35,25 +36,91 @@ def take_plugins(command: str, arguments: list[str]) -> list[str]:
             if not remaining or remaining[0].startswith("--"):
                 raise UserError("option --plugin needs a value: FILE.py:NAME")
             spec = remaining.pop(0)
-        setting = plugin_setting(name_plugin(spec))
-        if command == "ladder" or command not in TRAINING_COMMANDS:
-            continue  # each of a ladder's plugins makes an arm of its own
-        key = setting.partition("=")[0]
-        if any(word.startswith(f"{key}=") for word in rest):
-            raise UserError(
-                f"--plugin {spec}: another one is {key.removeprefix('--')} already: give one of them"
+        place = plugin_setting(name_plugin(spec))
+        if command in TRAINING_COMMANDS:
+            if any(plugin_setting(name_plugin(other)) == place for other in plugins):
+                raise UserError(
+                    f"--plugin {spec}: another one is {'.'.join(place)} already: give one of them"
+                )
+            plugins.append(spec)
+    return [f"--plugin={spec}" for spec in plugins] + rest
+
+
+def with_plugins(config: RunConfig, specs: Sequence[str], *, alone: bool) -> RunConfig:
+    """The configuration with these classes as parts.
+
+    They replace those of the one model that is trained, if `alone`, or else those of the variant, if an arm is made of
+    it. Otherwise they make one more arm from the first one. What they do not replace, and all sizes, are as they were.
+    """
+    plugins = [name_plugin(spec) for spec in specs]
+    for plugin in plugins:
+        if plugin_setting(plugin) == ("model", "source"):
+            model = replace(config.module.model, source=plugin.name)
+            config = replace(config, module=replace(config.module, model=model))
+    parts = [plugin for plugin in plugins if plugin_setting(plugin) != ("model", "source")]
+    if not parts:
+        return config
+    if alone:
+        return plugged(config, parts)
+    arms = arm_configs(config)
+    used = {name for arm in arms.values() for name in plugins_of(arm.family)}
+    parts = [plugin for plugin in parts if plugin.name not in used]  # --arm says where the others belong
+    specs_of_arms = config.arms or DEFAULT_ARMS
+    if any(spec.get("from") == "variant" for spec in specs_of_arms.values()):
+        return replace(plugged(replace(config, model="variant"), parts), model=config.model)
+    if not parts:
+        return config
+    first = next(iter(arms))
+    spec = {"from": first, **settings_of(arms[first], parts)}
+    found = replace(config, arms={**specs_of_arms, name_with(first, parts): spec})
+    arm_config(found, found.arms, name_with(first, parts))  # raises UserError if it is impossible
+    return found
+
+
+def plugged(config: RunConfig, plugins: Sequence[Plugin]) -> RunConfig:
+    """The configuration of one model with these parts instead of its own."""
+    if config.model == "module":
+        return config  # `refuse_unused_plugins` speaks of it
+    name = config.name if config.model == "variant" else name_with(config.title, plugins)
+    names = " and ".join(plugin.name for plugin in plugins)
+    return replace(with_differences(config, settings_of(config, plugins), f"--plugin {names}"), name=name)
+
+
+def settings_of(config: RunConfig, plugins: Sequence[Plugin]) -> dict[str, dict[str, Any]]:
+    """The settings of a model with these parts, {"model": {...}, "optim": {...}}, as an arm has them."""
+    said: dict[str, dict[str, Any]] = {"model": {}, "optim": {}}
+    for plugin in plugins:
+        group, setting = plugin_setting(plugin)
+        said[group][setting] = plugin.name
+        clips = config.model != "variant" and config.family.optim.clips
+        if setting == "attention" and clips and not hasattr(plugin.cls, "rescale_heads_"):
+            without = config.family.optim.name.removesuffix("clip")
+            said["optim"].setdefault("name", without)
+            print(
+                f"nanokimi: note: {plugin.name} has no rescale_heads_, so its optimizer is {without}, without QK-Clip",
+                file=sys.stderr,
             )
-        rest.append(setting)
-    return rest
+    return {group: given for group, given in said.items() if given}
+
+
+def name_with(title: str, plugins: Sequence[Plugin]) -> str:
+    """What a model with these parts is called."""
+    classes = " and ".join(plugin.name.rpartition(":")[2] for plugin in plugins)
+    return f"{title} with {classes}"[:LONGEST_NAME]
 
 
 def name_arm_sources(texts: Iterable[str]) -> list[str]:
-    """Run the files that --arm names with from=FILE.py:CLASS; returns the texts as a configuration keeps them."""
-    named = []
-    for text in texts:
-        found = re.search(r"\bfrom=(\S+\.py:\w+)", text)
-        named.append(text.replace(found[1], name_plugin(found[1]).name) if found else text)
-    return named
+    """Run the files that --arm names as FILE.py:CLASS; returns the texts as a configuration keeps them."""
+    return [
+        ARM_WITH_CODE.sub(lambda found: found[0].replace(found[1], name_plugin(found[1]).name), text)
+        for text in texts
+    ]
+
+
+def inherits_nanogpt() -> bool:
+    """Whether a variant that no file describes takes NanoGPT's sizes: if a part of it is the user's."""
+    places = [plugin_setting(name_plugin(spec)) for spec in named_plugins()]
+    return any(place != ("model", "source") for place in places)
 
 
 def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
@@ -67,6 +134,6 @@ def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:
             raise UserError(
-                f'--plugin {name} has no effect: no arm is made of it (--model variant or module, or --arm "NAME: '
-                'from=variant")'
+                f"--plugin {name} has no effect: no arm is made of it (a model: --model module, or --arm "
+                f'"NAME: from={name}")'
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder
+from nanokimi.cli.plugins import inherits_nanogpt, with_plugins
 from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, FAMILIES, FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import one_arm, only_arms, slug, with_arm, with_arm_options
@@ -21,10 +22,12 @@ BUDGET_KEYS = [f"train.{budget}" for budget in BUDGETS]
 
 @dataclass(frozen=True)
 class ArmWords:
-    """The arms on a command line: those that --arm adds (or, for train, names), and those that --arms keeps."""
+    """The arms on a command line: those that --arm adds (or, for train, names), those that --arms keeps; new parts."""
 
     added: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    """FILE.py:NAME of the user's parts."""
 
 
 def with_arms(config: RunConfig, command: str, words: ArmWords) -> RunConfig:
@@ -51,11 +54,11 @@ def configured(
     """
     alone = command == "train"
     if alone and not arms.added:
-        chosen, config = choose_config(options, rest, alone=True)
+        chosen, config = choose_config(options, rest, alone=True, inherit=inherits_nanogpt())
         refuse_ignored(command, config, rest)
-        return chosen, config
+        return chosen, with_plugins(config, arms.plugins, alone=True)
     shared, of_arm = split_arm_words(rest)
-    chosen, base = choose_config(options, shared)
+    chosen, base = choose_config(options, shared, inherit=inherits_nanogpt())
     if command == "sweep" and "model" in options:
         base = of_family(base, str(options["model"]))
     config = with_arms(base, command, arms)
@@ -65,7 +68,7 @@ def configured(
     else:
         config = with_arm_options(config, of_arm)
     refuse_ignored(command, config, shared)
-    return chosen, config
+    return chosen, with_plugins(config, arms.plugins, alone=alone)
 
 
 def of_family(config: RunConfig, family: str) -> RunConfig:
@@ -117,6 +120,7 @@ def resumed_config(
         raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")
     path = str(folder / "config.yaml")
     saved = load_config(path)
+    arms = replace(arms, plugins=())  # they are in it already; the option only names the file
     if not rest and "config" not in options and arms == ArmWords():
         return saved
     _, given = configured(command, {"config": path, **options}, rest, arms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanokimi.config import FAMILIES, RunConfig
-from nanokimi.config.arms import arm_configs
+from nanokimi.config.arms import arm_configs, origin_of
 from nanokimi.config.files import config_text
 from nanokimi.config.parsing import expand, settings
 from nanokimi.config.rules_variant import is_plugin
@@ -57,10 +57,10 @@ def split_arm_words(rest: Sequence[str]) -> tuple[list[str], list[str]]:
 def refuse_ignored(command: str, config: RunConfig, rest: Sequence[str]) -> None:
     """Raises UserError for a setting in `rest`, without words of an arm, that `command` would ignore."""
     alone = command == "train"
-    trained = {config.model: [config]} if alone else {}
+    trained: dict[str, list[RunConfig]] = {config.model: [config]} if alone else {}
     if command in ("compare", "sweep", "bench"):
-        for arm in arm_configs(config).values():
-            trained.setdefault(arm.model, []).append(arm)
+        for name, arm in arm_configs(config).items():
+            trained.setdefault(origin_of(config, name), []).append(arm)
     reasons = NOT_IN_A_STUDY if command in ("sweep", "ladder", "scale") else {}
     reasons = NOT_IN_BENCH if command == "bench" else reasons
     for option in expand(rest, [config.model] if alone else FAMILIES):

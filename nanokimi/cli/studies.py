@@ -181,12 +181,13 @@ def run_scale(arguments: list[str]) -> int:
 def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
     """The arms that the command line names, and the other arguments."""
     added, arguments = take_repeated("--arm", arguments)
+    plugins, arguments = take_repeated("--plugin", arguments)
     renamed = [re.sub(r"^--compare\.arms(?==|$)", "--arms", word) for word in arguments]
     options, rest = take_options(renamed, {"arms": str})
     only = [name.strip() for name in str(options.get("arms", "")).split(",") if name.strip()]
     if "arms" in options and not only:
         raise UserError("--arms is empty: name arms with commas between them")
-    return ArmWords(tuple(name_arm_sources(added)), tuple(only)), rest
+    return ArmWords(tuple(name_arm_sources(added)), tuple(only), tuple(plugins)), rest
 
 
 def take_repeated(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -42,7 +42,8 @@ usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [-
   --arms A,B              only these arms of the configuration (default: all); --model FAMILY: only that family
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm; may be repeated
-  --plugin FILE.py:NAME   your attention, expert layer or optimizer for the variant arm; the file is executed
+  --plugin FILE.py:NAME   one more arm: the first with your attention, feed-forward layer or optimizer; the file is
+                          executed
   --vary SETTING          a setting of the arm, such as optim.lr (default) or model.num_experts_per_tok, or of train
   --grid A,B,C            values to start with
   --around X              or start with --points values around X (default: around the configured one)

@@ -2,7 +2,8 @@
 
 A file says `arms: {NAME: {from: nanogpt, optim: {name: muon}}}`, a command line `--arm "NAME: from=nanogpt
 optim.name=muon"`. `from` is a model family of the configuration, a class of the user's (FILE.py:CLASS), or another arm.
-`model` and `optim` hold what differs from it. If they replace a part, settings that only this part reads are reset.
+`model` and `optim` hold what differs from it. If they replace a part, settings that only this part reads are reset, and
+NanoGPT and NanoKimi become the variant that has their other parts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nanokimi.config.composed import composed_for, with_width_of_replaced
 from nanokimi.config.parsing import (
     check_keys,
     nearest,
@@ -94,6 +96,9 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         parts["model"] = {"arguments": parts["model"]}
     if not parts:
         return base
+    base = composed_for(base, parts.get("model", {})) if base.model != "module" else base
+    if base.model == "variant" and "model" in parts:
+        parts["model"] = with_width_of_replaced(base.variant.model, parts["model"])
     content: dict[str, Any] = {base.model: parts}
     check_keys(content, where)
     forgotten = defaults_of_replaced(base.family, parts)
@@ -135,6 +140,8 @@ def with_arm(config: RunConfig, text: str) -> RunConfig:
     specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
     specs[name] = {"from": source}
     base = arm_config(config, specs, name)
+    if base.model != "module":
+        base = composed_for(base, {key.removeprefix("model."): word for key, word in given.items()})
     for key in given:
         if key.partition(".")[0] not in PARTS or "." not in key:
             raise UserError(
@@ -172,15 +179,19 @@ def argument(key: str, word: str) -> Any:
 
 def trained_families(config: RunConfig) -> list[ModelName]:
     """The families that the configuration's arms are made of."""
-    specs, found = config.arms or DEFAULT_ARMS, []
-    for name in specs:
-        source, seen = name, set()
-        while source in specs and source not in seen:  # an arm made from itself is refused elsewhere
-            seen.add(source)
-            spec = specs[source]
-            source = str(spec.get("from")) if isinstance(spec, dict) else ""
-        found.append("module" if is_plugin(source) else source)
+    found = [origin_of(config, name) for name in config.arms or DEFAULT_ARMS]
     return [family for family in FAMILIES if family in found]
+
+
+def origin_of(config: RunConfig, name: str) -> str:
+    """The family that an arm is made of, in the end; it keeps what it does not replace of it."""
+    specs, source = config.arms or DEFAULT_ARMS, name
+    seen: set[str] = set()
+    while source in specs and source not in seen:  # an arm made from itself is refused elsewhere
+        seen.add(source)
+        spec = specs[source]
+        source = str(spec.get("from")) if isinstance(spec, dict) else ""
+    return "module" if is_plugin(source) else source
 
 
 def with_arm_options(config: RunConfig, options: Sequence[str]) -> RunConfig:

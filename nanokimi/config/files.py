@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair, trained_families
+from nanokimi.config.composed import composed
 from nanokimi.config.parsing import check_keys, merged, nearest, plain, with_content, with_options
 from nanokimi.config.rules import validate
-from nanokimi.config.schema import FAMILIES, ModelName, RunConfig
+from nanokimi.config.schema import FAMILIES, ModelName, RunConfig, VariantFamily
 from nanokimi.errors import UserError
 
 
@@ -49,11 +50,14 @@ def find_configs(names: str) -> list[Path]:
     return found
 
 
-def load_config(name: str, overrides: Sequence[str] = (), *, alone: bool = False) -> RunConfig:
+def load_config(
+    name: str, overrides: Sequence[str] = (), *, alone: bool = False, inherit: bool = False
+) -> RunConfig:
     """Read a preset or file, apply overrides such as `--nanokimi.optim.lr 2e-3` (or `=2e-3`), and check the result.
 
     With `alone`, only the model that `model` names is trained, and words such as `--lr` are settings of it. Several
-    names are separated by commas, and later files override earlier ones. Raises UserError with one line that says what
+    names are separated by commas, and later files override earlier ones. With `inherit`, a variant of which the files
+    say nothing is the files' NanoGPT instead of one of the default sizes. Raises UserError with one line that says what
     is wrong.
     """
     content: dict[str, Any] = {}
@@ -61,6 +65,8 @@ def load_config(name: str, overrides: Sequence[str] = (), *, alone: bool = False
     for path in paths:
         content = merged(content, _read_settings(path))
     config = with_content(RunConfig(), content, f"{', '.join(map(str, paths))}: ")
+    if inherit and config.variant == VariantFamily():
+        config = replace(config, variant=composed(replace(config, model="nanogpt")).variant)
     config = with_options(config, overrides, families_of(config, overrides, alone))
     try:
         validate(config)

@@ -10,6 +10,7 @@ from typing import Any
 
 from nanokimi.config.parsing import plain
 from nanokimi.config.rules import OF_THIRD_PARTY, OPTIMIZERS
+from nanokimi.config.rules_variant import is_plugin
 from nanokimi.config.schema import Family, VariantFamily
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.variant_parts import ATTENTIONS, ignored_by
@@ -38,6 +39,10 @@ def of_parts(arm: VariantFamily, said: dict[str, Any]) -> set[str]:
         chosen = str(said.get(part, before))
         if chosen != before:
             names |= {*ignored_by(part, chosen)}
+    experts = str(said.get("experts", "none"))
+    dense_layers = said.get("first_k_dense_replace", arm.model.first_k_dense_replace)
+    if experts not in ("none", arm.model.experts) and not is_plugin(experts) and not dense_layers:
+        names.add("intermediate_size")
     if said.get("positions", "rope") != "rope":
         names.add("rope_theta")
     if said.get("initialization") in ("torch", "xavier"):

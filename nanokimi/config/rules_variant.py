@@ -84,7 +84,7 @@ def _refuse_ignored(model: VariantConfig, path: str) -> None:
     if model.initialization in ("torch", "xavier"):
         require_effect(model, path, ("initializer_range",), f"{path}.initialization {model.initialization}")
     dense = model.experts == "none" or model.first_k_dense_replace > 0
-    if not dense:
+    if not dense and not is_plugin(model.experts):  # a class of the user's may read it
         require_effect(model, path, ("intermediate_size",), f"{path}.experts in every layer")
     if model.attention == "mla" and model.norm == "rmsnorm" and (not dense or model.feed_forward == "swiglu"):
         require_effect(model, path, ("bias",), "rmsnorm, mla and these feed-forward layers, which have none")

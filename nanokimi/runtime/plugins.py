@@ -94,15 +94,15 @@ def place_of(cls: type) -> str:
     return str(place)
 
 
-def plugin_setting(plugin: Plugin) -> str:
-    """The command-line setting that uses a plugin in the variant family, or as the model of the module family."""
-    keys = {
-        "optimizer": "variant.optim.name",
-        "attention": "variant.model.attention",
-        "feed_forward": "variant.model.experts",
-        "model": "module.model.source",
+def plugin_setting(plugin: Plugin) -> tuple[str, str]:
+    """The group and the setting of an arm that a plugin is the value of, such as ("model", "attention")."""
+    settings = {
+        "optimizer": ("optim", "name"),
+        "attention": ("model", "attention"),
+        "feed_forward": ("model", "experts"),
+        "model": ("model", "source"),
     }
-    return f"--{keys[place_of(plugin.cls)]}={plugin.name}"
+    return settings[place_of(plugin.cls)]
 
 
 def named_plugins() -> list[str]:

@@ -92,9 +92,12 @@ def plugged_arm(arms: Sequence[StudyArm], spec: str) -> StudyArm:
     """NanoKimi (or the first arm, if NanoKimi is not one) with the user's class as a part: --plugin FILE.py:NAME."""
     base = next((arm for arm in arms if arm.name == END), arms[0])
     plugin = name_plugin(spec)
-    key, _, value = plugin_setting(plugin).removeprefix("--").partition("=")
-    changes: dict[str, Any] = {key: value}
-    about = f"{base.name} with {value}"
+    group, setting = plugin_setting(plugin)
+    if setting == "source":
+        raise UserError(f'--plugin {spec} is a whole model: add it with --arm "NAME: from={spec}"')
+    key = f"variant.{group}.{setting}"
+    changes: dict[str, Any] = {key: plugin.name}
+    about = f"{base.name} with {plugin.name}"
     clips = base.config.variant.optim.name == "muonclip"
     if key.endswith("attention") and clips and not hasattr(plugin.cls, "rescale_heads_"):
         changes |= {"variant.optim.name": "muon", "variant.optim.qk_clip_tau": OptimConfig().qk_clip_tau}

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nanokimi.compare.size import parameters, solve_width
-from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, RunConfig, VariantConfig, VariantFamily
+from nanokimi.config import OptimConfig, RunConfig, VariantFamily
+from nanokimi.config.composed import gpt_as_variant, kimi_as_variant
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
@@ -126,37 +127,6 @@ def nearest_corner(components: frozenset[str]) -> str:
     if "Muon" in components:
         return END if mostly_kimi else MUON_START
     return ADAMW_END if mostly_kimi else START
-
-
-def gpt_as_variant(model: GPTConfig) -> VariantConfig:
-    """NanoGPT as a configuration of the composable model."""
-    return VariantConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        num_hidden_layers=model.num_hidden_layers,
-        num_attention_heads=model.num_attention_heads,
-        max_position_embeddings=model.max_position_embeddings,
-        norm_eps=model.layer_norm_epsilon,
-        bias=model.bias,
-        intermediate_size=model.intermediate_size or 4 * model.hidden_size,
-        initializer_range=model.initializer_range,
-    )
-
-
-def kimi_as_variant(model: KimiConfig) -> VariantConfig:
-    """NanoKimi as a configuration of the composable model."""
-    same = {f.name for f in fields(VariantConfig)} & {f.name for f in fields(KimiConfig)}
-    return VariantConfig(
-        **{name: getattr(model, name) for name in same},
-        norm="rmsnorm",
-        norm_eps=model.rms_norm_eps,
-        positions="rope",
-        attention="mla",
-        feed_forward="swiglu",
-        experts="sigmoid-bias",
-        tie_word_embeddings=False,
-        initialization="flat",
-    )
 
 
 def check_corners(config: RunConfig) -> None:

@@ -1,0 +1,86 @@
+"""A part of the user's in place of one of NanoKimi's or NanoGPT's: everything else stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from test_variant_runs import LEAKY
+
+from nanokimi.cli.plugins import take_plugins
+from nanokimi.cli.resuming import configured
+from nanokimi.cli.studies import take_arms
+from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
+from nanokimi.config.files import config_text, load_config
+from nanokimi.config.rules import resolve
+from nanokimi.errors import UserError
+from nanokimi.measure.cost import model_cost
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
+ATTENTION, LAYER = f"{EXAMPLE}:SlidingWindowAttention", f"{EXAMPLE}:SwishLayer"
+OURS, THEIRS = "sliding_window.py:SlidingWindowAttention", "sliding_window.py:SwishLayer"
+
+
+def asked(command: str, *words: str) -> RunConfig:
+    """The configuration of a command line on the preset smoke."""
+    arms, rest = take_arms(take_plugins(command, list(words)))
+    config = configured(command, {"config": "smoke"}, rest, arms)[1]
+    return resolve(config, vocab_size=256, device="cpu", dtype="fp32", threads=1)
+
+
+def active(config: RunConfig) -> int:
+    return model_cost(config.family.model, config.train.context_length).params_active
+
+
+def test_a_plugin_keeps_the_sizes_of_the_model_that_it_is_plugged_into() -> None:
+    """The variant's own sizes once gave a comparison of 819k against 115k parameters."""
+    plain = asked("train", "--model", "nanogpt")
+    for words in (["--model", "nanogpt"], ["--model", "variant"]):
+        both = asked("train", *words, "--plugin", ATTENTION, "--plugin", LAYER)
+        model = both.variant.model
+        assert both.model == "variant" and active(both) == active(plain)
+        assert (model.attention, model.experts) == (OURS, THEIRS)
+        assert both.variant.optim == plain.nanogpt.optim
+    kimi = asked("train", "--nanokimi.optim.lr", "3e-3", "--plugin", ATTENTION)
+    assert kimi.title == "NanoKimi with SlidingWindowAttention"
+    assert kimi.variant.optim == kimi.nanokimi.optim and kimi.variant.optim.lr == 3e-3
+    kept = {one.name for one in fields(kimi.nanokimi.model)} - {"rms_norm_eps", "rope_scaling"}
+    assert all(getattr(kimi.variant.model, name) == getattr(kimi.nanokimi.model, name) for name in kept)
+
+
+def test_compare_makes_one_more_arm_of_a_plugin_from_the_first_or_from_the_one_that_is_named() -> None:
+    config = asked("compare", "--plugin", ATTENTION, "--arm", f"Mine: from=nanogpt model.experts={LAYER}")
+    arms = arm_configs(config)
+    assert list(arms) == ["NanoKimi", "NanoGPT", "Mine", "NanoKimi with SlidingWindowAttention"]
+    assert active(arms["Mine"]) == active(arms["NanoGPT"])
+    assert arms["Mine"].variant.optim == config.nanogpt.optim
+    assert arms["NanoKimi with SlidingWindowAttention"].variant.model.kv_lora_rank == 32
+    only = asked("compare", "--arms", "NanoGPT", "--plugin", ATTENTION)
+    assert list(arm_configs(only)) == ["NanoGPT", "NanoGPT with SlidingWindowAttention"]
+
+
+def test_an_attention_that_cannot_be_clipped_is_trained_without_qk_clip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(LEAKY)
+    config = asked("train", "--plugin", f"{tmp_path}/mine.py:Past")
+    assert config.variant.optim.name == "muon" and config.variant.optim.lr == config.nanokimi.optim.lr
+    assert "without QK-Clip" in capsys.readouterr().err
+    own = asked("train", "--model", "nanogpt", "--plugin", f"{tmp_path}/mine.py:Choosy")
+    assert own.model == "nanogpt" or own.variant.optim.name == "mine.py:Choosy"
+    assert active(own) == active(asked("train", "--model", "nanogpt"))
+
+
+def test_an_arm_may_replace_any_part_of_nanogpt_or_nanokimi(tmp_path: Path) -> None:
+    words = ["RoPE: from=nanogpt model.positions=rope", "Dense: from=nanokimi model.experts=none"]
+    config = asked("compare", "--arm", words[0], "--arm", words[1])
+    arms = arm_configs(config)
+    assert arms["RoPE"].variant.model.hidden_size == 64 and arms["RoPE"].variant.model.positions == "rope"
+    assert arms["Dense"].variant.model.attention == "mla"
+    assert arms["Dense"].variant.model.initializer_range == config.nanokimi.model.initializer_range
+    (tmp_path / "config.yaml").write_text(config_text(config))
+    assert arm_configs(load_config(str(tmp_path / "config.yaml"))) == arms
+    with pytest.raises(UserError, match="rope_scaling"):
+        asked("train", "--nanokimi.model.rope_scaling.factor", "2", "--plugin", ATTENTION)
