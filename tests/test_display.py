@@ -36,7 +36,7 @@ def test_panels_keep_their_height_and_name_the_phase() -> None:
     seen = [shown(display)]
     display.phase("NanoKimi", "evaluating", 3, 12)
     seen.append(shown(display))
-    assert "evaluating 3 of 12" in seen[-1] and "starting" in seen[-1] and "?" not in seen[-1]
+    assert "evaluating 3 of 12" in seen[-1] and "loading PyTorch" in seen[-1] and "?" not in seen[-1]
     for number in range(1, 60):
         display.show("NanoKimi", step(number, 5.0 - 0.05 * number), 60.0)
     display.show("NanoKimi", {"kind": "sample", "step": 59, "prompt": "Once", "text": " upon" * 99}, 60.0)

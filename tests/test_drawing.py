@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import PATIENCE
 
 from nanokimi.report.plots import RC
 from nanokimi.runtime.drawing import draw_or_say, drawing, png_of, svg_of
+from nanokimi.runtime.interrupts import Interrupted
 
 DRAW = """
 import hashlib, os, sys
@@ -69,11 +72,12 @@ def test_pyplot_which_would_look_for_a_screen_is_never_imported() -> None:
     assert not [path for path in root.rglob("*.py") if "pyplot" in path.read_text(encoding="utf-8")]
 
 
-def test_an_interrupted_picture_is_told_as_one_line(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupted_picture_ends_the_command_and_says_how_to_make_it(tmp_path: Path) -> None:
     def interrupted() -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it goes on")
 
-    assert not draw_or_say(interrupted, tmp_path, "nanokimi report x")
+    with pytest.raises(Interrupted, match="whole.*nanokimi report x") as caught:
+        draw_or_say(interrupted, tmp_path, "nanokimi report x")
+    assert caught.value.exit_status == 128 + signal.SIGINT
     assert draw_or_say(lambda: None, tmp_path, "nanokimi report x")
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1 and "(KeyboardInterrupt)" in printed.err and "report x" in printed.err

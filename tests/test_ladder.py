@@ -525,6 +525,6 @@ def test_help_names_the_components() -> None:
 def test_the_headline_says_what_was_not_tuned() -> None:
     config = load_config("smoke")
     arms = [StudyArm("one", config, tuning={"kind": "rates"}), StudyArm("leak", config, leaking="there")]
-    assert study_title("Worth", arms, False) == "Worth"
-    assert study_title("Worth", arms, True) == "QUICK: Worth"
-    assert study_title("Worth", [*arms, StudyArm("two", config)], True) == "QUICK, NOT TUNED: Worth"
+    assert study_title("Worth", arms, False, 200) == "Worth"
+    assert study_title("Worth", arms, True, 200) == study_title("Worth", arms, False, 3) == "QUICK: Worth"
+    assert study_title("Worth", [*arms, StudyArm("two", config)], True, 200) == "QUICK, NOT TUNED: Worth"

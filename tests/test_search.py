@@ -19,6 +19,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import resolve, validate
+from nanokimi.report.search_page import preset_lines
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results
 from nanokimi.study.search import Asked, Design, search, sobol_points
@@ -30,7 +31,6 @@ from nanokimi.study.space import (
     settings_of,
     values_at,
 )
-from nanokimi.study.sweep_search import yaml_lines
 
 STEPS = 500
 SEEDS = [11, 12]
@@ -304,7 +304,7 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     assert record["cpu_seconds"] == pytest.approx(sum(line["cpu_seconds"] for line in lines), abs=0.1)
     assert "Cost: 18 runs of 2 steps" in shown and "weight_decay" in shown
     pasted = tmp_path / "pasted.yaml"
-    pasted.write_text("\n".join(yaml_lines(record)) + "\n")
+    pasted.write_text(preset_lines(record) + "\n")
     assert set(yaml.safe_load(pasted.read_text())) == {"nanogpt"}
     config = load_config(f"{toy / 'toy.yaml'},{pasted}", ["--data", str(toy / "text.txt")])
     assert config.nanogpt.optim.lr == record["best"]["optim.lr"]
@@ -318,6 +318,11 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     assert results.read_bytes().splitlines(keepends=True)[:15] == kept, "what was there is not run again"
     monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
     assert cli.main(study_command(toy, "sweep", *words)) == 0
+    page = toy / "out" / "search.html"
+    first = page.read_text()
+    assert "weight_decay" in first and preset_lines(record).split("\n")[0] in first
+    page.unlink()
+    assert cli.main(["report", str(toy / "out")]) == 0 and page.read_text() == first
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,33 @@ def test_the_printed_configuration_is_that_of_the_words_and_loads_again(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_a_refusal_tells_to_type_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named --nanogpt.optim.lr, which was then refused because the preset's arms set their own rates."""
+    monkeypatch.chdir(tmp_path)
+    for words in ("--lr 0.5 --weight_decay 0.25", "--nanokimi.optim.lr 0.5"):
+        line = f"compare --config shakespeare-char --data t.txt {words}"
+        assert cli.main(shlex.split(line)) == 2
+        advice = capsys.readouterr().err.partition("--arm ")[2]
+        line = f"compare --config shakespeare-char --data t.txt --arm {advice}"
+        arms = arm_configs(printed(line, tmp_path, capsys))
+        before = arm_configs(load_config("shakespeare-char"))
+        assert arms["NanoKimi"].nanokimi.optim.lr == 0.5
+        assert arms["NanoKimi"].nanokimi.optim.warmup_steps == before["NanoKimi"].nanokimi.optim.warmup_steps
+        assert arms["NanoGPT"].nanogpt == before["NanoGPT"].nanogpt
+
+
+def test_prepare_prints_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = printed("prepare --config smoke --data none.txt --context 8", tmp_path, capsys)
+    assert (found.dataset.path, found.train.context_length) == ("none.txt", 8) and not (
+        tmp_path / "runs"
+    ).exists()
+
+
 @pytest.mark.parametrize(
     ("line", "part"),
     [
@@ -67,7 +94,11 @@ def test_the_printed_configuration_is_that_of_the_words_and_loads_again(
             'train --config tales --arm "NanoGPT with Muon" --nanogpt.optim.lr 1',
             "sets optim.lr itself; use --optim.lr",
         ),
-        ("compare --config smoke --lr 1", "name --nanokimi.optim.lr or --nanogpt.optim.lr"),
+        ("compare --config smoke --lr 1", '--arm "NanoKimi: optim.lr=1"'),
+        ("ladder --config ladder-tales --lr 1", "name --nanokimi.optim.lr or --nanogpt.optim.lr"),
+        ("prepare --config smoke --match flops", "--compare.match has no effect with prepare"),
+        ("prepare --config smoke --batch_size 3", "--train.batch_size has no effect with prepare"),
+        ("prepare --config smoke --lr 3", "--lr has no effect with prepare"),
         ("compare --config smoke --name x", "--name has no effect with compare"),
         ("compare --config smoke --variant.optim.lr 1", "which trains nanokimi and nanogpt"),
         (

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from nanokimi.cli.options import HELP, USAGE
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import give_back_unused_folders
+from nanokimi.runtime.interrupts import Interrupted
 from nanokimi.runtime.text import one_line
 
 
@@ -52,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"nanokimi: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"nanokimi: {stop}", file=sys.stderr)
+        return stop.exit_status
     except (TrainingError, MemoryError) as error:
         print(f"nanokimi: {one_line(error) or 'out of memory'}", file=sys.stderr)
         return 1

@@ -64,8 +64,8 @@ USAGE = {
     + """\
   --seeds N               seeds that every arm is trained with; a winner needs two or more
   --arm "NAME: from=FAMILY model.K=V optim.K=V"
-                          add an arm, or replace the one of that name. from= names a family, another arm, or your own
-                          model as FILE.py:CLASS (the file is executed). May be repeated
+                          add an arm, or replace the one of that name; without from=, change it. from= names a family,
+                          another arm, or your own model as FILE.py:CLASS (the file is executed). May be repeated
   --arms A,B              train only these arms
 """
     + "  --match QUANTITY        make the arms equal in active_params, total_params, flops, tokens or seconds\n",
@@ -77,8 +77,8 @@ USAGE = {
     "report": """\
 usage: nanokimi report FOLDER
 
-  FOLDER                  of `train`, `compare`, `ladder` or `scale`, or one run inside it
-Makes report.html (study.html) and its pictures again from the numbers in the folder. No model is loaded.
+  FOLDER                  of `train`, `compare`, `ladder`, `scale` or `sweep --search`, or one run inside it
+Makes report.html (study.html, search.html) and its pictures again from the numbers in the folder. No model is loaded.
 """,
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]
@@ -112,6 +112,7 @@ usage: nanokimi prepare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...
   --data PATH_OR_NAME     a text, a folder, a data set (short for --dataset.path)
   --out DIR               a new folder for data.json, the tokenizer and summary.png (default: the next free
                           runs/prepare-...)
+  --print-config          print the whole configuration, as a file that --config takes, and do nothing else
 Prints a summary. Training with the same settings finds the tokens in the cache.
 """,
     "audit": """\

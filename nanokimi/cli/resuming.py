@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,23 @@ from nanokimi.cli.options import choose_config, default_folder
 from nanokimi.cli.plugins import inherits_nanogpt, with_plugins
 from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, FAMILIES, FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.arms import one_arm, only_arms, slug, with_arm, with_arm_options
+from nanokimi.config.arms import (
+    DEFAULT_ARMS,
+    one_arm,
+    only_arms,
+    refuse_word_of_one,
+    slug,
+    with_arm,
+    with_arm_options,
+)
 from nanokimi.config.files import load_config
-from nanokimi.config.parsing import settings, with_changes, with_options
+from nanokimi.config.parsing import expand, settings, with_changes, with_options
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 
 UNSET = (None, "auto", "")
+CHANGES_ARMS = ("compare", "sweep")
+"""Commands whose arms are those of the configuration, and may be changed by --arm."""
 BUDGET_KEYS = [f"train.{budget}" for budget in BUDGETS]
 
 
@@ -52,6 +63,25 @@ def configured(
 
     Raises UserError for what cannot be, and for what the command would ignore.
     """
+    chosen, config = _configured(command, options, rest, arms)
+    return chosen, fitted_to_data(config, rest)
+
+
+def fitted_to_data(config: RunConfig, rest: list[str]) -> RunConfig:
+    """The configuration with what its text decides. Raises UserError for a setting in `rest` that the text ignores."""
+    from nanokimi.data.own_parts import refuse_unused_shares, without_unused
+
+    named = {option.removeprefix("--").partition("=")[0] for option in expand(split_arm_words(rest)[0])}
+    refuse_unused_shares(config.dataset, named)
+    dataset, notes = without_unused(config.dataset, named)
+    for note in notes:
+        print(f"nanokimi: note: {note}", file=sys.stderr)
+    return replace(config, dataset=dataset)
+
+
+def _configured(
+    command: str, options: dict[str, object], rest: list[str], arms: ArmWords
+) -> tuple[str, RunConfig]:
     alone = command == "train"
     if alone and not arms.added:
         chosen, config = choose_config(options, rest, alone=True, inherit=inherits_nanogpt())
@@ -66,6 +96,8 @@ def configured(
         config = validate(with_options(config, of_arm, [config.model]))
         refuse_overridden(base, config, shared, str(arms.added[0]).partition(":")[0])
     else:
+        if of_arm and command in CHANGES_ARMS and len(config.arms or DEFAULT_ARMS) > 1:
+            refuse_word_of_one(config, of_arm)
         config = with_arm_options(config, of_arm)
     refuse_ignored(command, config, shared)
     return chosen, with_plugins(config, arms.plugins, alone=alone)

@@ -79,11 +79,10 @@ def refuse_ignored(command: str, config: RunConfig, rest: Sequence[str]) -> None
             raise UserError(f"--{key} has no effect with {command}{whose}: leave it out")
         mine = settings(config).get(key)
         if not alone and all(settings(arm).get(key) != mine for arm in trained[family]):
-            names = " and ".join(arm.title for arm in trained[family])
             part = key.partition(".")[2]
-            raise UserError(
-                f'--{key} has no effect: {names} sets {part} itself; change it with --arm "NAME: from=... {part}=..."'
-            )
+            names = " and ".join(arm.title for arm in trained[family])
+            words = " ".join(f'--arm "{arm.title}: {part}={value}"' for arm in trained[family])
+            raise UserError(f"--{key} has no effect: {names} sets {part} itself; change it with {words}")
 
 
 def refuse_overridden(base: RunConfig, config: RunConfig, rest: Sequence[str], name: str) -> None:

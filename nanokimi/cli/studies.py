@@ -84,8 +84,9 @@ def run_sweep(arguments: list[str]) -> int:
 
 def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
     """`nanokimi sweep --search`."""
+    from nanokimi.report.search_page import SEARCH_FILE, SEARCH_PAGE
     from nanokimi.study.settle import TuningOptions
-    from nanokimi.study.sweep_search import SEARCH_FILE, SearchOptions, run_search, search_text
+    from nanokimi.study.sweep_search import SearchOptions, run_search, search_text
 
     for name in NOT_IN_A_SEARCH:
         if name in options:
@@ -101,6 +102,8 @@ def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int
     def work() -> int:
         print(search_text(run_search(config, out, wanted)), end="")
         print(out / SEARCH_FILE)
+        if (out / SEARCH_PAGE).is_file():
+            print(f"Open: {out / SEARCH_PAGE}")
         return 0
 
     return interruptible(work)

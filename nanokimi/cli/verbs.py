@@ -20,8 +20,8 @@ from nanokimi.cli.options import (
     take_options,
 )
 from nanokimi.cli.plugins import refuse_unused_plugins
-from nanokimi.cli.resuming import plan_run
-from nanokimi.cli.settings import print_config, refuse_ignored
+from nanokimi.cli.resuming import fitted_to_data, plan_run
+from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import one_line
@@ -191,8 +191,16 @@ def run_prepare(arguments: list[str]) -> int:
     """`nanokimi prepare`."""
     from nanokimi.runtime.files import default_run_folder
 
-    options, rest = take_options(arguments, {"config": str, "out": str})
-    _, config = choose_config(options, rest)
+    options, rest = take_options(arguments, {"config": str, "out": str, "print_config": bool})
+    shared, of_arm = split_arm_words(rest)
+    if of_arm:
+        word = of_arm[0].partition("=")[0]
+        raise UserError(f"{word} has no effect with prepare, which trains nothing: leave it out")
+    _, config = choose_config(options, shared)
+    refuse_ignored("prepare", config, shared)
+    config = fitted_to_data(config, shared)
+    if "print_config" in options:
+        return print_config(config)
     require_data(config.dataset.path)
 
     from nanokimi.data.sources import with_absolute_paths

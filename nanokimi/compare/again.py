@@ -17,6 +17,7 @@ from nanokimi.config.files import load_config
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
 from nanokimi.report.page import write_report
+from nanokimi.report.search_page import SEARCH_FILE, SEARCH_PAGE, write_search_page
 from nanokimi.report.study_page import write_study_page
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.text import one_line
@@ -24,7 +25,7 @@ from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import CONFIG_FILE, find_data, how_to_continue
 
 REPORT_FILE, STUDY_FILE = "report.json", "study.json"
-WITHOUT_PAGE = {"sweep.json": "a sweep", "search.json": "a search", "results.jsonl": "an unfinished study"}
+WITHOUT_PAGE = {"sweep.json": "a sweep", "results.jsonl": "an unfinished study"}
 
 
 def report_again(folder: Path) -> Path:
@@ -50,6 +51,9 @@ def _write_page(folder: Path) -> Path:
     if (folder / STUDY_FILE).is_file():
         write_study_page(folder)
         return folder / "study.html"
+    if (folder / SEARCH_FILE).is_file():
+        write_search_page(folder)
+        return folder / SEARCH_PAGE
     if (folder / RESULT_FILE).is_file() or not (folder / REPORT_FILE).is_file():
         write_json(folder / REPORT_FILE, collect(folder))
     write_report(folder)

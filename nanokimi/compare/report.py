@@ -24,8 +24,10 @@ from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.progress import step_progress
 from nanokimi.train.run_folder import CONFIG_FILE
 
+ORDER = 5
 LN2 = float(np.log(2))
 AVERAGED = (
     "test_loss",
@@ -125,18 +127,21 @@ def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
     """The scores of baselines without a neural network on the same text, which expose an implausible loss."""
     metadata, vocab_size = data.metadata, data.tokenizer.vocab_size
     scores: dict[str, dict[str, float | None]] = {}
-    for name, nats in (
-        ("unigram", unigram_nats(data.train_ids, data.test_ids, vocab_size)),
-        ("5-gram", ngram_nats(data.train_ids, data.test_ids, vocab_size)),
-    ):
+    with step_progress("counting baselines: unigram, 5-gram, gzip", ORDER + 1) as report:
+        totals = {"unigram": unigram_nats(data.train_ids, data.test_ids, vocab_size)}
+        report()
+        totals["5-gram"] = ngram_nats(data.train_ids, data.test_ids, vocab_size, ORDER, report)
+        text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
+        gzip = gzip_bits(*text)
+        report()
+    for name, nats in totals.items():
         per_byte = nats / LN2 / metadata["test_text_bytes"]
         scores[name] = {"test_loss": nats / metadata["test_tokens"], "bits_per_byte": per_byte}
-    text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
     if "test_floor_nats" in metadata:
         floor = metadata["test_floor_nats"]
         per_byte = floor / LN2 / metadata["test_text_bytes"]
         scores["floor"] = {"test_loss": floor / metadata["test_tokens"], "bits_per_byte": per_byte}
-    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip_bits(*text) / metadata["test_text_bytes"]}
+    scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip / metadata["test_text_bytes"]}
     return scores
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from nanokimi.config.composed import composed_for, with_width_of_replaced
 from nanokimi.config.parsing import (
     check_keys,
+    expand,
     nearest,
     require_setting,
     settings,
@@ -112,8 +114,11 @@ def with_differences(base: RunConfig, spec: Spec, where: str) -> RunConfig:
         raise UserError(f"{where}: {error}") from None
 
 
-def arm_words(text: str) -> tuple[str, str, dict[str, str]]:
-    """The parts of an `--arm`: its name, what it is made from, and its settings as text. Raises UserError."""
+def arm_words(text: str, known: Iterable[str] = ()) -> tuple[str, str, dict[str, str]]:
+    """The parts of an `--arm`: its name, what it is made from, and its settings as text. Raises UserError.
+
+    An arm of the `known` names may be changed without `from`, which is then empty.
+    """
     name, colon, rest = text.partition(":")
     name = name.strip()
     try:
@@ -121,24 +126,28 @@ def arm_words(text: str) -> tuple[str, str, dict[str, str]]:
     except ValueError as error:
         raise UserError(f"--arm '{text}': {error}") from None
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    if not colon or not slug(name) or not given.get("from"):
+    changes = bool(given) and "from" not in given and name in known
+    if not colon or not slug(name) or not (given.get("from") or changes):
         raise UserError(
             f"--arm '{text}': expected \"NAME: from=FAMILY model.SETTING=VALUE optim.SETTING=VALUE\""
+            + (f", without from= only to change {' or '.join(known)}" if known else "")
         )
     for key, value in given.items():
         if not value:
             raise UserError(f"--arm '{text}': {key} needs a value, as in {key}=VALUE")
-    return name, given.pop("from"), given
+    return name, given.pop("from", ""), given
 
 
 def with_arm(config: RunConfig, text: str) -> RunConfig:
     """The configuration with an arm added or replaced: "NAME: from=nanogpt optim.name=muon model.hidden_size=64".
 
-    Raises UserError if the text cannot be parsed.
+    Without `from`, settings of the arm of that name are changed: "NanoGPT: optim.lr=1e-3". Raises UserError if the text
+    cannot be parsed.
     """
-    name, source, given = arm_words(text)
     specs: dict[str, Spec] = dict(config.arms or DEFAULT_ARMS)
-    specs[name] = {"from": source}
+    name, source, given = arm_words(text, specs)
+    before = {"from": source} if source else specs[name]
+    specs[name] = {key: dict(value) if isinstance(value, dict) else value for key, value in before.items()}
     base = arm_config(config, specs, name)
     if base.model != "module":
         base = composed_for(base, {key.removeprefix("model."): word for key, word in given.items()})
@@ -183,7 +192,7 @@ def trained_families(config: RunConfig) -> list[ModelName]:
     return [family for family in FAMILIES if family in found]
 
 
-def origin_of(config: RunConfig, name: str) -> str:
+def origin_of(config: RunConfig, name: str) -> ModelName:
     """The family that an arm is made of, in the end; it keeps what it does not replace of it."""
     specs, source = config.arms or DEFAULT_ARMS, name
     seen: set[str] = set()
@@ -191,7 +200,23 @@ def origin_of(config: RunConfig, name: str) -> str:
         seen.add(source)
         spec = specs[source]
         source = str(spec.get("from")) if isinstance(spec, dict) else ""
-    return "module" if is_plugin(source) else source
+    return "module" if is_plugin(source) else cast(ModelName, source)
+
+
+def refuse_word_of_one(config: RunConfig, options: Sequence[str]) -> None:
+    """Raise UserError for options such as `--lr` of one arm where several are trained, with what to type instead."""
+    for name in config.arms or DEFAULT_ARMS:
+        family = origin_of(config, name)
+        with suppress(UserError):
+            found = [one.removeprefix(f"--{family}.") for one in expand(options, [family])]
+            break
+    else:
+        return
+    word = options[0].partition("=")[0]
+    raise UserError(
+        f"{word} is a setting of one arm, and several are trained: name the arm, as in "
+        f'--arm "{name}: {" ".join(found)}"'
+    )
 
 
 def with_arm_options(config: RunConfig, options: Sequence[str]) -> RunConfig:

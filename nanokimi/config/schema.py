@@ -32,8 +32,8 @@ class DatasetConfig:
 
     path: str = ""
     """The text (short option: --data). A name: tales, tales:SEED, tales-short, tinystories, tinystories-v2,
-    hf:owner/name[:split]; or a path: a .txt or .jsonl file (also .gz, .zst), .parquet, a folder of them, a nanoGPT
-    folder. Empty: none yet."""
+    hf:owner/name[:split]; or a path: a text (.txt, .md, source code), .jsonl or .ndjson, .json, .csv, .tsv, all also
+    .gz or .zst; .parquet; a folder of them; a nanoGPT folder (train.bin, val.bin). Empty: none yet."""
     tokenizer: str = "char"
     """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split; or a path
     to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""
@@ -48,7 +48,7 @@ class DatasetConfig:
     test_fraction: float | None = None
     """Kept for test, likewise; of a single text, its end. None: as much as for validation."""
     text_column: str = "text"
-    """The column of a .jsonl, .parquet or Hub data set that holds the text."""
+    """The column of a .jsonl, .json, .csv, .tsv, .parquet or Hub data set that holds the text."""
     fraction: float = 1.0
     """Use only this part of the documents, chosen by their content."""
     streaming: bool = False

@@ -19,7 +19,13 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data import encoding
 from nanokimi.data.cache import cache_folder, locked, store_key
 from nanokimi.data.corpus import Corpus, read_source
-from nanokimi.data.nanogpt import build_from_tokens, is_nanogpt_folder, refuse_settings, tokens_identity
+from nanokimi.data.nanogpt import (
+    build_from_tokens,
+    is_nanogpt_folder,
+    parts_note,
+    refuse_settings,
+    tokens_identity,
+)
 from nanokimi.data.packed import file_sha256
 from nanokimi.data.parts import PARTS, fractions
 from nanokimi.data.sources import Source, open_source
@@ -41,6 +47,8 @@ class Found(NamedTuple):
 
     path: Path
     notes: tuple[str, ...]
+    source_key: str
+    """A hash of what identifies the source."""
 
 
 def prepare_store(dataset: DatasetConfig) -> Path:
@@ -58,23 +66,24 @@ def find_store(dataset: DatasetConfig) -> Found:
         refuse_settings(dataset)
     else:
         source = open_source(dataset)
-    notes = source.notes if source else ()
+    notes = source.notes if source else (parts_note(dataset),)
+    fingerprint = source.fingerprint if source else tokens_identity(dataset)
     identity = {
         "version": BUILD_VERSION,
-        "source": source.fingerprint if source else tokens_identity(dataset),
+        "source": fingerprint,
         "split": dataset.split,
         "parts": [str(share) for share in fractions(dataset)],
         "fraction": dataset.fraction,
         "tokenizer": tokenizer_identity(dataset),
     }
-    key = store_key(identity)
+    key, source_key = store_key(identity), store_key(fingerprint)
     folder = cache_folder(dataset)
     store, work = folder / key, folder / f"{key}.build"
     if is_whole(store):  # found without the lock, so that a cache may be read-only
-        return Found(store, notes)
+        return Found(store, notes, source_key)
     with locked(folder / f"{key}.lock"):
         if is_whole(store):
-            return Found(store, notes)
+            return Found(store, notes, source_key)
         try:
             shutil.rmtree(store, ignore_errors=True)
             work.mkdir(exist_ok=True)
@@ -91,7 +100,7 @@ def find_store(dataset: DatasetConfig) -> Found:
             reason = error.strerror or error
             raise UserError(f"{store} cannot be written ({reason}): check space and permissions") from None
         shutil.rmtree(work, ignore_errors=True)
-    return Found(store, notes)
+    return Found(store, notes, source_key)
 
 
 def require_same(dataset: DatasetConfig, source: Source | None, identity: dict[str, Any], work: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.cache import store_key
-from nanokimi.data.nanogpt import is_nanogpt_folder
+from nanokimi.data.hub import hub_set
+from nanokimi.data.nanogpt import is_nanogpt_folder, tokens_identity
 from nanokimi.data.packed import file_sha256
 from nanokimi.data.sources import TALES, is_name, open_source
 from nanokimi.data.store import PreparedData
@@ -18,16 +19,33 @@ from nanokimi.errors import UserError
 def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> str | None:
     """The text or the tokenizer's file that has changed since `data` was prepared in `folder`, or None.
 
-    What is gone, or cannot be read, is not needed: the run goes on with its copy. Sets of the Hub are not asked for.
+    What is gone, or cannot be read or reached, is not needed: the run goes on with its copy.
     """
     now = source_sha256(dataset)
     if now is not None and now != data.metadata["sha256"]:
+        return dataset.path
+    kept = data.metadata.get("source")  # an earlier version did not keep it
+    if kept is not None and (found := source_key(dataset)) is not None and found != kept:
         return dataset.path
     if is_foreign(dataset.tokenizer) and os.path.isfile(dataset.tokenizer):
         kept = [folder / kind.file for kind in FOREIGN.values() if (folder / kind.file).is_file()]
         if kept and file_sha256(Path(dataset.tokenizer)) != file_sha256(kept[0]):
             return dataset.tokenizer
     return None
+
+
+def source_key(dataset: DatasetConfig) -> str | None:
+    """A hash of all files of a nanoGPT folder, or of the revision of a set of the Hub; None for others, or if unknown.
+
+    `source_sha256` is enough for the others.
+    """
+    try:
+        if is_nanogpt_folder(dataset.path):
+            return store_key(tokens_identity(dataset))
+        found = hub_set(dataset.path, dataset.text_column, dataset.streaming)
+        return store_key(found.fingerprint()) if found else None
+    except (UserError, OSError):
+        return None
 
 
 def source_sha256(dataset: DatasetConfig) -> str | None:

@@ -48,6 +48,14 @@ class HubSet:
             "column": self.column,
         }
 
+    def own_parts(self) -> list[tuple[str, str | None]]:
+        """Each split that is read, with the part that it is for, or None if its documents are split by content."""
+        datasets = _import_datasets(self.name)
+        with _hub_errors(self.name):
+            builder = datasets.load_dataset_builder(self.repository, data_files=self.files)
+            splits = dict.fromkeys([*(builder.config.data_files or {}), *(builder.info.splits or {})])
+        return self._parts([str(split) for split in splits])
+
     def documents(self) -> Iterator[Document]:
         """All documents, marked with their part if the set has a validation or test split of its own."""
         datasets = _import_datasets(self.name)

@@ -35,6 +35,7 @@ from nanokimi.runtime.files import read_bytes
 FILES = ("train.bin", "val.bin")
 TEST = "test.bin"
 META = "meta.pkl"
+NAME_TOKENIZER = "--dataset.tokenizer path/to/tokenizer.json"
 BLOCK_TOKENS = 1 << 22
 WIDTHS = tuple(np.dtype(name) for name in ("<u8", "<u4", "<u2"))
 """Types of ids, the widest first; the last is nanoGPT's own."""
@@ -45,6 +46,17 @@ MAX_DECODED_TOKENS = 100_000_000
 def is_nanogpt_folder(path: str) -> bool:
     """Whether `path` is a folder with train.bin and val.bin."""
     return bool(path) and not is_name(path) and all(os.path.isfile(Path(path) / name) for name in FILES)
+
+
+def parts_note(dataset: DatasetConfig) -> str:
+    """What the parts of a folder are."""
+    if dataset.split == "nanogpt":
+        return f"{dataset.path}: train.bin is for training, val.bin both for validation and test"
+    whole = (Path(dataset.path) / TEST).is_file()
+    parts = (
+        "val.bin for validation, test.bin for test" if whole else "val.bin half for validation, half for test"
+    )
+    return f"{dataset.path}: train.bin is for training, {parts}"
 
 
 def refuse_settings(dataset: DatasetConfig) -> None:
@@ -59,8 +71,8 @@ def refuse_settings(dataset: DatasetConfig) -> None:
         )
     if dataset.tokenizer != DatasetConfig.tokenizer and not is_foreign(dataset.tokenizer):
         raise UserError(
-            f"{dataset.path} holds tokens already, and dataset.tokenizer {dataset.tokenizer} cannot make others: set "
-            f"--dataset.tokenizer char if the folder has a {META}, or else to the tokenizer.json of its ids"
+            f"{dataset.path} holds tokens already, and dataset.tokenizer {dataset.tokenizer} cannot make others: type "
+            f"{'--dataset.tokenizer char' if (Path(dataset.path) / META).is_file() else NAME_TOKENIZER}"
         )
 
 
@@ -133,9 +145,7 @@ def _tokenizer(folder: Path, named: str) -> Tokenizer:
     if is_foreign(named):
         return read_foreign(Path(named))
     if not path.is_file():
-        raise UserError(
-            f"{folder} has no {META}: name the tokenizer of its ids with --dataset.tokenizer path/to/tokenizer.json"
-        )
+        raise UserError(f"{folder} has no {META}: name the tokenizer of its ids with {NAME_TOKENIZER}")
     try:
         meta = read_plain_pickle(read_bytes(path))
         pieces = [meta["itos"][number] for number in range(len(meta["itos"]))]

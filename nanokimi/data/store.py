@@ -134,7 +134,7 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
     """
     folder = Path(folder)
     _require_replaceable(folder)
-    store, notes = find_store(dataset)
+    store, notes, source_key = find_store(dataset)
     for remark in notes:
         print(f"nanokimi: note: {remark}", file=sys.stderr)
     metadata: dict[str, Any] = json.loads((store / METADATA_FILE).read_text(encoding="utf-8"))
@@ -155,7 +155,13 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
         print(f"nanokimi: warning: {metadata['warning']}", file=sys.stderr)
     if note := split_note(metadata):
         print(f"nanokimi: {note}", file=sys.stderr)
-    metadata = {"schema_version": SCHEMA_VERSION, "path": str(dataset.path), **metadata, "store": str(store)}
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "path": str(dataset.path),
+        **metadata,
+        "store": str(store),
+        "source": source_key,
+    }
     metadata |= {"notes": list(notes)} if notes else {}
     _write_folder(folder, store, metadata)
     return open_prepared(folder)

@@ -7,7 +7,7 @@ text allows has seen the answers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,20 @@ def unigram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) ->
     return float(-np.log(_unigram(train_ids, vocab_size)[val_ids]).sum())
 
 
-def ngram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int, order: int = 5) -> float:
+def ngram_nats(
+    train_ids: np.ndarray,
+    val_ids: np.ndarray,
+    vocab_size: int,
+    order: int = 5,
+    report: Callable[[], None] = lambda: None,
+) -> float:
     """Return the total nats of `val_ids` under an interpolated Witten-Bell n-gram of `order` tokens.
 
     p_n(w|h) = (c(h,w) + T(h) p_{n-1}(w|h')) / (c(h) + T(h)), where h is the n-1 tokens before w, h' drops the
     oldest of them, c counts the last MAX_TRAINING_TOKENS of `train_ids`, and T(h) is how many different
     tokens followed h. p_1 is the add-one unigram, and for an h that is not in the training text p_n is p_{n-1}.
-    The first validation tokens have the end of `train_ids` as context.
+    The first validation tokens have the end of `train_ids` as context. `report` is called after each of the order - 1
+    lengths of context.
     """
     train_ids = train_ids[-MAX_TRAINING_TOKENS:]
     before_val = train_ids[max(len(train_ids) - (order - 1), 0) :]
@@ -39,6 +46,7 @@ def ngram_nats(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int, orde
         known = contexts >= 0
         count, total, distinct = counts.look_up(contexts[known], tokens[len(before_val) :][known])
         probability[known] = (count + distinct * probability[known]) / (total + distinct)
+        report()
     return float(-np.log(probability).sum())
 
 

@@ -58,6 +58,7 @@ def make_context(report: dict[str, Any]) -> dict[str, Any]:
             for axis in ("flops", "train_seconds")
             if curves
         ],
+        "open": False,
         "sentences": report.get("sentences") or headline(report),
         "budget_names": BUDGET_NAMES,
         "arm_columns": [column for column in STUDY_PAGE if column.key != "floor_gap" or floor is not None],

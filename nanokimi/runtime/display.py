@@ -30,6 +30,7 @@ LEVELS = "".join(chr(0x2581 + i) for i in range(8))
 ASCII_LEVELS = "_.-=+*%#"
 QUIET = ("waiting", "training", "evaluating", "writing samples")
 """Phases that come again and again, and are no lines where there is no terminal."""
+OVER = ("trained", "done")
 
 
 @dataclass
@@ -43,7 +44,7 @@ class _Progress:
     memory_bytes: int = 0
     tokens_per_step: int = 0
     story: str = ""
-    phase: str = "starting"
+    phase: str = "loading PyTorch, the text and the model"
     since: float = field(default_factory=time.monotonic)
     done: int = 0
     amount: int = 0
@@ -161,11 +162,10 @@ class Display:
         table.add_column(no_wrap=True, overflow="ellipsis")
         amount = f" {arm.done:,} of {arm.amount:,}" if arm.amount else ""
         waited = time.monotonic() - arm.since
-        elapsed = f" ({_clock(waited)})" if waited >= 2 and arm.phase not in (*QUIET, "done") else ""
+        elapsed = f" ({_clock(waited)})" if waited >= 2 and arm.phase not in (*QUIET, *OVER) else ""
         table.add_row("now", f"{arm.phase}{amount}{elapsed}")
-        known = arm.amount > 0
-        bar = ProgressBar(total=arm.amount or 1, completed=arm.done if known else 0, width=24)
-        table.add_row("", bar if known else "")
+        bar = ProgressBar(total=arm.amount or None, completed=arm.done, width=24)  # without a total it pulses
+        table.add_row("", bar if arm.amount or arm.phase not in (*QUIET, *OVER) else "")
         finite = arm.total is not None and arm.total < 1e9
         table.add_row("step", f"{arm.step:,} of {arm.total:,.0f}" if finite else f"{arm.step:,}")
         table.add_row("", ProgressBar(total=arm.total or 1, completed=arm.step, width=24))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanokimi.runtime.interrupts import Interrupted, stopped_by_signal
 from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
@@ -67,10 +68,17 @@ def draw_or_say(draw: Callable[[], object], folder: Path, again: str) -> bool:
     """Draw, and if that fails print one line that says why and that the command `again` repeats it.
 
     The numbers are written before they are drawn. Whatever is wrong with a picture, they must still be shown.
+
+    Raises Interrupted, with such a line, at the first signal.
     """
     try:
-        draw()
-    except (Exception, KeyboardInterrupt) as error:
+        with stopped_by_signal(
+            f"interrupted while drawing; the numbers in {folder} are whole, and the pictures are made by: {again}"
+        ):
+            draw()
+    except Interrupted:
+        raise
+    except Exception as error:
         why = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
         said = f"the pictures of {folder} could not be drawn ({why}); the numbers are whole"
         print(f"nanokimi: {said}. Try again: {again}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A progress bar for bytes, shown only on a terminal: bytes done, total bytes, and MB/s."""
+"""Progress bars for bytes and for steps of a longer computation; without a terminal, a line that names the latter."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def byte_progress(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def step_progress(what: str, steps: int, console: Console | None = None) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of `steps` steps. Where there is no terminal, a line says what is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if not console.is_terminal:
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=steps)
+        yield lambda: bar.advance(task)

@@ -8,6 +8,9 @@ from nanokimi.compare.match import QUANTITIES
 from nanokimi.study.jobs import Line
 from nanokimi.study.tuning_words import tuning_label
 
+FEW_STEPS = 100
+"""Runs of fewer steps are a quick look, whatever was asked for: the first steps say little about a whole training."""
+
 
 def labels(plan: dict[str, Any]) -> list[str]:
     """Notes on what is matched, how arms were tuned, the seeds, and which interval decides."""
@@ -29,7 +32,10 @@ def labels(plan: dict[str, Any]) -> list[str]:
     contains = (
         " and contains the noise of both arms' searches" if any(arm["tuning"] for arm in plan["arms"]) else ""
     )
+    steps = plan["settings"]["steps"]
+    few = [f"QUICK: each run is of {steps} steps, too few to say what holds for a whole training."]
     return [
+        *(few if steps < FEW_STEPS else []),
         sizes,
         rate,
         f"{several}, paired: the same batches for every arm.",

@@ -166,6 +166,7 @@ def ladder_plan(
             f"What each change from NanoGPT to NanoKimi is worth{plugged}: {Path(study.data.metadata['path']).name}",
             arms,
             options.quick,
+            study.steps,
         ),
         "match": "active_params",
         "seeds": seeds,

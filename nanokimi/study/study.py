@@ -43,7 +43,7 @@ from nanokimi.study.jobs import (
     as_job_config,
     block_tokens,
 )
-from nanokimi.study.labels import labels, versions
+from nanokimi.study.labels import FEW_STEPS, labels, versions
 from nanokimi.study.pool import Pool
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
@@ -204,10 +204,10 @@ def comparison_entry(
     return {"family": family, "name": name, "weights": weights, "budget": budget, "about": about}
 
 
-def study_title(title: str, arms: Sequence[StudyArm], quick: bool) -> str:
+def study_title(title: str, arms: Sequence[StudyArm], quick: bool, steps: int) -> str:
     """A study's title, which begins with QUICK or NOT TUNED if its effects may be those of the settings."""
     untuned = any(arm.tuning is None for arm in arms if arm.leaking is None)
-    words = ["QUICK"] * quick + ["NOT TUNED"] * untuned
+    words = ["QUICK"] * (quick or steps < FEW_STEPS) + ["NOT TUNED"] * untuned
     return f"{', '.join(words)}: {title}" if words else title
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
+from nanokimi.report.search_page import SEARCH_FILE, preset_lines, write_search_page
 from nanokimi.report.units import seconds as in_time
+from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import describe_environment, write_json
 from nanokimi.study.settle import TuningOptions, run_searches
 from nanokimi.study.study import open_study
 from nanokimi.study.sweep import sound_arms
 from nanokimi.study.tuning_record import is_at_edge
 
-SEARCH_FILE, SCHEMA_VERSION = "search.json", 1
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SearchOptions:
 
 
 def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str, Any]:
-    """Run the same search for every arm and write search.json into `out`; returns its content.
+    """Run the same search for every arm and write search.json and its page into `out`; returns the former.
 
     A search that was interrupted in `out` is continued.
     """
@@ -51,7 +53,8 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
             },
         }
         write_json(out / SEARCH_FILE, content)
-        return content
+    draw_or_say(lambda: write_search_page(out), out, f"nanokimi report {out}")
+    return content
 
 
 def search_text(content: dict[str, Any]) -> str:
@@ -75,7 +78,7 @@ def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
         f"{record['trials']} trials, {record['runs']} runs, {in_time(record['cpu_seconds'])} of a processor"
     )
     lines = [f"{name}: validation loss {loss} ({place}); {cost}"]
-    lines += [f"  {line}" for line in (record["design"], *yaml_lines(record))]
+    lines += [f"  {line}" for line in (record["design"], *preset_lines(record).split("\n"))]
     lines += [
         f"  not searched: {hyperparameter} ({why})" for hyperparameter, why in record["left_out"].items()
     ]
@@ -84,26 +87,6 @@ def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
         found = curve_text(curve, record["best_values"][hyperparameter])
         lines.append(f"    {hyperparameter:<13} {found}{' AT THE EDGE' * (hyperparameter in edge)}")
     return lines
-
-
-def yaml_lines(record: dict[str, Any]) -> list[str]:
-    """The best settings as lines of a preset."""
-    groups: dict[str, list[str]] = {}
-    for key, value in record["best"].items():
-        group, _, setting = key.partition(".")
-        groups.setdefault(group, []).append(f"{setting}: {yaml_value(value)}")
-    body = [f"  {group}: {{{', '.join(settings)}}}" for group, settings in sorted(groups.items())]
-    return [f"{record.get('family', 'arm')}:", *body]
-
-
-def yaml_value(value: Any) -> str:
-    """A value as a preset has it. YAML would read 1e-05 as a word, so it becomes 1.0e-05."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(yaml_value, value))}]"
-    if isinstance(value, float):
-        mantissa, e, exponent = f"{value:g}".partition("e")
-        return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}" if e else f"{value:g}"
-    return str(value)
 
 
 def curve_text(curve: Sequence[Sequence[Any]], best: Any) -> str:

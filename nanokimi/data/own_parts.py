@@ -1,0 +1,63 @@
+"""Settings of the dataset that have no effect on what it names, such as shares of a text that has its own parts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from nanokimi.config import DatasetConfig
+from nanokimi.data.folders import read_folder
+from nanokimi.data.hub import hub_set
+from nanokimi.data.nanogpt import META, is_nanogpt_folder
+from nanokimi.data.sources import TALES, is_name
+from nanokimi.data.tokenizers.foreign import is_foreign
+from nanokimi.errors import UserError
+
+SHARES = ("val_fraction", "test_fraction")
+
+
+def unused_shares(dataset: DatasetConfig) -> tuple[str, ...]:
+    """Which of `val_fraction` and `test_fraction` have no effect, because the data has parts of its own."""
+    path = dataset.path
+    if is_nanogpt_folder(path):
+        return SHARES
+    parts: set[str | None] = set()
+    if found := hub_set(path, dataset.text_column, dataset.streaming):
+        parts = {part for _, part in found.own_parts()}
+    elif path and not is_name(path) and os.path.isdir(path):
+        parts = {member.part for member in read_folder(Path(path)).members}
+    if not parts - {None}:
+        return ()
+    return SHARES[1:] if "train|val" in parts else SHARES
+
+
+def refuse_unused_shares(dataset: DatasetConfig, named: set[str]) -> None:
+    """Raise UserError for a share, of the settings `named` on the command line, that would be ignored."""
+    shares = {f"dataset.{share}" for share in SHARES} & named
+    unused = {f"dataset.{share}" for share in unused_shares(dataset)} & shares if shares else set()
+    if unused:
+        raise UserError(
+            f"--{min(unused)} has no effect: {dataset.path} has its own parts for validation and test; leave it out"
+        )
+
+
+def without_unused(dataset: DatasetConfig, named: set[str]) -> tuple[DatasetConfig, list[str]]:
+    """`dataset` without what a preset sets and this text has no use for, and a note for each such setting.
+
+    The settings `named` on the command line stay, and are refused where they are read.
+    """
+    usual, notes = DatasetConfig(), []
+    path = dataset.path
+    of_tales = path.partition(":")[0] in TALES
+    if path and dataset.characters is not None and not of_tales and "dataset.characters" not in named:
+        notes.append(f"dataset.characters {dataset.characters} is for tales, so all of {path} is read")
+        dataset = replace(dataset, characters=None)
+    tokens = is_nanogpt_folder(path) and (Path(path) / META).is_file()
+    other = dataset.tokenizer != usual.tokenizer and not is_foreign(dataset.tokenizer)
+    if tokens and other and "dataset.tokenizer" not in named:
+        notes.append(
+            f"{path} holds tokens, so its own characters are used instead of dataset.tokenizer {dataset.tokenizer}"
+        )
+        dataset = replace(dataset, tokenizer=usual.tokenizer, vocab_size=usual.vocab_size)
+    return dataset, notes
