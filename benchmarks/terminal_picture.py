@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nanokimi.cli.verbs import filled
 from nanokimi.compare.summary import summary_table
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("picture", type=Path)
+    parser.add_argument("--width", type=int, default=WIDTH, help=f"columns (default: {WIDTH})")
     parser.add_argument("--at", type=float, default=0.6, help="share of the training (default: 0.6)")
     options = parser.parse_args()
     report = read_json(options.folder / "report.json")
@@ -32,7 +34,7 @@ def main() -> None:
     settings = report["settings"]
     tokens_per_step = settings["batch_size"] * settings["context_length"]
     console = Console(
-        record=True, width=WIDTH, force_terminal=True, file=io.StringIO(), color_system="truecolor"
+        record=True, width=options.width, force_terminal=True, file=io.StringIO(), color_system="truecolor"
     )
     display = Display(list(first), tokens_per_step, console)
     for name, run in first.items():
@@ -43,10 +45,12 @@ def main() -> None:
     seeds = f" --seeds {len(report['seeds'])}" if len(report["seeds"]) > 1 else ""
     console.print(f"$ nanokimi compare{seeds}", style="bold", highlight=False)
     console.print(display.panels())
-    console.print(report["verdict"]["sentence"], highlight=False)
-    console.print(summary_table(report["arms"], WIDTH), highlight=False)
+    console.print(filled(report["verdict"]["sentence"], options.width), highlight=False)
+    console.print(summary_table(report["arms"], options.width), highlight=False)
     out = f"runs/{options.folder.name}"
-    console.print(f"Open: {out}/report.html   Try: nanokimi sample {out}", highlight=False)
+    console.print(
+        filled(f"Open: {out}/report.html   Try: nanokimi sample {out}", options.width), highlight=False
+    )
     write_atomic(options.picture, console.export_svg(title="nanokimi compare"))
 
 

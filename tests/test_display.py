@@ -36,7 +36,7 @@ def test_panels_keep_their_height_and_name_the_phase() -> None:
     seen = [shown(display)]
     display.phase("NanoKimi", "evaluating", 3, 12)
     seen.append(shown(display))
-    assert "evaluating 3 of 12" in seen[-1] and "loading PyTorch" in seen[-1] and "?" not in seen[-1]
+    assert "evaluating 3 of 12" in seen[-1] and "loading" in seen[-1] and "?" not in seen[-1]
     for number in range(1, 60):
         display.show("NanoKimi", step(number, 5.0 - 0.05 * number), 60.0)
     display.show("NanoKimi", {"kind": "sample", "step": 59, "prompt": "Once", "text": " upon" * 99}, 60.0)
@@ -50,6 +50,19 @@ def test_panels_keep_their_height_and_name_the_phase() -> None:
     seen.append(shown(display))
     assert "auditing 100 of 400" in seen[-1]
     assert {text.count("\n") for text in seen} == {PANEL_HEIGHT}
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_three_panels_fit_the_terminal_and_show_no_half_of_a_number(width: int) -> None:
+    display = Display(["NanoKimi", "NanoGPT with Muon", "NanoGPT"], 1000, console(True, width))
+    for name in display.arms:
+        display.show(name, step(1, 5.0), 60.0)
+        display.show(name, {"kind": "sample", "step": 59, "prompt": "Once", "text": " upon a time" * 9}, 60.0)
+        display.phase(name, "auditing", 100, 400)
+    text = shown(display)
+    assert max(map(len, text.splitlines())) <= width and text.count("\n") == PANEL_HEIGHT
+    assert ("auditing 100 of 400" in text) == (width == 140) and "auditing" in text
+    assert "a time" in text and "\u2026" not in text
 
 
 def test_plain_output_is_a_line_for_each_event() -> None:

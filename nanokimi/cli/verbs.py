@@ -81,12 +81,15 @@ def terminal_width() -> int | None:
 def fitted(text: str) -> str:
     """A text in lines that a terminal does not break inside a word; unchanged where the output is no terminal."""
     width = terminal_width()
-    if width is None:
-        return text
-    lines = text.split("   ")
-    whole = [text] if len(text) <= width else lines
-    filled = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in whole]
-    return "\n".join(filled)
+    return text if width is None else filled(text, width)
+
+
+def filled(text: str, width: int) -> str:
+    """A text in lines of at most `width` columns. Where it does not fit, three spaces end a line, too."""
+    whole = [text] if len(text) <= width else text.split("   ")
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in whole
+    )
 
 
 def open_line(out: Path) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -24,7 +24,7 @@ from nanokimi.runtime.interrupts import leave_lost_terminal
 RECENT = 50
 POINTS = 4096
 """Losses that are kept for the sparkline, at most; beyond that every second one is dropped."""
-PANEL_HEIGHT = 14
+PANEL_HEIGHT, STORY_LINES, BAR_WIDTH, LABEL_WIDTH = 16, 3, 24, 10
 STORY_CHARACTERS = 240
 LEVELS = "".join(chr(0x2581 + i) for i in range(8))
 ASCII_LEVELS = "_.-=+*%#"
@@ -44,7 +44,7 @@ class _Progress:
     memory_bytes: int = 0
     tokens_per_step: int = 0
     story: str = ""
-    phase: str = "loading PyTorch, the text and the model"
+    phase: str = "loading"
     since: float = field(default_factory=time.monotonic)
     done: int = 0
     amount: int = 0
@@ -150,27 +150,36 @@ class Display:
         for _ in self.arms:
             grid.add_column(ratio=1)
         panels = [
-            Panel(self._table(arm), title=escape(name), height=PANEL_HEIGHT)
+            Panel(self._content(arm), title=escape(name), height=PANEL_HEIGHT)
             for name, arm in self.arms.items()
         ]
         grid.add_row(*panels)
         return grid
 
+    def _content(self, arm: _Progress) -> Group:
+        story = Text.assemble(("story ", "dim"), arm.story[:STORY_CHARACTERS] or "")
+        return Group(self._table(arm), story)  # the panel's height leaves STORY_LINES for it
+
+    def _width_of_values(self) -> int:
+        """Columns beside the labels of a panel: its share of the terminal without borders, gaps and labels."""
+        return max(self.console.width // len(self.arms) - 6 - LABEL_WIDTH, 4)
+
     def _table(self, arm: _Progress) -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_column(justify="right", style="dim", no_wrap=True, min_width=10)
+        table.add_column(justify="right", style="dim", no_wrap=True, min_width=LABEL_WIDTH)
         table.add_column(no_wrap=True, overflow="ellipsis")
-        amount = f" {arm.done:,} of {arm.amount:,}" if arm.amount else ""
-        waited = time.monotonic() - arm.since
-        elapsed = f" ({_clock(waited)})" if waited >= 2 and arm.phase not in (*QUIET, *OVER) else ""
-        table.add_row("now", f"{arm.phase}{amount}{elapsed}")
-        bar = ProgressBar(total=arm.amount or None, completed=arm.done, width=24)  # without a total it pulses
+        width = self._width_of_values()
+        bar_width = min(BAR_WIDTH, width)
+        table.add_row("now", _phase_text(arm, width))
+        bar = ProgressBar(
+            total=arm.amount or None, completed=arm.done, width=bar_width
+        )  # no total: it pulses
         table.add_row("", bar if arm.amount or arm.phase not in (*QUIET, *OVER) else "")
         finite = arm.total is not None and arm.total < 1e9
         table.add_row("step", f"{arm.step:,} of {arm.total:,.0f}" if finite else f"{arm.step:,}")
-        table.add_row("", ProgressBar(total=arm.total or 1, completed=arm.step, width=24))
+        table.add_row("", ProgressBar(total=arm.total or 1, completed=arm.step, width=bar_width))
         table.add_row("train loss", f"{fmean(arm.losses):.4f}" if arm.losses else "")
-        table.add_row("", self._sparkline(arm.curve, 24))
+        table.add_row("", self._sparkline(arm.curve, bar_width))
         table.add_row("val loss", "" if arm.val_loss is None else f"{arm.val_loss:.4f}")
         ms = median(arm.step_ms) if arm.step_ms else None
         table.add_row("speed", "" if ms is None else f"{arm.tokens_per_step / ms * 1e3:,.0f} tokens/s")
@@ -178,11 +187,19 @@ class Display:
         table.add_row("memory", f"{arm.memory_bytes / 1e6:,.0f} MB" if arm.memory_bytes else "")
         left = arm.seconds_left()
         table.add_row("left", "" if left is None else f"{_clock(left)} of training")
-        table.add_row("story", Text(arm.story[:STORY_CHARACTERS], no_wrap=False, overflow="fold"))
         return table
 
     def _sparkline(self, values: list[float], width: int) -> str:
         return sparkline(values, width, LEVELS if "utf" in self.console.encoding.lower() else ASCII_LEVELS)
+
+
+def _phase_text(arm: _Progress, width: int) -> str:
+    """What an arm is doing, how much of it is done and for how long it has: as much as fits."""
+    amount = f" {arm.done:,} of {arm.amount:,}" if arm.amount else ""
+    waited = time.monotonic() - arm.since
+    elapsed = f" ({_clock(waited)})" if waited >= 2 and arm.phase not in (*QUIET, *OVER) else ""
+    texts = (f"{arm.phase}{more}" for more in (amount + elapsed, amount, elapsed))
+    return next((text for text in texts if len(text) <= width), arm.phase)
 
 
 def sparkline(values: list[float], width: int, levels: str = LEVELS) -> str:

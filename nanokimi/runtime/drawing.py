@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from nanokimi.runtime.interrupts import Interrupted, stopped_by_signal
 from nanokimi.runtime.text import one_line
 
@@ -69,13 +71,14 @@ def draw_or_say(draw: Callable[[], object], folder: Path, again: str) -> bool:
 
     The numbers are written before they are drawn. Whatever is wrong with a picture, they must still be shown.
 
-    Raises Interrupted, with such a line, at the first signal.
+    A terminal shows that it draws. Raises Interrupted, with such a line, at the first signal.
     """
     try:
         with stopped_by_signal(
             f"interrupted while drawing; the numbers in {folder} are whole, and the pictures are made by: {again}"
         ):
-            draw()
+            with Console(stderr=True).status("drawing the pictures"):
+                draw()
     except Interrupted:
         raise
     except Exception as error:
