@@ -81,8 +81,9 @@ def refuse_ignored(command: str, config: RunConfig, rest: Sequence[str]) -> None
         if not alone and all(settings(arm).get(key) != mine for arm in trained[family]):
             part = key.partition(".")[2]
             names = " and ".join(arm.title for arm in trained[family])
+            sets = f"sets {part} itself" if len(trained[family]) == 1 else f"set {part} themselves"
             words = " ".join(f'--arm "{arm.title}: {part}={value}"' for arm in trained[family])
-            raise UserError(f"--{key} has no effect: {names} sets {part} itself; change it with {words}")
+            raise UserError(f"--{key} has no effect: {names} {sets}; change it with {words}")
 
 
 def refuse_overridden(base: RunConfig, config: RunConfig, rest: Sequence[str], name: str) -> None:

@@ -160,7 +160,8 @@ def run_scale(arguments: list[str]) -> int:
 
     gpt = config.nanogpt.model
     head = gpt.hidden_size // gpt.num_attention_heads
-    usual = [round(gpt.num_attention_heads * share) * head for share in (0.5, 0.75, 1, 1.5)]
+    heads = {round(gpt.num_attention_heads * share) for share in (0.5, 0.75, 1, 1.5)}
+    usual = [count * head for count in (heads if len(heads) == 4 and min(heads) else range(1, 5))]
     try:
         sizes = [int(word) for word in str(options["sizes"]).split(",")] if "sizes" in options else usual
     except ValueError:

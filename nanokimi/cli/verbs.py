@@ -24,6 +24,7 @@ from nanokimi.cli.resuming import fitted_to_data, plan_run
 from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
+from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def filled(text: str, width: int) -> str:
 def open_line(out: Path) -> str:
     """What to do with a finished run or comparison."""
     page = f"Open: {out / 'report.html'}   " if (out / "report.html").is_file() else ""
-    return f"{page}Try: nanokimi sample {shlex.quote(str(out))}"
+    plugins = "".join(f" --plugin {shlex.quote(spec)}" for spec in named_plugins())
+    return f"{page}Try: nanokimi sample {shlex.quote(str(out))}{plugins}"
 
 
 def run_train(arguments: list[str]) -> int:
