@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from report_fixture import write_comparison
 
 from nanokimi.report import page as report_page
 from nanokimi.report import records, study_page
+from nanokimi.report.search_page import write_search_page
 
 pytestmark = [
     pytest.mark.browser,
@@ -116,7 +118,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     study.write_text(
         report_page.render(study_page.make_context(study_record()), "study.html"), encoding="utf-8"
     )
+    search = root / "searched"
+    search.mkdir()
+    shutil.copyfile(ROOT / "nanokimi" / "presets" / "searches" / "tales.json", search / "search.json")
+    write_search_page(search)
     return {
+        "search": search / "search.html",
         "three arms": three / "report.html",
         "two arms": comparison_page(root / "two", names=("NanoKimi", "NanoGPT"), **few),
         "one run": comparison_page(root / "one", names=("NanoKimi",), seeds=(1,), **few),
@@ -124,7 +131,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-NAMES = ("three arms", "two arms", "one run", "study")
+NAMES = ("three arms", "two arms", "one run", "study", "search")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -85,8 +85,9 @@ def draw_hyperparameter(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _=None: f"{x:g}"))
     else:
         axes.set_xticks([0.2, 0.6, 1.0, COSINE_X], ["0.2", "0.6", "1", COSINE])
-    right = 1.2 if COSINE in spaces[0]["scale"] else max(spaces[0]["high"] * 1.1, 0)
-    axes.set_xlim(spaces[0]["low"] * 0.9, right)
+    tried = [point[0] for arm in arms for point in arm["tuning"]["sensitivity"].get(hyperparameter, [])]
+    reach = [float(x) for x in tried if x != COSINE] + [spaces[0]["low"], spaces[0]["high"]]
+    axes.set_xlim(min(reach) * 0.9, 1.2 if COSINE in spaces[0]["scale"] else max(reach) * 1.1)
     for slot, arm in enumerate(arms):
         points = arm["tuning"]["sensitivity"].get(hyperparameter, [])
         curve = [point for point in points if point[1] is not None]
