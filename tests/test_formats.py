@@ -194,7 +194,7 @@ def test_files_named_after_parts_are_those_parts(tmp_path: Path, ending: str) ->
     dataset = DatasetConfig(path=str(data), tokenizer="byte", workers=1)
     write("X-train", STORIES[:20])
     write("X-valid", STORIES[20:])
-    store, notes = find_store(dataset)
+    store, notes, _ = find_store(dataset)
     train = open_prepared_store(dataset, tmp_path)
     assert train["train"] == STORIES[:20] and sorted(train["val"] + train["test"]) == sorted(STORIES[20:])
     assert "named after (1 of train, 1 of val); half of val is for test" in notes[0]

@@ -99,6 +99,7 @@ def test_prepare_prints_its_configuration(
         ("prepare --config smoke --match flops", "--compare.match has no effect with prepare"),
         ("prepare --config smoke --batch_size 3", "--train.batch_size has no effect with prepare"),
         ("prepare --config smoke --lr 3", "--lr has no effect with prepare"),
+        ("prepare --config smoke --dataset.cache=", "dataset.cache is empty"),
         ("compare --config smoke --name x", "--name has no effect with compare"),
         ("compare --config smoke --variant.optim.lr 1", "which trains nanokimi and nanogpt"),
         (

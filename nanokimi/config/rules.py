@@ -136,6 +136,7 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         0 < dataset.fraction <= 1, f"dataset.fraction is {dataset.fraction}: it must be above 0, at most 1"
     )
     require(dataset.text_column != "", "dataset.text_column is empty: name the column that holds the text")
+    require(dataset.cache != "", "dataset.cache is empty: name a folder, or leave it out")
     require_positive(dataset, "dataset", ("characters", "workers"))
 
 
