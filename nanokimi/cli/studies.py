@@ -138,8 +138,8 @@ def run_ladder(arguments: list[str]) -> int:
         budgets=tuple(
             choose(tuple(EQUAL_BUDGETS), str(options.get("budgets", ",".join(EQUAL_BUDGETS))), "--budgets")
         ),
+        plugins=tuple(named_plugins()),  # before --arm names others, which are in their own arms
         added=tuple(name_arm_sources(added)),
-        plugins=tuple(named_plugins()),
     )
     return interruptible(lambda: show(ladder(quick_config(config, options), out, wanted), out))
 

@@ -20,6 +20,7 @@ from nanokimi.report.page import write_report
 from nanokimi.report.search_page import SEARCH_FILE, SEARCH_PAGE, write_search_page
 from nanokimi.report.study_page import write_study_page
 from nanokimi.runtime.files import read_json, write_json
+from nanokimi.runtime.interrupts import Interrupted
 from nanokimi.runtime.text import one_line
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import CONFIG_FILE, find_data, how_to_continue
@@ -38,7 +39,7 @@ def report_again(folder: Path) -> Path:
         raise UserError(f"{folder} is not a folder: name that of a run, a comparison or a study")
     try:
         return _write_page(folder)
-    except (UserError, OSError):
+    except (UserError, OSError, Interrupted):
         raise
     except Exception as error:  # a record without a number, or with a word in its place
         reason = f"{type(error).__name__}: {one_line(error)}"
