@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +15,19 @@ from hypothesis import strategies as st
 from nanokimi.config import KimiConfig
 from nanokimi.config.rules import routed_scaling
 from nanokimi.kernels.accelerate import accelerate_
-from nanokimi.kernels.experts import can_group, grouped_linear, largest_by_maxima
+from nanokimi.kernels.experts import (
+    can_group,
+    experts_on_gpu,
+    grouped_linear,
+    largest_by_maxima,
+    linear_on_gpu,
+)
 from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.moe import (
     MixtureOfExperts,
     Router,
     expert_linear,
+    mix_experts,
 )
 
 SIX = replace(TINY_KIMI, n_routed_experts=6, num_experts_per_tok=3, routed_scaling_factor=1.7)
@@ -69,6 +77,31 @@ def test_grouped_products_equal_looped_ones(
     for grouped, looped in zip(*results, strict=True):
         assert relative_error(grouped, looped) <= tolerance
     assert all(bool(results[0][2][e].any()) == (count > 0) for e, count in enumerate(counts))
+
+
+@pytest.mark.parametrize("counts", [(4, 3, 70, 2), (0, 9, 0, 7), (0, 0, 0, 16), (1, 0, 0, 2)])
+def test_products_on_a_gpu_equal_looped_ones(counts: tuple[int, ...]) -> None:
+    """In blocks whose number is fixed, or for a few tokens by copies: outputs and gradients, empty experts included."""
+    tokens = sum(counts)
+    chosen = torch.arange(4).repeat_interleave(torch.tensor(counts))[torch.randperm(tokens)][:, None]
+    counts_E = torch.tensor(counts, dtype=torch.float32)
+    x, gates = doubles(tokens, 8), doubles(tokens, 1, seed=1)
+    weights = [doubles(4, 6, 8, seed=2), doubles(4, 6, 8, seed=3), doubles(4, 8, 6, seed=4)]
+    results = []
+    for mix in (mix_experts, partial(experts_on_gpu, grouped=False)):
+        y = mix(x, chosen, gates, counts_E, tuple(weights))
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, gates, *weights])])
+    for linear in (expert_linear, partial(linear_on_gpu, grouped=False)):
+        y = linear(x, counts_E, weights[0])
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, weights[0]])])
+    for looped, blocked in (results[:2], results[2:]):
+        for mine, theirs in zip(blocked, looped, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+def doubles(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
 def test_grouping_is_only_chosen_where_it_works() -> None:

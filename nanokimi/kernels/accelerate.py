@@ -51,6 +51,16 @@ class Place(NamedTuple):
         """Whether the training kernels in C can be used: bf16 on a processor that multiplies in it."""
         return self.bf16_on_cpu and not self.compiled and cpu_has_fast_bf16()
 
+    @property
+    def gpu(self) -> bool:
+        """Whether the host should not wait for the device's numbers."""
+        return self.device in ("cuda", "mps")
+
+    @property
+    def groups(self) -> bool:
+        """Whether torch's grouped product of bf16 is one kernel here. On other GPUs it reads counts on the host."""
+        return self.device == "cuda" and torch.cuda.get_device_capability()[0] in (9, 10)
+
 
 class Mechanism(NamedTuple):
     """A function of the reference that a fast implementation may replace."""
@@ -96,12 +106,17 @@ def has_whole_vectors(owner: Experts) -> bool:
 
 
 def can_group(place: Place, owner: nn.Module) -> bool:
-    """Whether torch has a grouped product for these experts on this device."""
+    """Whether torch has a grouped product for these experts on a CPU."""
     return (
-        place.device in ("cpu", "cuda")
+        place.device == "cpu"
         and not any(p.dtype == torch.float64 for p in owner.parameters())
         and experts.can_group(BYTES[place.dtype], *owner.parameters())
     )
+
+
+def can_group_on_gpu(place: Place, owner: nn.Module) -> bool:
+    """Whether torch multiplies these experts' groups in bf16 by one kernel on this GPU."""
+    return place.groups and experts.can_group(BYTES["bf16"], *owner.parameters())
 
 
 grouped_experts = partial(mix_experts, linear=experts.grouped_linear)
@@ -134,7 +149,9 @@ BF16_C = "bf16 on a CPU that multiplies in it, and a C compiler"
 BF16 = "bf16 on a CPU"
 MUON_C = "Newton-Schulz in bf16 on a CPU that multiplies in it, and a C compiler"
 TRACEABLE = "what torch.compile can trace"
-GROUPED = "a CPU or CUDA, and rows of whole 16 bytes"
+GROUPED = "a CPU, and rows of whole 16 bytes"
+GROUPED_ON_GPU = "compute capability 9 or 10: groups in one kernel; blocks in other dtypes"
+BLOCKS_ON_GPU = "a GPU, where grouped products would read counts on the host"
 NOT_COMPILED = "torch.compile groups bf16 alone"
 
 TABLE = (
@@ -228,6 +245,20 @@ TABLE = (
     ),
     Row(
         EXPERTS,
+        form="grouped products of bf16",
+        why=GROUPED_ON_GPU,
+        suits=can_group_on_gpu,
+        make=lambda _: partial(experts.experts_on_gpu, grouped=True),
+    ),
+    Row(
+        EXPERTS,
+        form="blocks of rows, their number fixed",
+        why=BLOCKS_ON_GPU,
+        suits=lambda at, _: at.gpu,
+        make=lambda _: partial(experts.experts_on_gpu, grouped=False),
+    ),
+    Row(
+        EXPERTS,
         form="grouped products, not compiled",
         why=NOT_COMPILED,
         suits=lambda at, own: at.compiled and at.dtype != "bf16" and can_group(at, own),
@@ -246,6 +277,20 @@ TABLE = (
         why=GROUPED,
         suits=can_group,
         make=lambda _: grouped_experts,
+    ),
+    Row(
+        EXPERTS_OF_TWO,
+        form="grouped products of bf16",
+        why=GROUPED_ON_GPU,
+        suits=can_group_on_gpu,
+        make=lambda _: partial(experts.linear_on_gpu, grouped=True),
+    ),
+    Row(
+        EXPERTS_OF_TWO,
+        form="blocks of rows, their number fixed",
+        why=BLOCKS_ON_GPU,
+        suits=lambda at, _: at.gpu,
+        make=lambda _: partial(experts.linear_on_gpu, grouped=False),
     ),
     Row(
         EXPERTS_OF_TWO,

@@ -1,7 +1,8 @@
-"""Faster mixtures of experts: grouped products, blocks of rows (bf16 on a CPU), and C (experts.c).
+"""Faster mixtures of experts: grouped products, blocks of rows, and C (experts.c).
 
 Grouped: torch's grouped matrix product instead of a loop over experts. Blocks and C: from tokens to tokens, including
-gates, with their own backward pass.
+gates, with their own backward pass. Blocks are for bf16 on a CPU, and for GPUs on which torch's grouped product is a
+loop that reads the counts on the host: their number can be fixed, so that the host waits for nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from nanokimi.kernels.structs import KERNELS, pointers, require_memory, struct
+from nanokimi.model.moe import mix_experts
 from nanokimi.runtime.c_compiler import native_library
 
 VECTOR = 16  # numbers; widths must be multiples of it
@@ -27,9 +29,14 @@ Matrices = tuple[torch.Tensor, ...]
 def grouped_linear(x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor) -> torch.Tensor:
     """`moe.expert_linear` as one grouped product, which does not copy the counts to the host."""
     ends_E = counts_E.cumsum(0).to(torch.int32)
-    device = x_PD.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_PD.dtype
+    dtype = product_dtype(x_PD)
     return F.grouped_mm(x_PD.to(dtype), weight_EFD.to(dtype).mT, offs=ends_E)
+
+
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype in which autocast multiplies, or that of `x` without autocast."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def can_group(element_size: int, *matrices: torch.Tensor) -> bool:
@@ -56,9 +63,65 @@ def traceable_experts(
     counts_E: torch.Tensor,
     matrices: Matrices,
 ) -> torch.Tensor:
-    """`blocked_experts` with the largest possible number of blocks, because torch.compile needs fixed sizes."""
+    """`blocked_experts` with the largest possible number of blocks, in the dtype of autocast, if it is on.
+
+    torch.compile needs fixed sizes, and on a GPU the host would have to wait for the number that is needed.
+    """
     plan = BlockPlan.of(chosen_MK, counts_E, fixed=True)
-    return BlockedExperts.apply(x_MD.to(torch.bfloat16), gates_MK, *matrices, plan)
+    return BlockedExperts.apply(x_MD.to(product_dtype(x_MD)), gates_MK, *matrices, plan)
+
+
+def experts_on_gpu(
+    x_MD: torch.Tensor,
+    chosen_MK: torch.Tensor,
+    gates_MK: torch.Tensor,
+    counts_E: torch.Tensor,
+    matrices: Matrices,
+    *,
+    grouped: bool,
+) -> torch.Tensor:
+    """`moe.mix_experts` without a read of the device.
+
+    With `grouped`, torch's grouped product of bf16 is one kernel here. As for other dtypes, there are blocks of rows,
+    or, for a few tokens (decoding), copies of their experts' matrices.
+    """
+    if chosen_MK.numel() <= len(counts_E):
+        return experts_of_each(x_MD, chosen_MK, gates_MK, matrices)
+    if grouped and product_dtype(x_MD) == torch.bfloat16:
+        return mix_experts(x_MD, chosen_MK, gates_MK, counts_E, matrices, linear=grouped_linear)
+    return traceable_experts(x_MD, chosen_MK, gates_MK, counts_E, matrices).to(x_MD.dtype)
+
+
+def experts_of_each(
+    x_MD: torch.Tensor, chosen_MK: torch.Tensor, gates_MK: torch.Tensor, matrices: Matrices
+) -> torch.Tensor:
+    """`moe.mix_experts` with a copy of the expert's matrices for each token-expert pair."""
+    M, K = chosen_MK.shape
+    dtype = product_dtype(x_MD)
+    gate_PFD, up_PFD, down_PDF = (w.index_select(0, chosen_MK.flatten()).to(dtype) for w in matrices)
+    x_PD1 = x_MD.to(dtype).repeat_interleave(K, dim=0).unsqueeze(-1)
+    hidden_PF1 = F.silu(torch.bmm(gate_PFD, x_PD1)) * torch.bmm(up_PFD, x_PD1)
+    y_MKD = torch.bmm(down_PDF, hidden_PF1).view(M, K, -1)
+    return (y_MKD.to(gates_MK.dtype) * gates_MK.unsqueeze(-1)).sum(dim=1).to(x_MD.dtype)
+
+
+def linear_on_gpu(
+    x_PD: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor, *, grouped: bool
+) -> torch.Tensor:
+    """`moe.expert_linear` without a read of the device; `grouped` as for `experts_on_gpu`."""
+    dtype = product_dtype(x_PD)
+    if grouped and dtype == torch.bfloat16:
+        return grouped_linear(x_PD, counts_E, weight_EFD)
+    experts = torch.arange(len(counts_E), device=x_PD.device)
+    chosen_P = experts.repeat_interleave(counts_E.long(), output_size=len(x_PD))
+    return traceable_linear(x_PD.to(dtype), chosen_P[:, None], counts_E, weight_EFD)
+
+
+def traceable_linear(
+    x_PD: torch.Tensor, chosen_P1: torch.Tensor, counts_E: torch.Tensor, weight_EFD: torch.Tensor
+) -> torch.Tensor:
+    """Each row times the matrix of the expert that it chose, in blocks of rows whose number is fixed."""
+    return BlockedLinear.apply(x_PD, weight_EFD, BlockPlan.of(chosen_P1, counts_E, fixed=True))
 
 
 def native_experts(
@@ -116,10 +179,14 @@ class BlockPlan(NamedTuple):
         blocks = M * K // rows + E if fixed else -(-int(ends_E[-1]) // few) * few
         order_P = chosen_MK.flatten().argsort(stable=True)  # pairs, grouped by expert
         shift_E = (ends_E - blocks_E) * rows - (counts_E.cumsum(0) - counts_E)
-        sorted_row_P = torch.arange(M * K) + shift_E.repeat_interleave(counts_E, output_size=M * K)
+        device = chosen_MK.device
+        sorted_row_P = torch.arange(M * K, device=device) + shift_E.repeat_interleave(
+            counts_E, output_size=M * K
+        )
         row_P = torch.empty_like(order_P).index_copy_(0, order_P, sorted_row_P)
         token_R = order_P.new_zeros(blocks * rows).index_copy_(0, sorted_row_P, order_P // K)
-        owner_L = torch.searchsorted(ends_E, torch.arange(blocks), right=True).clamp_(max=E - 1)
+        blocks_L = torch.arange(blocks, device=device)
+        owner_L = torch.searchsorted(ends_E, blocks_L, right=True).clamp_(max=E - 1)
         return cls(row_P.view(M, K), token_R, owner_L, rows)
 
 
@@ -191,14 +258,45 @@ class BlockedExperts(torch.autograd.Function):
         gate_grad_LRF = torch.ops.aten.silu_backward(hidden_grad_LRF * up_LRF, gate_LRF)
         up_grad_LRF = silu_LRF.mul_(hidden_grad_LRF)
         x_grad_RD = torch.bmm(gate_grad_LRF, gate_LFD).baddbmm_(up_grad_LRF, up_LFD).flatten(0, 1)
-        owner_EL = F.one_hot(plan.owner_L, E).to(dtype).T.contiguous()
-
-        def owned(grad: torch.Tensor) -> torch.Tensor:
-            return (owner_EL @ grad.flatten(1)).to(ctx.dtype).unflatten(1, grad.shape[1:])
-
-        gate_grad, up_grad = (owned(torch.bmm(h.mT, x_LRD)) for h in (gate_grad_LRF, up_grad_LRF))
+        gate_grad_EFD, up_grad_EFD, down_grad_EDF = (
+            summed_by_owner(grad, plan, E).to(ctx.dtype)
+            for grad in (torch.bmm(gate_grad_LRF.mT, x_LRD), torch.bmm(up_grad_LRF.mT, x_LRD), down_grad_LDF)
+        )
         x_grad_MD = gathered(x_grad_RD, plan.row_MK, None).to(dtype)
-        return x_grad_MD, gates_grad_MK, gate_grad, up_grad, owned(down_grad_LDF), None
+        return x_grad_MD, gates_grad_MK, gate_grad_EFD, up_grad_EFD, down_grad_EDF, None
+
+
+def summed_by_owner(grad: torch.Tensor, plan: BlockPlan, experts: int) -> torch.Tensor:
+    """The sum of the blocks' gradients for each expert, (L, m, n) -> (E, m, n), by a product: deterministic."""
+    owner_EL = F.one_hot(plan.owner_L, experts).to(grad.dtype).T.contiguous()
+    return (owner_EL @ grad.flatten(1)).unflatten(1, grad.shape[1:])
+
+
+class BlockedLinear(torch.autograd.Function):
+    """Each row times its expert's matrix: (P, D) -> (P, F), in blocks of rows, in the dtype of the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_PD: torch.Tensor, weight_EFD: torch.Tensor, plan: BlockPlan) -> torch.Tensor:
+        """The plan is for one expert of each row."""
+        x_LRD = x_PD.index_select(0, plan.token_R).unflatten(0, (-1, plan.rows))
+        weight = weight_EFD.to(x_PD.dtype)
+        y_RF = torch.bmm(x_LRD, weight.index_select(0, plan.owner_L).mT).flatten(0, 1)
+        ctx.save_for_backward(x_LRD, weight)
+        ctx.plan, ctx.dtype = plan, weight_EFD.dtype
+        return y_RF.index_select(0, plan.row_MK[:, 0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_PF: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the rows and of the stack of matrices."""
+        (x_LRD, weight_EFD), plan = ctx.saved_tensors, ctx.plan
+        row_P = plan.row_MK[:, 0]
+        grad_RF = grad_PF.new_zeros(len(plan.token_R), grad_PF.shape[1], dtype=x_LRD.dtype)  # 0 in padding
+        grad_RF.index_copy_(0, row_P, grad_PF.to(x_LRD.dtype))
+        grad_LRF = grad_RF.unflatten(0, (-1, plan.rows))
+        x_grad_RD = torch.bmm(grad_LRF, weight_EFD.index_select(0, plan.owner_L)).flatten(0, 1)
+        weight_grad = summed_by_owner(torch.bmm(grad_LRF.mT, x_LRD), plan, len(weight_EFD))
+        return x_grad_RD.index_select(0, row_P), weight_grad.to(ctx.dtype), None
 
 
 class NativeExperts(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 
 from nanokimi.errors import TrainingError
 from nanokimi.kernels.accelerate import accelerate_
-from nanokimi.kernels.experts import traceable_experts
+from nanokimi.kernels.experts import traceable_experts, traceable_linear
 from nanokimi.runtime.device import fenced_seconds, is_out_of_memory
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import sequence_loss, training_batch
@@ -33,6 +33,7 @@ def compile_step(state: TrainState) -> Record:
     plain_loss, plain = probe(state)
     torch.compiler.reset()
     torch.compiler.allow_in_graph(traceable_experts)
+    torch.compiler.allow_in_graph(traceable_linear)
     state.kernels = accelerate_(state.model, state.optimizer, dtype=state.config.train.dtype, compiled=True)
     state.compiled = torch.compile(state.model, dynamic=False)
     try:

@@ -21,12 +21,14 @@ def install() -> None:
     hooks = ctypes.CDLL(os.environ["PRETEND_LIBRARY"], mode=ctypes.RTLD_GLOBAL)
     atexit.register(hooks.end_before_statics)
     import torch
+    from torch.utils import _foreach_utils as foreach_utils
 
     from pretend_device import tensors
 
     # Wrappers cannot be made in inference mode, and `lift` must not take them for tensors of the CPU.
     torch.inference_mode = lambda mode=True: torch.no_grad()
     torch._C._set_only_lift_cpu_tensors(True)
+    foreach_utils._foreach_supported_types.append(tensors.DeviceTensor)
     keep_ties_when_moving(torch)
     report_attention(torch, tensors)
     (put_in_cuda if tensors.KIND == "cuda" else put_in_mps)(torch, tensors)
@@ -155,10 +157,22 @@ def report_attention(torch: Any, tensors: Any) -> None:
         call = Query(*shapes, dtype, attn_mask is not None, dropout_p, is_causal, value.stride(-1))
         kernel = attention_kernel(call, tensors.CAPABILITY) if tensors.KIND == "cuda" else "mps"
         COUNTS.attention[f"{site()} {kernel}"] += 1
-        if attn_mask is not None or dropout_p or kernel == "math":
-            return plain(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
         q, k, v = (x.to(dtype) for x in (query, key, value))
+        if attn_mask is not None or dropout_p:
+            return attended(torch, q, k, v, attn_mask, dropout_p, is_causal, scale)
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return fused(q, k, v, 0.0, is_causal, attn_mask=None, scale=scale)[0]
 
     torch.nn.functional.scaled_dot_product_attention = attend
+
+
+def attended(
+    torch: Any, q: Any, k: Any, v: Any, mask: Any, dropout: float, causal: bool, scale: float | None
+) -> Any:
+    """Attention with a mask or dropout, step by step: it counts more kernels than a device would launch."""
+    logits = q @ k.mT * (scale or q.shape[-1] ** -0.5)
+    if causal:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
+    return torch.dropout(logits.softmax(dim=-1), dropout, True) @ v
