@@ -25,6 +25,7 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import OPTIMIZERS
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import TrainingError
+from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, read_json_lines
 from nanokimi.train import evaluation
 from nanokimi.train import recovery as survive
@@ -33,7 +34,7 @@ from nanokimi.train.finite import first_not_finite, named_if_not_finite
 from nanokimi.train.loop import train
 from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
-from nanokimi.train.step import train_step
+from nanokimi.train.step import NotFinite, train_step
 
 Build = Callable[..., RunConfig]
 MODELS: tuple[ModelName, ...] = ("nanokimi", "nanogpt")
@@ -136,6 +137,43 @@ def test_out_of_memory_going_forward_or_backward_halves_the_micro_batch(
         assert timeless(records) == timeless(expected)
         detail = next(r["detail"] for r in records if r["kind"] == "event")
         assert "step 1" in detail and "2 passes of 4" in detail
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        *(str(error) for error in OUT_OF_MEMORY.values()),
+    ],
+)
+def test_libraries_without_room_are_out_of_memory(says: str) -> None:
+    assert is_out_of_memory(RuntimeError(says)) and not is_out_of_memory(ValueError(says))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+
+
+@pytest.mark.parametrize("fault", [OUT_OF_MEMORY["CUDA"], NotFinite("the gradient is not finite")])
+def test_a_step_in_fp16_that_fails_after_unscaling_is_repeated(
+    fault: Exception, tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scaler would refuse to unscale the same step twice."""
+    config = small(tiny_config(max_steps=3, dtype="fp16", on_nonfinite="skip"))
+    state, left = begin(config, tmp_path / "run"), [1]
+
+    def norm(*given: Any, f: Any = torch.nn.utils.get_total_norm) -> Any:
+        if left[0]:
+            left[0] = 0
+            raise fault
+        return f(*given)
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", norm)
+    scale = state.scaler.get_scale()
+    records = list(train(state))
+    assert len(events(records)) == 1 and state.step == 3
+    assert state.scaler.get_scale() == scale
 
 
 def test_out_of_memory_later_changes_nothing_before_it(

@@ -131,6 +131,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         "can't allocate memory",
         "bad_alloc",
         "cannot allocate memory",
+        # of cuBLAS, cuDNN, cuSOLVER and cuSPARSE, which have workspaces of their own
+        "_status_alloc_failed",
+        "_allocation_failed",
+        "cublas_status_not_initialized",  # no room for a handle
     )
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 

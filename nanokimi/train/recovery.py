@@ -13,7 +13,7 @@ from nanokimi.runtime.device import is_out_of_memory, release_memory
 from nanokimi.runtime.files import write_atomic, write_json
 from nanokimi.train.checkpoint import restart, roll_back, save_checkpoint
 from nanokimi.train.metrics import tensors_in
-from nanokimi.train.state import Record, TrainState, step_seed
+from nanokimi.train.state import Record, TrainState, fresh_scaler, step_seed
 from nanokimi.train.step import forward_backward, sequence_loss, training_batch
 
 SKIPPED_IN_A_ROW = 10  # after so many, the fault is in the weights and not in the batches
@@ -27,7 +27,7 @@ def recover_from_out_of_memory(state: TrainState) -> tuple[Record, bool]:
 
     Raises TrainingError, naming what would fit, if no more room can be made.
     """
-    state.optimizer.zero_grad(set_to_none=True)
+    forget_gradients(state)
     state.compiled = None  # it was compiled for the old sizes
     gc.collect()
     release_memory(state.device)
@@ -37,6 +37,15 @@ def recover_from_out_of_memory(state: TrainState) -> tuple[Record, bool]:
         restart(state)
         detail += f", from step {state.step} on, because the update was half done"
     return {"kind": "event", "event": "out_of_memory", "detail": detail}, again
+
+
+def forget_gradients(state: TrainState) -> None:
+    """Drop the gradients of a failed step, and that the scaler (fp16) may have unscaled them already."""
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.scaler.is_enabled():
+        scale = state.scaler.state_dict()
+        state.scaler = fresh_scaler(state.config.train.dtype, state.device)
+        state.scaler.load_state_dict(scale)
 
 
 def make_room(state: TrainState) -> str:
@@ -84,8 +93,9 @@ def recover_from_non_finite(state: TrainState, reason: str) -> Record:
 
     Raises TrainingError, with everything saved, if configured to stop or after ten skipped steps in a row.
     """
+    forget_gradients(state)
     module = first_non_finite_module(state)
-    state.optimizer.zero_grad(set_to_none=True)
+    forget_gradients(state)
     folder = state.folder / "nonfinite" / f"step-{state.step + 1:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     inputs_BT, targets_BT = training_batch(state)

@@ -43,11 +43,14 @@ def train_step(state: TrainState) -> Record:
     for group in state.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * scale
 
-    mean_nll, mean_aux, outputs = forward_backward(state)
+    sums, outputs = forward_backward(state)
+    state.scaler.unscale_(state.optimizer)
+    norm = clip_gradients(state.model, optim.grad_clip)
+    # The one time that the host waits for numbers in a step: it must know that they are finite before the update.
+    *numbers, grad_norm = torch.stack([*sums, norm.to(sums[0].dtype)]).tolist()
+    mean_nll, mean_aux = (number / len(outputs) for number in numbers)
     if not math.isfinite(mean_nll + mean_aux):
         raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
-    state.scaler.unscale_(state.optimizer)
-    grad_norm = clip_gradients(state.model, optim.grad_clip)
     if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
         raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
 
@@ -86,21 +89,21 @@ def train_step(state: TrainState) -> Record:
     }
 
 
-def clip_gradients(model: torch.nn.Module, limit: float | None) -> float:
-    """Scale the gradient down to a norm of at most `limit`. Returns its norm before that."""
+def clip_gradients(model: torch.nn.Module, limit: float | None) -> torch.Tensor:
+    """Scale the gradient down to a norm of at most `limit`. Returns its norm before that, on the device."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # Most steps need no scaling, so they are spared a pass over the gradients.
-    if limit is not None and float(norm) > limit:
+    # Most steps need no scaling. A CPU is spared a pass over the gradients; on a GPU, looking would wait.
+    if limit is not None and (norm.device.type != "cpu" or float(norm) > limit):
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
+    return norm
 
 
-def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
+def forward_backward(state: TrainState) -> tuple[tuple[torch.Tensor, torch.Tensor], list[Any]]:
     """Accumulate gradients over the step's micro-batches.
 
-    Returns the mean negative log-likelihood and the mean auxiliary loss, both in nats, and the outputs without
-    their logits.
+    Returns the sums over micro-batches of the mean negative log-likelihood and of the auxiliary loss, both in nats and
+    on the device, and the outputs without their logits.
     """
     train = state.config.train
     want_max_logits = needs_logits(state.optimizer)
@@ -121,7 +124,7 @@ def forward_backward(state: TrainState) -> tuple[float, float, list[Any]]:
         if output.aux_loss is not None:
             total_aux += output.aux_loss.detach()
         outputs.append(output._replace(aux_loss=None))
-    return float(total_nll) / passes, float(total_aux) / passes, outputs
+    return (total_nll, total_aux), outputs
 
 
 def needs_logits(optimizer: torch.optim.Optimizer) -> bool:

@@ -87,7 +87,7 @@ class Telemetry:
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count the heads that this step clipped."""
         if isinstance(optimizer, Clipping):
-            self.heads_clipped = self.heads_clipped + optimizer.heads_clipped.cpu()
+            self.heads_clipped = self.heads_clipped + optimizer.heads_clipped  # on the device: nothing waits
 
     def drain(self, model: torch.nn.Module, tau: float | None) -> list[dict[str, Any]]:
         """Records of kind "router" and "attention" from the sums, as far as there are any."""
