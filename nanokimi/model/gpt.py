@@ -13,11 +13,11 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import GPTConfig
 from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.output import Output
+from nanokimi.model.recompute import recomputed
 from nanokimi.model.sdpa import attend
 
 
@@ -149,9 +149,7 @@ class NanoGPT(nn.Module):
         for layer, block in enumerate(self.transformer.h):
             layer_cache = cache.layers[layer] if cache is not None else None
             if self.activation_checkpointing and self.training:
-                x_BTD, max_logits_H = checkpoint(
-                    block, x_BTD, layer_cache, want_max_logits, use_reentrant=False
-                )
+                x_BTD, max_logits_H = recomputed(block, x_BTD, layer_cache, want_max_logits)
             else:
                 x_BTD, max_logits_H = block(x_BTD, layer_cache, want_max_logits)
             max_logits.append(max_logits_H)

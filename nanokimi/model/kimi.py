@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from nanokimi.config import KimiConfig
 from nanokimi.model.attention import Angles, MultiHeadLatentAttention
@@ -15,6 +14,7 @@ from nanokimi.model.cache import Cache, LayerCache
 from nanokimi.model.layers import RMSNorm, Rotary, SwiGLU
 from nanokimi.model.moe import Experts, MixtureOfExperts, Router
 from nanokimi.model.output import Output, Routing
+from nanokimi.model.recompute import recomputed
 
 
 class KimiBlock(nn.Module):
@@ -78,7 +78,7 @@ def run_blocks(
     for layer, block in enumerate(blocks):
         arguments = (x_BTD, angles, None if cache is None else cache.layers[layer], want_max_logits)
         if recompute:
-            x_BTD, routing, max_logits_H = checkpoint(block, *arguments, use_reentrant=False)
+            x_BTD, routing, max_logits_H = recomputed(block, *arguments)
         else:
             x_BTD, routing, max_logits_H = block(*arguments)
         routings.append(routing)

@@ -116,6 +116,10 @@ def check(func: Any, flat: list[Any], host: list[torch.Tensor]) -> None:
     if not copies and host and "fused_adam" in str(func):
         raise RuntimeError(f"fused Adam has tensors on {DEVICE} and on the CPU")
     if KIND == "mps":
+        if func is aten.bmm.dtype:
+            raise NotImplementedError(
+                "The operator 'aten::bmm.dtype' is not currently implemented for the MPS device."
+            )
         if torch.float64 in flat:
             raise TypeError(NO_FLOAT64)
         if func._opname in NOT_ON_MPS:
@@ -200,4 +204,7 @@ def unwrapped(func: Any, args: Any, kwargs: dict[str, Any], host: list[torch.Ten
     inner_kwargs = tree_map(unwrap, kwargs)
     if isinstance(inner_kwargs.get("device"), str):
         inner_kwargs["device"] = "cpu"
-    return tree_map(wrap, func(*tree_map(unwrap, args), **inner_kwargs))
+    inner = tree_map(unwrap, args)
+    if func is aten.bmm.dtype:  # half precision in, fp32 out: of CUDA alone
+        return wrap(inner[0].to(inner[2]) @ inner[1].to(inner[2]))
+    return tree_map(wrap, func(*inner, **inner_kwargs))
