@@ -13,13 +13,24 @@ from typing import Any
 import torch
 
 LARGE = 2_000_000  # logits; with fewer, torch's is as fast
-PIECE, MOST_PIECES = 500_000, 64  # logits that fit into a CPU's cache; few enough calls for a GPU
+PIECE, MOST_PIECES = (
+    500_000,
+    64,
+)  # logits that fit into a CPU's cache, but not so few that calls take the time
+PIECE_ON_GPU = 1 << 26  # logits: 256 MB in fp32, and few kernels
 
 
 def cross_entropy_in_pieces(logits_BTW: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
     """`loss.next_token_loss` for many logits that are not in fp16. Its backward pass can run only once."""
     loss: torch.Tensor = CrossEntropyInPieces.apply(logits_BTW.flatten(0, 1), targets_BT.flatten())
     return loss
+
+
+def pieces_of(logits: int, device: torch.device) -> int:
+    """How many pieces so many logits are processed in on a device."""
+    if device.type == "cpu":
+        return min(math.ceil(logits / PIECE), MOST_PIECES)
+    return math.ceil(logits / PIECE_ON_GPU)
 
 
 class CrossEntropyInPieces(torch.autograd.Function):
@@ -29,7 +40,7 @@ class CrossEntropyInPieces(torch.autograd.Function):
     def forward(ctx: Any, logits_MW: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
         """The mean loss. The gradient is computed as well and kept for `backward`."""
         tokens = len(targets_M)
-        rows = math.ceil(tokens / min(math.ceil(logits_MW.numel() / PIECE), MOST_PIECES))
+        rows = math.ceil(tokens / pieces_of(logits_MW.numel(), logits_MW.device))
         gradient_MW = torch.empty_like(logits_MW)
         pieces = (logits_MW.split(rows), targets_M.split(rows), gradient_MW.split(rows))
         total = torch.zeros((), device=logits_MW.device)

@@ -20,8 +20,9 @@ from nanokimi.runtime.c_compiler import native_library
 from nanokimi.runtime.device import cpu_has_fast_bf16
 
 SMALLEST_BF16 = 32  # rows or columns
-# Numbers in a batched call. More do not stay in a CPU's cache between products.
-LARGEST_BATCH = 1 << 21
+# Numbers in a batched call. More do not stay in a CPU's cache between products; a GPU's cache is left out of account,
+# and so many keep it busy and take 64 MB in bf16.
+LARGEST_BATCH, LARGEST_BATCH_ON_GPU = 1 << 21, 1 << 25
 LARGEST = 1 << 19
 """Numbers in a matrix for C. Larger ones do not fit into a core's cache, and torch multiplies them with all threads."""
 
@@ -89,7 +90,7 @@ def orthogonalised(
     for index, stack in enumerate(wide):  # also matrices whose transpose has this size
         by_size.setdefault((stack.shape[-2], stack.shape[-1]), []).append(index)
     results = list(directions)
-    for indices in (piece for same in by_size.values() for piece in cache_sized(same, stacks)):
+    for indices in (piece for same in by_size.values() for piece in batch_sized(same, stacks)):
         counts, size = [len(wide[i]) for i in indices], wide[indices[0]].shape[1:]
         chosen = dtype or fastest_dtype(wide[indices[0]])
         together = wide[indices[0]].new_empty(sum(counts), *size, dtype=chosen)
@@ -101,11 +102,12 @@ def orthogonalised(
     return results
 
 
-def cache_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list[int]]:
-    """The indices in pieces of at most LARGEST_BATCH numbers, but at least one stack."""
+def batch_sized(indices: list[int], stacks: list[torch.Tensor]) -> Iterator[list[int]]:
+    """The indices in pieces of at most as many numbers as suit the device, but at least one stack."""
+    largest = LARGEST_BATCH if stacks[0].device.type == "cpu" else LARGEST_BATCH_ON_GPU
     piece: list[int] = []
     for i in indices:
-        if piece and sum(stacks[j].numel() for j in [*piece, i]) > LARGEST_BATCH:
+        if piece and sum(stacks[j].numel() for j in [*piece, i]) > largest:
             yield piece
             piece = []
         piece.append(i)

@@ -276,7 +276,7 @@ class _Auditor:
             base_BTW = self.logits(mode, probe, changed=False, dtype=torch.float64)
             return base_BTW, self.logits(mode, probe, changed=True, dtype=torch.float64)
         except (RuntimeError, TypeError, NotImplementedError):
-            return None  # a kernel, or a device (MPS), without float64
+            return None  # a kernel without float64
 
     def varies(
         self, mode: Mode, probe: Probe, base_BTW: torch.Tensor, changed_BTW: torch.Tensor, dtype: torch.dtype
@@ -356,7 +356,7 @@ def tolerances(logits_BTW: torch.Tensor, moving_X: torch.Tensor | None) -> torch
     share, least = TOLERANCES[torch.float64 if logits_BTW.dtype == torch.float64 else torch.float32]
     if moving_X is None or not len(moving_X):
         return torch.full_like(logits_BTW[..., 0], least)
-    some_NX = logits_BTW.flatten(0, 1)[:, moving_X]
+    some_NX = logits_BTW.flatten(0, 1)[:, moving_X.to(logits_BTW.device)]
     some_NX = some_NX.masked_fill(~some_NX.isfinite(), float("nan"))
     deviation_NX = (some_NX - some_NX.nanmedian(dim=1, keepdim=True).values).abs()
     scale_N = deviation_NX.clamp(max=LARGEST_SCALE).nanmean(dim=1).nan_to_num()

@@ -60,7 +60,7 @@ class Copy:
     @classmethod
     def of(cls, module: nn.Module, dtype: torch.dtype) -> Copy:
         """A copy of `module` in `dtype`."""
-        copied = fresh_copy(module).to(dtype)
+        copied = copy_in(module, dtype)
         return cls(copied, tensors_of(copied), tensors_of(module), list(copied.modules()))
 
     @torch.no_grad()
@@ -93,14 +93,14 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """The device of its parameters."""
-        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        return device_of(self.module)
 
     def copy(self, dtype: torch.dtype, training: bool) -> nn.Module:
         """A copy without any trace of an earlier call."""
         if dtype in self.copies:
             return self.copies[dtype].restored(training)
         if not is_ours(self.module):
-            return fresh_copy(self.module).to(dtype).train(training)
+            return copy_in(self.module, dtype).train(training)
         self.copies[dtype] = Copy.of(self.module, dtype)
         return self.copies[dtype].restored(training)
 
@@ -126,12 +126,26 @@ class Subject:
         if jitter is not None:
             jitter_(copied, *jitter)
         with mode.context():
+            device = device_of(copied)
             for ids in (*before, ids_BT):
                 seed_everything(self.seed + draw, self.device)
                 self.calls += 1
                 self.tokens += ids.numel()
-                output = self.call(copied, ids.to(self.device))
+                output = self.call(copied, ids.to(device))
         return find_logits(output, ids_BT).detach()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module's parameters."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A fresh copy in `dtype`, on the module's device, or on the CPU where that device has no float64 (MPS)."""
+    copied = fresh_copy(module)
+    if dtype == torch.float64 and device_of(module).type == "mps":
+        copied = copied.cpu()
+    return copied.to(dtype)
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:

@@ -14,15 +14,18 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
     params = [p for p in group["params"] if p.grad is not None]
     if not params:
         return
+    fused = group.get("fused", has_fused(params[0].device))
     for p in params:
+        # torch's fused kernels count steps on the device; the others read the number, which would wait for a device.
+        of_step = p.device if fused else torch.device("cpu")
         if not states[p]:
             states[p].update(
-                step=torch.zeros((), dtype=torch.float32, device=p.device),
+                step=torch.zeros((), dtype=torch.float32, device=of_step),
                 exp_avg=torch.zeros_like(p),
                 exp_avg_sq=torch.zeros_like(p),
             )
-        elif states[p]["step"].device != p.device:  # loaded from a checkpoint
-            states[p]["step"] = states[p]["step"].to(p.device)
+        elif states[p]["step"].device != of_step:  # loaded from a checkpoint
+            states[p]["step"] = states[p]["step"].to(of_step)
     of_each = [states[p] for p in params]
     adamw(
         params,
@@ -31,7 +34,7 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
         [s["exp_avg_sq"] for s in of_each],
         [],
         [s["step"] for s in of_each],
-        fused=group.get("fused", params[0].device.type in ("cpu", "cuda")),
+        fused=fused,
         amsgrad=False,
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -40,6 +43,11 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
         eps=group["eps"],
         maximize=False,
     )
+
+
+def has_fused(device: torch.device) -> bool:
+    """Whether AdamW is torch's fused one on this device."""
+    return device.type in ("cpu", "cuda")
 
 
 def loss_of(closure: Callable[[], Any] | None) -> Any:

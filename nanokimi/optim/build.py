@@ -11,7 +11,7 @@ from torch import nn
 
 from nanokimi.config import OptimConfig
 from nanokimi.errors import UserError
-from nanokimi.optim.adamw import AdamW, leave_the_compiler_out
+from nanokimi.optim.adamw import AdamW, has_fused, leave_the_compiler_out
 from nanokimi.optim.groups import adamw_groups, muon_groups
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
@@ -27,7 +27,11 @@ Builder = Callable[[nn.Module, OptimConfig, Groups], torch.optim.Optimizer]
 
 ELEMENTWISE: dict[str, Builder] = {
     "adamw": lambda model, optim, groups: AdamW(
-        groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=has_fused(model)
+        groups,
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        fused=has_fused(next(model.parameters()).device),
     ),
     "lion": lambda model, optim, groups: Lion(groups, lr=optim.lr, betas=optim.betas),
 }
@@ -77,11 +81,6 @@ def matrix_groups(model: nn.Module, optim: OptimConfig, num_heads: int) -> Group
         of_matrices = group["algorithm"] == "muon" or optim.adamw_lr is None
         group["lr"] = optim.lr if of_matrices else optim.adamw_lr
     return groups
-
-
-def has_fused(model: nn.Module) -> bool:
-    """Whether torch has a fused AdamW for the model's device."""
-    return next(model.parameters()).device.type in ("cpu", "cuda")
 
 
 def of_adamw(optim: OptimConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class SOAP(MatrixOptimizer):
         if step == 0:
             average_products_(matrices, state, group["shampoo_beta"])
             for side in ("left", "right"):
-                state[f"{side}_basis"] = torch.linalg.eigh(state[side]).eigenvectors.flip(-1).contiguous()
+                state[f"{side}_basis"] = eigenvectors(state[side]).flip(-1).contiguous()
             return None
         (beta1, beta2), left, right = group["betas"], state["left_basis"], state["right_basis"]
         state["exp_avg"].lerp_(grad, 1 - beta1)
@@ -77,6 +77,20 @@ class SOAP(MatrixOptimizer):
         if step % group["precondition_every"] == 0:
             update_bases_(state)
         return update.reshape(grad.shape).to(grad.dtype)
+
+
+def eigenvectors(matrices: torch.Tensor) -> torch.Tensor:
+    """The eigenvectors of symmetric matrices, in order of their eigenvalues. On the CPU where MPS lacks them."""
+    if matrices.device.type == "mps":
+        return torch.linalg.eigh(matrices.cpu()).eigenvectors.to(matrices.device)
+    return torch.linalg.eigh(matrices).eigenvectors
+
+
+def orthogonal_columns(matrices: torch.Tensor) -> torch.Tensor:
+    """The Q of a QR decomposition. On the CPU where MPS lacks it."""
+    if matrices.device.type == "mps":
+        return torch.linalg.qr(matrices.cpu()).Q.to(matrices.device)
+    return torch.linalg.qr(matrices).Q
 
 
 def average_products_(matrices: torch.Tensor, state: dict[str, Any], beta: float) -> None:
@@ -94,7 +108,7 @@ def update_bases_(state: dict[str, Any]) -> None:
         basis = state[f"{side}_basis"]
         product = state[side] @ basis
         order = (basis * product).sum(dim=-2).argsort(dim=-1, descending=True, stable=True)
-        rotated = torch.linalg.qr(product.gather(-1, order.unsqueeze(-2).expand_as(product))).Q
+        rotated = orthogonal_columns(product.gather(-1, order.unsqueeze(-2).expand_as(product)))
         # Contiguous, as it will be when it is loaded, so that its products have the same bits.
         state[f"{side}_basis"] = rotated.contiguous()
         index = order.unsqueeze(-1) if axis == -2 else order.unsqueeze(-2)

@@ -134,9 +134,10 @@ def expert_usage(model: nn.Module, data: PreparedData, context_length: int) -> t
     total_LE: torch.Tensor | float = 0.0
     for batch in iterate_validation(data.train_ids, data.val_ids, context_length, windows):  # no token twice
         routing = model(torch.from_numpy(batch.inputs).to(device)).routing
-        total_LE = total_LE + torch.stack([layer.counts_E for layer in routing]).double()
+        counts_LE = torch.stack([layer.counts_E for layer in routing]).cpu()
+        total_LE = total_LE + counts_LE.double()  # in two steps: MPS has no float64
     assert isinstance(total_LE, torch.Tensor), "there is no empty validation text"
-    return total_LE.cpu()
+    return total_LE
 
 
 def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunConfig:
