@@ -16,7 +16,7 @@ from pretend_device.library import NoCompiler
 from pretend_device.rules import Query, attention_kernel, groups_in_one_kernel
 from pretend_device.run import TESTS, environment
 
-MODULES = ["check_device"]
+MODULES = ["check_device", "check_models"]
 MACHINES = {"cuda-8.0": ("cuda", "8,0"), "cuda-9.0": ("cuda", "9,0"), "mps": ("mps", "0,0")}
 
 

@@ -258,7 +258,7 @@ class _Auditor:
         if doubles is not None:
             base64_BTW, changed64_BTW = doubles
             moved64_BT = movement(changed64_BTW, base64_BTW)
-            moved64_BT = moved64_BT.where(probe.protected_BT().to(moved_BT.device), 0.0)
+            moved64_BT = moved64_BT.where(probe.protected_BT().to(moved64_BT.device), 0.0)
             ratio64_BT = moved64_BT / tolerances(base64_BTW, self.moving_X)
             if bool((ratio64_BT > 1).any()):
                 worst, dtype = int(ratio64_BT.argmax()), torch.float64

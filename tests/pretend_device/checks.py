@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import FunctionType
@@ -27,10 +28,12 @@ def outcome(check: FunctionType, folder: Path) -> dict[str, Any]:
     COUNTS.reset()
     own = folder / check.__name__
     own.mkdir()
+    value, error, start = None, None, time.process_time()
     try:
-        return {"value": check(own), "error": None}
+        value = check(own)
     except Exception:
-        return {"value": None, "error": traceback.format_exc()}
+        error = traceback.format_exc()
+    return {"value": value, "error": error, "seconds": time.process_time() - start}
 
 
 def main(folder: str, *modules: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 MACHINERY = tuple(f"/pretend_device/{name}.py" for name in ("counts", "tensors", "machine", "checks", "run"))
@@ -30,13 +32,31 @@ class Counts:
     grouped: Counter[str] = field(default_factory=Counter)
     """Grouped products by the path that torch would take."""
 
+    paused = False
+
     def reset(self) -> None:
         """Start again from nothing."""
-        for counter in vars(self).values():
+        for counter in self.counters().values():
             counter.clear()
+
+    def counters(self) -> dict[str, Counter[str]]:
+        """All counters, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @contextmanager
+    def one_kernel(self, name: str) -> Iterator[None]:
+        """Count what happens here as one kernel."""
+        self.launch(name)
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
 
     def launch(self, name: str, times: int = 1) -> None:
         """Count kernels of one operation."""
+        if self.paused:
+            return
         self.launches[name] += times
         self.launched_at[site()] += times
 
@@ -47,7 +67,7 @@ class Counts:
 
     def snapshot(self) -> dict[str, Any]:
         """All counts as plain dictionaries."""
-        return {name: dict(counter) for name, counter in vars(self).items()}
+        return {name: dict(counter) for name, counter in self.counters().items()}
 
 
 COUNTS = Counts()

@@ -31,6 +31,8 @@ def install() -> None:
     foreach_utils._foreach_supported_types.append(tensors.DeviceTensor)
     keep_ties_when_moving(torch)
     report_attention(torch, tensors)
+    if tensors.KIND == "cuda":
+        fuse_norms(torch)
     (put_in_cuda if tensors.KIND == "cuda" else put_in_mps)(torch, tensors)
     tensors.PretendMode().__enter__()
 
@@ -130,6 +132,37 @@ def keep_ties_when_moving(torch: Any) -> None:
         return result
 
     torch.nn.Module._apply = _apply
+
+
+def fuse_norms(torch: Any) -> None:
+    """RMSNorm is one kernel forward and one backward on CUDA; for a wrapper torch takes it apart."""
+    from pretend_device.counts import COUNTS
+
+    plain = torch.nn.functional.rms_norm
+
+    class FusedNorm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+            ctx.eps = eps
+            ctx.save_for_backward(x, weight)
+            with COUNTS.one_kernel("fused_rms_norm"):
+                return plain(x, weight.shape, weight, eps)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, weight = ctx.saved_tensors
+            with COUNTS.one_kernel("fused_rms_norm_backward"):
+                scale = (x.square().mean(dim=-1, keepdim=True) + ctx.eps).rsqrt()
+                unit, gained = x * scale, grad * weight
+                x_grad = scale * (gained - unit * (gained * unit).mean(dim=-1, keepdim=True))
+                return x_grad, (grad * unit).flatten(0, -2).sum(dim=0), None
+
+    def rms_norm(input: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+        if input.device.type != "cuda" or weight is None or weight.dtype != input.dtype or eps is None:
+            return plain(input, shape, weight, eps)
+        return FusedNorm.apply(input, weight, eps)
+
+    torch.nn.functional.rms_norm = rms_norm
 
 
 def report_attention(torch: Any, tensors: Any) -> None:

@@ -27,6 +27,13 @@ from nanokimi.train.step import train_step
 from pretend_device.counts import COUNTS
 from pretend_device.tensors import KIND
 
+READS_OF_A_STEP = 1
+"""Loss, auxiliary loss and gradient norm, together."""
+FENCES_OF_A_STEP = 2
+"""The clock's, before and after."""
+COPIES_OF_A_STEP = 2
+"""Inputs and targets."""
+
 TINY = f"""\
 seed: 7
 dataset: {{tokenizer: byte}}
@@ -46,11 +53,15 @@ def tiny_config(folder: Path, **train: Any) -> RunConfig:
     return replace(config, dataset=dataset, train=replace(config.train, **train))
 
 
-def k2_27m(folder: Path, **train: Any) -> RunConfig:
-    """The preset k2-27m, with fewer and shorter sequences and bytes for tokens."""
+def k2_27m(folder: Path, layers: int = 8) -> RunConfig:
+    """The preset k2-27m, with 2 sequences at a time and bytes for tokens."""
     config, tiny = load_config("k2-27m"), tiny_config(folder)
-    few = dict(context_length=256, batch_size=2, max_tokens=None, max_steps=4, eval_batch_size=2, device=KIND)
-    return replace(config, dataset=tiny.dataset, train=replace(config.train, **{**few, **train}))
+    few = dict(batch_size=2, max_tokens=None, max_steps=4, eval_batch_size=2, device=KIND)
+    arms = {
+        name: replace(arm, model=replace(arm.model, num_hidden_layers=layers))
+        for name, arm in (("nanokimi", config.nanokimi), ("nanogpt", config.nanogpt))
+    }
+    return replace(config, dataset=tiny.dataset, train=replace(config.train, **few), **arms)
 
 
 def started(config: RunConfig, folder: Path, model: str = "nanokimi", **optim: Any) -> TrainState:

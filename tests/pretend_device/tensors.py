@@ -82,8 +82,14 @@ class DeviceTensor(torch.Tensor):
 class PretendMode(TorchDispatchMode):
     """Sees operations without a tensor of the device, too: those that make one."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return call(func, args, kwargs or {})
+
+def dispatched(self: PretendMode, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """The mode's `__torch_dispatch__`."""
+    return call(func, args, kwargs or {})
+
+
+# Set afterwards, because torch imports its compiler, which takes seconds, for one that the class statement has.
+PretendMode.__torch_dispatch__ = dispatched
 
 
 def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -204,7 +210,15 @@ def unwrapped(func: Any, args: Any, kwargs: dict[str, Any], host: list[torch.Ten
     inner_kwargs = tree_map(unwrap, kwargs)
     if isinstance(inner_kwargs.get("device"), str):
         inner_kwargs["device"] = "cpu"
-    inner = tree_map(unwrap, args)
-    if func is aten.bmm.dtype:  # half precision in, fp32 out: of CUDA alone
-        return wrap(inner[0].to(inner[2]) @ inner[1].to(inner[2]))
-    return tree_map(wrap, func(*inner, **inner_kwargs))
+    return tree_map(wrap, computed(func, tree_map(unwrap, args), inner_kwargs))
+
+
+def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operation on CPU tensors. Some take or give two dtypes on CUDA alone: half precision in, fp32 out."""
+    if func is aten.bmm.dtype:
+        return args[0].to(args[2]) @ args[1].to(args[2])
+    if func in (aten._softmax.default, aten._log_softmax.default) and args[2]:
+        return func(args[0].float(), args[1], False)
+    if func in (aten._softmax_backward_data.default, aten._log_softmax_backward_data.default):
+        return func(*args[:3], args[0].dtype).to(args[3])
+    return func(*args, **kwargs)

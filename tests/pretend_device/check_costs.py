@@ -1,0 +1,70 @@
+"""What a training step and a decoded token cost: reads of the device and launches, against stated numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conftest import TINY_GPT, TINY_KIMI
+
+from nanokimi.generation.engine import generate
+from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.model.build import build_model
+from pretend_device.counts import COUNTS
+from pretend_device.states import (
+    COPIES_OF_A_STEP,
+    FENCES_OF_A_STEP,
+    READS_OF_A_STEP,
+    cost_of_a_step,
+    k2_27m,
+    started,
+    tiny_config,
+)
+from pretend_device.tensors import CAPABILITY, DEVICE, KIND
+
+SIZES = {"tiny": tiny_config, "k2-27m": partial(k2_27m, layers=3)}
+LAUNCHES: dict[str, tuple[int, int, int]] = {  # at most; compute capability 8, 9, and MPS
+    "tiny nanokimi": (0, 0, 0),
+    "tiny nanogpt": (0, 0, 0),
+    "k2-27m nanokimi": (0, 0, 0),
+    "k2-27m nanogpt": (0, 0, 0),
+}
+
+
+def check_the_cost_of_a_step(folder: Path) -> dict[str, Any]:
+    """Reads and launches, in the dtype that the device chooses, and attention by a fused kernel."""
+    found: dict[str, Any] = {}
+    for name, most in LAUNCHES.items():
+        size, model = name.split()
+        counts = found[name] = cost_of_a_step(started(SIZES[size](folder), folder / name, model))
+        limit = most[2 if KIND == "mps" else CAPABILITY[0] - 8]
+        assert counts["fences"] == FENCES_OF_A_STEP and counts["copies"] == COPIES_OF_A_STEP, (name, counts)
+        assert counts["reads"] == READS_OF_A_STEP, (name, COUNTS.reads)
+        assert counts["launches"] <= limit, (name, counts, limit, COUNTS.launched_at.most_common(20))
+        kernels = {line.split()[-1] for line in COUNTS.attention}
+        fused = {"mps"} if KIND == "mps" else {"cudnn"} if CAPABILITY[0] == 9 else {"flash"}
+        assert kernels == fused or size == "tiny", COUNTS.attention  # the tiny NanoGPT has dropout
+    return found
+
+
+def check_a_step_in_other_dtypes(folder: Path) -> None:
+    """fp32, and fp16, whose scaler looks once more for infinities."""
+    for dtype in ("fp32", "fp16"):
+        for model in ("nanokimi", "nanogpt"):
+            counts = cost_of_a_step(
+                started(tiny_config(folder, dtype=dtype), folder / f"{model}-{dtype}", model)
+            )
+            assert counts["reads"] == READS_OF_A_STEP + (dtype == "fp16"), (dtype, model, dict(COUNTS.reads))
+
+
+def check_decoding_reads_one_token_at_a_time(_: Path) -> None:
+    """The same tokens as on the CPU."""
+    for config in (TINY_KIMI, TINY_GPT):
+        model: Any = build_model(config, seed=0)
+        expected = list(generate(model, [1, 2, 3], 8))
+        model.to(DEVICE)
+        accelerate_(model)
+        COUNTS.reset()
+        assert list(generate(model, [1, 2, 3], 8)) == expected
+        assert sum(COUNTS.reads.values()) <= 8, COUNTS.reads
