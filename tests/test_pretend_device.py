@@ -16,14 +16,25 @@ from pretend_device.library import NoCompiler
 from pretend_device.rules import Query, attention_kernel, groups_in_one_kernel
 from pretend_device.run import TESTS, environment
 
-MODULES = ["check_device", "check_models"]
+from nanokimi.runtime.device import release_if_scarce
+
 MACHINES = {"cuda-8.0": ("cuda", "8,0"), "cuda-9.0": ("cuda", "9,0"), "mps": ("mps", "0,0")}
+MODULES = {
+    "cuda-8.0": ("check_device", "check_costs", "check_models", "check_runs"),
+    "cuda-9.0": ("check_costs",),
+    "mps": ("check_device", "check_costs", "check_models", "check_runs"),
+}
+SLOW_MODULES = {"cuda-8.0": ("check_commands",), "mps": ("check_commands",)}
 
 
-def names_of_checks() -> list[str]:
-    """The checks, as the files that define them list them."""
-    lines = [line for m in MODULES for line in (TESTS / f"pretend_device/{m}.py").read_text().splitlines()]
-    return [line.removeprefix("def ").partition("(")[0] for line in lines if line.startswith("def check_")]
+def checks(modules: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """(machine, check), as the files that define the checks list them."""
+    found = []
+    for machine, names in modules.items():
+        lines = [line for m in names for line in (TESTS / f"pretend_device/{m}.py").read_text().splitlines()]
+        starts = [line for line in lines if line.startswith("def check_")]
+        found += [(machine, line.removeprefix("def ").partition("(")[0]) for line in starts]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +42,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The outcomes of a machine's checks: one process for each machine."""
 
     @cache
-    def of(machine: str) -> dict[str, Any]:
+    def of(machine: str, modules: tuple[str, ...]) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(machine)
         try:
             env = environment(*MACHINES[machine])
         except NoCompiler as reason:
             pytest.skip(f"no pretend device: {reason}")
-        words = [sys.executable, str(TESTS / "pretend_device/checks.py"), str(folder), *MODULES]
+        words = [sys.executable, str(TESTS / "pretend_device/checks.py"), str(folder), *modules]
         env["NANOKIMI_CACHE"] = str(folder / "cache")
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -46,11 +57,27 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("check", names_of_checks())
-def test_on_the_pretend_device(check: str, machine: str, results: Any) -> None:
-    error = results(machine)[check]["error"]
+@pytest.mark.parametrize(("machine", "check"), checks(MODULES))
+def test_on_the_pretend_device(machine: str, check: str, results: Any) -> None:
+    error = results(machine, MODULES[machine])[check]["error"]
     assert error is None, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("machine", "check"), checks(SLOW_MODULES))
+def test_commands_on_the_pretend_device(machine: str, check: str, results: Any) -> None:
+    error = results(machine, SLOW_MODULES[machine])[check]["error"]
+    assert error is None, error
+
+
+def test_a_gpu_that_is_nearly_full_gets_back_what_an_idle_arm_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append("cuda"))
+    for free in (60, 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 80))
+        release_if_scarce(torch.device("cuda", 0))
+        assert released == (["cuda"] if free == 30 else [])
+    release_if_scarce(torch.device("cpu"))
 
 
 def test_the_paths_that_torch_takes_follow_the_compute_capability() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.c_compiler import say_nothing
+from nanokimi.runtime.device import release_if_scarce
 from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
@@ -206,4 +207,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
                 messages.send(record)
                 taken += record["kind"] == "train"
             messages.flush()
+            release_if_scarce(
+                state.device
+            )  # the others' turns need it, and would else make their batches smaller
             connection.send(("turn over", state.finished))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 
 from nanokimi.generation.sampling import sample_token
-from nanokimi.kernels.decode import decode_step
+from nanokimi.kernels.decode import decode_step, decoding_model
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.cache import Cache
 
@@ -42,6 +43,9 @@ def generate(
     limit = positions if context_length is None else context_length
     if not 1 <= limit <= positions:
         raise ValueError(f"context_length is {limit}, the model has positions for 1 to {positions}")
+    use_cache = use_cache and getattr(model, "can_cache", True)
+    if use_cache:
+        model = cast(LanguageModel, decoding_model(model))
     layers = model.config.num_hidden_layers
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -50,7 +54,6 @@ def generate(
     try:
         window, cache = list(prompt_ids)[-limit:], None
         decode = decode_step(model)
-        use_cache = use_cache and getattr(model, "can_cache", True)
         for _ in range(max_new_tokens):
             if len(window) > limit:
                 window, cache = window[-max(limit // 2, 1) :], None

@@ -64,8 +64,13 @@ def batched_matrix_step(members: Sequence[Member], steps: int, dtype: torch.dtyp
         directions += muon_directions(grads, buffers, group["momentum"], group["nesterov"])
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
     updates = orthogonalised(directions, [member.group["blocks"] for member in members], steps, dtype)
+    by_factor: dict[float, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
     for member, update in zip(members, updates, strict=True):
-        member.parameter.add_(update, alpha=-member.group["lr"] * member.scale)
+        params, own = by_factor.setdefault(-member.group["lr"] * member.scale, ([], []))
+        params.append(member.parameter)
+        own.append(update)
+    for factor, (params, own) in by_factor.items():
+        torch._foreach_add_(params, own, alpha=factor)
 
 
 def muon_directions(
@@ -94,8 +99,7 @@ def orthogonalised(
         counts, size = [len(wide[i]) for i in indices], wide[indices[0]].shape[1:]
         chosen = dtype or fastest_dtype(wide[indices[0]])
         together = wide[indices[0]].new_empty(sum(counts), *size, dtype=chosen)
-        for i, part in zip(indices, together.split(counts), strict=True):
-            part.copy_(wide[i])
+        torch._foreach_copy_(list(together.split(counts)), [wide[i] for i in indices])
         orthogonal = newton_schulz(together, steps, chosen)
         for i, part in zip(indices, orthogonal.split(counts), strict=True):
             results[i] = (part.mT if tall[i] else part).reshape(directions[i].shape)

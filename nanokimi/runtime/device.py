@@ -174,6 +174,22 @@ def release_memory(device: torch.device) -> None:
         libc.malloc_trim(0)
 
 
+def release_if_scarce(device: torch.device) -> None:
+    """On a GPU of which less than half is free, return what this process's allocator keeps, for other processes.
+
+    Not always, because the next step has to allocate it again.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+    elif device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        free = total - torch.mps.driver_allocated_memory()
+    else:
+        return
+    if 2 * free < total:
+        release_memory(device)
+
+
 def check_memory_limit(gigabytes: float | None, device: torch.device) -> None:
     """Raise UserError if memory cannot be limited here, or the process already uses as much."""
     if gigabytes is None:
