@@ -68,7 +68,9 @@ def check_decoding(_: Path) -> None:
         accelerate_(model)
         COUNTS.reset()
         assert list(generate(model, [1, 2, 3], 8)) == expected
-        assert sum(COUNTS.reads.values()) <= len(model.state_dict()) + 2, COUNTS.reads  # the copy, not the tokens
+        assert sum(COUNTS.reads.values()) <= len(model.state_dict()) + 2, (
+            COUNTS.reads
+        )  # the copy, not the tokens
         assert model.training and next(model.parameters()).device == DEVICE
         decode.LARGEST_ON_CPU, most = 0, decode.LARGEST_ON_CPU
         COUNTS.reset()
