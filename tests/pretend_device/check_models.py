@@ -15,6 +15,7 @@ from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
 from nanokimi.model.loss import next_token_loss
+from nanokimi.model.sdpa import causal_max_logits
 from pretend_device.counts import COUNTS
 from pretend_device.states import (
     COPIES_OF_A_STEP,
@@ -74,6 +75,19 @@ def check_optimizers_step_with_one_read(folder: Path) -> dict[str, Any]:
         assert counts["reads"] == READS_OF_A_STEP, (name, COUNTS.reads)
         found[name] = counts
     return found
+
+
+def check_the_largest_logits_are_exact(_: Path) -> None:
+    """Of half-precision queries and keys: what float64 gives for the same numbers, in one block of rows or several."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        q_BHTX, k_BHSX = (torch.randn(2, 3, size, 8).to(dtype) for size in (40, 50))
+        logits_BHTS = q_BHTX.double() @ k_BHSX.double().mT * 0.3
+        hidden_TS = torch.ones(40, 50, dtype=torch.bool).triu(11)
+        expected_H = logits_BHTS.masked_fill(hidden_TS, float("-inf")).amax(dim=(0, 2, 3))
+        for chunk in (None, 16):
+            found_H = causal_max_logits(q_BHTX.to(DEVICE), k_BHSX.to(DEVICE), 0.3, chunk)
+            assert found_H.dtype == torch.float32
+            torch.testing.assert_close(found_H.cpu().double(), expected_H, rtol=1e-6, atol=0)
 
 
 def check_the_audit_tells_rounding_from_a_leak(_: Path) -> None:
