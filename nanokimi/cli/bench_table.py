@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanokimi.report.units import count, milliseconds, percent, plain
+from nanokimi.report.units import count, gpu, milliseconds, percent, plain
 
 if TYPE_CHECKING:
     from nanokimi.profiling.bench import Bench, ModelBench
@@ -23,20 +23,25 @@ PART_NAMES = {
 
 def bench_text(found: Bench) -> str:
     """The machine's rates, each model's training step with its parts, and the time to decode one token."""
-    products = ", ".join(
-        f"{plain(rate / 1e9)} in {name}" for name, rate in found.rates.flops_per_second.items()
-    )
-    memory = plain(found.rates.read_bytes_per_second / 1e9)
-    head = (
-        f"{found.device}, {found.threads} CPU threads: {products} GFLOP/s of large products, {memory} GB/s read\n"
-        f"training in {found.dtype}, random tokens; the mean over the steps nearest the median\n\n"
-    )
     columns = [rows_of(model) for model in found.models]
     lines = [["", *(model.name for model in found.models)]]
     lines += [[name, *(column[name] for column in columns)] for name in columns[0]]
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
     text = ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return head + "\n".join(line.rstrip() for line in text) + "\n" + kernels_text(found)
+    return machine_text(found) + "\n".join(line.rstrip() for line in text) + "\n" + kernels_text(found)
+
+
+def machine_text(found: Bench) -> str:
+    """The head of the table: the device and what it can do at best."""
+    products = ", ".join(
+        f"{plain(rate / 1e9)} in {name}" for name, rate in found.rates.flops_per_second.items()
+    )
+    memory = plain(found.rates.read_bytes_per_second / 1e9)
+    device = found.device if found.gpu is None else f"{found.device} ({gpu(found.gpu)})"
+    return (
+        f"{device}, {found.threads} CPU threads: {products} GFLOP/s of large products, {memory} GB/s read\n"
+        f"training in {found.dtype}, random tokens; the mean over the steps nearest the median\n\n"
+    )
 
 
 def rows_of(model: ModelBench) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanokimi.report.units import count, milliseconds, seconds, short, size
+from nanokimi.report.units import count, gpu, milliseconds, seconds, short, size
 
 if TYPE_CHECKING:
     from nanokimi.profiling.forecast import Forecast
@@ -16,9 +16,10 @@ def forecast_text(found: Forecast) -> str:
     expected = " (expected; the budget is in seconds)" if train.max_seconds else ""
     tokens = found.steps * train.batch_size * train.context_length
     budget = f"{count(found.steps)} steps, {count(tokens)} tokens, {short(found.flops)} FLOPs{expected}"
+    device = train.device if found.gpu is None else f"{train.device} ({gpu(found.gpu)})"
     names = {"validations": f"{count(found.validations)} validations", "test": "scoring the test part"}
     rows = [
-        ("machine", f"{train.device}, {train.dtype}, {train.threads} CPU threads"),
+        ("machine", f"{device}, {train.dtype}, {train.threads} CPU threads"),
         ("parameters", f"{count(cost.params_total)}, {count(cost.params_active)} active"),
         ("text", f"{count(found.train_tokens)} tokens, and {count(found.val_tokens)} for validation"),
         ("budget", budget),
@@ -27,7 +28,7 @@ def forecast_text(found: Forecast) -> str:
         ("weights", size(found.weights_bytes)),
         ("gradients", size(found.gradient_bytes)),
         ("optimizer state", size(found.optimizer_bytes)),
-        ("peak in training", f"{size(found.peak_memory_bytes)}, all of the process"),
+        ("peak in training", f"{size(found.peak_memory_bytes)}, {memory_of(train.device)}"),
         ("peak in validation", size(found.validation_memory_bytes)),
         ("", ""),
         *((names.get(phase, phase), seconds(each)) for phase, each in found.seconds.items() if each),
@@ -38,3 +39,10 @@ def forecast_text(found: Forecast) -> str:
     width = max(len(name) for name, _ in rows) + 2
     head = f"{found.config.title}, forecast from a dry run (nothing is kept but the tokens, in the cache)\n\n"
     return head + "\n".join(f"{name:{width}}{value}".rstrip() for name, value in rows) + "\n"
+
+
+def memory_of(device: str) -> str:
+    """What the figure for peak memory counts, as `runtime.device.peak_memory_bytes` finds it."""
+    if device.startswith("cuda"):
+        return "torch's own on the GPU (CUDA's libraries hold some hundreds of MB more)"
+    return "in use after a step, as MPS keeps no peak" if device == "mps" else "all of the process"

@@ -70,7 +70,7 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, Run
 
     Returns each arm's configuration; those of its runs differ from it in the seed.
     """
-    keep_environment(out)
+    keep_environment(out, config.train.device)
     arms = matched_arms(config, data, out)
     for arm in arms.values():
         require_sound(arm, data)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,8 @@ from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.speed import Timing, generation_latency, time_calls
 from nanokimi.optim import qk_clip
 from nanokimi.profiling.roofline import MachineRates, measure_machine
-from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, fenced_seconds
+from nanokimi.runtime.device import choose_device, choose_dtype, choose_threads, fenced_seconds, synchronize
+from nanokimi.runtime.gpu import describe_gpu
 from nanokimi.train import step as step_module
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
@@ -80,6 +82,7 @@ class Bench:
     """The machine and both models."""
 
     device: str
+    gpu: dict[str, Any] | None  # as a run's environment has it
     dtype: str
     threads: int
     rates: MachineRates
@@ -92,12 +95,12 @@ def run_bench(config: RunConfig, quick: bool = False) -> Bench:
     config = synthetic_config(config)
     torch.set_num_threads(config.train.threads or 1)
     device = torch.device(config.train.device)
-    rates = measure_machine(device, 0.1 if quick else 0.5)
+    rates = measure_machine(device, 0.1 if quick else 0.5, config.train.dtype)
     seconds = QUICK_SECONDS if quick else SECONDS
     models = [bench_model(arm, rates, seconds) for arm in arm_configs(config).values()]
     train = config.train
     why = why_no_c(Place(device.type, train.dtype, train.compile))
-    return Bench(str(device), train.dtype, train.threads or 1, rates, models, why)
+    return Bench(str(device), describe_gpu(device), train.dtype, train.threads or 1, rates, models, why)
 
 
 def bench_model(config: RunConfig, rates: MachineRates, seconds: float) -> ModelBench:
@@ -153,22 +156,43 @@ def synthetic_ids(vocab_size: int) -> np.ndarray:
 
 
 class Timers:
-    """Seconds by name; each mark gives the time since the mark before to a name."""
+    """Seconds by name; each mark gives the time since the mark before to a name.
+
+    On CUDA a mark is an event among the device's work, so that the step runs as it does in training: a fence at each
+    mark would let the device run empty some 40 times a step. A part is then the device's time, idle or not, between the
+    ends of what was launched before its two marks.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything; the clock starts now."""
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.last = fenced_seconds(self.device)
+        """Forget everything; the clock starts now, with the device idle."""
+        synchronize(self.device)
+        self.marks: list[tuple[str, Any]] = [("", self.now())]
 
     def mark(self, name: str) -> None:
         """What happened since the last mark was `name`."""
-        now = fenced_seconds(self.device)
-        self.seconds[name] += now - self.last
-        self.last = now
+        self.marks.append((name, self.now()))
+
+    def now(self) -> Any:
+        """This moment: an event on CUDA, elsewhere a reading of the clock when the device is idle."""
+        if self.device.type != "cuda":
+            return fenced_seconds(self.device)
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by name since the clock started. Waits for the device."""
+        if self.device.type == "cuda":
+            synchronize(self.device)
+        found: dict[str, float] = defaultdict(float)
+        for (_, last), (name, now) in pairwise(self.marks):
+            found[name] += last.elapsed_time(now) / 1e3 if self.device.type == "cuda" else now - last
+        return found
 
     @contextmanager
     def around(self, module: ModuleType, function: str, before: str, name: str) -> Iterator[None]:
@@ -215,8 +239,8 @@ def time_parts(state: TrainState, seconds: float, at_least: int = 4) -> StepPart
             timers.restart()
             train_step(state)
             timers.mark("rest")
-            seconds_of_steps.append(dict(timers.seconds))
-            spent += sum(timers.seconds.values())
+            seconds_of_steps.append(timers.seconds)
+            spent += sum(seconds_of_steps[-1].values())
     first = sum(seconds_of_steps[0].values())
     steady = sorted(seconds_of_steps[WARM_UP_STEPS:], key=lambda parts: sum(parts.values()))
     quarter = len(steady) // 4
@@ -258,7 +282,8 @@ def step_roofline(state: TrainState, rates: MachineRates) -> dict[str, float]:
     matrices = replace(optim, name=optim.name.removesuffix("clip") if optim.clips else optim.name)
     muon_flops = optimizer_flops(shapes, matrices, model, train)
     flops = rates.flops_per_second
-    ns_rate = rates.best_flops_per_second if optim.ns_dtype == "auto" else flops.get(optim.ns_dtype, 1.0)
+    automatic = optim.ns_dtype == "auto"
+    ns_rate = rates.newton_schulz_flops_per_second if automatic else flops.get(optim.ns_dtype, flops["fp32"])
     numbers = sum(p.numel() for p in state.model.parameters())
     traffic = 4 * numbers * (MUON_TRAFFIC if plain else ADAM_TRAFFIC)
     tokens = train.batch_size * train.context_length

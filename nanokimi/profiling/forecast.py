@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,6 +47,7 @@ from nanokimi.runtime.device import (
     reset_peak_memory,
 )
 from nanokimi.runtime.files import cannot_write
+from nanokimi.runtime.gpu import describe_gpu
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
@@ -81,6 +83,7 @@ class Forecast:
     optimizer_bytes: int
     peak_memory_bytes: int  # over training steps
     validation_memory_bytes: int
+    gpu: dict[str, Any] | None  # as a run's environment has it
     disk_bytes: int  # of the run folder at its largest
     free_disk_bytes: int  # where it would be
 
@@ -206,6 +209,7 @@ def measure(config: RunConfig, folder: Path, free_disk_bytes: int) -> Forecast:
         optimizer_bytes=moments_bytes,
         peak_memory_bytes=state.peak_memory_bytes,
         validation_memory_bytes=validation_memory_bytes,
+        gpu=describe_gpu(state.device),
         disk_bytes=folder_bytes(folder)
         + checkpoints * (weights_bytes + moments_bytes)
         + weights_bytes

@@ -12,23 +12,26 @@ from dataclasses import dataclass
 import torch
 
 from nanokimi.runtime.device import DTYPES, cpu_has_fast_bf16, fenced_seconds
+from nanokimi.runtime.gpu import multiplies_in_bf16
 
 # Of the square matrices: large enough for the full rate, short enough to repeat.
 SMALL_SIZE, GPU_SIZE = 1024, 8192
 MEMORY_BYTES = 256_000_000  # more than any cache
+# Read in about a millisecond, beside which a launch and a fence take no time, and dozens of times a GPU's cache.
+GPU_MEMORY_BYTES, GPU_MEMORY_SHARE = 4_000_000_000, 4  # at most one part of so many of the free memory
 
 
 @dataclass(frozen=True)
 class MachineRates:
-    """Products by dtype ("fp32", "bf16") and memory, of one device with the threads it was measured with."""
+    """Products by dtype ("fp32", "bf16", "fp16") and memory, of one device with the threads it was measured with."""
 
     flops_per_second: dict[str, float]
     read_bytes_per_second: float  # from memory beyond the caches
 
     @property
-    def best_flops_per_second(self) -> float:
-        """The rate of the fastest dtype."""
-        return max(self.flops_per_second.values())
+    def newton_schulz_flops_per_second(self) -> float:
+        """The rate in the dtype that Muon chooses: bf16 where the hardware multiplies in it, else fp32."""
+        return max(rate for name, rate in self.flops_per_second.items() if name != "fp16")
 
 
 def fastest_seconds(call: Callable[[], object], device: torch.device, seconds: float = 0.3) -> float:
@@ -69,12 +72,23 @@ def read_bandwidth(size_bytes: int, device: torch.device, seconds: float = 0.3) 
 
 
 def native_dtypes(device: torch.device) -> list[str]:
-    """The precisions in which products are worth asking for: fp32, and bf16 where the hardware multiplies in it."""
-    native = device.type != "cpu" or cpu_has_fast_bf16()
-    return ["fp32", "bf16"] if native else ["fp32"]
+    """The precisions in which products are worth asking for: fp32, bf16 where the hardware multiplies in it, and, on a
+    GPU, fp16."""
+    if device.type == "cpu":
+        return ["fp32", "bf16"] if cpu_has_fast_bf16() else ["fp32"]
+    emulated = device.type == "cuda" and not multiplies_in_bf16(device)
+    return ["fp32", "fp16"] if emulated else ["fp32", "bf16", "fp16"]
 
 
-def measure_machine(device: torch.device, seconds: float = 0.3) -> MachineRates:
-    """Every rate; takes a few times `seconds`."""
-    rates = {name: matmul_rate(DTYPES[name], device, seconds) for name in native_dtypes(device)}
-    return MachineRates(rates, read_bandwidth(MEMORY_BYTES, device, seconds))
+def measure_machine(device: torch.device, seconds: float = 0.3, dtype: str = "fp32") -> MachineRates:
+    """Every rate, also that of a run's `dtype`; takes a few times `seconds`."""
+    names = dict.fromkeys([*native_dtypes(device), dtype])
+    rates = {name: matmul_rate(DTYPES[name], device, seconds) for name in names}
+    return MachineRates(rates, read_bandwidth(bytes_to_read(device), device, seconds))
+
+
+def bytes_to_read(device: torch.device) -> int:
+    """How much memory to measure its bandwidth with."""
+    if device.type != "cuda":
+        return MEMORY_BYTES
+    return min(GPU_MEMORY_BYTES, torch.cuda.mem_get_info(device)[0] // GPU_MEMORY_SHARE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Number = float | int | None
 
@@ -119,3 +120,23 @@ def relative(value: float) -> str:
 def ratio(value: Number) -> str:
     """A ratio as a multiple: 1.38 is "1.38x"."""
     return MISSING if value is None else f"{significant(value)}x"
+
+
+def gpu(found: Mapping[str, Any] | None) -> str:
+    """A GPU as a run's environment has it, such as "NVIDIA H200, 144 GB, driver 580.159.03, cuDNN 9.19.0"."""
+    if not found:
+        return MISSING
+    parts = [str(found.get("name"))]
+    if is_number(found.get("memory_bytes")):
+        parts.append(f"{found['memory_bytes'] / 1e9:,.0f} GB")
+    if found.get("driver"):
+        parts.append(f"driver {found['driver']}")
+    if is_number(found.get("cudnn")):
+        parts.append(f"cuDNN {cudnn(int(found['cudnn']))}")
+    return ", ".join(parts)
+
+
+def cudnn(version: int) -> str:
+    """cuDNN's version number as people write it: 91900 is 9.19.0, and 8902, of the series before, 8.9.2."""
+    first = 10_000 if version >= 90_000 else 1000
+    return f"{version // first}.{version % first // 100}.{version % 100}"

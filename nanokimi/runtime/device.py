@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from nanokimi.errors import UserError
+from nanokimi.runtime.gpu import NATIVE_BF16, multiplies_in_bf16
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DtypeName = Literal["fp32", "bf16", "fp16"]
@@ -44,15 +45,25 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> DtypeName:
-    """Precision of matrix products. "auto" is bf16 if the hardware multiplies in it, else fp32."""
+    """Precision of matrix products. "auto" is bf16 if the hardware multiplies in it, else fp32.
+
+    Raises UserError if a CPU or CUDA device only emulates the precision asked for: that would be slower than fp32.
+    """
     if name == "auto":
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        native = device.type == "cuda" and multiplies_in_bf16(device)
         return "bf16" if native or (device.type == "cpu" and cpu_has_fast_bf16()) else "fp32"
     if name not in ("fp32", "bf16", "fp16"):
         raise UserError(f"train.dtype is '{name}': it must be auto, fp32, bf16 or fp16")
     if name == "bf16" and device.type == "cpu" and not cpu_has_fast_bf16():
         raise UserError(
             "train.dtype is bf16, but this CPU only emulates it (no AVX512-BF16 or AMX): use fp32"
+        )
+    if name == "bf16" and device.type == "cuda" and not multiplies_in_bf16(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        needed = ".".join(map(str, NATIVE_BF16))
+        raise UserError(
+            f"train.dtype is bf16, but {torch.cuda.get_device_name(device)} only emulates it (compute capability "
+            f"{major}.{minor}; bf16 needs {needed}): use fp16 or fp32"
         )
     return name  # type: ignore[return-value]  # the check above narrowed it
 

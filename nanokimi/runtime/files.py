@@ -263,8 +263,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def describe_environment() -> dict[str, Any]:
-    """The environment of a run: versions, processor, commit, and the command that started it."""
+def describe_environment(device: str = "cpu") -> dict[str, Any]:
+    """The environment of a run on a device: versions, processor, GPU, commit, and the command that started it."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["nanokimi", *sys.argv[1:]]),
@@ -272,10 +272,21 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
+        "gpu": _gpu_record(device),
         "c_compiler": find_compiler() is not None,
         "packages": {name: _version(name) for name in RECORDED_PACKAGES},
         **_git_record(Path(__file__).resolve().parents[2]),
     }
+
+
+def _gpu_record(device: str) -> dict[str, Any] | None:
+    if device == "cpu":
+        return None
+    import torch  # takes a second, which a command that needs no model should not wait for
+
+    from nanokimi.runtime.gpu import describe_gpu
+
+    return describe_gpu(torch.device(device))
 
 
 def _version(package: str) -> str | None:

@@ -213,7 +213,7 @@ def study_title(title: str, arms: Sequence[StudyArm], quick: bool, steps: int) -
 
 def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """Complete a plan with the entries that all plans have, and append it to results.jsonl unless it is there."""
-    metadata, environment = study.data.metadata, describe_environment()
+    metadata, environment = study.data.metadata, describe_environment(study.config.train.device)
     train = study.config.train
     plan = {
         "kind": "plan",
@@ -234,7 +234,7 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
             "dtype": train.dtype,
             "device": train.device,
         },
-        "machine": {k: environment[k] for k in ("time", "command", "processor", "cores", "commit")},
+        "machine": {k: environment[k] for k in ("time", "command", "processor", "cores", "gpu", "commit")},
         "block_tokens": block_tokens(study.data, train.context_length),
         **content,
     }

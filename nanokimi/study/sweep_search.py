@@ -39,11 +39,11 @@ def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str
         with study.pool(options.workers, options.keep) as pool:
             records = run_searches(study, pool, arms, options.tuning)
         families = {arm.name: {"family": arm.config.model} for arm in arms}
-        metadata, environment = study.data.metadata, describe_environment()
+        metadata, environment = study.data.metadata, describe_environment(study.config.train.device)
         content = {
             "schema_version": SCHEMA_VERSION,
             "arms": {name: {**record, **families[name]} for name, record in records.items()},
-            "machine": {key: environment[key] for key in ("time", "command", "processor", "cores")},
+            "machine": {key: environment[key] for key in ("time", "command", "processor", "cores", "gpu")},
             "commit": environment["commit"],
             "steps": study.steps,
             "data": {

@@ -47,7 +47,7 @@ def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
     Raises UserError if the disk has no room, or if the model is the user's and cannot be trained or reads tokens that
     it must not see.
     """
-    keep_environment(folder)
+    keep_environment(folder, config.train.device)
     keep_plugins(config, folder)
     require_sound(config, data)
     require_room([config], folder)

@@ -110,11 +110,11 @@ def whole_where_it_stops(folder: Path, advice: str) -> Iterator[None]:
         raise TrainingError(f"{cannot_write(error, folder)}; what was saved is whole: {advice}") from None
 
 
-def keep_environment(folder: Path) -> None:
-    """Record the machine, the command and the versions that a run was started with."""
+def keep_environment(folder: Path, device: str) -> None:
+    """Record the machine, the command and the versions that a run on this device was started with."""
     path = folder / ENVIRONMENT_FILE
     if not path.exists():
-        write_json(path, describe_environment())
+        write_json(path, describe_environment(device))
 
 
 def keep_kernels(state: TrainState) -> None:
