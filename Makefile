@@ -1,5 +1,5 @@
 # Each target runs the set-up that it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS (extra options),
-# CASES (per kind of fuzzed file), PROCESSES (of the tests).
+# CASES (per kind of fuzzed file), PROCESSES (of the tests), TORCH (of test-torch), PRETEND (of gpu-day).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-browser test-gpu soak fuzz lint smoke compare clean
+.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint smoke compare clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,37 @@ test-browser: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+# The part of the suite that depends most on torch, with another version of it, in an environment of its own beside
+# .venv (several GB: the index has CUDA builds only). PIP_CONSTRAINT, unlike -c, replaces a cap that pip's settings name.
+TORCH ?= 2.11.0
+TORCH_VENV ?= .venv-torch-$(TORCH)
+CORE := $(addsuffix .py,$(addprefix tests/test_,kimi gpt attention moe loss variants variant_parts kernels native fused \
+	accelerate compiled decode muon qk_clip rms_logits adamw lion soap shampoo true_muon optimizers groups golden \
+	training audit evaluate generation cost prune bench gpu_record recovery metrics))
+
+test-torch:
+	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
+	grep -v '^torch==' constraints.txt > $(TORCH_VENV)/constraints.txt
+	PIP_CONSTRAINT=$(TORCH_VENV)/constraints.txt $(TORCH_VENV)/bin/python -m pip install --quiet 'torch==$(TORCH)' -e '.[test]'
+	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/python -m pytest -q -m "not slow and not gpu and not browser" $(CORE) $(ARGS)
+
+# What is to be run first on a GPU: correctness, speed, science (benchmarks/gpu, docs/gpu.md). It needs no set-up: only a
+# python with torch, and the packages of `make gpu-wheels` where that python lacks them. PRETEND=1: on the pretend device.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+gpu-day:
+	$(GPU_PYTHON) $(if $(PRETEND),tests/pretend_device/run.py --device cuda) benchmarks/gpu/day.py $(ARGS)
+
+# The packages that a bare machine with torch lacks, all in plain Python, and the commit that they go with: a folder of a
+# few MB to take along.
+GPU_WHEELS := jsonargparse docstring_parser typeshed_client pytorch_optimizer
+
+gpu-wheels:
+	rm -rf .gpu-wheels && mkdir .gpu-wheels
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: -d .gpu-wheels -c constraints.txt $(GPU_WHEELS)
+	@test -z "$$(ls .gpu-wheels | grep -v 'none-any.whl$$')" || { echo "not in plain Python:"; ls .gpu-wheels; exit 2; }
+	git rev-parse HEAD > .gpu-wheels/COMMIT
 
 soak: setup
 	$(BIN)/python tests/soak.py --kills 100 $(ARGS)
