@@ -45,7 +45,7 @@ CORE := $(addsuffix .py,$(addprefix tests/test_,kimi gpt attention moe loss vari
 test-torch:
 	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
 	grep -v '^torch==' constraints.txt > $(TORCH_VENV)/constraints.txt
-	PIP_CONSTRAINT=$(TORCH_VENV)/constraints.txt $(TORCH_VENV)/bin/python -m pip install --quiet 'torch==$(TORCH)' -e '.[test]'
+	PIP_CONSTRAINT=$(abspath $(TORCH_VENV))/constraints.txt $(TORCH_VENV)/bin/python -m pip install --quiet 'torch==$(TORCH)' -e '.[test]'
 	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/python -m pytest -q -m "not slow and not gpu and not browser" $(CORE) $(ARGS)
 
 # What is to be run first on a GPU: correctness, speed, science (benchmarks/gpu, docs/gpu.md). It needs no set-up: only a
