@@ -287,22 +287,31 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
     assert evaluation.evaluate_now(state).loss == pytest.approx(expected, rel=1e-6)
 
 
+ROOM_GB = 0.25  # of a run whose whole batch takes twice that
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's data is Linux's")
 def test_a_real_limit_on_memory_is_kept_by_smaller_micro_batches(tiny_config: Build, tmp_path: Path) -> None:
-    """No injection: the system refuses the allocation, in a process of its own."""
+    """No injection: the system refuses the allocation, in a process of its own.
+
+    The limit leaves as much beside the process as it begins, which is larger with a torch built for CUDA.
+    """
     config = small(tiny_config(max_steps=1, batch_size=2560, eval_batch_size=8))
     model = replace(config.nanogpt.model, hidden_size=128)
     config = replace(config, nanogpt=replace(config.nanogpt, model=model))
     done = {}
-    for name, limit in (("free", None), ("limited", 0.55)):
+    limit = None
+    for name in ("free", "limited"):
         settings, out = tmp_path / f"{name}.yaml", tmp_path / name
         save_config(replace(config, train=replace(config.train, memory_limit_gb=limit)), settings)
         command = [sys.executable, "-m", "nanokimi", "train", "--config", str(settings), "--out", str(out)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert ended.returncode == 0, ended.stderr
         done[name] = read_json(out / "result.json")
+        limit = done["free"]["idle_memory_bytes"] / 1e9 + ROOM_GB
     # code that is loaded after the limit was set is not counted by the system
-    assert done["free"]["peak_memory_bytes"] > 0.8e9 and done["limited"]["peak_memory_bytes"] < 0.62e9
+    assert limit is not None and done["free"]["peak_memory_bytes"] > (limit + 0.3) * 1e9
+    assert done["limited"]["peak_memory_bytes"] < (limit + 0.07) * 1e9
     assert done["free"]["micro_batch_size"] == 2560 > done["limited"]["micro_batch_size"]
     assert done["limited"]["val_loss"] == pytest.approx(done["free"]["val_loss"], abs=1e-3)
 
