@@ -17,10 +17,12 @@ and is on disk before the next one is begun, so a script that is stopped leaves 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import tempfile
@@ -50,6 +52,7 @@ def find_packages() -> None:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(folder)
         os.environ[UNPACKED] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     ours = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get(UNPACKED)])]
     sys.path[:0] = [path for path in ours if path not in sys.path]
     theirs = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import os
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -82,6 +83,7 @@ def put_in_cuda(torch: Any, tensors: Any) -> None:
     cuda.synchronize = fence
     cuda.get_rng_state = lambda *_: torch.get_rng_state()
     cuda.device = NoContext
+    cuda.Event, cuda.current_stream = Event, always(None)
 
 
 def put_in_mps(torch: Any, tensors: Any) -> None:
@@ -92,6 +94,21 @@ def put_in_mps(torch: Any, tensors: Any) -> None:
     torch.mps.empty_cache = torch.mps.manual_seed = torch.mps.set_rng_state = always(None)
     torch.mps.get_rng_state = lambda *_: torch.get_rng_state()
     torch.mps.synchronize = fence
+    torch.backends.mps.get_name = always("Pretend Mac")
+
+
+class Event:
+    """A moment of the device, whose work is done as soon as it is given."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        pass
+
+    def record(self, stream: object = None) -> None:
+        self.seconds = time.perf_counter()
+
+    def elapsed_time(self, later: Event) -> float:
+        """Milliseconds."""
+        return (later.seconds - self.seconds) * 1e3
 
 
 class NoContext:
