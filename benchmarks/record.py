@@ -55,6 +55,7 @@ def comparison_rows(out: Path) -> list[dict[str, Any]]:
             for key in ("time", "processor", "cores", "c_compiler", "commit", "diff_sha256")
         },
         "torch": machine["packages"].get("torch"),
+        **({"gpu": machine["gpu"]} if machine.get("gpu") else {}),
         "settings": report["settings"],
         "match": report["match"],
         "data": {key: report["data"].get(key) for key in DATA_FACTS}

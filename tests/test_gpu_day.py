@@ -156,6 +156,23 @@ def test_each_test_of_the_gpu_becomes_a_line(
     assert len(found) == 3
 
 
+def test_a_test_that_is_interrupted_ends_the_script_and_is_left_out(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest took the time limit for the failure of a test and went on without a limit."""
+    module = scripts("correctness")
+    (tmp_path / "tests").mkdir()
+    head = "import time, pytest\npytestmark = pytest.mark.gpu\n"
+    tests = ("quick(): pass", "slow(): time.sleep(30)", "never(): pass")
+    (tmp_path / "tests/test_gpu.py").write_text(head + "\n".join(f"def test_{each}" for each in tests))
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["correctness.py", "--out", str(tmp_path)])
+    assert module.main() == 0
+    found = {line["name"]: (line["status"], line["why"]) for line in lines_of(tmp_path / "correctness.jsonl")}
+    left_out = ("left out", "a signal")
+    assert found == {"quick": ("passed", None), "slow": left_out, "never": left_out}
+
+
 def test_without_a_device_nothing_is_written(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,9 +56,12 @@ def main() -> int:
     words = [str(ROOT / "tests/test_gpu.py"), "-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist"]
     try:
         with stopped_in_time(found):
-            pytest.main([*words, "-k", chosen.k, "--no-header", "--tb=short"], plugins=[lines])
-        why = "pytest ended early"
-    except TimeUp as stop:
+            status = pytest.main([*words, "-k", chosen.k, "--no-header", "--tb=short"], plugins=[lines])
+        stopped = status == pytest.ExitCode.INTERRUPTED
+        why = (
+            ("the time limit" if found.seconds_left <= 0 else "a signal") if stopped else "pytest ended early"
+        )
+    except TimeUp as stop:  # between two tests
         why = str(stop)
     for name in lines.names:
         if name not in lines.told:

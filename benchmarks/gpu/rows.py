@@ -40,8 +40,12 @@ MINUTES = 8.0
 UNPACKED = "NANOKIMI_GPU_WHEELS"
 
 
-class TimeUp(BaseException):
-    """The time limit, or a signal to end. Not an Exception, so that no check takes it for its own failure."""
+class TimeUp(KeyboardInterrupt):
+    """The time limit, or a signal to end.
+
+    No Exception, which a check may take for its own failure; and pytest ends at a KeyboardInterrupt, while it takes any
+    other for the failure of a test.
+    """
 
 
 def find_packages() -> None:

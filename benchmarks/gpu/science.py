@@ -113,6 +113,8 @@ def tell_finished(runs: Path, told: set[Path], out: Rows) -> None:
 
 def main() -> int:
     """The exit status: 1 if the comparison failed."""
+    from nanokimi.runtime.interrupts import Interrupted
+
     parser = rows.options(__doc__)
     parser.add_argument("--seeds", type=int, default=2 if PRETEND else 3)
     chosen = parser.parse_args()
@@ -133,6 +135,8 @@ def main() -> int:
                 why = compare(words, runs, out)
         except TimeUp as stop:
             why = str(stop)
+        except Interrupted:  # a dry run takes signals itself
+            why = "a signal"
         except Exception as error:
             out.write("comparison", "failed", why=in_short(error))
             return out.finish()
