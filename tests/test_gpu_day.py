@@ -162,8 +162,8 @@ def test_a_test_that_is_interrupted_ends_the_script_and_is_left_out(
     """pytest took the time limit for the failure of a test and went on without a limit."""
     module = scripts("correctness")
     (tmp_path / "tests").mkdir()
-    head = "import time, pytest\npytestmark = pytest.mark.gpu\n"
-    tests = ("quick(): pass", "slow(): time.sleep(30)", "never(): pass")
+    head = "import signal, pytest\npytestmark = pytest.mark.gpu\n"
+    tests = ("quick(): pass", "slow(): signal.raise_signal(signal.SIGTERM)", "never(): pass")
     (tmp_path / "tests/test_gpu.py").write_text(head + "\n".join(f"def test_{each}" for each in tests))
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["correctness.py", "--out", str(tmp_path)])
