@@ -28,9 +28,9 @@ import rows
 from rows import PRETEND, ROOT, Rows, TimeUp, in_short, stopped_in_time
 
 ARMS = (
-    ["nanogpt-plain", "nanogpt-compiled", "nanokimi-plain", "nanokimi-compiled"]
-    + ["nanogpt-peer-plain", "nanogpt-peer-compiled", "nanogpt-bench-compiled", "nanogpt-bench-plain"]
-    + ["transformers-gpt2-plain", "transformers-deepseek-plain"]
+    ["nanogpt-plain", "nanogpt-compiled", "nanogpt-bench-compiled", "nanokimi-plain", "nanokimi-compiled"]
+    + ["nanogpt-peer-plain", "transformers-gpt2-plain", "transformers-deepseek-plain"]
+    + ["nanogpt-peer-compiled", "nanogpt-bench-plain"]
 )
 """What matters for the bars comes first."""
 BARS = {
