@@ -212,3 +212,29 @@ def tiny_config(text_file: Path) -> Callable[..., RunConfig]:
 def muon_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Muon's step by torch's operations, which its counters see, not in C."""
     monkeypatch.setattr("nanokimi.kernels.muon.takes_native_step", lambda *_: False)
+
+
+def write_run(folder: Path, config: RunConfig) -> Path:
+    """A run folder whose model has its initial weights: what can be opened, without the seconds of training."""
+    from nanokimi.model.build import build_model
+    from nanokimi.train.checkpoint import save_weights
+    from nanokimi.train.run_folder import set_up
+
+    folder.mkdir(parents=True)
+    config, _ = set_up(config, folder)
+    save_weights(build_model(config.family.model, config.seed), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def make_run(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., Path]:
+    """Makes the run folder `name` of an arm; keyword arguments replace fields of its configuration."""
+
+    def build(name: str = "run", model: str = "nanokimi", **changes: object) -> Path:
+        config = tiny_config()
+        family = config.families[model]  # type: ignore[index]
+        spread = replace(family, model=replace(family.model, initializer_range=0.3))  # type: ignore[arg-type]
+        config = replace(config, model=model, **{model: spread})  # type: ignore[arg-type]
+        return write_run(tmp_path / name, replace(config, **changes))  # type: ignore[arg-type]
+
+    return build

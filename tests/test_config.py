@@ -384,7 +384,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *(f"train.max_{unit}" for unit in ("epochs", "tokens", "flops", "seconds")),
         "nanokimi.model.q_lora_rank",
         "nanokimi.model.rope_scaling",
-        *("sample.prompts", "sample.top_k", "train.memory_limit_gb", "train.save_every"),
+        *("sample.prompts", "sample.top_k", "sample.min_p", "train.memory_limit_gb", "train.save_every"),
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanogpt.optim.adamw_lr",  # means: follows lr
         *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant", "module")),

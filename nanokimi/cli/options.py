@@ -85,10 +85,16 @@ usage: nanokimi sample RUN_FOLDER [options]
 
   RUN_FOLDER              of `train`, or of `compare` (every arm answers)
   --prompt TEXT           the text to continue (default: the run's own prompts)
+  --interactive           continue each line of standard input; Ctrl-C stops a text, Ctrl-D ends
+  --num_samples N         texts for each prompt, with seeds counted up from --seed (default: 1)
   --max_new_tokens N      tokens to write
   --temperature X         how random the choice is; 0 always takes the likeliest token
   --top_k N, --top_p X    draw from the likeliest tokens only
+  --min_p X               draw from the tokens with this share of the likeliest one's probability
+  --repetition_penalty X  above 1: tokens that prompt or text already hold become less likely
+  --stop TEXT             end a text where it would write this
   --seed N                decides what is drawn (default: the run's)
+  --stats                 say on standard error how many tokens were read and written, and the bytes of the cache
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """

@@ -21,6 +21,7 @@ from nanokimi.cli.options import (
 )
 from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import fitted_to_data, plan_run
+from nanokimi.cli.sample import run_sample
 from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_ladder", "run_scale", "run_sweep"]
+__all__ = ["run_evaluate", "run_ladder", "run_sample", "run_scale", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,
@@ -149,46 +150,6 @@ def run_dry(config: RunConfig, out: Path) -> int:
     from nanokimi.profiling.forecast import forecast
 
     print(forecast_text(forecast(config, out)), end="")
-    return 0
-
-
-def run_sample(arguments: list[str]) -> int:
-    """`nanokimi sample`."""
-    types = {
-        "prompt": str,
-        "max_new_tokens": int,
-        "temperature": float,
-        "top_k": int,
-        "top_p": float,
-        "seed": int,
-    }
-    options, rest = take_options(arguments, {**types, "checkpoint": str, "device": str})
-    folder = Path(one_target(rest, "run folder"))
-    from dataclasses import replace
-
-    from nanokimi.config.rules import validate
-    from nanokimi.data.store import val_opening
-    from nanokimi.generation.story import stream_story
-    from nanokimi.train.run_folder import first_seeds, open_run
-
-    device, checkpoint = options.pop("device", None), str(options.pop("checkpoint", "final"))
-    prompt = options.pop("prompt", None)
-    for run_folder in first_seeds(folder):
-        run = open_run(run_folder, str(device) if device else None, checkpoint)
-        sample = replace(run.config.sample, **{k: v for k, v in options.items() if k != "seed"})  # type: ignore[arg-type]
-        if prompt is not None:
-            sample = replace(sample, prompts=(str(prompt),))
-        config = validate(
-            replace(run.config, sample=sample, seed=int(str(options.get("seed", run.config.seed))))
-        )
-        for text in config.sample.prompts or (val_opening(run.data),):
-            run.data.tokenizer.encode(
-                text
-            )  # raises UserError for a text that cannot be encoded, before anything is printed
-            print(f"--- {config.title}\n{text}", end="", flush=True)
-            for piece in stream_story(run.model, run.data.tokenizer, text, config):
-                print(piece, end="", flush=True)
-            print()
     return 0
 
 

@@ -13,6 +13,7 @@ from nanokimi.config.checks import (
     require_effect,
     require_positive,
     require_possible,
+    require_sampling,
     validate_positions,
 )
 from nanokimi.config.rules_variant import is_plugin, validate_variant
@@ -49,7 +50,6 @@ LARGEST = {
     "workers": 1024,
 }
 """The largest values that a run can need. Larger ones would only fill the memory or never end."""
-SMALLEST_TEMPERATURE = 1e-6
 LARGEST_WIDTH = 1 << 20
 """The largest value of every other size of a model."""
 LARGEST_NUMBER = 10**30
@@ -166,20 +166,8 @@ def _validate_sample(sample: SampleConfig) -> None:
         all(sample.prompts or ()),
         "sample.prompts holds an empty prompt: a story needs at least one character to go on",
     )
-    require_positive(sample, "sample", ("max_new_tokens", "top_k", "judged_stories", "questions"))
-    require(
-        math.isfinite(sample.temperature) and sample.temperature >= 0,
-        f"sample.temperature is {sample.temperature}: it must be 0 or more",
-    )
-    require(
-        sample.temperature == 0 or sample.temperature >= SMALLEST_TEMPERATURE,
-        f"sample.temperature is {sample.temperature}: below {SMALLEST_TEMPERATURE:g} logits overflow; 0 takes the "
-        "likeliest token",
-    )
-    require(
-        sample.top_p is None or 0 < sample.top_p <= 1,
-        f"sample.top_p is {sample.top_p}: it must be above 0, at most 1",
-    )
+    require_positive(sample, "sample", ("max_new_tokens", "judged_stories", "questions"))
+    require_sampling(sample, "sample.")
 
 
 def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanokimi.config.schema_optim import OptimConfig
+from nanokimi.config.schema_sample import SampleConfig as SampleConfig
 from nanokimi.config.schema_variant import VariantConfig as VariantConfig
 
 ModelName = Literal["nanokimi", "nanogpt", "variant", "module"]
@@ -233,26 +234,6 @@ class TrainConfig:
     memory_limit_gb: float | None = None
     """On a CPU under Linux: memory that this process may use, in 10^9 bytes, without code that it loads later. Beyond
     it, the micro-batch is halved. None: no limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """The stories written during training and by `nanokimi sample`."""
-
-    prompts: tuple[str, ...] | None = None
-    """Beginnings that each model continues. None: the first words of the validation text."""
-    max_new_tokens: int = 256
-    """Tokens to write."""
-    temperature: float = 0.8
-    """0: always the likeliest token."""
-    top_k: int | None = None
-    """Draw among the k likeliest tokens."""
-    top_p: float | None = 0.95
-    """Draw among the fewest tokens that hold this much probability."""
-    judged_stories: int = 20
-    """Only with tales: openings that each trained model continues for the story world's parser to judge."""
-    questions: int = 50
-    """Only with tales: facts asked for at each distance (20, 50, 100, 200 words back)."""
 
 
 @dataclass(frozen=True, kw_only=True)

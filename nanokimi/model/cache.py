@@ -45,6 +45,19 @@ class LayerCache:
         """Bytes stored per token of one sequence."""
         return sum(buffer[0, 0].numel() * buffer.element_size() for buffer in self.buffers)
 
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the tokens stored so far, of all sequences, without what is only reserved for later ones."""
+        rows = len(self.buffers[0]) if self.buffers else 0
+        return rows * self.length * self.bytes_per_token + sum(
+            x.numel() * x.element_size() for x in self.state
+        )
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Keep only these sequences, by their numbers in the batch."""
+        self.buffers = tuple(buffer[rows] for buffer in self.buffers)
+        self.state = tuple(x[rows] for x in self.state)
+
 
 class Cache:
     """A LayerCache for each layer."""
@@ -56,3 +69,13 @@ class Cache:
     def length(self) -> int:
         """Tokens stored."""
         return self.layers[0].length
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the tokens stored so far, in all layers."""
+        return sum(layer.bytes_held for layer in self.layers)
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Keep only these sequences of the batch in every layer."""
+        for layer in self.layers:
+            layer.keep_rows(rows)
