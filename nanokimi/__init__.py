@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nanokimi.api import Loaded, audit, complete, evaluate, load
+    from nanokimi.compare.from_python import compare
     from nanokimi.config import GPTConfig, KimiConfig, RunConfig
     from nanokimi.errors import UserError
     from nanokimi.generation.engine import generate
+    from nanokimi.generation.text import Completion
     from nanokimi.kernels.accelerate import accelerate_
     from nanokimi.kernels.muon import Muon, MuonClip
-    from nanokimi.measure.audit import audit
     from nanokimi.model.gpt import NanoGPT
     from nanokimi.model.kimi import NanoKimi
     from nanokimi.optim.groups import muon_groups
@@ -24,12 +26,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "load": "api",
+    "complete": "api",
+    "evaluate": "api",
+    "audit": "api",
+    "compare": "compare.from_python",
+    "Loaded": "api",
+    "Completion": "generation.text",
     "GPTConfig": "config",
     "KimiConfig": "config",
     "RunConfig": "config",
     "UserError": "errors",
     "generate": "generation.engine",
-    "audit": "measure.audit",
     "NanoGPT": "model.gpt",
     "NanoKimi": "model.kimi",
     "muon_groups": "optim.groups",
@@ -41,8 +49,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Completion",
     "GPTConfig",
     "KimiConfig",
+    "Loaded",
     "Muon",
     "MuonClip",
     "NanoGPT",
@@ -51,7 +61,11 @@ __all__ = [
     "UserError",
     "accelerate_",
     "audit",
+    "compare",
+    "complete",
+    "evaluate",
     "generate",
+    "load",
     "muon_groups",
     "newton_schulz",
     "qk_clip_",
@@ -62,3 +76,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'nanokimi' has no attribute '{name}'")
     return getattr(import_module(f"nanokimi.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

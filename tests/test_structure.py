@@ -23,7 +23,8 @@ LEVELS = {
     "train": 4,
     **{"compare": 5, "profiling": 5, "report": 5},
     "study": 6,
-    "cli": 7,
+    "api": 7,
+    "cli": 8,
 }
 SIBLINGS = {("config", "runtime"), ("config", "errors"), ("runtime", "errors"), ("compare", "report")}
 ONLY = {

@@ -1,0 +1,161 @@
+"""What a notebook needs: open runs, write, score and audit. `docs/python.md` shows it in use.
+
+A run is named by its folder, as a string or a Path; of a comparison's folder, `arm` says which arm is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from nanokimi.config.arms import slug
+from nanokimi.data.sources import absolute, is_name
+from nanokimi.data.store import PreparedData, as_validation_text
+from nanokimi.data.tokenizers.own import Tokenizer
+from nanokimi.errors import UserError
+from nanokimi.generation.sampling import Sampling
+from nanokimi.generation.text import Completion, TextSettings
+from nanokimi.generation.text import complete as complete_texts
+from nanokimi.measure.audit import AuditResult
+from nanokimi.measure.audit import audit as audit_module
+from nanokimi.measure.audit_inputs import windows_of
+from nanokimi.measure.evaluate import evaluate as score
+from nanokimi.model.build import LanguageModel
+from nanokimi.runtime.text import listed
+from nanokimi.train.run_folder import Run, open_run, runs_in
+
+RunPath = str | os.PathLike[str]
+
+
+class Loaded(NamedTuple):
+    """What `load` returns: `model, tokenizer = load("runs/x")`."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+
+
+def load(
+    run: RunPath, *, arm: str | None = None, checkpoint: str = "final", device: str | None = None
+) -> Loaded:
+    """The trained model of a run, ready to write, and its tokenizer.
+
+    Args:
+        arm: of a comparison's folder, the arm (of several seeds, the first; "nanokimi/seed-2" names one).
+        checkpoint: "final", "best", "last", or a step that is kept.
+        device: such as "cpu" or "cuda"; None: the run's.
+
+    Raises UserError if the folder holds no such run, or several and `arm` names none of them.
+    """
+    opened = open_arm(run, arm, checkpoint, device)
+    opened.model.eval()
+    return Loaded(opened.model, opened.data.tokenizer)
+
+
+def open_arm(run: RunPath, arm: str | None, checkpoint: str, device: str | None) -> Run:
+    """The one run that a folder and an arm's name mean. Raises UserError if there is none, or several."""
+    folder = Path(run).expanduser()
+    runs = runs_in(folder)
+    names = {path.relative_to(folder).as_posix() if path != folder else path.name: path for path in runs}
+    if arm is None:
+        if len(runs) > 1 or runs[0] != folder:
+            raise UserError(
+                f"{folder} is a comparison: choose an arm of it, with arm= one of {listed(names)}"
+            )
+        return open_run(folder, device, checkpoint)
+    wanted = arm.rstrip("/")
+    for name, path in sorted(names.items(), key=lambda item: len(item[0])):
+        if path != folder and (name == wanted or name.rpartition("/seed-")[0] in (wanted, slug(wanted))):
+            return open_run(path, device, checkpoint)
+    raise UserError(f"{folder} has no arm '{arm}': there is {listed(names)}")
+
+
+def complete(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    num_samples: int = 1,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = 0.95,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    context_length: int | None = None,
+) -> list[Completion]:
+    """Continue one or several prompts in one batch: `num_samples` texts of each, in order, with seeds counted up.
+
+    A text depends on its seed, not on the others of the batch (on an accelerator up to rounding). The model sees the
+    last `context_length` tokens; None: as many as it has positions for.
+
+    Raises UserError for a prompt that is empty or cannot be encoded, and for values that cannot be.
+    """
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    settings = TextSettings(
+        max_new_tokens=max_new_tokens,
+        num_samples=num_samples,
+        sampling=sampling,
+        seed=seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+    )
+    return complete_texts(model, tokenizer, prompts, settings, context_length=context_length)
+
+
+def evaluate(
+    run: RunPath,
+    *,
+    arm: str | None = None,
+    part: str = "test",
+    data: RunPath | None = None,
+    checkpoint: str = "final",
+    device: str | None = None,
+) -> dict[str, Any]:
+    """The scores of a run, as `nanokimi evaluate --json` prints them (`test_loss`, `test_bits_per_byte`, ...).
+
+    `part` is "test" or "val"; with `data`, another text is scored whole, under the names `val_...`.
+    """
+    if part not in ("val", "test"):
+        raise UserError(f"part is {part}: expected val or test")
+    opened = open_arm(run, arm, checkpoint, device)
+    train, scored = opened.config.train, opened.data
+    if data is not None:
+        part, scored = "val", other_text(opened, str(data))
+    found = score(opened.model, scored, train.context_length, train.eval_batch_size, part=part).record()
+    return {"name": opened.config.title, "seed": opened.config.seed, **found}
+
+
+def other_text(run: Run, path: str) -> PreparedData:
+    """Another text in the place of a run's validation part."""
+    text = path if is_name(path) else absolute(path)
+    return as_validation_text(run.data, text, None, run.config.dataset.text_column)
+
+
+def audit(run: RunPath | nn.Module, *, arm: str | None = None, **options: Any) -> AuditResult:
+    """Whether a model sees the tokens that it has to predict.
+
+    Args:
+        run: a run's folder, or any module that maps token ids (B, T) to logits (B, T, W); of a module,
+            `vocab_size` and `context` have to be given.
+        options: those of `nanokimi.measure.audit.audit`, such as `max_cuts` and `seed`.
+    """
+    if isinstance(run, nn.Module):
+        return audit_module(run, **options)
+    opened = open_arm(run, arm, "final", None)
+    config = opened.config
+    context = int(options.pop("context", config.train.context_length))
+    options.setdefault("vocab_size", config.family.model.vocab_size)
+    options.setdefault("batch_size", config.train.eval_batch_size)
+    options.setdefault("windows", windows_of(opened.data.val_ids, context))
+    return audit_module(opened.model, context=context, **options)
