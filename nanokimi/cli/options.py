@@ -23,6 +23,7 @@ usage: nanokimi COMMAND [options]
   scale      measure how much compute NanoKimi saves, over several sizes
   report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
+  serve      answer OpenAI-compatible completion requests with a trained model
   evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text before training, and show what is in it
   audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
@@ -99,6 +100,20 @@ usage: nanokimi sample RUN_FOLDER [options]
   --device NAME           (default: the run's)
 """
     + PLUGIN_HELP,
+    "serve": """\
+usage: nanokimi serve RUN_FOLDER [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (every arm is a model)
+  --host ADDRESS          where to listen (default: 127.0.0.1, which only this machine reaches)
+  --port N                (default: 8000; 0: any free one)
+  --max_tokens N          the most that a request may ask for (default: 4096)
+  --at_once N             requests in work, a token of each in turn (default: 8)
+  --queue N               further requests that may wait; more are refused with status 429 (default: 64)
+  --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
+  --device NAME           (default: the run's)
+"""
+    + PLUGIN_HELP
+    + "If NANOKIMI_API_KEY is set, clients have to send it. Needs: pip install 'nanokimi[serve]'\n",
     "evaluate": """\
 usage: nanokimi evaluate RUN_FOLDER [options]
 

@@ -22,6 +22,7 @@ from nanokimi.cli.options import (
 from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import fitted_to_data, plan_run
 from nanokimi.cli.sample import run_sample
+from nanokimi.cli.serve import run_serve
 from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.errors import UserError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_ladder", "run_sample", "run_scale", "run_sweep"]
+__all__ = ["run_evaluate", "run_ladder", "run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

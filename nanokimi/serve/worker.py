@@ -1,0 +1,126 @@
+"""The thread that computes: requests wait in a queue, and those in work advance by one token in turns.
+
+All models share the one thread, because their products would fight for the same cores. A request whose client has gone
+is dropped at its next token.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from nanokimi.data.tokenizers.own import Tokenizer
+from nanokimi.errors import TrainingError, UserError
+from nanokimi.generation.engine import ENDED, Engine, Writing
+from nanokimi.generation.text import Piece, TextStream
+from nanokimi.runtime.device import is_out_of_memory
+from nanokimi.runtime.text import one_line
+from nanokimi.serve.requests import Asked, Refused
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is served."""
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    created: int
+    """Unix time of its weights."""
+
+
+@dataclass
+class Job:
+    """A request in the queue or in work. `tell` gets its pieces, then None, or a Refused; from the worker's thread."""
+
+    served: Served
+    asked: Asked
+    tell: Callable[[Piece | Refused | None], None]
+    cancelled: bool = False
+    writings: list[Writing] = field(default_factory=list)
+    streams: list[TextStream] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Make the sequences."""
+        self.writings = [self.served.engine.start(request) for request in self.asked.requests]
+        self.streams = [TextStream(self.served.tokenizer, self.asked.stop) for _ in self.writings]
+        for row, writing in enumerate(self.writings):
+            if writing.finish_reason is not None:  # no token was asked for
+                self.tell(Piece(row, "", writing.finish_reason))
+
+    def advance(self) -> bool:
+        """One more token for each sequence; whether any goes on."""
+        for row, (writing, stream) in enumerate(zip(self.writings, self.streams, strict=True)):
+            if writing.finish_reason is not None:
+                continue
+            token = self.served.engine.step(writing)
+            text = "" if token is None else stream.push(token)
+            if stream.stopped:
+                writing.finish_reason = ENDED
+            if writing.finish_reason is not None:
+                text += stream.finish()
+                writing.leave_cache(0 if writing.cache is None else writing.cache.bytes_held)
+            if text or writing.finish_reason is not None:
+                self.tell(Piece(row, text, writing.finish_reason))
+        return any(writing.finish_reason is None for writing in self.writings)
+
+
+class Worker:
+    """Up to `at_once` requests are in work and `waiting` more in the queue; further ones are refused."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self.at_once, self.most = at_once, at_once + waiting
+        self.incoming: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.lock, self.present = threading.Lock(), 0
+        self.threads = torch.get_num_threads()
+        self.thread = threading.Thread(target=self._work, name="nanokimi writes", daemon=True)
+
+    def submit(self, job: Job) -> None:
+        """Put a request in the queue. Raises Refused (429) if it is full."""
+        with self.lock:
+            if self.present >= self.most:
+                raise Refused(429, f"{self.present} requests are waiting: try again later", code="queue_full")
+            self.present += 1
+        self.incoming.put(job)
+
+    def stop(self) -> None:
+        """End the thread; what is in work is dropped."""
+        self.incoming.put(None)
+        self.thread.join(5)
+
+    def _work(self) -> None:
+        torch.set_num_threads(self.threads)  # OpenMP's number is that of each thread
+        active: list[Job] = []
+        waiting: list[Job] = []
+        while True:
+            while not self.incoming.empty() or not (active or waiting):
+                job = self.incoming.get()
+                if job is None:
+                    return
+                waiting.append(job)
+            while waiting and len(active) < self.at_once:
+                active.append(waiting.pop(0))
+            active = [job for job in active if self._goes_on(job)]
+
+    def _goes_on(self, job: Job) -> bool:
+        """One step of a job. Whatever fails is told to its client, and the thread lives on."""
+        try:
+            if not job.cancelled:
+                if not job.writings:
+                    job.begin()
+                if job.advance():
+                    return True
+            job.tell(None)
+        except (UserError, TrainingError, ValueError) as error:
+            job.tell(Refused(500, one_line(error)))
+        except Exception as error:
+            full = isinstance(error, MemoryError) or is_out_of_memory(error)
+            reason = "out of memory: ask for fewer texts" if full else f"unexpected {type(error).__name__}"
+            job.tell(Refused(500, reason))
+        with self.lock:
+            self.present -= 1
+        return False
