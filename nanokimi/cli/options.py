@@ -46,6 +46,7 @@ RUN_HELP = """\
                           run and the options describe one, it is started
   --allow-changes         with --resume: continue even if configuration, data or tokenizer changed
   --on-nonfinite WHAT     what to do when a loss or gradient is not finite: stop (default), skip or rollback
+  --track NAMES           trackers to tell the run's numbers: csv, tensorboard, wandb (offline), trackio; with commas
   --plugin FILE.py:NAME   your attention, feed-forward layer or optimizer in place of the model's own; all sizes are
                           kept. compare makes it one more arm from the first; for another one: --arm "NAME: from=nanogpt
                           model.attention=FILE.py:NAME" (or model.experts, optim.name). The file is executed

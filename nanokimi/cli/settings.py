@@ -28,11 +28,15 @@ NOT_IN_A_STUDY = {
         (f"train.{name}_every" for name in ("eval", "telemetry", "sample", "save")),
         "a run of a study is scored once, at its end",
     ),
+    "train.track": "the runs of a study are in its own files",
     "train.keep_checkpoints": "a study removes the checkpoints of a finished run, unless --keep is given",
 }
 NOT_IN_BENCH = {
     **dict.fromkeys(
-        (f"train.{name}" for name in ("eval_every", "sample_every", "save_every", "keep_checkpoints")),
+        (
+            f"train.{name}"
+            for name in ("track", "eval_every", "sample_every", "save_every", "keep_checkpoints")
+        ),
         "bench trains no run",
     ),
     **dict.fromkeys((f"train.max_{name}" for name in ("tokens", "flops", "seconds", "epochs", "steps")), ""),

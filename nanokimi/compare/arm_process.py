@@ -171,6 +171,7 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
     from nanokimi.train.result import finish
     from nanokimi.train.run_folder import find_data, keep_kernels, keep_plugins
     from nanokimi.train.state import build_state, total_steps
+    from nanokimi.train.tracking import tracked
 
     with only_process(folder, ORPHAN_SECONDS):
         config = load_config(str(folder / "config.yaml"))
@@ -191,23 +192,23 @@ def _serve(connection: Connection, folder: Path, resume: bool, allow_changes: bo
         if resume:
             found = load_newest_checkpoint(state, allow_changes=allow_changes, log=note)
             note(f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh")
-        records = train(state)
-        while True:
-            request, argument = connection.recv()
-            if request == "finish":
-                connection.send(("result", finish(state, idle_memory_bytes, measure_generation=argument)))
-                return
-            if request == "stop":
-                state.stop_requested = True  # train() then saves, and yields no more records
-            taken = 0
-            while request == "stop" or (taken < argument and not connection.poll()):
-                record = next(records, None)
-                if record is None:
-                    break
-                messages.send(record)
-                taken += record["kind"] == "train"
-            messages.flush()
-            release_if_scarce(
-                state.device
-            )  # the others' turns need it, and would else make their batches smaller
-            connection.send(("turn over", state.finished))
+        with tracked(state, note):
+            records = train(state)
+            while True:
+                request, argument = connection.recv()
+                if request == "finish":
+                    connection.send(("result", finish(state, idle_memory_bytes, measure_generation=argument)))
+                    return
+                if request == "stop":
+                    state.stop_requested = True  # train() then saves, and yields no more records
+                taken = 0
+                while request == "stop" or (taken < argument and not connection.poll()):
+                    record = next(records, None)
+                    if record is None:
+                        break
+                    messages.send(record)
+                    taken += record["kind"] == "train"
+                messages.flush()
+                # the others' turns need it, and would else make their batches smaller
+                release_if_scarce(state.device)
+                connection.send(("turn over", state.finished))

@@ -20,6 +20,7 @@ from nanokimi.config.rules_variant import is_plugin, validate_variant
 from nanokimi.config.schema import (
     BUDGETS,
     FAMILIES,
+    TRACKERS,
     DatasetConfig,
     Family,
     GPTConfig,
@@ -153,6 +154,11 @@ def _validate_train(train: TrainConfig) -> None:
     if len(named) != 1:
         found = " and ".join(named) or "none"
         raise UserError(f"train names {found} as its budget: name exactly one of {', '.join(BUDGETS)}")
+    unknown = [name for name in train.track.split(",") if name and name not in TRACKERS]
+    require(
+        not unknown,
+        f"train.track is {train.track}: expected some of {', '.join(TRACKERS)}, with commas between",
+    )
     micro = train.micro_batch_size
     require(
         micro is None or train.batch_size % micro == 0,

@@ -234,6 +234,9 @@ class TrainConfig:
     memory_limit_gb: float | None = None
     """On a CPU under Linux: memory that this process may use, in 10^9 bytes, without code that it loads later. Beyond
     it, the micro-batch is halved. None: no limit."""
+    track: str = ""
+    """Trackers that are told the run's numbers: csv, tensorboard, wandb (offline unless WANDB_MODE says otherwise),
+    trackio; several with commas between. Empty: none. One that fails is left out, and the run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,11 +369,13 @@ class RunConfig:
         }
 
 
+TRACKERS = ("csv", "tensorboard", "wandb", "trackio")
 BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")
 
 FREE_WHEN_RESUMED = {
     "train.on_nonfinite",
     "train.memory_limit_gb",
+    "train.track",
     "train.save_every",
     "train.keep_checkpoints",
     "dataset.cache",

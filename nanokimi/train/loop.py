@@ -122,4 +122,5 @@ def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
         stamped = {"kind": record["kind"], **stamp, "train_seconds": state.train_seconds, **record}
         with named_if_not_finite(stamped, f"the record '{record['kind']}' after step {state.step}"):
             append_json_line(state.folder / "metrics.jsonl", stamped)
+        state.track(stamped)
         yield stamped

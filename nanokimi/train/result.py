@@ -62,6 +62,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         result["tales"] = evaluate_tales(state)
     with named_if_not_finite(result, "the result of the run"):
         write_json(state.folder / RESULT_FILE, result)
+    state.track({"kind": "result", "step": state.step, **result})
     return result
 
 

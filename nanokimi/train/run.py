@@ -24,6 +24,7 @@ from nanokimi.train.run_folder import (
     training_folder,
 )
 from nanokimi.train.state import build_state, total_steps
+from nanokimi.train.tracking import tracked
 
 
 def train_alone(
@@ -79,10 +80,11 @@ def train_and_finish(
             display.note(
                 name, f"resumed after step {state.step}" if found else "no checkpoint yet: starting afresh"
             )
-        with on_first_signal(ask_to_stop):
-            for record in train(state):
-                display.show(name, record, total_steps(state))
-        if not state.finished:
-            raise Interrupted(signals[0], stopped)
-        with stopped_by_signal(stopped):  # training is saved, and the rest can be repeated
-            return finish(state, idle_memory_bytes)
+        with tracked(state, lambda line: display.note(name, line)):
+            with on_first_signal(ask_to_stop):
+                for record in train(state):
+                    display.show(name, record, total_steps(state))
+            if not state.finished:
+                raise Interrupted(signals[0], stopped)
+            with stopped_by_signal(stopped):  # training is saved, and the rest can be repeated
+                return finish(state, idle_memory_bytes)

@@ -39,6 +39,10 @@ def _untold(phase: str, done: int, amount: int) -> None:
     pass
 
 
+def _untracked(record: Record) -> None:
+    pass
+
+
 @dataclass
 class TrainState:
     """The parts of a run, and everything that changes during it."""
@@ -79,6 +83,8 @@ class TrainState:
     stop_waiting: Callable[[], bool] = _never  # polled during validations and samples: whether to stop
     # Told what the run is doing outside its training steps, how much of it is done and how much there is (0: unknown).
     tell: Callable[[str, int, int], None] = _untold
+    # Given every record after it is in metrics.jsonl, and the result; see `tracking`.
+    track: Callable[[Record], None] = _untracked
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
 

@@ -1,0 +1,192 @@
+"""The trackers behind `--track`: each is opened for a run's folder and told numbers and texts by step."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanokimi.config import RunConfig
+from nanokimi.config.parsing import settings
+from nanokimi.runtime.files import write_atomic
+
+CSV_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE = "track.csv", "tensorboard", "wandb-id.txt"
+PROJECT = "nanokimi"
+COLUMNS = (
+    *("step", "iter", "train/loss", "val/loss", "val/bpb", "test/loss", "test/bpb", "lr", "train/lrm"),
+    *("train/grad_norm", "train/dt", "train/tok_per_sec", "train/epoch"),
+    *("total_training_flops", "total_training_time"),
+)
+
+
+class Backend(Protocol):
+    """A tracker that is open. Any of its methods may raise anything."""
+
+    def numbers(self, step: int, numbers: dict[str, float]) -> None:
+        """The metrics of a step, by name."""
+
+    def text(self, step: int, text: str) -> None:
+        """A story written at a step."""
+
+    def flush(self) -> None:
+        """Make what was told visible."""
+
+    def close(self) -> None:
+        """The run has ended or stopped."""
+
+
+class CsvFile:
+    """track.csv: a line for each record, with the columns that it has. A resumed run's later lines are dropped."""
+
+    def __init__(self, folder: Path, config: RunConfig, begun_after: int) -> None:
+        path = folder / CSV_FILE
+        kept: list[list[str]] = []
+        if begun_after and path.is_file():
+            with open(path, encoding="utf-8", newline="") as old:
+                kept = [
+                    row
+                    for row in csv.reader(old)
+                    if row and row[0].isdecimal() and int(row[0]) <= begun_after
+                ]
+        self.file = open(path, "w", encoding="utf-8", newline="")
+        self.writer = csv.writer(self.file)
+        self.writer.writerows([list(COLUMNS), *kept])
+
+    def numbers(self, step: int, numbers: dict[str, float]) -> None:
+        """A line."""
+        self.writer.writerow([numbers.get(name, "") for name in COLUMNS])
+
+    def text(self, step: int, text: str) -> None:
+        """Stories are in the run's `samples` folder."""
+
+    def flush(self) -> None:
+        """Write the lines so far."""
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class TensorBoard:
+    """Event files in the folder `tensorboard`: `tensorboard --logdir runs` shows the runs side by side."""
+
+    def __init__(self, folder: Path, config: RunConfig, begun_after: int) -> None:
+        require_package("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Steps after a checkpoint that was resumed are taken back.
+        purge = begun_after + 1 if begun_after else None
+        self.writer: Any = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=purge)
+        lines = "".join(f"    {key}: {value}\n" for key, value in settings(config).items())
+        self.writer.add_text("config", lines, begun_after)
+
+    def numbers(self, step: int, numbers: dict[str, float]) -> None:
+        """A point of each curve; the step itself is none."""
+        for name, value in numbers.items():
+            if name not in ("step", "iter"):
+                self.writer.add_scalar(name, value, step)
+
+    def text(self, step: int, text: str) -> None:
+        """A story, as a page of text."""
+        self.writer.add_text("sample", text, step)
+
+    def flush(self) -> None:
+        """Write the events so far."""
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()
+
+
+class WandB:
+    """Weights & Biases, offline unless WANDB_MODE says otherwise: `wandb sync` sends an offline run later."""
+
+    def __init__(self, folder: Path, config: RunConfig, begun_after: int) -> None:
+        require_package("wandb")
+        import wandb
+
+        known = folder / WANDB_ID_FILE
+        identity = known.read_text(encoding="utf-8").strip() if known.is_file() and begun_after else None
+        self.run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run_name(folder),
+            dir=str(folder),
+            id=identity,
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=settings(config),
+            settings=wandb.Settings(silent=True, console="off", login_timeout=10, init_timeout=60),
+        )
+        write_atomic(known, f"{self.run.id}\n")
+
+    def numbers(self, step: int, numbers: dict[str, float]) -> None:
+        """A row of the history; without W&B's own step, because a step has several rows (training, validation)."""
+        self.run.log(numbers)
+
+    def text(self, step: int, text: str) -> None:
+        """Stories are in the run's `samples` folder."""
+
+    def flush(self) -> None:
+        """W&B sends by itself."""
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish(quiet=True)
+
+
+class Trackio:
+    """Trackio's database on this machine: `trackio show --project nanokimi` opens its page."""
+
+    def __init__(self, folder: Path, config: RunConfig, begun_after: int) -> None:
+        require_package("trackio")
+        import trackio
+
+        self.run: Any = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            name=run_name(folder),
+            config=settings(config),
+            resume="allow" if begun_after else "never",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def numbers(self, step: int, numbers: dict[str, float]) -> None:
+        """A row at the step."""
+        self.run.log(numbers, step=step)
+
+    def text(self, step: int, text: str) -> None:
+        """Stories are in the run's `samples` folder."""
+
+    def flush(self) -> None:
+        """Trackio writes by itself."""
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish()
+
+
+OPENERS: dict[str, Callable[[Path, RunConfig, int], Backend]] = {
+    "csv": CsvFile,
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "trackio": Trackio,
+}
+
+
+def run_name(folder: Path) -> str:
+    """The run's folder below `runs`, such as "compare-tales-1/nanokimi/seed-1", so that arms do not share a name."""
+    parts = folder.resolve().parts
+    inside = parts[-3:] if parts[-1].startswith("seed-") else parts[-1:]
+    return "/".join(inside)
+
+
+def require_package(name: str) -> None:
+    """Raises ImportError with what to install."""
+    if find_spec(name) is None:
+        raise ImportError(f"the package {name} is not installed: pip install 'nanokimi[track]'")

@@ -1,0 +1,210 @@
+"""Trackers get what metrics.jsonl holds, by others' names, and never slow or stop a run."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nanokimi import cli
+from nanokimi.config import RunConfig
+from nanokimi.config.files import config_text
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.train import trackers, tracking
+from nanokimi.train.run import train_alone
+
+
+def read_csv(run: Path) -> list[dict[str, str]]:
+    with open(run / trackers.CSV_FILE, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_and_tensorboard_hold_the_runs_numbers(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Read back with tensorboard's own reader."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    result = train_alone(tiny_config(track="csv,tensorboard"), run)
+    records = read_json_lines(run / "metrics.jsonl")
+    trained = [record for record in records if record["kind"] == "train"]
+    scored = [record for record in records if record["kind"] == "eval"]
+
+    rows = read_csv(run)
+    assert [float(row["train/loss"]) for row in rows if row["train/loss"]] == [r["loss"] for r in trained]
+    assert [float(row["val/bpb"]) for row in rows if row["val/bpb"]] == [
+        r["val_bits_per_byte"] for r in scored
+    ]
+    assert float(rows[-1]["test/loss"]) == result["test_loss"] and rows[-1]["iter"] == "12"
+    last = [row for row in rows if row["train/loss"]][-1]
+    assert float(last["total_training_flops"]) == trained[-1]["flops"]
+    assert float(last["train/tok_per_sec"]) == pytest.approx(8 * 16 / float(last["train/dt"]))
+    assert float(last["lr"]) == pytest.approx(1e-2 * float(last["train/lrm"]))
+
+    events = reader.EventAccumulator(str(run / trackers.TENSORBOARD_FOLDER))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags == set(trackers.COLUMNS) - {"step", "iter"}
+    points = events.Scalars("train/loss")
+    assert [(p.step, p.value) for p in points] == [(r["step"], pytest.approx(r["loss"])) for r in trained]
+    assert [p.step for p in events.Scalars("val/loss")] == [r["step"] for r in scored]
+    assert events.Tags()["tensors"] == ["config/text_summary", "sample/text_summary"]
+
+
+def test_nothing_is_tracked_by_default(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    assert tiny_config().train.track == ""
+    with tracking.tracked(SimpleNamespace(config=tiny_config()), print):  # type: ignore[arg-type]
+        assert not any(thread.name == "nanokimi tracks" for thread in threading.enumerate())
+
+
+def state_of(tiny_config: Callable[..., RunConfig], folder: Path, track: str, step: int = 0) -> Any:
+    folder.mkdir(exist_ok=True)
+    data = SimpleNamespace(train_ids=range(1000))
+    return SimpleNamespace(config=tiny_config(track=track), folder=folder, step=step, data=data, track=None)
+
+
+def trained(step: int) -> dict[str, Any]:
+    stamp = {"kind": "train", "step": step, "tokens": 128 * step, "flops": 1.0, "train_seconds": 1.0}
+    return {**stamp, "loss": 3.0 - step / 10, "grad_norm": None, "lr": 1e-3, "step_ms": 5.0}
+
+
+def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    for begun, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        state = state_of(tiny_config, tmp_path, "csv", begun)
+        with tracking.tracked(state, pytest.fail):
+            for step in steps:
+                state.track(trained(step))
+    assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2", "3", "4", "5"]
+
+
+class Broken:
+    """A tracker that does as it is told to fail."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def numbers(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def text(self, *_: object) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        raise AssertionError("it was left out")
+
+
+def no_login(*_: object) -> Any:
+    raise SystemExit("not logged in\nrun the login command")
+
+
+@pytest.mark.parametrize(
+    ("opener", "why"),
+    [(Broken, "No space left on device"), (no_login, "not logged in run the login command")],
+)
+def test_a_tracker_that_fails_costs_one_line(
+    opener: Any,
+    why: str,
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run ends as it would have, and the other tracker has everything."""
+    monkeypatch.setitem(trackers.OPENERS, "wandb", opener)
+    train_alone(tiny_config(track="wandb,csv", max_steps=3), tmp_path / "run")
+    assert len(read_csv(tmp_path / "run")) == 6  # three steps, two validations, the test
+    said = capsys.readouterr().err
+    assert said.count("tracking with wandb has ended") == 1 and why in said and "the run goes on" in said
+
+
+def test_a_slow_tracker_does_not_slow_the_run(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    class Stuck(Broken):
+        def numbers(self, *_: object) -> None:
+            release.wait()
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(trackers.OPENERS, "csv", Stuck)
+    monkeypatch.setattr(tracking, "QUEUE_LENGTH", 10)
+    monkeypatch.setattr(tracking, "SECONDS_TO_CLOSE", 0.05)
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path, "csv")
+    start = time.monotonic()
+    with tracking.tracked(state, said.append):
+        for step in range(200):
+            state.track(trained(step))
+    assert time.monotonic() - start < 5
+    release.set()
+    assert "did not end in time" in said[0] and "too slow: 190 records" in said[1].replace(
+        "189", "190"
+    ).replace("191", "190")
+
+
+def test_a_missing_package_costs_one_line(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path, "trackio")
+    with tracking.tracked(state, said.append):
+        state.track(trained(1))
+    assert said == [
+        "tracking with trackio has ended (the package trackio is not installed: pip install 'nanokimi[track]'); "
+        "the run goes on"
+    ]
+
+
+def test_wandb_offline(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed: nanokimi[track]")
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path / "run", "wandb")
+    with tracking.tracked(state, said.append):
+        state.track(trained(1))
+    assert not said and list((tmp_path / "run").rglob("*.wandb"))
+
+
+def test_trackio(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trackio", reason="trackio is not installed: nanokimi[track]")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path / "run", "trackio")
+    with tracking.tracked(state, said.append):
+        state.track(trained(1))
+    assert not said
+
+
+def test_arms_of_a_comparison_are_tracked_and_a_study_refuses(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny_config(max_steps=2, eval_every=2), arms={"NanoGPT": {"from": "nanogpt"}})
+    (tmp_path / "tiny.yaml").write_text(config_text(config))
+    words = ["--config", str(tmp_path / "tiny.yaml"), "--track", "csv"]
+    cli.main(["compare", *words, "--out", str(tmp_path / "out")])
+    run = tmp_path / "out" / "nanogpt" / "seed-7"
+    assert math.isclose(float(read_csv(run)[-1]["test/loss"]), read_json(run / "result.json")["test_loss"])
+    capsys.readouterr()
+    assert cli.main(["sweep", *words, "--out", str(tmp_path / "sweep")]) == 2
+    assert "--train.track has no effect with sweep" in capsys.readouterr().err
+    assert cli.main(["train", "--track", "csv,tensorbord", "--data", str(tmp_path / "text.txt")]) == 2
+    assert "train.track is csv,tensorbord: expected some of csv, tensorboard" in capsys.readouterr().err
