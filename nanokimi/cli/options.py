@@ -24,6 +24,7 @@ usage: nanokimi COMMAND [options]
   report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
   serve      answer OpenAI-compatible completion requests with a trained model
+  judge      let another model rate stories of trained models, blind, with intervals
   evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text before training, and show what is in it
   audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
@@ -115,6 +116,27 @@ usage: nanokimi serve RUN_FOLDER [options]
 """
     + PLUGIN_HELP
     + "If NANOKIMI_API_KEY is set, clients have to send it. Needs: pip install 'nanokimi[serve]'\n",
+    "judge": """\
+usage: nanokimi judge RUN_FOLDER... --url URL --model NAME [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (of each arm its first seed); several may be named
+  --url URL               of an OpenAI-compatible server, such as http://localhost:8000/v1 (or OPENAI_BASE_URL)
+  --model NAME            the judging model there
+  --key KEY               its API key (better: OPENAI_API_KEY, because a command line can be seen by others)
+  --kind NAME             chat (default) or completions
+  --prompts N             beginnings of validation texts to go on from (default: 8)
+  --prompt TEXT           this beginning instead; a winner needs several
+  --seeds N               stories for each prompt (default: 2)
+  --rounds N              times that each story is rated; two show how far the judge agrees with itself (default: 2)
+  --no-pairs              do not ask which of two stories is better (otherwise each pair in both orders)
+  --temperature X, --max_new_tokens N  of the stories (default: the run's)
+  --seed N                of the stories and the order of the questions (default: 0)
+  --at_once N             questions at a time (default: 4)
+  --out DIR               for judge.json, with every story and answer (default: the next free runs/judge-...)
+  --checkpoint NAME       final (default), best, last, or a step that is kept
+  --device NAME           (default: the run's)
+"""
+    + PLUGIN_HELP,
     "evaluate": """\
 usage: nanokimi evaluate RUN_FOLDER [options]
 

@@ -219,12 +219,25 @@ def _open_part(folder: Path, part: str, metadata: dict[str, Any]) -> _Part:
 
 def val_opening(data: PreparedData) -> str:
     """The first words of the validation text, or of its first document: what a story may begin with."""
-    ids = data.val_ids[:OPENING_TOKENS]
-    if len(data.val_doc_offsets) > 1:
-        ids = ids[: int(data.val_doc_offsets[1])]
+    return text_opening(data, 0) or data.tokenizer.decode(data.val_ids[:1])
+
+
+def text_opening(data: PreparedData, start: int) -> str:
+    """The first words of the validation text from a token on, at most to the end of its document; "" if there are none.
+
+    Within a document, a word or line that may have begun before is left out.
+    """
+    ids = data.val_ids[start : start + OPENING_TOKENS]
+    starts = [int(offset) for offset in data.val_doc_offsets]
+    end = next((offset for offset in starts if offset > start), None)
+    if len(starts) > 1 and end is not None:
+        ids = ids[: end - start]
     text = data.tokenizer.decode(ids)
+    if start and start not in starts:
+        line, newline, rest = text.partition("\n")
+        text = rest if newline else line.partition(" ")[2]
     words = re.match(rf"\s*((?:\S+\s+){{0,{OPENING_WORDS - 1}}}\S+)", text.replace(END_OF_TEXT, ""))
-    return words[1] if words else data.tokenizer.decode(data.val_ids[:1])
+    return words[1] if words else ""
 
 
 def _tokenizer_sha256(folder: Path) -> str:

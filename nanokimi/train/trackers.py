@@ -136,7 +136,7 @@ class WandB:
 
     def close(self) -> None:
         """Finish the run."""
-        self.run.finish(quiet=True)
+        self.run.finish()
 
 
 class Trackio:
@@ -158,7 +158,7 @@ class Trackio:
 
     def numbers(self, step: int, numbers: dict[str, float]) -> None:
         """A row at the step."""
-        self.run.log(numbers, step=step)
+        self.run.log({name: value for name, value in numbers.items() if name != "step"}, step=step)
 
     def text(self, step: int, text: str) -> None:
         """Stories are in the run's `samples` folder."""
