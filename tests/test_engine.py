@@ -251,6 +251,15 @@ def test_a_reader_may_stop_early() -> None:
     assert model.training
 
 
+def test_a_batch_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Engine, "_read", full)
+    with pytest.raises(MemoryError, match="out of memory while writing 3 texts: write fewer at once"):
+        complete(make_model("nanogpt"), ByteTokenizer(), ["a"] * 3, TextSettings())
+
+
 # ---- `nanokimi sample`
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nanokimi.config.checks import require, require_sampling
@@ -13,6 +13,7 @@ from nanokimi.errors import UserError
 from nanokimi.generation.engine import ENDED, FULL, Engine, Request, Writing
 from nanokimi.generation.sampling import Sampling
 from nanokimi.model.build import LanguageModel
+from nanokimi.runtime.device import is_out_of_memory
 
 UNFINISHED = "\ufffd"
 """What a tokenizer decodes a part of a character to."""
@@ -136,7 +137,18 @@ def requests_of(tokenizer: Tokenizer, prompts: Sequence[str], settings: TextSett
 def stream_pieces(
     engine: Engine, tokenizer: Tokenizer, writings: Sequence[Writing], stop: Sequence[str] = ()
 ) -> Generator[Piece]:
-    """The pieces of several texts, as they are written."""
+    """The pieces of several texts, as they are written. Raises MemoryError if they do not fit into memory together."""
+    try:
+        yield from _pieces(engine, tokenizer, writings, stop)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory while writing {len(writings)} texts: write fewer at once") from None
+
+
+def _pieces(
+    engine: Engine, tokenizer: Tokenizer, writings: Sequence[Writing], stop: Sequence[str]
+) -> Generator[Piece]:
     streams = [TextStream(tokenizer, stop) for _ in writings]
     row_of = {id(writing): row for row, writing in enumerate(writings)}
     ended: set[int] = set()
@@ -202,8 +214,3 @@ def complete(
         )
         for row, writing in enumerate(writings)
     ]
-
-
-def with_seed(settings: TextSettings, seed: int) -> TextSettings:
-    """The same settings with another seed."""
-    return replace(settings, seed=seed)
