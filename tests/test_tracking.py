@@ -77,6 +77,46 @@ def trained(step: int) -> dict[str, Any]:
     return {**stamp, "loss": 3.0 - step / 10, "grad_norm": None, "lr": 1e-3, "step_ms": 5.0}
 
 
+def test_tensorboard_takes_back_the_steps_after_a_checkpoint(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for begun, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        state = state_of(tiny_config, tmp_path, "tensorboard", begun)
+        with tracking.tracked(state, pytest.fail):
+            for step in steps:
+                state.track({**trained(step), "loss": step + 100.0 * bool(begun)})
+    events = reader.EventAccumulator(str(tmp_path / trackers.TENSORBOARD_FOLDER))
+    events.Reload()
+    found = [(point.step, point.value) for point in events.Scalars("train/loss")]
+    assert found == [(1, 1.0), (2, 2.0), (3, 103.0), (4, 104.0), (5, 105.0)]
+
+
+def test_a_full_disk_costs_a_line_for_each_tracker(
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """/dev/full in the place of their files: each write fails as on a full disk. Nothing else is printed."""
+    pytest.importorskip("tensorboard")
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+    def full(path: Any, mode: str, **options: Any) -> Any:
+        return open("/dev/full", mode, **options)
+
+    monkeypatch.setattr(trackers, "open", full, raising=False)
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path, "tensorboard,csv")
+    with tracking.tracked(state, said.append):
+        for step in range(50):
+            state.track(trained(step))
+    assert sorted(line.split()[2] for line in said) == ["csv", "tensorboard"]
+    assert all("No space left on device" in line for line in said)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
     tiny_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
