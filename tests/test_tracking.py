@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,12 +30,18 @@ def read_csv(run: Path) -> list[dict[str, str]]:
 
 
 def test_csv_and_tensorboard_hold_the_runs_numbers(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Read back with tensorboard's own reader."""
+    """Read back with tensorboard's own reader; a third tracker that fails is named in one line, and changes nothing."""
+    monkeypatch.setitem(trackers.OPENERS, "trackio", no_login)
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = tmp_path / "run"
-    result = train_alone(tiny_config(track="csv,tensorboard"), run)
+    result = train_alone(tiny_config(track="csv,trackio,tensorboard"), run)
+    said = capsys.readouterr().err
+    assert said.count("NanoKimi: tracking with trackio has ended (not logged in") == 1
     records = read_json_lines(run / "metrics.jsonl")
     trained = [record for record in records if record["kind"] == "train"]
     scored = [record for record in records if record["kind"] == "eval"]
@@ -161,14 +168,18 @@ def test_a_tracker_that_fails_costs_one_line(
     tiny_config: Callable[..., RunConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run ends as it would have, and the other tracker has everything."""
     monkeypatch.setitem(trackers.OPENERS, "wandb", opener)
-    train_alone(tiny_config(track="wandb,csv", max_steps=3), tmp_path / "run")
-    assert len(read_csv(tmp_path / "run")) == 6  # three steps, two validations, the test
-    said = capsys.readouterr().err
-    assert said.count("tracking with wandb has ended") == 1 and why in said and "the run goes on" in said
+    said: list[str] = []
+    state = state_of(tiny_config, tmp_path, "wandb,csv")
+    with tracking.tracked(state, said.append):
+        for step in range(3):
+            state.track(trained(step))
+    assert len(read_csv(tmp_path)) == 3
+    assert said == [f"tracking with wandb has ended ({why}); the run goes on"] or (
+        opener is Broken and why in said[0] and len(said) == 1
+    )
 
 
 def test_a_slow_tracker_does_not_slow_the_run(
@@ -194,9 +205,11 @@ def test_a_slow_tracker_does_not_slow_the_run(
             state.track(trained(step))
     assert time.monotonic() - start < 5
     release.set()
-    assert "did not end in time" in said[0] and "too slow: 190 records" in said[1].replace(
-        "189", "190"
-    ).replace("191", "190")
+    assert "did not end in time" in said[0]
+    lost = re.search(r"was too slow: (\d+) records are missing", said[1])
+    assert (
+        lost and 188 <= int(lost[1]) <= 191
+    )  # of 200 records and the end, what the queue of 10 did not take
 
 
 def test_a_missing_package_costs_one_line(

@@ -126,6 +126,9 @@ class WandB:
         require_package("wandb")
         import wandb
 
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if mode == "online" and not wandb.login(prompt=False):  # it would ask for a key on the terminal
+            raise RuntimeError("not logged in: run `wandb login`, or leave WANDB_MODE out to track offline")
         known = folder / WANDB_ID_FILE
         identity = known.read_text(encoding="utf-8").strip() if known.is_file() and begun_after else None
         self.run: Any = wandb.init(
@@ -134,7 +137,7 @@ class WandB:
             dir=str(folder),
             id=identity,
             resume="allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             config=settings(config),
             settings=wandb.Settings(silent=True, console="off", login_timeout=10, init_timeout=60),
         )

@@ -117,10 +117,10 @@ class Tracking:
             self._guarded(name, backends, partial(act, backend))
 
     def _guarded(self, name: str, backends: dict[str, Backend], act: Callable[[], object]) -> None:
-        """Act; a tracker that fails is left out from now on. Some end the process when they cannot log in."""
+        """Act; a tracker that fails is left out from now on. Some try to end the process when they cannot log in."""
         try:
             act()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # this is not the main thread, so Ctrl-C does not come here
             backends.pop(name, None)
             why = (one_line(error) or type(error).__name__)[:300]
             self.complaints.put(f"tracking with {name} has ended ({why}); the run goes on")
