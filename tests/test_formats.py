@@ -317,6 +317,19 @@ def test_home_and_names_that_are_not_utf8(
         assert "is not UTF-8" in error and error.count("\n") == 1
 
 
+def test_a_folder_whose_name_is_not_utf8_is_used_by_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for given in (tmp_path / "link" / "a.txt", tmp_path / "link"):
+        assert with_absolute_paths(DatasetConfig(path=str(given))).path == str(given)
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="is not UTF-8: rename it, or name it by a link"):
+        with_absolute_paths(DatasetConfig(path="a.txt"))
+
+
 def test_another_text_is_read_for_an_evaluation_as_for_training(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(STORIES))
     run = prepare(DatasetConfig(path=str(tmp_path / "a.txt"), tokenizer="byte"), tmp_path / "out", 8)

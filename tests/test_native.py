@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 import subprocess
@@ -201,6 +202,14 @@ def test_threads_are_those_of_torch(tmp_path: Path, cache: Path) -> None:
         assert library.most() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_files_in_memory_need_no_names_in_utf8(tmp_path: Path) -> None:
+    before = native.openmp()
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    path.write_bytes(b"as the tokens of a run in a folder of such a name")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        assert native.openmp() == before
 
 
 @pytest.mark.parametrize("variable, value", [("NANOKIMI_NATIVE", "0"), ("PATH", "")])

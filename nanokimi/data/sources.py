@@ -79,17 +79,29 @@ def absolute(path: str) -> str:
     Raises UserError if there can be no such path.
     """
     try:
-        path.encode("utf-8")  # it is written into files that are
         if "\0" in path:
             raise ValueError("it holds a NUL")
         given = Path(path).expanduser()
         if given.name in ("", ".."):
-            return str(given.resolve())
-        return str(given.parent.resolve() / given.name)
-    except UnicodeEncodeError:
-        raise UserError(f"the name {path} is not UTF-8: rename it, or make a link to it") from None
+            whole = given.resolve()
+        else:
+            whole = given.parent.resolve() / given.name
+        # It is written into files in UTF-8; a link to a folder whose name is not keeps its own.
+        usable = next((place for place in (whole, given.absolute()) if is_utf8(str(place))), None)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in the name
         raise UserError(f"{path} cannot be a path ({error}): check it") from None
+    if usable is None:
+        raise UserError(f"the name {whole} is not UTF-8: rename it, or name it by a link from another folder")
+    return str(usable)
+
+
+def is_utf8(word: str) -> bool:
+    """Whether a word, such as a path, can be written into a file in UTF-8."""
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_source(dataset: DatasetConfig) -> Source:

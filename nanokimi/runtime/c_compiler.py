@@ -175,7 +175,7 @@ def identity(source: Path, compiler: str) -> str:
         version,
         processor().encode(),
         " ".join(FLAGS).encode(),
-        str(openmp()).encode(),
+        os.fsencode(str(openmp())),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
@@ -191,7 +191,8 @@ def processor() -> str:
 def openmp() -> Path | None:
     """The OpenMP library that torch has loaded into this process. A second one would have its own threads."""
     maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
+    # It names every file in memory, whose folders need not have names in UTF-8.
+    lines = os.fsdecode(maps.read_bytes()).splitlines() if maps.exists() else []
     paths = [Path(line.split(maxsplit=5)[-1]) for line in lines]
     return next((path for path in paths if path.name.startswith(OPENMP_NAMES) and ".so" in path.name), None)
 
