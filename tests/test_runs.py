@@ -34,7 +34,15 @@ from nanokimi.runtime.files import (
     read_json_lines,
 )
 from nanokimi.train.run import train_alone
-from nanokimi.train.run_folder import fresh_folder, open_run, runs_in, set_up, training_folder, weights_of
+from nanokimi.train.run_folder import (
+    described,
+    fresh_folder,
+    open_run,
+    runs_in,
+    set_up,
+    training_folder,
+    weights_of,
+)
 
 Build = Callable[..., RunConfig]
 Whole = Callable[[ModelName], tuple[Path, dict[str, Any]]]
@@ -383,6 +391,10 @@ def test_a_folder_of_several_runs_says_which_there_are(tmp_path: Path) -> None:
         runs_in(tmp_path)
     assert f"{tmp_path / 'one'} " in f"{caught.value} ".replace(" and", " ").replace(",", " ")
     assert f"{tmp_path / 'two'} (not finished)" in str(caught.value)
+    for written in ("report.json", "study.json", "search.json", "sweep.json"):
+        (tmp_path / "two" / written).touch()
+        assert described(tmp_path / "two") == str(tmp_path / "two"), f"{written} is written at the end"
+        (tmp_path / "two" / written).unlink()
     (tmp_path / "results.jsonl").touch()
     with pytest.raises(UserError, match="is a study"):
         runs_in(tmp_path)

@@ -383,7 +383,7 @@ def runs_below(folder: Path) -> list[Path]:
 def described(run: Path) -> str:
     """A run's folder, and whether it has finished."""
     ended = any(run.glob("result.json")) or any(
-        (run / name).is_file() for name in ("report.json", "study.json")
+        (run / name).is_file() for name in ("report.json", "study.json", "search.json", "sweep.json")
     )
     return f"{run}{'' if ended else ' (not finished)'}"
 
