@@ -8,10 +8,13 @@ import pty
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from nanokimi.compare import run
+from nanokimi.config.files import load_config
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.interrupts import STOPPING, Interrupted, leave_lost_terminal, on_first_signal
 
@@ -42,6 +45,16 @@ def test_one_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
         assert asked == [] and signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("work", ["score_baselines", "build_report"])
+def test_a_comparison_says_how_to_go_on_also_where_nothing_trains(
+    work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "score_baselines", lambda *_: {})
+    monkeypatch.setattr(run, work, lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"continue with: nanokimi compare --resume --out {tmp_path}"):
+        run.train_and_report(load_config("smoke"), {}, None, tmp_path, resume=True, allow_changes=False)
 
 
 @contextmanager

@@ -95,8 +95,10 @@ def train_and_report(
     allow_changes: bool,
 ) -> dict[str, Any]:
     """Train every seed and write the report, once folders, configuration and data exist."""
-    compile_ahead(config.train.device, config.train.dtype)
-    baselines = score_baselines(data)
+    stopped = f"interrupted; {how_to_continue('compare', out)}"
+    with stopped_by_signal(stopped):
+        compile_ahead(config.train.device, config.train.dtype)
+        baselines = score_baselines(data)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
         folders = {name: run_folder(out, name, seed) for name in arms}
@@ -104,8 +106,9 @@ def train_and_report(
             results += [read_json(folder / RESULT_FILE) for folder in folders.values()]
             continue
         results += train_in_turns(config, out, folders, seed, resume, allow_changes)
-    report = build_report(config, arms, data, baselines, results, out)
-    write_json(out / "report.json", report)
+    with stopped_by_signal(stopped):
+        report = build_report(config, arms, data, baselines, results, out)
+        write_json(out / "report.json", report)
 
     from nanokimi.report.page import write_report
 

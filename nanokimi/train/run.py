@@ -61,10 +61,11 @@ def train_and_finish(
     device = choose_device(config.train.device)
     limit_memory(config.train.memory_limit_gb, device)
     idle_memory_bytes = memory_bytes(device)
-    state = build_state(config, data, out)
-    keep_kernels(state)
-    name = config.title
     stopped = f"interrupted; {how_to_continue('train', out)}"
+    with stopped_by_signal(stopped):  # kernels may be compiled
+        state = build_state(config, data, out)
+        keep_kernels(state)
+    name = config.title
     signals: list[int] = []
 
     def ask_to_stop(number: int) -> None:
