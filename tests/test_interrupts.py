@@ -53,7 +53,8 @@ def test_a_comparison_says_how_to_go_on_also_where_nothing_trains(
 ) -> None:
     monkeypatch.setattr(run, "score_baselines", lambda *_: {})
     monkeypatch.setattr(run, work, lambda *_: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Interrupted, match=f"continue with: nanokimi compare --resume --out {tmp_path}"):
+    advice = f"continue with: nanokimi compare --resume --out {tmp_path}"
+    with on_first_signal(lambda _: None), pytest.raises(Interrupted, match=advice):
         run.train_and_report(load_config("smoke"), {}, None, tmp_path, resume=True, allow_changes=False)
 
 
