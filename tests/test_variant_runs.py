@@ -267,7 +267,11 @@ def test_an_optimizer_of_the_users_trains_a_part_that_keeps_no_cache_and_writes_
         ("{T}/none.py:Mean", "there is no file"),
         ("{T}/mine.py:Missing", "defines no class 'Missing'"),
         ("{T}/mine.py:NUMBER", "defines no class 'NUMBER'"),
-        ("{T}/mine.py:Nowhere", "--plugin mine.py:Nowhere has no effect"),  # as a model it might be an arm
+        # As a model it might be an arm.
+        (
+            "{T}/mine.py:Nowhere",
+            "mine.py:Nowhere has no effect: it is a model unless the class says plugs_into = ",
+        ),
         ("{T}/mine.py:Wrong", "cannot be built from a VariantConfig: TypeError"),
         ("{T}/broken.py:Mean", "cannot be run: ZeroDivisionError"),
         ("{T}/mine.py:Past --variant.optim.name muonclip", "rescale_heads_"),

@@ -12,7 +12,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.arms import DEFAULT_ARMS, LONGEST_NAME, arm_config, arm_configs, with_differences
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
-from nanokimi.runtime.plugins import Plugin, name_plugin, named_plugins, plugin_setting
+from nanokimi.runtime.plugins import Plugin, load_plugin, name_plugin, named_plugins, place_of, plugin_setting
 
 TRAINING_COMMANDS = ("train", "compare", "sweep")  # make a plugin part of an arm
 OPENING_COMMANDS = ("sample", "serve", "judge", "evaluate", "audit", "prune")
@@ -123,6 +123,9 @@ def inherits_nanogpt() -> bool:
     return any(place != ("model", "source") for place in places)
 
 
+UNPLACED = 'it is a model unless the class says plugs_into = "attention" or "feed_forward", and '
+
+
 def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
     """Raises UserError for a class that no arm uses; without `arms`, that the one trained model does not use."""
     named = named_plugins()
@@ -133,7 +136,8 @@ def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
     for spec in named:
         name = spec.replace("\\", "/").rpartition("/")[2]
         if name not in used:
+            meant = UNPLACED if place_of(load_plugin(name)) == "model" else ""
             raise UserError(
-                f"--plugin {name} has no effect: no arm is made of it (a model: --model module, or --arm "
+                f"--plugin {name} has no effect: {meant}no arm is made of it (a model: --model module, or --arm "
                 f'"NAME: from={name}")'
             )
