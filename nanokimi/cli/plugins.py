@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nanokimi.config import RunConfig
+from nanokimi.config import ModuleFamily, RunConfig
 from nanokimi.config.arms import DEFAULT_ARMS, LONGEST_NAME, arm_config, arm_configs, with_differences
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
@@ -132,11 +132,18 @@ def refuse_unused_plugins(config: RunConfig, *, arms: bool) -> None:
     if not named:
         return
     trained = arm_configs(config).values() if arms else [config]
+    whole = {one.family.model.source for one in trained if isinstance(one.family, ModuleFamily)}
     used = {name for one in trained for name in plugins_of(one.family)}
     for spec in named:
         name = spec.replace("\\", "/").rpartition("/")[2]
+        place = place_of(load_plugin(name))
+        if name in whole and place != "model":
+            raise UserError(
+                f"--plugin {name} has no effect as a whole model, for which it is named here: the class is made to be "
+                f"the {place} of one; leave out --model module, or from={name}"
+            )
         if name not in used:
-            meant = UNPLACED if place_of(load_plugin(name)) == "model" else ""
+            meant = UNPLACED if place == "model" else ""
             raise UserError(
                 f"--plugin {name} has no effect: {meant}no arm is made of it (a model: --model module, or --arm "
                 f'"NAME: from={name}")'
