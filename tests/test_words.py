@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from nanokimi import cli
+from nanokimi.cli.help import WIDTH, command_help
+from nanokimi.cli.options import USAGE
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import all_keys, settings, with_options
@@ -121,3 +125,18 @@ def test_what_would_be_ignored_is_refused(
     assert cli.main(shlex.split(line)) == 2
     assert part in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", list(USAGE))
+def test_help_fills_its_lines_and_keeps_its_columns(command: str) -> None:
+    lines = command_help(command, ["--help"]).splitlines()
+    for line, following in itertools.pairwise(lines):
+        word = following.split(" ")[0]
+        assert not word[:1].islower() or len(line) + 1 + len(word) > WIDTH, f"{line}\n{following}"
+    for name in re.findall(r"^  ([A-Z]\S*)  ", USAGE[command], flags=re.MULTILINE):
+        assert any(line.startswith(f"  {name}  ") for line in lines), f"{name} has its own line"
+
+
+def test_help_shows_each_way_to_call_on_a_line() -> None:
+    first, second, *_ = command_help("audit", ["--help"]).splitlines()
+    assert first.startswith("usage: nanokimi audit RUN") and second.startswith("       nanokimi audit FILE")

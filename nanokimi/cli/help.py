@@ -47,7 +47,8 @@ def command_help(command: str, arguments: Sequence[str]) -> str:
     text = USAGE[command].replace("{default}", DEFAULT_CONFIG).replace("{presets}", ", ".join(preset_names()))
     if command in GROUPS:
         text += COMMON if command != "prepare" else ""
-    paragraphs = re.split(r"\n(?=\S|  -|\n)", text.rstrip("\n"))
+    # A line that begins with a small letter goes on with the sentence of the line before.
+    paragraphs = re.split(r"\n(?=[^a-z\s]|  \S|\n)", text.rstrip("\n"))
     hidden = () if everything else RARE.get(command, ())
     kept = [one for one in paragraphs if not one.startswith(tuple(f"  --{name} " for name in hidden))]
     text = "\n".join(wrapped(one) for one in kept) + "\n"
@@ -67,7 +68,15 @@ def wrapped(paragraph: str) -> str:
     lead = "\n" if paragraph.startswith("\n") else ""
     body = paragraph.strip("\n")
     found = re.match(r"(  \S.*?)(?:  +|\n +)(\S.*)$", body, flags=re.DOTALL)
-    if not found or not body.startswith("  -"):
+    if body.startswith("usage:"):
+        ways = [
+            " ".join(line.split()) for line in re.split(r"\n(?= *nanokimi )", body.removeprefix("usage:"))
+        ]
+        filled = [
+            textwrap.fill(way, WIDTH - 7, subsequent_indent="    ", break_on_hyphens=False) for way in ways
+        ]
+        return lead + "usage: " + textwrap.indent("\n".join(filled), " " * 7).lstrip()
+    if not found:
         return lead + textwrap.fill(" ".join(body.split()), WIDTH, break_on_hyphens=False)
     name, text = found[1], " ".join(found[2].split())
     first = name.ljust(26) if len(name) < 25 else f"{name}\n{' ' * 26}"
