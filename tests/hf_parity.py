@@ -13,7 +13,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from nanokimi.config import KimiConfig
+from nanokimi.interop.deepseek import EXPERT, deepseek_config, to_deepseek
+from nanokimi.interop.gpt2 import CONV1D, gpt2_config, to_gpt2
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
 
@@ -27,71 +28,29 @@ SLACK = 8.0
 roundings (rounding.py), every tensor of ours was at most 3.3 times as far off as theirs, in the median 0.94 times."""
 ALWAYS_ALLOWED = 16 * EPS
 """Errors that are always granted: a tensor of few numbers may be hit exactly by chance, never reliably."""
-# Stored transposed.
-CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-
-
-def deepseek_config(config: KimiConfig) -> DeepseekV3Config:
-    """Our configuration in DeepSeek-V3's class, whose defaults (groups, multi-token prediction) are the big model's."""
-    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_scaling is not None:
-        yarn = config.rope_scaling
-        rope |= {
-            "rope_type": "yarn",
-            "factor": yarn.factor,
-            "original_max_position_embeddings": yarn.original_max_position_embeddings,
-            "beta_fast": yarn.beta_fast,
-            "beta_slow": yarn.beta_slow,
-            "mscale": yarn.mscale,
-            "mscale_all_dim": yarn.mscale_all_dim,
-        }
-    return DeepseekV3Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        moe_intermediate_size=config.moe_intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_attention_heads,
-        n_shared_experts=config.n_shared_experts,
-        n_routed_experts=config.n_routed_experts,
-        routed_scaling_factor=config.routed_scaling_factor,
-        q_lora_rank=config.q_lora_rank,
-        kv_lora_rank=config.kv_lora_rank,
-        qk_nope_head_dim=config.qk_nope_head_dim,
-        qk_rope_head_dim=config.qk_rope_head_dim,
-        v_head_dim=config.v_head_dim,
-        n_group=1,
-        topk_group=1,
-        num_experts_per_tok=config.num_experts_per_tok,
-        first_k_dense_replace=config.first_k_dense_replace,
-        norm_topk_prob=config.norm_topk_prob,
-        max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=1e-6,
-        rope_parameters=rope,
-        rope_interleave=True,
-        num_nextn_predict_layers=0,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
 
 
 def deepseek_reference(model: NanoKimi) -> DeepseekV3ForCausalLM:
     """DeepseekV3ForCausalLM with the weights of `model`; every tensor of either side has its counterpart."""
-    reference = DeepseekV3ForCausalLM(deepseek_config(model.config))
+    special = {"bos_token_id": None, "eos_token_id": None}
+    reference = DeepseekV3ForCausalLM(DeepseekV3Config(**deepseek_config(model.config), **special))
     reference.set_experts_implementation("eager")
-    ours, weights = model.state_dict(), {}
-    for name, tensor in ours.items():
-        if name.endswith("experts.gate_proj"):
-            stem = name.removesuffix("gate_proj")
-            weights[stem + "gate_up_proj"] = torch.cat((tensor, ours[stem + "up_proj"]), dim=1)
-        elif not name.endswith("experts.up_proj"):
-            weights[name] = tensor
-    if model.config.n_shared_experts == 0:  # theirs are matrices without a single number, ours are absent
-        weights |= {n: t for n, t in reference.state_dict().items() if "shared_experts" in n}
-    reference.load_state_dict(weights)
+    reference.load_state_dict(fused(to_deepseek(model.state_dict(), model.config)))
     return reference.train(model.training)
+
+
+def fused(tensors: Tensors) -> Tensors:
+    """The tensors of a folder with the experts stacked, gate and up in one, as transformers 5 holds them in memory."""
+    weights, stacks = {}, {}
+    for name, tensor in tensors.items():
+        if found := EXPERT.fullmatch(name):
+            stacks.setdefault(found[1], {}).setdefault(found[3], []).append(tensor)
+        else:
+            weights[name] = tensor
+    for stem, by_name in stacks.items():
+        gate, up, down = (torch.stack(by_name[name]) for name in ("gate_proj", "up_proj", "down_proj"))
+        weights[stem + "gate_up_proj"], weights[stem + "down_proj"] = torch.cat((gate, up), dim=1), down
+    return weights
 
 
 def deepseek_gradients(reference: DeepseekV3ForCausalLM) -> Tensors:
@@ -110,28 +69,10 @@ def deepseek_gradients(reference: DeepseekV3ForCausalLM) -> Tensors:
 
 def gpt2_reference(model: NanoGPT) -> GPT2LMHeadModel:
     """GPT2LMHeadModel with the weights of `model`; biases that ours lacks are zero."""
-    config = model.config
-    reference = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_hidden_layers,
-            n_head=config.num_attention_heads,
-            n_inner=config.intermediate_size,
-            activation_function="gelu",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
-    ours = {n: t.t().contiguous() if n.endswith(CONV1D) else t for n, t in model.state_dict().items()}
-    missing = {n: torch.zeros_like(t) for n, t in reference.state_dict().items() if n not in ours}
-    assert all(name.endswith(".bias") for name in missing) and not (config.bias and missing)
-    reference.load_state_dict(ours | missing)
+    special = {"bos_token_id": None, "eos_token_id": None}
+    reference = GPT2LMHeadModel(GPT2Config(**gpt2_config(model.config), **special))
+    weights = to_gpt2(model.state_dict())
+    reference.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]})
     return reference.train(model.training)
 
 

@@ -186,7 +186,7 @@ def _validate_kimi(model: KimiConfig, train: TrainConfig) -> None:
         "n_routed_experts",
         "num_experts_per_tok",
     )
-    others = ("routed_scaling_factor", "rms_norm_eps", "rope_theta", "initializer_range")
+    others = ("routed_scaling_factor", "rms_norm_eps", "latent_norm_eps", "rope_theta", "initializer_range")
     require_positive(model, path, (*sizes, *of_attention, *of_feed_forward, *others))
     require(
         model.qk_rope_head_dim % 2 == 0,

@@ -122,6 +122,8 @@ class KimiConfig:
     """Weight of the sequence-wise balance loss (DeepSeek-V3, eq. 17-20); 0: off."""
     rms_norm_eps: float = 1e-6
     """Epsilon of every RMSNorm."""
+    latent_norm_eps: float | None = None
+    """Epsilon of the RMSNorms of the latents (DeepSeek-V3: always 1e-6); None: as rms_norm_eps."""
     rope_theta: float = 50000.0
     """Base of the rotary frequencies."""
     rope_scaling: YarnConfig | None = None

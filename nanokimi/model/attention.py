@@ -90,7 +90,8 @@ class MultiHeadLatentAttention(nn.Module):
         self.value_dim, self.latent_dim = config.v_head_dim, config.kv_lora_rank
         self.sizes = HeadSizes(self.num_heads, self.nope_dim, self.rope_dim, self.value_dim)
         qk_dim = self.nope_dim + self.rope_dim
-        hidden, eps = config.hidden_size, config.rms_norm_eps
+        hidden = config.hidden_size
+        eps = config.rms_norm_eps if config.latent_norm_eps is None else config.latent_norm_eps
         self.has_query_latent = config.q_lora_rank is not None
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, self.num_heads * qk_dim, bias=False)
