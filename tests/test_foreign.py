@@ -161,7 +161,7 @@ def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
 def test_sizes_out_of_range_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = sentencepiece_model(tmp_path / "s.model", vocab_size=400)
     monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MIN_PIECES", 100_000)
-    with pytest.raises(UserError, match="pieces: expected 100000 to 100000"):
+    with pytest.raises(UserError, match="pieces: expected 100000 to 262144"):
         read_foreign(small)
     monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MIN_PIECES", 1)
     monkeypatch.setattr("nanokimi.data.tokenizers.foreign.MAX_PIECES", 299)

@@ -131,8 +131,9 @@ def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
         if not os.path.isfile(path):  # Path.is_file raises for names that no file can have
             raise UserError(f"dataset.tokenizer {path} is not a file: check the path")
         return ["file", path.suffix, file_sha256(path)]
-    trained = dataset.tokenizer in ("bpe", "unigram")
-    return [dataset.tokenizer, dataset.vocab_size] if trained else [dataset.tokenizer]
+    if dataset.tokenizer == "unigram":
+        return [dataset.tokenizer, dataset.vocab_size, "exact scores"]
+    return [dataset.tokenizer, dataset.vocab_size] if dataset.tokenizer == "bpe" else [dataset.tokenizer]
 
 
 def available_cores() -> int:

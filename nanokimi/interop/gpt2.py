@@ -71,7 +71,7 @@ def gpt_config(content: Mapping[str, Any], *, bias: bool) -> GPTConfig:
     dropouts = {float(content.get(f"{name}_pdrop", 0.1) or 0.0) for name in ("resid", "embd", "attn")}
     values = {ours: content.get(theirs, DEFAULTS[theirs]) for theirs, ours in NAMES.items()}
     dropout = dropouts.pop() if len(dropouts) == 1 else 0.0
-    return checked(GPTConfig, {**values, "bias": bias, "dropout": dropout})  # type: ignore[no-any-return]
+    return checked(GPTConfig, {**values, "bias": bias, "dropout": dropout})
 
 
 def to_gpt2(weights: Mapping[str, torch.Tensor]) -> Tensors:

@@ -21,7 +21,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
 from nanokimi.runtime.text import one_line
 
-MIN_PIECES, MAX_PIECES = 256, 100_000
+MIN_PIECES, MAX_PIECES = 2, 1 << 18
 
 
 class _Foreign:

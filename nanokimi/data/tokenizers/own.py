@@ -22,6 +22,7 @@ import numpy as np
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign, read_foreign, require_size
+from nanokimi.data.tokenizers.sentencepiece_file import with_exact_scores
 from nanokimi.data.tokenizers.words import SPACE_MARK, WordMemo, words_are_independent
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import parse_json, read_bytes
@@ -288,7 +289,8 @@ def train_sentencepiece(
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(_training_problem(name, vocab_size, str(error))) from None
-    return SentencePieceTokenizer(name, model.getvalue())
+    content = model.getvalue()
+    return SentencePieceTokenizer(name, with_exact_scores(content) if name == "unigram" else content)
 
 
 def _training_sentences(texts: Iterable[str], characters: int) -> Iterator[str]:
