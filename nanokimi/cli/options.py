@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nanokimi.cli.interop_options import INTEROP_USAGE
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
@@ -28,6 +29,8 @@ usage: nanokimi COMMAND [options]
   evaluate   score a trained model on the whole test text
   prepare    read, split and encode a text before training, and show what is in it
   audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
+  export     write a trained model as a Hugging Face folder, and prove that it computes the same
+  import     make a run of a model that others trained
   prune      drop the least used experts of a trained model, and show the loss before and after
   bench      show where the milliseconds of a training step go on this machine, in under a minute
 
@@ -58,7 +61,10 @@ PLUGIN_HELP = """\
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
-NOT_EMPTY = ("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model")
+NOT_EMPTY = (
+    *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
+    *("format", "step", "tokenizer"),
+)
 """Options whose empty value would mean another folder, file or name than anyone meant."""
 
 USAGE = {
@@ -193,6 +199,7 @@ Measures the machine's rates of matrix products and memory. Then it measures for
 step with its parts, the roofline that those rates set, prefill, and decoding one token. Needs no text.
 """,
     **STUDY_USAGE,
+    **INTEROP_USAGE,
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanokimi.cli.evaluate import run_evaluate
+from nanokimi.cli.interop import run_export, run_import
 from nanokimi.cli.judge import run_judge
 from nanokimi.cli.options import (
     DEFAULT_CONFIG,
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_judge", "run_ladder", "run_sample", "run_scale", "run_serve", "run_sweep"]
+__all__ = [
+    *("run_evaluate", "run_export", "run_import", "run_judge", "run_ladder"),
+    *("run_sample", "run_scale", "run_serve", "run_sweep"),
+]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

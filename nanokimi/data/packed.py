@@ -25,14 +25,14 @@ AROUND = 1 << 15
 """Bytes on each side of a bad one that show what encoding it may be."""
 
 
-def import_optional(name: str, wanted_by: object) -> Any:
-    """Import a library that only some data needs. Raises UserError that says how to install it."""
+def import_optional(name: str, wanted_by: object, extra: str = "data") -> Any:
+    """Import a library that only some data, or another `extra`, needs. Raises UserError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError:
+        instead = ", or use --data tales, which needs nothing" if extra == "data" else ""
         raise UserError(
-            f"{wanted_by} needs the library {name}, which is not installed: pip install 'nanokimi[data]', or use "
-            "--data tales, which needs nothing"
+            f"{wanted_by} needs the library {name}, which is not installed: pip install 'nanokimi[{extra}]'{instead}"
         ) from None
 
 

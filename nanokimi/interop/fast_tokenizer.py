@@ -179,6 +179,7 @@ def charsmap(rules: dict[str, str]) -> bytes:
     """The compiled table of a map of characters, which SentencePiece makes."""
     import sentencepiece
 
+    sentencepiece.set_min_log_level(2)
     normalizer = sentencepiece.SentencePieceNormalizer(
         norm_map=list(rules.items()),
         add_dummy_prefix=False,

@@ -1,0 +1,56 @@
+"""`nanokimi export` and `nanokimi import`: models out and in."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from nanokimi.cli.options import one_target, take_options
+from nanokimi.errors import UserError
+
+FORMATS = ("hf",)
+
+
+def run_export(arguments: list[str]) -> int:
+    """`nanokimi export`."""
+    options, rest = take_options(arguments, {"format": str, "out": str, "step": str, "arm": str})
+    folder = Path(one_target(rest, "run folder"))
+    form = str(options.get("format", "hf"))
+    if form not in FORMATS:
+        raise UserError(f"--format is {form}: expected {' or '.join(FORMATS)}")
+    if "out" not in options:
+        raise UserError("export needs --out DIR, a new folder")
+    from nanokimi.interop.export import export_hf, run_to_export
+
+    run = run_to_export(folder, str(options["arm"]) if "arm" in options else None)
+    out = Path(str(options["out"]))
+    receipt = export_hf(run, out, str(options.get("step", "final")))
+    print(*receipt.sentences, out, sep="\n")
+    return 0
+
+
+def run_import(arguments: list[str]) -> int:
+    """`nanokimi import`."""
+    types: dict[str, Callable[[str], object]] = {"out": str, "data": str, "tokenizer": str, "context": int}
+    options, rest = take_options(arguments, types)
+    path = Path(one_target(rest, "folder or ckpt.pt"))
+    if "out" not in options:
+        raise UserError("import needs --out RUN, a new run folder")
+    context = int(str(options["context"])) if "context" in options else None
+    from nanokimi.interop.import_run import import_model
+    from nanokimi.measure.cost import model_cost
+
+    out = Path(str(options["out"]))
+    config = import_model(
+        path,
+        out,
+        data=str(options.get("data", "")),
+        tokenizer=str(options.get("tokenizer", "")),
+        context=context,
+    )
+    cost = model_cost(config.family.model, config.train.context_length)
+    kind = "NanoKimi" if config.model == "nanokimi" else "NanoGPT"
+    print(f"{out}: a {kind} of {cost.params_total:,} parameters")
+    print(f"Try: nanokimi sample {shlex.quote(str(out))}")
+    return 0

@@ -1,0 +1,29 @@
+"""The help texts of `export` and `import`."""
+
+from __future__ import annotations
+
+INTEROP_USAGE = {
+    "export": """\
+usage: nanokimi export RUN_FOLDER --out DIR [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (then name an arm)
+  --out DIR               a new folder
+  --format NAME           hf (default): a folder of Hugging Face's for a stock class, NanoKimi as DeepseekV3ForCausalLM
+                          and NanoGPT as GPT2LMHeadModel, with tokenizer and model card
+  --step NAME             final (default), best (lowest validation loss), last, or a step that is kept
+  --arm NAME              the arm of a comparison, whose first seed is exported
+The folder is loaded again with transformers before it gets its name: logits must be within 1e-4, 64 greedy tokens and
+the ids of hostile text equal. Otherwise the exit status is 1, and there is no folder.
+""",
+    "import": """\
+usage: nanokimi import PATH --out RUN [options]
+
+  PATH                    a DeepSeek-V3, Moonlight, Kimi K2 or GPT-2 folder of Hugging Face's, or nanoGPT's ckpt.pt
+                          (only weights and plain data are read; nothing in it is executed)
+  --out RUN               a new run folder
+  --data PATH_OR_NAME     the run's text (default: the built-in stories)
+  --tokenizer FILE        a tokenizer.json, a SentencePiece .model or nanoGPT's meta.pkl (default: the folder's own)
+  --context N             tokens per sequence (default: all positions of the model, 1024 at most)
+The run can be sampled, evaluated, audited, exported, and trained further with `train --init-from RUN`.
+""",
+}

@@ -1,0 +1,153 @@
+"""The model card of an export: every number in it was measured, by the run or by the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanokimi import __version__
+from nanokimi.interop.verify import Receipt
+from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.files import read_json
+from nanokimi.train.result import RESULT_FILE
+from nanokimi.train.run_folder import Run
+
+ROWS = (
+    ("test loss (nats per token)", "test_loss", "{:.4f}"),
+    ("test bits per byte", "test_bits_per_byte", "{:.4f}"),
+    ("test bits per character", "test_bits_per_char", "{:.4f}"),
+    ("validation loss (nats per token)", "val_loss", "{:.4f}"),
+    ("steps", "steps", "{:,}"),
+    ("training tokens", "tokens", "{:,}"),
+    ("training seconds", "train_seconds", "{:.0f}"),
+    ("optimizer", "optimizer", "{}"),
+    ("peak learning rate", "lr", "{:g}"),
+)
+"""What of result.json is shown, and how."""
+BUILT_IN = ("tales",)
+
+
+def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt) -> str:
+    """README.md for the folder of an export."""
+    cost = model_cost(run.config.family.model, run.config.train.context_length)
+    result = read_json(run.folder / RESULT_FILE) if (run.folder / RESULT_FILE).is_file() else {}
+    lines = [
+        *front_matter(run),
+        f"# {run.config.title}",
+        "",
+        f"A small language model, trained with nanokimi {__version__} and exported as a stock `{stock_class}`: it "
+        "needs no remote code.",
+        "",
+        "## Numbers",
+        "",
+        *numbers(result, checkpoint),
+        f"| parameters | {cost.params_total:,} |",
+        f"| active parameters | {cost.params_active:,} |",
+        f"| context (tokens) | {run.model.config.max_position_embeddings:,} |",
+        "",
+        "## Data",
+        "",
+        *data_lines(run),
+        "",
+        "## Audit",
+        "",
+        audit_line(result),
+        "",
+        "## Receipt of the export",
+        "",
+        *receipt.sentences,
+        "",
+        "## How to load it",
+        "",
+        *how_to_load(run),
+        "",
+        "## Licence",
+        "",
+        licence_line(run),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def front_matter(run: Run) -> list[str]:
+    """The metadata that the Hub reads."""
+    return [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        f"license: {'mit' if is_built_in(run) else 'unknown'}",
+        "tags:",
+        "- nanokimi",
+        "---",
+        "",
+    ]
+
+
+def numbers(result: dict[str, Any], checkpoint: str) -> list[str]:
+    """The head and the measured rows of the table."""
+    if not result:
+        return ["The run has no result.json, so its losses are not known.", "", "| | |", "|---|---|"]
+    head = (
+        []
+        if checkpoint == "final"
+        else [
+            f"The losses are those of the end of the run; these are its weights at checkpoint `{checkpoint}`.",
+            "",
+        ]
+    )
+    rows = [(label, result.get(key), form) for label, key, form in ROWS]
+    shown = [f"| {label} | {form.format(value)} |" for label, value, form in rows if value is not None]
+    return [*head, "| | |", "|---|---|", *shown]
+
+
+def data_lines(run: Run) -> list[str]:
+    """What the model was trained on: names and hashes, no paths of this machine."""
+    metadata = run.data.metadata
+    return [
+        f"- text: `{Path(str(metadata['path'])).name}`, SHA-256 `{metadata['sha256']}`",
+        f"- tokenizer: {metadata['tokenizer']}, {metadata['vocab_size']:,} ids, SHA-256 `{run.data.tokenizer_sha256}`",
+        f"- {metadata['train_tokens']:,} tokens to train, {metadata['val_tokens']:,} for validation, "
+        f"{metadata.get('test_tokens', 0):,} for test",
+        f"- random seed {run.config.seed}",
+    ]
+
+
+def audit_line(result: dict[str, Any]) -> str:
+    """The verdict of the run's audit."""
+    audit = result.get("audit")
+    if not isinstance(audit, dict):
+        return "Not audited: `nanokimi audit RUN` does it."
+    if not audit.get("causal"):
+        return f"**{audit.get('verdict')}**: {audit.get('where')}. The losses are void."
+    return (
+        f"Causal: {audit.get('passes')} forward passes with tokens changed, none of which moved a logit that it must "
+        "not move."
+    )
+
+
+def how_to_load(run: Run) -> list[str]:
+    """A piece of Python that works in the folder."""
+    return [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+        f'ids = tokenizer({(run.config.sample.prompts or ("The",))[0][:60]!r}, return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
+        "```",
+    ]
+
+
+def licence_line(run: Run) -> str:
+    """What is known of the rights."""
+    if is_built_in(run):
+        return (
+            "The training text is made by nanokimi, which is under the MIT licence, and so are these weights."
+        )
+    return "Not known to nanokimi: that of the training text decides. Fill it in, here and above, before you publish."
+
+
+def is_built_in(run: Run) -> bool:
+    """Whether the training text is nanokimi's own."""
+    return str(run.data.metadata["path"]).startswith(BUILT_IN) and "val_floor_nats" in run.data.metadata

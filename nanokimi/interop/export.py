@@ -1,0 +1,82 @@
+"""`nanokimi export`: a run's model in another program's form, checked before the folder gets its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanokimi.config.arms import slug
+from nanokimi.errors import UserError
+from nanokimi.interop.card import model_card
+from nanokimi.interop.hf_write import stock_config, write_hf_folder
+from nanokimi.interop.verify import Receipt, require_transformers, verify_hf_folder
+from nanokimi.runtime.files import cannot_make, first_missing, remove_what_was_made, write_atomic
+from nanokimi.train.run_folder import first_seeds, open_run
+
+Say = Callable[[str], None]
+
+
+def export_hf(folder: Path, out: Path, checkpoint: str) -> Receipt:
+    """Write a Hugging Face folder of the run in `folder` to `out`, reload it and compare.
+
+    Raises:
+        UserError: there is no such run, no stock class for it, or `out` cannot be used.
+        TrainingError: what was reloaded computes something else. There is no folder then.
+    """
+    require_transformers()
+    run = open_run(folder, "cpu", checkpoint)
+    stock_class = stock_config(run.model)["architectures"][0]
+    context_length = run.model.config.max_position_embeddings
+    assert context_length is not None, "resolve() fills this in"
+    with finished_folder(out) as partial:
+        write_hf_folder(run.model, run.data.tokenizer, context_length, partial)
+        receipt = verify_hf_folder(partial, run.model, run.data, context_length)
+        write_atomic(partial / "README.md", model_card(run, checkpoint, stock_class, receipt))
+    return receipt
+
+
+@contextmanager
+def finished_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, which gets that name when the block has ended well and is removed otherwise.
+
+    Raises UserError if `out` holds something, or cannot be made.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists, and an export never overwrites: choose another --out")
+    made = first_missing(out.absolute().parent)
+    partial = out.absolute().parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+    except (OSError, ValueError) as error:
+        raise UserError(cannot_make(out, error)) from None
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made is not None:
+            remove_what_was_made(made, made)
+        raise
+
+
+def run_to_export(folder: Path, arm: str | None) -> Path:
+    """The folder of the one run that is meant: of a comparison, the first seed of an arm.
+
+    Raises UserError if an arm has to be named, or there is none of that name.
+    """
+    runs = first_seeds(folder)
+    if arm is None and len(runs) == 1:
+        return runs[0]
+    names = {run.parent.name if run.name.startswith("seed-") else run.name: run for run in runs}
+    shown = ", ".join(names)
+    if arm is None:
+        raise UserError(f"{folder} is a comparison: name one of its arms with --arm: {shown}")
+    found = [run for name, run in names.items() if arm in (name, run.name) or slug(arm) == name]
+    if len(found) != 1 or len(runs) == 1 and runs[0] == folder:
+        raise UserError(f"{folder} has no arm '{arm}': there is {shown}")
+    return found[0]

@@ -1,0 +1,476 @@
+"""Models out and in: what transformers loads from an export computes ours, and what others saved is read exactly."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_GPT, TINY_KIMI, make_text
+from hf_parity import fused
+from safetensors.torch import load_file, save_file
+from test_kimi import random_config, randomised
+from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
+
+from nanokimi import cli
+from nanokimi.config import GPTConfig, KimiConfig, RunConfig
+from nanokimi.data.tokenizers.own import CharTokenizer
+from nanokimi.errors import UserError
+from nanokimi.interop.hf_write import stock_config, write_hf_folder
+from nanokimi.interop.import_run import read_source
+from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.model.gpt import NanoGPT
+from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import open_run
+
+ALPHABET = CharTokenizer("".join(map(chr, range(33, 33 + 60))))
+
+
+def written(model: LanguageModel, folder: Path) -> Path:
+    """The folder of an export, with the tokenizer left out of the time that the test takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanokimi.interop.hf_write.fast_tokenizer", lambda _: {})
+        write_hf_folder(model, ALPHABET, 32, folder)
+    return folder
+
+
+def stock(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
+
+
+def rebuilt(folder: Path) -> LanguageModel:
+    """What `import` makes of a folder or a checkpoint."""
+    source = read_source(folder)
+    model = build_model(source.config, 0)
+    model.load_state_dict(source.weights)
+    return model.eval()
+
+
+def random_gpt(seed: int) -> NanoGPT:
+    sizes = dict(hidden_size=[16, 24, 40][seed % 3], num_attention_heads=[1, 2, 4][seed % 3])
+    config = GPTConfig(
+        vocab_size=30 + seed,
+        num_hidden_layers=1 + seed % 3,
+        intermediate_size=[None, 40][seed % 2],
+        max_position_embeddings=32,
+        bias=seed % 2 == 1,
+        layer_norm_epsilon=[1e-5, 1e-6][seed % 2],
+        initializer_range=0.2,
+        **sizes,
+    )
+    model = build_model(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    assert isinstance(model, NanoGPT)
+    return model
+
+
+def same_greedy(model: LanguageModel, other: Any, ids: torch.Tensor, count: int) -> bool:
+    """Whether two models write the same tokens, or part where they are as likely."""
+    written = other.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    logits = model(written).logits_BTW[:, ids.shape[1] - 1 : -1]
+    gap = logits.max(dim=-1).values - logits.gather(2, written[:, ids.shape[1] :, None])[..., 0]
+    return bool((gap <= 2e-4).all()) and written.shape[1] == ids.shape[1] + count
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("seed", range(30))
+def test_the_stock_class_loads_every_configuration_and_it_comes_back_bit_for_bit(
+    seed: int, tmp_path: Path
+) -> None:
+    """24 random NanoKimis (with and without query latent and YaRN, 0, 1 and 2 shared experts), and 6 NanoGPTs."""
+    if seed < 24:
+        config, _, _ = random_config(seed)
+        model: LanguageModel = randomised(config, seed)
+    else:
+        model = random_gpt(seed)
+    model.eval()
+    other, vocabulary = stock(written(model, tmp_path)), model.config.vocab_size
+    assert type(other).__name__ == stock_config(model)["architectures"][0]
+    ids = torch.randint(vocabulary, (2, 24), generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        assert (model(ids).logits_BTW - other(ids).logits).abs().max() < 1e-4
+        assert same_greedy(model, other, ids[:, :4], 24)
+    back = rebuilt(tmp_path)
+    again, before = back.state_dict(), model.state_dict()
+    assert again.keys() == before.keys() and all(torch.equal(again[n], before[n]) for n in before)
+    assert stock_config(back) == stock_config(model) | {"initializer_range": back.config.initializer_range}
+
+
+BIG_MODELS_WORDS = {
+    "rms_norm_eps": 1e-5,  # Moonlight's; the norms of the latents keep 1e-6
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
+    "n_group": 1,
+    "topk_group": 1,
+    "num_nextn_predict_layers": 0,
+    "scoring_func": "sigmoid",
+}
+
+
+def deepseek(seed: int, **changed: Any) -> DeepseekV3ForCausalLM:
+    """A small DeepSeek-V3 that is not ours, with random biases of the router."""
+    sizes = {name: getattr(TINY_KIMI, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    sizes |= {
+        name: getattr(TINY_KIMI, name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
+    }
+    sizes |= {name: getattr(TINY_KIMI, name) for name in ("v_head_dim", "intermediate_size")}
+    torch.manual_seed(seed)
+    sizes |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "q_lora_rank": None,
+        "first_k_dense_replace": 1,
+    }
+    sizes |= {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
+    sizes |= {"max_position_embeddings": 64, "initializer_range": 0.1}
+    config = DeepseekV3Config(**{**sizes, **BIG_MODELS_WORDS, **changed})
+    model = DeepseekV3ForCausalLM(config).eval()
+    model.set_experts_implementation("eager")
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer += 0.2 * torch.randn(buffer.shape)
+    return model
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"q_lora_rank": 24, "n_shared_experts": 2},
+        {"rope_interleave": False},
+        {"rope_interleave": False, "q_lora_rank": 24},
+        {"tie_word_embeddings": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["per expert", "fused", "in shards", "bfloat16"])
+def test_a_folder_of_others_computes_the_same_here(
+    form: str, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    model = deepseek(1, **changed)
+    if form == "bfloat16":
+        model = model.to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="40KB" if form == "in shards" else "1GB")
+    if form == "fused":
+        save_file(fused(load_file(tmp_path / "model.safetensors")), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors.index.json").exists() == (form == "in shards")
+    if form == "bfloat16":
+        model = stock(tmp_path)  # its tables of angles are then of fp32
+    ids = torch.randint(61, (2, 40), generator=torch.Generator().manual_seed(0))
+    ours = rebuilt(tmp_path)
+    assert isinstance(ours.config, KimiConfig) and ours.config.latent_norm_eps == 1e-6
+    with torch.inference_mode():
+        assert (ours(ids).logits_BTW - model(ids).logits).abs().max() < 1e-4
+
+
+def nanogpt_checkpoint(path: Path, **changed: Any) -> NanoGPT:
+    """What nanoGPT's train.py saves, of a model that torch.compile wrapped."""
+    model = build_model(replace(TINY_GPT, bias=True, initializer_range=0.2), 3).eval()
+    config = model.config
+    arguments = {
+        "n_layer": config.num_hidden_layers,
+        "n_head": config.num_attention_heads,
+        "n_embd": config.hidden_size,
+        "block_size": config.max_position_embeddings,
+        "bias": True,
+        "vocab_size": config.vocab_size,
+        "dropout": 0.0,
+    }
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.tensor([[1, 2]])).logits_BTW.sum().backward()
+    optimizer.step()
+    content = {
+        "model": {f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "model_args": arguments,
+        "iter_num": 5,
+        "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "shakespeare_char", "device": "cpu"},
+    }
+    torch.save({**content, **changed}, path)
+    assert isinstance(model, NanoGPT)
+    return model
+
+
+def meta_file(path: Path, characters: str) -> Path:
+    """nanoGPT's meta.pkl."""
+    meta = {"vocab_size": len(characters), "itos": dict(enumerate(characters))}
+    path.write_bytes(pickle.dumps(meta | {"stoi": {c: i for i, c in enumerate(characters)}}))
+    return path
+
+
+def test_nanogpts_own_checkpoint_becomes_a_run_that_goes_out_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nanogpt_checkpoint(tmp_path / "ckpt.pt")
+    text = tmp_path / "text.txt"
+    text.write_text(make_text(4000))
+    used = sorted(set(text.read_text()))
+    others = [c for c in map(chr, range(33, 127)) if c not in used]
+    meta = meta_file(tmp_path / "meta.pkl", "".join(sorted(used + others[: 61 - len(used)])))
+    words = ["import", str(tmp_path / "ckpt.pt"), "--out", str(tmp_path / "run"), "--data", str(text)]
+    assert cli.main([*words, "--tokenizer", str(meta)]) == 0, capsys.readouterr().err
+    run = open_run(tmp_path / "run")
+    ids = torch.randint(61, (2, 20), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run.model(ids).logits_BTW, model(ids).logits_BTW)
+    assert run.data.tokenizer.decode(run.data.train_ids[:30]) == text.read_text()[:30]
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert "0.0e+00 at most" in capsys.readouterr().out
+    assert torch.equal(rebuilt(tmp_path / "out")(ids).logits_BTW, model(ids).logits_BTW)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison's folder in which an arm of two has finished."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOKIMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = tmp_path_factory.mktemp("trained")
+        (folder / "text.txt").write_text(make_text())
+        config = tiny_run(folder / "text.txt")
+        for name in ("nanokimi", "nanogpt"):
+            train_alone(replace(config, model=name), folder / "both" / name / "seed-7")
+        shutil.copytree(folder / "both" / "nanokimi" / "seed-7" / "data", folder / "both" / "data")
+    return folder / "both"
+
+
+def tiny_run(text: Path) -> RunConfig:
+    from nanokimi.config.files import load_config
+
+    words = "--train.context_length 72 --train.max_steps 4 --train.batch_size 4 --train.eval_batch_size 4"
+    words += " --nanokimi.model.hidden_size 32 --nanogpt.model.hidden_size 32 --train.dtype fp32 --seed 7"
+    words += " --nanokimi.model.num_hidden_layers 2 --nanogpt.model.num_hidden_layers 2 --train.threads 1"
+    return load_config("smoke", [*words.split(), f"--dataset.path={text}"])
+
+
+def test_an_arm_goes_out_with_a_receipt_and_comes_in_again(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "out"
+    assert cli.main(["export", str(trained), "--arm", "NanoKimi", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "as DeepseekV3ForCausalLM" in printed and "- 256 greedy tokens are equal" in printed
+    assert {path.name for path in out.iterdir()} == {
+        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    assert not list(out.parent.glob(".*")), "nothing is left beside it"
+    card = (out / "README.md").read_text()
+    result = json.loads((trained / "nanokimi" / "seed-7" / "result.json").read_text())
+    assert f"| test loss (nats per token) | {result['test_loss']:.4f} |" in card and "Causal: " in card
+    assert all(line in card for line in printed.splitlines()[:4]) and str(trained) not in card
+    text = str(trained.parent / "text.txt")
+    assert cli.main(["import", str(out), "--out", str(tmp_path / "run"), "--data", text]) == 0
+    ours, theirs = open_run(trained / "nanokimi" / "seed-7"), open_run(tmp_path / "run")
+    ids = torch.from_numpy(ours.data.val_ids[:40].astype(int))[None]
+    assert (ours.model(ids).logits_BTW - theirs.model(ids).logits_BTW).abs().max() < 1e-6
+    assert ours.data.val_ids.tolist() == theirs.data.val_ids.tolist()
+
+
+def test_an_export_that_does_not_compute_the_same_leaves_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanokimi.interop import fast_tokenizer, hf_write
+
+    right_weights, right_tokenizer = hf_write.stock_weights, fast_tokenizer.fast_tokenizer
+
+    def other_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
+        return {n: t.flip(0) if "c_fc.weight" in n else t for n, t in right_weights(model).items()}
+
+    def other_tokenizer(tokenizer: Any) -> dict[str, Any]:
+        content = right_tokenizer(tokenizer)
+        vocab = content["model"]["vocab"]
+        vocab["e"], vocab["t"] = vocab["t"], vocab["e"]
+        return content
+
+    arm = str(trained / "nanogpt" / "seed-7")
+    for name, wrong, said in (
+        ("stock_weights", other_weights, "logits that differ by"),
+        ("fast_tokenizer", other_tokenizer, "tokenizer gives other ids"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(hf_write, name, wrong)
+            assert cli.main(["export", arm, "--out", str(tmp_path / "new" / "out")]) == 1
+        assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that bad input gives."""
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("nanokimi: ") and said.count("\n") == 1
+    return said
+
+
+def test_what_cannot_go_out_is_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    arm = str(trained / "nanokimi" / "seed-7")
+    assert "name one of its arms with --arm: nanogpt, nanokimi" in one_line(
+        ["export", str(trained), "--out", out], capsys
+    )
+    assert "no arm 'lion'" in one_line(["export", str(trained), "--out", out, "--arm", "lion"], capsys)
+    assert "--format is onnx" in one_line(["export", arm, "--out", out, "--format", "onnx"], capsys)
+    assert "needs --out" in one_line(["export", arm], capsys)
+    assert "never overwrites" in one_line(["export", arm, "--out", str(trained)], capsys)
+    assert "keeps no checkpoint '77'" in one_line(["export", arm, "--out", out, "--step", "77"], capsys)
+    assert not Path(out).exists()
+    variant = tmp_path / "variant"
+    config = replace(tiny_run(trained.parent / "text.txt"), model="variant")
+    from nanokimi.model.variants.variant import Variant
+
+    with pytest.raises(UserError, match="family variant has no stock class"):
+        stock_config(Variant(replace(config.variant.model, vocab_size=9, max_position_embeddings=9)))
+    with pytest.raises(UserError, match="latent norms have epsilon 1e-05"):
+        stock_config(build_model(replace(TINY_KIMI, rms_norm_eps=1e-5), 0))
+    assert not variant.exists()
+
+
+class Harmful:
+    """A pickle of it runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("open('/tmp/nanokimi-ran', 'w')",))
+
+
+def with_config(folder: Path, **changed: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changed))
+
+
+def with_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "half written": (lambda f: cut(f / "model.safetensors"), "is damaged, or not whole"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+    "no configuration": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "an expert missing": (lambda f: with_weights(f, lambda t: t.pop(EXPERT)), "are not whole"),
+    "a tensor missing": (
+        lambda f: with_weights(f, lambda t: t.pop("model.norm.weight")),
+        "lack model.norm.weight",
+    ),
+    "a tensor more": (lambda f: with_weights(f, lambda t: t.update(x=torch.ones(1))), "hold x, which"),
+    "another shape": (
+        lambda f: with_weights(f, lambda t: t.update({"model.norm.weight": torch.ones(3)})),
+        "of shape (3,), where config.json means (32,)",
+    ),
+    "whole numbers": (
+        lambda f: with_weights(
+            f, lambda t: t.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})
+        ),
+        "model.norm.weight in I8: expected one of",
+    ),
+    "not a number": (
+        lambda f: with_weights(f, lambda t: t["model.norm.weight"].fill_(float("nan"))),
+        "with a number that is not finite",
+    ),
+    "10^9 experts": (lambda f: with_config(f, n_routed_experts=10**9), "must be at most 4096"),
+    "10^9 layers": (lambda f: with_config(f, num_hidden_layers=10**9), "must be at most 1000"),
+    "huge width": (lambda f: with_config(f, hidden_size=1 << 20, vocab_size=1 << 21), "billion parameters"),
+    "text for a size": (lambda f: with_config(f, hidden_size="wide"), "hidden_size 'wide': expected int"),
+    "groups": (lambda f: with_config(f, n_group=8), "n_group 8, and NanoKimi 1"),
+    "softmax": (
+        lambda f: with_config(f, scoring_func="softmax"),
+        "scoring_func softmax, and NanoKimi sigmoid",
+    ),
+    "quantized": (lambda f: with_config(f, quantization_config={"bits": 4}), "quantized"),
+    "another model": (lambda f: with_config(f, model_type="llama"), "has model_type llama"),
+    "another vocabulary": (
+        lambda f: (f / "tokenizer.json").write_text((f / "larger.json").read_text()),
+        "nanokimi.model.vocab_size 61 is below the tokenizer's 90",
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "name it with --tokenizer"),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder to damage, and the tokenizer of a larger vocabulary."""
+    from nanokimi.interop.fast_tokenizer import bpe, whole
+
+    folder = written(build_model(TINY_KIMI, 0), tmp_path_factory.mktemp("exported"))
+    for name, size in (("tokenizer", 61), ("larger", 90)):
+        characters = dict.fromkeys("\n " + "".join(map(chr, (*range(97, 123), *range(33, 97)))))
+        vocab = {character: number for number, character in enumerate(list(characters)[:size])}
+        (folder / f"{name}.json").write_text(json.dumps(whole(bpe(vocab, []), decoder={"type": "Fuse"})))
+    return folder
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_bad_folder_is_one_line_and_writes_nothing(
+    name: str, exported: Path, tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, said = DAMAGE[name]
+    folder = Path(shutil.copytree(exported, tmp_path / "in"))
+    damage(folder)
+    words = ["import", str(folder), "--out", str(tmp_path / "run"), "--data", str(text_file)]
+    assert said in one_line(words, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_that_is_damaged_above_is_fine(exported: Path, tmp_path: Path, text_file: Path) -> None:
+    assert cli.main(["import", str(exported), "--out", str(tmp_path / "run"), "--data", str(text_file)]) == 0
+
+
+@pytest.mark.parametrize("name", ["code", "packed", "text", "no model", "stretched", "no meta", "short meta"])
+def test_a_bad_checkpoint_is_one_line_and_runs_nothing(
+    name: str, tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, meta = tmp_path / "ckpt.pt", tmp_path / "meta.pkl"
+    meta_file(meta, "ab" if name == "short meta" else "\n .abcdefghijklmnopqrstuvwxyz")
+    nanogpt_checkpoint(path, **({"best_val_loss": Harmful()} if name == "code" else {}))
+    said = {
+        "code": "or would run code",
+        "packed": "is a packed archive",
+        "text": "cannot be read as nanoGPT's ckpt.pt",
+        "no model": "has no model and model_args",
+        "stretched": "shows more numbers than it stores",
+        "no meta": "name it with --tokenizer",
+        "short meta": "cannot encode",
+    }[name]
+    if name == "packed":
+        with zipfile.ZipFile(path) as archive:
+            content = {one: archive.read(one) for one in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for one, data in content.items():
+                archive.writestr(one, data)
+    elif name == "text":
+        path.write_text("no checkpoint")
+    elif name == "no model":
+        torch.save({"a": 1}, path)
+    elif name == "stretched":
+        weights = {"transformer.wte.weight": torch.zeros(1).expand(10**6, 10**4)}
+        nanogpt_checkpoint(path, model=weights)
+    words = ["import", str(path), "--out", str(tmp_path / "run"), "--data", str(text_file)]
+    assert said in one_line([*words, *([] if name == "no meta" else ["--tokenizer", str(meta)])], capsys)
+    assert not (tmp_path / "run").exists() and not Path("/tmp/nanokimi-ran").exists()
