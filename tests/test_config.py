@@ -383,7 +383,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
     off_by_choice = {  # None means "off" here, not "choose for me"
         *(f"train.max_{unit}" for unit in ("epochs", "tokens", "flops", "seconds")),
         "nanokimi.model.q_lora_rank",
-        "nanokimi.model.rope_scaling",
+        *("nanokimi.model.rope_scaling", "train.init_from"),
         *("sample.prompts", "sample.top_k", "sample.min_p", "train.memory_limit_gb", "train.save_every"),
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanogpt.optim.adamw_lr",  # means: follows lr
@@ -391,6 +391,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("module.optim.adamw_lr", "compare.spread", "dataset.test_fraction"),
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
+        "nanokimi.model.latent_norm_eps",
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
         *("variant.model.routed_scaling_factor", "variant.model.intermediate_size"),
         *("variant.model.num_key_value_heads", "variant.model.q_lora_rank", "variant.optim.adamw_lr"),

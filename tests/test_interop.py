@@ -25,7 +25,9 @@ from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.import_run import read_source
+from nanokimi.kernels.decode import decode_step
 from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.model.cache import Cache
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import open_run
@@ -63,6 +65,7 @@ def random_gpt(seed: int) -> NanoGPT:
         intermediate_size=[None, 40][seed % 2],
         max_position_embeddings=32,
         bias=seed % 2 == 1,
+        activation_function=["gelu", "gelu_new"][seed // 2 % 2],
         layer_norm_epsilon=[1e-5, 1e-6][seed % 2],
         initializer_range=0.2,
         **sizes,
@@ -115,6 +118,25 @@ def test_the_stock_class_loads_every_configuration_and_it_comes_back_bit_for_bit
     again, before = back.state_dict(), model.state_dict()
     assert again.keys() == before.keys() and all(torch.equal(again[n], before[n]) for n in before)
     assert stock_config(back) == stock_config(model) | {"initializer_range": back.config.initializer_range}
+
+
+def test_decoding_in_c_is_not_for_openais_activation() -> None:
+    """It computes the exact one, which differs by 1e-3."""
+    model = build_model(replace(TINY_GPT, activation_function="gelu_new", initializer_range=0.3), 0).eval()
+    ids = torch.randint(61, (1, 8), generator=torch.Generator().manual_seed(0))
+    step, cache = decode_step(model), Cache(2, 8)
+    with torch.inference_mode():
+        logits = torch.stack([step(token, cache) for token in ids[0].tolist()])
+        assert (logits - model(ids).logits_BTW[0]).abs().max() < 1e-5
+        assert (logits - stock_exact(model, ids)).abs().max() > 1e-4, "the two can be told apart"
+
+
+def stock_exact(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+    """The logits with the exact activation."""
+    other = build_model(replace(model.config, activation_function="gelu"), 0).eval()
+    other.load_state_dict(model.state_dict())
+    logits: torch.Tensor = other(ids).logits_BTW[0]
+    return logits
 
 
 BIG_MODELS_WORDS = {
@@ -238,6 +260,14 @@ def test_nanogpts_own_checkpoint_becomes_a_run_that_goes_out_again(
     assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     assert "0.0e+00 at most" in capsys.readouterr().out
     assert torch.equal(rebuilt(tmp_path / "out")(ids).logits_BTW, model(ids).logits_BTW)
+    words = ["train", "--init-from", str(tmp_path / "run"), "--out", str(tmp_path / "more"), "--lr", "1e-3"]
+    words += ["--warmup_steps", "0", "--steps", "3", "--batch_size", "4", "--dtype", "fp32", "--threads", "1"]
+    assert cli.main([*words, "--context", "16", "--eval_batch_size", "4"]) == 0, capsys.readouterr().err
+    more = open_run(tmp_path / "more")
+    first = [p.detach() for p in run.model.parameters()]
+    moved = [(p - q).abs().max() for p, q in zip(more.model.parameters(), first, strict=True)]
+    assert 0 < max(moved) < 0.01, "three small steps from the weights that came in"
+    assert cli.main(["export", str(tmp_path / "more"), "--out", str(tmp_path / "again")]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -474,3 +504,27 @@ def test_a_bad_checkpoint_is_one_line_and_runs_nothing(
     words = ["import", str(path), "--out", str(tmp_path / "run"), "--data", str(text_file)]
     assert said in one_line([*words, *([] if name == "no meta" else ["--tokenizer", str(meta)])], capsys)
     assert not (tmp_path / "run").exists() and not Path("/tmp/nanokimi-ran").exists()
+
+
+def test_training_starts_from_another_runs_weights_and_tokenizer(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = trained / "nanokimi" / "seed-7", tmp_path / "other.txt"
+    other.write_text(make_text(5000, seed=3))
+    words = ["train", "--init-from", str(first), "--steps", "1", "--lr", "1e-9", "--adamw_lr", "1e-9"]
+    assert cli.main([*words, "--data", str(other), "--out", str(tmp_path / "run")]) == 0, (
+        capsys.readouterr().err
+    )
+    start, run = open_run(first), open_run(tmp_path / "run")
+    assert run.config.train.init_from == str(first.resolve()) and run.config.dataset.path == str(other)
+    pairs = zip(run.model.parameters(), start.model.parameters(), strict=True)
+    assert max(float((p - q).abs().max()) for p, q in pairs) < 1e-6
+    assert run.data.tokenizer_sha256 == start.data.tokenizer_sha256
+    capsys.readouterr()
+    assert "is not a run folder" in one_line(["train", "--init-from", str(tmp_path)], capsys)
+    for more, said in (
+        (["--hidden_size", "48"], "does not fit the model"),
+        (["--dataset.tokenizer", "char", "--data", str(other)], "has another tokenizer than this text"),
+    ):
+        assert said in one_line([*words, *more, "--out", str(tmp_path / "wrong")], capsys).splitlines()[-1]
+        assert not (tmp_path / "wrong").exists()

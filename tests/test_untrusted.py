@@ -433,7 +433,7 @@ def test_a_text_that_a_tokenizer_cannot_encode_is_one_line(tmp_path: Path) -> No
 
 
 def test_ids_beyond_what_makes_sense_are_refused(tmp_path: Path) -> None:
-    for largest in (2**31, 2**32 - 1, 100_000):
+    for largest in (2**31, 2**32 - 1, 2**18):
         model = {
             "type": "WordLevel",
             "vocab": {f"w{i}": i for i in range(300)} | {"x": largest},

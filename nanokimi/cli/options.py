@@ -82,6 +82,7 @@ USAGE = {
     + RUN_HELP
     + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
     + '  --arm NAME              the arm of the preset to train, or "NAME: from=...", as for compare\n'
+    + "  --init-from RUN         start from the weights of a finished run, with its settings where none are given\n"
     + "  --dry-run               do not train: show what memory, time and disk the run will need\n",
     "report": """\
 usage: nanokimi report FOLDER

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanokimi.cli.options import choose_config, default_folder
+from nanokimi.cli.options import choose_config, default_folder, user_path
 from nanokimi.cli.plugins import inherits_nanogpt, with_plugins
 from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
 from nanokimi.config import BUDGETS, DISPLAY_NAMES, FAMILIES, FREE_WHEN_RESUMED, RunConfig
@@ -132,6 +132,26 @@ def plan_run(
     chosen, config = configured(command, options, rest, arms)
     first = command if command == "compare" else slug(config.name) or config.model
     return config, out or default_folder(first, chosen), False
+
+
+def begin_with(options: dict[str, object], rest: list[str]) -> None:
+    """`--init-from RUN`: take settings that are not given from that run, and its tokenizer for another text.
+
+    Raises UserError if it is no run's folder.
+    """
+    if "init_from" not in options:
+        return
+    folder = Path(user_path("--init-from", str(options.pop("init_from"))))
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--init-from {folder} is not a run folder: it has no config.yaml")
+    options.setdefault("config", str(folder / "config.yaml"))
+    given = {word.partition("=")[0] for word in rest}
+    if given & {"--data", "--dataset.path"} and not given & {"--dataset.tokenizer", "--tokenizer"}:
+        from nanokimi.train.weights import find_data
+
+        rest.append(f"--dataset.tokenizer={(find_data(folder) / 'tokenizer.json').resolve()}")
+        rest.append("--dataset.vocab_size=1024")
+    rest.append(f"--train.init_from={folder.resolve()}")
 
 
 def resumed_config(

@@ -22,7 +22,7 @@ from nanokimi.cli.options import (
     take_options,
 )
 from nanokimi.cli.plugins import refuse_unused_plugins
-from nanokimi.cli.resuming import fitted_to_data, plan_run
+from nanokimi.cli.resuming import begin_with, fitted_to_data, plan_run
 from nanokimi.cli.sample import run_sample
 from nanokimi.cli.serve import run_serve
 from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
@@ -112,7 +112,8 @@ def run_train(arguments: list[str]) -> int:
     arms, arguments = take_arms(arguments)
     if len(arms.added) > 1 or arms.only:
         raise UserError("train trains one arm: name it with one --arm, or a family with --model")
-    options, rest = take_options(arguments, {**RUN_OPTIONS, "dry_run": bool})
+    options, rest = take_options(arguments, {**RUN_OPTIONS, "dry_run": bool, "init_from": str})
+    begin_with(options, rest)
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
     config, out, resume = plan_run("train", options, rest, arms)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nanokimi.config.schema_compare import CompareConfig as CompareConfig
+from nanokimi.config.schema_compare import SpreadConfig as SpreadConfig
 from nanokimi.config.schema_optim import OptimConfig
 from nanokimi.config.schema_sample import SampleConfig as SampleConfig
 from nanokimi.config.schema_variant import VariantConfig as VariantConfig
@@ -148,6 +150,8 @@ class GPTConfig:
     """Attention heads (H)."""
     intermediate_size: int | None = None
     """Width of the MLP; None: four times hidden_size."""
+    activation_function: Literal["gelu", "gelu_new"] = "gelu"
+    """Within the MLP: gelu is exact, as in nanoGPT; gelu_new is OpenAI's approximation by tanh."""
     max_position_embeddings: int | None = None
     """Learned positions; None: train.context_length."""
     dropout: float = 0.0
@@ -207,6 +211,9 @@ class TrainConfig:
     """Budget in seconds of training (evaluation, sampling and saving not counted)."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of matrix products (weights stay fp32); auto: bf16 on a GPU or CPU that multiplies in it, else fp32."""
+    init_from: str | None = None
+    """Folder of a run whose final weights training starts from; the model and the tokenizer must be that run's. None:
+    random weights."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
@@ -239,39 +246,6 @@ class TrainConfig:
     track: str = ""
     """Trackers that are told the run's numbers: csv, tensorboard, wandb (offline unless WANDB_MODE says otherwise),
     trackio; several with commas between. Empty: none. One that fails is left out, and the run goes on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpreadConfig:
-    """Standard deviations of the reported loss, in nats per token, over runs of a preset that should be equal."""
-
-    seed: float
-    """Over runs that differ in the seed alone; the largest of the preset's arms."""
-    rounding: float
-    """Over runs that differ only in how sums are rounded; the largest of the preset's arms."""
-    runs: int
-    """Runs behind the smaller of the two samples."""
-    file: str
-    """Where the runs are recorded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """How `compare` runs its arms."""
-
-    seeds: int = 1
-    """Seeds that every arm is trained with, counted up from `seed` (short option: --seeds). A winner is named only
-    with two or more."""
-    match: Literal["none", "active_params", "total_params", "flops", "tokens", "seconds"] = "none"
-    """What all arms must have in common (short option: --match): each gets the first one's size (active_params,
-    total_params), or the more expensive ones take fewer steps, over which their whole schedule runs (flops, seconds;
-    tokens: the same steps)."""
-    turn_steps: int = 10
-    """Steps that one run takes before it is the next one's turn."""
-    spread: SpreadConfig | None = None
-    """How much runs of a preset differ; None: not measured."""
-    search: str | None = None
-    """The file that says how the arms' settings were searched: a path, or a name below the presets' `searches`."""
 
 
 @dataclass(frozen=True, kw_only=True)

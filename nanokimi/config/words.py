@@ -56,7 +56,6 @@ INSTEAD: dict[str, str] = {
     "up to --batch_size",
     "out_dir": "the folder for the results is --out",
     "output_dir": "the folder for the results is --out",
-    "init_from": "a run is continued with --resume --out DIR",
     "eval_iters": "every validation scores the whole validation part",
     "lr_decay_iters": "a schedule always ends with the budget, --max_steps",
     "decay_lr": "--schedule constant keeps the rate",

@@ -30,7 +30,7 @@ from nanokimi.data.packed import file_sha256
 from nanokimi.data.parts import PARTS, fractions
 from nanokimi.data.sources import Source, open_source
 from nanokimi.data.tasks import CORPUS, SHARDS, TOKENIZER, build_table, run_tasks
-from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign
+from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign, own_files
 from nanokimi.data.tokenizers.own import Tokenizer, build_tokenizer, load_tokenizer
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
@@ -130,7 +130,7 @@ def tokenizer_identity(dataset: DatasetConfig) -> list[Any]:
         path = Path(dataset.tokenizer)
         if not os.path.isfile(path):  # Path.is_file raises for names that no file can have
             raise UserError(f"dataset.tokenizer {path} is not a file: check the path")
-        return ["file", path.suffix, file_sha256(path)]
+        return ["file", path.suffix, *map(file_sha256, own_files(path))]
     if dataset.tokenizer == "unigram":
         return [dataset.tokenizer, dataset.vocab_size, "exact scores"]
     return [dataset.tokenizer, dataset.vocab_size] if dataset.tokenizer == "bpe" else [dataset.tokenizer]

@@ -12,7 +12,7 @@ from nanokimi.data.nanogpt import is_nanogpt_folder, tokens_identity
 from nanokimi.data.packed import file_sha256
 from nanokimi.data.sources import TALES, is_name, open_source
 from nanokimi.data.store import PreparedData
-from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign
+from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign, is_own_file
 from nanokimi.errors import UserError
 
 
@@ -29,7 +29,8 @@ def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> 
         return dataset.path
     if is_foreign(dataset.tokenizer) and os.path.isfile(dataset.tokenizer):
         kept = [folder / kind.file for kind in FOREIGN.values() if (folder / kind.file).is_file()]
-        if kept and file_sha256(Path(dataset.tokenizer)) != file_sha256(kept[0]):
+        own = is_own_file(Path(dataset.tokenizer))
+        if kept and not own and file_sha256(Path(dataset.tokenizer)) != file_sha256(kept[0]):
             return dataset.tokenizer
     return None
 

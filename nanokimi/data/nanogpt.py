@@ -27,8 +27,8 @@ from nanokimi.data.packed import file_sha256
 from nanokimi.data.parts import MIN_PART, PARTS
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import is_name
-from nanokimi.data.tokenizers.foreign import is_foreign, read_foreign
-from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer
+from nanokimi.data.tokenizers.foreign import is_foreign
+from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer, read_named
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_bytes
 
@@ -143,7 +143,7 @@ def _parts(folder: Path, split: str, vocab_size: int) -> dict[str, np.ndarray]:
 def _tokenizer(folder: Path, named: str) -> Tokenizer:
     path = folder / META
     if is_foreign(named):
-        return read_foreign(Path(named))
+        return read_named(Path(named))
     if not path.is_file():
         raise UserError(f"{folder} has no {META}: name the tokenizer of its ids with {NAME_TOKENIZER}")
     try:

@@ -190,7 +190,7 @@ def open_prepared(folder: Path) -> PreparedData:
         test_ids=parts["test"].ids,
         test_doc_offsets=parts["test"].offsets,
         test_doc_nats=parts["test"].nats,
-        tokenizer_sha256=_tokenizer_sha256(folder),
+        tokenizer_sha256=tokenizer_sha256(folder),
     )
 
 
@@ -240,7 +240,8 @@ def text_opening(data: PreparedData, start: int) -> str:
     return words[1] if words else ""
 
 
-def _tokenizer_sha256(folder: Path) -> str:
+def tokenizer_sha256(folder: Path) -> str:
+    """One hash of the files of a tokenizer."""
     digest = hashlib.sha256()
     for name in TOKENIZER_FILES:
         if (folder / name).exists():

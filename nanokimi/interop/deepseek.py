@@ -145,6 +145,7 @@ def checked(kind: type, values: Mapping[str, Any]) -> Any:
             "float": type(value) in (int, float),
             "bool": type(value) is bool,
             "None": value is None,
+            "Literal['gelu', 'gelu_new']": value in ("gelu", "gelu_new"),
             "YarnConfig": isinstance(value, YarnConfig),
         }
         if not any(fits.get(name.strip(), False) for name in allowed.split("|")):

@@ -42,7 +42,7 @@ def gpt2_config(config: GPTConfig) -> dict[str, Any]:
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         **{theirs: getattr(config, ours) for theirs, ours in NAMES.items()},
-        "activation_function": "gelu",
+        "activation_function": config.activation_function,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -56,11 +56,8 @@ def gpt_config(content: Mapping[str, Any], *, bias: bool) -> GPTConfig:
     Raises UserError for a setting that NanoGPT does not have, or that has an impossible value.
     """
     activation = content.get("activation_function", "gelu_new")
-    if activation != "gelu":
-        raise UserError(
-            f"config.json has activation_function {activation}, and NanoGPT the exact gelu: the model would give other "
-            "logits"
-        )
+    if activation not in ("gelu", "gelu_new"):
+        raise UserError(f"config.json has activation_function {activation}, and NanoGPT gelu or gelu_new")
     if not content.get("tie_word_embeddings", True):
         raise UserError("config.json has a head of its own (tie_word_embeddings false), and NanoGPT none")
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
@@ -71,7 +68,7 @@ def gpt_config(content: Mapping[str, Any], *, bias: bool) -> GPTConfig:
     dropouts = {float(content.get(f"{name}_pdrop", 0.1) or 0.0) for name in ("resid", "embd", "attn")}
     values = {ours: content.get(theirs, DEFAULTS[theirs]) for theirs, ours in NAMES.items()}
     dropout = dropouts.pop() if len(dropouts) == 1 else 0.0
-    return checked(GPTConfig, {**values, "bias": bias, "dropout": dropout})
+    return checked(GPTConfig, {**values, "bias": bias, "dropout": dropout, "activation_function": activation})
 
 
 def to_gpt2(weights: Mapping[str, torch.Tensor]) -> Tensors:

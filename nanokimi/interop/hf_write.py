@@ -16,7 +16,7 @@ from nanokimi.interop.fast_tokenizer import fast_tokenizer, tokenizer_config
 from nanokimi.interop.gpt2 import gpt2_config, to_gpt2
 from nanokimi.model.build import LanguageModel
 from nanokimi.runtime.files import write_json
-from nanokimi.train.checkpoint import save_tensors
+from nanokimi.train.weights import save_tensors
 
 
 def stock_config(model: LanguageModel) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from nanokimi.interop.nanogpt_file import read_nanogpt, without_masks
 from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import file_sha256, read_bytes, write_json
-from nanokimi.train.checkpoint import save_weights
 from nanokimi.train.run_folder import CONFIG_FILE, fresh_folder, keep_environment, set_up
+from nanokimi.train.weights import save_weights
 
 IMPORT_FILE = "import.json"
 LONGEST_CONTEXT = 1024

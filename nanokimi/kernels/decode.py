@@ -84,7 +84,8 @@ def decode_form(model: nn.Module) -> Choice:
     if decodes_on_cpu(model):
         return Choice(DECODING, ON_CPU, "a small model on a GPU, where launches take the time")
     fp32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if fp32_on_cpu and isinstance(model, NanoGPT) and gpt_library() is not None:
+    exact_gpt = isinstance(model, NanoGPT) and model.config.activation_function == "gelu"
+    if fp32_on_cpu and exact_gpt and gpt_library() is not None:
         return Choice(DECODING, GPT_IN_C, "NanoGPT in fp32 on a CPU, and a C compiler")
     small = isinstance(model, NanoKimi) and sum(p.numel() for p in model.parameters()) <= LARGEST_ABSORBED
     if fp32_on_cpu and small:

@@ -64,17 +64,18 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Two linear layers around a GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         hidden = config.intermediate_size or 4 * config.hidden_size
         self.c_fc = nn.Linear(config.hidden_size, hidden, bias=config.bias)
         self.c_proj = nn.Linear(hidden, config.hidden_size, bias=config.bias)
+        self.approximate = "tanh" if config.activation_function == "gelu_new" else "none"
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.c_proj(F.gelu(self.c_fc(x_BTD)))
+        return self.c_proj(F.gelu(self.c_fc(x_BTD), approximate=self.approximate))
 
 
 class GPTBlock(nn.Module):

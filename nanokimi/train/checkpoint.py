@@ -7,9 +7,7 @@ the whole random state and data position.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -17,14 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from nanokimi.config.parsing import settings
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
-from nanokimi.model.build import build_model
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
 from nanokimi.runtime.plugins import plugin_hashes
@@ -40,6 +34,9 @@ from nanokimi.train.state import (
     step_seed,
     total_steps,
 )
+from nanokimi.train.weights import initial_model, read_tensors, save_tensors
+from nanokimi.train.weights import load_weights as load_weights
+from nanokimi.train.weights import save_weights as save_weights
 
 SCHEMA_VERSION = 3
 PROGRESS = (
@@ -54,64 +51,6 @@ PROGRESS = (
     "skipped_in_a_row",
 )
 """The fields of a state that a checkpoint stores as numbers."""
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers. A head tied to the embedding is stored once, as the embedding."""
-    save_tensors(_untied(model), path)
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file that is complete or does not exist. Raises OSError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        sync(temporary)
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Read weights written by `save_weights` into a model of the same configuration.
-
-    Raises UserError if the file is missing, damaged, or for another model.
-    """
-    stored = read_tensors(path)
-    expected = _untied(model)
-    wrong = sorted(set(stored) ^ set(expected)) + [
-        name for name in sorted(set(stored) & set(expected)) if stored[name].shape != expected[name].shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{path} does not fit the model in config.yaml: '{wrong[0]}' is missing, extra or misshaped"
-        )
-    model.load_state_dict(stored, strict=False)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises UserError if it is missing or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-
-
-def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dictionary, with each tensor under one name only."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            result[name] = tensor.contiguous()
-    return result
 
 
 def save_checkpoint(state: TrainState) -> Path:
@@ -343,7 +282,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
 
 def set_to_beginning(state: TrainState) -> None:
     """Restore the weights and the empty optimizer that the run began with."""
-    fresh = build_model(state.config.family.model, state.config.seed)
+    fresh = initial_model(state.config)
     state.model.load_state_dict(fresh.state_dict())
     state.optimizer = fresh_optimizer(state.config, state.model)
     state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())

@@ -20,7 +20,7 @@ from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.changes import changed_source
-from nanokimi.data.sources import with_absolute_paths
+from nanokimi.data.sources import absolute, with_absolute_paths
 from nanokimi.data.store import PreparedData, open_prepared, prepare, val_opening
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
@@ -43,10 +43,13 @@ from nanokimi.runtime.files import (
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.runtime.text import listed
-from nanokimi.train.checkpoint import load_weights, read_state
+from nanokimi.train.checkpoint import read_state
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
+from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
+from nanokimi.train.weights import find_data as find_data
+from nanokimi.train.weights import load_weights
 
-CONFIG_FILE, DATA_FOLDER = "config.yaml", "data"
+CONFIG_FILE = "config.yaml"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
 LEAST_BYTES_KEPT = 12
 """For each parameter: its weight and one moment in a checkpoint, and the weight at the end, in fp32."""
@@ -157,6 +160,8 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     device = choose_device(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
+    if config.train.init_from is not None:
+        config = replace(config, train=replace(config.train, init_from=absolute(config.train.init_from)))
     require_optimizer(config.family.optim)
     save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
@@ -283,12 +288,6 @@ class Run:
     config: RunConfig
     model: LanguageModel
     data: PreparedData
-
-
-def find_data(folder: Path) -> Path:
-    """The prepared data of a run, which may be in the folder of the study or comparison that the run is part of."""
-    *inner, outermost = (folder, *folder.resolve().parents[:2])
-    return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
 
 
 def weights_of(folder: Path, checkpoint: str) -> Path:

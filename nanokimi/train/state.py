@@ -21,10 +21,11 @@ from nanokimi.kernels.decode import decode_form
 from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
-from nanokimi.model.build import LanguageModel, build_model
+from nanokimi.model.build import LanguageModel
 from nanokimi.optim.build import build_optimizer
 from nanokimi.runtime.device import keep_freed_memory
 from nanokimi.train.telemetry import Telemetry
+from nanokimi.train.weights import initial_model, require_same_tokenizer
 
 Record = dict[str, Any]
 
@@ -121,7 +122,8 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
     keep_freed_memory(device)
-    model = build_model(config.family.model, config.seed).to(device)
+    require_same_tokenizer(config, data)
+    model = initial_model(config).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     optimizer = fresh_optimizer(config, model)
     vocab_size, micro_batch_size = config.family.model.vocab_size, train.micro_batch_size or train.batch_size

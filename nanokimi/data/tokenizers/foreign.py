@@ -18,7 +18,7 @@ import numpy as np
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.packed import import_optional
 from nanokimi.errors import UserError
-from nanokimi.runtime.files import read_bytes
+from nanokimi.runtime.files import parse_json, read_bytes
 from nanokimi.runtime.text import one_line
 
 MIN_PIECES, MAX_PIECES = 2, 1 << 18
@@ -127,6 +127,21 @@ FOREIGN: dict[str, type[TokenizersTokenizer] | type[SentencePieceModel]] = {
 def is_foreign(tokenizer: str) -> bool:
     """Whether a `dataset.tokenizer` is a path to one of these."""
     return tokenizer.endswith((".json", ".model"))
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file is the tokenizer.json of prepared data, which says what kind it is, and not a library's."""
+    try:
+        stored = parse_json(read_bytes(path)) if path.name == "tokenizer.json" else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and "schema_version" in stored and "type" in stored
+
+
+def own_files(path: Path) -> list[Path]:
+    """The files of the tokenizer that `dataset.tokenizer` names: that of prepared data may have one beside it."""
+    beside = [path.parent / kind.file for kind in FOREIGN.values()] if is_own_file(path) else []
+    return [path, *(file for file in beside if file.is_file())]
 
 
 def read_foreign(path: Path) -> TokenizersTokenizer | SentencePieceModel:

@@ -21,8 +21,8 @@ import numpy as np
 
 from nanokimi.config import DatasetConfig
 from nanokimi.data.documents import END_OF_TEXT
-from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign, read_foreign, require_size
-from nanokimi.data.tokenizers.sentencepiece_file import with_exact_scores
+from nanokimi.data.tokenizers.foreign import FOREIGN, is_foreign, is_own_file, read_foreign, require_size
+from nanokimi.data.tokenizers.sentencepiece_file import training_problem, with_exact_scores
 from nanokimi.data.tokenizers.words import SPACE_MARK, WordMemo, words_are_independent
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import parse_json, read_bytes
@@ -288,7 +288,7 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(_training_problem(name, vocab_size, str(error))) from None
+        raise UserError(training_problem(name, vocab_size, str(error))) from None
     content = model.getvalue()
     return SentencePieceTokenizer(name, with_exact_scores(content) if name == "unigram" else content)
 
@@ -317,17 +317,6 @@ def _sentences(text: str) -> list[str]:
     ]
 
 
-def _training_problem(name: str, vocab_size: int, error: str) -> str:
-    """SentencePiece's complaint in one line that says what to set."""
-    asked = f"dataset.vocab_size {vocab_size}"
-    if too_high := re.search(r"value <= (\d+)", error):
-        advice = f"set it to {too_high[1]} or less, or use char or byte"
-        return f"{asked} is too large for a {name} tokenizer of this text: {advice}"
-    if too_low := re.search(r"required_chars\. \d+ vs (\d+)", error):
-        return f"{asked} is too small for a {name} tokenizer of this text: its characters need {too_low[1]}"
-    return f"no {name} tokenizer can be trained on this text ({error.strip()}): use a longer text, or char"
-
-
 def build_tokenizer(
     dataset: DatasetConfig, texts: Iterable[str], characters: int, documents: bool
 ) -> Tokenizer:
@@ -344,10 +333,15 @@ def build_tokenizer(
             distinct.update(text)  # one unit at a time: the whole text is never in memory
         tokenizer = CharTokenizer("".join(distinct))
     elif is_foreign(dataset.tokenizer):
-        tokenizer = read_foreign(Path(dataset.tokenizer))
+        tokenizer = read_named(Path(dataset.tokenizer))
     else:
         tokenizer = train_sentencepiece(dataset.tokenizer, dataset.vocab_size, texts, characters)
     return WithEndOfText(tokenizer) if documents and tokenizer.end_of_text_id is None else tokenizer
+
+
+def read_named(path: Path) -> Tokenizer:
+    """The tokenizer of a file that `dataset.tokenizer` names: one made elsewhere, or that of another run's data."""
+    return load_tokenizer(path.parent) if is_own_file(path) else read_foreign(path)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

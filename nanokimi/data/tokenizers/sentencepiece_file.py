@@ -5,6 +5,7 @@ Only the few fields that are needed are read, so that the library of protocol bu
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,17 @@ def with_exact_scores(content: bytes) -> bytes:
 def has_exact_scores(model: ModelFile) -> bool:
     """Whether the scores of a unigram model add up without rounding."""
     return all(piece.score * SCORE_STEPS == round(piece.score * SCORE_STEPS) for piece in model.pieces)
+
+
+def training_problem(name: str, vocab_size: int, error: str) -> str:
+    """SentencePiece's complaint in one line that says what to set."""
+    asked = f"dataset.vocab_size {vocab_size}"
+    if too_high := re.search(r"value <= (\d+)", error):
+        advice = f"set it to {too_high[1]} or less, or use char or byte"
+        return f"{asked} is too large for a {name} tokenizer of this text: {advice}"
+    if too_low := re.search(r"required_chars\. \d+ vs (\d+)", error):
+        return f"{asked} is too small for a {name} tokenizer of this text: its characters need {too_low[1]}"
+    return f"no {name} tokenizer can be trained on this text ({error.strip()}): use a longer text, or char"
 
 
 def _piece(content: bytes, start: int, end: int) -> Piece:
