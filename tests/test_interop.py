@@ -20,12 +20,14 @@ from test_kimi import random_config, randomised
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
 from nanokimi import cli
-from nanokimi.config import GPTConfig, KimiConfig, RunConfig
+from nanokimi.config import GPTConfig, KimiConfig, RunConfig, YarnConfig
 from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
+from nanokimi.interop.deepseek import kimi_config
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.import_run import read_source
 from nanokimi.kernels.decode import decode_step
+from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.cache import Cache
 from nanokimi.model.gpt import NanoGPT
@@ -528,3 +530,51 @@ def test_training_starts_from_another_runs_weights_and_tokenizer(
     ):
         assert said in one_line([*words, *more, "--out", str(tmp_path / "wrong")], capsys).splitlines()[-1]
         assert not (tmp_path / "wrong").exists()
+
+
+MOONLIGHT = {
+    **{"model_type": "deepseek_v3", "vocab_size": 163840, "hidden_size": 2048, "num_hidden_layers": 27},
+    **{"num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None, "kv_lora_rank": 512},
+    **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "intermediate_size": 11264},
+    **{
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 64,
+        "num_experts_per_tok": 6,
+        "n_shared_experts": 2,
+    },
+    **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "scoring_func": "sigmoid"},
+    **{
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.446,
+        "moe_layer_freq": 1,
+    },
+    **{"rms_norm_eps": 1e-05, "hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False},
+    **{"rope_theta": 50000.0, "rope_scaling": None, "max_position_embeddings": 8192, "aux_loss_alpha": 0.001},
+}
+K2_YARN = {
+    **{"type": "yarn", "factor": 32.0, "beta_fast": 1.0, "beta_slow": 1.0, "mscale": 1.0},
+    **{"mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
+}
+
+
+def test_the_released_configurations_are_understood() -> None:
+    """In the words of their own config.json files, which are older than transformers' present ones."""
+    moonlight = kimi_config(MOONLIGHT)
+    assert (moonlight.rms_norm_eps, moonlight.latent_norm_eps, moonlight.rope_scaling) == (1e-5, 1e-6, None)
+    assert (moonlight.rope_theta, moonlight.routed_scaling_factor, moonlight.aux_loss_alpha) == (
+        5e4,
+        2.446,
+        1e-3,
+    )
+    assert model_cost(moonlight, 8192).params_total == pytest.approx(15.96e9, rel=1e-3)
+    k2 = kimi_config({**MOONLIGHT, "model_type": "kimi_k2", "rope_scaling": K2_YARN, "rms_norm_eps": 1e-6})
+    assert k2.rope_scaling == YarnConfig() and k2.latent_norm_eps is None
+    for wrong, said in (
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary positions of type linear"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "describes YaRN without"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads"),
+        ({"max_position_embeddings": None}, "does not say max_position_embeddings"),
+    ):
+        with pytest.raises(UserError, match=said):
+            kimi_config({**MOONLIGHT, **wrong})
