@@ -448,7 +448,7 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
     import ast
     import inspect
 
-    from nanokimi.config import schema, schema_optim, schema_sample, schema_variant
+    from nanokimi.config import schema, schema_compare, schema_optim, schema_sample, schema_variant
 
     for verb in ("train", "compare"):
         assert cli.main([verb, "--help-all", "--config", "smoke"]) == 0
@@ -457,7 +457,7 @@ def test_help_shows_every_setting_with_its_docstring(capsys: pytest.CaptureFixtu
         if key.startswith(("arms", "compare.spread.")):
             continue  # given with --arm, and null here
         assert f"--{key}" in shown, f"--help does not show {key}"
-    modules = (schema, schema_optim, schema_sample, schema_variant)
+    modules = (schema, schema_compare, schema_optim, schema_sample, schema_variant)
     nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     for group in groups():
