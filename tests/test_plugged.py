@@ -46,7 +46,8 @@ def test_a_plugin_keeps_the_sizes_of_the_model_that_it_is_plugged_into() -> None
     kimi = asked("train", "--nanokimi.optim.lr", "3e-3", "--plugin", ATTENTION)
     assert kimi.title == "NanoKimi with SlidingWindowAttention"
     assert kimi.variant.optim == kimi.nanokimi.optim and kimi.variant.optim.lr == 3e-3
-    kept = {one.name for one in fields(kimi.nanokimi.model)} - {"rms_norm_eps", "rope_scaling"}
+    renamed_or_refused = {"rms_norm_eps", "rope_scaling", "latent_norm_eps"}
+    kept = {one.name for one in fields(kimi.nanokimi.model)} - renamed_or_refused
     assert all(getattr(kimi.variant.model, name) == getattr(kimi.nanokimi.model, name) for name in kept)
 
 
@@ -84,3 +85,7 @@ def test_an_arm_may_replace_any_part_of_nanogpt_or_nanokimi(tmp_path: Path) -> N
     assert arm_configs(load_config(str(tmp_path / "config.yaml"))) == arms
     with pytest.raises(UserError, match="rope_scaling"):
         asked("train", "--nanokimi.model.rope_scaling.factor", "2", "--plugin", ATTENTION)
+    with pytest.raises(UserError, match="latent_norm_eps"):
+        asked("train", "--nanokimi.model.latent_norm_eps", "1e-5", "--plugin", ATTENTION)
+    with pytest.raises(UserError, match="activation_function"):
+        asked("train", "--model", "nanogpt", "--activation_function", "gelu_new", "--plugin", ATTENTION)

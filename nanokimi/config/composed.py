@@ -13,7 +13,11 @@ OF_VARIANT = {one.name for one in fields(VariantConfig)}
 
 
 def gpt_as_variant(model: GPTConfig) -> VariantConfig:
-    """NanoGPT as a configuration of the composable model."""
+    """NanoGPT as a configuration of the composable model. Raises UserError for OpenAI's activation."""
+    if model.activation_function != "gelu":
+        raise UserError(
+            f"nanogpt.model.activation_function: a model with replaced parts has gelu, not {model.activation_function}"
+        )
     return VariantConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
@@ -29,9 +33,16 @@ def gpt_as_variant(model: GPTConfig) -> VariantConfig:
 
 
 def kimi_as_variant(model: KimiConfig) -> VariantConfig:
-    """NanoKimi as a configuration of the composable model. Raises UserError for YaRN, which that has not."""
+    """NanoKimi as a configuration of the composable model.
+
+    Raises UserError for YaRN and for another epsilon of the latents' norms, which that has not.
+    """
     if model.rope_scaling is not None:
         raise UserError("nanokimi.model.rope_scaling: a model with replaced parts has none: set it to null")
+    if model.latent_norm_eps not in (None, model.rms_norm_eps):
+        raise UserError(
+            "nanokimi.model.latent_norm_eps: a model with replaced parts has none: set it to null"
+        )
     same = OF_VARIANT & {one.name for one in fields(KimiConfig)}
     return VariantConfig(
         **{name: getattr(model, name) for name in same},
