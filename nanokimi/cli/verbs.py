@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = [
-    *("run_evaluate", "run_export", "run_import", "run_judge", "run_ladder"),
-    *("run_sample", "run_scale", "run_serve", "run_sweep"),
-]
+__all__ = ["run_evaluate", "run_export", "run_import", "run_judge", "run_ladder"]
+__all__ += ["run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

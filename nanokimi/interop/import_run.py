@@ -83,7 +83,7 @@ def import_model(
         model = build_model(config.family.model, config.seed)
         model.load_state_dict(source.weights)
         save_weights(model, out / "model.safetensors")
-        keep_environment(out)
+        keep_environment(out, config.train.device)
         found = {
             "schema_version": 1,
             "kind": source.kind,
