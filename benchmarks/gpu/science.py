@@ -35,7 +35,7 @@ RUN_FACTS = (
 
 def settings(chosen: Any) -> list[str]:
     """The words that name the comparison's configuration."""
-    files = [str(HERE / "three-arms.yaml"), *([str(HERE / "tiny-arms.yaml")] if chosen.tiny else [])]
+    files = [str(HERE / "less-text.yaml"), *([str(HERE / "tiny-arms.yaml")] if chosen.tiny else [])]
     return ["--config", ",".join(["tales-gpu", *files])]
 
 
