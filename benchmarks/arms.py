@@ -151,7 +151,7 @@ def transformers(turns: Turns, config: RunConfig) -> None:
     """
     from transformers import DeepseekV3ForCausalLM
 
-    peer_config = hf_parity().deepseek_config(config.nanokimi.model)
+    peer_config = hf_parity().stock_config(config.nanokimi.model)
     turns.start()
     train, optim = config.train, config.family.optim
     kimi = config.model == "nanokimi"
@@ -183,7 +183,7 @@ def deepseek(model: LanguageModel) -> Any:
     """transformers' DeepseekV3ForCausalLM with our weights and its default experts."""
     from transformers import DeepseekV3ForCausalLM
 
-    reference = DeepseekV3ForCausalLM(hf_parity().deepseek_config(model.config))
+    reference = DeepseekV3ForCausalLM(hf_parity().stock_config(model.config))
     reference.load_state_dict(hf_parity().deepseek_reference(model).state_dict())
     return reference
 

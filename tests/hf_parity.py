@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from nanokimi.config import KimiConfig
 from nanokimi.interop.deepseek import EXPERT, deepseek_config, to_deepseek
 from nanokimi.interop.gpt2 import CONV1D, gpt2_config, to_gpt2
 from nanokimi.model.gpt import NanoGPT
@@ -30,10 +31,14 @@ ALWAYS_ALLOWED = 16 * EPS
 """Errors that are always granted: a tensor of few numbers may be hit exactly by chance, never reliably."""
 
 
+def stock_config(config: KimiConfig) -> DeepseekV3Config:
+    """What DeepseekV3ForCausalLM is made from to be a NanoKimi."""
+    return DeepseekV3Config(**deepseek_config(config), bos_token_id=None, eos_token_id=None)
+
+
 def deepseek_reference(model: NanoKimi) -> DeepseekV3ForCausalLM:
     """DeepseekV3ForCausalLM with the weights of `model`; every tensor of either side has its counterpart."""
-    special = {"bos_token_id": None, "eos_token_id": None}
-    reference = DeepseekV3ForCausalLM(DeepseekV3Config(**deepseek_config(model.config), **special))
+    reference = DeepseekV3ForCausalLM(stock_config(model.config))
     reference.set_experts_implementation("eager")
     reference.load_state_dict(fused(to_deepseek(model.state_dict(), model.config)))
     return reference.train(model.training)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TINY_GPT, TINY_KIMI
-from hf_parity import deepseek_config
+from hf_parity import stock_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
@@ -252,14 +252,14 @@ def test_yarn_is_that_of_transformers(
             rope_scaling=yarn,
             max_position_embeddings=200,
         )
-        theirs = DeepseekV3RotaryEmbedding(deepseek_config(config))
+        theirs = DeepseekV3RotaryEmbedding(stock_config(config))
         ours = Rotary(rope_dim, theta, 200, yarn)
         frequencies = rotary_frequencies(rope_dim, theta, yarn)
         torch.testing.assert_close(frequencies, theirs.inv_freq, rtol=1e-6, atol=0)
         cos, sin = theirs(torch.zeros(1, 1), torch.arange(200)[None])
         torch.testing.assert_close(ours.cos_SR, cos[0, :, : rope_dim // 2], rtol=1e-4, atol=2e-4)
         torch.testing.assert_close(ours.sin_SR, sin[0, :, : rope_dim // 2], rtol=1e-4, atol=2e-4)
-        scaling = DeepseekV3Attention(deepseek_config(config), 0).scaling
+        scaling = DeepseekV3Attention(stock_config(config), 0).scaling
         assert MultiHeadLatentAttention(config).scale == pytest.approx(scaling, rel=1e-12)
 
 

@@ -208,11 +208,11 @@ def transformers(name: str, tiny: bool, seconds: float) -> dict[str, Any]:
     config = sized(tiny, "nanokimi" if name == "deepseek" else "nanogpt")
     gpt = config.nanogpt.model
     if name == "deepseek":
-        from hf_parity import deepseek_config
+        from hf_parity import stock_config
 
         kimi = config.nanokimi.model
         scale = routed_scaling(kimi.n_routed_experts, kimi.num_experts_per_tok)
-        peer: Any = DeepseekV3ForCausalLM(deepseek_config(replace(kimi, routed_scaling_factor=scale)))
+        peer: Any = DeepseekV3ForCausalLM(stock_config(replace(kimi, routed_scaling_factor=scale)))
     else:
         peer = GPT2LMHeadModel(
             GPT2Config(
