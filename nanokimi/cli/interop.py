@@ -9,24 +9,34 @@ from pathlib import Path
 from nanokimi.cli.options import one_target, take_options
 from nanokimi.errors import UserError
 
-FORMATS = ("hf",)
+FORMATS = ("hf", "gguf")
+TYPES = ("F32", "F16", "Q8_0", "Q4_0")
 
 
 def run_export(arguments: list[str]) -> int:
     """`nanokimi export`."""
-    options, rest = take_options(arguments, {"format": str, "out": str, "step": str, "arm": str})
+    options, rest = take_options(arguments, {"format": str, "out": str, "step": str, "arm": str, "type": str})
     folder = Path(one_target(rest, "run folder"))
     form = str(options.get("format", "hf"))
     if form not in FORMATS:
         raise UserError(f"--format is {form}: expected {' or '.join(FORMATS)}")
+    if "type" in options and form != "gguf":
+        raise UserError("--type is for --format gguf: leave it out")
+    kind = str(options.get("type", "F32")).upper()
+    if kind not in TYPES:
+        raise UserError(f"--type is {options['type']}: expected {', '.join(TYPES[:-1])} or {TYPES[-1]}")
     if "out" not in options:
-        raise UserError("export needs --out DIR, a new folder")
-    from nanokimi.interop.export import export_hf, run_to_export
+        needed = "DIR, a new folder" if form == "hf" else "FILE.gguf, or a folder for it"
+        raise UserError(f"export needs --out {needed}")
+    from nanokimi.interop.export import export_gguf, export_hf, run_to_export
 
     run = run_to_export(folder, str(options["arm"]) if "arm" in options else None)
-    out = Path(str(options["out"]))
-    receipt = export_hf(run, out, str(options.get("step", "final")))
-    print(*receipt.sentences, out, sep="\n")
+    out, checkpoint = Path(str(options["out"])), str(options.get("step", "final"))
+    if form == "gguf":
+        receipt, file = export_gguf(run, out, checkpoint, kind)
+        print(*receipt.sentences, file, sep="\n")
+    else:
+        print(*export_hf(run, out, checkpoint).sentences, out, sep="\n")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Models out and in: Hugging Face folders and nanoGPT's checkpoints, with their tokenizers.
 
 `deepseek` and `gpt2` turn configurations and weights into those of the stock classes and back. `fast_tokenizer` does so
-with tokenizers. `export` and `import_run` write whole folders, and `verify` reloads what was exported.
+with tokenizers. `gguf_model`, `gguf_tokenizer` and `gguf_file` write llama.cpp's files, which `gguf_verify` reads and
+runs. `export` and `import_run` write whole folders, and `verify` reloads what was exported.
 """

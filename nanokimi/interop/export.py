@@ -8,9 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nanokimi import __version__
 from nanokimi.config.arms import slug
 from nanokimi.errors import UserError
 from nanokimi.interop.card import model_card
+from nanokimi.interop.gguf_file import require_gguf, verify_gguf, write_gguf
+from nanokimi.interop.gguf_model import gguf_model, require_whole_blocks, with_stored_weights
+from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
+from nanokimi.interop.gguf_verify import GgufReceipt, has_llama, verify_in_llama
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.verify import Receipt, require_transformers, verify_hf_folder
 from nanokimi.runtime.files import cannot_make, first_missing, remove_what_was_made, write_atomic
@@ -59,6 +64,63 @@ def finished_folder(out: Path) -> Iterator[Path]:
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if made is not None:
+            remove_what_was_made(made, made)
+        raise
+
+
+def export_gguf(folder: Path, out: Path, checkpoint: str, kind: str) -> tuple[GgufReceipt, Path]:
+    """Write a GGUF file of the run in `folder`, with weights of type `kind`, and compare what it holds and computes.
+
+    `out` is a file if its name ends in .gguf, and otherwise a folder that gets `model-KIND.gguf`. Returns the receipt
+    and the file.
+
+    Raises:
+        UserError: there is no such run, llama.cpp has no form for it, or `out` cannot be used.
+        TrainingError: what was read back, or what llama.cpp computes, is something else. There is no file then.
+    """
+    require_gguf()
+    run = open_run(folder, "cpu", checkpoint)
+    content, tokenizer = gguf_model(run.model), run.data.tokenizer
+    require_whole_blocks(content, kind)
+    vocab_size, context_length = run.model.config.vocab_size, run.model.config.max_position_embeddings
+    assert vocab_size is not None and context_length is not None, "resolve() fills these in"
+    about = {"general.name": run.config.title, "general.description": f"Trained with nanokimi {__version__}"}
+    metadata = {**about, **content.metadata, **gguf_tokenizer(tokenizer, vocab_size)}
+    file = out if out.name.endswith(".gguf") else out / f"model-{kind}.gguf"
+    with finished_file(file) as partial:
+        write_gguf(partial, content, metadata, kind)
+        stored, error = verify_gguf(partial, content, metadata, kind)
+        llama = None
+        if has_llama():
+            models = run.model, with_stored_weights(run.model, stored)
+            llama = verify_in_llama(partial, models, run.data, context_length, (content.architecture, kind))
+    return GgufReceipt(kind, len(stored), error, llama), file
+
+
+@contextmanager
+def finished_file(out: Path) -> Iterator[Path]:
+    """A file beside `out`, which gets that name when the block has ended well and is removed otherwise.
+
+    Raises UserError if `out` exists, or cannot be written.
+    """
+    if os.path.lexists(out):
+        raise UserError(f"{out} exists, and an export never overwrites: choose another --out")
+    folder = out.absolute().parent
+    made = first_missing(folder)
+    partial = folder / f".{out.name}.{os.getpid()}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except (OSError, ValueError) as error:
+        if made is not None and made.exists():
+            remove_what_was_made(made, made)
+        raise UserError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        yield partial
+        os.replace(partial, out)
+    except BaseException:
+        partial.unlink(missing_ok=True)
         if made is not None:
             remove_what_was_made(made, made)
         raise

@@ -91,11 +91,11 @@ def verify_hf_folder(folder: Path, model: LanguageModel, data: PreparedData, con
     return Receipt(target, expected.numel(), difference, tokens, ties, lines, wrong)
 
 
-def windows(data: PreparedData, length: int) -> torch.Tensor:
-    """Beginnings of the validation text and stretches of it, (WINDOWS, length)."""
+def windows(data: PreparedData, length: int, count: int = WINDOWS) -> torch.Tensor:
+    """The beginning of the validation text and stretches of it, (count, length)."""
     ids = np.asarray(data.val_ids[: 1 << 20], dtype=np.int64)
     ids = np.resize(ids, max(len(ids), length))
-    starts = np.linspace(0, len(ids) - length, WINDOWS).astype(int)
+    starts = np.linspace(0, len(ids) - length, count).astype(int)
     return torch.from_numpy(np.stack([ids[start : start + length] for start in starts]))
 
 

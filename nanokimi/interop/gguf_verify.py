@@ -1,0 +1,260 @@
+"""The receipt of a GGUF file: what gguf's own reader finds in it, and what llama.cpp computes from it.
+
+llama.cpp's result is compared with our model holding the weights as they are stored, so that the bound is about the
+computation alone; how far storing them moved the logits is reported beside it. There, activations are rounded, too: to
+fp16 or to 8 bits before each product with weights of such a type, and to fp16 within the GELU of `gpt2` in every type.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanokimi.data.store import PreparedData
+from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer, WithEndOfText
+from nanokimi.data.tokenizers.words import SPACE_MARK
+from nanokimi.errors import TrainingError
+from nanokimi.interop.hostile_text import hostile_lines
+from nanokimi.interop.verify import (
+    GREEDY_TOKENS,
+    LINES,
+    PROMPT_TOKENS,
+    encodable,
+    windows,
+)
+from nanokimi.model.build import LanguageModel
+
+PROMPTS, LONGEST_WINDOW = 20, 256
+ALLOWED = {
+    ("deepseek2", "F32"): 1e-5,
+    ("deepseek2", "F16"): 0.01,
+    ("deepseek2", "Q8_0"): 0.1,
+    ("deepseek2", "Q4_0"): 0.1,
+    ("gpt2", "F32"): 2e-3,
+    ("gpt2", "F16"): 5e-3,
+    ("gpt2", "Q8_0"): 0.05,
+    ("gpt2", "Q4_0"): 0.05,
+}
+"""The largest root mean square of the logits' differences, as a share of their standard deviation."""
+SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class GgufReceipt:
+    """What was compared, and how far it differed."""
+
+    kind: str
+    tensors: int
+    stored_error: float
+    llama: LlamaReceipt | None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the receipt says, for people."""
+        exact = {"F32": "exactly the model's", "F16": "exactly the model's, rounded to fp16"}
+        error = f"the model's within {self.stored_error:.4f} of the largest number in their block"
+        lines = [
+            "Read back with gguf's own reader:",
+            f"- {self.tensors} tensors are {exact.get(self.kind, error)}",
+            "- all metadata and the tokenizer's pieces are as meant",
+        ]
+        if self.llama is None:
+            return [*lines, "Not run in llama.cpp: llama-cpp-python is not installed"]
+        return [*lines, *self.llama.sentences]
+
+
+@dataclass(frozen=True)
+class LlamaReceipt:
+    """What llama.cpp computed."""
+
+    version: str
+    logits: int
+    difference: float
+    allowed: float
+    moved: float
+    greedy_tokens: int
+    near_ties: int
+    lines: int
+    lines_that_differ: int
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the receipt says, for people."""
+        ties = f", up to {self.near_ties} ties within the difference of the logits" if self.near_ties else ""
+        lines = f"- {self.lines} lines of text have the same ids"
+        if self.lines_that_differ:
+            lines += f", but for {self.lines_that_differ} with characters that it cannot tell apart or does not have"
+        moved = f"; storing the weights moved them by {self.moved:.1e}" if self.moved else ""
+        return [
+            f"Run in llama.cpp (llama-cpp-python {self.version}):",
+            f"- {self.logits:,} logits differ by {self.difference:.1e} of their standard deviation (root mean square; "
+            f"allowed: {self.allowed:.0e}){moved}",
+            f"- {self.greedy_tokens:,} greedy tokens after {PROMPTS} prompts are equal{ties}",
+            lines,
+        ]
+
+
+def has_llama() -> bool:
+    """Whether llama-cpp-python is installed."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+def verify_in_llama(
+    path: Path,
+    models: tuple[LanguageModel, LanguageModel],
+    data: PreparedData,
+    context: int,
+    bound: tuple[str, str],
+) -> LlamaReceipt:
+    """Run a file in llama.cpp, and compare.
+
+    Args:
+        models: the run's, and the same with the weights as they are stored.
+        bound: architecture and type, which ALLOWED names.
+
+    Raises:
+        TrainingError: it cannot be loaded there, or computes anything else.
+    """
+    own, hostile = lines_of(data)
+    start = min(PROMPT_TOKENS, max(context // 2, 1))
+    ids = windows(data, min(context, LONGEST_WINDOW))
+    prompts = windows(data, start, PROMPTS)
+    request = {
+        "path": str(path),
+        "context": context,
+        "windows": ids.tolist(),
+        "prompts": prompts.tolist(),
+        "count": min(GREEDY_TOKENS, context - start),
+        "lines": [*own, *hostile],
+    }
+    found = ask_llama(request)
+    original, stored = (model.eval() for model in models)
+    with torch.inference_mode():
+        expected = stored(ids).logits_BTW.float().numpy()
+        first = original(ids).logits_BTW.float().numpy()
+    theirs = found["logits"]
+    allowed = ALLOWED[bound]
+    difference = relative(theirs, expected) if theirs.shape == expected.shape else float("inf")
+    if not difference <= allowed:
+        raise TrainingError(
+            f"llama.cpp gives logits that differ by {difference:.1e} of their standard deviation, where {allowed:.0e} "
+            "is allowed: nothing was exported"
+        )
+    largest = float(np.abs(theirs - expected).max())
+    equal, ties = compare_written(stored, prompts, torch.from_numpy(found["written"]), largest)
+    wrong = compare_lines(found, own, hostile, data.tokenizer)
+    moved = relative(first, expected)
+    version = llama_version()
+    count = len(own) + len(hostile)
+    return LlamaReceipt(version, expected.size, difference, allowed, moved, equal, ties, count, wrong)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """The root mean square of a difference, as a share of the standard deviation."""
+    difference = found.astype(np.float64) - expected
+    return float(np.sqrt((difference**2).mean()) / max(float(expected.std()), 1e-12))
+
+
+def llama_version() -> str:
+    """The version of llama-cpp-python."""
+    from importlib.metadata import version
+
+    return version("llama-cpp-python")
+
+
+def ask_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The result of `llama_process` in a process of its own. Raises TrainingError if that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        question, answer = Path(folder, "request.json"), Path(folder, "result.npz")
+        question.write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", "nanokimi.interop.llama_process", str(question), str(answer)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise TrainingError(
+                f"llama.cpp was not done after {SECONDS} seconds: nothing was exported"
+            ) from None
+        if done.returncode != 0 or not answer.is_file():
+            said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise TrainingError(f"llama.cpp cannot run the file ({said[:200]}): nothing was exported")
+        with np.load(answer) as content:
+            return {name: content[name] for name in content.files}
+
+
+def compare_written(
+    model: LanguageModel, prompts: torch.Tensor, written: torch.Tensor, largest: float
+) -> tuple[int, int]:
+    """(tokens that are equal, texts that ended at a near-tie) of greedy texts.
+
+    A tie is near if our logits of both tokens differ by at most twice the `largest` difference of a logit. Raises
+    TrainingError if a text differs otherwise.
+    """
+    start, compared, ties = prompts.shape[1], 0, 0
+    with torch.inference_mode():
+        logits_BTW = model(torch.cat((prompts, written), dim=1)).logits_BTW[:, start - 1 : -1].float()
+    best_BT = logits_BTW.max(dim=-1).values
+    gap_BT = best_BT - logits_BTW.gather(2, written[..., None])[..., 0]
+    for gap_T, differs_T in zip(gap_BT, logits_BTW.argmax(dim=-1) != written, strict=True):
+        other = differs_T.nonzero().flatten()
+        equal = int(other[0]) if len(other) else len(gap_T)
+        compared += equal
+        if equal < len(gap_T):
+            ties += 1
+            if float(gap_T[equal]) > 2 * largest:
+                raise TrainingError(
+                    f"llama.cpp writes another text after {equal} tokens: nothing was exported"
+                )
+    return compared, ties
+
+
+def lines_of(data: PreparedData) -> tuple[list[str], list[str]]:
+    """Lines of the run's text, and hostile ones."""
+    text = data.tokenizer.decode(data.val_ids[:20_000])
+    own = [line for line in text.split("\n")[:LINES] if line]
+    return encodable(own, data.tokenizer), encodable(hostile_lines(LINES, 0, text), data.tokenizer)
+
+
+def compare_lines(
+    found: dict[str, np.ndarray], own: list[str], hostile: list[str], tokenizer: Tokenizer
+) -> int:
+    """How many lines have other ids in llama.cpp. Raises TrainingError for one that the form of the tokenizer can hold.
+
+    A line with the right ids must also be written by their pieces, up to the space that some tokenizers put before it.
+    """
+    ends, stops = np.cumsum(found["lengths"]), np.cumsum(found["sizes"])
+    wrong = 0
+    for i, line in enumerate([*own, *hostile]):
+        ids = found["ids"][ends[i] - found["lengths"][i] : ends[i]]
+        text = found["bytes"][stops[i] - found["sizes"][i] : stops[i]].tobytes()
+        same = ids.tolist() == tokenizer.encode(line).tolist()
+        readable = text.lstrip(b" ") == tokenizer.decode(ids).encode().lstrip(b" ")
+        if fits(line, tokenizer) and not (same and readable):
+            what = "other ids" if not same else "another text back"
+            raise TrainingError(
+                f"llama.cpp's tokenizer gives {what} for {ascii(line)[:80]}: nothing was exported"
+            )
+        wrong += not same
+    return wrong
+
+
+def fits(line: str, tokenizer: Tokenizer) -> bool:
+    """Whether llama.cpp must give a line our ids: see the table in `gguf_tokenizer` for those that it need not."""
+    inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
+    if isinstance(inner, CharTokenizer):
+        return SPACE_MARK not in line and set(line) <= set(inner.characters)
+    if inner.name in ("bpe", "unigram", "sentencepiece"):
+        if SPACE_MARK in line:
+            return False
+        return inner.name == "bpe" or line.isascii() and "\0" not in line
+    return True
