@@ -24,8 +24,8 @@ def run_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
             to write after each prompt) and "lines" (texts).
 
     Returns:
-        "logits" (B, T, W), "written" (P, count), "ids" of all lines with "lengths" of each, "bytes" of the pieces of
-        all lines with "sizes" of each.
+        "logits" (B, T, W), "written" (P, count) and "written_logits" (P, count, W) that chose them, "ids" of all lines
+        with "lengths" of each, "bytes" of the pieces of all lines with "sizes" of each.
     """
     import llama_cpp
 
@@ -53,7 +53,8 @@ def run_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
     texts = [b"".join(piece(llama, token) for token in line) for line in ids]
     return {
         "logits": np.array(logits),
-        "written": np.array(written, dtype=np.int64),
+        "written": np.array([ids for ids, _ in written], dtype=np.int64),
+        "written_logits": np.array([logits for _, logits in written]),
         "ids": np.array([token for line in ids for token in line], dtype=np.int64),
         "lengths": np.array([len(line) for line in ids], dtype=np.int64),
         "bytes": np.frombuffer(b"".join(texts), dtype=np.uint8),
@@ -61,8 +62,8 @@ def run_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def greedy(llama: Any, prompt: list[int], count: int) -> list[int]:
-    """The likeliest tokens after a prompt, one at a time."""
+def greedy(llama: Any, prompt: list[int], count: int) -> tuple[list[int], np.ndarray]:
+    """The likeliest tokens after a prompt, one at a time, and the logits (count, W) that chose them."""
     llama.reset()
     llama.eval(prompt)
     written: list[int] = []
@@ -70,7 +71,7 @@ def greedy(llama: Any, prompt: list[int], count: int) -> list[int]:
         written.append(int(np.argmax(llama.scores[llama.n_tokens - 1])))
         if len(written) < count:
             llama.eval(written[-1:])
-    return written
+    return written, np.array(llama.scores[len(prompt) - 1 : len(prompt) - 1 + count], dtype=np.float32)
 
 
 def piece(llama: Any, token: int) -> bytes:
