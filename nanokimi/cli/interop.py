@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanokimi.cli.options import one_target, take_options
+from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
 
 FORMATS = ("hf", "gguf")
@@ -49,7 +50,6 @@ def run_import(arguments: list[str]) -> int:
         raise UserError("import needs --out RUN, a new run folder")
     context = int(str(options["context"])) if "context" in options else None
     from nanokimi.interop.import_run import import_model
-    from nanokimi.measure.cost import model_cost
 
     out = Path(str(options["out"]))
     config = import_model(
@@ -59,8 +59,15 @@ def run_import(arguments: list[str]) -> int:
         tokenizer=str(options.get("tokenizer", "")),
         context=context,
     )
+    say_imported(config, out)
+    return 0
+
+
+def say_imported(config: RunConfig, out: Path) -> None:
+    """Print what the new run is, and what to do with it."""
+    from nanokimi.measure.cost import model_cost
+
     cost = model_cost(config.family.model, config.train.context_length)
     kind = "NanoKimi" if config.model == "nanokimi" else "NanoGPT"
     print(f"{out}: a {kind} of {cost.params_total:,} parameters")
     print(f"Try: nanokimi sample {shlex.quote(str(out))}")
-    return 0

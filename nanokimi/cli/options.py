@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nanokimi.cli.hub_options import HUB_USAGE
 from nanokimi.cli.interop_options import INTEROP_USAGE
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
@@ -31,6 +32,8 @@ usage: nanokimi COMMAND [options]
   audit      test whether a model reads the answer (exit status 1 if it does, or is not deterministic)
   export     write a trained model as a Hugging Face folder, and prove that it computes the same
   import     make a run of a model that others trained
+  push       export a trained model and upload it to the Hugging Face Hub, private by default
+  pull       make a run of a model on the Hugging Face Hub
   prune      drop the least used experts of a trained model, and show the loss before and after
   bench      show where the milliseconds of a training step go on this machine, in under a minute
 
@@ -63,7 +66,7 @@ DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
     *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
-    *("format", "step", "tokenizer"),
+    *("format", "step", "tokenizer", "revision"),
 )
 """Options whose empty value would mean another folder, file or name than anyone meant."""
 
@@ -201,6 +204,7 @@ step with its parts, the roofline that those rates set, prefill, and decoding on
 """,
     **STUDY_USAGE,
     **INTEROP_USAGE,
+    **HUB_USAGE,
 }
 
 

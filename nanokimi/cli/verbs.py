@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanokimi.cli.evaluate import run_evaluate
+from nanokimi.cli.hub import run_pull, run_push
 from nanokimi.cli.interop import run_export, run_import
 from nanokimi.cli.judge import run_judge
 from nanokimi.cli.options import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 # defined elsewhere, and found here by `main`
 __all__ = ["run_evaluate", "run_export", "run_import", "run_judge", "run_ladder"]
-__all__ += ["run_sample", "run_scale", "run_serve", "run_sweep"]
+__all__ += ["run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

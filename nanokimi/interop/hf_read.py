@@ -47,17 +47,25 @@ def weight_files(folder: Path) -> list[Path]:
         others = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt")))
         found = f", only {others[0]}: save it with safe_serialization=True" if others else ""
         raise UserError(f"{folder} has no {WEIGHTS} and no {INDEX}{found}")
+    for name in (names := named_shards(folder)):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, which its index names: the folder is not whole")
+    return [folder / name for name in names]
+
+
+def named_shards(folder: Path) -> list[str]:
+    """The names of the files in a folder's index. Raises UserError if it is damaged, or names one elsewhere."""
     index = read_json(folder / INDEX)
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise UserError(f"{folder / INDEX} is damaged: it has no weight_map")
     names = sorted(set(where.values()))
-    for name in names[:MOST_SHARDS]:
-        if name != Path(name).name or not (folder / name).is_file():
-            raise UserError(f"{folder} lacks {name}, which its index names: the folder is not whole")
     if len(names) > MOST_SHARDS or not names:
         raise UserError(f"{folder / INDEX} names {len(names)} files: expected 1 to {MOST_SHARDS}")
-    return [folder / name for name in names]
+    for name in names:
+        if name != Path(name).name or not name.endswith(".safetensors"):
+            raise UserError(f"{folder / INDEX} names {name[:80]}: expected safetensors files beside it")
+    return names
 
 
 def read_weights(folder: Path, most_numbers: int) -> Tensors:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,13 @@ class Source:
 
 
 def import_model(
-    path: Path, out: Path, *, data: str = "", tokenizer: str = "", context: int | None = None
+    path: Path,
+    out: Path,
+    *,
+    data: str = "",
+    tokenizer: str = "",
+    context: int | None = None,
+    origin: str = "",
 ) -> RunConfig:
     """Make the run folder `out` of the model in `path`, and return its configuration.
 
@@ -67,6 +74,7 @@ def import_model(
         data: what `dataset.path` may be; empty: the built-in stories.
         tokenizer: a tokenizer.json, a SentencePiece .model or nanoGPT's meta.pkl; empty: that of the folder.
         context: tokens per sequence; None: all positions of the model, LONGEST_CONTEXT at most.
+        origin: where the folder came from, for import.json; empty: its name.
 
     Raises UserError, and leaves nothing, if any of them cannot be used.
     """
@@ -87,7 +95,7 @@ def import_model(
         found = {
             "schema_version": 1,
             "kind": source.kind,
-            "source": path.resolve().name,
+            "source": origin or path.resolve().name,
             "sha256": source.sha256,
         }
         write_json(out / IMPORT_FILE, {**found, "model": asdict(source.config)})
@@ -99,8 +107,7 @@ def read_source(path: Path) -> Source:
     """The model of a folder or file, compared with what its configuration says."""
     if path.is_dir():
         content = read_config(path)
-        deepseek = content["model_type"] in KIMI_TYPES
-        config: KimiConfig | GPTConfig = kimi_config(content) if deepseek else gpt_config(content, bias=True)
+        config = config_in(content)
         numbers = parameters_of(config)
         tensors = read_weights(path, int(SPARE_NUMBERS * numbers))
         if isinstance(config, KimiConfig):
@@ -123,6 +130,11 @@ def read_source(path: Path) -> Source:
         if not bool(tensor.isfinite().all()):
             raise UserError(f"the weights hold {name} with a number that is not finite")
     return Source(kind, config, weights, sha256)
+
+
+def config_in(content: dict[str, Any]) -> KimiConfig | GPTConfig:
+    """The model that a config.json describes. Raises UserError if nanokimi does not have it."""
+    return kimi_config(content) if content["model_type"] in KIMI_TYPES else gpt_config(content, bias=True)
 
 
 def parameters_of(config: KimiConfig | GPTConfig) -> int:
