@@ -196,7 +196,7 @@ def ask_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
         if done.returncode != 0 or not answer.is_file():
             said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise TrainingError(f"llama.cpp cannot run the file ({said[:200]}): nothing was exported")
-        with np.load(answer) as content:
+        with np.load(answer, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
 
 
