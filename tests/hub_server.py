@@ -102,6 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"files": [upload_mode(one["path"]) for one in json.loads(body)["files"]]})
         if len(parts) > 4 and parts[4] == "commit":
             return self.commit(name, repository, body)
+        if len(parts) > 4 and parts[4] != "revision":
+            return self.answer({"error": "not in this server"}, 404)
         return self.describe(name, repository, parts)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from conftest import make_text
+from conftest import PATIENCE, make_text
 from hub_server import TOKEN, HubServer, Repository
 from test_interop import one_line, tiny_run
 
@@ -257,6 +260,16 @@ def test_what_cannot_be_pulled_is_one_line_and_leaves_nothing(
         assert not any("model.safetensors" in one for one in hub.requests), (
             "no weights before it is understood"
         )
+
+
+def test_a_process_of_its_own_asks_the_server_that_hf_endpoint_names(hub: HubServer, tmp_path: Path) -> None:
+    """Here nothing has imported the Hub's client before."""
+    words = [sys.executable, "-m", "nanokimi", "pull", "me/model", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert "the Hub has none of that name" in done.stderr
+    assert hub.requests == ["GET /api/models/me/model"]
 
 
 def test_names_that_are_not_there_and_servers_that_are_not(

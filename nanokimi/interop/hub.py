@@ -169,17 +169,18 @@ def download(hub: Any, repo: str, revision: str, folder: Path) -> str:
 def client(repo: str) -> Any:
     """The Hub's own client, at HF_ENDPOINT. Raises UserError for a name that is not owner/name."""
     library = import_optional("huggingface_hub", "the Hub", "hub")
+    utils = import_optional("huggingface_hub.utils", "the Hub", "hub")  # it is loaded only when it is named
     try:
-        library.utils.validate_repo_id(repo)
+        utils.validate_repo_id(repo)
         owner, slash, name = repo.partition("/")
         if not (owner and slash and name):
             raise ValueError("it has no owner")
     except ValueError as error:
         reason = one_line(error).rstrip(".")
         raise UserError(f"{repo} is not a name on the Hub ({reason[:200]}): expected owner/name") from None
-    library.utils.logging.set_verbosity_error()
+    utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
-        library.utils.disable_progress_bars()
+        utils.disable_progress_bars()
     return library.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="nanokimi")
 
 
