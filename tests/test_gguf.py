@@ -29,7 +29,12 @@ from nanokimi.data.tokenizers.own import (
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.interop import gguf_verify
 from nanokimi.interop.gguf_file import verify_gguf, write_gguf
-from nanokimi.interop.gguf_model import gguf_model, require_whole_blocks, with_stored_weights
+from nanokimi.interop.gguf_model import (
+    gguf_model,
+    require_same_model,
+    require_whole_blocks,
+    with_stored_weights,
+)
 from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.train.run import train_alone
@@ -68,6 +73,16 @@ def test_a_file_in_f32_holds_every_configuration_bit_for_bit(seed: int, tmp_path
     back = with_stored_weights(model, stored)
     before, after = model.state_dict(), back.state_dict()
     assert error == 0 and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_k_b.weight", "blk.1.ffn_up_exps.weight", "token_embd.weight"])
+def test_a_tensor_in_the_wrong_place_is_found(name: str) -> None:
+    model = models(wide=True)["deepseek2"]
+    content = gguf_model(model)
+    require_same_model(model, content)
+    content.tensors[name] = np.flip(content.tensors[name], axis=0)
+    with pytest.raises(TrainingError, match="do not give back model"):
+        require_same_model(model, content)
 
 
 def test_attention_is_stored_absorbed_under_llama_cpps_names(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ from nanokimi.config.arms import slug
 from nanokimi.errors import UserError
 from nanokimi.interop.card import model_card
 from nanokimi.interop.gguf_file import require_gguf, verify_gguf, write_gguf
-from nanokimi.interop.gguf_model import gguf_model, require_whole_blocks, with_stored_weights
+from nanokimi.interop.gguf_model import (
+    gguf_model,
+    require_same_model,
+    require_whole_blocks,
+    with_stored_weights,
+)
 from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
 from nanokimi.interop.gguf_verify import GgufReceipt, has_llama, verify_in_llama
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
@@ -89,6 +94,7 @@ def export_gguf(folder: Path, out: Path, checkpoint: str, kind: str) -> tuple[Gg
     metadata = {**about, **content.metadata, **gguf_tokenizer(tokenizer, vocab_size)}
     file = out if out.name.endswith(".gguf") else out / f"model-{kind}.gguf"
     with finished_file(file) as partial:
+        require_same_model(run.model, content)
         write_gguf(partial, content, metadata, kind)
         stored, error = verify_gguf(partial, content, metadata, kind)
         llama = None

@@ -16,7 +16,7 @@ import torch
 
 from nanokimi.config import GPTConfig, KimiConfig, YarnConfig
 from nanokimi.config.rules import routed_scaling
-from nanokimi.errors import UserError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.interop.deepseek import Tensors
 from nanokimi.interop.gpt2 import to_gpt2
 from nanokimi.interop.hf_write import stock_config
@@ -255,6 +255,17 @@ def with_stored_weights(model: LanguageModel, stored: Mapping[str, np.ndarray]) 
         state["lm_head.weight"] = state["transformer.wte.weight"]
     result.load_state_dict(state)
     return result
+
+
+def require_same_model(model: LanguageModel, content: GgufModel) -> None:
+    """Raise TrainingError unless a file's tensors, before they are quantised, give the model back bit for bit.
+
+    Otherwise a tensor in the wrong place would be in the model that llama.cpp's result is compared with, too.
+    """
+    back = with_stored_weights(model, content.tensors).state_dict()
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(back[name], tensor.float().cpu()):
+            raise TrainingError(f"the file's tensors do not give back {name}: nothing was exported")
 
 
 def without_layer(name: str) -> tuple[str, str]:
