@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nanokimi.data.packed import import_optional
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.interop.export import export_hf
 from nanokimi.interop.hf_read import INDEX, WEIGHTS, named_shards, read_config
-from nanokimi.interop.import_run import config_in, import_model, parameters_of
+from nanokimi.interop.import_run import config_in, import_model, parameters_of, tokenizer_file
 from nanokimi.interop.verify import Receipt
 from nanokimi.runtime.files import MAX_FILE_BYTES, file_sha256
 from nanokimi.runtime.text import one_line
@@ -123,15 +123,19 @@ def pull(
         folder = Path(temporary) / repo.split("/")[1]
         folder.mkdir()
         try:
-            commit = download(hub, repo, revision, folder)
+            commit = download(hub, repo, revision, folder, lambda: tokenizer_file(folder, data, tokenizer))
             origin = f"{repo}@{commit}"
             return import_model(folder, out, data=data, tokenizer=tokenizer, context=context, origin=origin)
         except UserError as error:  # the temporary folder is gone when it is read
             raise UserError(str(error).replace(str(folder), repo)) from None
 
 
-def download(hub: Any, repo: str, revision: str, folder: Path) -> str:
-    """Fetch what `import` reads, the configuration first and only if it is understood the rest; return the commit."""
+def download(hub: Any, repo: str, revision: str, folder: Path, check: Callable[[], object]) -> str:
+    """Fetch what `import` reads, and return the commit.
+
+    The configuration comes first, and the weights come last, so that nobody waits for gigabytes that cannot be used:
+    `check` raises UserError if the tokenizer is not there.
+    """
     with hub_errors(repo):
         info = hub.model_info(repo, revision=revision or None, files_metadata=True)
     files = {one.rfilename: one for one in info.siblings or []}
@@ -153,6 +157,7 @@ def download(hub: Any, repo: str, revision: str, folder: Path) -> str:
     for name in SMALL_FILES:
         if name in files and not (name == INDEX and WEIGHTS in files):
             fetch(name)
+    check()
     if WEIGHTS in files:
         shards = [WEIGHTS]
     elif INDEX in files:
