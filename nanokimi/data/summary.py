@@ -164,8 +164,11 @@ def draw_ranks(axes: Axes, counts: np.ndarray) -> None:
 
 def draw_bytes(axes: Axes, counts: np.ndarray, of_id: np.ndarray) -> None:
     """Draw the share of tokens that stand for one byte, for two, and so on."""
+    from matplotlib.ticker import MaxNLocator
+
     by_size = np.bincount(of_id, weights=counts)
     mean = float((of_id * counts).sum() / counts.sum())
     axes.bar(np.arange(len(by_size)), by_size / counts.sum(), color="#3b6ea8")
     axes.set(title=f"bytes per token (mean {mean:.2f})", xlabel="bytes", ylabel="part of training tokens")
     axes.set_xlim(-0.5, min(len(by_size), 24) - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # a byte is not divided
