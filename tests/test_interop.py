@@ -25,6 +25,7 @@ from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import kimi_config
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
+from nanokimi.interop.hostile_text import hostile_lines
 from nanokimi.interop.import_run import read_source
 from nanokimi.kernels.decode import decode_step
 from nanokimi.measure.cost import model_cost
@@ -260,7 +261,12 @@ def test_nanogpts_own_checkpoint_becomes_a_run_that_goes_out_again(
     assert run.data.tokenizer.decode(run.data.train_ids[:30]) == text.read_text()[:30]
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
     assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    assert "0.0e+00 at most" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    validation = run.data.tokenizer.decode(run.data.val_ids[:20_000])
+    lines = [line for line in validation.split("\n")[:500] if line] + hostile_lines(500, 0, validation)
+    known = sum(set(line) <= set(used + others[: 61 - len(used)]) for line in lines)
+    assert known < 400, "this tokenizer refuses other characters, and lines with them were not compared"
+    assert "0.0e+00 at most" in printed and f"- {known} lines of text have the same ids" in printed
     assert torch.equal(rebuilt(tmp_path / "out")(ids).logits_BTW, model(ids).logits_BTW)
     words = ["train", "--init-from", str(tmp_path / "run"), "--out", str(tmp_path / "more"), "--lr", "1e-3"]
     words += ["--warmup_steps", "0", "--steps", "3", "--batch_size", "4", "--dtype", "fp32", "--threads", "1"]

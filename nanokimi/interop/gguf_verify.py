@@ -23,14 +23,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer, WithEndOfText
 from nanokimi.data.tokenizers.words import SPACE_MARK
 from nanokimi.errors import TrainingError
-from nanokimi.interop.hostile_text import hostile_lines
-from nanokimi.interop.verify import (
-    GREEDY_TOKENS,
-    LINES,
-    PROMPT_TOKENS,
-    encodable,
-    windows,
-)
+from nanokimi.interop.verify import GREEDY_TOKENS, PROMPT_TOKENS, lines_of, windows
 from nanokimi.model.build import LanguageModel
 
 PROMPTS, LONGEST_WINDOW = 20, 256
@@ -221,13 +214,6 @@ def compare_written(found: dict[str, np.ndarray], expected: np.ndarray) -> tuple
                     f"llama.cpp writes another text after {equal} tokens: nothing was exported"
                 )
     return compared, ties
-
-
-def lines_of(data: PreparedData) -> tuple[list[str], list[str]]:
-    """Lines of the run's text, and hostile ones."""
-    text = data.tokenizer.decode(data.val_ids[:20_000])
-    own = [line for line in text.split("\n")[:LINES] if line]
-    return encodable(own, data.tokenizer), encodable(hostile_lines(LINES, 0, text), data.tokenizer)
 
 
 def compare_lines(

@@ -141,19 +141,24 @@ def compare_ids(fast: Any, data: PreparedData) -> tuple[int, int]:
     Raises TrainingError if ids differ on the run's own text or, but for SentencePiece models made elsewhere, at all.
     """
     tokenizer: Tokenizer = data.tokenizer
-    text = tokenizer.decode(data.val_ids[:20_000])
-    own = [line for line in text.split("\n")[:LINES] if line]
-    hostile = hostile_lines(LINES, 0, text)
+    own, hostile = lines_of(data)
 
     def wrong(lines: list[str]) -> list[str]:
         pairs = zip(lines, fast(lines)["input_ids"] if lines else [], strict=True)
         return [line for line, ids in pairs if tokenizer.encode(line).tolist() != ids]
 
-    bad, unusual = wrong(own), wrong(encodable(hostile, tokenizer))
+    bad, unusual = wrong(own), wrong(hostile)
     if bad or (unusual and tokenizer.name != "sentencepiece"):
         shown = ascii((bad or unusual)[0])[:80]
         raise TrainingError(f"the exported tokenizer gives other ids for {shown}: nothing was exported")
     return len(own) + len(hostile), len(unusual)
+
+
+def lines_of(data: PreparedData) -> tuple[list[str], list[str]]:
+    """Lines of the run's text, and hostile ones, that its tokenizer can encode."""
+    text = data.tokenizer.decode(data.val_ids[:20_000])
+    own = [line for line in text.split("\n")[:LINES] if line]
+    return encodable(own, data.tokenizer), encodable(hostile_lines(LINES, 0, text), data.tokenizer)
 
 
 def encodable(lines: list[str], tokenizer: Tokenizer) -> list[str]:
