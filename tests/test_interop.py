@@ -24,6 +24,7 @@ from nanokimi.config import GPTConfig, KimiConfig, RunConfig, YarnConfig
 from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import kimi_config
+from nanokimi.interop.export import finished_folder
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.hostile_text import hostile_lines
 from nanokimi.interop.import_run import read_source
@@ -374,7 +375,6 @@ def test_what_cannot_go_out_is_one_line(
     assert "never overwrites" in one_line(["export", arm, "--out", str(trained)], capsys)
     assert "keeps no checkpoint '77'" in one_line(["export", arm, "--out", out, "--step", "77"], capsys)
     assert not Path(out).exists()
-    variant = tmp_path / "variant"
     config = replace(tiny_run(trained.parent / "text.txt"), model="variant")
     from nanokimi.model.variants.variant import Variant
 
@@ -382,7 +382,6 @@ def test_what_cannot_go_out_is_one_line(
         stock_config(Variant(replace(config.variant.model, vocab_size=9, max_position_embeddings=9)))
     with pytest.raises(UserError, match="latent norms have epsilon 1e-05"):
         stock_config(build_model(replace(TINY_KIMI, rms_norm_eps=1e-5), 0))
-    assert not variant.exists()
 
 
 class Harmful:
@@ -478,6 +477,23 @@ def test_a_bad_folder_is_one_line_and_writes_nothing(
 
 def test_the_folder_that_is_damaged_above_is_fine(exported: Path, tmp_path: Path, text_file: Path) -> None:
     assert cli.main(["import", str(exported), "--out", str(tmp_path / "run"), "--data", str(text_file)]) == 0
+
+
+def test_an_export_takes_the_place_of_an_empty_folder_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path("."), tmp_path / "link"):
+        with finished_folder(out) as partial:
+            (partial / "file").touch()
+    assert (tmp_path / "here" / "file").exists() and (tmp_path / "empty" / "file").exists()
+    with pytest.raises(UserError, match="cannot write .*; choose another"):
+        with finished_folder(tmp_path / "new" / ("n" * 250)):
+            pass
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["code", "packed", "text", "no model", "stretched", "no meta", "short meta"])

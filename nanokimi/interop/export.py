@@ -23,7 +23,7 @@ from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
 from nanokimi.interop.gguf_verify import GgufReceipt, has_llama, verify_in_llama
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.verify import Receipt, require_transformers, verify_hf_folder
-from nanokimi.runtime.files import cannot_make, first_missing, remove_what_was_made, write_atomic
+from nanokimi.runtime.files import first_missing, remove_what_was_made, write_atomic
 from nanokimi.train.run_folder import first_seeds, open_run
 
 Say = Callable[[str], None]
@@ -56,17 +56,18 @@ def finished_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists, and an export never overwrites: choose another --out")
-    made = first_missing(out.absolute().parent)
-    partial = out.absolute().parent / f".{out.name}.{os.getpid()}.partial"
+    place = Path(os.path.realpath(out))  # "." has no name, and a link to an empty folder stays one
+    made = first_missing(place.parent)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
     except (OSError, ValueError) as error:
-        raise UserError(cannot_make(out, error)) from None
+        raise UserError(cannot_write(out, made, error)) from None
     try:
         yield partial
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
+        if place.exists():
+            place.rmdir()
+        os.replace(partial, place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         if made is not None:
@@ -119,9 +120,7 @@ def finished_file(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except (OSError, ValueError) as error:
-        if made is not None and made.exists():
-            remove_what_was_made(made, made)
-        raise UserError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(cannot_write(out, made, error)) from None
     try:
         yield partial
         os.replace(partial, out)
@@ -130,6 +129,13 @@ def finished_file(out: Path) -> Iterator[Path]:
         if made is not None:
             remove_what_was_made(made, made)
         raise
+
+
+def cannot_write(out: Path, made: Path | None, error: Exception) -> str:
+    """The message for an `out` that cannot be made; folders `made` for it are removed."""
+    if made is not None and made.exists():
+        remove_what_was_made(made, made)
+    return f"cannot write {out}: {getattr(error, 'strerror', None) or error}; choose another --out"
 
 
 def run_to_export(folder: Path, arm: str | None) -> Path:
