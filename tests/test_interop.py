@@ -25,6 +25,7 @@ from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import kimi_config
 from nanokimi.interop.export import finished_folder
+from nanokimi.interop.gpt2 import gpt_config
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.hostile_text import hostile_lines
 from nanokimi.interop.import_run import read_source
@@ -416,6 +417,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: with_weights(f, lambda t: t.pop("model.norm.weight")),
         "lack model.norm.weight",
     ),
+    "no head": (lambda f: with_weights(f, lambda t: t.pop("lm_head.weight")), "lack lm_head.weight"),
     "a tensor more": (lambda f: with_weights(f, lambda t: t.update(x=torch.ones(1))), "hold x, which"),
     "another shape": (
         lambda f: with_weights(f, lambda t: t.update({"model.norm.weight": torch.ones(3)})),
@@ -435,6 +437,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "10^9 layers": (lambda f: with_config(f, num_hidden_layers=10**9), "must be at most 1000"),
     "huge width": (lambda f: with_config(f, hidden_size=1 << 20, vocab_size=1 << 21), "billion parameters"),
     "text for a size": (lambda f: with_config(f, hidden_size="wide"), "hidden_size 'wide': expected int"),
+    "text for an angle": (lambda f: with_config(f, rope_parameters={"rope_theta": "x"}), "rope_theta 'x'"),
+    "text for positions": (lambda f: with_config(f, rope_scaling="yarn"), "rope_scaling 'yarn'"),
+    "text for a loss": (lambda f: with_config(f, aux_loss_alpha="x"), "aux_loss_alpha 'x': expected float"),
+    "endless number": (lambda f: with_config(f, rms_norm_eps=10**400), "has rms_norm_eps '1000"),
     "groups": (lambda f: with_config(f, n_group=8), "n_group 8, and NanoKimi 1"),
     "softmax": (
         lambda f: with_config(f, scoring_func="softmax"),
@@ -475,8 +481,14 @@ def test_a_bad_folder_is_one_line_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_folder_that_is_damaged_above_is_fine(exported: Path, tmp_path: Path, text_file: Path) -> None:
-    assert cli.main(["import", str(exported), "--out", str(tmp_path / "run"), "--data", str(text_file)]) == 0
+def test_the_folder_that_is_damaged_above_is_fine(
+    exported: Path, tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["import", str(exported), "--out", str(tmp_path / "run"), "--data", str(text_file)]
+    assert "context_length" in one_line([*words, "--context", "0"], capsys)
+    assert "expected a tokenizer.json" in one_line([*words, "--tokenizer", str(text_file)], capsys)
+    assert not (tmp_path / "run").exists()
+    assert cli.main(words) == 0
 
 
 def test_an_export_takes_the_place_of_an_empty_folder_however_it_is_named(
@@ -600,3 +612,5 @@ def test_the_released_configurations_are_understood() -> None:
     ):
         with pytest.raises(UserError, match=said):
             kimi_config({**MOONLIGHT, **wrong})
+    with pytest.raises(UserError, match="has dropout 'x': expected float"):
+        gpt_config(dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "x"), bias=True)

@@ -20,6 +20,8 @@ from nanokimi.errors import UserError
 Tensors = dict[str, torch.Tensor]
 LATENT_EPS = 1e-6
 """Epsilon of the norms of the query and key-value latents, which the stock class fixes."""
+LARGEST_EXACT = 1 << 53
+"""Whole numbers below this are exact as float; JSON's may be so long that they are none."""
 EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
 MATRICES = ("gate_proj", "up_proj", "down_proj")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -102,19 +104,30 @@ def kimi_config(content: Mapping[str, Any]) -> KimiConfig:
         raise UserError("config.json has num_key_value_heads, fewer than heads: MLA's are as many")
     values = {name: content[name] for name in SAME_NAMES if name in content}
     values["n_shared_experts"] = values["n_shared_experts"] or 0
-    rope = dict(content.get("rope_scaling") or {}) | dict(content.get("rope_parameters") or {})
+    rope = rope_settings(content)
     eps = values["rms_norm_eps"]
     return checked(
         KimiConfig,
         {
             **values,
             "routed_scaling_factor": content.get("routed_scaling_factor", 2.5),
-            "aux_loss_alpha": float(content.get("aux_loss_alpha") or 0.0),
-            "rope_theta": float(rope.get("rope_theta") or content.get("rope_theta") or 10000.0),
+            "aux_loss_alpha": content.get("aux_loss_alpha") or 0.0,
+            "rope_theta": rope.get("rope_theta") or content.get("rope_theta") or 10000.0,
             "rope_scaling": yarn_config(rope),
             "latent_norm_eps": None if eps == LATENT_EPS else LATENT_EPS,
         },
     )
+
+
+def rope_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says of rotary positions, in old or new words. Raises UserError if it is no object."""
+    result: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        value = content.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise UserError(f"config.json has {name} {str(value)[:60]!r}: expected an object")
+        result |= value
+    return result
 
 
 def yarn_config(rope: Mapping[str, Any]) -> YarnConfig | None:
@@ -142,7 +155,7 @@ def checked(kind: type, values: Mapping[str, Any]) -> Any:
         value, allowed = values[field.name], str(field.type)
         fits = {
             "int": type(value) is int,
-            "float": type(value) in (int, float),
+            "float": type(value) is float or type(value) is int and abs(value) < LARGEST_EXACT,
             "bool": type(value) is bool,
             "None": value is None,
             "Literal['gelu', 'gelu_new']": value in ("gelu", "gelu_new"),
@@ -178,11 +191,14 @@ def to_deepseek(weights: Mapping[str, torch.Tensor], config: KimiConfig) -> Tens
     return result
 
 
-def from_deepseek(tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, interleaved: bool) -> Tensors:
+def from_deepseek(
+    tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, interleaved: bool, tied: bool
+) -> Tensors:
     """Our state dictionary from the tensors of a folder, in fp32.
 
-    Layers for multi-token prediction are left out. Without `interleaved`, the rotary rows are in halves and are put in
-    pairs. The names and shapes that are expected are checked by `require_same_shapes`, not here.
+    Layers for multi-token prediction are left out. A `tied` head that is not stored is the embedding. Without
+    `interleaved`, the rotary rows are in halves and are put in pairs. The expected names and shapes are checked by
+    `require_same_shapes`, not here.
     """
     result: Tensors = {}
     stacks: dict[str, dict[int, torch.Tensor]] = {}
@@ -203,7 +219,7 @@ def from_deepseek(tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, in
             result[name] = wide
     for name, by_expert in stacks.items():
         result[name] = stacked(name, by_expert)
-    if HEAD not in result and EMBEDDING in result:
+    if tied and HEAD not in result and EMBEDDING in result:
         result[HEAD] = result[EMBEDDING].clone()
     return result if interleaved else {n: pairs_of_halves(n, t, config) for n, t in result.items()}
 

@@ -65,9 +65,9 @@ def gpt_config(content: Mapping[str, Any], *, bias: bool) -> GPTConfig:
             raise UserError(f"config.json has {name}, which NanoGPT does not have")
     if not content.get("scale_attn_weights", True):
         raise UserError("config.json has scale_attn_weights false, and NanoGPT scales the attention's logits")
-    dropouts = {float(content.get(f"{name}_pdrop", 0.1) or 0.0) for name in ("resid", "embd", "attn")}
+    dropouts = [content.get(f"{name}_pdrop", 0.1) or 0.0 for name in ("resid", "embd", "attn")]
     values = {ours: content.get(theirs, DEFAULTS[theirs]) for theirs, ours in NAMES.items()}
-    dropout = dropouts.pop() if len(dropouts) == 1 else 0.0
+    dropout = dropouts[0] if dropouts.count(dropouts[0]) == len(dropouts) else 0.0
     return checked(GPTConfig, {**values, "bias": bias, "dropout": dropout, "activation_function": activation})
 
 

@@ -19,7 +19,7 @@ from nanokimi.data.packed import import_optional
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.interop.export import export_hf
 from nanokimi.interop.hf_read import INDEX, WEIGHTS, named_shards, read_config
-from nanokimi.interop.import_run import config_in, import_model, parameters_of, tokenizer_file
+from nanokimi.interop.import_run import config_in, import_model, parameters_of, tokenizer_files
 from nanokimi.interop.verify import Receipt
 from nanokimi.runtime.files import MAX_FILE_BYTES, file_sha256
 from nanokimi.runtime.text import one_line
@@ -123,7 +123,7 @@ def pull(
         folder = Path(temporary) / repo.split("/")[1]
         folder.mkdir()
         try:
-            commit = download(hub, repo, revision, folder, lambda: tokenizer_file(folder, data, tokenizer))
+            commit = download(hub, repo, revision, folder, lambda: tokenizer_files(folder, data, tokenizer))
             origin = f"{repo}@{commit}"
             return import_model(folder, out, data=data, tokenizer=tokenizer, context=context, origin=origin)
         except UserError as error:  # the temporary folder is gone when it is read

@@ -28,6 +28,7 @@ from nanokimi.config.rules import validate
 from nanokimi.data.nanogpt import META, is_nanogpt_folder
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import absolute, is_name
+from nanokimi.data.tokenizers.foreign import is_foreign, own_files
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import Tensors, from_deepseek, kimi_config, require_same_shapes
 from nanokimi.interop.fast_tokenizer import whole
@@ -81,12 +82,13 @@ def import_model(
     source = read_source(path)
     positions = source.config.max_position_embeddings
     assert positions is not None, "the readers require it"
-    context = context or min(positions, LONGEST_CONTEXT)
+    context = min(positions, LONGEST_CONTEXT) if context is None else context
     config = configured(source.config, path, data, context)
-    name, content = tokenizer_file(path, data, tokenizer)
+    files = tokenizer_files(path, data, tokenizer)
     with fresh_folder(out):
-        (out / name).write_bytes(content)
-        dataset = replace(config.dataset, tokenizer=absolute(str(out / name)))
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+        dataset = replace(config.dataset, tokenizer=absolute(str(out / next(iter(files)))))
         config, _ = set_up(replace(config, dataset=dataset), out)
         model = build_model(config.family.model, config.seed)
         model.load_state_dict(source.weights)
@@ -112,7 +114,8 @@ def read_source(path: Path) -> Source:
         tensors = read_weights(path, int(SPARE_NUMBERS * numbers))
         if isinstance(config, KimiConfig):
             interleaved = content.get("rope_interleave") is not False
-            weights = from_deepseek(tensors, config, interleaved=interleaved)
+            tied = bool(content.get("tie_word_embeddings"))
+            weights = from_deepseek(tensors, config, interleaved=interleaved, tied=tied)
         else:
             weights, biased = from_gpt2(tensors)
             config = replace(config, bias=biased)
@@ -171,20 +174,23 @@ def configured(model: KimiConfig | GPTConfig, path: Path, data: str, context: in
     return validate(with_model(RunConfig(name=name, dataset=dataset, train=train), model))
 
 
-def tokenizer_file(path: Path, data: str, named: str) -> tuple[str, bytes]:
-    """The name and content of the file that the run keeps of its tokenizer. Raises UserError if there is none."""
+def tokenizer_files(path: Path, data: str, named: str) -> dict[str, bytes]:
+    """The files that the run keeps of its tokenizer, the one to name first. Raises UserError if there is none."""
     if named.endswith(".pkl"):
-        return "tokenizer.json", characters_of(Path(named))
+        return {"tokenizer.json": characters_of(Path(named))}
+    if named and not is_foreign(named):
+        raise UserError(f"--tokenizer {named}: expected a tokenizer.json, a .model or nanoGPT's meta.pkl")
     candidates = [Path(named)] if named else []
     if path.is_dir() and not named:
         candidates = [path / "tokenizer.json", path / "tokenizer.model"]
     for file in candidates:
         if file.is_file():
-            return f"tokenizer{file.suffix}", read_bytes(file)
+            first, *beside = own_files(file)  # of prepared data, there may be two
+            return {f"tokenizer{first.suffix}": read_bytes(first), **{f.name: read_bytes(f) for f in beside}}
     if named:
         raise UserError(f"--tokenizer {named} is not a file: check the path")
     if data and is_nanogpt_folder(data) and (Path(data) / META).is_file():
-        return "tokenizer.json", characters_of(Path(data) / META)
+        return {"tokenizer.json": characters_of(Path(data) / META)}
     where = "has no tokenizer.json or tokenizer.model" if path.is_dir() else "holds no tokenizer"
     raise UserError(
         f"{path} {where}: name it with --tokenizer FILE (tokenizer.json, .model, or nanoGPT's meta.pkl)"
