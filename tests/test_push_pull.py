@@ -177,6 +177,22 @@ def test_a_hub_that_refuses_or_breaks_off_gets_nothing_half(
     assert cli.main(["push", str(run), "me/model"]) == 0, "the next one goes through"
 
 
+def test_what_went_through_is_not_said_to_be_missing(
+    run: Path,
+    hub: HubServer,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The commit is made, and the Hub fails when it is asked what it holds."""
+    quick_export(monkeypatch, files)
+    hub.fault = ("/revision/", 500)
+    assert "the files were sent, but what the Hub holds was not seen" in one_line(
+        ["push", str(run), "me/model"], capsys
+    )
+    assert hub.repositories["me/model"].files.keys() == PUSHED
+
+
 def test_a_file_that_arrives_changed_is_not_done(
     run: Path,
     hub: HubServer,

@@ -69,6 +69,7 @@ def upload(hub: Any, repo: str, files: list[Path], public: bool) -> str:
     operations = [CommitOperationAdd(path.name, str(path)) for path in files]
     with hub_errors(repo, left):
         commit = hub.create_commit(repo, operations, commit_message="Upload a model trained with nanokimi")
+    with hub_errors(repo, "the files were sent, but what the Hub holds was not seen: push again"):
         held = hub.model_info(repo, revision=commit.oid, files_metadata=True).siblings or []
     there = {one.rfilename: one for one in held}
     for path in files:
