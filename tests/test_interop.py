@@ -23,12 +23,14 @@ from nanokimi import cli
 from nanokimi.config import GPTConfig, KimiConfig, RunConfig, YarnConfig
 from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
+from nanokimi.interop.card import began_elsewhere, model_card
 from nanokimi.interop.deepseek import kimi_config
 from nanokimi.interop.export import finished_folder
 from nanokimi.interop.gpt2 import gpt_config
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
 from nanokimi.interop.hostile_text import hostile_lines
-from nanokimi.interop.import_run import read_source
+from nanokimi.interop.import_run import import_model, read_source
+from nanokimi.interop.verify import Receipt
 from nanokimi.kernels.decode import decode_step
 from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
@@ -491,6 +493,28 @@ def test_the_folder_that_is_damaged_above_is_fine(
     assert cli.main(words) == 0
 
 
+def test_a_card_claims_nothing_of_weights_that_others_trained(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of an imported run is the built-in one where none is named, and the model has never seen it."""
+    out, other = tmp_path / "run", tmp_path / "other"
+    monkeypatch.setattr("nanokimi.interop.import_run.BUILT_IN_CHARACTERS", 20_000)
+    (tmp_path / "in").mkdir()
+    folder = written(build_model(replace(TINY_KIMI, vocab_size=64), 0), tmp_path / "in")
+    shutil.copy(exported / "tokenizer.json", folder)
+    import_model(folder, out, context=16, origin="someone/model@1")
+    receipt = Receipt("a test", 1, 0.0, 1, 0, 1, 0)
+    run = open_run(out)
+    card = model_card(run, "final", "DeepseekV3ForCausalLM", receipt)
+    assert "made by others, imported into nanokimi" in card and "from someone/model@1" in card
+    assert "license: unknown" in card and "MIT" not in card and "trained with nanokimi" not in card
+    begun = replace(run.config, train=replace(run.config.train, init_from=str(out)))
+    card = model_card(replace(run, folder=other, config=begun), "final", "DeepseekV3ForCausalLM", receipt)
+    assert "beginning with the weights of another run" in card and "license: unknown" in card
+    card = model_card(replace(run, folder=other), "final", "DeepseekV3ForCausalLM", receipt)
+    assert "license: mit" in card and "A small language model, trained with nanokimi" in card
+
+
 def test_an_export_takes_the_place_of_an_empty_folder_however_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,6 +582,14 @@ def test_training_starts_from_another_runs_weights_and_tokenizer(
     assert run.data.tokenizer_sha256 == start.data.tokenizer_sha256
     capsys.readouterr()
     assert "is not a run folder" in one_line(["train", "--init-from", str(tmp_path)], capsys)
+    pruned, gone = tmp_path / "pruned", tmp_path / "gone"
+    assert cli.main(["prune", str(tmp_path / "run"), "--keep", "2", "--out", str(pruned)]) == 0
+    assert began_elsewhere(open_run(pruned)), "a pruned run has other shapes, and its card still tells"
+    capsys.readouterr()
+    shutil.copytree(first, gone)
+    (gone / "model.safetensors").unlink()
+    unfinished = ["train", "--init-from", str(gone), "--out", str(tmp_path / "wrong"), "--data", str(other)]
+    assert "has no model.safetensors: name a finished run" in one_line(unfinished, capsys).splitlines()[-1]
     for more, said in (
         (["--hidden_size", "48"], "does not fit the model"),
         (["--dataset.tokenizer", "char", "--data", str(other)], "has another tokenizer than this text"),

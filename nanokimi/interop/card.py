@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi import __version__
+from nanokimi.interop.import_run import IMPORT_FILE
 from nanokimi.interop.verify import Receipt
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
+from nanokimi.train.prune import PRUNE_FILE
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import Run
 
@@ -35,8 +37,7 @@ def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt) ->
         *front_matter(run),
         f"# {run.config.title}",
         "",
-        f"A small language model, trained with nanokimi {__version__} and exported as a stock `{stock_class}`: it "
-        "needs no remote code.",
+        f"A small language model, {origin(run)} and exported as a stock `{stock_class}`: it needs no remote code.",
         "",
         "## Numbers",
         "",
@@ -69,13 +70,37 @@ def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt) ->
     return "\n".join(lines)
 
 
+def origin(run: Run) -> str:
+    """Where the weights come from, as a part of a sentence."""
+    if is_imported(run):
+        source = read_json(run.folder / IMPORT_FILE).get("source")
+        return f"made by others, imported into nanokimi {__version__} from {source}"
+    start = ", beginning with the weights of another run," if began_elsewhere(run) else ""
+    return f"trained with nanokimi {__version__}{start}"
+
+
+def is_imported(run: Run) -> bool:
+    """Whether the weights are as others trained them."""
+    return (run.folder / IMPORT_FILE).is_file()
+
+
+def began_elsewhere(run: Run) -> bool:
+    """Whether training began with the weights of another run, which may be others'.
+
+    The configuration of a pruned run does not name them, because they have other shapes; its record does.
+    """
+    path = run.folder / PRUNE_FILE
+    record = read_json(path) if path.is_file() else {}
+    return (run.config.train.init_from or record.get("init_from")) is not None
+
+
 def front_matter(run: Run) -> list[str]:
     """The metadata that the Hub reads."""
     return [
         "---",
         "library_name: transformers",
         "pipeline_tag: text-generation",
-        f"license: {'mit' if is_built_in(run) else 'unknown'}",
+        f"license: {'mit' if is_all_ours(run) else 'unknown'}",
         "tags:",
         "- nanokimi",
         "---",
@@ -101,9 +126,11 @@ def numbers(result: dict[str, Any], checkpoint: str) -> list[str]:
 
 
 def data_lines(run: Run) -> list[str]:
-    """What the model was trained on: names and hashes, no paths of this machine."""
+    """The run's text, which is what the model was trained on unless it was imported: names and hashes, no paths."""
     metadata = run.data.metadata
+    told = ["What the model was trained on is not known to nanokimi. The run has this text:", ""]
     return [
+        *(told if is_imported(run) else []),
         f"- text: `{Path(str(metadata['path'])).name}`, SHA-256 `{metadata['sha256']}`",
         f"- tokenizer: {metadata['tokenizer']}, {metadata['vocab_size']:,} ids, SHA-256 `{run.data.tokenizer_sha256}`",
         f"- {metadata['train_tokens']:,} tokens to train, {metadata['val_tokens']:,} for validation, "
@@ -141,13 +168,20 @@ def how_to_load(run: Run) -> list[str]:
 
 def licence_line(run: Run) -> str:
     """What is known of the rights."""
-    if is_built_in(run):
+    if is_all_ours(run):
         return (
             "The training text is made by nanokimi, which is under the MIT licence, and so are these weights."
         )
-    return "Not known to nanokimi: that of the training text decides. Fill it in, here and above, before you publish."
+    decides = "the training text decides"
+    if is_imported(run):
+        decides = "the imported model decides"
+    elif began_elsewhere(run):
+        decides = "the training text and of the weights that training began with decide"
+    return f"Not known to nanokimi: that of {decides}. Fill it in, here and above, before you publish."
 
 
-def is_built_in(run: Run) -> bool:
-    """Whether the training text is nanokimi's own."""
+def is_all_ours(run: Run) -> bool:
+    """Whether the weights were trained from the beginning, on a text that is nanokimi's own."""
+    if is_imported(run) or began_elsewhere(run):
+        return False
     return str(run.data.metadata["path"]).startswith(BUILT_IN) and "val_floor_nats" in run.data.metadata

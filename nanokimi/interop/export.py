@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nanokimi import __version__
 from nanokimi.config.arms import slug
 from nanokimi.errors import UserError
-from nanokimi.interop.card import model_card
+from nanokimi.interop.card import model_card, origin
 from nanokimi.interop.gguf_file import require_gguf, verify_gguf, write_gguf
 from nanokimi.interop.gguf_model import (
     gguf_model,
@@ -91,7 +90,8 @@ def export_gguf(folder: Path, out: Path, checkpoint: str, kind: str) -> tuple[Gg
     require_whole_blocks(content, kind)
     vocab_size, context_length = run.model.config.vocab_size, run.model.config.max_position_embeddings
     assert vocab_size is not None and context_length is not None, "resolve() fills these in"
-    about = {"general.name": run.config.title, "general.description": f"Trained with nanokimi {__version__}"}
+    description = f"A small language model, {origin(run)}"
+    about = {"general.name": run.config.title, "general.description": description}
     metadata = {**about, **content.metadata, **gguf_tokenizer(tokenizer, vocab_size)}
     file = out if out.name.endswith(".gguf") else out / f"model-{kind}.gguf"
     with finished_file(file) as partial:

@@ -65,6 +65,7 @@ def prune(
     config = pruned_config(run, keep, steps, recover_steps)
     if device is not None:
         config = replace(config, train=replace(config.train, device=str(choose_device(device))))
+    earlier = read_json(folder / PRUNE_FILE) if (folder / PRUNE_FILE).is_file() else {}
     with fresh_folder(out):
         shutil.copytree(find_data(folder), out / DATA_FOLDER)
         save_config(config, out / CONFIG_FILE)
@@ -75,6 +76,7 @@ def prune(
         save_checkpoint(state)
         record = {
             "source": folder.resolve().name,
+            "init_from": train.init_from or earlier.get("init_from"),
             "kept": keep,
             "of": usage_LE.shape[1],
             "recover_steps": recover_steps,
@@ -149,7 +151,8 @@ def pruned_config(run: Run, keep: int, steps: int, recover_steps: int) -> RunCon
     model = replace(arm.model, n_routed_experts=keep, routed_scaling_factor=scaling)
     optim = recovery(arm.optim, steps, recover_steps) if recover_steps else arm.optim
     no_other_budget: dict[str, Any] = dict(max_epochs=None, max_tokens=None, max_flops=None, max_seconds=None)
-    train = replace(train, max_steps=steps + recover_steps, **no_other_budget)
+    # Weights that the run began with have all experts, and do not fit.
+    train = replace(train, init_from=None, max_steps=steps + recover_steps, **no_other_budget)
     changed = replace(arm, model=model, optim=optim)  # type: ignore[arg-type]
     return validate(replace(config, train=train, **{config.model: changed}))  # type: ignore[arg-type]
 

@@ -34,18 +34,20 @@ def initial_model(config: RunConfig) -> LanguageModel:
     """
     model = build_model(config.family.model, config.seed)
     if config.train.init_from is not None:
-        path = Path(config.train.init_from) / WEIGHTS_FILE
-        if not path.is_file():
-            raise UserError(f"train.init_from {path.parent} has no {WEIGHTS_FILE}: name a finished run")
-        load_weights(model, path)
+        load_weights(model, Path(config.train.init_from) / WEIGHTS_FILE)
     return model
 
 
 def require_same_tokenizer(config: RunConfig, data: PreparedData) -> None:
-    """Raise UserError if the run that the weights come from had another tokenizer: ids would mean other text."""
+    """Raise UserError if the run that the weights come from is not there, or had another tokenizer.
+
+    With another one, ids would mean other text.
+    """
     if config.train.init_from is None:
         return
     folder = Path(config.train.init_from)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"train.init_from {folder} has no {WEIGHTS_FILE}: name a finished run")
     if tokenizer_sha256(find_data(folder)) != data.tokenizer_sha256:
         raise UserError(
             f"train.init_from {folder} has another tokenizer than this text: name its own with --dataset.tokenizer "
