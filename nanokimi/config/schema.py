@@ -39,7 +39,7 @@ class DatasetConfig:
     .gz or .zst; .parquet; a folder of them; a nanoGPT folder (train.bin, val.bin). Empty: none yet."""
     tokenizer: str = "char"
     """char and byte need no training; bpe and unigram are SentencePiece models trained on the training split; or a path
-    to a tokenizer.json or to a SentencePiece .model of 256 to 100,000 pieces."""
+    to a tokenizer.json or to a SentencePiece .model of 2 to 262,144 pieces, or another run's data/tokenizer.json."""
     vocab_size: int = 1024
     """Pieces of a bpe or unigram tokenizer (at least 300: 256 of them are the byte fallback)."""
     split: Literal["three", "nanogpt"] = "three"
