@@ -24,12 +24,14 @@ from nanokimi.data.tokenizers.own import (
     SentencePieceTokenizer,
     Tokenizer,
     WithEndOfText,
+    read_named,
     train_sentencepiece,
 )
 from nanokimi.data.tokenizers.sentencepiece_file import has_exact_scores, read_model
 from nanokimi.errors import UserError
 from nanokimi.interop.fast_tokenizer import fast_tokenizer, tokenizer_config
 from nanokimi.interop.hostile_text import FRAGMENTS, hostile_lines
+from nanokimi.interop.import_run import tokenizer_files
 
 SOURCE = Path(inspect.getfile(fast_tokenizer)).read_text(encoding="utf-8")
 TEXT = make_text(8_000) + SOURCE + " ".join(FRAGMENTS) * 3 + "  two  spaces   three <0x41> x=0; " * 20
@@ -130,6 +132,27 @@ def test_ids_are_the_same_on_any_text(
     text = "".join(parts)
     for name, fast in fast_forms.items():
         assert fast.encode(text).ids == made[name].encode(text).tolist(), name
+
+
+def test_a_tokenizer_json_that_says_nothing_of_added_tokens_gets_an_end_of_text() -> None:
+    content = json.loads(small_bpe()) | {"post_processor": None}
+    del content["added_tokens"]
+    pieces = [piece for piece in content["model"]["vocab"] if piece != "<|endoftext|>"]
+    content["model"]["vocab"] = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = WithEndOfText(TokenizersTokenizer(json.dumps(content).encode()))
+    fast = Fast.from_str(json.dumps(fast_tokenizer(tokenizer)))
+    assert fast.token_to_id("<|endoftext|>") == tokenizer.end_of_text_id
+
+
+def test_an_import_keeps_both_files_of_a_runs_own_tokenizer(
+    made: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    made["bpe"].save(tmp_path)
+    (tmp_path / "kept").mkdir()
+    for name, content in tokenizer_files(tmp_path, "", str(tmp_path / "tokenizer.json")).items():
+        (tmp_path / "kept" / name).write_bytes(content)
+    kept = read_named(tmp_path / "kept" / "tokenizer.json")
+    assert kept.encode(TEXT[:2000]).tolist() == made["bpe"].encode(TEXT[:2000]).tolist()
 
 
 def test_a_character_outside_the_vocabulary_is_shown_as_one_replacement(made: dict[str, Tokenizer]) -> None:

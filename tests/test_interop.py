@@ -335,6 +335,7 @@ def test_an_export_that_does_not_compute_the_same_leaves_nothing(
     from nanokimi.interop import fast_tokenizer, hf_write
 
     right_weights, right_tokenizer = hf_write.stock_weights, fast_tokenizer.fast_tokenizer
+    right_config = fast_tokenizer.tokenizer_config
 
     def other_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
         return {n: t.flip(0) if "c_fc.weight" in n else t for n, t in right_weights(model).items()}
@@ -345,10 +346,14 @@ def test_an_export_that_does_not_compute_the_same_leaves_nothing(
         vocab["e"], vocab["t"] = vocab["t"], vocab["e"]
         return content
 
+    def other_end(tokenizer: Any, context_length: int) -> dict[str, Any]:
+        return right_config(tokenizer, context_length) | {"eos_token": "e"}
+
     arm = str(trained / "nanogpt" / "seed-7")
     for name, wrong, said in (
         ("stock_weights", other_weights, "logits that differ by"),
         ("fast_tokenizer", other_tokenizer, "tokenizer gives other ids"),
+        ("tokenizer_config", other_end, "another id for end-of-text"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(hf_write, name, wrong)

@@ -69,7 +69,8 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
         content = json.loads(inner.content)
         content |= {"truncation": None, "padding": None, "post_processor": None}
     if isinstance(tokenizer, WithEndOfText):
-        content["added_tokens"] = [*content["added_tokens"], special_token(inner.vocab_size, END_OF_TEXT)]
+        added = content.get("added_tokens") or []  # a file may leave them out
+        content["added_tokens"] = [*added, special_token(inner.vocab_size, END_OF_TEXT)]
     return content
 
 

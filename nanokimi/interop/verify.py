@@ -138,7 +138,8 @@ def compare_greedy(
 def compare_ids(fast: Any, data: PreparedData) -> tuple[int, int]:
     """(lines that were compared, lines of hostile text that differ) of the exported tokenizer and ours.
 
-    Raises TrainingError if ids differ on the run's own text or, but for SentencePiece models made elsewhere, at all.
+    Raises TrainingError if the id of end-of-text differs, or ids differ on the run's own text or, but for SentencePiece
+    models made elsewhere, at all.
     """
     tokenizer: Tokenizer = data.tokenizer
     own, hostile = lines_of(data)
@@ -147,6 +148,8 @@ def compare_ids(fast: Any, data: PreparedData) -> tuple[int, int]:
         pairs = zip(lines, fast(lines)["input_ids"] if lines else [], strict=True)
         return [line for line, ids in pairs if tokenizer.encode(line).tolist() != ids]
 
+    if fast.eos_token_id != tokenizer.end_of_text_id:
+        raise TrainingError("the exported tokenizer has another id for end-of-text: nothing was exported")
     bad, unusual = wrong(own), wrong(hostile)
     if bad or (unusual and tokenizer.name != "sentencepiece"):
         shown = ascii((bad or unusual)[0])[:80]
