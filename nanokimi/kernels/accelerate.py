@@ -8,14 +8,14 @@ stays. Every implementation computes what the reference does, up to rounding, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from nanokimi.kernels import attention, cross_entropy, decode_gpt, decode_kimi, experts, muon, rms_norm
+from nanokimi.kernels.place import Mechanism, Place, Row
 from nanokimi.kernels.structs import Choice
 from nanokimi.model.attention import MultiHeadLatentAttention, latent_attention
 from nanokimi.model.gpt import CausalSelfAttention
@@ -30,58 +30,6 @@ from nanokimi.runtime.device import cpu_has_fast_bf16
 
 MANY_EXPERTS, FEW_CHOSEN = 16, 4  # measured: docs/performance.md
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-
-
-class Place(NamedTuple):
-    """Where a model is trained."""
-
-    device: str
-    dtype: str
-    """The dtype of matrix products: fp32, bf16 or fp16."""
-    compiled: bool
-    """Whether torch.compile traces the step. It cannot trace C, nor some backward passes."""
-
-    @property
-    def bf16_on_cpu(self) -> bool:
-        """Whether torch's own kernels are slow here."""
-        return self.device == "cpu" and self.dtype == "bf16"
-
-    @property
-    def c(self) -> bool:
-        """Whether the training kernels in C can be used: bf16 on a processor that multiplies in it."""
-        return self.bf16_on_cpu and not self.compiled and cpu_has_fast_bf16()
-
-    @property
-    def gpu(self) -> bool:
-        """Whether the host should not wait for the device's numbers."""
-        return self.device in ("cuda", "mps")
-
-    @property
-    def groups(self) -> bool:
-        """Whether torch's grouped product of bf16 is one kernel here. On other GPUs it reads counts on the host."""
-        return self.device == "cuda" and torch.cuda.get_device_capability()[0] in (9, 10)
-
-
-class Mechanism(NamedTuple):
-    """A function of the reference that a fast implementation may replace."""
-
-    name: str
-    owners: tuple[type, ...]
-    attribute: str
-    """The attribute of an owner that holds the function."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A fast implementation of a mechanism."""
-
-    mechanism: Mechanism
-    form: str
-    why: str
-    suits: Callable[[Place, Any], bool]
-    """Whether to use it at a place for an owner."""
-    make: Callable[[Any], Callable[..., Any]]
-    """The function for an owner."""
 
 
 def in_bf16(fast: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,6 +100,7 @@ TRACEABLE = "what torch.compile can trace"
 GROUPED = "a CPU, and rows of whole 16 bytes"
 GROUPED_ON_GPU = "compute capability 9 or 10: groups in one kernel; blocks in other dtypes"
 BLOCKS_ON_GPU = "a GPU, where grouped products would read counts on the host"
+LOGITS_ON_GPU = "a GPU, which is given as many queries at a time as fit, in half precision if they are"
 NOT_COMPILED = "torch.compile groups bf16 alone"
 
 TABLE = (
@@ -198,6 +147,13 @@ TABLE = (
         make=lambda _: in_bf16(attention.fused_latent_attention, latent_attention),
     ),
     Row(
+        LATENT_ATTENTION,
+        form="largest logits in few products",
+        why=LOGITS_ON_GPU,
+        suits=lambda at, _: at.gpu,
+        make=lambda _: partial(latent_attention, attend=attention.attend_on_gpu),
+    ),
+    Row(
         SOFTMAX_ATTENTION,
         form="C",
         why=BF16_C,
@@ -210,6 +166,13 @@ TABLE = (
         why=BF16,
         suits=lambda at, _: at.bf16_on_cpu,
         make=lambda _: attention.eager_attend,
+    ),
+    Row(
+        SOFTMAX_ATTENTION,
+        form="largest logits in few products",
+        why=LOGITS_ON_GPU,
+        suits=lambda at, _: at.gpu,
+        make=lambda _: attention.attend_on_gpu,
     ),
     Row(
         CHOICE_OF_EXPERTS,

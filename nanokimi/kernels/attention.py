@@ -1,8 +1,9 @@
-"""Attention in bf16 on a CPU, where the backward pass of torch's fused kernel is slow (docs/performance.md).
+"""Attention on GPUs, and in bf16 on a CPU, where torch's fused kernel has a slow backward pass (docs/performance.md).
 
-Eager: three batched operations, for short sequences. Fused: the core of MLA, including rotation, with its own backward
-pass. C (attention.c): softmax attention and MLA, neither with a T x T matrix. All of them find the largest logits
-without computing the logits a second time.
+On a CPU: eager, three batched operations, for short sequences. Fused: the core of MLA, including rotation, with its own
+backward pass. C (attention.c): softmax attention and MLA, neither with a T x T matrix. All of them find the largest
+logits without computing the logits a second time. On a GPU attention is torch's fused kernel, as in the reference, and
+the largest logits take few, large products.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from nanokimi.model.attention import (
     rotated_queries,
 )
 from nanokimi.model.layers import rotate
-from nanokimi.model.sdpa import attend
+from nanokimi.model.sdpa import attend, causal_attention
 from nanokimi.runtime.c_compiler import native_library
 
 LONGEST_EAGER = 1024  # tokens; with more, a T x T matrix for each head takes too much memory
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+LOGITS_AT_ONCE, FEWEST_QUERIES = 1 << 25, 64  # on a GPU: 128 MB in fp32, and few launches
 AttentionLayer = struct("batch tokens heads nope rope value", "scale", "k_rope rotations log_sums")
 Heads = struct("batch token head", "", "numbers")
 
@@ -67,6 +70,53 @@ def is_whole_bf16(q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, dropout: float) ->
         and q_BHTX.shape[2] == k_BHSX.shape[2]
         and dropout == 0.0
     )
+
+
+def attend_on_gpu(
+    q_BHTX: torch.Tensor,
+    k_BHSX: torch.Tensor,
+    v_BHSV: torch.Tensor,
+    scale: float,
+    *,
+    dropout: float = 0.0,
+    want_max_logits: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`sdpa.attend`, with `max_logits_on_gpu`."""
+    max_logits_H = max_logits_on_gpu(q_BHTX, k_BHSX, scale) if want_max_logits else None
+    return causal_attention(q_BHTX, k_BHSX, v_BHSV, scale, dropout), max_logits_H
+
+
+@torch.no_grad()
+def max_logits_on_gpu(
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int | None = None
+) -> torch.Tensor:
+    """`sdpa.causal_max_logits` (H,), `chunk` queries at a time (None: as many as LOGITS_AT_ONCE allows).
+
+    CUDA multiplies half precision with sums and results in fp32, which is as exact: products of such numbers are.
+    """
+    B, H, queries, X = q_BHTX.shape
+    keys, device = k_BHSX.shape[2], q_BHTX.device
+    chunk = min(chunk or max(FEWEST_QUERIES, LOGITS_AT_ONCE // (B * H * keys)), queries)
+    unseen_CC = torch.full((chunk, chunk), float("-inf"), device=device).triu_(1)
+    q_NTX, k_NSX = q_BHTX.reshape(B * H, queries, X), k_BHSX.reshape(B * H, keys, X)
+    if not (device.type == "cuda" and q_NTX.dtype == k_NSX.dtype and q_NTX.dtype in HALF_PRECISION):
+        q_NTX, k_NSX = q_NTX.float(), k_NSX.float()
+    max_H = q_BHTX.new_full((H,), float("-inf"), dtype=torch.float32)
+    with torch.autocast(device.type, enabled=False):
+        for start in range(0, queries, chunk):
+            stop = min(start + chunk, queries)
+            rows, seen = stop - start, keys - queries + stop
+            logits_NRS = fp32_product(q_NTX[:, start:stop], k_NSX[:, :seen].mT)
+            logits_NRS[..., seen - rows :] += unseen_CC[:rows, :rows]  # earlier keys are visible to all
+            max_H = torch.maximum(max_H, logits_NRS.amax(dim=(1, 2)).view(B, H).amax(dim=0))
+    return max_H * scale
+
+
+def fp32_product(q_NTX: torch.Tensor, k_NXS: torch.Tensor) -> torch.Tensor:
+    """q k in fp32."""
+    if q_NTX.dtype == torch.float32:
+        return torch.bmm(q_NTX, k_NXS)
+    return torch.bmm(q_NTX, k_NXS, out_dtype=torch.float32)
 
 
 def eager_latent_attention(

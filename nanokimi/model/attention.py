@@ -7,6 +7,7 @@ part without position (N dimensions, from the latent) and a rotary part (R dimen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from nanokimi.model.layers import RMSNorm, rotate, yarn_temperature
 from nanokimi.model.sdpa import attend
 
 Angles = tuple[torch.Tensor, torch.Tensor]
+Attend = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class HeadSizes(NamedTuple):
@@ -37,6 +39,7 @@ def latent_attention(
     sizes: HeadSizes,
     scale: float,
     want_max_logits: bool,
+    attend: Attend = attend,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The core of MLA: rotate, then attend.
 
@@ -45,6 +48,7 @@ def latent_attention(
         kv: keys without position and values, expanded from the latents, (B, T, H * (N + V)).
         k_rope_BTR: the key that all heads share, not yet rotated.
         angles: cos and sin of each token's position, (T, R / 2).
+        attend: softmax attention, `sdpa.attend` or what replaces it.
 
     Returns:
         The heads' outputs (B, T, H * V) and, if wanted, each head's largest scaled logit of a visible key (H,).

@@ -50,47 +50,23 @@ def visible_keys(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 
 @torch.no_grad()
 def causal_max_logits(
-    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int | None = None
+    q_BHTX: torch.Tensor, k_BHSX: torch.Tensor, scale: float, chunk: int = 128
 ) -> torch.Tensor:
     """Each head's exact largest scaled logit over the batch and all visible keys, in fp32 (H,), for a positive `scale`.
 
-    Fused attention does not return its logits, so they are computed again, `chunk` queries at a time (None: what suits
-    the device) and only with the keys that the last of these sees. Scaling after the maximum rounds to the same number.
+    Fused attention does not return its logits, so they are computed again, `chunk` queries at a time and only with the
+    keys that the last of these sees. Scaling after the maximum rounds to the same number.
     """
-    B, H, queries, X = q_BHTX.shape
-    keys, device = k_BHSX.shape[2], q_BHTX.device
-    chunk = min(chunk or rows_at_a_time(B * H * keys, device), queries)
-    unseen_CC = torch.full((chunk, chunk), float("-inf"), device=device).triu_(1)
-    q_NTX, k_NSX = in_product_dtype(q_BHTX.reshape(B * H, queries, X), k_BHSX.reshape(B * H, keys, X))
-    max_H = q_BHTX.new_full((H,), float("-inf"), dtype=torch.float32)
-    with torch.autocast(device.type, enabled=False):
+    queries, keys = q_BHTX.shape[2], k_BHSX.shape[2]
+    chunk = min(chunk, queries)
+    unseen_CC = torch.full((chunk, chunk), float("-inf"), device=q_BHTX.device).triu_(1)
+    max_H = q_BHTX.new_full((q_BHTX.shape[1],), float("-inf"), dtype=torch.float32)
+    with torch.autocast(q_BHTX.device.type, enabled=False):
         for start in range(0, queries, chunk):
             stop = min(start + chunk, queries)
             rows, seen = stop - start, keys - queries + stop
-            logits_NRS = fp32_product(q_NTX[:, start:stop], k_NSX[:, :seen].mT)
-            logits_NRS[..., seen - rows :] += unseen_CC[:rows, :rows]  # earlier keys are visible to all
+            logits_BHTS = q_BHTX[:, :, start:stop].float() @ k_BHSX[:, :, :seen].float().mT
+            logits_BHTS[..., seen - rows :] += unseen_CC[:rows, :rows]  # earlier keys are visible to all
             # In two steps: torch is slow at a maximum over axes that are not adjacent.
-            max_H = torch.maximum(max_H, logits_NRS.amax(dim=(1, 2)).view(B, H).amax(dim=0))
+            max_H = torch.maximum(max_H, logits_BHTS.amax(dim=(2, 3)).amax(dim=0))
     return max_H * scale
-
-
-def rows_at_a_time(logits: int, device: torch.device) -> int:
-    """Queries whose logits, so many for each, are computed together.
-
-    A CPU's cache holds few; a GPU is given so many that it launches few kernels, but at most 2^25 logits (128 MB).
-    """
-    return 128 if device.type == "cpu" else max(64, (1 << 25) // logits)
-
-
-def in_product_dtype(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys as `fp32_product` takes them: CUDA multiplies half precision with sums and results in fp32."""
-    if q.device.type == "cuda" and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16):
-        return q, k
-    return q.float(), k.float()
-
-
-def fp32_product(q_NTX: torch.Tensor, k_NXS: torch.Tensor) -> torch.Tensor:
-    """q k in fp32, exact up to the rounding of fp32: products of bf16 numbers are exact there."""
-    if q_NTX.dtype == torch.float32:
-        return torch.bmm(q_NTX, k_NXS)
-    return torch.bmm(q_NTX, k_NXS, out_dtype=torch.float32)

@@ -27,8 +27,9 @@ from nanokimi.data.encoding import id_dtype
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import ByteTokenizer
 from nanokimi.kernels import muon
-from nanokimi.kernels.accelerate import Place, why_no_c
+from nanokimi.kernels.accelerate import why_no_c
 from nanokimi.kernels.decode import decode_choice
+from nanokimi.kernels.place import Place
 from nanokimi.kernels.structs import Choice
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.speed import Timing, generation_latency, time_calls

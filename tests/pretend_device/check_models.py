@@ -12,10 +12,10 @@ from test_variants import ATTENTIONS, CHOICE, FEEDS
 
 from nanokimi.config.rules import OPTIMIZERS
 from nanokimi.kernels.accelerate import accelerate_
+from nanokimi.kernels.attention import max_logits_on_gpu
 from nanokimi.measure.audit import audit
 from nanokimi.model.build import build_model
 from nanokimi.model.loss import next_token_loss
-from nanokimi.model.sdpa import causal_max_logits
 from pretend_device.counts import COUNTS
 from pretend_device.states import (
     COPIES_OF_A_STEP,
@@ -85,7 +85,7 @@ def check_the_largest_logits_are_exact(_: Path) -> None:
         hidden_TS = torch.ones(40, 50, dtype=torch.bool).triu(11)
         expected_H = logits_BHTS.masked_fill(hidden_TS, float("-inf")).amax(dim=(0, 2, 3))
         for chunk in (None, 16):
-            found_H = causal_max_logits(q_BHTX.to(DEVICE), k_BHSX.to(DEVICE), 0.3, chunk)
+            found_H = max_logits_on_gpu(q_BHTX.to(DEVICE), k_BHSX.to(DEVICE), 0.3, chunk)
             assert found_H.dtype == torch.float32
             torch.testing.assert_close(found_H.cpu().double(), expected_H, rtol=1e-6, atol=0)
 
