@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from nanokimi.config.arms import slug
+from nanokimi.data.parts import split_note
 from nanokimi.data.sources import absolute, is_name
-from nanokimi.data.store import PreparedData, as_validation_text
+from nanokimi.data.store import as_validation_text
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.errors import UserError
 from nanokimi.generation.sampling import Sampling
@@ -129,17 +130,23 @@ def evaluate(
     if part not in ("val", "test"):
         raise UserError(f"part is {part}: expected val or test")
     opened = open_arm(run, arm, checkpoint, device)
-    train, scored = opened.config.train, opened.data
-    if data is not None:
-        part, scored = "val", other_text(opened, str(data))
-    found = score(opened.model, scored, train.context_length, train.eval_batch_size, part=part).record()
-    return {"name": opened.config.title, "seed": opened.config.seed, **found}
+    return scores_of(opened, part) if data is None else scores_of(opened, "val", os.fspath(data))
 
 
-def other_text(run: Run, path: str) -> PreparedData:
-    """Another text in the place of a run's validation part."""
-    text = path if is_name(path) else absolute(path)
-    return as_validation_text(run.data, text, None, run.config.dataset.text_column)
+def scores_of(run: Run, part: str, text: str | None = None, column: str | None = None) -> dict[str, Any]:
+    """The scores of an opened run; `text` is another one, scored as if it were the validation part.
+
+    `column` is that of the text in its records; None: the run's.
+    """
+    data, note = run.data, split_note(run.data.metadata)
+    if text is not None:
+        place = text if is_name(text) else absolute(text)
+        data, note = as_validation_text(run.data, place, column, run.config.dataset.text_column), None
+    train = run.config.train
+    found = score(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
+    head = {"name": run.config.title, "seed": run.config.seed, "folder": str(run.folder)}
+    tokens = {f"{part}_tokens": len(data.scored(part).ids)}
+    return {**head, **tokens, **found, **({"split_note": note} if note else {})}
 
 
 def audit(run: RunPath | nn.Module, *, arm: str | None = None, **options: Any) -> AuditResult:
@@ -150,12 +157,27 @@ def audit(run: RunPath | nn.Module, *, arm: str | None = None, **options: Any) -
             `vocab_size` and `context` have to be given.
         options: those of `nanokimi.measure.audit.audit`, such as `max_cuts` and `seed`.
     """
-    if isinstance(run, nn.Module):
-        return audit_module(run, **options)
-    opened = open_arm(run, arm, "final", None)
-    config = opened.config
-    context = int(options.pop("context", config.train.context_length))
-    options.setdefault("vocab_size", config.family.model.vocab_size)
-    options.setdefault("batch_size", config.train.eval_batch_size)
-    options.setdefault("windows", windows_of(opened.data.val_ids, context))
-    return audit_module(opened.model, context=context, **options)
+    if not isinstance(run, nn.Module):
+        return audit_run(open_arm(run, arm, "final", None), **options)
+    if arm is not None:
+        raise UserError("arm names a run of a comparison's folder, and a module was given: leave out arm=")
+    return audit_module(run, **options)
+
+
+def audit_run(
+    run: Run, *, vocab_size: int | None = None, context: int | None = None, **options: Any
+) -> AuditResult:
+    """Audit an opened run's model, also on windows of its validation text.
+
+    Raises UserError for sizes that the model does not have.
+    """
+    model = run.config.family.model
+    most, longest = model.vocab_size, model.max_position_embeddings
+    assert most is not None and longest is not None, "resolve() fills them in"
+    vocab_size = most if vocab_size is None else vocab_size
+    context = run.config.train.context_length if context is None else context
+    if not 2 <= vocab_size <= most or not 2 <= context <= longest:
+        raise UserError("vocab_size and context must be at least 2 and at most the model's own")
+    windows = [window for window in windows_of(run.data.val_ids, context) if window.max() < vocab_size]
+    usual = {"batch_size": run.config.train.eval_batch_size, "windows": windows}
+    return audit_module(run.model, vocab_size=vocab_size, context=context, **{**usual, **options})

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,11 @@ def test_a_run_is_loaded_and_writes(
         assert found[0].prompt + found[0].text == said.rstrip() or found[0].prompt + found[0].text == said
     ids = list(nk.generate(model, tokenizer.encode("the dog"), 12, top_p=0.95, seed=3))
     assert tokenizer.decode(ids) == found[0].text and not model.training
+    for wrong in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 2.0}, {"context_length": 10_000}):
+        with pytest.raises(nk.UserError, match=next(iter(wrong))):
+            list(nk.generate(model, [1], 3, **wrong))  # type: ignore[arg-type]
+    with pytest.raises(nk.UserError, match="the prompt is empty"):
+        list(nk.generate(model, [], 3))
 
 
 def test_a_comparison_names_its_arms(make_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ def test_a_run_is_scored_and_audited(
     assert cli.main(["evaluate", str(run), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     scores = nk.evaluate(run)
-    assert scores["test_loss"] == said["test_loss"] and scores["name"] == "NanoKimi"
+    assert scores == said and scores["name"] == "NanoKimi"
     assert "val_bits_per_byte" in nk.evaluate(run, part="val")
     (tmp_path / "other.txt").write_text("zebras and foxes " * 30)
     assert (
@@ -80,6 +86,10 @@ def test_a_run_is_scored_and_audited(
     with pytest.raises(nk.UserError, match="part is train"):
         nk.evaluate(run, part="train")
     assert nk.audit(str(run), max_cuts=4).causal
+    with pytest.raises(nk.UserError, match="at most the model's own"):
+        nk.audit(run, context=10_000)
+    with pytest.raises(nk.UserError, match="leave out arm="):
+        nk.audit(nk.load(run).model, arm="nanokimi", vocab_size=20, context=8)
     assert nk.audit(nk.load(run).model, vocab_size=20, context=8, max_cuts=3).causal
 
 
@@ -100,8 +110,37 @@ def test_arms_are_compared(tiny_config: Callable[..., RunConfig], tmp_path: Path
     assert isinstance(model, nk.NanoGPT)
     with pytest.raises(nk.UserError, match="give only out= and resume=True"):
         nk.compare("x.txt", out=tmp_path / "out", resume=True)
+    with pytest.raises(nk.UserError, match="give only out= and resume=True"):
+        nk.compare(out=tmp_path / "out", config="tales", resume=True)
     with pytest.raises(nk.UserError, match="stepz"):
         nk.compare(tmp_path / "text.txt", settings={"stepz": 3})
+
+
+def test_a_comparison_refuses_what_it_would_ignore(
+    tmp_path: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command does, before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "valid"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        (tmp_path / "two" / part / "a.txt").write_text(f"{part} " * 400)
+    run = make_run()
+    (run / "metrics.jsonl").touch()
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("--nanogpt.optim.lr has no effect", {"arms": ["NanoKimi"], "settings": {"nanogpt.optim.lr": 1e-3}}),
+        ("--variant.model.norm has no effect", {"settings": {"variant.model.norm": "rmsnorm"}}),
+        ("lr is a setting of one arm", {"settings": {"lr": 1e-3}}),
+        ("--dataset.val_fraction has no effect", {"data": "two", "settings": {"val_fraction": 0.2}}),
+    ]
+    before = sorted(tmp_path.iterdir())
+    for message, asked in wrong:
+        with pytest.raises(nk.UserError, match=message):
+            nk.compare(**{"data": "text.txt", "config": "smoke", "out": tmp_path / "out", **asked})
+    with pytest.raises(nk.UserError, match="is a single run: continue it with nanokimi train"):
+        nk.compare(out=run, resume=True)
+    with pytest.raises(nk.UserError, match="holds no comparison to resume"):
+        nk.compare(out=tmp_path / "none", resume=True)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_python_started_beside_the_clone_finds_the_package(tmp_path: Path) -> None:

@@ -25,27 +25,17 @@ def run_evaluate(arguments: list[str]) -> int:
         raise UserError("--data names another text, which is scored whole: leave out --part")
     if "dataset.text_column" in options and "data" not in options:
         raise UserError("--dataset.text_column is for another text: name it with --data, or leave this out")
-    from nanokimi.data.parts import split_note
-    from nanokimi.data.sources import absolute, is_name
-    from nanokimi.data.store import as_validation_text
-    from nanokimi.measure.evaluate import evaluate
+    from nanokimi.api import scores_of
     from nanokimi.train.run_folder import open_run, runs_in
 
     checkpoint = str(options.get("checkpoint", "final"))
-    text = str(options.get("data", ""))
-    text = text if not text or is_name(text) else absolute(text)
-    column = str(options["dataset.text_column"]) if "dataset.text_column" in options else None
+    device, text, column = (
+        str(options[name]) if name in options else None for name in ("device", "data", "dataset.text_column")
+    )
     records: list[dict[str, Any]] = []
     for run_folder in runs_in(folder):
-        run = open_run(run_folder, str(options["device"]) if "device" in options else None, checkpoint)
-        usual = run.config.dataset.text_column
-        data = as_validation_text(run.data, text, column, usual) if "data" in options else run.data
-        train = run.config.train
-        scores = evaluate(run.model, data, train.context_length, train.eval_batch_size, part=part).record()
-        head = {"name": run.config.title, "seed": run.config.seed, "folder": str(run_folder)}
-        tokens = {f"{part}_tokens": len(data.scored(part).ids)}
-        note = None if "data" in options else split_note(data.metadata)
-        records.append({**head, **tokens, **scores, **({"split_note": note} if note else {})})
+        run = open_run(run_folder, device, checkpoint)
+        records.append(scores_of(run, part, text, column))
         if "json" in options:
             print(json.dumps(records[-1]), flush=True)
     if "json" not in options:

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 from nanokimi.cli.options import DEFAULT_CONFIG, TALES_CONFIG, USAGE, take_options
-from nanokimi.cli.settings import GROUPS
 from nanokimi.config import FAMILIES
+from nanokimi.config.ignored import GROUPS
 
 WIDTH = 100
 OF_A_SEARCH = (

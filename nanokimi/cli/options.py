@@ -9,7 +9,7 @@ from nanokimi.cli.hub_options import HUB_USAGE
 from nanokimi.cli.interop_options import INTEROP_USAGE
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
-from nanokimi.config.files import load_config
+from nanokimi.config.files import config_text, load_config
 from nanokimi.errors import UserError
 from nanokimi.runtime.text import whole_number
 
@@ -314,3 +314,9 @@ def require_data(path: str) -> None:
     """Raises UserError for a configuration without a text, before anything is written."""
     if not path:
         raise UserError("no text given: name one with --data path/to/text.txt, or use --data tales")
+
+
+def print_config(config: RunConfig) -> int:
+    """`--print-config`: the configuration as a file that --config takes; returns the exit status."""
+    print(config_text(config), end="")
+    return 0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder, user_path
 from nanokimi.cli.plugins import inherits_nanogpt, with_plugins
-from nanokimi.cli.settings import refuse_ignored, refuse_overridden, split_arm_words
-from nanokimi.config import BUDGETS, DISPLAY_NAMES, FAMILIES, FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config import (
+    BUDGETS,
+    DISPLAY_NAMES,
+    FAMILIES,
+    FREE_WHEN_RESUMED,
+    DatasetConfig,
+    RunConfig,
+)
 from nanokimi.config.arms import (
     DEFAULT_ARMS,
     one_arm,
@@ -20,8 +25,9 @@ from nanokimi.config.arms import (
     with_arm,
     with_arm_options,
 )
-from nanokimi.config.files import load_config
-from nanokimi.config.parsing import expand, settings, with_changes, with_options
+from nanokimi.config.files import load_config, refuse_another_kind
+from nanokimi.config.ignored import refuse_ignored, refuse_overridden, split_arm_words
+from nanokimi.config.parsing import settings, with_changes, with_options
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
 
@@ -63,20 +69,10 @@ def configured(
 
     Raises UserError for what cannot be, and for what the command would ignore.
     """
+    from nanokimi.data.own_parts import fitted_to_data
+
     chosen, config = _configured(command, options, rest, arms)
     return chosen, fitted_to_data(config, rest)
-
-
-def fitted_to_data(config: RunConfig, rest: list[str]) -> RunConfig:
-    """The configuration with what its text decides. Raises UserError for a setting in `rest` that the text ignores."""
-    from nanokimi.data.own_parts import refuse_unused_shares, without_unused
-
-    named = {option.removeprefix("--").partition("=")[0] for option in expand(split_arm_words(rest)[0])}
-    refuse_unused_shares(config.dataset, named)
-    dataset, notes = without_unused(config.dataset, named)
-    for note in notes:
-        print(f"nanokimi: note: {note}", file=sys.stderr)
-    return replace(config, dataset=dataset)
 
 
 def _configured(
@@ -150,7 +146,7 @@ def begin_with(options: dict[str, object], rest: list[str]) -> None:
         from nanokimi.train.weights import find_data
 
         rest.append(f"--dataset.tokenizer={(find_data(folder) / 'tokenizer.json').resolve()}")
-        rest.append("--dataset.vocab_size=1024")
+        rest.append(f"--dataset.vocab_size={DatasetConfig.vocab_size}")  # a tokenizer's file has its own
     rest.append(f"--train.init_from={folder.resolve()}")
 
 
@@ -158,18 +154,7 @@ def resumed_config(
     command: str, folder: Path, options: dict[str, object], rest: list[str], arms: ArmWords
 ) -> RunConfig:
     """The configuration to continue the run in `folder` with."""
-    if sum((folder / name / "config.yaml").is_file() for name in FAMILIES) >= 2:
-        raise UserError(
-            f"{folder} was begun by an earlier version: repeat it with nanokimi compare --config "
-            f"{folder / 'config.yaml'}"
-        )
-    is_comparison = any(folder.glob("*/seed-*/config.yaml"))
-    if command == "train" and is_comparison:
-        raise UserError(
-            f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
-        )
-    if command == "compare" and not is_comparison and (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")
+    refuse_another_kind(command, folder)
     path = str(folder / "config.yaml")
     saved = load_config(path)
     arms = replace(arms, plugins=())  # they are in it already; the option only names the file

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import default_folder, require_data, take_options
+from nanokimi.cli.options import default_folder, print_config, require_data, take_options
 from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
 from nanokimi.cli.resuming import ArmWords, configured
-from nanokimi.cli.settings import print_config
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
 

@@ -19,15 +19,16 @@ from nanokimi.cli.options import (
     DEFAULT_CONFIG,
     choose_config,
     one_target,
+    print_config,
     require_data,
     take_options,
 )
 from nanokimi.cli.plugins import refuse_unused_plugins
-from nanokimi.cli.resuming import begin_with, fitted_to_data, plan_run
+from nanokimi.cli.resuming import begin_with, plan_run
 from nanokimi.cli.sample import run_sample
 from nanokimi.cli.serve import run_serve
-from nanokimi.cli.settings import print_config, refuse_ignored, split_arm_words
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
+from nanokimi.config.ignored import refuse_ignored, split_arm_words
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.text import one_line
@@ -161,6 +162,7 @@ def run_dry(config: RunConfig, out: Path) -> int:
 
 def run_prepare(arguments: list[str]) -> int:
     """`nanokimi prepare`."""
+    from nanokimi.data.own_parts import fitted_to_data
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"config": str, "out": str, "print_config": bool})
@@ -219,30 +221,15 @@ def run_audit(arguments: list[str]) -> int:
 
 def audit_runs(folder: Path, options: dict[str, object]) -> dict[str, AuditResult]:
     """Audit the model of each run in `folder`."""
-    from nanokimi.measure.audit import audit
-    from nanokimi.measure.audit_inputs import windows_of
+    from nanokimi.api import audit_run
     from nanokimi.train.run_folder import open_run, runs_in
 
+    sizes = {name: int(str(options[name])) for name in ("vocab_size", "context") if name in options}
+    device = str(options["device"]) if "device" in options else None
     results = {}
     for run_folder in runs_in(folder):
-        run = open_run(run_folder, str(options["device"]) if "device" in options else None)
-        vocab_size = int(str(options.get("vocab_size", run.config.family.model.vocab_size)))
-        context = int(str(options.get("context", run.config.train.context_length)))
-        limits = (
-            (vocab_size, run.config.family.model.vocab_size),
-            (context, run.config.family.model.max_position_embeddings),
-        )
-        if any(limit is None or not 2 <= value <= limit for value, limit in limits):
-            raise UserError("--vocab_size and --context must be at least 2 and at most the model's own")
-        windows = windows_of(run.data.val_ids, context)
-        windows = [window for window in windows if window.max() < vocab_size]
-        results[run_title(run_folder, folder, run.config.title)] = audit(
-            run.model,
-            vocab_size=vocab_size,
-            context=context,
-            batch_size=run.config.train.eval_batch_size,
-            windows=windows,
-        )
+        run = open_run(run_folder, device)
+        results[run_title(run_folder, folder, run.config.title)] = audit_run(run, **sizes)
     return results
 
 

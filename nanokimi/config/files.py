@@ -111,3 +111,19 @@ def save_config(config: RunConfig, path: Path) -> None:
     from nanokimi.runtime.files import write_atomic
 
     write_atomic(path, config_text(config))
+
+
+def refuse_another_kind(command: str, folder: Path) -> None:
+    """Raise UserError if the run in `folder` is not one that `command`, train or compare, continues."""
+    if sum((folder / name / "config.yaml").is_file() for name in FAMILIES) >= 2:
+        raise UserError(
+            f"{folder} was begun by an earlier version: repeat it with nanokimi compare --config "
+            f"{folder / 'config.yaml'}"
+        )
+    is_comparison = any(folder.glob("*/seed-*/config.yaml"))
+    if command == "train" and is_comparison:
+        raise UserError(
+            f"{folder} is a comparison: continue it with nanokimi compare --resume --out {folder}"
+        )
+    if command == "compare" and not is_comparison and (folder / "metrics.jsonl").exists():
+        raise UserError(f"{folder} is a single run: continue it with nanokimi train --resume --out {folder}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nanokimi.config import DatasetConfig
+from nanokimi.config import DatasetConfig, RunConfig
+from nanokimi.config.ignored import split_arm_words
+from nanokimi.config.parsing import expand
 from nanokimi.data.folders import read_folder
 from nanokimi.data.hub import hub_set
 from nanokimi.data.nanogpt import META, is_nanogpt_folder
@@ -15,6 +19,16 @@ from nanokimi.data.tokenizers.foreign import is_foreign
 from nanokimi.errors import UserError
 
 SHARES = ("val_fraction", "test_fraction")
+
+
+def fitted_to_data(config: RunConfig, rest: Sequence[str]) -> RunConfig:
+    """The configuration with what its text decides. Raises UserError for a setting in `rest` that the text ignores."""
+    named = {option.removeprefix("--").partition("=")[0] for option in expand(split_arm_words(rest)[0])}
+    refuse_unused_shares(config.dataset, named)
+    dataset, notes = without_unused(config.dataset, named)
+    for note in notes:
+        print(f"nanokimi: note: {note}", file=sys.stderr)
+    return replace(config, dataset=dataset)
 
 
 def unused_shares(dataset: DatasetConfig) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from typing import cast
 
 import torch
 
+from nanokimi.config.checks import require_sampling
+from nanokimi.errors import UserError
 from nanokimi.generation.sampling import Sampling, sample_token
 from nanokimi.kernels.decode import DecodeStep, decode_step, decoding_model
 from nanokimi.model.build import LanguageModel
@@ -41,7 +43,7 @@ class Writing:
 
     def __init__(self, request: Request, limit: int) -> None:
         if len(request.prompt_ids) == 0:
-            raise ValueError("the prompt is empty: there is nothing to continue")
+            raise UserError("the prompt is empty: there is nothing to continue")
         self.request = request
         self.window = [int(token) for token in request.prompt_ids[-limit:]]
         self.seen = set(map(int, request.prompt_ids)) if request.sampling.repetition_penalty != 1 else set()
@@ -97,7 +99,7 @@ class Engine:
     Args:
         together: compute the sequences as one batch. None: on an accelerator.
 
-    Raises ValueError if `context_length` is more than the model has positions for.
+    Raises UserError if `context_length` is more than the model has positions for.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Engine:
         assert positions is not None, "resolve() fills this in"
         self.limit = positions if context_length is None else context_length
         if not 1 <= self.limit <= positions:
-            raise ValueError(f"context_length is {self.limit}, the model has positions for 1 to {positions}")
+            raise UserError(f"context_length is {self.limit}, the model has positions for 1 to {positions}")
         self.use_cache = use_cache and getattr(model, "can_cache", True)
         # Asked for a batch, the device computes it; else a small model on a GPU decodes as a copy on the CPU.
         copies = self.use_cache and not together
@@ -122,7 +124,7 @@ class Engine:
         self._decode: DecodeStep | None = None
 
     def start(self, request: Request) -> Writing:
-        """A sequence for `rounds` or `step`. Raises ValueError for an empty prompt."""
+        """A sequence for `rounds` or `step`. Raises UserError for an empty prompt."""
         return Writing(request, self.limit)
 
     @contextmanager
@@ -224,7 +226,8 @@ def generate(
     For what the words mean see `Sampling`, and for what happens at the end of the context see `Engine`.
 
     Raises:
-        ValueError: the prompt is empty, or `context_length` is more than the model has positions for.
+        UserError: the prompt is empty, `context_length` is more than the model has positions for, or no token can be
+            chosen so, as with a negative temperature.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -233,6 +236,7 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
     )
+    require_sampling(sampling)
     engine = Engine(model, context_length=context_length, use_cache=use_cache)
     request = Request(
         prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop_id=stop_id

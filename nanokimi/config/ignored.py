@@ -1,14 +1,13 @@
-"""Settings on the command line: for which arm they are, and which a command would ignore."""
+"""Settings that were typed: for which arm they are, and which a command would ignore."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanokimi.config import FAMILIES, RunConfig
 from nanokimi.config.arms import arm_configs, origin_of
-from nanokimi.config.files import config_text
 from nanokimi.config.parsing import expand, settings
 from nanokimi.config.rules_variant import is_plugin
+from nanokimi.config.schema import FAMILIES, RunConfig
 from nanokimi.config.words import of_arm
 from nanokimi.errors import UserError
 
@@ -98,9 +97,3 @@ def refuse_overridden(base: RunConfig, config: RunConfig, rest: Sequence[str], n
         family, _, part = key.partition(".")
         if family == config.model and then.get(key) != now.get(key):
             raise UserError(f"--{key} has no effect: the arm {name} sets {part} itself; use --{part}")
-
-
-def print_config(config: RunConfig) -> int:
-    """`--print-config`: the configuration as a file that --config takes; returns the exit status."""
-    print(config_text(config), end="")
-    return 0
