@@ -6,6 +6,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE
 
 from nanokimi import cli
 from nanokimi.errors import TrainingError, UserError
@@ -146,6 +148,37 @@ def test_equal_models_are_rarely_called_different() -> None:
     assert winners <= 20
 
 
+def test_a_higher_mean_over_other_prompts_is_no_win() -> None:
+    """A's story of the last prompt cannot be rated, and B's is poor there; on the others B's are surely better."""
+    questions = plan(stories(7, 1), 1, False, 0)
+    for question in questions:
+        arm, place = question.first.arm, question.first.prompt
+        question.answer = rated(5 if arm == "A" else 5.5 + place / 10)
+        if place == 6:
+            question.answer = "I cannot." if arm == "A" else rated(0)
+    found = verdict(questions, ["A", "B"])
+    assert found["scores"]["A"]["overall"]["mean"] > found["scores"]["B"]["overall"]["mean"]
+    assert found["differences"][0]["words"].startswith("lower by")
+    assert found["sentence"].startswith("No winner")
+
+
+def test_answers_that_came_while_another_failed_are_kept() -> None:
+    failed = threading.Event()
+
+    def ask(question: str) -> str:
+        if "text 0 0" in question and "fine" in question:
+            failed.set()
+            raise TrainingError("no more credit")
+        failed.wait(PATIENCE)
+        time.sleep(0.05)  # until the failure has been noticed
+        return rated(5)
+
+    questions = plan(stories(1), 1, False, 0)
+    with pytest.raises(TrainingError):
+        ask_all(questions, ask, len(questions))
+    assert sorted(question.answer is None for question in questions) == [False, False, False, True]
+
+
 def test_one_prompt_has_no_interval_and_no_winner() -> None:
     questions = plan(stories(1), 2, False, 0)
     ask_all(questions, fair, 1)
@@ -263,6 +296,10 @@ def test_what_was_answered_before_an_error_is_kept(
     assert "no more credit" in capsys.readouterr().err
     found = read_json(tmp_path / "out" / "judge.json")
     assert len(found["answers"]) == 5 and found["whole"] is False
+    again = ["--prompt", "the dog", "--out", str(tmp_path / "again")]
+    words = ["--url", judged_by(lambda q: rated(5)).url, "--model", "m", "--no-pairs", *again]
+    assert cli.main(["judge", str(tmp_path / "run"), *words, "--max_new_tokens", "5"]) == 0
+    assert read_json(tmp_path / "again" / "judge.json")["judge"]["prompts"] == 1
 
 
 def test_our_own_server_judges(

@@ -54,6 +54,7 @@ def run_judge(arguments: list[str]) -> int:
     if (out / JUDGE_FILE).exists():
         raise UserError(f"{out} already holds {JUDGE_FILE}: choose another --out")
     print(f"{len(questions)} questions to {endpoint.model} at {endpoint.url}", file=sys.stderr)
+    number["prompts"] = len({story.prompt for story in stories})  # the text may have fewer beginnings
     asked = {"url": endpoint.url, "model": endpoint.model, "kind": endpoint.kind, **number}
     try:
         ask_all(questions, endpoint.ask, number["at_once"])

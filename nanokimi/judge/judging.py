@@ -69,11 +69,15 @@ def plan(stories: Sequence[Story], rounds: int, pairs: bool, seed: int) -> list[
 
 def ask_all(questions: Sequence[Question], ask: Callable[[str], str], at_once: int) -> None:
     """Fill in the answers, `at_once` questions at a time. After an error, questions that wait are not asked."""
+
+    def answer(question: Question) -> None:
+        question.answer = ask(question.words)
+
     with ThreadPoolExecutor(at_once) as pool:
-        waiting = [(question, pool.submit(ask, question.words)) for question in questions]
+        waiting = [pool.submit(answer, question) for question in questions]
         try:
-            for question, future in waiting:
-                question.answer = future.result()
+            for future in waiting:
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -216,10 +220,10 @@ def sentence(found: dict[str, Any], arms: Sequence[str]) -> str:
         if best in (entry["first"], entry["second"]):
             other = entry["second"] if entry["first"] == best else entry["first"]
             sign = 1 if entry["first"] == best else -1
-            chosen = [
-                p["mean"] * sign for p in found["preferences"] if {p["first"], p["second"]} == {best, other}
-            ]
-            if entry["words"] in (NOT_DISTINGUISHABLE, "not rated") or any(mean < 0 for mean in chosen):
+            chosen = [p for p in found["preferences"] if {p["first"], p["second"]} == {best, other}]
+            unclear = entry["words"] in (NOT_DISTINGUISHABLE, "not rated")
+            # The difference is of the beginnings where both were rated, so it, too, may point the other way.
+            if unclear or any(one["mean"] * sign < 0 for one in [entry, *chosen]):
                 unsure.append(other)
     if unsure:
         return (
