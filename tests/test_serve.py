@@ -21,6 +21,7 @@ from nanokimi.generation.engine import Engine
 from nanokimi.generation.sampling import Sampling
 from nanokimi.generation.text import TextSettings, complete
 from nanokimi.model.build import build_model
+from nanokimi.serve.requests import understand
 
 openai = pytest.importorskip("openai", reason="the openai package is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: nanokimi[serve]")
@@ -200,6 +201,12 @@ def test_hostile_requests_are_answered_by_one_line(
 ) -> None:
     found, content = server.ask(method, path, body, **headers)
     assert found == status and message in content["error"]["message"], content
+
+
+def test_a_request_that_names_no_number_of_tokens_fits_the_servers_limit() -> None:
+    served = {"model": "nanogpt", "prompt": "a"}
+    assert understand(served, ByteTokenizer(), CONTEXT, 4).requests[0].max_new_tokens == 4
+    assert understand(served, ByteTokenizer(), CONTEXT, 100).requests[0].max_new_tokens == 16
 
 
 def test_other_names_for_this_machine_are_refused(server: Server) -> None:

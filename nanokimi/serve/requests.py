@@ -48,7 +48,6 @@ class Refused(Exception):
 class Asked:
     """A request that can be served."""
 
-    model: str
     prompts: tuple[str, ...]
     """As text, for `echo`."""
     requests: tuple[Request, ...]
@@ -160,7 +159,7 @@ def understand(body: dict[str, Any], tokenizer: Tokenizer, context: int, most_to
     """The request as the engine takes it. Raises Refused for whatever cannot be served."""
     sampling, stop = sampling_in(body), stops_in(body)
     n = whole(body, "n", 1, 1, MAX_CHOICES)
-    tokens = whole(body, "max_tokens", DEFAULT_TOKENS, 0, most_tokens)
+    tokens = whole(body, "max_tokens", min(DEFAULT_TOKENS, most_tokens), 0, most_tokens)
     seed = whole(body, "seed", None, -(2**63), 2**63 - 1)
     if seed is None:
         import secrets
@@ -191,7 +190,6 @@ def understand(body: dict[str, Any], tokenizer: Tokenizer, context: int, most_to
         for number in range(n)
     ]
     return Asked(
-        model=field(body, "model", (str,), "", "a text"),
         prompts=tuple(text for text, _ in texts),
         requests=tuple(requests),
         n=n,
