@@ -43,9 +43,8 @@ def test_a_share_of_a_text_with_its_own_parts_is_refused_only_where_it_is_typed(
             assert cli.main(shlex.split(line)) == (2 if share in unused else 0)
             err = capsys.readouterr().err
             assert share not in unused or f"--dataset.{share} has no effect: {path} has its own parts" in err
-    assert (
-        cli.main(shlex.split("prepare --config tales --print-config --data two")) == 0
-    )  # the preset's share
+    of_the_preset = "prepare --config tales --print-config --data two"
+    assert cli.main(shlex.split(of_the_preset)) == 0
 
 
 def test_a_folder_of_tokens_is_read_with_its_own_characters_whatever_the_preset_says(

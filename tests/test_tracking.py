@@ -207,9 +207,8 @@ def test_a_slow_tracker_does_not_slow_the_run(
     release.set()
     assert "did not end in time" in said[0]
     lost = re.search(r"was too slow: (\d+) records are missing", said[1])
-    assert (
-        lost and 188 <= int(lost[1]) <= 191
-    )  # of 200 records and the end, what the queue of 10 did not take
+    # of 200 records and the end, what the queue of 10 did not take
+    assert lost and 188 <= int(lost[1]) <= 191
 
 
 def test_a_missing_package_costs_one_line(

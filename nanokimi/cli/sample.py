@@ -26,7 +26,7 @@ SAMPLING_OPTIONS: dict[str, Callable[[str], object]] = {
     "repetition_penalty": float,
     "seed": int,
 }
-"""Options of every command that writes; but for the seed they are settings of the run's `sample` group."""
+"""But for the seed, settings of the run's `sample` group."""
 PROMPT = "> "
 
 
