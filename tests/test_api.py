@@ -136,6 +136,8 @@ def test_a_comparison_refuses_what_it_would_ignore(
     for message, asked in wrong:
         with pytest.raises(nk.UserError, match=message):
             nk.compare(**{"data": "text.txt", "config": "smoke", "out": tmp_path / "out", **asked})
+    with pytest.raises(nk.UserError, match="missing.txt"):
+        nk.compare("missing.txt", config="smoke")
     with pytest.raises(nk.UserError, match="is a single run: continue it with nanokimi train"):
         nk.compare(out=run, resume=True)
     with pytest.raises(nk.UserError, match="holds no comparison to resume"):

@@ -296,6 +296,16 @@ def test_what_was_answered_before_an_error_is_kept(
     assert "no more credit" in capsys.readouterr().err
     found = read_json(tmp_path / "out" / "judge.json")
     assert len(found["answers"]) == 5 and found["whole"] is False
+    words = [
+        "--url",
+        judged_by(lambda q: (401, "no")).url,
+        "--model",
+        "m",
+        "--out",
+        str(tmp_path / "new" / "out"),
+    ]
+    assert cli.main(["judge", str(tmp_path / "run"), *words, "--max_new_tokens", "5"]) == 2
+    assert not (tmp_path / "new").exists(), "nothing was answered"
     again = ["--prompt", "the dog", "--out", str(tmp_path / "again")]
     words = ["--url", judged_by(lambda q: rated(5)).url, "--model", "m", "--no-pairs", *again]
     assert cli.main(["judge", str(tmp_path / "run"), *words, "--max_new_tokens", "5"]) == 0

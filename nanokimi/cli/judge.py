@@ -43,16 +43,17 @@ def run_judge(arguments: list[str]) -> int:
         raise UserError("--prompt is the one prompt: leave out --prompts")
 
     from nanokimi.judge.judging import ask_all, plan, verdict
-    from nanokimi.runtime.files import create_run_folder, default_run_folder, write_json
+    from nanokimi.runtime import files
 
+    if "out" in options and (Path(str(options["out"])) / JUDGE_FILE).exists():
+        raise UserError(f"{options['out']} already holds {JUDGE_FILE}: choose another --out")
     endpoint = endpoint_of(options)
     runs = opened_runs(rest, options)
     stories = write_stories(runs, options, number)
     questions = plan(stories, number["rounds"], "no_pairs" not in options, int(str(options.get("seed", 0))))
-    out = Path(str(options.get("out") or default_run_folder("judge", "stories")))
-    create_run_folder(out)
-    if (out / JUDGE_FILE).exists():
-        raise UserError(f"{out} already holds {JUDGE_FILE}: choose another --out")
+    out = Path(str(options.get("out") or files.default_run_folder("judge", "stories")))
+    missing = files.first_missing(out)
+    files.create_run_folder(out)
     print(f"{len(questions)} questions to {endpoint.model} at {endpoint.url}", file=sys.stderr)
     number["prompts"] = len({story.prompt for story in stories})  # the text may have fewer beginnings
     asked = {"url": endpoint.url, "model": endpoint.model, "kind": endpoint.kind, **number}
@@ -64,7 +65,9 @@ def run_judge(arguments: list[str]) -> int:
             found = verdict(done, list(runs))
             whole = len(done) == len(questions)
             content = {"whole": whole, "judge": asked, **found, "answers": [answered(q) for q in done]}
-            write_json(out / JUDGE_FILE, content)
+            files.write_json(out / JUDGE_FILE, content)
+        elif missing is not None:
+            files.remove_what_was_made(out, missing)
     print(table_of(found))
     print(found["sentence"])
     print(out / JUDGE_FILE)

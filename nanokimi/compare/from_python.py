@@ -13,7 +13,7 @@ from nanokimi.config.files import load_config, refuse_another_kind
 from nanokimi.config.ignored import refuse_ignored, split_arm_words
 from nanokimi.data.own_parts import fitted_to_data
 from nanokimi.errors import UserError
-from nanokimi.runtime.files import default_run_folder
+from nanokimi.runtime.files import default_run_folder, give_back_unused_folders
 
 
 def compare(
@@ -55,7 +55,10 @@ def compare(
     if not chosen.dataset.path:
         raise UserError('no text given: name one as the first argument, or use "tales"')
     folder = default_run_folder("compare", Path(name).stem) if out is None else Path(out).expanduser()
-    return train_arms(chosen, folder)
+    try:
+        return train_arms(chosen, folder)
+    finally:
+        give_back_unused_folders()
 
 
 def continue_comparison(folder: Path) -> dict[str, Any]:
