@@ -73,12 +73,9 @@ def run_sweep(arguments: list[str]) -> int:
         picked["hyperparameter"] = str(options["vary"])
     wanted = SweepOptions(grid=grid, **picked)
 
-    def work() -> int:
-        print(sweep_text(sweep(config, out, wanted)), end="")
-        print(out / "sweep.json")
-        return 0
-
-    return interruptible(work)
+    print(sweep_text(sweep(config, out, wanted)), end="")
+    print(out / "sweep.json")
+    return 0
 
 
 def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
@@ -98,14 +95,11 @@ def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int
     machine: dict[str, Any] = {name: options[name] for name in ("workers", "keep") if name in options}
     wanted = SearchOptions(tuning=TuningOptions(**picked), **machine)
 
-    def work() -> int:
-        print(search_text(run_search(config, out, wanted)), end="")
-        print(out / SEARCH_FILE)
-        if (out / SEARCH_PAGE).is_file():
-            print(f"Open: {out / SEARCH_PAGE}")
-        return 0
-
-    return interruptible(work)
+    print(search_text(run_search(config, out, wanted)), end="")
+    print(out / SEARCH_FILE)
+    if (out / SEARCH_PAGE).is_file():
+        print(f"Open: {out / SEARCH_PAGE}")
+    return 0
 
 
 def run_ladder(arguments: list[str]) -> int:
@@ -140,7 +134,7 @@ def run_ladder(arguments: list[str]) -> int:
         plugins=tuple(named_plugins()),  # before --arm names others, which are in their own arms
         added=tuple(name_arm_sources(added)),
     )
-    return interruptible(lambda: show(ladder(quick_config(config, options), out, wanted), out))
+    return show(ladder(quick_config(config, options), out, wanted), out)
 
 
 def run_scale(arguments: list[str]) -> int:
@@ -178,7 +172,7 @@ def run_scale(arguments: list[str]) -> int:
     if "families" in options:
         families = choose(tuple(CORNERS), str(options["families"]), "--families")
         wanted = replace(wanted, families=tuple(families))
-    return interruptible(lambda: show(scale(quick_config(config, options), out, wanted), out))
+    return show(scale(quick_config(config, options), out, wanted), out)
 
 
 def take_arms(arguments: list[str]) -> tuple[ArmWords, list[str]]:
@@ -277,14 +271,3 @@ def show(report: dict[str, Any], out: Path) -> int:
     if leaking:
         print(f"LEAKING: {', '.join(leaking)}; not ranked", file=sys.stderr)
     return 1 if leaking else 0
-
-
-def interruptible(work: Callable[[], int]) -> int:
-    """Do `work`; returns its exit status, or that of the signal that ended it after saving."""
-    from nanokimi.runtime.interrupts import Interrupted
-
-    try:
-        return work()
-    except Interrupted as stop:
-        print(f"nanokimi: {stop}", file=sys.stderr)
-        return stop.exit_status

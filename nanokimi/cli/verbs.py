@@ -65,13 +65,8 @@ def run_compare(arguments: list[str]) -> int:
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
-    from nanokimi.runtime.interrupts import Interrupted
 
-    try:
-        report = compare(config, out, resume=resume, allow_changes="allow_changes" in options)
-    except Interrupted as stop:
-        print(f"nanokimi: {stop}", file=sys.stderr)
-        return stop.exit_status
+    report = compare(config, out, resume=resume, allow_changes="allow_changes" in options)
     print(fitted(report["verdict"]["sentence"]))
     print(summary_table(report["arms"], terminal_width()))
     for line in (report["match"]["sentence"], report["data"]["split_note"]):
@@ -122,16 +117,11 @@ def run_train(arguments: list[str]) -> int:
         return print_config(config)
     require_data(config.dataset.path)
 
-    from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.run import train_alone
 
-    try:
-        if "dry_run" in options:
-            return run_dry(config, out)
-        result = train_alone(config, out, resume=resume, allow_changes="allow_changes" in options)
-    except Interrupted as stop:
-        print(f"nanokimi: {stop}", file=sys.stderr)
-        return stop.exit_status
+    if "dry_run" in options:
+        return run_dry(config, out)
+    result = train_alone(config, out, resume=resume, allow_changes="allow_changes" in options)
     said = (
         f"{result['name']}: test loss {result['test_loss']:.4f} nats per token, "
         f"{result['test_bits_per_byte']:.4f} bits per byte (validation loss {result['val_loss']:.4f}); {out}"
@@ -286,7 +276,6 @@ def run_prune(arguments: list[str]) -> int:
     if recover < 0:
         raise UserError(f"--recover is {recover}: it must be 0 or more")
 
-    from nanokimi.runtime.interrupts import Interrupted
     from nanokimi.train.prune import prune
     from nanokimi.train.run_folder import runs_in
 
@@ -294,11 +283,7 @@ def run_prune(arguments: list[str]) -> int:
         raise UserError(f"{folder} is a comparison: name one of its arms, for example {runs_in(folder)[0]}")
     out = Path(str(options.get("out") or default_run_folder("prune", folder.resolve().name)))
     device = str(options["device"]) if "device" in options else None
-    try:
-        found = prune(folder, out, keep=keep, recover_steps=recover, device=device)
-    except Interrupted as stop:
-        print(f"nanokimi: {stop}", file=sys.stderr)
-        return stop.exit_status
+    found = prune(folder, out, keep=keep, recover_steps=recover, device=device)
     print(f"{found['kept']} of {found['of']} experts in each layer, by their use on the validation text")
     print(f"validation loss before   {found['val_loss_before']:.4f} nats per token")
     print(f"                pruned   {found['val_loss_pruned']:.4f}")
