@@ -96,12 +96,12 @@ def test_a_run_is_scored_and_audited(
 def test_arms_are_compared(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = tiny_config(max_steps=2, eval_every=2)
     (tmp_path / "tiny.yaml").write_text(config_text(config))
-    settings = {"steps": 3, "nanogpt.optim.lr": 2e-3}
+    settings = {"steps": 3, "nanogpt.optim.lr": 2e-3, "memory_limit_gb": None}
     report = nk.compare(
         tmp_path / "text.txt",
         out=tmp_path / "out",
         config=str(tmp_path / "tiny.yaml"),
-        arms=["NanoGPT"],
+        arms="NanoGPT",
         settings=settings,
     )
     assert [arm["name"] for arm in report["arms"]] == ["NanoGPT"]

@@ -161,6 +161,7 @@ HOSTILE: list[tuple[dict[str, Any], int, str]] = [
     ({"presence_penalty": 1}, 400, "presence_penalty is not supported here"),
     ({"best_of": 4}, 400, "best_of is not supported here"),
     ({"stream": "yes"}, 400, "stream is not true or false"),
+    ({"stream_options": {"include_usage": True}}, 400, "stream_options has no effect without stream"),
     ({"sto\x00p\n": 1}, 400, "there is no field 'sto?p '"),
 ]
 

@@ -21,7 +21,7 @@ def compare(
     *,
     out: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
-    arms: Sequence[str] = (),
+    arms: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -31,13 +31,14 @@ def compare(
         data: a text, a folder or a data set, as for --data; None: that of the configuration.
         out: a new folder; None: the next free one below runs/.
         config: a preset or a file, as for --config; None: "shakespeare-char".
-        arms: train only these arms.
+        arms: train only this arm, or these.
         settings: by the words of the command line, such as {"steps": 200, "seeds": 3, "nanokimi.optim.lr": 2e-3}.
         resume: continue the comparison in `out`.
 
     Raises UserError for bad input, TrainingError if an arm failed.
     """
-    words = [f"--{name}={value}" for name, value in (settings or {}).items()]
+    given = {name: "null" if value is None else value for name, value in (settings or {}).items()}
+    words = [f"--{name}={value}" for name, value in given.items()]
     if data is not None:
         words.append(f"--data={os.fspath(data)}")
     if resume:
@@ -48,7 +49,7 @@ def compare(
     shared, of_arm = split_arm_words(words)
     chosen = load_config(name, shared)
     if arms:
-        chosen = only_arms(chosen, list(arms))
+        chosen = only_arms(chosen, [arms] if isinstance(arms, str) else list(arms))
     chosen = with_arm_options(chosen, of_arm)
     refuse_ignored("compare", chosen, shared)
     chosen = fitted_to_data(chosen, words)

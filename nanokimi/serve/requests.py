@@ -167,6 +167,8 @@ def understand(body: dict[str, Any], tokenizer: Tokenizer, context: int, most_to
         seed = secrets.randbelow(2**62)  # another text each time, as a client without a seed expects
     stream = field(body, "stream", (bool,), False, "true or false")
     options = field(body, "stream_options", (dict,), {}, "an object")
+    if options and not stream:
+        raise Refused(400, "stream_options has no effect without stream: leave it out", "stream_options")
     texts = texts_in(body, tokenizer)
     if len(texts) * n > MAX_CHOICES:
         raise Refused(400, f"the request asks for {len(texts) * n} texts: at most {MAX_CHOICES}", "n")
