@@ -28,13 +28,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("this machine has no CUDA device: try `make gpu-day PRETEND=1`", file=sys.stderr)
         return 2
-    shared = [
-        "--out",
-        str(chosen.out),
-        "--minutes",
-        str(chosen.minutes),
-        *(["--tiny"] if chosen.tiny else []),
-    ]
+    shared = ["--out", str(chosen.out), "--minutes", str(chosen.minutes)]
+    if chosen.tiny:
+        shared.append("--tiny")
     failed = False
     for name in ("correctness", "speed", "science"):
         more = ["--nanogpt", str(chosen.nanogpt)] if name == "speed" and chosen.nanogpt else []

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 
 LARGE = 2_000_000  # logits; with fewer, torch's is as fast
-PIECE, MOST_PIECES = (
-    500_000,
-    64,
-)  # logits that fit into a CPU's cache, but not so few that calls take the time
+PIECE = 500_000  # logits that fit into a CPU's cache
+MOST_PIECES = 64  # with more, the calls would take the time
 PIECE_ON_GPU = 1 << 26  # logits: 256 MB in fp32, and few kernels
 
 

@@ -171,9 +171,8 @@ class Display:
         width = self._width_of_values()
         bar_width = min(BAR_WIDTH, width)
         table.add_row("now", _phase_text(arm, width))
-        bar = ProgressBar(
-            total=arm.amount or None, completed=arm.done, width=bar_width
-        )  # no total: it pulses
+        total = arm.amount or None  # None: the bar pulses
+        bar = ProgressBar(total=total, completed=arm.done, width=bar_width)
         table.add_row("", bar if arm.amount or arm.phase not in (*QUIET, *OVER) else "")
         finite = arm.total is not None and arm.total < 1e9
         table.add_row("step", f"{arm.step:,} of {arm.total:,.0f}" if finite else f"{arm.step:,}")
