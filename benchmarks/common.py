@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 import torch
+from gpu.digits import rounded
 from turns import Worker
 
 from nanokimi.profiling.roofline import MachineRates, measure_machine
@@ -162,12 +162,3 @@ def finish(options: argparse.Namespace, record: dict[str, Any]) -> None:
     if options.out is not None:
         with open(options.out, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def rounded(value: Any) -> Any:
-    """The same with every float to five significant digits; JSON has no infinity."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -15,6 +15,7 @@ from typing import Any
 import rows
 import torch
 import torch.nn.functional as F
+from digits import rounded
 from sizes import peak_of, sized
 
 from nanokimi.config import RunConfig
@@ -245,7 +246,7 @@ def main(name: str, seconds: str, checkout: str, size: str) -> None:
         work = partial(nanogpt, checkout, tiny, float(seconds), compiled)
     else:
         work = partial(transformers, model.removeprefix("transformers-"), tiny, float(seconds))
-    print(json.dumps(rows.rounded(work())))
+    print(json.dumps(rounded(work())))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
-import math
 import os
 import platform
 import shutil
@@ -32,6 +31,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from digits import rounded
 
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / ".gpu-wheels"
@@ -153,15 +154,6 @@ def stopped_in_time(rows: Rows) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def rounded(value: Any) -> Any:
-    """The same with every float to five significant digits; JSON has no infinity."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def in_short(error: BaseException | str) -> str:
