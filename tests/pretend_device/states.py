@@ -1,4 +1,4 @@
-"""Small runs on the pretend device, and what a step, an evaluation and a decoded token of theirs cost.
+"""Small runs on the pretend device, and what a step and a decoded token of theirs cost.
 
 python tests/pretend_device/run.py --capability 8,0 tests/pretend_device/states.py    # the table of docs/gpu.md
 """
@@ -20,7 +20,6 @@ from conftest import TINY_ARMS, make_text
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.generation.engine import generate
-from nanokimi.measure.evaluate import evaluate
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
@@ -78,14 +77,6 @@ def cost_of_a_step(state: TrainState) -> dict[str, Any]:
     train_step(state)
     COUNTS.reset()
     train_step(state)
-    return COUNTS.totals()
-
-
-def cost_of_an_evaluation(state: TrainState) -> dict[str, int]:
-    """Counts of scoring the validation text once."""
-    COUNTS.reset()
-    train = state.config.train
-    evaluate(state.model, state.data, train.context_length, train.eval_batch_size)
     return COUNTS.totals()
 
 
