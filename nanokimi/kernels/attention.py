@@ -28,7 +28,7 @@ from nanokimi.runtime.c_compiler import native_library
 
 LONGEST_EAGER = 1024  # tokens; with more, a T x T matrix for each head takes too much memory
 HALF_PRECISION = (torch.bfloat16, torch.float16)
-LOGITS_AT_ONCE, FEWEST_QUERIES = 1 << 25, 64  # on a GPU: 128 MB in fp32, and few launches
+LOGITS_AT_ONCE, FEWEST_QUERIES = 1 << 25, 64  # on a GPU: 128 MB in fp32, or more for the fewest queries
 AttentionLayer = struct("batch tokens heads nope rope value", "scale", "k_rope rotations log_sums")
 Heads = struct("batch token head", "", "numbers")
 
