@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +393,13 @@ def test_a_run_shorter_than_the_number_of_segments_has_one_for_each_step() -> No
     found = arm_segments({"A": rows}, tokens_per_step=1)
     assert [(row["from_step"], row["to_step"]) for row in found] == [(1, 1), (2, 2), (3, 3)]
     assert arm_segments({"A": []}, tokens_per_step=1) == []
+
+
+def test_an_arm_that_ends_before_its_first_turn_still_says_why() -> None:
+    """The request for the turn then finds nobody; it used to be all that was told."""
+    arm = ArmProcess.__new__(ArmProcess)
+    arm.name, (arm.connection, worker) = "NanoGPT", Pipe()
+    worker.send(("user error", "these weights are another model's"))
+    worker.close()
+    with pytest.raises(UserError, match="^NanoGPT: these weights are another model's$"):
+        list(arm.take_turn(1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -78,10 +79,8 @@ class ArmProcess:
         return result
 
     def _send(self, request: str, argument: int | bool | None) -> None:
-        try:
+        with suppress(OSError):  # it has ended, and what it said before that is still to be received
             self.connection.send((request, argument))
-        except OSError:
-            raise self._death() from None
 
     def _death(self) -> TrainingError:
         """The error to raise when the worker is gone."""
