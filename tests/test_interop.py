@@ -601,6 +601,14 @@ def test_training_starts_from_another_runs_weights_and_tokenizer(
     ):
         assert said in one_line([*words, *more, "--out", str(tmp_path / "wrong")], capsys).splitlines()[-1]
         assert not (tmp_path / "wrong").exists()
+    text = ["--config", str(first / "config.yaml"), "--out", str(tmp_path / "wrong")]
+    for verb, source, said in (
+        ("train", tmp_path / "none", f"train.init_from {tmp_path / 'none'} has no model.safetensors"),
+        ("compare", first, f"NanoGPT: {first / 'model.safetensors'} does not fit the model"),
+        ("compare", tmp_path / "none", "NanoKimi: train.init_from"),
+    ):
+        assert said in one_line([verb, *text, "--train.init_from", str(source)], capsys)
+        assert not (tmp_path / "wrong").exists()
 
 
 MOONLIGHT = {

@@ -33,21 +33,39 @@ def initial_model(config: RunConfig) -> LanguageModel:
     Raises UserError if those of `train.init_from` cannot be used for it.
     """
     model = build_model(config.family.model, config.seed)
-    if config.train.init_from is not None:
-        load_weights(model, Path(config.train.init_from) / WEIGHTS_FILE)
+    path = initial_weights(config)
+    if path is not None:
+        load_weights(model, path)
     return model
 
 
-def require_same_tokenizer(config: RunConfig, data: PreparedData) -> None:
-    """Raise UserError if the run that the weights come from is not there, or had another tokenizer.
+def initial_weights(config: RunConfig) -> Path | None:
+    """The file that `train.init_from` means; None: random weights. Raises UserError if it does not exist."""
+    if config.train.init_from is None:
+        return None
+    path = Path(config.train.init_from) / WEIGHTS_FILE
+    if not path.is_file():
+        raise UserError(f"train.init_from {path.parent} has no {WEIGHTS_FILE}: name a finished run")
+    return path
 
-    With another one, ids would mean other text.
-    """
+
+def require_start(config: RunConfig, data: PreparedData) -> None:
+    """Raise UserError, naming the arm, if it cannot start from the weights of `train.init_from`."""
     if config.train.init_from is None:
         return
-    folder = Path(config.train.init_from)
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise UserError(f"train.init_from {folder} has no {WEIGHTS_FILE}: name a finished run")
+    try:
+        require_same_tokenizer(config, data)
+        initial_model(config)
+    except UserError as error:
+        raise UserError(f"{config.title}: {error}") from None
+
+
+def require_same_tokenizer(config: RunConfig, data: PreparedData) -> None:
+    """Raise UserError if the run that the weights come from had another tokenizer: ids would mean other text."""
+    path = initial_weights(config)
+    if path is None:
+        return
+    folder = path.parent
     if tokenizer_sha256(find_data(folder)) != data.tokenizer_sha256:
         raise UserError(
             f"train.init_from {folder} has another tokenizer than this text: name its own with --dataset.tokenizer "
