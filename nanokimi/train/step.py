@@ -58,9 +58,8 @@ def train_step(state: TrainState) -> Record:
     state.updating = True
     extra = {}
     if isinstance(state.optimizer, Clipping):
-        state.optimizer.heads_clipped = torch.zeros(
-            (), dtype=torch.int64
-        )  # stays if the scaler skips this step
+        # It stays if the scaler skips this step.
+        state.optimizer.heads_clipped = torch.zeros((), dtype=torch.int64)
     if needs_logits(state.optimizer):
         extra["max_logits_LH"] = torch.stack([o.max_logits_LH for o in outputs]).amax(dim=0)
     state.scaler.step(state.optimizer, **extra)  # with fp16, skips the update if a gradient overflowed
