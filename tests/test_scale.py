@@ -35,7 +35,7 @@ from nanokimi.study.power_law import (
     monotone_cubic,
     multiplier,
 )
-from nanokimi.study.scale import ScaleOptions, at_size, saving, scale_arms
+from nanokimi.study.scale import ScaleOptions, at_size, ratio_sentence, saving, scale_arms
 
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 
@@ -204,6 +204,13 @@ def test_what_is_saved_says_how_it_was_read() -> None:
 def config() -> RunConfig:
     loaded = load_config("scale-tales", ["--data", "text.txt"])
     return resolve(loaded, vocab_size=1024, device="cpu", dtype="fp32", threads=1)
+
+
+def test_an_interval_without_bounds_is_told_in_words() -> None:
+    """A quick study once printed a number of 64 digits."""
+    one = {"ci95": (1e-9, 5e61), "range": (1.0, 2.0), "loss": 3.5, "ratio": 27.15}
+    found = ratio_sentence(one, "NanoGPT", "compute")
+    assert "27.15 times" in found and "(95% interval less than 0.01 to more than 1,000, over" in found
 
 
 def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:

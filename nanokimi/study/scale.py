@@ -38,6 +38,7 @@ from nanokimi.study.study import (
 from nanokimi.study.tuning_record import read_tuned
 
 MIN_SIZES = 4
+MOST_TIMES = 1000
 SIZED = ("model.hidden_size", "model.num_attention_heads", "model.kv_lora_rank")
 
 
@@ -277,14 +278,12 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
     """What the base needs for the loss of one of NanoKimi's sizes, with the interval or the range of the curves."""
     if one["ci95"] is not None:
         low, high = one["ci95"]
-        sure = (
-            f"95% interval {low:.2f} to {high:.2f}, over seeds, searches, four curves and each size left out"
-        )
+        sure = f"95% interval {times(low)} to {times(high)}, over seeds, searches, four curves and each size left out"
     else:
         low, high = one["range"]
         sure = (
-            f"{low:.2f} to {high:.2f} by other curves or without one size; no interval: one seed, or one whose curve "
-            "does not reach it"
+            f"{times(low)} to {times(high)} by other curves or without one size; no interval: one seed, or one whose "
+            "curve does not reach it"
         )
     loss, ratio = f"{one['loss']:.4f}", f"{one['ratio']:.2f}"
     sentence = f"{base} needs {ratio} times {END}'s {what} for the loss {loss} ({sure})"
@@ -293,6 +292,13 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
     if one["ratio"] < 1:
         return f"{sentence}, so {END} needs more."
     return f"{sentence}."
+
+
+def times(ratio: float) -> str:
+    """A ratio of computes for people: what lies far outside any measured range is no number."""
+    if ratio > MOST_TIMES:
+        return f"more than {MOST_TIMES:,}"
+    return f"{ratio:.2f}" if ratio >= 0.005 else "less than 0.01"
 
 
 def read_around(points: Sequence[dict[str, Any]], axis: str, needed: float) -> list[int]:
