@@ -21,7 +21,7 @@ LEVELS = {
     "kernels": 2,
     **{"measure": 3, "generation": 3},
     "train": 4,
-    **{"compare": 5, "profiling": 5, "report": 5, "serve": 5, "judge": 5, "interop": 5},
+    **{"compare": 5, "profiling": 5, "report": 5, "serve": 5, "judge": 5, "interop": 5, "inside": 5},
     "study": 6,
     "api": 7,
     "cli": 8,

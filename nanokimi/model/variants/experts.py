@@ -115,14 +115,19 @@ class ExpertChoice(ExpertLayer):
     def routed(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, Routing]:
         """Every expert takes at least one token."""
         x_MD, shares_ME = x_BTD.flatten(0, 1), self.gate.shares(x_BTD)
-        M, E = shares_ME.shape
-        capacity = min(max(int(self.capacity_factor * M / E), 1), M)
-        gates_EC, taken_EC = shares_ME.t().topk(capacity, dim=-1)
+        gates_EC, taken_EC = self.choose(shares_ME)
         y_ECD = hidden_units(self.experts, x_MD[taken_EC]) @ self.experts.down_proj.mT
         y_ECD = y_ECD.to(gates_EC.dtype) * (gates_EC * self.gate.scaling).unsqueeze(-1)
         y_MD = torch.zeros_like(x_MD, dtype=y_ECD.dtype).index_add(0, taken_EC.flatten(), y_ECD.flatten(0, 1))
-        counts_E = torch.full((E,), float(capacity), device=x_MD.device)
+        counts_E = torch.full((len(taken_EC),), float(taken_EC.shape[1]), device=x_MD.device)
         return y_MD, Routing(counts_E, mean_entropy(shares_ME), shares_ME.new_zeros(()))
+
+    def choose(self, shares_ME: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The shares (E, C) and the numbers (E, C) of the tokens that each expert takes."""
+        M, E = shares_ME.shape
+        capacity = min(max(int(self.capacity_factor * M / E), 1), M)
+        gates_EC, taken_EC = shares_ME.t().topk(capacity, dim=-1)
+        return gates_EC, taken_EC
 
 
 def sigmoid_bias(config: VariantConfig) -> ChosenExperts | MixtureOfExperts:
