@@ -25,6 +25,7 @@ usage: nanokimi COMMAND [options]
   scale      measure how much compute NanoKimi saves, over several sizes
   report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
+  inspect    show how a trained model reads: its surprise, what it nearly said, experts, attention
   serve      answer OpenAI-compatible completion requests with a trained model
   judge      let another model rate stories of trained models, blind, with intervals
   evaluate   score a trained model on the whole test text
@@ -66,6 +67,7 @@ DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
     *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
+    *("html", "arm"),
     *("format", "step", "tokenizer", "revision"),
 )
 """Options whose empty value would mean another folder, file or name than anyone meant."""
@@ -108,6 +110,24 @@ usage: nanokimi sample RUN_FOLDER [options]
   --stop TEXT             end a text where it would write this
   --seed N                decides what is drawn (default: the run's)
   --stats                 say on standard error how many tokens were read and written, and the bytes of the cache
+  --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
+  --device NAME           (default: the run's)
+"""
+    + PLUGIN_HELP,
+    "inspect": """\
+usage: nanokimi inspect RUN_FOLDER... [options]
+
+  RUN_FOLDER              of `train`, or of `compare` (every arm, side by side); several may be named
+  --prompt TEXT           the text to continue and to look at (default: the run's first own prompt)
+  --max_new_tokens N      tokens to write; 0: only read the prompt
+  --temperature X, --top_k N, --top_p X, --min_p X, --repetition_penalty X, --stop TEXT, --seed N
+                          as for sample, which writes the same text
+  --arm A,B               of a comparison, only these arms
+  --html FILE             write one page that works offline and can be mailed, at most 3 MB, instead of the table
+  --layer N, --head N     show where this head looks (in the table head 0, if only the layer is named); with --html
+                          embed only these maps of attention, if not all fit. Counted from 0
+  --favourites N          validation tokens over which the experts' favourite tokens are counted (default: 20000 with
+                          --html, otherwise 0; 0: leave them out)
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
 """
@@ -208,7 +228,7 @@ step with its parts, the roofline that those rates set, prefill, and decoding on
 }
 
 
-PATH_OPTIONS = ("out", "config")
+PATH_OPTIONS = ("out", "config", "html")
 
 
 def user_path(option: str, value: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nanokimi.cli.evaluate import run_evaluate
 from nanokimi.cli.hub import run_pull, run_push
+from nanokimi.cli.inspect import run_inspect
 from nanokimi.cli.interop import run_export, run_import
 from nanokimi.cli.judge import run_judge
 from nanokimi.cli.options import (
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_export", "run_import", "run_judge", "run_ladder"]
-__all__ += ["run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
+__all__ = ["run_evaluate", "run_export", "run_import", "run_inspect", "run_judge"]
+__all__ += ["run_ladder", "run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

@@ -51,8 +51,9 @@
       this.root.setAttribute("aria-label", data.name);
       add(this.root, this.head(), this.reader(), this.cardOfExperts(), this.cardOfLoad(), this.cardOfFavourites(),
         this.cardOfAttention(), this.cardOfLogits(), this.cardOfCache());
-      const surprising = data.tokens.findIndex(one => one.bits !== undefined && one.written);
-      this.pick(surprising < 0 ? Math.min(1, data.tokens.length - 1) : surprising, false);
+      const mostOf = tokens => tokens.reduce((best, place) => (data.tokens[place].bits || 0) > (data.tokens[best].bits || 0) ? place : best, tokens[0] || 0);
+      const places = data.tokens.map((_, place) => place), written = places.filter(place => data.tokens[place].written);
+      this.pick(mostOf(written.length ? written : places), false);
     }
 
     head() {
@@ -61,6 +62,7 @@
       if (data.meanBits !== null) figures.push(`${number(data.meanBits, 2)} bits per token on average`);
       words.textContent = figures.join("; ");
       const head = add(node("header", "head"), node("h2", "", data.name), words);
+      if (data.tokens.length > data.context) head.append(node("span", "note", `The model reads ${number(data.context, 0)} tokens at once, so this text was read in parts.`));
       data.unknown.forEach(line => head.append(node("span", "note", line)));
       return head;
     }
