@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanokimi.api import Loaded, audit, complete, evaluate, load
+    from nanokimi.api import Loaded, audit, complete, evaluate, inspect, load
     from nanokimi.compare.from_python import compare
     from nanokimi.config import GPTConfig, KimiConfig, RunConfig
     from nanokimi.errors import UserError
     from nanokimi.generation.engine import generate
     from nanokimi.generation.text import Completion
+    from nanokimi.inside.inspection import Inspection
     from nanokimi.kernels.accelerate import accelerate_
     from nanokimi.kernels.muon import Muon, MuonClip
     from nanokimi.model.gpt import NanoGPT
@@ -30,6 +31,8 @@ _HOMES = {
     "complete": "api",
     "evaluate": "api",
     "audit": "api",
+    "inspect": "api",
+    "Inspection": "inside.inspection",
     "compare": "compare.from_python",
     "Loaded": "api",
     "Completion": "generation.text",
@@ -51,6 +54,7 @@ _HOMES = {
 __all__ = [
     "Completion",
     "GPTConfig",
+    "Inspection",
     "KimiConfig",
     "Loaded",
     "Muon",
@@ -65,6 +69,7 @@ __all__ = [
     "complete",
     "evaluate",
     "generate",
+    "inspect",
     "load",
     "muon_groups",
     "newton_schulz",

@@ -21,6 +21,11 @@ from nanokimi.errors import UserError
 from nanokimi.generation.sampling import Sampling
 from nanokimi.generation.text import Completion, TextSettings
 from nanokimi.generation.text import complete as complete_texts
+from nanokimi.inside.favourites import favourites
+from nanokimi.inside.inspection import Inspection
+from nanokimi.inside.look import write_and_look
+from nanokimi.inside.subject import Subject, subject_of
+from nanokimi.inside.view import View
 from nanokimi.measure.audit import AuditResult
 from nanokimi.measure.audit import audit as audit_module
 from nanokimi.measure.audit_inputs import windows_of
@@ -181,3 +186,49 @@ def audit_run(
     windows = [window for window in windows_of(run.data.val_ids, context) if window.max() < vocab_size]
     usual = {"batch_size": run.config.train.eval_batch_size, "windows": windows}
     return audit_module(run.model, vocab_size=vocab_size, context=context, **{**usual, **options})
+
+
+def inspect(
+    run: RunPath | Loaded,
+    prompt: str,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = 0.95,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    arm: str | None = None,
+    checkpoint: str = "final",
+    device: str | None = None,
+    favourite_tokens: int = 0,
+) -> Inspection:
+    """Let a model continue a prompt and look inside while it does. A notebook shows the result as a view.
+
+    Args:
+        run: a run's folder, or what `load` returned (without the favourites, which need the run's text).
+        max_new_tokens: 0: only read the prompt. The other words are those of `complete`.
+        arm, checkpoint, device: as for `load`.
+        favourite_tokens: validation tokens over which the experts' favourite tokens are counted; 0: none.
+
+    Raises UserError for a prompt that is empty, cannot be encoded or is longer than the context.
+    """
+    if isinstance(run, Loaded):
+        positions = run.model.config.max_position_embeddings
+        assert positions is not None, "a model of a run has positions"
+        name = type(run.model).__name__
+        subject = Subject(name=name, model=run.model, tokenizer=run.tokenizer, context_length=positions)
+    else:
+        subject = subject_of(open_arm(run, arm, checkpoint, device))
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    settings = TextSettings(max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
+    found = write_and_look(subject, prompt, settings)
+    liked = favourites(subject, tokens=favourite_tokens) if favourite_tokens else None
+    return Inspection(subject, View(found, liked))

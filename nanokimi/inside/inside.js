@@ -5,7 +5,7 @@
   if (window.nanokimiInside) return;
   window.nanokimiInside = true;
 
-  const BITS_SHOWN = 12;  // full shade
+  const BITS_SHOWN = 10;  // full shade
   let views = 0;
 
   const node = (tag, className, text) => {
@@ -20,6 +20,7 @@
   const quoted = label => "\u201c" + label + "\u201d";
   const bytes = value => value >= 1e6 ? number(value / 1e6, 2) + " MB" : value >= 1e4 ? number(value / 1e3, 1) + " kB" : number(value, 0) + " bytes";
   const unpacked = text => Uint8Array.from(atob(text), one => one.charCodeAt(0));
+  const beginsWithSpace = token => token !== undefined && /^ [^ ]/.test(token.text);
   const sum = values => values.reduce((a, b) => a + b, 0);
 
   function bar(hue, share) {
@@ -74,13 +75,14 @@
       text.setAttribute("aria-label", `Tokens of ${this.data.name}. Arrow keys choose one.`);
       this.text = text;
       this.spans = this.data.tokens.map((token, place) => {
-        const span = node("span", token.written ? "" : "read", token.text);
+        const span = node("span", token.written ? "" : "read", beginsWithSpace(token) ? token.text.slice(1) : token.text);
         if (token.part && token.part[0] > 1) span.classList.add("later");
         return this.option(span, place);
       });
       const next = node("span", "next", "next?");
       this.spans.push(this.option(next, this.data.tokens.length));
-      text.append(...this.spans);
+      // A space before a word stays outside of its span: a line may end there.
+      this.spans.forEach((span, i) => text.append(...(beginsWithSpace(this.data.tokens[i]) ? [" ", span] : [span])));
       text.addEventListener("keydown", event => this.key(event));
       const place = event => { const span = event.target.closest("[data-place]"); return span ? Number(span.dataset.place) : null; };
       text.addEventListener("click", event => { if (place(event) !== null) this.pick(place(event), false); });
@@ -222,7 +224,7 @@
         return add(node("section", "card whole"), node("h3", "", "Experts"), node("p", "note", "This model has none: every token goes through the same feed-forward layers."));
       }
       const card = add(node("section", "card whole"), node("h3", "", "Experts, layer by layer"),
-        node("p", "note", "Tokens from left to right, experts from top (0) to bottom; the darker, the larger the gate. Click a strip to choose a token."));
+        node("p", "note", "Tokens from left to right, experts from top (0) to bottom; the stronger the colour, the larger the gate. Click a strip to choose a token."));
       this.canvases = this.layers.map(layer => {
         const strip = node("div", "strip"), canvas = node("canvas"), line = node("div", "line");
         canvas.style.height = `${Math.min(Math.max(layer.experts * 9, 48), 192)}px`;
@@ -311,7 +313,7 @@
     cardOfAttention() {
       const data = this.data, card = add(node("section", "card whole"), node("h3", "", "Attention"));
       if (!this.map) return add(card, node("p", "note", data.mapsNote || "Not computed here."));
-      card.append(node("p", "note", "Each row is a token, and shows from which tokens before it (columns) the head takes how much. Darker is more; the line is the chosen token."));
+      card.append(node("p", "note", "Each row is a token, and shows from which tokens before it (columns) the head takes how much: a stronger colour is more. The line is the chosen token."));
       const bars = node("div", "bar-top"), layers = [...new Set(data.maps.map(one => one.layer))];
       const heads = choice("Head", [], value => { this.map = data.maps.find(one => one.layer === this.layer && String(one.head) === value); this.newMap(); });
       const fill = value => {

@@ -19,7 +19,7 @@ from nanokimi.inside.view import View
 
 SHADES = ("", "black on #fde3cd", "black on #fbc193", "black on #f2944b", "white on #a84800")
 BITS_OF_A_SHADE = 2.0
-BAR_BITS = 12.0
+BAR_BITS = 10.0
 BAR_WIDTH, LABEL_WIDTH = 8, 18
 INSTEAD, MOST_EXPERTS, MOST_LOOKS, MOST_CHIPS = 3, 4, 2, 6
 PLAIN_WIDTH = 120
