@@ -221,9 +221,9 @@
       this.strips = [];
       if (!this.data.experts.length) {
         if (this.data.layers === null) return null;
-        return add(node("section", "card whole"), node("h3", "", "Experts"), node("p", "note", "This model has none: every token goes through the same feed-forward layers."));
+        return add(node("section", "card whole experts"), node("h3", "", "Experts"), node("p", "note", "This model has none: every token goes through the same feed-forward layers."));
       }
-      const card = add(node("section", "card whole"), node("h3", "", "Experts, layer by layer"),
+      const card = add(node("section", "card whole experts"), node("h3", "", "Experts, layer by layer"),
         node("p", "note", "Tokens from left to right, experts from top (0) to bottom; the stronger the colour, the larger the gate. Click a strip to choose a token."));
       this.canvases = this.layers.map(layer => {
         const strip = node("div", "strip"), canvas = node("canvas"), line = node("div", "line");
@@ -257,7 +257,7 @@
     cardOfLoad() {
       if (!this.layers.length) return null;
       const all = this.data.favourites;
-      const card = add(node("section", "card"), node("h3", "", "Load of each expert"));
+      const card = add(node("section", "card load"), node("h3", "", "Load of each expert"));
       const key = node("p", "note");
       const said = (className, words) => add(key, node("span", `key ${className}`), document.createTextNode(words + "   "));
       said("", "this text");
@@ -286,7 +286,7 @@
 
     cardOfFavourites() {
       if (!this.layers.length) return null;
-      const found = this.data.favourites, card = add(node("section", "card"), node("h3", "", "Favourite tokens of each expert"));
+      const found = this.data.favourites, card = add(node("section", "card favourites"), node("h3", "", "Favourite tokens of each expert"));
       if (!found) return add(card, node("p", "note", "Not computed here."));
       const part = found.tokens < found.of ? `the first ${number(found.tokens, 0)} of ${number(found.of, 0)} validation tokens` : `all ${number(found.of, 0)} validation tokens`;
       card.append(node("p", "note", `Over ${part}: how many times as often the expert takes a token as it takes tokens on average, and how often it took it.`));
@@ -311,7 +311,7 @@
     }
 
     cardOfAttention() {
-      const data = this.data, card = add(node("section", "card whole"), node("h3", "", "Attention"));
+      const data = this.data, card = add(node("section", "card whole attention"), node("h3", "", "Attention"));
       if (!this.map) return add(card, node("p", "note", data.mapsNote || "Not computed here."));
       card.append(node("p", "note", "Each row is a token, and shows from which tokens before it (columns) the head takes how much: a stronger colour is more. The line is the chosen token."));
       const bars = node("div", "bar-top"), layers = [...new Set(data.maps.map(one => one.layer))];
@@ -368,7 +368,7 @@
     cardOfLogits() {
       const rows = this.data.maxLogits, tau = this.data.tau;
       if (!rows) return null;
-      const card = add(node("section", "card"), node("h3", "", "Largest attention logit of each head"));
+      const card = add(node("section", "card logits"), node("h3", "", "Largest attention logit of each head"));
       card.append(node("p", "note", tau === null ? "Over this text; a dot is a head. The model was trained without QK-Clip, so there is no threshold."
         : `Over this text; a dot is a head. QK-Clip scales a head down when a training step has a logit above tau = ${tau} (dashed).`));
       const values = rows.flat(), low = Math.min(0, ...values), high = Math.max(...values, tau === null ? 1 : tau) * 1.03;
@@ -386,13 +386,13 @@
     cardOfCache() {
       const cache = this.data.cache;
       if (!cache) return null;
-      const card = add(node("section", "card"), node("h3", "", "What it keeps of each token"));
+      const card = add(node("section", "card cache"), node("h3", "", "What it keeps of each token"));
       const ordinary = cache.ordinary, most = Math.max(cache.bytes, ordinary || 0, 1), rows = node("div", "rows");
       const line = (words, value) => add(rows, node("span", "name words", words), bar("routed", value / most), node("span", "", bytes(value)));
       line(this.data.name, cache.bytes);
       if (ordinary !== null && ordinary !== cache.bytes) line("keys and values of every head", ordinary);
       card.append(rows);
-      const said = parts => parts.map(([what, count]) => `${what}: ${number(count, 0)} numbers`).join("; ");
+      const said = parts => parts.map(([what, count]) => `${number(count, 0)} numbers (${what})`).join(" and ");
       const layers = this.data.layers ? ` In each of ${this.data.layers} layers it keeps ` : " It keeps ";
       let words = cache.parts.length ? `${layers}${said(cache.parts)}.` : "";
       if (cache.fixed) words += ` It keeps ${bytes(cache.fixed)} in all, however long the text is.`;
