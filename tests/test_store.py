@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nanokimi.config import DatasetConfig
-from nanokimi.data.store import PreparedData, open_prepared, prepare, val_opening
+from nanokimi.data.store import PreparedData, open_prepared, prepare, val_openings
 from nanokimi.errors import UserError
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -242,7 +242,7 @@ def test_a_story_may_begin_as_the_validation_text_does(many: bool, tokenizer: st
     ]
     (tmp_path / "a.txt").write_text(("<|endoftext|>\n" if many else "").join(stories))
     dataset = DatasetConfig(path=str(tmp_path / "a.txt"), tokenizer=tokenizer, vocab_size=300)
-    opening = val_opening(prepare(dataset, tmp_path / "data", 8))
+    (opening,) = val_openings(prepare(dataset, tmp_path / "data", 8))
     assert len(opening.split()) == 10 and opening == opening.strip() and "<|" not in opening
     assert opening in "".join(stories)
     assert not many or opening.startswith("The owl")

@@ -10,6 +10,7 @@ from typing import Any
 from nanokimi.cli.options import one_target, take_options
 from nanokimi.errors import UserError
 
+SOURCE_COLUMNS = ("model", "seed", "text", "tokens", "nats per token", "bits per byte", "bits per char")
 COLUMNS = ("model", "seed", "tokens", "nats per token", "perplexity", "bits per byte", "bits per char", "run")
 
 
@@ -45,11 +46,37 @@ def run_evaluate(arguments: list[str]) -> int:
 
 def evaluation_text(records: Sequence[dict[str, Any]], part: str) -> str:
     """One line for each model, from the objects that `--json` prints, and what has to be said about the text."""
-    lines = [COLUMNS, *(cells_of(record, part) for record in records)]
-    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(COLUMNS))]
-    text = ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    text = aligned([COLUMNS, *(cells_of(record, part) for record in records)])
+    by_source = [cells for record in records for cells in source_cells(record, part)]
+    if by_source:
+        text += ["", *aligned([SOURCE_COLUMNS, *by_source])]
     notes = dict.fromkeys(record["split_note"] for record in records if "split_note" in record)
-    return "\n".join([*(line.rstrip() for line in text), *notes]) + "\n"
+    return "\n".join([*text, *notes]) + "\n"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
+    return [
+        "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def source_cells(record: dict[str, Any], part: str) -> list[tuple[str, ...]]:
+    """The cells of one model's lines for the texts of a mixture."""
+    return [
+        (
+            str(record["name"]),
+            str(record["seed"]),
+            name,
+            f"{one['tokens']:,}",
+            f"{one['loss']:.4f}",
+            f"{one['bits_per_byte']:.4f}",
+            f"{one['bits_per_char']:.4f}",
+        )
+        for name, one in record.get(f"{part}_sources", {}).items()
+    ]
 
 
 def cells_of(record: dict[str, Any], part: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from nanokimi.cli.options import DEFAULT_CONFIG, TALES_CONFIG, USAGE, take_options
+from nanokimi.cli.options import DEFAULT_CONFIG, TALES_CONFIG, TEXT_OPTIONS, USAGE, take_options
 from nanokimi.config import FAMILIES
 from nanokimi.config.ignored import GROUPS
 
@@ -101,7 +101,7 @@ def chosen_settings(command: str, arguments: Sequence[str]) -> str:
 
     kept = [word for word in arguments if word not in ("--help-all", "--help", "-h")]
     options, rest = take_options(kept, {"config": str})
-    default = DEFAULT_CONFIG if any(word.startswith("--data") for word in rest) else TALES_CONFIG
+    default = DEFAULT_CONFIG if any(word.partition("=")[0] in TEXT_OPTIONS for word in rest) else TALES_CONFIG
     name = str(options.get("config", default))
     groups = GROUPS[command]
     if "nanokimi." not in groups and command != "prepare":

@@ -64,6 +64,7 @@ PLUGIN_HELP = """\
 """
 
 DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
+TEXT_OPTIONS = ("--data", "--dataset.path", "--dataset.sources", "--sources")
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
     *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
@@ -309,7 +310,7 @@ def choose_config(
     """
     if "config" in options:
         name = str(options["config"])
-    elif any(word.partition("=")[0] in ("--data", "--dataset.path") for word in rest):
+    elif any(word.partition("=")[0] in TEXT_OPTIONS for word in rest):
         name = DEFAULT_CONFIG
     else:
         # The configuration comes first, so that mistakes are found before torch is imported, which takes a second.
@@ -330,9 +331,9 @@ def default_folder(first: str, chosen: str) -> Path:
     return default_run_folder(first, "-".join(Path(name).stem for name in chosen.split(","))[:80])
 
 
-def require_data(path: str) -> None:
+def require_data(config: RunConfig) -> None:
     """Raises UserError for a configuration without a text, before anything is written."""
-    if not path:
+    if not config.dataset.path and not config.dataset.sources:
         raise UserError("no text given: name one with --data path/to/text.txt, or use --data tales")
 
 

@@ -64,7 +64,7 @@ def run_sample(arguments: list[str]) -> int:
 def writer_of(folder: Path, options: dict[str, object]) -> Writer:
     """Open a run and take the options over its own settings. Raises UserError for values that cannot be."""
     from nanokimi.config.rules import validate
-    from nanokimi.data.store import val_opening
+    from nanokimi.data.store import val_openings
     from nanokimi.generation.engine import Engine
     from nanokimi.generation.story import text_settings
     from nanokimi.train.run_folder import open_run
@@ -83,7 +83,7 @@ def writer_of(folder: Path, options: dict[str, object]) -> Writer:
         stop=(str(options["stop"]),) if "stop" in options else (),
     )
     engine = Engine(run.model, context_length=config.train.context_length)
-    return Writer(run, engine, settings, config.sample.prompts or (val_opening(run.data),))
+    return Writer(run, engine, settings, config.sample.prompts or val_openings(run.data))
 
 
 def write_texts(writer: Writer, prompt: str, stats: bool) -> None:

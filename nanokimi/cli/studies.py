@@ -221,7 +221,7 @@ def start(
         raise UserError(f"--trials is {trials}: it must be a power of two, such as 32")
     chosen, config = configured(command, options, rest, arms)
     if "print_config" not in options:
-        require_data(config.dataset.path)
+        require_data(config)
     out = Path(str(options["out"])) if "out" in options else default_folder(command, chosen)
     return config, out
 

@@ -62,7 +62,7 @@ def run_compare(arguments: list[str]) -> int:
     refuse_unused_plugins(config, arms=True)
     if "print_config" in options:
         return print_config(config)
-    require_data(config.dataset.path)
+    require_data(config)
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
@@ -116,8 +116,9 @@ def run_train(arguments: list[str]) -> int:
     refuse_unused_plugins(config, arms=False)
     if "print_config" in options:
         return print_config(config)
-    require_data(config.dataset.path)
+    require_data(config)
 
+    from nanokimi.report.by_source import source_words
     from nanokimi.train.run import train_alone
 
     if "dry_run" in options:
@@ -128,6 +129,8 @@ def run_train(arguments: list[str]) -> int:
         f"{result['test_bits_per_byte']:.4f} bits per byte (validation loss {result['val_loss']:.4f}); {out}"
     )
     print(fitted(said))
+    if "test_sources" in result:
+        print(fitted(f"bits per byte, text by text: {source_words(result['test_sources'])}"))
     if result["split_note"]:
         print(result["split_note"])
     from nanokimi.compare.again import report_again
@@ -166,14 +169,14 @@ def run_prepare(arguments: list[str]) -> int:
     config = fitted_to_data(config, shared)
     if "print_config" in options:
         return print_config(config)
-    require_data(config.dataset.path)
+    require_data(config)
 
     from nanokimi.data.sources import with_absolute_paths
     from nanokimi.data.store import prepare
     from nanokimi.data.summary import draw_summary, summary_text
     from nanokimi.runtime.drawing import draw_or_say
 
-    name = "-".join(re.findall(r"\w+", Path(config.dataset.path).stem)) or "data"
+    name = "-".join(re.findall(r"\w+", Path(config.dataset.path).stem)) or "mixture"
     out = Path(str(options.get("out") or default_run_folder("prepare", name)))
     data = prepare(with_absolute_paths(config.dataset), out, config.train.context_length)
     print(summary_text(data), end="")

@@ -53,7 +53,7 @@ def compare(
     chosen = with_arm_options(chosen, of_arm)
     refuse_ignored("compare", chosen, shared)
     chosen = fitted_to_data(chosen, words)
-    if not chosen.dataset.path:
+    if not chosen.dataset.path and not chosen.dataset.sources:
         raise UserError('no text given: name one as the first argument, or use "tales"')
     folder = default_run_folder("compare", Path(name).stem) if out is None else Path(out).expanduser()
     try:

@@ -22,6 +22,7 @@ from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.report.by_source import source_means
 from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.progress import step_progress
@@ -118,6 +119,8 @@ def arm_row(name: str, runs: list[dict[str, Any]], search: dict[str, Any] | None
     for key in AVERAGED:
         known = [run[key] for run in own if run.get(key) is not None]
         row[key] = fmean(known) if known else None
+    if sources := source_means(own):
+        row["test_sources"] = sources
     losses = [run["test_loss"] for run in own]
     row["deviation"] = stdev(losses) if len(losses) > 1 else None
     return {**row, **{key: own[0][key] for key in ALIKE}, "search": search}

@@ -32,18 +32,29 @@ SUMMARY_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 )
 
 
+def summary_rows(arms: list[dict[str, Any]]) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
+    """The rows of the table; those of a mixture's texts come after that of all of them."""
+    rows = list(SUMMARY_ROWS)
+    for place, name in enumerate(arms[0].get("test_sources", ()), start=2):
+        rows.insert(place, (f"  {name}", _source(name)))
+    return rows
+
+
+def _source(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda arm: f"{arm['test_sources'][name]['bits_per_byte']:.4f}"
+
+
 def summary_table(arms: list[dict[str, Any]], width: int | None = None) -> str:
     """The main numbers of each arm (means over its seeds) as lines of text, none of them longer than `width`.
 
     If the arms do not fit beside each other, they stand one below the other.
     """
     rows = [["", *(arm["name"] for arm in arms)]]
-    rows += [[title, *(show(arm) for arm in arms)] for title, show in SUMMARY_ROWS]
+    shown = summary_rows(arms)
+    rows += [[title, *(show(arm) for arm in arms)] for title, show in shown]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
-        below = [
-            [f"\n{arm['name']}"] + [f"  {title}: {show(arm)}" for title, show in SUMMARY_ROWS] for arm in arms
-        ]
+        below = [[f"\n{arm['name']}"] + [f"  {title}: {show(arm)}" for title, show in shown] for arm in arms]
         return "\n".join(line for lines in below for line in lines) + "\n"
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -31,6 +31,7 @@ from nanokimi.config.schema import (
     TrainConfig,
 )
 from nanokimi.config.schema_optim import OptimConfig
+from nanokimi.config.text_sources import text_sources
 from nanokimi.errors import UserError
 
 TOKENIZERS = ("char", "byte", "bpe", "unigram")
@@ -119,6 +120,12 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         f"dataset.val_fraction {dataset.val_fraction} and dataset.test_fraction {test_fraction} leave nothing to train "
         "on: their sum must be below 1",
     )
+    if text_sources(dataset):
+        require(
+            dataset.path == "",
+            f"dataset.path {dataset.path} and dataset.sources are both set: leave one of them out",
+        )
+        require_effect(dataset, "dataset", ("text_column", "split"), "dataset.sources")
     if dataset.split == "nanogpt":
         require_effect(dataset, "dataset", ("val_fraction", "test_fraction"), "dataset.split nanogpt")
     require(

@@ -13,18 +13,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 PREFETCHED_TOKENS, PREFETCHED_BATCHES = 1 << 16, 64
 
 
+class Mixture(NamedTuple):
+    """Several texts, one after another in the training ids: where each begins, its tokens, and its share of windows."""
+
+    begins: np.ndarray
+    sizes: np.ndarray
+    shares: np.ndarray
+
+    def draw(self, generator: np.random.Generator, count: int, context_length: int) -> np.ndarray:
+        """Where `count` windows begin: for each a text by the shares, and a place in it.
+
+        A text is never used up. A small one with a large share is only seen more often.
+        """
+        bounds = np.cumsum(self.shares)[:-1]
+        chosen = np.searchsorted(bounds, generator.random(count), side="right")
+        return self.begins[chosen] + generator.integers(0, (self.sizes - context_length)[chosen])
+
+
 def sample_batch(
-    ids: np.ndarray, *, seed: int, index: int, batch_size: int, context_length: int
+    ids: np.ndarray,
+    *,
+    seed: int,
+    index: int,
+    batch_size: int,
+    context_length: int,
+    mixture: Mixture | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return batch `index` of the stream `seed`: int64 inputs and targets, (batch_size, context_length).
 
-    Windows start anywhere, with replacement, as nanoGPT draws them; targets are the inputs one token later.
+    Windows start anywhere, with replacement, as nanoGPT draws them; targets are the inputs one token later. With a
+    `mixture`, each window lies in one of its texts.
     """
     starts = len(ids) - context_length
     if starts < 1:
@@ -32,7 +57,10 @@ def sample_batch(
     # numpy counts up in the lowest counter word; the index in the highest keeps batches 2^192 draws apart.
     counter = np.array([0, 0, 0, index], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=seed, counter=counter))
-    offsets_B = generator.integers(0, starts, size=batch_size)
+    if mixture is None:
+        offsets_B = generator.integers(0, starts, size=batch_size)
+    else:
+        offsets_B = mixture.draw(generator, batch_size, context_length)
     windows = ids[offsets_B[:, None] + np.arange(context_length + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
 
@@ -45,6 +73,7 @@ class Prefetched:
     seed: int
     batch_size: int
     context_length: int
+    mixture: Mixture | None = None
     ahead: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +83,7 @@ class Prefetched:
             count = min(max(count, 1), PREFETCHED_BATCHES)  # of tiny batches a short run needs only a few
             sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
             self.ahead = {
-                i: sample_batch(self.ids, seed=self.seed, index=i, **sizes)
+                i: sample_batch(self.ids, seed=self.seed, index=i, **sizes, mixture=self.mixture)
                 for i in range(index, index + count)
             }
         return self.ahead[index]

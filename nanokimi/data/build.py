@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanokimi.config import DatasetConfig
+from nanokimi.config.text_sources import text_name
 from nanokimi.data import encoding
 from nanokimi.data.cache import cache_folder, locked, store_key
 from nanokimi.data.corpus import Corpus, read_source
+from nanokimi.data.mixture import (
+    borders_of,
+    describe_sources,
+    open_mixture,
+    require_each_part,
+    weighted_texts,
+)
 from nanokimi.data.nanogpt import (
     build_from_tokens,
     is_nanogpt_folder,
@@ -65,7 +73,7 @@ def find_store(dataset: DatasetConfig) -> Found:
     if is_nanogpt_folder(dataset.path):
         refuse_settings(dataset)
     else:
-        source = open_source(dataset)
+        source = open_mixture(dataset) if dataset.sources else open_source(dataset)
     notes = source.notes if source else (parts_note(dataset),)
     fingerprint = source.fingerprint if source else tokens_identity(dataset)
     identity = {
@@ -110,7 +118,7 @@ def require_same(dataset: DatasetConfig, source: Source | None, identity: dict[s
     if identity | now != identity:
         shutil.rmtree(work, ignore_errors=True)
         raise UserError(
-            f"{dataset.path}, or its tokenizer, changed while it was read: try again when nothing writes to it"
+            f"{text_name(dataset)}, or its tokenizer, changed while it was read: try again when nothing writes to it"
         )
 
 
@@ -146,12 +154,20 @@ def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> N
     workers = dataset.workers or available_cores()
     with byte_progress("reading", source.file_bytes) as report:
         corpus = read_source(source, dataset, work / CORPUS, report)
+    if dataset.sources:
+        require_each_part(dataset, corpus.metadata["source_units"])
     counts = {} if corpus.contiguous else remove_overlap(corpus, work, workers)
     tokenizer = choose_tokenizer(corpus, dataset, work / TOKENIZER)
-    shards = [shard for part in PARTS for shard in encoding.plan_shards(corpus.offsets(part), part)]
+    shards = [
+        shard
+        for part in PARTS
+        for shard in encoding.plan_shards(corpus.offsets(part), part, borders_of(corpus, part))
+    ]
     records = encode(corpus, tokenizer, shards, work, workers)
     encoding.join_shards(shards, work / SHARDS, target, documents=not corpus.contiguous)
     metadata = describe(dataset, source, corpus, tokenizer, records) | counts
+    if dataset.sources:
+        metadata["sources"] = describe_sources(dataset, source, corpus, shards, records)
     if metadata.get("changed_by_tokenizer"):
         metadata["warning"] = (
             f"the tokenizer {dataset.tokenizer} does not give back {metadata['changed_by_tokenizer']} of "
@@ -238,7 +254,9 @@ def near_copies(corpus: Corpus, part: str, against: Sequence[str], work: Path, w
 def choose_tokenizer(corpus: Corpus, dataset: DatasetConfig, folder: Path) -> Tokenizer:
     """Build the tokenizer from the training text that is kept, or load it if that is done."""
     if not folder.exists():
-        texts = (text for _, text in corpus.units("train"))
+        texts: Iterator[str] = (text for _, text in corpus.units("train"))
+        if dataset.sources and dataset.tokenizer in ("bpe", "unigram"):  # others do not count
+            texts = weighted_texts(corpus, dataset)
         tokenizer = build_tokenizer(
             dataset, texts, corpus.metadata["train_text_chars"], documents=not corpus.contiguous
         )

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from nanokimi.config import DatasetConfig
+from nanokimi.config.text_sources import text_sources
 from nanokimi.data.cache import store_key
 from nanokimi.data.hub import hub_set
+from nanokimi.data.mixture import as_if_alone
 from nanokimi.data.nanogpt import is_nanogpt_folder, tokens_identity
 from nanokimi.data.packed import file_sha256
 from nanokimi.data.sources import TALES, is_name, open_source
@@ -21,12 +23,14 @@ def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> 
 
     What is gone, or cannot be read or reached, is not needed: the run goes on with its copy.
     """
-    now = source_sha256(dataset)
-    if now is not None and now != data.metadata["sha256"]:
-        return dataset.path
-    kept = data.metadata.get("source")  # an earlier version did not keep it
-    if kept is not None and (found := source_key(dataset)) is not None and found != kept:
-        return dataset.path
+    ones = [as_if_alone(dataset, source) for source in text_sources(dataset)] or [dataset]
+    for one, facts in zip(ones, data.sources or [data.metadata], strict=True):
+        now = source_sha256(one)
+        if now is not None and now != facts["sha256"]:
+            return one.path
+        before = facts.get("source")  # an earlier version did not keep it
+        if before is not None and (found := source_key(one)) is not None and found != before:
+            return one.path
     if is_foreign(dataset.tokenizer) and os.path.isfile(dataset.tokenizer):
         kept = [folder / kind.file for kind in FOREIGN.values() if (folder / kind.file).is_file()]
         own = is_own_file(Path(dataset.tokenizer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from nanokimi.config import DatasetConfig
+from nanokimi.config.text_sources import text_name
 from nanokimi.data.documents import Document
 from nanokimi.data.overlap import content_hash, is_chosen, repeated
 from nanokimi.data.packed import read_blocks
@@ -115,11 +117,16 @@ class _Part:
     hashes: array[int] = field(default_factory=lambda: array("Q"))
     nats: array[float] = field(default_factory=lambda: array("d"))
     chars: int = 0
+    units_of: Counter[int] = field(default_factory=Counter)
+    """Documents of each text of a mixture."""
+    chars_of: Counter[int] = field(default_factory=Counter)
 
-    def add(self, data: bytes, chars: int) -> None:
+    def add(self, data: bytes, chars: int, source: int = 0) -> None:
         self.text.write(data)
         self.ends.append(self.ends[-1] + len(data))
         self.chars += chars
+        self.units_of[source] += 1
+        self.chars_of[source] += chars
 
     def save(self, folder: Path, name: str) -> None:
         for suffix, numbers in (("offsets", self.ends), ("hashes", self.hashes), ("nats", self.nats)):
@@ -165,7 +172,7 @@ def _read(
 
 def _widened(ranges: Ranges, parts: dict[str, _Part], metadata: dict[str, Any]) -> Ranges | None:
     """Other ranges, if a part got too little and the documents have no split of their own."""
-    if metadata["contiguous"] or metadata["own_split"]:
+    if metadata["contiguous"] or metadata["own_split"] or "source_units" in metadata:
         return None
     if parts["train"].ends[-1] and min(parts["val"].ends[-1], parts["test"].ends[-1]) >= MIN_PART:
         return None
@@ -183,7 +190,7 @@ def _require_documents(dataset: DatasetConfig, parts: dict[str, _Part], metadata
     ):
         if parts[name].ends[-1] < least:
             raise UserError(
-                f"{dataset.path} has no document to {what}, or less than {least} bytes of them: of "
+                f"{text_name(dataset)} has no document to {what}, or less than {least} bytes of them: of "
                 f"{metadata['documents_read']} documents, {metadata['documents_empty']} are empty, "
                 f"{metadata['documents_left_out']} are outside dataset.fraction {dataset.fraction}, and of the others "
                 "validation and test need at least one each; use more documents, or other fractions"
@@ -244,7 +251,8 @@ def cut_if_alone(document: Document, dataset: DatasetConfig) -> list[Document]:
     share = 1 - fractions(dataset)[0] if first == "train" else Fraction(1, 2)
     cut = int(len(document.text) * share)
     cut = _line_start(document.text, cut, len(document.text)) or cut
-    return [Document(document.text[:cut], first), Document(document.text[cut:], second)]
+    pieces = ((document.text[:cut], first), (document.text[cut:], second))
+    return [document._replace(text=text, part=part, alone=False) for text, part in pieces]
 
 
 def _line_start(text: str, start: int, stop: int) -> int | None:
@@ -271,7 +279,7 @@ def _read_documents(
             data = document.text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UserError(
-                f"document {number} of {dataset.path} holds half a character (lone surrogate "
+                f"document {number} of {text_name(dataset)} holds half a character (lone surrogate "
                 f"{ord(document.text[error.start]):#06x}) at position {error.start}: remove it"
             ) from None
         if not document.text.strip():
@@ -283,7 +291,7 @@ def _read_documents(
         content = content_hash(data)
         own_split = own_split or document.part is not None
         part = parts[ranges.part_of(content, document.part)]
-        part.add(data, len(document.text))
+        part.add(data, len(document.text), document.source)
         part.hashes.append(content)
         if document.nats is not None:
             part.nats.append(document.nats)
@@ -291,9 +299,15 @@ def _read_documents(
         if number % 256 == 0:
             report(done)
     report(done)
+    mixed = range(len(dataset.sources))
+    by_source = {
+        "source_units": {name: [part.units_of[i] for i in mixed] for name, part in parts.items()},
+        "source_chars": [parts["train"].chars_of[i] for i in mixed],
+    }
     return {
         "contiguous": False,
         "own_split": own_split,
+        **(by_source if mixed else {}),
         "documents": sum(len(part.hashes) for part in parts.values()),
         **counts,
         **{f"duplicates_in_{name}": repeated(np.array(part.hashes)) for name, part in parts.items()},

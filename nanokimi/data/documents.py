@@ -35,6 +35,8 @@ class Document(NamedTuple):
     """Its exact negative log-probability, if the source is a known distribution."""
     alone: bool = False
     """Whether it is all the text there is for its two parts, which are then cut by position."""
+    source: int = 0
+    """Which text of a mixture it is from."""
 
 
 def has_separators(path: Path) -> bool:

@@ -41,13 +41,14 @@ class Shard:
         return f"{self.part}-{self.number:05d}"
 
 
-def plan_shards(offsets: np.ndarray, part: str) -> list[Shard]:
-    """Cut the units of a part into runs of about SHARD_BYTES of text."""
+def plan_shards(offsets: np.ndarray, part: str, borders: Sequence[int] = ()) -> list[Shard]:
+    """Cut the units of a part into runs of about SHARD_BYTES of text; a run also ends before a unit of `borders`."""
     shards: list[Shard] = []
     start = 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(offsets, int(offsets[start]) + SHARD_BYTES, side="right")) - 1
-        stop = min(max(stop, start + 1), len(offsets) - 1)
+        ends = [border for border in borders if border > start]
+        stop = min(max(stop, start + 1), len(offsets) - 1, *ends)
         shards.append(Shard(part, len(shards), start, stop, int(offsets[stop] - offsets[start])))
         start = stop
     return shards

@@ -37,6 +37,12 @@ FLOORS = ("val_floor_nats", "test_floor_nats")
 """Both are present if the source is a known distribution."""
 SPLITS = ("three", "nanogpt")
 TEXTS = ("path", "sha256", "tokenizer", "store")
+SOURCE_SUMS = tuple(
+    f"{part}_{kind}"
+    for part in ("train", "val", "test")
+    for kind in ("tokens", "text_bytes", "text_chars", "documents")
+)
+"""What the texts of a mixture add up to."""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -81,6 +87,8 @@ def _check(metadata: dict[str, Any]) -> None:
             _require_count(metadata, name, 0)
     for name in CHANGED_COUNTS if any(name in metadata for name in CHANGED_COUNTS) else ():
         _require_count(metadata, name, 0)
+    if "sources" in metadata:
+        _check_sources(metadata)
     if metadata["vocab_size"] > MAX_VOCAB_SIZE:
         raise ValueError(f"vocab_size is {metadata['vocab_size']}, above {MAX_VOCAB_SIZE}")
     floors = [name for name in FLOORS if name in metadata]
@@ -92,6 +100,24 @@ def _check(metadata: dict[str, Any]) -> None:
         value = metadata.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{name} is not a number above 0")
+
+
+def _check_sources(metadata: dict[str, Any]) -> None:
+    """Check the texts of a mixture, whose sizes say where each begins."""
+    sources = metadata["sources"]
+    if not isinstance(sources, list) or not sources or not all(isinstance(one, dict) for one in sources):
+        raise ValueError("sources is not a list of texts")
+    for one in sources:
+        for name in ("name", "path", "text_column", "sha256", "source"):
+            if not isinstance(one.get(name), str):
+                raise ValueError(f"sources: {name} is not text")
+        if not isinstance(one.get("share"), float) or not 0 < one["share"] <= 1:
+            raise ValueError("sources: share is not a number above 0, at most 1")
+        for name in SOURCE_SUMS:
+            _require_count(one, name, 1)
+    for name in SOURCE_SUMS:
+        if sum(one[name] for one in sources) != metadata[name]:
+            raise ValueError(f"the texts of sources do not have {name} together")
 
 
 def _require_count(metadata: dict[str, Any], name: str, least: int) -> None:

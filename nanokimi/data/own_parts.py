@@ -11,8 +11,10 @@ from pathlib import Path
 from nanokimi.config import DatasetConfig, RunConfig
 from nanokimi.config.ignored import split_arm_words
 from nanokimi.config.parsing import expand
+from nanokimi.config.text_sources import text_name, text_sources
 from nanokimi.data.folders import read_folder
 from nanokimi.data.hub import hub_set
+from nanokimi.data.mixture import as_if_alone
 from nanokimi.data.nanogpt import META, is_nanogpt_folder
 from nanokimi.data.sources import TALES, is_name
 from nanokimi.data.tokenizers.foreign import is_foreign
@@ -34,6 +36,9 @@ def fitted_to_data(config: RunConfig, rest: Sequence[str]) -> RunConfig:
 def unused_shares(dataset: DatasetConfig) -> tuple[str, ...]:
     """Which of `val_fraction` and `test_fraction` have no effect, because the data has parts of its own."""
     path = dataset.path
+    if dataset.sources:
+        unused = [set(unused_shares(as_if_alone(dataset, source))) for source in text_sources(dataset)]
+        return tuple(share for share in SHARES if all(share in one for one in unused))
     if is_nanogpt_folder(path):
         return SHARES
     parts: set[str | None] = set()
@@ -52,7 +57,8 @@ def refuse_unused_shares(dataset: DatasetConfig, named: set[str]) -> None:
     unused = {f"dataset.{share}" for share in unused_shares(dataset)} & shares if shares else set()
     if unused:
         raise UserError(
-            f"--{min(unused)} has no effect: {dataset.path} has its own parts for validation and test; leave it out"
+            f"--{min(unused)} has no effect: {text_name(dataset)} has its own parts for validation and test; leave it "
+            "out"
         )
 
 
@@ -63,9 +69,17 @@ def without_unused(dataset: DatasetConfig, named: set[str]) -> tuple[DatasetConf
     """
     usual, notes = DatasetConfig(), []
     path = dataset.path
-    of_tales = path.partition(":")[0] in TALES
-    if path and dataset.characters is not None and not of_tales and "dataset.characters" not in named:
-        notes.append(f"dataset.characters {dataset.characters} is for tales, so all of {path} is read")
+    named_paths = [path, *(source.path for source in text_sources(dataset))]
+    of_tales = any(one.partition(":")[0] in TALES for one in named_paths)
+    if (
+        any(named_paths)
+        and dataset.characters is not None
+        and not of_tales
+        and "dataset.characters" not in named
+    ):
+        notes.append(
+            f"dataset.characters {dataset.characters} is for tales, so all of {text_name(dataset)} is read"
+        )
         dataset = replace(dataset, characters=None)
     tokens = is_nanogpt_folder(path) and (Path(path) / META).is_file()
     other = dataset.tokenizer != usual.tokenizer and not is_foreign(dataset.tokenizer)

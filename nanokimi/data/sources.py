@@ -57,6 +57,8 @@ class Source:
     """Raises UserError if the files no longer have the hash in the fingerprint."""
     notes: tuple[str, ...] = ()
     """What the user should know about what is read: files that are left out, parts that are named."""
+    parts_of: tuple[dict[str, str], ...] = ()
+    """Of a mixture, the hashes of each text, as data.json holds them."""
 
 
 def is_name(path: str) -> bool:
@@ -70,7 +72,10 @@ def with_absolute_paths(dataset: DatasetConfig) -> DatasetConfig:
         dataset = replace(dataset, path=absolute(dataset.path))
     if dataset.tokenizer.endswith((".json", ".model")):
         dataset = replace(dataset, tokenizer=absolute(dataset.tokenizer))
-    return dataset
+    whole = (
+        one if is_name(one["path"]) else {**one, "path": absolute(one["path"])} for one in dataset.sources
+    )
+    return replace(dataset, sources=tuple(whole)) if dataset.sources else dataset
 
 
 def absolute(path: str) -> str:

@@ -21,10 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanokimi.config import DatasetConfig
+from nanokimi.config.text_sources import text_name
+from nanokimi.data.batches import Mixture
 from nanokimi.data.build import METADATA_FILE, find_store
 from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.encoding import id_dtype
 from nanokimi.data.metadata import SCHEMA_VERSION, read_metadata
+from nanokimi.data.mixture import mixture_of, require_long_enough
 from nanokimi.data.parts import PARTS, fractions, split_note
 from nanokimi.data.sources import has_columns, open_source, read_text
 from nanokimi.data.tokenizers.foreign import FOREIGN
@@ -82,6 +85,16 @@ class PreparedData:
     tokenizer_sha256: str = ""
     """SHA-256 of the tokenizer's files."""
 
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The texts of a mixture, in the order in which they stand in every part; empty for a single text."""
+        return list(self.metadata.get("sources", ()))
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How training draws windows from the texts of a mixture; None for a single text."""
+        return mixture_of(self.sources)
+
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """Hashes by which a resumed run recognises its data; of more than 64 MB, 64 pieces are hashed."""
@@ -91,6 +104,8 @@ class PreparedData:
             tokens.update(f"{len(ids)} {ids.dtype.str} ".encode())
             for start in sorted({int(x) for x in np.linspace(0, max(len(ids) - HASHED_IDS, 0), 64)}):
                 tokens.update(np.ascontiguousarray(ids[start : start + HASHED_IDS]).tobytes())
+        for one in self.sources:
+            tokens.update(f"{one['train_tokens']} {one['share']!r} ".encode())
         return {"tokens_sha256": tokens.hexdigest(), "tokenizer_sha256": self.tokenizer_sha256}
 
     @cached_property
@@ -148,16 +163,17 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
                 "shorter context"
             )
         raise UserError(
-            f"{dataset.path} is too short: it has {metadata['train_tokens']} training tokens, and "
+            f"{text_name(dataset)} is too short: it has {metadata['train_tokens']} training tokens, and "
             f"train.context_length {advice}"
         )
+    require_long_enough(metadata.get("sources", []), context_length)
     if "warning" in metadata:
         print(f"nanokimi: warning: {metadata['warning']}", file=sys.stderr)
     if note := split_note(metadata):
         print(f"nanokimi: {note}", file=sys.stderr)
     metadata = {
         "schema_version": SCHEMA_VERSION,
-        "path": str(dataset.path),
+        "path": text_name(dataset),
         **metadata,
         "store": str(store),
         "source": source_key,
@@ -217,9 +233,17 @@ def _open_part(folder: Path, part: str, metadata: dict[str, Any]) -> _Part:
     return _Part(ids, offsets, nats)
 
 
-def val_opening(data: PreparedData) -> str:
-    """The first words of the validation text, or of its first document: what a story may begin with."""
-    return text_opening(data, 0) or data.tokenizer.decode(data.val_ids[:1])
+def val_openings(data: PreparedData) -> tuple[str, ...]:
+    """The first words of the validation text, or of its first document: what a story may begin with.
+
+    Of a mixture, those of each text.
+    """
+    sizes = [one["val_tokens"] for one in data.sources][:-1]
+    starts = [int(start) for start in np.cumsum([0, *sizes])]
+    return tuple(
+        text_opening(data, start) or data.tokenizer.decode(data.val_ids[start : start + 1])
+        for start in starts
+    )
 
 
 def text_opening(data: PreparedData, start: int) -> str:
@@ -274,7 +298,8 @@ def as_validation_text(
     contiguous = data.metadata.get("contiguous", True)
     if end is not None and not contiguous:
         ids = [np.append(one, np.int32(end)) for one in ids]
-    metadata = {name: fact for name, fact in data.metadata.items() if name != "val_floor_nats"} | {
+    of_the_old = ("val_floor_nats", "sources")
+    metadata = {name: fact for name, fact in data.metadata.items() if name not in of_the_old} | {
         "path": path,
         "val_text_bytes": sum(len(text.encode("utf-8")) for text in texts),
         "val_text_chars": sum(len(text) for text in texts),

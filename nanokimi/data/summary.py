@@ -36,6 +36,7 @@ def summary_text(data: PreparedData) -> str:
         rows += [("duplicates kept", f"{metadata['duplicates_in_train']:,} within the training part (exact)")]
     rows += [(unit, sizes(metadata, f"text_{unit}")) for unit in ("bytes", "chars")]
     rows += [("tokens", sizes(metadata, "tokens"))]
+    rows += [(one["name"], source_words(one)) for one in data.sources]
     rows += [("note", note) for note in metadata.get("notes", ())]
     if note := split_note(metadata):
         rows += [("beware", note)]
@@ -57,6 +58,15 @@ def summary_text(data: PreparedData) -> str:
     text = "\n".join(f"{name:<16} {value}" for name, value in rows) + "\n"
     lengths = document_lengths(data)
     return text + ("\ntokens per document\n" + histogram(lengths) if len(lengths) else "")
+
+
+def source_words(one: dict[str, Any]) -> str:
+    """One text of a mixture: its share of the training tokens, its size, and when training has seen all of it once."""
+    once = one["train_tokens"] / one["share"]
+    return (
+        f"{one['share']:.1%} of the training tokens, out of {one['train_tokens']:,} of its own (repeated after about "
+        f"{once:,.0f} of all); {one['val_tokens']:,} validation, {one['test_tokens']:,} test"
+    )
 
 
 def sizes(metadata: dict[str, Any], of: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanokimi.data.batches import iterate_validation, scored_windows
+from nanokimi.data.batches import Windows, iterate_validation, scored_windows
 from nanokimi.data.store import PreparedData
 
 TOKENS_AT_A_TIME = 4096
@@ -32,10 +32,13 @@ class Evaluation:
     loss_by_position: list[float]  # mean nats of the targets at each position of the window
     window_nats: np.ndarray  # (windows,) total nats of each window's targets, in the order of the text
     window_tokens: np.ndarray  # (windows,) number of each window's targets
+    sources: dict[str, dict[str, float]] = field(default_factory=dict)  # of a mixture, each text's own scores
 
     def record(self) -> dict[str, Any]:
-        """The fields of metrics.jsonl and result.json: val_loss, ..., or test_loss, ..."""
-        scores = {f"{self.part}_{name}": getattr(self, name) for name in SCORES}
+        """The fields of metrics.jsonl and result.json: val_loss, ..., or test_loss, ...; of a mixture, val_sources."""
+        scores: dict[str, Any] = {f"{self.part}_{name}": getattr(self, name) for name in SCORES}
+        if self.sources:
+            scores[f"{self.part}_sources"] = self.sources
         return {**scores, "loss_by_position": self.loss_by_position}
 
 
@@ -71,7 +74,8 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    window_tokens = scored_windows(len(scored.ids), scored.doc_offsets, context_length).tokens
+    windows = scored_windows(len(scored.ids), scored.doc_offsets, context_length)
+    window_tokens = windows.tokens
     window_nats = np.zeros(len(window_tokens))
     sums_T = np.zeros(context_length)
     counts_T = np.zeros(context_length, dtype=np.int64)
@@ -103,7 +107,31 @@ def evaluate(
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
         window_nats=window_nats,
         window_tokens=window_tokens,
+        sources=scores_by_source(data.sources, part, windows, window_nats),
     )
+
+
+def scores_by_source(
+    sources: Sequence[dict[str, Any]], part: str, windows: Windows, window_nats: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Each text's tokens, loss (nats per token), bits per byte and per character; empty if there is one text.
+
+    Every window lies in one text, because it lies in one document.
+    """
+    ends = np.cumsum([one[f"{part}_tokens"] for one in sources])
+    owners = np.searchsorted(ends, windows.starts, side="right")
+    found = {}
+    for number, one in enumerate(sources):
+        nats = float(window_nats[owners == number].sum())
+        tokens = int(windows.tokens[owners == number].sum())
+        assert tokens == one[f"{part}_tokens"], "the windows of a text score all of it"
+        found[one["name"]] = {
+            "tokens": tokens,
+            "loss": nats / tokens,
+            "bits_per_byte": nats / math.log(2) / one[f"{part}_text_bytes"],
+            "bits_per_char": nats / math.log(2) / one[f"{part}_text_chars"],
+        }
+    return found
 
 
 def token_nats(model: nn.Module, inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:

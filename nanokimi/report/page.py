@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.report import plots, telemetry, units
+from nanokimi.report.by_source import make_sources
 from nanokimi.report.incidents import incident_lines, skipped_batches
 from nanokimi.report.metrics import (
     BITS_PER_BYTE,
@@ -281,6 +282,7 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "training": make_training_words(arms),
         "audits": make_audits(arms),
         "searches": make_searches(arms),
+        "sources": make_sources(report["data"], arms),
         "seeds_table": make_seeds(arms),
         "score_bars": make_score_bars(arms, baselines),
         "loss_figures": make_loss_figures(arms, baselines),

@@ -21,7 +21,7 @@ from nanokimi.config.rules import is_resolved, resolve
 from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.changes import changed_source
 from nanokimi.data.sources import absolute, with_absolute_paths
-from nanokimi.data.store import PreparedData, open_prepared, prepare, val_opening
+from nanokimi.data.store import PreparedData, open_prepared, prepare, val_openings
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.measure.cost import model_cost
@@ -172,7 +172,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
         dtype=dtype,
         threads=choose_threads(config.train.threads),
     )
-    prompts = config.sample.prompts or (val_opening(data),)
+    prompts = config.sample.prompts or val_openings(data)
     for prompt in prompts:  # one that cannot be encoded is refused now, not after the first epoch
         data.tokenizer.encode(prompt)
     config = replace(config, sample=replace(config.sample, prompts=prompts))

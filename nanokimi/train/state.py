@@ -135,7 +135,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         config=config,
         micro_batch_size=micro_batch_size,
         data=data,
-        batches=Prefetched(data.train_ids, config.seed, train.batch_size, train.context_length),
+        batches=Prefetched(data.train_ids, config.seed, train.batch_size, train.context_length, data.mixture),
         folder=folder,
         device=device,
         model=model,
