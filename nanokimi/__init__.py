@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanokimi.api import Loaded, audit, complete, evaluate, inspect, load
     from nanokimi.compare.from_python import compare
+    from nanokimi.compare.plot import plot
     from nanokimi.config import GPTConfig, KimiConfig, RunConfig
     from nanokimi.errors import UserError
     from nanokimi.generation.engine import generate
@@ -34,6 +35,7 @@ _HOMES = {
     "inspect": "api",
     "Inspection": "inside.inspection",
     "compare": "compare.from_python",
+    "plot": "compare.plot",
     "Loaded": "api",
     "Completion": "generation.text",
     "GPTConfig": "config",
@@ -73,6 +75,7 @@ __all__ = [
     "load",
     "muon_groups",
     "newton_schulz",
+    "plot",
     "qk_clip_",
 ]
 

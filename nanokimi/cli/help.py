@@ -45,6 +45,10 @@ def command_help(command: str, arguments: Sequence[str]) -> str:
 
     everything = "--help-all" in arguments
     text = USAGE[command].replace("{default}", DEFAULT_CONFIG).replace("{presets}", ", ".join(preset_names()))
+    if "{kinds}" in text:
+        from nanokimi.report.kinds import KINDS
+
+        text = text.replace("{kinds}", "\n".join(f"  {name:<22}  {what}" for name, what in KINDS.items()))
     if command in GROUPS:
         text += COMMON if command != "prepare" else ""
     # A line that begins with a small letter goes on with the sentence of the line before.

@@ -23,6 +23,7 @@ usage: nanokimi COMMAND [options]
   sweep      find each arm's best learning rate, or the best value of any setting
   ladder     measure what each change from NanoGPT to NanoKimi is worth, with intervals over seeds
   scale      measure how much compute NanoKimi saves, over several sizes
+  plot       draw any runs: loss, experts, costs and more, as PNG, SVG or an interactive page
   report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
   inspect    show how a trained model reads: its surprise, what it nearly said, experts, attention
@@ -95,6 +96,20 @@ usage: nanokimi report FOLDER
 
   FOLDER                  of `train`, `compare`, `ladder`, `scale` or `sweep --search`, or one run inside it
 Makes report.html (study.html, search.html) and its pictures again from the numbers in the folder. No model is loaded.
+""",
+    "plot": """\
+usage: nanokimi plot FOLDER... [options]
+
+  FOLDER...               of `train`, `compare` (or an arm in it) or one study; a run may be in progress
+  --kind NAME             what is drawn, see below (default: loss; of a study scaling, or else effects)
+  --x NAME                the axis: steps (default), tokens, flops or seconds; of scaling: flops (default) or seconds
+  --out FILE              a name that ends in .png, .svg or .html (default: KIND.html here); a file there is replaced
+Runs that differ only in the random seed are one arm: a line for the mean, and a band from the lowest to the highest.
+A page needs no network, has a switch of the axis, and shows values under the pointer and by the arrow keys.
+
+Kinds:
+
+{kinds}
 """,
     "sample": """\
 usage: nanokimi sample RUN_FOLDER [options]

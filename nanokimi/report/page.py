@@ -30,7 +30,6 @@ from nanokimi.report.pairs import caveats, headline, make_seeds, make_strip, spr
 from nanokimi.report.picture import comparison_png
 from nanokimi.report.plots import FLAT, NARROW, WIDE, svg
 from nanokimi.report.records import (
-    X_AXES,
     Arm,
     Record,
     baseline_scores,
@@ -40,6 +39,7 @@ from nanokimi.report.records import (
     winner_name,
 )
 from nanokimi.report.searched import alike, make_searches
+from nanokimi.report.switched import make_switched
 from nanokimi.runtime.files import write_atomic
 
 ROUTER_PANELS = (
@@ -68,21 +68,6 @@ def make_score_bars(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[Re
         {"name": name, "slot": slot, "text": units.fixed(value), "share": value / top}
         for name, slot, value in measured
     ]
-
-
-def make_loss_figures(arms: Sequence[Arm], baselines: Sequence[Record]) -> list[str]:
-    """Figures of the validation loss against each budget but steps, which the first screen has."""
-    if not any(arm.kind("eval") for arm in arms):
-        return []
-    return [
-        svg(f"Loss by {key}", WIDE, plots.draw_loss, arms, key, baselines) for key in X_AXES if key != "step"
-    ]
-
-
-def make_training(arms: Sequence[Arm]) -> str | None:
-    """The figure of the training loss by step."""
-    measured = any(arm.kind("train") for arm in arms)
-    return svg("Training loss", WIDE, plots.draw_training, arms) if measured else None
 
 
 def make_equal_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
@@ -239,7 +224,7 @@ def make_training_words(arms: Sequence[Arm]) -> Record:
 def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[Record]) -> Record:
     """The first screen: headline, caveats, intervals, stories, loss and costs; and the first section under it."""
     floors = {one["key"]: one["nats"] for one in baselines if "floor" in one["key"]}
-    seeds, measured = fewest_seeds(arms), any(arm.kind("eval") for arm in arms)
+    seeds = fewest_seeds(arms)
     return {
         "headline": headline(report, arms),
         "caveats": caveats(report, arms, baselines, alike(arms)),
@@ -248,7 +233,7 @@ def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[R
         "nanogpt_split": report["data"].get("split") == "nanogpt",
         "strip": make_strip(report, arms),
         "stories": last_stories(arms),
-        "loss": svg("Loss by step", WIDE, plots.draw_loss, arms, "step", baselines) if measured else None,
+        "loss": make_switched("loss", arms, plots.LOSS, baselines),
         "tiles": make_cost_bars(arms, TILES),
         "rows": make_rows(arms, report["verdict"]),
         "baselines": baselines,
@@ -285,8 +270,7 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "sources": make_sources(report["data"], arms),
         "seeds_table": make_seeds(arms),
         "score_bars": make_score_bars(arms, baselines),
-        "loss_figures": make_loss_figures(arms, baselines),
-        "training_figure": make_training(arms),
+        "training_figure": make_switched("training", arms, plots.TRAINING),
         "equal_rows": make_equal_rows(arms),
         "position": make_position(arms),
         "cost_bars": make_cost_bars(arms),

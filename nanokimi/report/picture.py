@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanokimi.report.metrics import BITS_PER_BYTE, Cost, value_of
 from nanokimi.report.pairs import headline, make_strip
 from nanokimi.report.plots import (
+    HATCHES,
     LINES,
     MARKERS,
     PAPER,
@@ -56,7 +57,8 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
         top = max(values) or 1.0
         for row, (arm, text, value) in enumerate(zip(arms, texts, values, strict=True)):
             place = i - 0.4 + height * (row + 0.5)
-            axes.barh(place, value / top, color=paint.arms[arm.slot], height=height * 0.92)
+            style: dict[str, Any] = dict(hatch=HATCHES[arm.slot], edgecolor=paint.paper, linewidth=0)
+            axes.barh(place, value / top, color=paint.arms[arm.slot], height=height * 0.92, **style)
             if len(arms) <= 3:
                 axes.annotate(f" {text}", (value / top, place), va="center", color=paint.ink, fontsize=7.5)
     axes.set_yticks(range(len(costs)), [textwrap.fill(title, 17) for title, _, _ in costs])
@@ -96,7 +98,6 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
     with drawing(RC):
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-        from matplotlib.lines import Line2D
 
         foot = 0.05 if len(arms) <= 4 else 0.08
         layout = ConstrainedLayoutEngine(rect=(0.01, foot, 0.98, 0.99 - foot), w_pad=0.12, h_pad=0.12)
@@ -104,12 +105,25 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
         _draw_panels(figure, report, arms, costs)
         title = textwrap.shorten(headline(report, arms), 2 * TITLE_WIDTH, placeholder=" ...")
         figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=13, fontweight="bold")
-        keys = [
-            Line2D([], [], color=PAPER.arms[s], linestyle=LINES[s], marker=MARKERS[s], label=label)
-            for s, label in ((arm.slot, arm.label) for arm in arms)
-        ]
-        figure.legend(handles=keys, loc="lower center", ncols=min(4, len(keys)), fontsize=11)
+        figure.legend(handles=keys_of(arms), loc="lower center", ncols=min(4, len(arms)), fontsize=11)
         return png_of(figure, dpi=120)
+
+
+def keys_of(arms: Sequence[Arm], *, marks: bool = True) -> list[Any]:
+    """The entries of a legend: each arm's colour, line style and marker (if `marks`) with its name."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [],
+            [],
+            color=PAPER.arms[s],
+            linestyle=LINES[s],
+            marker=MARKERS[s] if marks else None,
+            label=label,
+        )
+        for s, label in ((arm.slot, arm.label) for arm in arms)
+    ]
 
 
 def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:
@@ -122,7 +136,7 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
         return axes
 
     several = any(len(arm.runs) > 1 for arm in arms)
-    lines = "; thin: seeds, bold: mean" if several else ""
+    lines = "; band: seeds" if several else ""
     draw_loss(panel(f"Validation loss by step{lines}"), PAPER, arms, "step", baselines)
     draw_loss(panel("Validation loss by training time"), PAPER, arms, "train_seconds", baselines)
     bits = [(arm, value_of(arm, BITS_PER_BYTE)) for arm in arms]

@@ -11,21 +11,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nanokimi.report import units
 from nanokimi.report.records import (
     SLOTS,
     X_AXES,
     Arm,
+    Band,
     Record,
     Series,
     loss_limits,
     peaks,
     series,
     spike_places,
-    training_curve,
-    validation_curve,
+    spread_series,
 )
 from nanokimi.runtime.drawing import drawing, svg_of
 
@@ -47,6 +47,8 @@ DASHES = (
     (2.5, 1.2),
 )
 LINES = tuple((0, dashes) for dashes in DASHES)
+HATCHES = ("", "///", "\\\\\\", "xxx", "---", "|||", "+++", "//--")
+"""Of bars, so that they differ without colours."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MAX_MARKERS = 25
 
@@ -59,15 +61,22 @@ class Paint:
     muted: str
     grid: str
     arms: tuple[str, ...]
+    paper: str = "#ffffff"
+    """What lies behind the figure; the lines of a hatch are drawn in it."""
 
 
 PAGE = Paint(
-    ink="#010101", muted="#010102", grid="#010103", arms=tuple(f"#02020{slot}" for slot in range(SLOTS))
+    ink="#010101",
+    muted="#010102",
+    grid="#010103",
+    arms=tuple(f"#02020{slot}" for slot in range(SLOTS)),
+    paper="#010104",
 )
 PAGE_VARIABLES = {
     PAGE.ink: "--ink",
     PAGE.muted: "--muted",
     PAGE.grid: "--line",
+    PAGE.paper: "--card",
     **{placeholder: f"--arm-{slot}" for slot, placeholder in enumerate(PAGE.arms)},
 }
 PAPER = Paint(
@@ -89,14 +98,36 @@ RC: dict[Any, Any] = {
 }
 
 
+class Frame(NamedTuple):
+    """Where the axes lie in a picture, as parts of its width and height from its upper left, and what they show."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+
 def svg(name: str, inches: tuple[float, float], draw: Callable[..., None], *arguments: Any) -> str:
     """What `draw` draws, as an `<svg>` element that takes colours and font from the page around it."""
+    return framed_svg(name, inches, draw, *arguments)[0]
+
+
+def framed_svg(
+    name: str, inches: tuple[float, float], draw: Callable[..., None], *arguments: Any
+) -> tuple[str, Frame]:
+    """Like `svg`, with the place of the axes in it."""
     with drawing({**RC, "svg.hashsalt": name}):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=inches, layout="constrained")
-        draw(figure.subplots(), PAGE, *arguments)
-        return _for_page(svg_of(figure, dpi=200), name)
+        axes = figure.subplots()
+        draw(axes, PAGE, *arguments)
+        text = _for_page(svg_of(figure, dpi=200), name)  # which also lays the figure out
+        box = axes.get_position()
+        frame = Frame(box.x0, 1 - box.y1, box.width, box.height, axes.get_xlim(), axes.get_ylim())
+        return text, frame
 
 
 def _for_page(text: str, name: str) -> str:
@@ -148,22 +179,57 @@ def arm_line(
     )
 
 
-def _seed_lines(axes: Axes, curves: Sequence[Series], arm: Arm, paint: Paint) -> None:
-    """Draw a thin line for each seed, unless there is only one, which the bold line shows already."""
-    for xs, ys in curves if len(curves) > 1 else ():
-        axes.plot(xs, ys, color=paint.arms[arm.slot], linewidth=0.8, alpha=0.5)
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A number that changes through a run, and how it is drawn against a budget."""
+
+    record: str
+    """The kind of record that has it."""
+    key: str
+    label: str
+    smoothed: bool = False
+    """Whether it is averaged over the last steps."""
 
 
-def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselines: Sequence[Record]) -> None:
-    """Draw the validation loss, thin for each seed and bold for their mean, with the baselines as levels."""
-    dress(axes, paint, X_AXES[x_key], "Validation loss (nats per token)")
+LOSS = Curve(record="eval", key="val_loss", label="Validation loss (nats per token)")
+BITS = Curve(record="eval", key="val_bits_per_byte", label="Validation loss (bits per byte)")
+TRAINING = Curve(record="train", key="loss", label="Training loss (nats per token)", smoothed=True)
+RATE = Curve(record="train", key="lr", label="Learning rate")
+
+
+def band_of(arm: Arm, curve: Curve, x_key: str) -> Band:
+    """An arm's curve over its seeds."""
+    window = arm.smoothing if curve.smoothed else 1
+    return spread_series(arm.runs, curve.record, x_key, curve.key, window)
+
+
+def draw_bands(axes: Axes, paint: Paint, arms: Sequence[Arm], curve: Curve, x_key: str) -> list[Series]:
+    """Draw every arm's mean over a band from the lowest to the highest seed; returns the band's edges by step."""
+    dress(axes, paint, X_AXES[x_key], curve.label)
     short_ticks(axes)
-    by_step: list[Series] = []
+    edges: list[Series] = []
     for arm in arms:
-        _seed_lines(axes, [validation_curve([run], x_key) for run in arm.runs], arm, paint)
-        arm_line(axes, validation_curve(arm.runs, x_key), arm, paint, bold=True)
-        by_step += [validation_curve([run], "step") for run in arm.runs]
-    low, high = loss_limits(by_step)
+        band = band_of(arm, curve, x_key)
+        if len(arm.runs) > 1:
+            axes.fill_between(
+                band.xs, band.lows, band.highs, color=paint.arms[arm.slot], alpha=0.2, linewidth=0
+            )
+        arm_line(axes, band.mean, arm, paint, marks=not curve.smoothed, bold=not curve.smoothed)
+        by_step = band_of(arm, curve, "step")
+        edges += [(by_step.xs, by_step.lows), (by_step.xs, by_step.highs)]
+    return edges
+
+
+def draw_loss(
+    axes: Axes,
+    paint: Paint,
+    arms: Sequence[Arm],
+    x_key: str,
+    baselines: Sequence[Record],
+    curve: Curve = LOSS,
+) -> None:
+    """Draw the validation loss over a band of its seeds, with the baselines (`nats` is their place) as levels."""
+    low, high = loss_limits(draw_bands(axes, paint, arms, curve, x_key))
     floors = [one["nats"] for one in baselines if "floor" in one["key"] and one["nats"] is not None]
     if floors:  # keep the best possible loss visible
         low = min(low, min(floors) - 0.06 * (high - min(floors)))
@@ -171,21 +237,22 @@ def draw_loss(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str, baselin
     _draw_levels(axes, paint, baselines, low, high)
 
 
-def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:
-    """Draw the smoothed training loss by step, thin for each seed and bold for their mean.
+def draw_training(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str = "step") -> None:
+    """Draw the smoothed training loss over a band of its seeds.
 
     Loss spikes, which smoothing hides and the axis may leave out, are hollow marks on the upper edge.
     """
-    dress(axes, paint, X_AXES["step"], "Training loss (nats per token)")
-    short_ticks(axes)
-    curves: list[Series] = []
+    axes.set_ylim(*loss_limits(draw_bands(axes, paint, arms, TRAINING, x_key)))
     for arm in arms:
-        seeds = [training_curve([run], "step", window=arm.smoothing) for run in arm.runs]
-        _seed_lines(axes, seeds, arm, paint)
-        arm_line(axes, training_curve(arm.runs, "step", window=arm.smoothing), arm, paint, marks=False)
-        _mark_spikes(axes, [place for run in arm.runs for place in spike_places(run, "step")], arm, paint)
-        curves += seeds
-    axes.set_ylim(*loss_limits(curves))
+        _mark_spikes(axes, [place for run in arm.runs for place in spike_places(run, x_key)], arm, paint)
+
+
+def draw_rate(axes: Axes, paint: Paint, arms: Sequence[Arm], x_key: str) -> None:
+    """Draw the learning rate, which is that of every seed."""
+    draw_bands(axes, paint, arms, RATE, x_key)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    axes.yaxis.get_offset_text().set_color(paint.muted)
 
 
 def _draw_levels(axes: Axes, paint: Paint, baselines: Sequence[Record], low: float, high: float) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -29,6 +29,21 @@ OUTCOMES = (LEAKING, NONDETERMINISTIC, NOT_AUDITED, CAUSAL)
 
 Record = dict[str, Any]
 Series = tuple[list[float], list[float]]
+
+
+class Band(NamedTuple):
+    """A curve over seeds: their mean, the lowest and the highest at each place."""
+
+    xs: list[float]
+    means: list[float]
+    lows: list[float]
+    highs: list[float]
+
+    @property
+    def mean(self) -> Series:
+        """The curve of the mean."""
+        return self.xs, self.means
+
 
 X_AXES = {
     "step": "Optimizer steps",
@@ -195,6 +210,25 @@ def mean_series(runs: Sequence[Run], kind: str, x_key: str, y_key: str) -> Serie
     return [x for x, _ in means], [y for _, y in means]
 
 
+def spread_series(runs: Sequence[Run], kind: str, x_key: str, y_key: str, window: int = 1) -> Band:
+    """The mean, the lowest and the highest of a field over runs, at the steps that all runs have."""
+    curves = []
+    for run in runs:
+        found = [r for r in run.kind(kind) if r.get(x_key) is not None and r.get(y_key) is not None]
+        smooth = trailing_mean([r[y_key] for r in found], window)
+        curves.append({r["step"]: (r[x_key], y) for r, y in zip(found, smooth, strict=True)})
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    points = [[curve[step] for curve in curves] for step in steps]
+    kept = thin(([float(i) for i in range(len(points))], [0.0] * len(points)))[0]
+    points = [points[int(i)] for i in kept]
+    return Band(
+        [sum(x for x, _ in pairs) / len(pairs) for pairs in points],
+        [sum(y for _, y in pairs) / len(pairs) for pairs in points],
+        [min(y for _, y in pairs) for pairs in points],
+        [max(y for _, y in pairs) for pairs in points],
+    )
+
+
 def trailing_mean(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and the `window - 1` values before it, or fewer at the start."""
     means, total = [], 0.0
@@ -283,10 +317,15 @@ def by_layer(records: Sequence[Record], key: str) -> list[list[float]]:
     return [[largest(r[key][i]) for r in records] for i in range(len(records[0][key]))]
 
 
-def expert_shares(records: Sequence[Record], layer: int) -> tuple[list[float], list[list[float]]]:
-    """Step edges (columns + 1) and each expert's mean share in each column, of which there are at most MAX_COLUMNS."""
+def expert_shares(
+    records: Sequence[Record], layer: int, x_key: str = "step"
+) -> tuple[list[float], list[list[float]]]:
+    """Edges on the axis of a budget (columns + 1), and each expert's mean share in each column.
+
+    There are at most MAX_COLUMNS columns.
+    """
     block = -(-len(records) // MAX_COLUMNS)
     groups = [records[i : i + block] for i in range(0, len(records), block)]
     experts = range(len(records[0]["load"][layer]))
     shares = [[sum(r["load"][layer][e] for r in group) / len(group) for group in groups] for e in experts]
-    return [0.0] + [float(group[-1]["step"]) for group in groups], shares
+    return [0.0] + [float(group[-1][x_key]) for group in groups], shares

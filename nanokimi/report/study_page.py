@@ -34,15 +34,9 @@ def groups_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     return groups
 
 
-def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Arms whose rate was tuned and that have a best trial. The curve of a searched arm is that of its rate alone."""
-    arms = [arm for arm in report["arms"] if arm["budget"] == "tokens" and arm["tuning"]]
-    return [arm for arm in arms if arm["tuning"]["loss"] is not None]
-
-
 def make_context(report: dict[str, Any]) -> dict[str, Any]:
     """Everything that the template shows."""
-    groups, tuned = groups_of(report), tuned_arms(report)
+    groups, tuned = groups_of(report), study_plots.tuned_arms(report)
     searched = study_search.searched_arms(report)
     curves, floor = report.get("curves") or [], report["data"]["floor"]
     return {

@@ -61,13 +61,23 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
         best_x, best_y = min(curve, key=lambda point: point[1])
         muon = arm["optimizer"] != "adamw"
         xs, ys = [x / best_x for x, _ in curve], [y - best_y for _, y in curve]
-        axes.plot(
-            xs, ys, color=paint.arms[0 if muon else 1], marker="o", markersize=2.5, linewidth=0.9, alpha=0.6
-        )
+        axes.plot(xs, ys, **_rate_style(paint, 0 if muon else 1), alpha=0.6)
     axes.set_ylim(bottom=-0.005)
     for slot, name in ((0, "Muon"), (1, "AdamW")):
-        axes.plot([], [], color=paint.arms[slot], marker="o", markersize=2.5, label=name)
+        axes.plot([], [], **_rate_style(paint, slot), label=name)
     axes.legend(labelcolor=paint.muted)
+
+
+def _rate_style(paint: Paint, slot: int) -> dict[str, Any]:
+    """How the tuning curves of an optimizer are drawn, also without colours."""
+    style = dict(color=paint.arms[slot], linestyle=LINES[slot], linewidth=0.9)
+    return {**style, "marker": MARKERS[slot], "markersize": 2.8}
+
+
+def tuned_arms(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arms whose rate was tuned and that have a best trial. The curve of a searched arm is that of its rate alone."""
+    arms = [arm for arm in report["arms"] if arm["budget"] == "tokens" and arm["tuning"]]
+    return [arm for arm in arms if arm["tuning"]["loss"] is not None]
 
 
 def draw_curves(
@@ -84,6 +94,7 @@ def draw_curves(
     dress(axes, paint, name, "Loss (nats per token)")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(units.tick))
+    axes.xaxis.set_minor_formatter(FuncFormatter(units.minor_tick))
     for slot, one in enumerate(curves):
         xs = [point[axis] for point in one["points"]]
         for point in one["points"]:

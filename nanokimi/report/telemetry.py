@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nanokimi.report import units
 from nanokimi.report.plots import LINES, Paint, arm_line, dress, level_line, short_ticks
-from nanokimi.report.records import Arm, by_layer, expert_shares, peaks, series, training_curve
+from nanokimi.report.records import X_AXES, Arm, by_layer, expert_shares, peaks, series, training_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +21,10 @@ def draw_layers(
     rows: list[list[float]],
     layers: list[int],
     y_label: str,
+    x_key: str = "step",
 ) -> None:
     """Draw one line per layer, from faint (first) to full (last)."""
-    dress(axes, paint, "Optimizer steps", y_label)
+    dress(axes, paint, X_AXES[x_key], y_label)
     short_ticks(axes)
     named = {0, len(layers) // 2, len(layers) - 1} if len(layers) > 8 else set(range(len(layers)))
     for i, (layer, values) in enumerate(zip(layers, rows, strict=True)):
@@ -65,22 +66,18 @@ def draw_router(axes: Axes, paint: Paint, arm: Arm, key: str, y_label: str) -> N
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def draw_logits(axes: Axes, paint: Paint, arm: Arm) -> None:
+def draw_logits(axes: Axes, paint: Paint, arm: Arm, x_key: str = "step") -> None:
     """Draw the largest attention logit of each layer's top head, and QK-Clip's threshold."""
     from matplotlib.ticker import FuncFormatter
 
     records = arm.kind("attention")
-    rows, steps = by_layer(records, "max_logits"), [r["step"] for r in records]
-    draw_layers(axes, paint, arm, steps, rows, list(range(len(rows))), "Largest logit (log scale)")
+    rows, places = by_layer(records, "max_logits"), [r[x_key] for r in records]
+    draw_layers(axes, paint, arm, places, rows, list(range(len(rows))), "Largest logit (log scale)", x_key)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(units.tick))
-    axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five))
+    axes.yaxis.set_minor_formatter(FuncFormatter(units.minor_tick))
     if records[-1]["tau"] is not None:
         _reference(axes, paint, records[-1]["tau"], f"tau = {records[-1]['tau']:g}")
-
-
-def _one_two_five(value: float, _position: int | None = None) -> str:
-    return units.tick(value) if f"{value:e}"[0] in "25" else ""
 
 
 def _reference(axes: Axes, paint: Paint, value: float, text: str) -> None:
@@ -115,24 +112,22 @@ def draw_aux_loss(axes: Axes, paint: Paint, arm: Arm) -> None:
     axes.yaxis.get_offset_text().set_color(paint.muted)
 
 
-def draw_experts(axes: Axes, paint: Paint, arm: Arm, layer: int) -> None:
-    """Draw a heat map of each expert's share relative to the fair share. Clear: fair. Green: more. Purple: less."""
-    from matplotlib.colors import LinearSegmentedColormap
+def draw_experts(axes: Axes, paint: Paint, arm: Arm, layer: int, x_key: str = "step") -> None:
+    """Draw a heat map of each expert's share relative to the fair share: the lighter, the more.
+
+    The colours keep their order in grey and to colour-blind eyes.
+    """
     from matplotlib.ticker import FixedLocator
 
     records = arm.kind("router")
-    edges, shares = expert_shares(records, layer)
+    edges, shares = expert_shares(records, layer, x_key)
     experts = len(shares)
-    purple, green = (0.53, 0.25, 0.68), (0.10, 0.60, 0.36)
-    colours = LinearSegmentedColormap.from_list(
-        "share", [(0.0, (*purple, 1.0)), (0.5, (*purple, 0.0)), (0.5, (*green, 0.0)), (1.0, (*green, 1.0))]
-    )
-    dress(axes, paint, "Optimizer steps", "Expert")
+    dress(axes, paint, X_AXES[x_key], "Expert")
     axes.grid(False)
     short_ticks(axes)
     relative = [[share * experts for share in row] for row in shares]
     rows = [i - 0.5 for i in range(experts + 1)]
-    mesh = axes.pcolormesh(edges, rows, relative, cmap=colours, vmin=0, vmax=2, rasterized=True)
+    mesh = axes.pcolormesh(edges, rows, relative, cmap="cividis", vmin=0, vmax=2, rasterized=True)
     axes.invert_yaxis()
     stride = -(-experts // 16)
     axes.yaxis.set_major_locator(FixedLocator(list(range(0, experts, stride))))

@@ -45,6 +45,11 @@ def tick(value: float, _position: int | None = None) -> str:
     return f"{value:g}"
 
 
+def minor_tick(value: float, _position: int | None = None) -> str:
+    """The label between powers of ten on a logarithmic axis: of 2 and 5 only."""
+    return tick(value) if f"{value:e}"[0] in "25" else ""
+
+
 def count(value: Number) -> str:
     """A whole number with thousands separators."""
     return MISSING if value is None else f"{value:,.0f}"

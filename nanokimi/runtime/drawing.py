@@ -59,10 +59,11 @@ def png_of(figure: Figure, dpi: float) -> bytes:
     return buffer.getvalue()
 
 
-def svg_of(figure: Figure, dpi: float) -> str:
-    """A figure as an SVG picture without a background."""
+def svg_of(figure: Figure, dpi: float, background: str | None = None) -> str:
+    """A figure as an SVG picture, by default without a background. The same figure always gives the same text."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", backend="svg", dpi=dpi, transparent=True)
+    behind: dict[str, Any] = {"facecolor": background} if background else {"transparent": True}
+    figure.savefig(buffer, format="svg", backend="svg", dpi=dpi, metadata={"Date": None}, **behind)
     return buffer.getvalue()
 
 

@@ -246,11 +246,15 @@ def refuse_links(folder: Path) -> None:
                 raise UserError(f"{os.path.join(root, name)} is a device or a pipe, not a file: remove it")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a `.jsonl` file, in order. Raises UserError if it is missing or a line is not a record."""
+def read_json_lines(path: Path, *, growing: bool = False) -> list[dict[str, Any]]:
+    """All records of a `.jsonl` file, in order. Raises UserError if it is missing or a line is not a record.
+
+    If it is `growing`, another process may be writing its last line, which is left out until it is whole.
+    """
     records: list[dict[str, Any]] = []
     try:
-        for line in read_bytes(path, 1 << 31).split(b"\n"):
+        lines = read_bytes(path, 1 << 31).split(b"\n")
+        for line in lines[:-1] if growing else lines:
             if line:
                 record = parse_json(line)
                 if not isinstance(record, dict):

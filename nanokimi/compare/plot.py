@@ -1,0 +1,243 @@
+"""`nanokimi plot` and `nanokimi.plot`: a picture of any runs, comparisons and studies, finished or not.
+
+Runs with the same arm and settings but other random seeds are one arm, drawn with its spread.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+
+from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config.arms import arm_configs, slug
+from nanokimi.config.files import load_config
+from nanokimi.config.parsing import settings
+from nanokimi.data.metadata import read_metadata
+from nanokimi.errors import UserError
+from nanokimi.report.drawn import as_page, as_png, as_svg
+from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, axis_of, title_of
+from nanokimi.report.records import SLOTS, Arm, Record, Run
+from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
+from nanokimi.train.result import RESULT_FILE
+from nanokimi.train.run_folder import CONFIG_FILE, find_data, runs_in
+
+FORMATS = (".png", ".svg", ".html")
+STUDY_FILE, METADATA_FILE, METRICS_FILE = "study.json", "data.json", "metrics.jsonl"
+MOST_ARMS = 64
+LN2 = 0.6931471805599453
+FRAME_HEIGHT = 620
+"""Pixels of the page in a notebook."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's folder as a picture needs it."""
+
+    folder: Path
+    given: Path
+    """What the user named: the folder itself, or the comparison that holds it."""
+    config: RunConfig
+    run: Run
+    text: Record | None
+    """Its data.json; None if the data is not there any more."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What `plot` returns: save it, or leave it to a notebook to show."""
+
+    shown: Shown
+
+    def html(self) -> str:
+        """The picture as a page of one file, with a switch of the axis and values under the pointer."""
+        return as_page(self.shown)
+
+    def svg(self) -> str:
+        """The picture as SVG."""
+        return as_svg(self.shown)
+
+    def png(self) -> bytes:
+        """The picture as PNG."""
+        return as_png(self.shown)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture in the format that the name ends in, and return the path.
+
+        Raises UserError for another ending, and if the file cannot be written.
+        """
+        target = require_format(Path(path))
+        makers: dict[str, Callable[[], str | bytes]]
+        makers = {".png": self.png, ".svg": self.svg, ".html": self.html}
+        made = makers[target.suffix.lower()]()
+        try:
+            write_atomic(target, made)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{target} cannot be written ({reason}): choose another --out") from None
+        return target
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that its style stays out of the notebook's."""
+        frame = f'width="100%" height="{FRAME_HEIGHT}" style="border:0" title="{escape(self.shown.title)}"'
+        return f'<iframe {frame} srcdoc="{escape(self.html())}"></iframe>'
+
+    def _repr_png_(self) -> str:
+        """For programs that show no HTML."""
+        return base64.b64encode(self.png()).decode("ascii")
+
+
+def plot(
+    *runs: str | os.PathLike[str],
+    kind: str | None = None,
+    x: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Picture:
+    """A picture of runs, comparisons (their arms) or one study, which may be in progress.
+
+    Args:
+        runs: their folders.
+        kind: one of `nanokimi plot --help`'s, such as "loss" (the default), "bits", "experts" or "cost".
+        x: the axis of what changes through a run: "steps", "tokens", "flops" or "seconds".
+        out: also write it to this file, which ends in .png, .svg or .html.
+
+    Raises UserError for folders, kinds and axes that are not there, and for runs without such records.
+    """
+    if out is not None:
+        require_format(Path(out))
+    picture = Picture(shown_of([Path(run).expanduser() for run in runs], kind, x))
+    if out is not None:
+        picture.save(out)
+    return picture
+
+
+def require_format(path: Path) -> Path:
+    """The path of a picture. Raises UserError if its name does not say which sort of picture it is."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--out is {path}: expected a name that ends in {', '.join(FORMATS)}")
+    return path
+
+
+def shown_of(folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
+    """What a picture of these folders shows."""
+    if not folders:
+        raise UserError("expected the folder of a run, a comparison or a study; see --help")
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"--kind is {kind}: expected one of {', '.join(KINDS)}")
+    studies = [folder for folder in folders if (folder / STUDY_FILE).is_file()]
+    if studies:
+        return _study(studies[0], folders, kind, x)
+    kind = kind or "loss"
+    if kind in OF_A_STUDY:
+        raise UserError(f"--kind {kind} is of a study, and {folders[0]} is none: name the folder of one")
+    x_key = axis_of(x, kind)
+    opened = list({one.folder.resolve(): one for folder in folders for one in _opened(folder)}.values())
+    arms = _arms(opened)
+    levels, notes = _levels(opened, kind)
+    title = f"{title_of(kind)}: {', '.join(arm.name for arm in arms)}"
+    return Shown(kind=kind, x_key=x_key, title=title, arms=arms, levels=levels, notes=notes)
+
+
+def _study(study: Path, folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
+    if len(folders) > 1:
+        raise UserError(f"{study} is a study, which is drawn alone: leave out the other folders")
+    report = read_json(study / STUDY_FILE)
+    kind = kind or ("scaling" if report.get("curves") else "effects")
+    if kind not in OF_A_STUDY:
+        raise UserError(f"{study} is a study: --kind is one of {', '.join(OF_A_STUDY)} there, not {kind}")
+    return Shown(kind=kind, x_key=axis_of(x, kind), title=report["title"], study=report)
+
+
+def _opened(folder: Path) -> Iterator[Opened]:
+    """The runs in a folder: itself, those of a comparison in the order of its arms, or the seeds of an arm."""
+    inside = sorted(path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}"))
+    if (folder / CONFIG_FILE).is_file() or not inside:
+        inside = runs_in(folder)
+    if inside != [folder] and (folder / CONFIG_FILE).is_file():
+        order = [slug(name) for name in arm_configs(load_config(str(folder / CONFIG_FILE)))]
+        places = {name: place for place, name in enumerate(order)}
+        inside.sort(key=lambda run: (places.get(run.parent.name, len(order)), run.parent.name, _seed(run)))
+    for run in inside:
+        if (run / METRICS_FILE).is_file() or run == folder:
+            yield _open(run, folder)
+
+
+def _seed(run: Path) -> int:
+    number = run.name.removeprefix("seed-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _open(folder: Path, given: Path) -> Opened:
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
+    if not (folder / METRICS_FILE).is_file():
+        raise UserError(f"{folder} has no {METRICS_FILE}: the run has not begun to train")
+    config = load_config(str(folder / CONFIG_FILE))
+    result = read_json(folder / RESULT_FILE) if (folder / RESULT_FILE).is_file() else {}
+    records = read_json_lines(folder / METRICS_FILE, growing=True)
+    path = find_data(folder) / METADATA_FILE
+    text = read_metadata(path) if path.is_file() else None
+    return Opened(folder, given, config, Run(seed=config.seed, metadata=result, records=records), text)
+
+
+def _identity(config: RunConfig) -> str:
+    """What runs of one arm have in common: all that decides their numbers but the seed."""
+    own = replace(config, seed=0, arms={}, compare=type(config.compare)())
+    families = ["sample.", *(f"{name}." for name in config.families if name != config.model)]
+    left_out = ("dataset.path", *FREE_WHEN_RESUMED)
+    kept = {
+        key: value
+        for key, value in settings(own).items()
+        if not key.startswith(tuple(families)) and key not in left_out
+    }
+    return repr((kept, Path(config.dataset.path).name))
+
+
+def _arms(opened: Sequence[Opened]) -> list[Arm]:
+    """The runs by arm. Arms of the same name are told apart by their folders."""
+    groups: dict[tuple[str, str], list[Opened]] = {}
+    for one in opened:
+        key = (one.config.title, _identity(one.config))
+        seeds = [other.run.seed for other in groups.get(key, [])]
+        again = (
+            f"{key[1]} {one.folder}" if one.run.seed in seeds else key[1]
+        )  # the same seed twice is no spread
+        groups.setdefault((key[0], again), []).append(one)
+    if len(groups) > MOST_ARMS:
+        raise UserError(f"these folders hold {len(groups)} arms: {MOST_ARMS} at most fit into a picture")
+    titles = [title for title, _ in groups]
+    arms = []
+    for slot, ((title, _), runs) in enumerate(groups.items()):
+        name = title if titles.count(title) == 1 else f"{title} ({_told_apart(runs[0], groups)})"
+        ordered = tuple(one.run for one in sorted(runs, key=lambda one: one.run.seed))
+        arms.append(Arm(name=name, slot=slot % SLOTS, metadata={}, runs=ordered))
+    return arms
+
+
+def _told_apart(one: Opened, groups: dict[tuple[str, str], list[Opened]]) -> str:
+    """The name of the folder that the user gave, or its whole path if others have that name."""
+    others = [runs[0].given for runs in groups.values() if runs[0].config.title == one.config.title]
+    names = [path.resolve().name for path in others]
+    if len(set(names)) == len(names):
+        return one.given.resolve().name
+    return str(one.given) if len(set(others)) == len(others) else str(one.folder)
+
+
+def _levels(opened: Sequence[Opened], kind: str) -> tuple[list[Record], list[str]]:
+    """The entropy floor of the validation text, if all runs share one, and what has to be said below the picture."""
+    texts = [one.text for one in opened if one.text is not None]
+    keys = ("sha256", "val_tokens", "val_text_bytes", "tokenizer", "vocab_size")
+    scored = {tuple(text.get(key) for key in (keys[:3:2] if kind == "bits" else keys)) for text in texts}
+    notes = []
+    if len(scored) > 1 and kind not in ("lr", "cost", "experts", "logits"):
+        what = "texts" if kind in ("bits", "test") else "texts, or with different tokenizers"
+        notes.append(f"Beware: these runs were scored on different {what}; their losses cannot be compared.")
+    if len(scored) != 1 or kind not in ("loss", "bits") or "val_floor_nats" not in texts[0]:
+        return [], notes
+    text = texts[0]
+    nats = text["val_floor_nats"]
+    place = nats / text["val_tokens"] if kind == "loss" else nats / LN2 / text["val_text_bytes"]
+    return [{"key": "floor", "name": f"entropy floor {place:.4f}", "nats": place}], notes
