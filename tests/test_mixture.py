@@ -244,12 +244,15 @@ def test_settings_of_one_text_are_refused_for_several(settings: dict[str, Any], 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text_column": "fr"}, "no column 'fr'"),
+        (
+            {"text_column": "fr"},
+            "dataset.sources, second: .*no column 'fr'.*name another with its text_column$",
+        ),
         ({"path": "empty.txt"}, "is empty"),
-        ({"path": "blank.jsonl"}, "dataset.sources: second .* has no document to train on"),
+        ({"path": "blank.jsonl"}, "dataset.sources, second .* has no document to train on"),
         ({"path": "missing.txt"}, "does not exist"),
         ({"path": "tokens"}, "holds tokens, which cannot be mixed"),
-        ({"path": "few.jsonl"}, "dataset.sources: second .* has no document to (validate|test) with"),
+        ({"path": "few.jsonl"}, "dataset.sources, second .* has no document to (validate|test) with"),
     ],
 )
 def test_texts_that_cannot_be_mixed_are_one_line(

@@ -8,6 +8,7 @@ weights, and then a place in its stretch (`batches.Mixture`). No window holds tw
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def open_mixture(dataset: DatasetConfig) -> Source:
 
     def documents() -> Iterator[Document]:
         for number, (one, source) in enumerate(zip(ones, opened, strict=True)):
-            for document in _documents_of(one, source):
-                yield document._replace(source=number, nats=None)
+            with naming(named[number]):
+                for document in _documents_of(one, source):
+                    yield document._replace(source=number, nats=None)
 
     def require_unchanged() -> None:
         for source in opened:
@@ -81,12 +83,23 @@ def as_if_alone(dataset: DatasetConfig, source: TextSource) -> DatasetConfig:
     return one if hub_set(one.path, one.text_column, one.streaming) else replace(one, streaming=False)
 
 
+@contextmanager
+def naming(source: TextSource) -> Iterator[None]:
+    """Say in an error of the block which text it is about, and where its column is named."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace("--dataset.text_column", "its text_column").partition("; --data tales")[0]
+        raise UserError(f"dataset.sources, {source.name}: {said}") from None
+
+
 def _opened(one: DatasetConfig, source: TextSource) -> Source:
     if is_nanogpt_folder(one.path):
         raise UserError(
-            f"dataset.sources: {source.name} ({one.path}) holds tokens, which cannot be mixed: name its text"
+            f"dataset.sources, {source.name} ({one.path}) holds tokens, which cannot be mixed: name its text"
         )
-    return open_source(one)
+    with naming(source):
+        return open_source(one)
 
 
 def _documents_of(one: DatasetConfig, source: Source) -> Iterator[Document]:
@@ -113,7 +126,7 @@ def require_each_part(dataset: DatasetConfig, units: dict[str, list[int]], when:
         for part in PARTS:
             if not units[part][number]:
                 raise UserError(
-                    f"dataset.sources: {source.name} ({source.path}) has no document {words[part]}{when}: use more of "
+                    f"dataset.sources, {source.name} ({source.path}) has no document {words[part]}{when}: use more of "
                     "it, or larger fractions"
                 )
 
@@ -183,7 +196,7 @@ def require_long_enough(sources: list[Facts], context_length: int) -> None:
     for facts in sources:
         if facts["train_tokens"] < context_length + 2:
             raise UserError(
-                f"dataset.sources: {facts['name']} ({facts['path']}) has {facts['train_tokens']} training tokens, and "
+                f"dataset.sources, {facts['name']} ({facts['path']}) has {facts['train_tokens']} training tokens, and "
                 f"train.context_length {context_length} needs {context_length + 2}: use more of it, or a shorter "
                 "context"
             )
