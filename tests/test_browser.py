@@ -18,6 +18,8 @@ from report_fixture import write_comparison
 
 from nanokimi.report import page as report_page
 from nanokimi.report import records, study_page
+from nanokimi.report.drawn import as_page
+from nanokimi.report.kinds import Shown
 from nanokimi.report.search_page import write_search_page
 
 pytestmark = [
@@ -122,7 +124,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     search.mkdir()
     shutil.copyfile(ROOT / "nanokimi" / "presets" / "searches" / "tales.json", search / "search.json")
     write_search_page(search)
+    arms = records.read_comparison(three)[1]
+    plot = root / "loss.html"
+    plot.write_text(as_page(Shown(kind="loss", x_key="tokens", title="Validation loss", arms=arms)))
     return {
+        "plot": plot,
         "search": search / "search.html",
         "three arms": three / "report.html",
         "two arms": comparison_page(root / "two", names=("NanoKimi", "NanoGPT"), **few),
@@ -131,7 +137,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-NAMES = ("three arms", "two arms", "one run", "study", "search")
+NAMES = ("three arms", "two arms", "one run", "study", "search", "plot")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,6 +166,49 @@ def test_stories_and_loss_are_near_the_top(pages: dict[str, Path], browser: Brow
     assert browser.value(top.format(".story")) < 900
     assert browser.value(top.format("figure svg")) < 1100
     assert browser.value("document.documentElement.scrollHeight") < 3000
+
+
+PANEL = """(() => {
+  const shown = [...document.querySelectorAll(".switched:first-of-type .panel")].filter(one => one.checkVisibility());
+  return shown.map(one => one.dataset.axis);
+})()"""
+POINT = """(() => {
+  const panel = [...document.querySelectorAll(".panel")].find(one => one.checkVisibility());
+  panel.scrollIntoView({block: "center"});
+  const area = panel.getBoundingClientRect();
+  return [area.left + 0.97 * area.width, area.top + 0.5 * area.height];
+})()"""
+VALUES = "[...document.querySelectorAll('.pointed .value')].map(one => one.textContent)"
+
+
+@pytest.mark.parametrize("name", ["plot", "three arms"])
+def test_the_axis_is_switched_and_the_pointer_reads_values(
+    name: str, pages: dict[str, Path], browser: Browser
+) -> None:
+    browser.open(pages[name], 1280)
+    assert browser.value(PANEL)[:1] == (["tokens"] if name == "plot" else ["step"])
+    browser.value("document.querySelector('input[value=flops]').click()")
+    assert browser.value(PANEL)[:1] == ["flops"]
+    browser.value("document.querySelector('input[value=step]').click()")
+    x, y = browser.value(POINT)
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    arm = records.read_comparison(pages["three arms"].parent)[1][0]
+    last = [run.kind("eval")[-1]["val_loss"] for run in arm.runs]
+    mean, low, high = sum(last) / len(last), min(last), max(last)
+    values = browser.value(VALUES)
+    assert len(values) == 3 and values[0] == f"{mean:.5g} ({low:.5g} to {high:.5g}) at 120"
+    assert browser.value("document.documentElement.scrollWidth") == 1280
+
+
+def test_the_arrow_keys_read_values_too(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["plot"], 390)
+    browser.value("document.querySelector('input[value=step]').click()")
+    browser.value("document.querySelector('.panel[data-axis=step]').focus()")
+    read = []
+    for key in ("Home", "ArrowRight", "End", "ArrowLeft", "Escape"):
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+        read += browser.value(VALUES)[:1]
+    assert [text.rpartition(" at ")[2] for text in read] == ["0", "40", "120", "80"]
 
 
 def test_what_is_folded_is_printed(pages: dict[str, Path], browser: Browser) -> None:
