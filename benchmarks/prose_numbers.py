@@ -8,6 +8,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
+from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, judged, old_tales, read_comparison
 from study_tables import study_report
 
@@ -70,6 +71,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
     "leaky": lambda: str(len(audited("LEAKY"))),
     "clean": lambda: str(len(audited("CLEAN"))),
+    **KIMI_NUMBERS,
 }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from kimi_tables import KIMI_TABLES
 from prose_numbers import with_numbers
 from recorded import (
     OLD_SEED_2,
@@ -349,6 +350,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         ),
     },
     "docs/experiments.md": {"null": null_table},
+    "docs/kimi-k2.md": KIMI_TABLES,
     "docs/performance.md": {"speed": speed_table},
     "docs/results.md": {
         "tales-pairs": lambda: pair_table("tales-short"),
