@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -39,6 +42,23 @@ def test_a_process_has_the_environment_of_now(method: str, monkeypatch: pytest.M
         process.join()
         assert process.exitcode == 0
     assert "ONLY_HERE" not in os.environ
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_process_does_not_run_the_script_that_started_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain script that called nanokimi.compare, without `if __name__ == "__main__"`, ran itself in every arm."""
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit(7)\n")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(processes, "start_method", lambda: method)
+    process, connection = start_process(report_environment, "HOME")
+    assert connection.recv() == [os.environ.get("HOME")]
+    process.join()
+    assert process.exitcode == 0 and main.__file__ == str(script)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])

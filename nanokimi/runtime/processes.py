@@ -1,8 +1,8 @@
 """Child processes, each with a pipe to its parent, started while signals are blocked.
 
 On Linux they are forked from a server that has already loaded torch (`forkserver`), so they start at once. Elsewhere
-each process loads everything again (`spawn`). Either way, a process gets the present environment of its parent, and
-signals stay blocked until it has set how it handles them.
+each process loads everything again (`spawn`). Either way, a process gets the present environment of its parent, does
+not run the user's script again, and signals stay blocked until it has set how it handles them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def start_process(
     process = context.Process(target=begin, args=(work, theirs, whole, *arguments), name=name, daemon=True)
     with signals_blocked():  # a terminal that is gone must not end the tracker
         resource_tracker.ensure_running()  # it unblocks some of them again
-    with signals_blocked():  # inherited by the process and by the server
+    with signals_blocked(), main_module_hidden():  # inherited by the process and by the server
         process.start()
     theirs.close()
     return process, ours
@@ -65,6 +65,23 @@ def begin(
     os.environ.clear()
     os.environ.update(environment)
     work(connection, *arguments)
+
+
+@contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Let a process that is started meanwhile not import the main module.
+
+    multiprocessing would, for work that is defined there, and would so run a script of the user's again, up to the line
+    that started the process. Ours is always in this package.
+    """
+    main = sys.modules["__main__"]
+    names = [name for name in ("__file__", "__spec__") if name in main.__dict__]
+    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in names}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update({"__spec__": None} | hidden)
 
 
 @contextmanager
