@@ -27,7 +27,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
     loaded: dict[str, ModuleType] = {}
     yield lambda name: loaded.setdefault(name, importlib.import_module(name))
-    for name in ("rows", "correctness", "speed", "science", "day"):
+    for name in ("rows", "correctness", "speed", "arm", "sizes", "science", "day"):
         sys.modules.pop(name, None)
 
 
@@ -66,11 +66,11 @@ def test_an_arm_that_takes_too_long_is_ended_and_named(
     speed = scripts("speed")
     seen: list[float] = []
 
-    def arm(name: str, chosen: Any, seconds_left: float) -> dict[str, Any]:
+    def arm(name: str, chosen: Any, seconds_left: float, file: Path) -> None:
         seen.append(seconds_left)
         if name == "nanokimi-plain":
             speed.run([sys.executable, "-c", "import time; time.sleep(60)"], None, 0.2)
-        return {"tokens_per_second": 100.0, "utilisation": 0.5}
+        file.write_text('{"tokens_per_second": 100.0, "utilisation": 0.5}')
 
     monkeypatch.setattr(speed, "run_arm", arm)
     monkeypatch.setattr(speed, "LEAST_SECONDS", 0.0)
@@ -85,6 +85,61 @@ def test_an_arm_that_takes_too_long_is_ended_and_named(
     assert (statuses["nanokimi-plain"], statuses["transformers-gpt2-plain"]) == ("left out", "left out")
     assert statuses["nanogpt-peer-plain"] == "skipped" and "no checkout" in found["nanogpt-peer-plain"]["why"]
     assert statuses["bar: nanokimi utilisation"] == "left out" and len(seen) == 3
+
+
+@pytest.mark.parametrize("end", ["hangs", "fails"])
+def test_a_speed_that_was_found_stays_whatever_follows(
+    end: str, scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compilation that hung took the time of all arms, and a profiler that failed took the tokens per second."""
+    speed = scripts("speed")
+
+    def run(words: list[str], folder: Path | None, seconds_left: float) -> str:
+        name, file = words[2], Path(words[-1])
+        if name != "nanogpt-plain":
+            file.write_text('{"tokens_per_second": 100.0, "utilisation": 0.5}')
+        if name != "nanokimi-plain":
+            assert seconds_left == 5.0
+            raise speed.TimeUp("the time limit") if end == "hangs" else RuntimeError("no counters")
+        return ""
+
+    monkeypatch.setattr(speed, "run", run)
+    wanted = ["nanogpt-plain", "nanogpt-compiled", "nanokimi-plain"]
+    options = ["--out", str(tmp_path), "--limit", "5", "--arms", *wanted]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *options])
+    assert speed.main() == (end == "fails")
+    found = {line["name"]: line for line in lines_of(tmp_path / "speed.jsonl")}
+    why = "ended after 5 s, an arm's limit" if end == "hangs" else "RuntimeError: no counters"
+    assert [found[name]["why"] for name in wanted] == [why, why, None]
+    first = "left out" if end == "hangs" else "failed"
+    assert [found[name]["status"] for name in wanted] == [first, "measured", "measured"]
+    assert found["bar: nanokimi over nanogpt, time per token"]["value"]["value"] == 1.0
+
+
+def test_details_that_fail_cost_no_others(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = scripts("arm")
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no counters here")
+
+    timing = SimpleNamespace(median_ms=2.0)
+    monkeypatch.setattr(arm, "time_parts", fails)
+    monkeypatch.setattr(arm, "profile", fails)
+    monkeypatch.setattr(arm, "generation_latency", lambda *_: (timing, timing))
+    monkeypatch.setattr(arm, "evaluation_speed", lambda _: 5.0)
+    state = SimpleNamespace(model=None, config=SimpleNamespace(train=SimpleNamespace(context_length=8)))
+    why = "RuntimeError: no counters here"
+    assert arm.details(state, 1.0) == {
+        "prefill_ms": 2.0, "decode_ms_per_token": 2.0, "evaluated_tokens_per_second": 5.0,
+        "failed": {"parts_ms": why, "profile": why},
+    }  # fmt: skip
+
+
+def test_without_transformers_its_arms_are_skipped(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = scripts("speed")
+    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    assert speed.why_not("transformers-gpt2-plain", FOLDER) == "transformers is not installed"
+    assert speed.why_not("nanokimi-plain", FOLDER) is None
 
 
 def test_a_failing_arm_is_a_line_and_no_end(scripts: Any) -> None:

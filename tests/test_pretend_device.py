@@ -20,7 +20,7 @@ from nanokimi.runtime.device import release_if_scarce
 
 MACHINES = {"cuda-8.0": ("cuda", "8,0"), "cuda-9.0": ("cuda", "9,0"), "mps": ("mps", "0,0")}
 MODULES = {
-    "cuda-8.0": ("check_device", "check_costs", "check_models", "check_runs"),
+    "cuda-8.0": ("check_device", "check_costs", "check_models", "check_runs", "check_memory"),
     "cuda-9.0": ("check_costs",),
     "mps": ("check_device", "check_costs", "check_models", "check_runs"),
 }

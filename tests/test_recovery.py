@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from conftest import PATIENCE
 from safetensors.torch import load_file
 
 from nanokimi import cli
+from nanokimi.cli import verbs
+from nanokimi.compare import arm_process
 from nanokimi.config import ModelName, OptimConfig, RunConfig, SampleConfig
 from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import OPTIMIZERS
@@ -285,6 +288,41 @@ def test_validation_takes_fewer_windows_at_a_time_when_memory_runs_out(
 
     monkeypatch.setattr(state.model.lm_head, "forward", tight)
     assert evaluation.evaluate_now(state).loss == pytest.approx(expected, rel=1e-6)
+
+    def none(*_: Any) -> None:
+        raise OUT_OF_MEMORY["CUDA"]
+
+    monkeypatch.setattr(state.model.lm_head, "forward", none)
+    with pytest.raises(
+        TrainingError, match="out of memory after step 0 while scoring one window of 16 tokens"
+    ):
+        evaluation.evaluate_now(state)
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_memory_that_runs_out_outside_of_a_step_is_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that does not fit onto the device was a traceback: torch's error is no MemoryError."""
+    error = OUT_OF_MEMORY[kind]
+
+    def raises(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(verbs, "run_train", raises)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == f"nanokimi: {error}\n"
+
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(arm_process, "_serve", raises)
+    for name in ("ignore_signals", "say_nothing"):  # this process goes on
+        monkeypatch.setattr(arm_process, name, lambda: None)
+    arm_process.serve_turns(SimpleNamespace(send=told.append), str(tmp_path), False, False)  # type: ignore[arg-type]
+    assert told == [("training error", str(error))] and not (tmp_path / "error.txt").exists()
+
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.main(["train"])
 
 
 ROOM_GB = 0.25  # of a run whose whole batch takes twice that
@@ -588,6 +626,8 @@ SMALL_DISK = """
 import shutil, subprocess, sys
 from pathlib import Path
 from nanokimi import cli
+from nanokimi.cli import verbs
+from nanokimi.compare import arm_process
 
 mount, settings, result = sys.argv[1:]
 run, filler = Path(mount, "run"), Path(mount, "filler")

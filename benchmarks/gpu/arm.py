@@ -1,4 +1,8 @@
-"""One arm of speed.py in a process of its own: `arm.py NAME SECONDS NANOGPT-CHECKOUT tiny|full`; prints a JSON line."""
+"""One arm of speed.py in a process of its own: `arm.py NAME SECONDS NANOGPT-CHECKOUT tiny|full FOUND`.
+
+It writes what it has found to the file FOUND: the speed of a step as soon as it is known, so that it is not lost if
+what follows fails or takes too long, and at the end everything.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import rows
@@ -28,6 +33,7 @@ from nanokimi.measure.speed import generation_latency
 from nanokimi.profiling import roofline
 from nanokimi.profiling.bench import synthetic_ids, synthetic_state, time_parts
 from nanokimi.runtime.device import synchronize
+from nanokimi.runtime.files import write_atomic
 from nanokimi.runtime.gpu import describe_gpu
 from nanokimi.train.state import TrainState
 from nanokimi.train.step import train_step
@@ -56,6 +62,7 @@ def timed(step: Callable[[], object], tokens: int, seconds: float) -> dict[str, 
     first = time.perf_counter() - begin
     for _ in range(WARM_UP):
         step()
+    torch.cuda.reset_peak_memory_stats()  # building and compiling are no part of a step
     spent: list[float] = []
     while len(spent) < LEAST_ROUNDS or sum(spent) < seconds:
         synchronize(CUDA)
@@ -90,7 +97,9 @@ def utilisation(config: RunConfig, tokens_per_second: float) -> dict[str, Any]:
     }
 
 
-def ours(name: str, tiny: bool, seconds: float, compiled: bool) -> dict[str, Any]:
+def ours(
+    name: str, tiny: bool, seconds: float, compiled: bool, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """The whole `train_step`; where it is not compiled also its parts, kernels, decoding and evaluation."""
     config = sized(tiny, name, compile=compiled)
     if tiny:
@@ -102,13 +111,36 @@ def ours(name: str, tiny: bool, seconds: float, compiled: bool) -> dict[str, Any
     found = timed(lambda: train_step(state), train.batch_size * train.context_length, seconds)
     found |= utilisation(config, found["tokens_per_second"])
     found |= {"compile_seconds": state.compile_seconds, "kernels": [vars_of(c) for c in state.kernels]}
-    if not compiled:
-        found["parts_ms"] = time_parts(state, min(seconds, 2.0)).parts_ms
-        found["profile"] = profile(state)
-        prefill, decode = generation_latency(state.model, train.context_length)
-        found |= {"prefill_ms": prefill.median_ms, "decode_ms_per_token": decode.median_ms}
-        found["evaluated_tokens_per_second"] = evaluation_speed(state)
-    return found
+    keep(found)
+    return found if compiled else found | details(state, seconds)
+
+
+def details(state: TrainState, seconds: float) -> dict[str, Any]:
+    """Parts of a step, kernels, decoding, evaluation.
+
+    One that fails (out of memory, or a machine that lets nobody profile) is named under "failed", and the others stay.
+    """
+    found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+
+    def decoding() -> dict[str, float]:
+        prefill, decode = generation_latency(state.model, state.config.train.context_length)
+        return {"prefill_ms": prefill.median_ms, "decode_ms_per_token": decode.median_ms}
+
+    measures: dict[str, Callable[[], Any]] = {
+        "parts_ms": lambda: time_parts(state, min(seconds, 2.0)).parts_ms,
+        "decoding": decoding,
+        "evaluated_tokens_per_second": lambda: evaluation_speed(state),
+        "profile": lambda: profile(state),
+    }
+    for name, measure in measures.items():
+        try:
+            value = measure()
+        except Exception as error:
+            failed[name] = rows.in_short(error)
+        else:
+            found |= value if name == "decoding" else {name: value}
+    return found | ({"failed": failed} if failed else {})
 
 
 def vars_of(choice: Any) -> str:
@@ -233,20 +265,24 @@ def transformers(name: str, tiny: bool, seconds: float) -> dict[str, Any]:
     return found | utilisation(config, found["tokens_per_second"])
 
 
-def main(name: str, seconds: str, checkout: str, size: str) -> None:
-    """Run an arm and print what it found as the last line."""
+def main(name: str, seconds: str, checkout: str, size: str, file: str) -> None:
+    """Run an arm and write what it found."""
+
+    def keep(found: dict[str, Any]) -> None:
+        write_atomic(Path(file), json.dumps(rounded(found)))
+
     tiny = size == "tiny"
     model, _, form = name.rpartition("-")
     compiled = form == "compiled"
     if name == "rates":
         work = partial(rates, tiny, float(seconds))
     elif model in ("nanogpt", "nanokimi"):
-        work = partial(ours, model, tiny, float(seconds), compiled)
+        work = partial(ours, model, tiny, float(seconds), compiled, keep)
     elif model == "nanogpt-peer":
         work = partial(nanogpt, checkout, tiny, float(seconds), compiled)
     else:
         work = partial(transformers, model.removeprefix("transformers-"), tiny, float(seconds))
-    print(json.dumps(rounded(work())))
+    keep(work())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 All arms train with 12 x 1,024 random tokens a step in bf16, as nanoGPT's bench.py does: NanoGPT and its peers at the
 size of GPT-2's 124M, NanoKimi with as many active parameters. Each arm is a process of its own, timed after a warm-up
-for --seconds, without waiting for the device within a step. nanoGPT is a checkout of https://github.com/karpathy/nanoGPT
+for --seconds, without waiting for the device within a step, and ended after --limit, so that one that hangs does not
+take the others' time; the speed that it had found by then counts. nanoGPT is a checkout of https://github.com/karpathy/nanoGPT
 that is never committed (default: .nanogpt here, which `carry` can take along); its arms are skipped without it.
 
 Utilisation: the FLOPs that a step needs (causal attention, the optimizer's not counted) per second over the
@@ -21,6 +22,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +44,8 @@ BARS = {
 LEAST_SECONDS = 20.0  # an arm is not begun with less time than that
 
 
-class Skipped(Exception):
-    """An arm that cannot run here; the message says why."""
+class TooSlow(Exception):
+    """An arm has taken more than --limit."""
 
 
 def why_not(arm: str, checkout: Path) -> str | None:
@@ -53,19 +56,31 @@ def why_not(arm: str, checkout: Path) -> str | None:
         return f"no checkout of nanoGPT at {checkout.name}: give it with --nanogpt"
     if arm.startswith("nanogpt-bench") and PRETEND:
         return "its size is fixed at 124M parameters: minutes on a CPU"
+    if arm.startswith("transformers") and find_spec("transformers") is None:
+        return "transformers is not installed"
     if arm.startswith("transformers-deepseek") and PRETEND:
         return "the pretend device has no fused attention with values narrower than keys"
     return None
 
 
-def run_arm(arm: str, chosen: Any, seconds_left: float) -> dict[str, Any]:
-    """What an arm's process found. Raises RuntimeError with its last line if it fails."""
-    if arm.startswith("nanogpt-bench"):
-        return nanogpt_bench(arm, chosen.nanogpt.resolve(), seconds_left)
-    words = [sys.executable, str(Path(__file__).with_name("arm.py")), arm, str(chosen.seconds)]
-    words += [str(chosen.nanogpt.resolve()), "tiny" if chosen.tiny else "full"]
-    done = run(words, None, seconds_left)
-    return json.loads(done.splitlines()[-1])
+def run_arm(arm: str, chosen: Any, seconds_left: float, file: Path) -> None:
+    """Let an arm's process write what it finds to a file.
+
+    Raises RuntimeError with its last line if it fails, TooSlow if it takes more than its limit, and TimeUp if it takes
+    more than the script has.
+    """
+    limit = seconds_left if chosen.limit is None else min(chosen.limit, seconds_left)
+    try:
+        if arm.startswith("nanogpt-bench"):
+            file.write_text(json.dumps(nanogpt_bench(arm, chosen.nanogpt.resolve(), limit)))
+            return
+        words = [sys.executable, str(Path(__file__).with_name("arm.py")), arm, str(chosen.seconds)]
+        words += [str(chosen.nanogpt.resolve()), "tiny" if chosen.tiny else "full", str(file)]
+        run(words, None, limit)
+    except TimeUp:
+        if limit < seconds_left:
+            raise TooSlow(f"ended after {limit:.0f} s, an arm's limit") from None
+        raise
 
 
 def nanogpt_bench(arm: str, checkout: Path, seconds_left: float) -> dict[str, Any]:
@@ -127,34 +142,48 @@ def bars(found: dict[str, dict[str, Any]], write: Any) -> None:
         write(f"bar: {name}", status, {"value": value, "bar": bar})
 
 
+def measure(arm: str, chosen: Any, out: Rows, file: Path, found: dict[str, dict[str, Any]]) -> str | None:
+    """Run an arm and write its line, also where it has found only a part. Returns why the script stops, if it does."""
+    before, status, why, stopped = out.seconds_left, "left out", None, None
+    try:
+        with stopped_in_time(out):
+            run_arm(arm, chosen, out.seconds_left, file)
+    except TimeUp as stop:
+        why = stopped = str(stop)
+    except TooSlow as slow:
+        why = str(slow)
+    except (RuntimeError, ValueError, IndexError) as error:
+        status, why = "failed", in_short(error)
+    value = None
+    if file.is_file():
+        status, value = "measured", json.loads(file.read_text())
+        found[arm] = value
+    out.write(arm, status, value, why, seconds=before - out.seconds_left)
+    return stopped
+
+
 def main() -> int:
     """The exit status: 1 if an arm failed. A bar that is missed is no failure."""
     parser = rows.options(__doc__)
     parser.add_argument("--nanogpt", type=Path, default=ROOT / ".nanogpt", help="a checkout of nanoGPT")
     parser.add_argument("--seconds", type=float, default=1.0 if PRETEND else 8.0, help="for each arm's steps")
+    parser.add_argument(
+        "--limit", type=float, default=None if PRETEND else 150.0, help="seconds of an arm, all in all"
+    )
     parser.add_argument("--arms", nargs="*", default=ARMS, choices=ARMS)
     chosen = parser.parse_args()
     out = Rows("speed", chosen.out, chosen.minutes)
     found: dict[str, dict[str, Any]] = {}
     stopped: str | None = None
-    for arm in ["rates", *chosen.arms]:
-        reason = why_not(arm, chosen.nanogpt)
-        if reason is not None:
-            out.write(arm, "skipped", why=reason)
-            continue
-        if stopped or out.seconds_left < (0 if PRETEND else LEAST_SECONDS):
-            out.write(arm, "left out", why=stopped or "the time limit")
-            continue
-        before = out.seconds_left
-        try:
-            with stopped_in_time(out):
-                found[arm] = run_arm(arm, chosen, out.seconds_left)
-            out.write(arm, "measured", found[arm], seconds=before - out.seconds_left)
-        except TimeUp as stop:
-            stopped = str(stop)
-            out.write(arm, "left out", why=stopped, seconds=before - out.seconds_left)
-        except (RuntimeError, ValueError, IndexError) as error:
-            out.write(arm, "failed", why=in_short(error), seconds=before - out.seconds_left)
+    with tempfile.TemporaryDirectory(prefix="gpu-day-") as folder:
+        for arm in ["rates", *chosen.arms]:
+            reason = why_not(arm, chosen.nanogpt)
+            if reason is not None:
+                out.write(arm, "skipped", why=reason)
+            elif stopped or out.seconds_left < (0 if PRETEND else LEAST_SECONDS):
+                out.write(arm, "left out", why=stopped or "the time limit")
+            else:
+                stopped = measure(arm, chosen, out, Path(folder) / f"{arm}.json", found)
     bars(found, out.write)
     return out.finish()
 

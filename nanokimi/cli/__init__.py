@@ -68,6 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that vanished
         print(f"nanokimi: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # as a device's allocator raises it, outside of a training step
+        from nanokimi.runtime.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"nanokimi: {one_line(error)}", file=sys.stderr)
+        return 1
 
 
 def require_utf8(words: list[str]) -> None:

@@ -24,10 +24,11 @@ from typing import Any
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.c_compiler import say_nothing
-from nanokimi.runtime.device import release_if_scarce
+from nanokimi.runtime.device import is_out_of_memory, release_if_scarce
 from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin, named_plugins
 from nanokimi.runtime.processes import ignore_signals, start_process
+from nanokimi.runtime.text import one_line
 
 SECONDS_BETWEEN_MESSAGES = 0.25
 ORPHAN_SECONDS = 60.0  # a worker whose parent was killed ends after its current record
@@ -125,6 +126,9 @@ def serve_turns(
         advice = "what was saved is whole: make room"
         connection.send(("training error", f"{cannot_write(error, Path(folder))}; {advice}"))
     except Exception as error:
+        if is_out_of_memory(error):  # outside of a training step, where there is nothing smaller to try
+            connection.send(("training error", one_line(error) or "out of memory"))
+            return
         log = Path(folder) / "error.txt"
         log.write_text(traceback.format_exc(), encoding="utf-8")
         connection.send(("training error", f"unexpected {type(error).__name__}; its traceback is in {log}"))

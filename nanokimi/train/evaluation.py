@@ -63,7 +63,10 @@ def evaluate_test(state: TrainState, cancelled: Callable[[], bool] | None = None
 def evaluate_in_memory(
     state: TrainState, part: str, cancelled: Callable[[], bool] | None = None
 ) -> Evaluation:
-    """Evaluate, with fewer windows at a time if memory runs out. The score does not depend on their number."""
+    """Evaluate, with fewer windows at a time if memory runs out. The score does not depend on their number.
+
+    Raises TrainingError if one window does not fit.
+    """
     train = state.config.train
     windows = train.eval_batch_size or windows_at_a_time(train.context_length)
     while True:
@@ -71,8 +74,13 @@ def evaluate_in_memory(
         try:
             return evaluate(state.model, state.data, train.context_length, windows, part=part, cancelled=told)
         except (RuntimeError, MemoryError) as error:
-            if windows == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+        if windows == 1:
+            raise TrainingError(
+                f"out of memory after step {state.step} while scoring one window of {train.context_length} tokens: use "
+                "a smaller model or a shorter train.context_length (what was saved before is whole)"
+            )
         windows //= 2
         release_memory(state.device)
 
