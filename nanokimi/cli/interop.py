@@ -10,7 +10,7 @@ from nanokimi.cli.options import one_target, take_options
 from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
 
-FORMATS = ("hf", "gguf")
+FORMATS = ("hf", "gguf", "torchtitan")
 TYPES = ("F32", "F16", "Q8_0", "Q4_0")
 
 
@@ -20,25 +20,35 @@ def run_export(arguments: list[str]) -> int:
     folder = Path(one_target(rest, "run folder"))
     form = str(options.get("format", "hf"))
     if form not in FORMATS:
-        raise UserError(f"--format is {form}: expected {' or '.join(FORMATS)}")
+        raise UserError(f"--format is {form}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if "type" in options and form != "gguf":
         raise UserError("--type is for --format gguf: leave it out")
     kind = str(options.get("type", "F32")).upper()
     if kind not in TYPES:
         raise UserError(f"--type is {options['type']}: expected {', '.join(TYPES[:-1])} or {TYPES[-1]}")
     if "out" not in options:
-        needed = "DIR, a new folder" if form == "hf" else "FILE.gguf, or a folder for it"
+        needed = "FILE.gguf, or a folder for it" if form == "gguf" else "DIR, a new folder"
         raise UserError(f"export needs --out {needed}")
-    from nanokimi.interop.export import export_gguf, export_hf, run_to_export
+    from nanokimi.interop.export import export_gguf, export_hf, export_torchtitan, run_to_export
 
     run = run_to_export(folder, str(options["arm"]) if "arm" in options else None)
     out, checkpoint = Path(str(options["out"])), str(options.get("step", "final"))
     if form == "gguf":
         receipt, file = export_gguf(run, out, checkpoint, kind)
         print(*receipt.sentences, file, sep="\n")
+    elif form == "torchtitan":
+        print(*export_torchtitan(run, out, checkpoint).sentences, out, sep="\n")
+        say_launch(out)
     else:
         print(*export_hf(run, out, checkpoint).sentences, out, sep="\n")
     return 0
+
+
+def say_launch(out: Path) -> None:
+    """Print the command that trains on in torchtitan."""
+    from nanokimi.interop.torchtitan_flavor import launch_line
+
+    print("Train on (it needs GPUs, and was not tried):", launch_line(out.absolute()), sep="\n")
 
 
 def run_import(arguments: list[str]) -> int:

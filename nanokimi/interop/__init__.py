@@ -2,5 +2,6 @@
 
 `deepseek` and `gpt2` turn configurations and weights into those of the stock classes and back. `fast_tokenizer` does so
 with tokenizers. `gguf_model`, `gguf_tokenizer` and `gguf_file` write llama.cpp's files, which `gguf_verify` reads and
-runs. `export` and `import_run` write whole folders, and `verify` reloads what was exported.
+runs. `torchtitan_flavor` writes the file that torchtitan needs, and `torchtitan_verify` builds its model from it.
+`export` and `import_run` write whole folders, and `verify` reloads what was exported.
 """

@@ -7,6 +7,8 @@ from typing import Any
 
 from nanokimi import __version__
 from nanokimi.interop.import_run import IMPORT_FILE
+from nanokimi.interop.torchtitan_flavor import FLAVOR_FILE, launch_line
+from nanokimi.interop.torchtitan_verify import HandOverReceipt
 from nanokimi.interop.verify import Receipt
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
@@ -29,7 +31,7 @@ ROWS = (
 BUILT_IN = ("tales",)
 
 
-def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt) -> str:
+def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt | HandOverReceipt) -> str:
     """README.md for the folder of an export."""
     cost = model_cost(run.config.family.model, run.config.train.context_length)
     result = read_json(run.folder / RESULT_FILE) if (run.folder / RESULT_FILE).is_file() else {}
@@ -61,6 +63,7 @@ def model_card(run: Run, checkpoint: str, stock_class: str, receipt: Receipt) ->
         "## How to load it",
         "",
         *how_to_load(run),
+        *(how_to_hand_over() if isinstance(receipt, HandOverReceipt) else []),
         "",
         "## Licence",
         "",
@@ -162,6 +165,21 @@ def how_to_load(run: Run) -> list[str]:
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
         f'ids = tokenizer({(run.config.sample.prompts or ("The",))[0][:60]!r}, return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
+        "```",
+    ]
+
+
+def how_to_hand_over() -> list[str]:
+    """The command that trains on in torchtitan."""
+    return [
+        "",
+        "## How to train on in torchtitan",
+        "",
+        f'`{FLAVOR_FILE}` holds the flavor and the settings, and TEXT.jsonl a line `{{"text": "..."}}` for each '
+        "document. This launch, which needs GPUs, was not tried:",
+        "",
+        "```sh",
+        launch_line(Path("path/to/this/folder")),
         "```",
     ]
 

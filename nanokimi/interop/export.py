@@ -21,6 +21,8 @@ from nanokimi.interop.gguf_model import (
 from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
 from nanokimi.interop.gguf_verify import GgufReceipt, has_llama, verify_in_llama
 from nanokimi.interop.hf_write import stock_config, write_hf_folder
+from nanokimi.interop.torchtitan_flavor import FLAVOR_FILE, flavor_file
+from nanokimi.interop.torchtitan_verify import HandOverReceipt, has_torchtitan, verify_in_torchtitan
 from nanokimi.interop.verify import Receipt, require_transformers, verify_hf_folder
 from nanokimi.runtime.files import first_missing, remove_what_was_made, write_atomic
 from nanokimi.train.run_folder import first_seeds, open_run
@@ -43,6 +45,33 @@ def export_hf(folder: Path, out: Path, checkpoint: str) -> Receipt:
     with finished_folder(out) as partial:
         write_hf_folder(run.model, run.data.tokenizer, context_length, partial)
         receipt = verify_hf_folder(partial, run.model, run.data, context_length)
+        write_atomic(partial / "README.md", model_card(run, checkpoint, stock_class, receipt))
+    return receipt
+
+
+def export_torchtitan(folder: Path, out: Path, checkpoint: str) -> HandOverReceipt:
+    """Write a Hugging Face folder with a flavor file of torchtitan to `out`, load it in both programs and compare.
+
+    Where torchtitan is not installed, the receipt says that it was not verified there.
+
+    Raises:
+        UserError: there is no such run, torchtitan has no form for it, or `out` cannot be used.
+        TrainingError: what was reloaded computes something else. There is no folder then.
+    """
+    require_transformers()
+    run = open_run(folder, "cpu", checkpoint)
+    flavor = flavor_file(run.model, run.config)
+    stock_class = stock_config(run.model)["architectures"][0]
+    context_length = run.model.config.max_position_embeddings
+    assert context_length is not None, "resolve() fills this in"
+    with finished_folder(out) as partial:
+        write_hf_folder(run.model, run.data.tokenizer, context_length, partial)
+        write_atomic(partial / FLAVOR_FILE, flavor)
+        stock = verify_hf_folder(partial, run.model, run.data, context_length)
+        titan = None
+        if has_torchtitan():
+            titan = verify_in_torchtitan(partial, run.model, run.data, context_length)
+        receipt = HandOverReceipt(stock, titan)
         write_atomic(partial / "README.md", model_card(run, checkpoint, stock_class, receipt))
     return receipt
 
