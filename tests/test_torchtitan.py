@@ -264,7 +264,7 @@ def fitting(config: KimiConfig) -> KimiConfig:
         hidden_size=whole(config.hidden_size),
         moe_intermediate_size=whole(config.moe_intermediate_size),
         qk_nope_head_dim=config.qk_nope_head_dim + 12,
-        v_head_dim=config.v_head_dim + 13,
+        v_head_dim=config.v_head_dim + 14,
         rope_scaling=yarn and replace(yarn, mscale=yarn.mscale_all_dim),
     )
 
