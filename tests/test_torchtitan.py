@@ -201,7 +201,7 @@ def answer(trained: Path) -> dict[str, np.ndarray]:
     return {
         **{"logits": logits, "rounded_logits": logits + 0.01, "written": texts[:, -asked["count"] :].numpy()},
         **{"ids": np.concatenate(lines), "lengths": np.array([len(ids) for ids in lines])},
-        "end": np.array([], dtype=np.int64),
+        **{"end": np.array([], dtype=np.int64), "special": np.array([END_OF_TEXT])},
     }
 
 
@@ -245,10 +245,13 @@ def test_a_folder_that_torchtitan_cannot_load_is_not_left(
 
 def test_only_lines_with_the_text_of_a_special_token_may_get_other_ids(trained: Path) -> None:
     data = open_run(trained).data
-    lines = [f"a{END_OF_TEXT}b", "the ball"]
+    lines = ["a<|start|>b", "the ball"]
     ids = [[1], data.tokenizer.encode(lines[1]).tolist()]
     found = {"ids": np.array(sum(ids, [])), "lengths": np.array([len(i) for i in ids]), "end": np.array([])}
-    assert torchtitan_verify.compare_lines(found, [], lines, data) == 1
+    special = {"special": np.array([END_OF_TEXT, "<|start|>"])}
+    assert torchtitan_verify.compare_lines(found | special, [], lines, data) == 1
+    with pytest.raises(TrainingError, match=r"other ids for 'a<\|start"):
+        torchtitan_verify.compare_lines(found | {"special": np.array([], dtype=str)}, [], lines, data)
 
 
 def fitting(config: KimiConfig) -> KimiConfig:

@@ -32,7 +32,7 @@ def run_torchtitan(request: dict[str, Any]) -> dict[str, np.ndarray]:
 
     Returns:
         "logits" (B, T, W) in fp32, "rounded_logits" with experts in bf16, "written" (P, count), "ids" of all lines with
-        "lengths" of each, and "end" of text (empty without one).
+        "lengths" of each, "end" of text (empty without one), and the texts of "special" tokens.
     """
     folder = request["folder"]
     model = loaded_model(folder)
@@ -42,7 +42,7 @@ def run_torchtitan(request: dict[str, Any]) -> dict[str, np.ndarray]:
     with experts_in_fp32():
         exact = logits(model, windows)
         written = greedy(model, prompts, request["count"])
-    ids, end = encoded(folder, request["lines"])
+    ids, end, special = encoded(folder, request["lines"])
     return {
         "logits": exact.numpy(),
         "rounded_logits": rounded.numpy(),
@@ -50,6 +50,7 @@ def run_torchtitan(request: dict[str, Any]) -> dict[str, np.ndarray]:
         "ids": np.array([token for line in ids for token in line], dtype=np.int64),
         "lengths": np.array([len(line) for line in ids], dtype=np.int64),
         "end": np.array([] if end is None else [end], dtype=np.int64),
+        "special": np.array(special, dtype=np.str_),
     }
 
 
@@ -118,12 +119,16 @@ def greedy(model: Any, prompts_PT: torch.Tensor, count: int) -> torch.Tensor:
     return ids[:, prompts_PT.shape[1] :]
 
 
-def encoded(folder: str, lines: list[str]) -> tuple[list[list[int]], int | None]:
-    """The ids of lines in torchtitan's tokenizer, without what it puts around a document, and its end-of-text."""
+def encoded(folder: str, lines: list[str]) -> tuple[list[list[int]], int | None, list[str]]:
+    """The ids of lines in torchtitan's tokenizer, without what it puts around a document, its end-of-text and the texts
+    of its special tokens.
+    """
     from torchtitan.components.tokenizer import HuggingFaceTokenizer
 
     tokenizer = HuggingFaceTokenizer(tokenizer_path=folder)
-    return [tokenizer.encode(line, add_bos=False, add_eos=False) for line in lines], tokenizer.eos_id
+    ids = [tokenizer.encode(line, add_bos=False, add_eos=False) for line in lines]
+    added = tokenizer.tokenizer.get_added_tokens_decoder().values()
+    return ids, tokenizer.eos_id, [token.content for token in added if token.special]
 
 
 def main() -> None:
