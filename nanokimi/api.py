@@ -63,6 +63,8 @@ def load(
 
 def open_arm(run: RunPath, arm: str | None, checkpoint: str, device: str | None) -> Run:
     """The one run that a folder and an arm's name mean. Raises UserError if there is none, or several."""
+    if not str(run).strip():
+        raise UserError('the path of the run is empty: name its folder (the current one is ".")')
     folder = Path(run).expanduser()
     runs = runs_in(folder)
     names = {path.relative_to(folder).as_posix() if path != folder else path.name: path for path in runs}

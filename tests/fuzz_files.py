@@ -90,9 +90,8 @@ def foreign_tokenizers() -> Files:
             sentence_iterator=iter(lines), model_writer=out, vocab_size=350, model_type=kind, **common, **more
         )
         found[f"{kind}.model"] = out.getvalue()
-    charsmap = found["unigram.model"].partition(b"nmt_nfkc\x12")[
-        2
-    ]  # begins with the three bytes of its length
+    _, _, charsmap = found["unigram.model"].partition(b"nmt_nfkc\x12")
+    # It begins with the three bytes of its length.
     charsmap = charsmap[3 : 3 + sum((byte & 127) << 7 * i for i, byte in enumerate(charsmap[:3]))]
     n, p, d = hf.normalizers, hf.pre_tokenizers, hf.decoders
     common = dict(vocab_size=300, show_progress=False, initial_alphabet=p.ByteLevel.alphabet())

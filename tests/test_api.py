@@ -66,6 +66,8 @@ def test_a_comparison_names_its_arms(make_run: Callable[..., Path], tmp_path: Pa
         nk.load(folder, arm="nanogp")
     with pytest.raises(nk.UserError, match="is not a folder"):
         nk.load(tmp_path / "none")
+    with pytest.raises(nk.UserError, match="the path of the run is empty"):
+        nk.load("")
 
 
 def test_a_run_is_scored_and_audited(

@@ -381,6 +381,15 @@ CASES: list[tuple[str, str, str]] = [
     # sampling
     ("sample", "expected one run folder, got 0", ""),
     ("sample {R} {R}", "expected one run folder, got 2", ""),
+    *(
+        (f"{command} {more}", "is empty: name one (the current folder is .)", "")
+        for command, more in (
+            *(("sample", ""), ("evaluate", ""), ("report", ""), ("audit", ""), ("serve", " --port 0")),
+            *(("prune", " --keep 1"), ("export", " --out x"), ("import", " --out x"), ("pull", " --out x")),
+            *(("push", " me/model"), ("judge", " --url http://localhost:1/v1 --model x")),
+        )
+    ),
+    ("train --init-from= --data {D}", "option --init-from is empty", ""),
     ("sample missing", "missing is not a folder", ""),
     ("sample taken", "no config.yaml", "taken"),
     ("sample {R} --promt hello", "there is no option --promt", ""),

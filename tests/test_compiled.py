@@ -57,9 +57,8 @@ def plain_and_compiled(name: ModelName, dtype: Any, build: Build, folder: Path) 
     Beside it, the folder `broken` is left as a run that was killed after its fourth step and saved its third.
     """
     config = replace(build(max_steps=6, eval_every=3, save_every=3, dtype=dtype), model=name)
-    if (
-        dtype == "fp32"
-    ):  # bf16 in Newton-Schulz would make much of what differs in the last bits of a gradient
+    if dtype == "fp32":
+        # bf16 in Newton-Schulz would make much of what differs in the last bits of a gradient
         optim = replace(config.nanokimi.optim, ns_dtype="fp32")
         config = replace(config, nanokimi=replace(config.nanokimi, optim=optim))
     plain = begin(config, folder / "plain")

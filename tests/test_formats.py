@@ -291,9 +291,8 @@ def test_a_finished_store_is_found_in_a_cache_without_locks(
     (tmp_path / "a.jsonl").write_text(LINES)
     dataset = DatasetConfig(path=str(tmp_path / "a.jsonl"), tokenizer="byte", workers=1)
     store = prepare_store(dataset)
-    monkeypatch.setattr(
-        build, "locked", None
-    )  # a read-only cache has no place for one, and root may write anyway
+    # A read-only cache has no place for a lock, and root may write anyway.
+    monkeypatch.setattr(build, "locked", None)
     assert prepare_store(dataset) == store
 
 

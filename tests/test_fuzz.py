@@ -60,9 +60,8 @@ SAMPLES = [
 class Case:
     """Files to load (a text is the target of a link), and how to call the loader."""
 
-    files: dict[str, bytes | str] = field(
-        repr=False
-    )  # those of the smallest failure are left in the folder `case`
+    # Those of the smallest failure are left in the folder `case`.
+    files: dict[str, bytes | str] = field(repr=False)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -294,10 +293,8 @@ def try_case(load: Callable[[Path, Case], None], root: Path, case: Case) -> bool
         shutil.rmtree(root / name, ignore_errors=True)
         (root / name).mkdir()
     valid.write_files(root / "case", case.files)
-    before, start = (
-        peak_megabytes(),
-        time.process_time(),
-    )  # this process's own: others may keep the machine busy
+    # The time is this process's own: others may keep the machine busy.
+    before, start = peak_megabytes(), time.process_time()
     try:
         load(root, case)
         accepted = True

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCa
 
 from nanokimi import cli
 from nanokimi.config import GPTConfig, KimiConfig, RunConfig, YarnConfig
+from nanokimi.config.files import load_config
 from nanokimi.data.tokenizers.own import CharTokenizer
 from nanokimi.errors import UserError
 from nanokimi.interop.card import began_elsewhere, model_card
@@ -36,8 +37,10 @@ from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.model.cache import Cache
 from nanokimi.model.gpt import NanoGPT
+from nanokimi.train.checkpoint import set_to_beginning
 from nanokimi.train.run import train_alone
-from nanokimi.train.run_folder import open_run
+from nanokimi.train.run_folder import open_run, set_up
+from nanokimi.train.state import TrainState, build_state
 
 ALPHABET = CharTokenizer("".join(map(chr, range(33, 33 + 60))))
 
@@ -297,8 +300,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_run(text: Path) -> RunConfig:
-    from nanokimi.config.files import load_config
-
     words = "--train.context_length 72 --train.max_steps 4 --train.batch_size 4 --train.eval_batch_size 4"
     words += " --nanokimi.model.hidden_size 32 --nanogpt.model.hidden_size 32 --train.dtype fp32 --seed 7"
     words += " --nanokimi.model.num_hidden_layers 2 --nanogpt.model.num_hidden_layers 2 --train.threads 1"
@@ -609,6 +610,44 @@ def test_training_starts_from_another_runs_weights_and_tokenizer(
     ):
         assert said in one_line([verb, *text, "--train.init_from", str(source)], capsys)
         assert not (tmp_path / "wrong").exists()
+
+
+def test_a_run_keeps_the_weights_that_it_began_with(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """The other run's folder may change or go: the run is resumed, and goes back to its beginning, without it."""
+    source, folder = make_run("source"), tmp_path / "run"
+    folder.mkdir()
+    config = load_config(str(source / "config.yaml"))
+    config = replace(config, train=replace(config.train, init_from=str(source)))
+    config, data = set_up(config, folder)
+    expected = load_file(source / "model.safetensors")
+    shutil.rmtree(source)
+
+    def same(state: TrainState) -> bool:
+        found = state.model.state_dict()
+        return all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+    part = folder / "nanokimi" / "seed-7"
+    part.mkdir(parents=True)
+    assert same(build_state(config, data, part)), "an arm of a comparison, whose folder keeps them"
+    state = build_state(config, data, folder)
+    assert same(state)
+    with torch.no_grad():
+        next(state.model.parameters()).add_(1)
+    assert not same(state)
+    set_to_beginning(state)
+    assert same(state)
+    other = replace(config, train=replace(config.train, init_from=str(tmp_path)))
+    with pytest.raises(UserError, match=f"began with the weights of {source}, not {tmp_path}"):
+        build_state(other, data, folder)
+    cut(folder / "initial.safetensors")
+    with pytest.raises(UserError, match="initial.safetensors is damaged"):
+        build_state(config, data, folder)
+    (folder / "initial.json").write_text("[]")
+    with pytest.raises(UserError, match="initial.json is not the file that the run wrote"):
+        build_state(config, data, folder)
+    (folder / "initial.json").unlink()
+    with pytest.raises(UserError, match="has no model.safetensors: name a finished run"):
+        build_state(config, data, folder)
 
 
 MOONLIGHT = {

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
 from conftest import PATIENCE, make_text
-from hub_server import TOKEN, HubServer, Repository
+from hub_server import TOKEN, Handler, HubServer, Repository
 from test_interop import one_line, tiny_run
 
 from nanokimi import cli
@@ -191,6 +192,35 @@ def test_what_went_through_is_not_said_to_be_missing(
         ["push", str(run), "me/model"], capsys
     )
     assert hub.repositories["me/model"].files.keys() == PUSHED
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_for(
+    run: Path,
+    hub: HubServer,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The commit is made, and the connection breaks off within the answer, which is no word about the commit."""
+    quick_export(monkeypatch, files)
+    words = ["push", str(run), "me/model"]
+    hub.fault = ("/commit", 0)
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert f"{hub.url}/me/model/commit/{hub.repositories['me/model'].sha}" in capsys.readouterr().out
+    files["README.md"] += b"more"
+    right = Handler.commit
+
+    def then_down(self: Handler, *given: Any) -> None:
+        right(self, *given)
+        hub.fault = ("/api/models", 503)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "commit", then_down)
+        printed = one_line(words, capsys)
+    assert "whether the files arrived is not known: push again" in printed and "as it was" not in printed
+    hub.fault = ("/commit", 500)
+    files["README.md"] += b"and more"
+    assert "the repository is as it was, push again" in one_line(words, capsys)
 
 
 def test_a_file_that_arrives_changed_is_not_done(

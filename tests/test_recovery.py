@@ -155,7 +155,9 @@ def test_out_of_memory_going_forward_or_backward_halves_the_micro_batch(
 )
 def test_libraries_without_room_are_out_of_memory(says: str) -> None:
     assert is_out_of_memory(RuntimeError(says)) and not is_out_of_memory(ValueError(says))
-    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+    for other in ("EXECUTION_FAILED", "NOT_INITIALIZED"):
+        call = "when calling `cublasSgemm( handle, opa, opb, m, n, k)`"
+        assert not is_out_of_memory(RuntimeError(f"CUDA error: CUBLAS_STATUS_{other} {call}"))
 
 
 @pytest.mark.parametrize("fault", [OUT_OF_MEMORY["CUDA"], NotFinite("the gradient is not finite")])

@@ -430,9 +430,9 @@ def test_a_foreign_or_unfinished_folder_cannot_be_opened(finished: Path, tmp_pat
 def test_a_damaged_run_is_a_user_error(file: str, finished: Path) -> None:
     path = finished / file
     content = path.read_bytes()
-    cut = (
-        len(content) // 2 if file != "config.yaml" else content.index(b"hidden_size") + 4
-    )  # in the midst of a word
+    cut = len(content) // 2
+    if file == "config.yaml":
+        cut = content.index(b"hidden_size") + 4  # in the midst of a word
     path.write_bytes(content[:cut])
     with pytest.raises(UserError) as caught:
         open_run(finished)

@@ -74,9 +74,8 @@ def small(name: str, text: Path) -> str:
     layers = {arm.model: 1 + getattr(arm.family.model, "first_k_dense_replace", 0) for arm in arms}
     families = "".join(NARROW.format(arm=family, layers=layers[family]) for family in sorted(layers))
     words = shlex.split(f"{QUICK}{families}{REDUCED[name]}")
-    overlay = (
-        text.parent / f"{name}-small.yaml"
-    )  # in a file, settings of arms that are not trained are allowed
+    # In a file, settings of arms that are not trained are allowed.
+    overlay = text.parent / f"{name}-small.yaml"
     lines = [f"{key.removeprefix('--')}: {value}" for key, value in zip(words[::2], words[1::2], strict=True)]
     overlay.write_text(yaml.safe_dump(nested(yaml.safe_load("\n".join(lines)))))
     return f"--config {name} --data {text} --config {overlay}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +156,21 @@ def test_nothing_runs_at_import(path: Path) -> None:
             assert isinstance(node.value, ast.Constant), f"line {node.lineno}: {ast.unparse(node)}"
         if isinstance(node, ast.If):
             assert "TYPE_CHECKING" in ast.unparse(node.test) or "__name__" in ast.unparse(node.test)
+
+
+def test_no_comment_stands_behind_a_closing_bracket() -> None:
+    """Where a line is too long for its comment, the formatter splits it, and the comment ends up behind a bracket."""
+    root = ROOT.parent
+    files = [
+        path
+        for folder in ("nanokimi", "tests", "benchmarks", "examples")
+        for path in (root / folder).rglob("*.py")
+    ]
+    moved = re.compile(r"\s*[\])}]+[,:]*  # (?!fmt: skip)")
+    found = [
+        f"{path}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if moved.match(line)
+    ]
+    assert not found, found

@@ -258,5 +258,6 @@ def test_arms_of_a_comparison_are_tracked_and_a_study_refuses(
     capsys.readouterr()
     assert cli.main(["sweep", *words, "--out", str(tmp_path / "sweep")]) == 2
     assert "--train.track has no effect with sweep" in capsys.readouterr().err
-    assert cli.main(["train", "--track", "csv,tensorbord", "--data", str(tmp_path / "text.txt")]) == 2
-    assert "train.track is csv,tensorbord: expected some of csv, tensorboard" in capsys.readouterr().err
+    for wrong in ("csv,tensorbord", "csv,csv"):
+        assert cli.main(["train", "--track", wrong, "--data", str(tmp_path / "text.txt")]) == 2
+        assert f"train.track is {wrong}: expected some of csv, tensorboard" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanokimi.cli.interop import say_imported
-from nanokimi.cli.options import one_target, take_options
+from nanokimi.cli.options import one_target, require_targets, take_options
 from nanokimi.errors import UserError
 
 
@@ -14,9 +14,10 @@ def run_push(arguments: list[str]) -> int:
     """`nanokimi push`."""
     types: dict[str, Callable[[str], object]] = {"step": str, "arm": str, "public": bool, "dry_run": bool}
     options, rest = take_options(arguments, types)
-    if len(rest) < 2:
-        raise UserError("push needs a run folder and owner/name; see --help")
-    folder, repo = Path(rest[0]), one_target(rest[1:], "run folder and one owner/name")
+    require_targets(rest, "run folder or owner/name")
+    if len(rest) != 2:
+        raise UserError(f"push needs a run folder and owner/name, got {len(rest)} words; see --help")
+    folder, repo = Path(rest[0]), rest[1]
     from nanokimi.interop.export import run_to_export
     from nanokimi.interop.hub import push
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import take_options
+from nanokimi.cli.options import require_targets, take_options
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ def run_judge(arguments: list[str]) -> int:
     counts: dict[str, Callable[[str], object]] = dict.fromkeys(COUNTS, int)
     sampling: dict[str, Callable[[str], object]] = {"temperature": float, "max_new_tokens": int, "seed": int}
     options, rest = take_options(arguments, {**words, **counts, **sampling, "no_pairs": bool})
-    if not rest or any(word.startswith("--") for word in rest):
-        wrong = next((word for word in rest if word.startswith("--")), None)
-        raise UserError(
-            f"there is no option {wrong} here; see --help" if wrong else "name one run or several"
-        )
+    require_targets(rest, "run folder")
+    if not rest:
+        raise UserError("name one run or several")
     number = {name: int(str(options.get(name, default))) for name, default in COUNTS.items()}
     for name, value in number.items():
         if not 1 <= value <= LARGEST:

@@ -70,7 +70,7 @@ TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
     *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
     *("html", "arm"),
-    *("format", "step", "tokenizer", "revision"),
+    *("format", "step", "tokenizer", "revision", "init_from"),
 )
 """Options whose empty value would mean another folder, file or name than anyone meant."""
 
@@ -307,12 +307,19 @@ def next_value(option: str, remaining: list[str]) -> str:
 
 def one_target(rest: list[str], what: str) -> str:
     """The single word that is not an option."""
-    unknown = [word for word in rest if word.startswith("--")]
-    if unknown:
-        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    require_targets(rest, what)
     if len(rest) != 1:
         raise UserError(f"expected one {what}, got {len(rest)}; see --help")
     return rest[0]
+
+
+def require_targets(rest: list[str], what: str) -> None:
+    """Raise UserError for an option that the command does not have, and for an empty word, as whose path "." counts."""
+    unknown = [word for word in rest if word.startswith("--")]
+    if unknown:
+        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    if not all(word.strip() for word in rest):
+        raise UserError(f"the {what} is empty: name one (the current folder is .)")
 
 
 def choose_config(

@@ -75,7 +75,7 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, Run
     arms = matched_arms(config, data, out)
     for arm in arms.values():
         require_sound(arm, data)
-        require_start(arm, data)
+        require_start(arm, data, out)
     require_room([arm for arm in arms.values() for _ in seeds_of(config)], out)
     for name, arm in arms.items():
         for seed in seeds_of(config):

@@ -161,10 +161,10 @@ def _validate_train(train: TrainConfig) -> None:
     if len(named) != 1:
         found = " and ".join(named) or "none"
         raise UserError(f"train names {found} as its budget: name exactly one of {', '.join(BUDGETS)}")
-    unknown = [name for name in train.track.split(",") if name and name not in TRACKERS]
+    tracked = [name for name in train.track.split(",") if name]
     require(
-        not unknown,
-        f"train.track is {train.track}: expected some of {', '.join(TRACKERS)}, with commas between",
+        set(tracked) <= set(TRACKERS) and len(set(tracked)) == len(tracked),
+        f"train.track is {train.track}: expected some of {', '.join(TRACKERS)}, each once, with commas between",
     )
     micro = train.micro_batch_size
     require(

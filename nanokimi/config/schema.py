@@ -215,8 +215,8 @@ class TrainConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of matrix products (weights stay fp32); auto: bf16 on a GPU or CPU that multiplies in it, else fp32."""
     init_from: str | None = None
-    """Folder of a run whose final weights training starts from; the model and the tokenizer must be that run's. None:
-    random weights."""
+    """Folder of a run whose final weights training starts from; the model and the tokenizer must be that run's. The new
+    run keeps a copy of them. None: random weights."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None

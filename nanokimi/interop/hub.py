@@ -63,25 +63,53 @@ def upload(hub: Any, repo: str, files: list[Path], public: bool) -> str:
     """Send files as one commit, look at what the Hub then holds, and return the commit's address."""
     from huggingface_hub import CommitOperationAdd
 
-    made = prepare_repository(hub, repo, public)
-    # A commit is all or nothing; a repository that was made for it stays, and the next push goes there.
-    left = "the new repository is empty, push again" if made else "the repository is as it was, push again"
+    before = prepare_repository(hub, repo, public)
     operations = [CommitOperationAdd(path.name, str(path)) for path in files]
-    with hub_errors(repo, left):
-        commit = hub.create_commit(repo, operations, commit_message="Upload a model trained with nanokimi")
+    try:
+        with hub_errors(repo):
+            commit = hub.create_commit(
+                repo, operations, commit_message="Upload a model trained with nanokimi"
+            )
+    except UserError as error:
+        return after_failure(hub, repo, files, before, error)
     with hub_errors(repo, "the files were sent, but what the Hub holds was not seen: push again"):
-        held = hub.model_info(repo, revision=commit.oid, files_metadata=True).siblings or []
-    there = {one.rfilename: one for one in held}
+        held = hub.model_info(repo, revision=commit.oid, files_metadata=True)
+    if (name := other_than_sent(held, files)) is not None:
+        raise TrainingError(f"{repo} holds another {name} than was sent: push again")
+    return str(commit.commit_url)
+
+
+def after_failure(hub: Any, repo: str, files: list[Path], before: str | None, error: UserError) -> str:
+    """The address of a commit that arrived although its answer did not.
+
+    Raises `error` with what became of the repository, which only the Hub can say: a connection that broke off while
+    the Hub answered has told nothing. A commit is all or nothing, and what was made for it stays for the next push.
+    """
+    try:
+        with hub_errors(repo):
+            held = hub.model_info(repo, files_metadata=True)
+    except UserError:
+        advice = "whether the files arrived is not known: push again, which sends only what the Hub lacks"
+        raise UserError(f"{error}; {advice}") from None
+    if held.sha != before and other_than_sent(held, files) is None:
+        return f"{hub.endpoint}/{repo}/commit/{held.sha}"
+    left = "the new repository is empty" if before is None else "the repository is as it was"
+    raise UserError(f"{error}; {left}, push again") from None
+
+
+def other_than_sent(held: Any, files: list[Path]) -> str | None:
+    """The first of the files that the Hub lacks, or holds with another size or hash; None: it holds all of them."""
+    there = {one.rfilename: one for one in held.siblings or []}
     for path in files:
         one = there.get(path.name)
         sha256 = one.lfs.sha256 if one is not None and one.lfs else None
         if one is None or one.size != path.stat().st_size or sha256 not in (None, file_sha256(path)):
-            raise TrainingError(f"{repo} holds another {path.name} than was sent: push again")
-    return str(commit.commit_url)
+            return path.name
+    return None
 
 
-def prepare_repository(hub: Any, repo: str, public: bool) -> bool:
-    """Make the repository if there is none, and return whether it was made.
+def prepare_repository(hub: Any, repo: str, public: bool) -> str | None:
+    """Make the repository if there is none, and return the commit that it stands at; None: it was made.
 
     Raises UserError if there is one that is public where a private one is meant, or the other way round.
     """
@@ -89,17 +117,15 @@ def prepare_repository(hub: Any, repo: str, public: bool) -> bool:
 
     with hub_errors(repo):
         try:
-            private: bool | None = hub.model_info(repo).private
+            found = hub.model_info(repo)
         except RepositoryNotFoundError:
-            private = None
-        if private is None:
             hub.create_repo(repo, private=not public, repo_type="model")
-            return True
-    if not private and not public:
+            return None
+    if not found.private and not public:
         raise UserError(f"{repo} exists and is public: add --public, or choose another name")
-    if private and public:
+    if found.private and public:
         raise UserError(f"{repo} exists and is private: leave out --public, or change that on the Hub")
-    return False
+    return str(found.sha)
 
 
 def pull(

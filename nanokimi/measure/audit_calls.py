@@ -191,10 +191,8 @@ def fill_zeros_(module: nn.Module, seed: int) -> None:
 
 def seed_everything(seed: int, device: torch.device) -> None:
     """Seed torch's, numpy's and Python's global generators."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed asks for every other device, too, which takes longer
+    if device.type == "cpu":  # torch.manual_seed asks for every other device, too, which takes longer
+        torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
     np.random.seed(seed % 2**32)

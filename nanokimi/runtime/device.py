@@ -145,7 +145,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         # of cuBLAS, cuDNN, cuSOLVER and cuSPARSE, which have workspaces of their own
         "_status_alloc_failed",
         "_allocation_failed",
-        "cublas_status_not_initialized",  # no room for a handle
+        # A handle takes memory beside torch's own, and without room for it the call often fails with this status
+        # (pytorch#128601, lm-evaluation-harness#1689, tensorflow#9489). Of any other call it tells of a broken library.
+        "cublas_status_not_initialized when calling `cublascreate",
+        "cublas_status_not_initialized when calling `cublasltcreate",
     )
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 

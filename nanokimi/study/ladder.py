@@ -47,9 +47,8 @@ class Component:
 
 
 COMPONENTS = (
-    Component(
-        "RMSNorm", "architecture", model=("norm", "norm_eps", "bias")
-    ),  # and no biases, if there were any
+    # without biases, if there were any
+    Component("RMSNorm", "architecture", model=("norm", "norm_eps", "bias")),
     Component("RoPE", "architecture", model=("positions", "rope_theta")),
     Component("SwiGLU", "architecture", model=("feed_forward",)),
     Component("untied head", "architecture", model=("tie_word_embeddings",)),

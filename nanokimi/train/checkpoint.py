@@ -254,9 +254,8 @@ def restart(state: TrainState) -> None:
     """Go back to the newest checkpoint or to the beginning, but keep the changes that made room in memory."""
     in_memory = (state.micro_batch_size, state.model.activation_checkpointing)
     state.optimizer = fresh_optimizer(state.config, state.model)
-    if not load_newest_checkpoint(
-        state, allow_changes=True
-    ):  # changes were allowed or refused when the run began
+    # Changes were allowed or refused when the run began.
+    if not load_newest_checkpoint(state, allow_changes=True):
         set_to_beginning(state)
         state.step, state.train_seconds, state.peak_memory_bytes = 0, 0.0, 0
         state.best_val_loss, state.best_step, state.evaluated = float("inf"), 0, False
@@ -282,7 +281,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
 
 def set_to_beginning(state: TrainState) -> None:
     """Restore the weights and the empty optimizer that the run began with."""
-    fresh = initial_model(state.config)
+    fresh = initial_model(state.config, state.folder)
     state.model.load_state_dict(fresh.state_dict())
     state.optimizer = fresh_optimizer(state.config, state.model)
     state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())

@@ -47,7 +47,7 @@ from nanokimi.train.checkpoint import read_state
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
-from nanokimi.train.weights import load_weights
+from nanokimi.train.weights import keep_start, load_weights
 
 CONFIG_FILE = "config.yaml"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
@@ -176,6 +176,7 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     for prompt in prompts:  # one that cannot be encoded is refused now, not after the first epoch
         data.tokenizer.encode(prompt)
     config = replace(config, sample=replace(config.sample, prompts=prompts))
+    keep_start(config, folder)
     save_config(config, folder / CONFIG_FILE)
     return config, data
 

@@ -122,8 +122,8 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     torch.set_num_threads(train.threads or 1)
     device = torch.device(train.device)
     keep_freed_memory(device)
-    require_same_tokenizer(config, data)
-    model = initial_model(config).to(device)
+    require_same_tokenizer(config, data, folder)
+    model = initial_model(config, folder).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     optimizer = fresh_optimizer(config, model)
     vocab_size, micro_batch_size = config.family.model.vocab_size, train.micro_batch_size or train.batch_size

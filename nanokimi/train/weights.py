@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,9 +17,12 @@ from nanokimi.config import RunConfig
 from nanokimi.data.store import PreparedData, tokenizer_sha256
 from nanokimi.errors import UserError
 from nanokimi.model.build import LanguageModel, build_model
-from nanokimi.runtime.files import sync
+from nanokimi.runtime.files import file_sha256, read_json, sync, write_json
 
 WEIGHTS_FILE, DATA_FOLDER = "model.safetensors", "data"
+START_FILE, START_RECORD = "initial.safetensors", "initial.json"
+"""A copy of the weights that `train.init_from` named, beside the data, and its record: a run that is resumed, or goes
+back to its beginning, begins with the same weights whatever has become of the other run's folder."""
 
 
 def find_data(folder: Path) -> Path:
@@ -27,49 +31,99 @@ def find_data(folder: Path) -> Path:
     return next((place for place in inner if (place / DATA_FOLDER).exists()), outermost) / DATA_FOLDER
 
 
-def initial_model(config: RunConfig) -> LanguageModel:
-    """The model of a resolved configuration with the weights that training starts from.
+def initial_model(config: RunConfig, folder: Path) -> LanguageModel:
+    """The model of a resolved configuration with the weights that training in `folder` starts from.
 
     Raises UserError if those of `train.init_from` cannot be used for it.
     """
     model = build_model(config.family.model, config.seed)
-    path = initial_weights(config)
+    path = initial_weights(config, folder)
     if path is not None:
-        load_weights(model, path)
+        kept = kept_start(config, folder)
+        if kept is not None and file_sha256(path) != kept["sha256"]:
+            raise UserError(
+                f"{path} is damaged: take it and {START_RECORD} away to read {kept['source']} again"
+            )
+        load_weights(model, path, None if kept is None else Path(kept["source"], WEIGHTS_FILE))
     return model
 
 
-def initial_weights(config: RunConfig) -> Path | None:
-    """The file that `train.init_from` means; None: random weights. Raises UserError if it does not exist."""
+def keep_start(config: RunConfig, folder: Path) -> None:
+    """Copy the weights that `train.init_from` names into `folder`, where its data is, unless that has been done.
+
+    Weights that are not there are left to `initial_weights`. Raises UserError as `kept_start` does.
+    """
+    if config.train.init_from is None or kept_start(config, folder) is not None:
+        return
+    source = Path(config.train.init_from)
+    if not (source / WEIGHTS_FILE).is_file():
+        return
+    shutil.copyfile(source / WEIGHTS_FILE, folder / START_FILE)
+    sync(folder / START_FILE)
+    digests = {
+        "sha256": file_sha256(folder / START_FILE),
+        "tokenizer_sha256": tokenizer_sha256(find_data(source)),
+    }
+    write_json(folder / START_RECORD, {"schema_version": 1, "source": str(source), **digests})
+
+
+def kept_start(config: RunConfig, folder: Path) -> dict[str, str] | None:
+    """The record of the weights that were copied for a run, or for the comparison or study that it is part of.
+
+    Raises UserError if it is damaged, or of another run than `train.init_from` names.
+    """
+    path = find_data(folder).with_name(START_RECORD)
+    if config.train.init_from is None or not path.is_file():
+        return None
+    record = read_json(path)
+    names = ("source", "sha256", "tokenizer_sha256")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in names):
+        raise UserError(f"{path} is not the file that the run wrote")
+    if record["source"] != config.train.init_from:
+        raise UserError(
+            f"the run in {path.parent} began with the weights of {record['source']}, not {config.train.init_from}: "
+            "begin with others in a new folder"
+        )
+    return record
+
+
+def initial_weights(config: RunConfig, folder: Path) -> Path | None:
+    """The file of the weights that training in `folder` starts from; None: random weights.
+
+    Raises UserError if there is no copy of those that `train.init_from` names, and they are not there any more.
+    """
     if config.train.init_from is None:
         return None
+    if kept_start(config, folder) is not None:
+        return find_data(folder).with_name(START_FILE)
     path = Path(config.train.init_from) / WEIGHTS_FILE
     if not path.is_file():
         raise UserError(f"train.init_from {path.parent} has no {WEIGHTS_FILE}: name a finished run")
     return path
 
 
-def require_start(config: RunConfig, data: PreparedData) -> None:
+def require_start(config: RunConfig, data: PreparedData, folder: Path) -> None:
     """Raise UserError, naming the arm, if it cannot start from the weights of `train.init_from`."""
     if config.train.init_from is None:
         return
     try:
-        require_same_tokenizer(config, data)
-        initial_model(config)
+        require_same_tokenizer(config, data, folder)
+        initial_model(config, folder)
     except UserError as error:
         raise UserError(f"{config.title}: {error}") from None
 
 
-def require_same_tokenizer(config: RunConfig, data: PreparedData) -> None:
+def require_same_tokenizer(config: RunConfig, data: PreparedData, folder: Path) -> None:
     """Raise UserError if the run that the weights come from had another tokenizer: ids would mean other text."""
-    path = initial_weights(config)
-    if path is None:
+    if initial_weights(config, folder) is None:
         return
-    folder = path.parent
-    if tokenizer_sha256(find_data(folder)) != data.tokenizer_sha256:
+    assert config.train.init_from is not None
+    source, kept = Path(config.train.init_from), kept_start(config, folder)
+    theirs = tokenizer_sha256(find_data(source)) if kept is None else kept["tokenizer_sha256"]
+    if theirs != data.tokenizer_sha256:
         raise UserError(
-            f"train.init_from {folder} has another tokenizer than this text: name its own with --dataset.tokenizer "
-            f"{find_data(folder) / 'tokenizer.json'}"
+            f"train.init_from {source} has another tokenizer than this text: name its own with --dataset.tokenizer "
+            f"{find_data(source) / 'tokenizer.json'}"
         )
 
 
@@ -95,10 +149,10 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, origin: Path | None = None) -> None:
     """Read weights written by `save_weights` into a model of the same configuration.
 
-    Raises UserError if the file is missing, damaged, or for another model.
+    Raises UserError if the file (named as `origin`, if it is a copy of that) is missing, damaged, or for another model.
     """
     stored = read_tensors(path)
     expected = _untied(model)
@@ -107,7 +161,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{path} does not fit the model in config.yaml: '{wrong[0]}' is missing, extra or misshaped"
+            f"{origin or path} does not fit the model in config.yaml: '{wrong[0]}' is missing, extra or misshaped"
         )
     model.load_state_dict(stored, strict=False)
 
