@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import TINY_GPT, TINY_KIMI, make_text
 from test_fast_tokenizer import sentencepiece_model, small_bpe
-from test_interop import one_line, random_gpt
+from test_interop import meta_file, one_line, random_gpt
 from test_kimi import random_config, randomised
 
 from nanokimi import cli
@@ -36,6 +37,7 @@ from nanokimi.interop.gguf_model import (
     with_stored_weights,
 )
 from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
+from nanokimi.interop.import_run import characters_of
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import open_run
@@ -202,6 +204,40 @@ def test_a_tokenizer_becomes_pieces_and_names_the_ids_that_end_a_text() -> None:
     assert "<0x0A>" not in unigram["tokens"] and "<0xE2>" in unigram["tokens"]
     foreign = made(TokenizersTokenizer(small_bpe()))
     assert foreign["model"] == "gpt2" and foreign["eos_token_id"] == 0 and len(foreign["merges"]) > 50
+
+
+def nanogpts(folder: Path) -> TokenizersTokenizer:
+    """A tokenizer of characters such as `import` makes, also of those that a form might misread."""
+    characters = sorted(set(make_text(500)) | set("\n\t\r \\'\"<>\u00e9\u2581\U0001f600\0x0"))
+    return TokenizersTokenizer(characters_of(meta_file(folder / "meta.pkl", "".join(characters))))
+
+
+def test_nanogpts_characters_are_pieces_without_an_end(tmp_path: Path) -> None:
+    tokenizer = nanogpts(tmp_path)
+    content = gguf_tokenizer(tokenizer, tokenizer.vocab_size)
+    assert content["tokenizer.ggml.model"] == "rwkv" and "tokenizer.ggml.eos_token_id" not in content
+    texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+    assert content["tokenizer.ggml.tokens"] == [
+        {"\\": "\\\\", "\0": "\\x00"}.get(text, text) for text in texts
+    ]
+    other = json.loads(tokenizer.content)
+    other["model"]["unk_token"] = "e"
+    with pytest.raises(UserError, match="not in GPT-2's form"):
+        gguf_tokenizer(TokenizersTokenizer(json.dumps(other).encode()), tokenizer.vocab_size)
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_nanogpts_characters(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    tokenizer, path = nanogpts(tmp_path), tmp_path / "model.gguf"
+    size, generator = tokenizer.vocab_size, torch.Generator().manual_seed(0)
+    model = build_model(replace(TINY_GPT, vocab_size=size, initializer_range=0.2), 0).eval()
+    content = gguf_model(model)
+    write_gguf(path, content, {**content.metadata, **gguf_tokenizer(tokenizer, size)}, "F32")
+    ids = torch.randint(size, (2000,), generator=generator).numpy()
+    data: Any = SimpleNamespace(tokenizer=tokenizer, val_ids=ids)
+    receipt = gguf_verify.verify_in_llama(path, (model, model), data, 32, ("gpt2", "F32"))
+    assert receipt.lines > 20 and receipt.lines_that_differ == 0
 
 
 def test_tokenizers_that_do_not_fit_are_refused() -> None:

@@ -7,9 +7,10 @@
 | bpe | `llama`: pieces with scores, and bytes for all else | the mark of a space, which is a space there |
 | unigram | `t5`: pieces with scores | the same, and characters beyond ASCII that are no piece: `<unk>`, no bytes |
 | GPT-2's tokenizer.json | `gpt2` | none |
+| nanoGPT's characters | `rwkv`: the longest piece that fits, and each is a character | none |
 
-llama.cpp cannot do without an end-of-text and has texts end there. A tokenizer without one names an id that no text of
-its own vocabulary has: the unknown piece, the escape, or byte 0.
+Of these, llama.cpp has only `rwkv` without an end-of-text, at which it ends a text. A tokenizer without one names an id
+that no text of its own vocabulary has: the unknown piece, the escape, or byte 0. nanoGPT's characters have none spare.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ from nanokimi.interop.fast_tokenizer import byte_characters
 
 NEVER_MERGED = "\ufdd0 \ufdd0"
 """A merge of two characters that no text has: llama.cpp wants at least one."""
+ANY_CHARACTER = r"[\s\S]"
+"""The expression by which a text is cut into characters."""
+NAMED = {"\\": "\\\\", "\0": "\\x00"}
+"""Characters that have to be written by their names in llama.cpp's form `rwkv`."""
 FILLER = "\ufdd1{}"
 """The name of an id that the model has and the tokenizer does not."""
 
@@ -57,8 +62,8 @@ class Pieces:
     kinds: list[int]
     scores: list[float] | None
     settings: dict[str, Any]
-    spare: int
-    """The id that stands for end-of-text where the tokenizer has none."""
+    spare: int | None
+    """The id that stands for end-of-text where the tokenizer has none; None: nothing does."""
 
 
 def gguf_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def gguf_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         pieces = sentencepiece(read_model(inner.content))
     else:
         assert isinstance(inner, TokenizersTokenizer), "there is no other"
-        pieces = byte_level_bpe(inner)
+        pieces = single_characters(inner) or byte_level_bpe(inner)
     if isinstance(tokenizer, WithEndOfText):
         add(pieces, END_OF_TEXT if END_OF_TEXT not in pieces.texts else END_OF_TEXT + "\n", CONTROL)
     for number in range(len(pieces.texts), vocab_size):
@@ -92,8 +97,7 @@ def gguf_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "tokens": pieces.texts,
         "token_type": pieces.kinds,
         **({} if pieces.scores is None else {"scores": pieces.scores}),
-        "bos_token_id": end,
-        "eos_token_id": end,
+        **({} if end is None else {"bos_token_id": end, "eos_token_id": end}),
         "add_bos_token": False,
         "add_eos_token": False,
         **pieces.settings,
@@ -179,6 +183,26 @@ def unigram_settings(model: ModelFile | None) -> dict[str, Any]:
     if model is not None and model.charsmap:
         settings["precompiled_charsmap"] = model.charsmap
     return settings
+
+
+def single_characters(tokenizer: TokenizersTokenizer) -> Pieces | None:
+    """A tokenizer.json of single characters that refuses all others, as `import` makes it of nanoGPT's meta.pkl."""
+    content = json.loads(tokenizer.content)
+    model, cut = content["model"], content.get("pre_tokenizer") or {}
+    split = {"type": "Split", "pattern": {"Regex": ANY_CHARACTER}, "behavior": "Isolated", "invert": False}
+    if model.get("type") != "WordLevel" or cut != split or model.get("unk_token") in model["vocab"]:
+        return None
+    by_id = {number: text for text, number in model["vocab"].items()}
+    others = content.get("normalizer") or content.get("added_tokens")
+    if (
+        others
+        or sorted(by_id) != list(range(len(by_id)))
+        or not all(len(text) == 1 for text in by_id.values())
+    ):
+        return None
+    # A backslash begins the name of another character there, and NUL ends a text.
+    texts = [NAMED.get(by_id[i], by_id[i]) for i in range(len(by_id))]
+    return Pieces("rwkv", texts, [NORMAL] * len(texts), None, {}, spare=None)
 
 
 def byte_level_bpe(tokenizer: TokenizersTokenizer) -> Pieces:

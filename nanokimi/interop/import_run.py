@@ -32,6 +32,7 @@ from nanokimi.data.tokenizers.foreign import is_foreign, own_files
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import Tensors, from_deepseek, kimi_config, require_same_shapes
 from nanokimi.interop.fast_tokenizer import whole
+from nanokimi.interop.gguf_tokenizer import ANY_CHARACTER
 from nanokimi.interop.gpt2 import from_gpt2, gpt_config
 from nanokimi.interop.hf_read import KIMI_TYPES, read_config, read_weights
 from nanokimi.interop.nanogpt_file import read_nanogpt, without_masks
@@ -211,7 +212,12 @@ def characters_of(path: Path) -> bytes:
             f"{path} cannot be used ({error}): expected the meta.pkl of nanoGPT's characters"
         ) from None
     vocab = {character: number for number, character in enumerate(characters)}
-    one_by_one = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+    one_by_one = {
+        "type": "Split",
+        "pattern": {"Regex": ANY_CHARACTER},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<no such character>"}
     content = whole(model, pre_tokenizer=one_by_one, decoder={"type": "Fuse"})
     return json.dumps(content, indent=1).encode()
