@@ -1,13 +1,13 @@
 """What a notebook needs: open runs, write, score and audit. `docs/python.md` shows it in use.
 
-A run is named by its folder, as a string or a Path; of a comparison's folder, `arm` says which arm is meant.
+A run is named by its folder, as a string or a Path, or by the name of weights that come with the package; of a
+comparison's folder, `arm` says which arm is meant.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -31,6 +31,7 @@ from nanokimi.measure.audit import audit as audit_module
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.measure.evaluate import evaluate as score
 from nanokimi.model.build import LanguageModel
+from nanokimi.pretrained import is_shipped, run_path
 from nanokimi.runtime.text import listed
 from nanokimi.train.run_folder import Run, open_run, runs_in
 
@@ -50,6 +51,7 @@ def load(
     """The trained model of a run, ready to write, and its tokenizer.
 
     Args:
+        run: its folder, or the name of shipped weights ("tales-1m": NanoKimi, if `arm` does not name another).
         arm: of a comparison's folder, the arm (of several seeds, the first; "nanokimi/seed-2" names one).
         checkpoint: "final", "best", "last", or a step that is kept.
         device: such as "cpu" or "cuda"; None: the run's.
@@ -62,11 +64,16 @@ def load(
 
 
 def open_arm(run: RunPath, arm: str | None, checkpoint: str, device: str | None) -> Run:
-    """The one run that a folder and an arm's name mean. Raises UserError if there is none, or several."""
+    """The one run that a folder and an arm's name mean; of shipped weights without a name, that of NanoKimi.
+
+    Raises UserError if there is none, or several.
+    """
     if not str(run).strip():
         raise UserError('the path of the run is empty: name its folder (the current one is ".")')
-    folder = Path(run).expanduser()
+    folder = run_path(run)
     runs = runs_in(folder)
+    if arm is None and len(runs) > 1 and is_shipped(folder):
+        arm = "nanokimi"
     names = {path.relative_to(folder).as_posix() if path != folder else path.name: path for path in runs}
     if arm is None:
         if len(runs) > 1 or runs[0] != folder:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from nanokimi.cli.options import one_target, take_options
+from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
 
 SOURCE_COLUMNS = ("model", "seed", "text", "tokens", "nats per token", "bits per byte", "bits per char")
@@ -18,7 +17,7 @@ def run_evaluate(arguments: list[str]) -> int:
     """`nanokimi evaluate`."""
     types = {"data": str, "dataset.text_column": str, "part": str, "checkpoint": str, "device": str}
     options, rest = take_options(arguments, {**types, "json": bool})
-    folder = Path(one_target(rest, "run folder"))
+    folder = one_run(rest)
     part = str(options.get("part", "val" if "data" in options else "test"))
     if part not in ("val", "test"):
         raise UserError(f"--part is {part}: expected val or test")

@@ -8,6 +8,7 @@ from pathlib import Path
 from nanokimi.cli.interop import say_imported
 from nanokimi.cli.options import one_target, require_targets, take_options
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 
 
 def run_push(arguments: list[str]) -> int:
@@ -17,7 +18,7 @@ def run_push(arguments: list[str]) -> int:
     require_targets(rest, "run folder or owner/name")
     if len(rest) != 2:
         raise UserError(f"push needs a run folder and owner/name, got {len(rest)} words; see --help")
-    folder, repo = Path(rest[0]), rest[1]
+    folder, repo = run_path(rest[0]), rest[1]
     from nanokimi.interop.export import run_to_export
     from nanokimi.interop.hub import push
 

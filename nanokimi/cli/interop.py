@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from nanokimi.cli.options import one_target, take_options
+from nanokimi.cli.options import one_run, one_target, take_options
 from nanokimi.config import RunConfig
 from nanokimi.errors import UserError
 
@@ -17,7 +17,7 @@ TYPES = ("F32", "F16", "Q8_0", "Q4_0")
 def run_export(arguments: list[str]) -> int:
     """`nanokimi export`."""
     options, rest = take_options(arguments, {"format": str, "out": str, "step": str, "arm": str, "type": str})
-    folder = Path(one_target(rest, "run folder"))
+    folder = one_run(rest)
     form = str(options.get("format", "hf"))
     if form not in FORMATS:
         raise UserError(f"--format is {form}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")

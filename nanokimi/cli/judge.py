@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import require_targets, take_options
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 
 if TYPE_CHECKING:
     from nanokimi.data.store import PreparedData
@@ -99,7 +100,7 @@ def opened_runs(folders: Sequence[str], options: dict[str, object]) -> dict[str,
     device = str(options["device"]) if "device" in options else None
     found: dict[str, Run] = {}
     for folder in folders:
-        for path in first_seeds(Path(folder)):
+        for path in first_seeds(run_path(folder)):
             run = open_run(path, device, str(options.get("checkpoint", "final")))
             name = run.config.title if run.config.title not in found else f"{run.config.title} ({path})"
             if name in found:

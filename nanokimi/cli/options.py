@@ -11,6 +11,7 @@ from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import config_text, load_config
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 from nanokimi.runtime.text import whole_number
 
 HELP = """\
@@ -320,6 +321,11 @@ def require_targets(rest: list[str], what: str) -> None:
         raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
     if not all(word.strip() for word in rest):
         raise UserError(f"the {what} is empty: name one (the current folder is .)")
+
+
+def one_run(rest: list[str]) -> Path:
+    """The folder of the run or comparison that is the single word without dashes, or the name of shipped weights."""
+    return run_path(one_target(rest, "run folder"))
 
 
 def choose_config(

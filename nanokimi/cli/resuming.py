@@ -30,6 +30,7 @@ from nanokimi.config.ignored import refuse_ignored, refuse_overridden, split_arm
 from nanokimi.config.parsing import settings, with_changes, with_options
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 
 UNSET = (None, "auto", "")
 CHANGES_ARMS = ("compare", "sweep")
@@ -137,7 +138,7 @@ def begin_with(options: dict[str, object], rest: list[str]) -> None:
     """
     if "init_from" not in options:
         return
-    folder = Path(user_path("--init-from", str(options.pop("init_from"))))
+    folder = run_path(user_path("--init-from", str(options.pop("init_from"))))
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--init-from {folder} is not a run folder: it has no config.yaml")
     options.setdefault("config", str(folder / "config.yaml"))

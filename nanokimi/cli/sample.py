@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.cli.options import one_target, take_options
+from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import TrainingError, UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_sample(arguments: list[str]) -> int:
     named: dict[str, Callable[[str], object]] = {"prompt": str, "checkpoint": str, "device": str, "stop": str}
     flags: dict[str, Callable[[str], object]] = {"num_samples": int, "interactive": bool, "stats": bool}
     options, rest = take_options(arguments, {**SAMPLING_OPTIONS, **named, **flags})
-    folder = Path(one_target(rest, "run folder"))
+    folder = one_run(rest)
     interactive, stats = "interactive" in options, "stats" in options
     if interactive and "prompt" in options:
         raise UserError("--interactive reads the prompts from standard input: leave out --prompt")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import one_target, take_options
+from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def run_serve(arguments: list[str]) -> int:
     """`nanokimi serve`."""
     numbers: dict[str, Callable[[str], object]] = dict.fromkeys(DEFAULTS, int)
     options, rest = take_options(arguments, {**numbers, "host": str, "checkpoint": str, "device": str})
-    folder = Path(one_target(rest, "run folder"))
+    folder = one_run(rest)
     number = {name: int(str(options.get(name, default))) for name, default in DEFAULTS.items()}
     for name, (low, high) in LIMITS.items():
         if not low <= number[name] <= high:

@@ -19,6 +19,7 @@ from nanokimi.cli.judge import run_judge
 from nanokimi.cli.options import (
     DEFAULT_CONFIG,
     choose_config,
+    one_run,
     one_target,
     print_config,
     require_data,
@@ -32,6 +33,7 @@ from nanokimi.cli.serve import run_serve
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.config.ignored import refuse_ignored, split_arm_words
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.text import one_line
 
@@ -201,7 +203,7 @@ def run_audit(arguments: list[str]) -> int:
     """`nanokimi audit`."""
     options, rest = take_options(arguments, {"vocab_size": int, "context": int, "device": str})
     target = one_target(rest, "run folder or FILE.py:NAME")
-    results = audit_file(target, options) if ".py:" in target else audit_runs(Path(target), options)
+    results = audit_file(target, options) if ".py:" in target else audit_runs(run_path(target), options)
     for name, result in results.items():
         evidence = (
             f"max leak {result.max_leak:.3g} of logits, {result.cuts} cuts, context {result.context_length}"
@@ -274,7 +276,7 @@ def run_prune(arguments: list[str]) -> int:
     from nanokimi.runtime.files import default_run_folder
 
     options, rest = take_options(arguments, {"keep": int, "recover": int, "out": str, "device": str})
-    folder = Path(one_target(rest, "run folder"))
+    folder = one_run(rest)
     if "keep" not in options:
         raise UserError("prune needs --keep N, the number of experts to keep in each layer")
     keep, recover = int(str(options["keep"])), int(str(options.get("recover", 0)))

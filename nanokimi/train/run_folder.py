@@ -27,6 +27,7 @@ from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.optim.named import require_optimizer
+from nanokimi.pretrained import run_path
 from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.device import check_memory_limit, choose_device, choose_dtype, choose_threads
 from nanokimi.runtime.files import (
@@ -161,7 +162,9 @@ def set_up(config: RunConfig, folder: Path) -> tuple[RunConfig, PreparedData]:
     dtype = choose_dtype(config.train.dtype, device)
     config = replace(config, dataset=with_absolute_paths(config.dataset))
     if config.train.init_from is not None:
-        config = replace(config, train=replace(config.train, init_from=absolute(config.train.init_from)))
+        config = replace(
+            config, train=replace(config.train, init_from=absolute(str(run_path(config.train.init_from))))
+        )
     require_optimizer(config.family.optim)
     save_config(config, folder / CONFIG_FILE)  # so that a run that dies while preparing can be resumed
     data = prepare(config.dataset, folder / DATA_FOLDER, config.train.context_length)
