@@ -24,7 +24,7 @@ LEVELS = {
     "train": 4,
     **{"compare": 5, "profiling": 5, "report": 5, "serve": 5, "judge": 5, "interop": 5, "inside": 5},
     "study": 6,
-    "api": 7,
+    **{"api": 7, "play": 7},
     "cli": 8,
 }
 SIBLINGS = {("config", "runtime"), ("config", "errors"), ("runtime", "errors"), ("compare", "report")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanokimi.cli.hub_options import HUB_USAGE
 from nanokimi.cli.interop_options import INTEROP_USAGE
+from nanokimi.cli.play_options import PLAY_USAGE
 from nanokimi.cli.study_options import STUDY_USAGE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import config_text, load_config
@@ -28,6 +29,7 @@ usage: nanokimi COMMAND [options]
   report     make the report of a run, a comparison or a study again, from its folder
   sample     continue a prompt with a trained model
   inspect    show how a trained model reads: its surprise, what it nearly said, experts, attention
+  play       open a local web page: models write side by side, and can be looked into
   serve      answer OpenAI-compatible completion requests with a trained model
   judge      let another model rate stories of trained models, blind, with intervals
   evaluate   score a trained model on the whole test text
@@ -242,6 +244,7 @@ step with its parts, the roofline that those rates set, prefill, and decoding on
     **STUDY_USAGE,
     **INTEROP_USAGE,
     **HUB_USAGE,
+    **PLAY_USAGE,
 }
 
 

@@ -15,7 +15,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import Plugin, load_plugin, name_plugin, named_plugins, place_of, plugin_setting
 
 TRAINING_COMMANDS = ("train", "compare", "sweep")  # make a plugin part of an arm
-OPENING_COMMANDS = ("sample", "inspect", "serve", "judge", "evaluate", "audit", "prune")
+OPENING_COMMANDS = ("sample", "inspect", "play", "serve", "judge", "evaluate", "audit", "prune")
 """These open runs, which know where their plugins belong."""
 ARM_WITH_CODE = re.compile(r"\b(?:from|model\.\w+|optim\.name)=(\S+\.py:\w+)")
 

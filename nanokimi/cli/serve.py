@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
+from nanokimi.runtime.sockets import address_of, is_loopback, listen
 
 if TYPE_CHECKING:
     from nanokimi.serve.worker import Served
@@ -50,32 +49,11 @@ def run_serve(arguments: list[str]) -> int:
     models = served_models(folder, device, str(options.get("checkpoint", "final")))
     worker = Worker(number["at_once"], number["queue"])
     app = build_app(models, worker, most_tokens=number["max_tokens"], key=key, loopback=loopback)
-    address, port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    print(f"Serving {', '.join(models)} at http://{shown}:{port}/v1 (Ctrl-C ends)", flush=True)
+    print(f"Serving {', '.join(models)} at http://{address_of(listener)}/v1 (Ctrl-C ends)", flush=True)
     settings = uvicorn.Config(app, log_level="critical", timeout_keep_alive=30, timeout_graceful_shutdown=3)
     with listener:
         uvicorn.Server(settings).run(sockets=[listener])
     return 0
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UserError if it cannot."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot listen at {host} port {port} ({reason}): choose another") from None
-    return listener
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches the address."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def served_models(folder: Path, device: str | None, checkpoint: str) -> dict[str, Served]:

@@ -25,6 +25,7 @@ from nanokimi.cli.options import (
     require_data,
     take_options,
 )
+from nanokimi.cli.play import run_play
 from nanokimi.cli.plot import run_plot
 from nanokimi.cli.plugins import refuse_unused_plugins
 from nanokimi.cli.resuming import begin_with, plan_run
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_export", "run_import", "run_inspect", "run_judge", "run_ladder", "run_plot"]
+__all__ = ["run_evaluate", "run_export", "run_import", "run_inspect", "run_judge", "run_ladder", "run_play", "run_plot"]
 __all__ += ["run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -33,6 +34,19 @@ class Served:
     """Unix time of its weights."""
 
 
+class Work(Protocol):
+    """What waits in the queue."""
+
+    cancelled: bool
+
+    @property
+    def tell(self) -> Callable[[Refused | None], None]:
+        """Gets None at the end, or the reason why there will be no more; called in the worker's thread."""
+
+    def advance(self) -> bool:
+        """Compute a little, a token say; whether there is more to do."""
+
+
 @dataclass
 class Job:
     """A request in the queue or in work. `tell` gets its pieces, then None, or a Refused; from the worker's thread."""
@@ -54,6 +68,8 @@ class Job:
 
     def advance(self) -> bool:
         """One more token for each sequence; whether any goes on."""
+        if not self.writings:
+            self.begin()
         for row, (writing, stream) in enumerate(zip(self.writings, self.streams, strict=True)):
             if writing.finish_reason is not None:
                 continue
@@ -74,18 +90,23 @@ class Worker:
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self.at_once, self.most = at_once, at_once + waiting
-        self.incoming: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.incoming: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.lock, self.present = threading.Lock(), 0
+        self.given = self.taken = 0
+        """How many requests have come so far, and how many of them have left the queue."""
         self.threads = torch.get_num_threads()
         self.thread = threading.Thread(target=self._work, name="nanokimi writes", daemon=True)
 
-    def submit(self, job: Job) -> None:
-        """Put a request in the queue. Raises Refused (429) if it is full."""
+    def submit(self, job: Work) -> int:
+        """Put a request in the queue; returns its number, counted from 1. Raises Refused (429) if it is full."""
         with self.lock:
             if self.present >= self.most:
                 raise Refused(429, f"{self.present} requests are waiting: try again later", code="queue_full")
             self.present += 1
-        self.incoming.put(job)
+            self.given += 1
+            number = self.given
+            self.incoming.put(job)
+        return number
 
     def stop(self) -> None:
         """End the thread; what is in work is dropped."""
@@ -94,8 +115,8 @@ class Worker:
 
     def _work(self) -> None:
         torch.set_num_threads(self.threads)  # OpenMP's number is that of each thread
-        active: list[Job] = []
-        waiting: list[Job] = []
+        active: list[Work] = []
+        waiting: list[Work] = []
         while True:
             while not self.incoming.empty() or not (active or waiting):
                 job = self.incoming.get()
@@ -104,16 +125,14 @@ class Worker:
                 waiting.append(job)
             while waiting and len(active) < self.at_once:
                 active.append(waiting.pop(0))
+                self.taken += 1
             active = [job for job in active if self._goes_on(job)]
 
-    def _goes_on(self, job: Job) -> bool:
+    def _goes_on(self, job: Work) -> bool:
         """One step of a job. Whatever fails is told to its client, and the thread lives on."""
         try:
-            if not job.cancelled:
-                if not job.writings:
-                    job.begin()
-                if job.advance():
-                    return True
+            if not job.cancelled and job.advance():
+                return True
             job.tell(None)
         except (UserError, TrainingError, ValueError) as error:
             job.tell(Refused(500, one_line(error)))

@@ -1,0 +1,71 @@
+"""Small pieces of HTML. Whatever comes from a visitor, a model or a file goes through `shown`."""
+
+from __future__ import annotations
+
+from html import escape
+
+CONTROL_PICTURES = 0x2400
+INVISIBLE = {chr(code): chr(CONTROL_PICTURES + code) for code in range(32) if chr(code) not in "\n\t"}
+INVISIBLE |= {chr(0x7F): chr(CONTROL_PICTURES + 0x21)}
+TURNING = {
+    chr(code): f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)
+}
+"""Characters that turn the direction of the text after them, and so could disguise it."""
+VISIBLE = str.maketrans(INVISIBLE | TURNING)
+
+
+def shown(text: object) -> str:
+    """A text as HTML that shows it as it is: tags are no tags, and control characters have a picture."""
+    return escape(str(text).translate(VISIBLE), quote=True)
+
+
+def message(text: str, kind: str = "error") -> str:
+    """A box with a line that a reader must see (an "error", or a "note"); "" if there is none."""
+    role = "alert" if kind == "error" else "status"
+    return f'<div class="nk-message {kind}" role="{role}">{shown(text)}</div>' if text else ""
+
+
+def empty(title: str, text: str) -> str:
+    """What a place says that has nothing to show yet."""
+    return f'<div class="nk-empty"><strong>{shown(title)}</strong><p>{shown(text)}</p></div>'
+
+
+FIT = (
+    "const f=this,d=f.contentDocument.documentElement;"
+    "const fit=()=>{f.style.height=d.getElementsByTagName('body')[0].scrollHeight+8+'px'};"
+    "fit();new ResizeObserver(fit).observe(f.contentDocument.body)"
+)
+"""Run when a frame has loaded: it gets as high as its page, also when a part of that is unfolded."""
+
+
+def frame(page: str, title: str) -> str:
+    """A whole HTML page of ours in a frame of its own, whose styles and scripts do not touch the page around it."""
+    return f'<iframe class="nk-frame" title="{shown(title)}" onload="{escape(FIT)}" srcdoc="{escape(page)}"></iframe>'
+
+
+def swatch(slot: int) -> str:
+    """The mark of a model's colour."""
+    return f'<i class="nk-dot" style="background:var(--nk-arm-{slot % 8})" aria-hidden="true"></i>'
+
+
+def parameters(active: int, total: int) -> str:
+    """A model's size in words."""
+    if active == total:
+        return f"{short(total)} parameters"
+    return f"{short(active)} of {short(total)} parameters active"
+
+
+def short(number: float) -> str:
+    """A number with three digits: 1.19M, 842k."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def bytes_in_words(count: int) -> str:
+    """An amount of memory: 512 B, 12.3 kB, 1.2 MB."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,78 @@
+"""The page: its head, its tabs and its look. Everything that it loads comes from this server."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+from nanokimi.play import tab_write
+from nanokimi.play.desk import Desk
+
+TITLE = "nanokimi play"
+SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+LARGE = "const on=document.documentElement.classList.toggle('nk-large');this.setAttribute('aria-pressed',on)"
+TOP = f"""
+<div class="nk-top"><h1>nano<span>kimi</span></h1><p>Kimi K2's ideas at nano scale, beside NanoGPT</p>
+<button type="button" aria-pressed="false" onclick="{LARGE}">Large text</button></div>
+"""
+
+
+def build_page(desk: Desk) -> gr.Blocks:
+    """The page with all its tabs."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(TOP, elem_classes="nk-plain")
+        with gr.Tabs():
+            with gr.Tab("Write", id="write"):
+                tab_write.build(desk)
+    page.queue(max_size=None, api_open=False)
+    return page
+
+
+def look() -> dict[str, Any]:
+    """Theme and style, as Gradio takes them when a page is served."""
+    css = resources.files("nanokimi.play").joinpath("style.css").read_text(encoding="utf-8")
+    return {"theme": theme(), "css": css}
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's components in the colours of the reports, with the machine's own fonts."""
+    made = gr.themes.Base(
+        primary_hue=colors.sky,
+        neutral_hue=colors.slate,
+        text_size=sizes.text_lg,
+        radius_size=sizes.radius_lg,
+        font=SANS,
+        font_mono=MONO,
+    )
+    both = {
+        "body_background_fill": "var(--nk-page)",
+        "body_text_color": "var(--nk-ink)",
+        "body_text_color_subdued": "var(--nk-muted)",
+        "background_fill_primary": "var(--nk-page)",
+        "background_fill_secondary": "var(--nk-card)",
+        "block_background_fill": "var(--nk-card)",
+        "block_border_color": "var(--nk-line)",
+        "block_label_text_color": "var(--nk-muted)",
+        "block_title_text_color": "var(--nk-muted)",
+        "border_color_primary": "var(--nk-line)",
+        "input_background_fill": "var(--nk-raised)",
+        "input_border_color": "var(--nk-line)",
+        "input_border_color_focus": "var(--nk-accent)",
+        "button_primary_background_fill": "var(--nk-arm-0)",
+        "button_primary_background_fill_hover": "var(--nk-arm-0)",
+        "button_primary_text_color": "var(--nk-page)",
+        "button_secondary_background_fill": "var(--nk-card)",
+        "button_secondary_text_color": "var(--nk-ink)",
+        "checkbox_background_color_selected": "var(--nk-arm-0)",
+        "checkbox_label_background_fill": "var(--nk-card)",
+        "checkbox_label_background_fill_selected": "var(--nk-accent-soft)",
+        "checkbox_label_text_color": "var(--nk-ink)",
+        "checkbox_label_text_color_selected": "var(--nk-ink)",
+        "color_accent": "var(--nk-accent)",
+        "color_accent_soft": "var(--nk-accent-soft)",
+    }
+    return made.set(**both, **{f"{key}_dark": value for key, value in both.items() if key != "color_accent"})

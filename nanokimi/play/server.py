@@ -1,0 +1,78 @@
+"""The server of the page: Gradio's application behind a guard, on a socket of ours."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from gradio.routes import mount_gradio_app
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from nanokimi.play.asked import Limits
+from nanokimi.play.desk import Desk
+from nanokimi.play.guard import Guard
+from nanokimi.play.models import Player, open_players
+from nanokimi.play.page import build_page, look
+from nanokimi.runtime.sockets import is_loopback, listen
+from nanokimi.serve.app import LOOPBACK
+
+
+def build_app(players: dict[str, Player], limits: Limits, *, loopback: bool) -> tuple[FastAPI, Desk]:
+    """The application, and the desk that computes for it.
+
+    Args:
+        loopback: answer only requests that name this machine, so that no page in a browser reaches the server by a
+            name that it makes point here.
+    """
+    desk = Desk(players, limits)
+    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)]
+    app = FastAPI(
+        middleware=[*(hosts if loopback else []), Middleware(Guard)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    mounted = mount_gradio_app(
+        app,
+        build_page(desk),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size="1kb",
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        **look(),
+    )
+    return mounted, desk
+
+
+def space(*runs: str, **limits: Any) -> None:
+    """The page as a Hugging Face Space runs it: its whole `app.py` is a call of this.
+
+    It listens where the Space says (GRADIO_SERVER_NAME and GRADIO_SERVER_PORT), or on this machine.
+    """
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    listener = listen(host, int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    serve_players(open_players(runs), Limits(**limits), listener)
+
+
+def serve_players(
+    players: dict[str, Player], limits: Limits, listener: socket.socket, runs: Path | None = None
+) -> None:
+    """Serve the page of these models until Ctrl-C."""
+    loopback = is_loopback(str(listener.getsockname()[0]))
+    app, desk = build_app(players, limits, loopback=loopback)
+    settings = uvicorn.Config(app, log_level="critical", timeout_keep_alive=30, timeout_graceful_shutdown=2)
+    try:
+        with listener:
+            uvicorn.Server(settings).run(sockets=[listener])
+    finally:
+        desk.close()
