@@ -63,9 +63,7 @@ def test_a_job_goes_back_into_the_queue_after_sigusr1_only(script: Path, tmp_pat
 @pytest.mark.parametrize("script", SBATCH, ids=lambda path: path.stem)
 def test_a_job_leaves_time_to_save_and_can_be_put_back(script: Path) -> None:
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.MULTILINE))
-    before = int(
-        options["signal"].removeprefix("USR1@")
-    )  # without B:, so the processes get it, not this shell
+    before = int(options["signal"].removeprefix("USR1@"))  # no "B:": the processes get it, not this shell
     waits = int(re.search(r"srun --wait=(\d+)", script.read_text()).group(1))  # type: ignore[union-attr]
     assert 0 < waits < before and "requeue" in options
     assert options["ntasks-per-node"] == options["gpus-per-node"], "a process for each GPU"

@@ -163,9 +163,8 @@ def test_a_page_has_every_axis_and_needs_no_network(shown: Callable[..., Shown])
 
 def test_names_are_text_and_not_markup(shown: Callable[..., Shown], monkeypatch: pytest.MonkeyPatch) -> None:
     frame = Frame(0.1, 0.1, 0.8, 0.8, (0.0, 1.0), (0.0, 1.0))
-    monkeypatch.setattr(
-        switched, "framed_svg", lambda *_: ("<svg></svg>", frame)
-    )  # matplotlib escapes its own
+    # matplotlib escapes its own text
+    monkeypatch.setattr(switched, "framed_svg", lambda *_: ("<svg></svg>", frame))
     name = "</script><b>&'\""
     named = shown("lr", arms=[replace(arm, name=name) for arm in shown("lr").arms], title=name)
     html = as_page(named)

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 # defined elsewhere, and found here by `main`
-__all__ = ["run_evaluate", "run_export", "run_import", "run_inspect", "run_judge", "run_ladder", "run_play", "run_plot"]
-__all__ += ["run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
+__all__ = ["run_evaluate", "run_export", "run_import", "run_inspect", "run_judge", "run_ladder", "run_play"]
+__all__ += ["run_plot", "run_pull", "run_push", "run_sample", "run_scale", "run_serve", "run_sweep"]
 
 RUN_OPTIONS: dict[str, Callable[[str], object]] = {
     "config": str,

@@ -202,9 +202,8 @@ def _arms(opened: Sequence[Opened]) -> list[Arm]:
     for one in opened:
         key = (one.config.title, _identity(one.config))
         seeds = [other.run.seed for other in groups.get(key, [])]
-        again = (
-            f"{key[1]} {one.folder}" if one.run.seed in seeds else key[1]
-        )  # the same seed twice is no spread
+        # The same seed twice is no spread.
+        again = f"{key[1]} {one.folder}" if one.run.seed in seeds else key[1]
         groups.setdefault((key[0], again), []).append(one)
     if len(groups) > MOST_ARMS:
         raise UserError(f"these folders hold {len(groups)} arms: {MOST_ARMS} at most fit into a picture")
