@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXTRAS := $(VENV)/.extras-installed
 ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint smoke compare clean
+.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs smoke compare clean
 
 setup: $(STAMP)
 
@@ -21,10 +22,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "setup: done"
 
+# What only the site, the notebooks and their (slow) tests need.
+$(EXTRAS): $(STAMP)
+	@echo "setup: installing what builds the documentation and runs notebooks"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,notebook]'
+	@touch $@
+
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not browser" $(ARGS)
 
-test-slow: setup
+test-slow: setup $(EXTRAS)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 # Needs a Chromium (Debian: apt-get install chromium); CHROMIUM names one that is not on the path.
@@ -77,6 +84,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, in build/site; a broken link is an error.
+docs: $(EXTRAS)
+	$(BIN)/python docs/site/build_site.py
 
 smoke: setup
 	@test -n "$(DATA)" || { echo "name a text: make smoke DATA=path/to/text.txt"; exit 2; }

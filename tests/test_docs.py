@@ -1,0 +1,238 @@
+"""README and docs/: every link leads somewhere, and every command is one that the real parsers take."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import io
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import nanokimi
+from nanokimi import cli
+from nanokimi.config.ignored import GROUPS
+from nanokimi.errors import UserError
+from nanokimi.runtime.plugins import forget_plugins
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OF_THEIR_TIME = ("corrections.md", "earlier-results.md", "performance.md")
+"""Records, whose commands were run at the commits that they name."""
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+PAST_THE_PARSER = re.compile(r"not a folder|no file or folder|no config.yaml|the Hub is not asked")
+"""What a command says whose words are right, where the run or file that they name does not exist."""
+
+
+def site_builder() -> ModuleType:
+    """docs/site/build_site.py, which is no package's."""
+    sys.path.insert(0, str(ROOT / "docs" / "site"))
+    try:
+        return importlib.import_module("build_site")
+    finally:
+        sys.path.pop(0)
+
+
+def text_of(path: Path) -> str:
+    """A document's Markdown, or that of a notebook's text cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a document, as GitHub names them in links."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ +(.+)$", BLOCK.sub("", text), flags=re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)|<!--.*?-->|`", r"\1", heading).strip().lower()
+        name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        repeated = sum(
+            name == one or re.fullmatch(rf"{re.escape(name)}-\d+", one) is not None for one in found
+        )
+        found.append(f"{name}-{repeated}" if repeated else name)
+    return set(found)
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    """Links of a document to a file, or a heading of a document, that does not exist."""
+    build, broken = site_builder(), []
+    for link in build.links(text):
+        target, _, anchor = link.partition("#")
+        if build.is_external(link) or link.startswith("attachment:"):
+            continue
+        found = (path.parent / target).resolve() if target else path
+        if not found.exists() or not found.is_relative_to(ROOT):
+            broken.append(link)
+        elif anchor and found.suffix == ".md" and anchor not in anchors(text_of(found)):
+            broken.append(link)
+    return broken
+
+
+def test_every_link_leads_somewhere() -> None:
+    found = {path.name: broken_links(path, text_of(path)) for path in (*DOCUMENTS, *NOTEBOOKS)}
+    assert {name: links for name, links in found.items() if links} == {}
+
+
+def test_a_broken_link_is_found() -> None:
+    text = (
+        "# A b\n\n[a](#a-b) [b](no.md) [c](README.md#results) [d](README.md#nothing) `[e](no.md)` [f](#c)\n"
+    )
+    assert broken_links(ROOT / "x.md", text.replace("#a-b", "README.md")) == [
+        "no.md",
+        "README.md#nothing",
+        "#c",
+    ]
+    assert anchors(text) == {"a-b"}
+
+
+def shell_lines(path: Path) -> Iterator[list[str]]:
+    """The words of each line of a document that is a command, without what comes before `nanokimi`."""
+    text = path.read_text(encoding="utf-8")
+    blocks = [body for language, body in BLOCK.findall(text) if language == "sh"]
+    indented = re.findall(r"(?:^ {4,}\S.*\n)+", BLOCK.sub("", text), flags=re.MULTILINE)
+    for block in (*blocks, *indented):
+        for line in block.replace("\\\n", " ").splitlines():
+            if not re.match(r" *([A-Z_]+=\S+ +)*(nanokimi |make |python3? \S+\.py|pip )", line):
+                continue
+            words = shlex.split(line, comments=True)
+            while "=" in words[0]:
+                words.pop(0)
+            yield words
+
+
+COMMANDS = [
+    pytest.param(words[1:], id=f"{path.name} {' '.join(words[1:])[:60]}")
+    for path in DOCUMENTS
+    if path.name not in OF_THEIR_TIME
+    for words in shell_lines(path)
+    if words[0] == "nanokimi"
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the class that docs/experiments.md writes, and one for README's arm; the Hub is out of reach."""
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (code,) = [body for language, body in BLOCK.findall(text) if "class MyAttention" in body]
+    (tmp_path / "my_file.py").write_text(code + "\n\nclass MyModel(nn.Module):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("the Hub is not asked")
+
+    monkeypatch.setattr("nanokimi.interop.hub.pull", refuse)
+    yield tmp_path
+    forget_plugins()
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_of_the_documents_is_taken_by_its_parser(words: list[str], place: Path) -> None:
+    """One that trains prints its configuration; one that opens a run gets as far as finding none."""
+    status, said = run_command(words)
+    assert status == 0 or PAST_THE_PARSER.search(said), said
+
+
+def run_command(words: list[str]) -> tuple[int, str]:
+    """Exit status and messages of a command, of which one that would train only prints its configuration."""
+    words = ["http://localhost:1/v1" if word == "URL" else word for word in words]
+    out, error = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(error):
+        status = cli.main([*words, *(["--print-config"] if words[0] in GROUPS else [])])
+    return status, error.getvalue()
+
+
+@pytest.mark.parametrize(
+    "line", ["sample RUN --temprature 1", "compare --sead 3", "train --lr many", "pull a b c"]
+)
+def test_a_wrong_command_is_found(line: str, place: Path) -> None:
+    status, said = run_command(line.split())
+    assert status == 2 and not PAST_THE_PARSER.search(said), said
+
+
+def test_make_targets_scripts_and_extras_of_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for path in DOCUMENTS:
+        if path.name in OF_THEIR_TIME:
+            continue
+        for program, *words in shell_lines(path):
+            if program == "make":
+                assert [word for word in words if "=" not in word][0] in targets, f"{path.name}: {words}"
+            elif program.startswith("python") and words[0].endswith(".py"):
+                assert (ROOT / words[0]).is_file(), f"{path.name}: {words[0]}"
+        extras = re.findall(r"(?:nanokimi|-e '\.)\[([\w,]+)\]", path.read_text(encoding="utf-8"))
+        named = {extra for names in extras for extra in names.split(",")}
+        assert named <= set(project["optional-dependencies"]), f"{path.name}: {named}"
+
+
+def test_names_of_the_package_in_python_of_the_documents_exist() -> None:
+    for path in DOCUMENTS:
+        for language, body in BLOCK.findall(path.read_text(encoding="utf-8")):
+            if language != "python" or "<!-- code:" in body:
+                continue
+            for node in ast.walk(parsed(body)):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "nk"
+                ):
+                    assert node.attr in nanokimi.__all__, f"{path.name}: nk.{node.attr}"
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nanokimi"):
+                    module = importlib.import_module(node.module or "")
+                    assert all(hasattr(module, name.name) for name in node.names), (
+                        f"{path.name}: {node.module}"
+                    )
+
+
+def parsed(code: str) -> ast.AST:
+    """A block of Python; a quotation from within a function may return."""
+    return ast.parse("def quoted():\n" + "".join(f"    {line}\n" for line in code.splitlines()))
+
+
+def test_links_are_turned_to_where_their_targets_are_in_the_site() -> None:
+    build = site_builder()
+    places = build.pages()
+    document, page = ROOT / "docs" / "kimi-k2.md", "kimi-k2.md"
+    text = (
+        "[a](../README.md#results) [b](images/kimi-moe.svg) [c](../nanokimi/measure) [d](https://x.y) [e](#f)"
+    )
+    turned = build.with_links(text, document, page, places)
+    assert turned == (
+        "[a](index.md#results) [b](images/kimi-moe.svg) [c](source/nanokimi/measure/index.md) [d](https://x.y) [e](#f)"
+    )
+    assert places[ROOT / "nanokimi" / "measure"] == "source/nanokimi/measure/index.md"
+    with pytest.raises(ValueError, match="kimi-k2.md links to nothing.md, which does not exist"):
+        build.with_links("[a](nothing.md)", document, page, places)
+
+
+@pytest.mark.slow  # needs the extra `docs`, and builds a hundred pages
+def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("zensical")
+    build = site_builder()
+    assert build.main() == 0
+    pages = sorted(build.SITE.rglob("*.html"))
+    names = {str(page.relative_to(build.SITE)) for page in pages}
+    expected = {page.replace(".md", ".html") for page in build.pages().values()}
+    assert expected <= names
+    fetching = re.compile(
+        r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"(?:https?:)?//|<link\b[^>]*href=\"(?:https?:)?//"
+    )
+    assert not [page.name for page in pages if fetching.search(page.read_text(encoding="utf-8"))]
+
+    # Zensical, too, refuses what is broken: an anchor that no heading has
+    broken = build.STAGED / "audit.md"
+    broken.write_text(
+        broken.read_text(encoding="utf-8") + "\n[x](results.md#nothing-of-the-kind)\n", encoding="utf-8"
+    )
+    assert build.run_zensical() != 0

@@ -1,0 +1,122 @@
+"""The notebooks: kept without outputs, with the diagrams of docs/, and running from top to bottom, also as scripts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+MOST_SECONDS = 40 * 60
+"""For a notebook that takes six minutes on two free cores."""
+CLICK = """
+box = prompt_box()
+(prompt, button), result = box.children[0].children, box.children[1]
+button.click()
+print(result.value)
+prompt.value = "\\u2603 <b>"
+print(result.value)
+"""
+
+
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def test_both_notebooks_are_there() -> None:
+    assert NAMES == ["nanokimi", "your_idea"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
+    for cell in cells_of(path):
+        assert not cell.get("outputs") and cell.get("execution_count") is None, cell["id"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_a_notebook_shows_the_diagrams_of_the_documents(path: Path) -> None:
+    """They are attached, because a notebook on Colab has no docs/ beside it."""
+    for cell in cells_of(path):
+        for name, content in cell.get("attachments", {}).items():
+            drawn = (ROOT / "docs" / "images" / name).read_bytes()
+            assert base64.b64decode(content["image/svg+xml"]) == drawn, f"{name} is not what docs/images has"
+            assert f"(attachment:{name})" in "".join(cell["source"])
+
+
+def test_both_notebooks_begin_with_the_same_installation() -> None:
+    first = [next(cell for cell in cells_of(path) if cell["cell_type"] == "code") for path in NOTEBOOKS]
+    assert first[0]["source"] == first[1]["source"]
+
+
+def executed(path: Path, folder: Path, more: str = "") -> list[dict[str, Any]]:
+    """The cells of a notebook that was run in a folder, with one more cell."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(path, as_version=4)
+    if more:
+        notebook.cells.append(nbformat.v4.new_code_cell(more))
+    client = nbclient.NotebookClient(
+        notebook, timeout=MOST_SECONDS, resources={"metadata": {"path": str(folder)}}
+    )
+    return client.execute().cells
+
+
+def printed(cells: list[dict[str, Any]]) -> str:
+    """What the cells printed."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join(output["text"] for output in outputs if output.output_type == "stream")
+
+
+def shown(cells: list[dict[str, Any]], kind: str) -> int:
+    """How many outputs of a media type the cells show."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return sum(kind in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow  # trains for minutes
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    cells = executed(ROOT / "notebooks" / "nanokimi.ipynb", tmp_path, CLICK)
+    text = printed(cells)
+    assert shown(cells, "image/png") == 5 and shown(cells, "application/vnd.jupyter.widget-view+json") >= 1
+    assert "with mask       causal" in text and "mask forgotten  LEAKING" in text
+    answers = printed(cells[-1:])
+    assert "<h4>NanoKimi</h4>" in answers and "<h4>NanoGPT with Muon</h4>" in answers
+    assert "<b>\u2603" not in answers and " <b></b>" not in answers, "what was typed is shown as text"
+
+
+@pytest.mark.slow  # trains for minutes
+def test_the_notebook_of_an_idea_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    cells = executed(ROOT / "notebooks" / "your_idea.ipynb", tmp_path)
+    text = printed(cells)
+    assert "my_attention.py         causal" in text and "unmasked_attention.py   LEAKING" in text
+    assert "95% interval" in text and shown(cells, "image/png") == 1
+
+
+@pytest.mark.slow  # trains for a minute
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_a_notebook_runs_as_a_script(path: Path, tmp_path: Path) -> None:
+    """With fewer steps; the prompt box stands aside."""
+    nbconvert = pytest.importorskip("nbconvert")
+    script, _ = nbconvert.PythonExporter().from_filename(str(path))
+    assert "STEPS = 200" in script or "STEPS, SEEDS = 200, 3" in script
+    script = script.replace("STEPS = 200", "STEPS = 60").replace(
+        "STEPS, SEEDS = 200, 3", "STEPS, SEEDS = 60, 2"
+    )
+    (tmp_path / "notebook.py").write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "notebook.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert path.stem != "nanokimi" or "The prompt box needs a notebook" in done.stdout
