@@ -9,7 +9,7 @@ ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs smoke compare clean
+.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs smoke compare pretrained clean
 
 setup: $(STAMP)
 
@@ -95,6 +95,11 @@ smoke: setup
 
 compare: setup
 	$(BIN)/nanokimi compare $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+# The models that ship (docs/pretrained.md): some hours. An interrupted training goes on where it was.
+pretrained: setup
+	$(BIN)/nanokimi compare --config tales-1m --out runs/pretrained --resume
+	$(BIN)/python benchmarks/pretrained.py runs/pretrained
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

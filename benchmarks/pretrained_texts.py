@@ -1,0 +1,146 @@
+"""The model card and the documentation page of the models that ship, from what `pretrained.py` measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nanokimi.runtime.files import read_json
+
+SHIPPED_FILE = "shipped.json"
+SHOWN_STORIES = 4
+"""Of each model: the first ones, with the first seeds."""
+JUDGED = {
+    "grammatical": "grammatical",
+    "consistent": "grammatical and consistent",
+    "perfect": "complete and right",
+}
+CARD = """---
+license: mit
+tags:
+- nanokimi
+---
+
+# tales-1m: {names}
+
+Two small language models that ship with nanokimi, trained on its built-in story world `tales`. They write children's
+stories of that world and know nothing else. The training text, the stories and the weights are ours, under the MIT
+licence. `nanokimi sample tales-1m` writes with both; `nanokimi.load("tales-1m")` loads one.
+
+{table}
+
+All rows but "before rounding" are of the weights as shipped (bf16, computed in fp32), on the whole test part. The
+stories continue the first sentences of unseen tales (temperature and top-p of config.yaml) and were judged by the
+world's own parser; intervals are Wilson's, 95%. Both models have the same optimizer settings, untuned at this size
+and trained with one seed: the table does not say which architecture is better. The report of the run is report.html.
+Of the training text, only the last documents are in data/; `make pretrained` repeats everything.
+"""
+PAGE = """# The models that ship
+
+`nanokimi/pretrained/tales-1m` holds a NanoKimi and a NanoGPT with Muon that were trained on the large story world
+([tales.md](tales.md)). A shipped model's name stands for its folder wherever a command takes a run:
+
+```sh
+nanokimi sample tales-1m
+nanokimi evaluate tales-1m
+```
+
+```python
+import nanokimi as nk
+
+model, tokenizer = nk.load("tales-1m")
+print(nk.complete(model, tokenizer, "Once upon a time")[0].text)
+```
+
+`make pretrained` repeats them: it trains both (`nanokimi compare --config tales-1m`, an hour or more per model),
+ships the result and writes this page.
+
+{table}
+
+All rows but "before rounding" are of the weights as shipped: matrices in bf16, computed in fp32. A story is *complete
+and right* if the world's parser can follow it to its last full stop, with no fact contradicted; the stories continue
+first sentences of tales that no training text contains. Intervals are Wilson's, 95%. Both models have the same
+optimizer settings, untuned at this size, and one seed each, so the table does not say which architecture is better;
+for that, see [results.md](results.md).
+
+## {count} stories
+
+The first stories that were judged, with the first seeds, not chosen by taste. The beginning in italics was given.
+
+{stories}
+"""
+
+
+def write_texts(folder: Path, page: Path) -> None:
+    """Write the model card of the folder and the page of docs/ from what was measured."""
+    models = read_json(folder / SHIPPED_FILE)["models"]
+    (folder / "README.md").write_text(card(models), encoding="utf-8")
+    page.write_text(docs_page(models), encoding="utf-8")
+
+
+def card(models: list[dict[str, Any]]) -> str:
+    """The model card."""
+    return CARD.format(table=table(models), names=" and ".join(model["name"] for model in models))
+
+
+def docs_page(models: list[dict[str, Any]]) -> str:
+    """docs/pretrained.md."""
+    shown = [
+        f"**{model['name']}, seed {model['seed'] + number}** ({said_of(one)}).\n\n{quoted(one)}"
+        for number in range(SHOWN_STORIES)
+        for model, one in ((model, model["stories"][number]) for model in models)
+    ]
+    return PAGE.format(table=table(models), stories="\n\n".join(shown), count=len(shown))
+
+
+def table(models: list[dict[str, Any]]) -> str:
+    """Both models beside each other, in Markdown."""
+    rows = {
+        "parameters (active)": [f"{m['parameters']:,} ({m['active_parameters']:,})" for m in models],
+        "weights (MB)": [f"{m['bytes'] / 1e6:.2f}" for m in models],
+        "steps, tokens read": [f"{m['steps']:,}, {m['tokens']:,}" for m in models],
+        "test loss (nats per token)": [f"{m['test_loss']:.4f}" for m in models],
+        "... before rounding to bf16": [f"{m['test_loss_before_rounding']:.4f}" for m in models],
+        "entropy floor": [f"{m['floor']:.4f}" for m in models],
+        "above the floor": [f"{m['test_loss'] - m['floor']:.4f}" for m in models],
+        "bits per byte": [f"{m['test_bits_per_byte']:.4f}" for m in models],
+        **{f"stories: {words}": [share(m["judged"][name]) for m in models] for name, words in JUDGED.items()},
+        "characters before the first error": [
+            f"{m['judged']['right_before_first_error']:.0%}" for m in models
+        ],
+        **{
+            f"a fact told {distance} words before (guessing: {guessing:.0%})": [
+                share(m["recall"][distance]) for m in models
+            ]
+            for distance, guessing in (
+                (name, found["guessing"]) for name, found in models[0]["recall"].items()
+            )
+        },
+        "causality audit": [m["audit"].lower() for m in models],
+    }
+    head = [f"| | {' | '.join(m['name'] for m in models)} |", "|---" * (len(models) + 1) + "|"]
+    return "\n".join(head + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
+
+
+def share(found: dict[str, Any]) -> str:
+    """A proportion with its interval."""
+    right = round(found["share"] * found["total"])
+    return f"{right} of {found['total']} ({found['low']:.0%} to {found['high']:.0%})"
+
+
+def said_of(one: dict[str, Any]) -> str:
+    """What the parser says of a story."""
+    if one["grammatical"] and one["consistent"] and one["complete"]:
+        return "complete and right"
+    if one["grammatical"] and one["consistent"]:
+        return "right as far as it goes, but incomplete"
+    return (
+        f"{'inconsistent' if one['grammatical'] else 'not a tale'} from character {one['characters_ok']:,} on"
+    )
+
+
+def quoted(one: dict[str, Any]) -> str:
+    """A story as a block quote; the opening, which was given, is in italics."""
+    paragraphs = one["text"].removeprefix(one["opening"]).strip("\n").split("\n\n")
+    paragraphs[0] = f"*{one['opening']}*{paragraphs[0]}"
+    return "\n>\n".join(f"> {paragraph}" for paragraph in paragraphs)
