@@ -160,10 +160,10 @@
       const figure = (value, words) => add(figures, add(node("div"), node("b", "", value), node("i", "", words)));
       if (token && token.bits !== undefined) {
         figure(`${number(token.bits, 2)} bits`, "surprise");
-        figure(percent(2 ** -token.bits), "its probability");
+        figure(percent(2 ** -token.bits), "probability");
         figure(number(token.rank, 0), "rank");
       }
-      if (expected) { figure(`${number(expected.entropy, 2)} bits`, "how unsure it was"); box.append(figures); }
+      if (expected) { figure(`${number(expected.entropy, 2)} bits`, "entropy"); box.append(figures); }
       const halves = node("div", "halves"), first = node("div"), second = node("div");
       if (expected) {
         first.append(node("h4", "", token ? "The ten likeliest in its place" : "The ten likeliest"));
@@ -442,7 +442,7 @@
     }
 
     bar() {
-      const modes = [["surprise", "surprise"], ["entropy", "how unsure it was"]];
+      const modes = [["surprise", "surprise"], ["entropy", "entropy (how unsure it was)"]];
       if (this.models.some(model => model.map)) modes.push(["attention", "attention of the chosen token"]);
       this.low = node("span", "", "0"); this.high = node("span", "", "");
       const ramp = add(node("span", "legend"), this.low, node("span", "ramp"), this.high, node("span", "note", "Underlined: the prompt"));
