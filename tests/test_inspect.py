@@ -110,6 +110,8 @@ def test_maps_that_do_not_fit_are_left_out_and_counted() -> None:
     assert "3 of 4 maps are here" in cut.maps_note and cut.maps_note in page([cut])
     (chosen,) = fitted([(view, subject)], Wanted(layer=1, head=1))
     assert [(one.layer, one.head) for one in chosen.maps] == [(1, 1)] and chosen.maps_note == ""
+    (none,) = fitted([(view, subject)], Wanted(), bare)
+    assert none.maps == () and none.maps_note.endswith("Even one is too large: choose a shorter text.")
     assert spread([], 3) == []
 
 

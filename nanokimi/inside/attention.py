@@ -30,6 +30,8 @@ class AttentionMap:
 
     layer: int
     head: int
+    heads: int
+    """How many the layer has."""
     weights_TT: np.ndarray
     """Row t: how much token t takes from each token up to itself. A row sums to 1."""
 
@@ -176,9 +178,14 @@ def watched_attention(subject: Subject, tokens: int, wanted: int | None = None) 
 
 
 def attention_maps(
-    subject: Subject, ids: Sequence[int], layer: int, heads: Sequence[int] | None = None
+    subject: Subject,
+    ids: Sequence[int],
+    layer: int,
+    heads: Sequence[int] | None = None,
+    *,
+    most: int | None = None,
 ) -> list[AttentionMap] | None:
-    """The maps of a layer's heads (None: all of them) over a text, layers and heads counted from 0.
+    """The maps of a layer's heads (None: all, or the first `most`) over a text, layers and heads counted from 0.
 
     None if the layer does not show them. Raises UserError if there is no such layer or head.
     """
@@ -186,6 +193,7 @@ def attention_maps(
     if blocks:
         require_layer(layer, len(blocks))
     rows: dict[int, np.ndarray] = {}
+    total = 0
     with reading(subject.model) as device:
         for one in readings(len(ids), subject.context_length):
             ids_BT = torch.tensor([list(ids[one.start : one.stop])], device=device)
@@ -196,13 +204,13 @@ def attention_maps(
             found = calls.found(layer)
             if found is None:
                 return None
-            chosen = range(found.heads) if heads is None else heads
-            for head in chosen:
-                require_layer(head, found.heads, "head")
+            total = found.heads
+            for head in range(total)[:most] if heads is None else heads:
+                require_layer(head, total, "head")
                 weights = found.weights(head)[one.first - one.start :].numpy()
                 whole_TT = rows.setdefault(head, np.zeros((len(ids), len(ids)), dtype=np.float32))
                 whole_TT[one.first : one.stop, one.start : one.stop] = weights
-    return [AttentionMap(layer, head, weights) for head, weights in rows.items()]
+    return [AttentionMap(layer, head, total, weights) for head, weights in rows.items()]
 
 
 def attention_map(subject: Subject, ids: Sequence[int], layer: int, head: int) -> AttentionMap | None:

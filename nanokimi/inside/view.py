@@ -39,26 +39,25 @@ def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
     """
     layers = range(view.look.layers or 1) if wanted.layer is None else [wanted.layer]
     heads = None if wanted.head is None else [wanted.head]
-    by_layer: list[list[AttentionMap]] = []
-    silent: list[int] = []
-    for layer in layers:
-        found = attention_maps(subject, view.look.ids, layer, heads)
-        if found is None:
-            silent.append(layer)
-        else:
-            by_layer.append(found)
+    of_each = max(-(-most // len(layers)), 1)  # no more are made than can be kept
+    found = {layer: attention_maps(subject, view.look.ids, layer, heads, most=of_each) for layer in layers}
+    silent = [layer for layer, maps in found.items() if maps is None]
     if silent and wanted.layer is not None:
         raise UserError(
             f"{view.look.name} does not show the attention of layer {wanted.layer}: choose another --layer"
         )
+    by_layer = [maps for maps in found.values() if maps]
     kept = spread(by_layer, most)
-    total = sum(map(len, by_layer))
+    total = sum(maps[0].heads if heads is None else len(maps) for maps in by_layer)
     note = ""
     if len(kept) < total:
-        note = f"{len(kept)} of {total} maps are here, so that the page stays small. For others name --layer or --head."
+        note = f"{len(kept)} of {total} maps are here, so that the page stays small. "
+        note += (
+            "For others name --layer or --head." if most > 0 else "Even one is too large: choose a shorter text."
+        )
     if silent:
-        one = ", ".join(map(str, silent))
-        note += f"{' ' if note else ''}The attention of layer {one} does not show weights over tokens."
+        without = ", ".join(map(str, silent))
+        note += f"{' ' if note else ''}The attention of layer {without} does not show weights over tokens."
     return replace(view, maps=tuple(kept), maps_note=note)
 
 
