@@ -53,7 +53,9 @@ def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
     if len(kept) < total:
         note = f"{len(kept)} of {total} maps are here, so that the page stays small. "
         note += (
-            "For others name --layer or --head." if most > 0 else "Even one is too large: choose a shorter text."
+            "For others name --layer or --head."
+            if most > 0
+            else "Even one is too large: choose a shorter text."
         )
     if silent:
         without = ", ".join(map(str, silent))
