@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanokimi.cli.options import take_options, user_path
 from nanokimi.errors import UserError
-from nanokimi.pretrained import shipped_names
+from nanokimi.pretrained import run_path, shipped_names
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
 
 DEFAULTS = {"port": 7860, "max_prompt": 4000, "max_tokens": 1000, "at_once": 8, "queue": 128}
@@ -51,6 +51,7 @@ def run_play(arguments: list[str]) -> int:
 
     from nanokimi.play.asked import Limits
     from nanokimi.play.models import open_players
+    from nanokimi.play.places import Places
 
     device = str(options["device"]) if "device" in options else None
     players = open_players(words, device, str(options.get("checkpoint", "final")))
@@ -60,8 +61,9 @@ def run_play(arguments: list[str]) -> int:
         at_once=number["at_once"],
         queue=number["queue"],
     )
+    places = Places(tuple(map(run_path, words)), runs or Path("runs"))
     from nanokimi.play.server import serve_players
 
     print(f"Open: http://{address_of(listener)} ({', '.join(players)}; Ctrl-C ends)", flush=True)
-    serve_players(players, limits, listener, runs or Path("runs"))
+    serve_players(players, limits, places, listener)
     return 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from typing import Any
 
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
-from nanokimi.play import tab_write
+from nanokimi.play import tab_compare, tab_inside, tab_watch, tab_write
 from nanokimi.play.desk import Desk
+from nanokimi.play.places import Places
 
 TITLE = "nanokimi play"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
@@ -21,21 +23,36 @@ TOP = f"""
 """
 
 
-def build_page(desk: Desk) -> gr.Blocks:
+def build_page(desk: Desk, places: Places) -> gr.Blocks:
     """The page with all its tabs."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(TOP, elem_classes="nk-plain")
-        with gr.Tabs():
-            with gr.Tab("Write", id="write"):
-                tab_write.build(desk)
+        gr.HTML(TOP, elem_classes="nk-plain", apply_default_css=False)
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("Write", id="write") as write:
+                prompt, settings = tab_write.build(desk)
+            with gr.Tab("Look inside", id="inside") as inside:
+                tab_inside.build(desk, prompt, settings)
+            with gr.Tab("Compare", id="compare") as compare:
+                tab_compare.build(places)
+            with gr.Tab("Watch", id="watch") as watch:
+                clock = tab_watch.build(places)
+        for tab in (write, inside, compare, watch):
+            tab.select(
+                partial(clock_update, tab is watch), None, clock, queue=False, api_visibility="private"
+            )
     page.queue(max_size=None, api_open=False)
     return page
+
+
+def clock_update(active: bool) -> Any:
+    """Let the clock of the Watch tab run, or stand still."""
+    return gr.Timer(active=active)
 
 
 def look() -> dict[str, Any]:
     """Theme and style, as Gradio takes them when a page is served."""
     css = resources.files("nanokimi.play").joinpath("style.css").read_text(encoding="utf-8")
-    return {"theme": theme(), "css": css}
+    return {"theme": theme(), "head": f"<style>{css}</style>"}  # as css=, Gradio would rewrite its selectors
 
 
 def theme() -> gr.themes.Base:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -18,11 +17,15 @@ from nanokimi.play.desk import Desk
 from nanokimi.play.guard import Guard
 from nanokimi.play.models import Player, open_players
 from nanokimi.play.page import build_page, look
+from nanokimi.play.places import Places
+from nanokimi.pretrained import run_path
 from nanokimi.runtime.sockets import is_loopback, listen
 from nanokimi.serve.app import LOOPBACK
 
 
-def build_app(players: dict[str, Player], limits: Limits, *, loopback: bool) -> tuple[FastAPI, Desk]:
+def build_app(
+    players: dict[str, Player], limits: Limits, places: Places, *, loopback: bool
+) -> tuple[FastAPI, Desk]:
     """The application, and the desk that computes for it.
 
     Args:
@@ -39,7 +42,7 @@ def build_app(players: dict[str, Player], limits: Limits, *, loopback: bool) -> 
     )
     mounted = mount_gradio_app(
         app,
-        build_page(desk),
+        build_page(desk, places),
         path="/",
         footer_links=[],
         run_history=False,
@@ -61,15 +64,15 @@ def space(*runs: str, **limits: Any) -> None:
     """
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     listener = listen(host, int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
-    serve_players(open_players(runs), Limits(**limits), listener)
+    serve_players(open_players(runs), Limits(**limits), Places(tuple(map(run_path, runs))), listener)
 
 
 def serve_players(
-    players: dict[str, Player], limits: Limits, listener: socket.socket, runs: Path | None = None
+    players: dict[str, Player], limits: Limits, places: Places, listener: socket.socket
 ) -> None:
     """Serve the page of these models until Ctrl-C."""
     loopback = is_loopback(str(listener.getsockname()[0]))
-    app, desk = build_app(players, limits, loopback=loopback)
+    app, desk = build_app(players, limits, places, loopback=loopback)
     settings = uvicorn.Config(app, log_level="critical", timeout_keep_alive=30, timeout_graceful_shutdown=2)
     try:
         with listener:

@@ -21,8 +21,8 @@ SECONDS_BETWEEN = 0.1
 BUTTON_CHARACTERS = 34
 
 
-def build(desk: Desk) -> gr.Textbox:
-    """Make the tab; returns its prompt, which other tabs begin with."""
+def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
+    """Make the tab; returns its prompt and its settings, which other tabs use."""
     players = list(desk.players.values())
     sample = players[0].run.config.sample
     prompt = gr.Textbox(
@@ -49,8 +49,8 @@ def build(desk: Desk) -> gr.Textbox:
     with gr.Row(elem_classes="nk-actions"):
         go = gr.Button("Write", variant="primary", elem_id="nk-write", scale=0, min_width=150)
         stop = gr.Button("Stop", elem_id="nk-stop", scale=0, min_width=110)
-    problem = gr.HTML(elem_id="nk-write-problem", elem_classes="nk-plain")
-    shown = gr.HTML(blank(players[:4]), elem_id="nk-panes", elem_classes="nk-plain")
+    problem = gr.HTML(elem_id="nk-write-problem", elem_classes="nk-plain", apply_default_css=False)
+    shown = gr.HTML(blank(players[:4]), elem_id="nk-panes", elem_classes="nk-plain", apply_default_css=False)
 
     async def write(
         prompt: Any, names: Any, heat: Any, k: Any, p: Any, seed: Any, tokens: Any, request: gr.Request
@@ -74,7 +74,7 @@ def build(desk: Desk) -> gr.Textbox:
         desk.stop(str(request.session_hash))
 
     stop.click(end, None, None, queue=False, show_progress="hidden", api_visibility="private")
-    return prompt
+    return prompt, settings
 
 
 def setting_inputs(

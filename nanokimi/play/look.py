@@ -1,0 +1,79 @@
+"""What the Look inside tab computes: views of a text, with the experts' favourite tokens and maps of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nanokimi.config.checks import require
+from nanokimi.errors import UserError
+from nanokimi.inside import Favourites, favourites, subject_of, write_and_look
+from nanokimi.inside.page import fitted, page
+from nanokimi.inside.view import View, Wanted
+from nanokimi.play.asked import Asked, settings_for, whole
+from nanokimi.play.models import Player
+
+MOST_TOKENS = 500
+"""A text to look at; a page of it opens in a second."""
+NONE = "none"
+MOST_MODELS = 4
+
+
+class Inspector:
+    """Looks into models, and keeps what a model's experts like, which takes longest."""
+
+    def __init__(self, players: dict[str, Player]) -> None:
+        self.subjects = {name: subject_of(player.run) for name, player in players.items()}
+        self.liked: dict[str, Favourites | None] = {}
+
+    def prepare(self, player: Player) -> None:
+        """Find out what a model's experts like, if that has not been done. Runs in the desk's thread."""
+        if player.name not in self.liked:
+            self.liked[player.name] = favourites(self.subjects[player.name])
+
+    def page(self, players: Sequence[Player], asked: Asked, wanted: Wanted | None) -> str:
+        """The page of one or several models' views of what they write. Runs in the desk's thread.
+
+        Raises UserError for a prompt or a layer that does not fit a model.
+        """
+        views = []
+        for player in players:
+            subject = self.subjects[player.name]
+            found = write_and_look(subject, asked.prompt, settings_for(player, asked))
+            self.prepare(player)
+            views.append(View(found, self.liked[player.name]))
+        if wanted is not None:
+            subjects = [self.subjects[player.name] for player in players]
+            views = fitted(list(zip(views, subjects, strict=True)), wanted)
+        return page(views)
+
+
+def require_lookable(players: Sequence[Player], asked: Asked) -> None:
+    """Raises UserError for more than a page can show."""
+    require(
+        len(players) <= MOST_MODELS,
+        f"{len(players)} models are chosen: look into at most {MOST_MODELS} at once.",
+    )
+    require(
+        asked.tokens <= MOST_TOKENS,
+        f"The length is {asked.tokens}: the inside view shows at most {MOST_TOKENS} tokens.",
+    )
+
+
+def wanted_maps(layer: Any, head: Any) -> Wanted | None:
+    """Which map of attention is asked for; None: none. Raises UserError for something else than a number."""
+    if layer in (None, "", NONE):
+        return None
+    try:
+        return Wanted(whole("layer", int(str(layer))), None if head in (None, "", "all") else int(str(head)))
+    except ValueError:
+        raise UserError("The layer and the head of a map are numbers, counted from 0.") from None
+
+
+def layers_and_heads(players: Sequence[Player]) -> tuple[int, int]:
+    """The most layers and heads of any of the models."""
+    configs = [player.run.model.config for player in players]
+    return (
+        max(getattr(config, "num_hidden_layers", 0) for config in configs),
+        max(getattr(config, "num_attention_heads", 0) for config in configs),
+    )

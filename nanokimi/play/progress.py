@@ -1,0 +1,73 @@
+"""The Watch tab's HTML: curves of all arms, and a panel for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanokimi.play.curves import Line, charts, smoothed
+from nanokimi.play.markup import bytes_in_words, empty, shown, swatch
+from nanokimi.play.watch import Progress, in_words, shared_floor
+
+MOST_PANELS = 8
+STORY_CHARACTERS = 600
+
+
+def progress_page(runs: Sequence[Progress]) -> str:
+    """All that is known of the runs of one folder."""
+    if not runs:
+        return empty("Nothing yet", "The run has written no record so far.")
+    runs = runs[:MOST_PANELS]
+    slots = {name: slot for slot, name in enumerate(dict.fromkeys(run.name for run in runs))}
+    lines = [Line(run.name, slots[run.name], smoothed(run.losses), thin=True) for run in runs]
+    lines += [Line(run.name, slots[run.name], run.val_losses) for run in runs]
+    curve = charts(lines, "Loss by step", shared_floor(runs))
+    figure = (
+        f'<figure class="nk-figure"><figcaption>Loss in nats per token. {key(slots)} '
+        f"Bold: validation, thin: training.</figcaption>{curve}</figure>"
+        if curve
+        else ""
+    )
+    panels = "".join(panel(run, slots[run.name]) for run in runs)
+    return f'{figure}<div class="nk-panes">{panels}</div>'
+
+
+def key(slots: dict[str, int]) -> str:
+    """The names beside their colours."""
+    return "".join(f"<span>{swatch(slot)}{shown(name)}</span>" for name, slot in slots.items())
+
+
+def panel(run: Progress, slot: int) -> str:
+    """One run."""
+    share = min(run.step / run.total_steps, 1.0) if run.total_steps else 0.0
+    of = f" of {run.total_steps:,.0f}" if run.total_steps else ""
+    story = ""
+    if run.sample is not None:
+        step, prompt, text = run.sample
+        text = text.removeprefix(prompt)
+        rest = shown(text[:STORY_CHARACTERS]) + ("..." if len(text) > STORY_CHARACTERS else "")
+        told = f'<div class="nk-story"><b>{shown(prompt)}</b>{rest}</div>'
+        story = f'<p class="nk-small">Story after {step:,} steps</p>{told}'
+    event = f'<p class="nk-small">{shown(run.event)}</p>' if run.event else ""
+    colour = f"width:{100 * share:.1f}%;background:var(--nk-arm-{slot % 8})"
+    numbers = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts(run))
+    return (
+        f'<section class="nk-pane" aria-label="{shown(run.name)}"><header><h3>{swatch(slot)}{shown(run.name)}</h3>'
+        f'<span class="nk-size">seed {run.seed}</span><span class="nk-state">{shown(run.state)}</span></header>'
+        f'<p class="nk-small">step {run.step:,}{of}</p>'
+        f'<span class="nk-bar tall"><i style="{colour}"></i></span>'
+        f'<dl class="nk-numbers four">{numbers}'
+        f"</dl>{event}{story}</section>"
+    )
+
+
+def facts(run: Progress) -> list[tuple[str, str]]:
+    """The numbers of a run, as they are now."""
+    recent = smoothed(run.losses)
+    speed, left = run.tokens_per_second, run.seconds_left
+    return [
+        ("training loss", f"{recent[-1][1]:.4f}" if recent else "-"),
+        ("validation loss", f"{run.val_losses[-1][1]:.4f}" if run.val_losses else "-"),
+        ("tokens per second", "-" if speed is None else f"{speed:,.0f}"),
+        ("memory", bytes_in_words(run.memory_bytes) if run.memory_bytes else "-"),
+        ("training time left", "-" if left is None else in_words(left)),
+    ]

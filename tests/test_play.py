@@ -1,0 +1,339 @@
+"""`nanokimi play` without Gradio: what visitors may ask for, the desk that writes for them, and the HTML."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE
+from report_fixture import write_comparison
+
+from nanokimi import cli
+from nanokimi.errors import UserError
+from nanokimi.play import gathered, markup, progress
+from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
+from nanokimi.play.curves import Line, charts, round_numbers
+from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
+from nanokimi.play.look import Inspector, wanted_maps
+from nanokimi.play.models import Player, open_players, presets
+from nanokimi.play.panes import panes
+from nanokimi.play.places import Places
+from nanokimi.play.watch import Watcher
+
+LIMITS = Limits(prompt_characters=100, tokens=50)
+ASKED: dict[str, Any] = {
+    "prompt": "the dog",
+    "temperature": 0.8,
+    "top_k": 0,
+    "top_p": 0.9,
+    "seed": 3,
+    "tokens": 24,
+}
+Opened = dict[str, Player]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("play")
+
+
+@pytest.fixture(scope="module")
+def opened() -> Opened:
+    """What `both` has opened, once for all tests."""
+    return {}
+
+
+@pytest.fixture
+def both(request: pytest.FixtureRequest, folder: Path, opened: Opened) -> Opened:
+    """A NanoKimi and a NanoGPT, opened as the page does."""
+    if not opened:
+        make_run: Callable[..., Path] = request.getfixturevalue("make_run")
+        for model in ("nanogpt", "nanokimi"):
+            shutil.copytree(make_run(model, model), folder / model)
+        opened |= open_players([str(folder / "nanokimi"), str(folder / "nanogpt")])
+    return opened
+
+
+@pytest.fixture
+def desk(both: Opened) -> Iterator[Desk]:
+    desk = Desk(both, LIMITS)
+    yield desk
+    desk.close()
+
+
+def finished(works: list[Any]) -> list[Any]:
+    """Wait until all have ended."""
+    deadline = time.monotonic() + PATIENCE
+    while not all(work.ended for work in works):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return works
+
+
+def asked(**changes: Any) -> Asked:
+    return understand(LIMITS, **{**ASKED, **changes})
+
+
+def test_the_same_seed_writes_what_sample_writes(
+    desk: Desk, both: Opened, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the letter, with every setting of the page, by the very command that the page shows."""
+    everyone = list(both.values())
+    other: dict[str, Any] = {"top_k": 5, "top_p": 1.0, "seed": 2**53, "temperature": 0.5}
+    for players, order in ((everyone, asked()), (everyone[:1], asked(**other))):
+        texts = finished(desk.write("a", players, order))
+        for player, text in zip(players, texts, strict=True):
+            words = shlex.split(command_of(player, order))
+            assert words[:2] == ["nanokimi", "sample"] and cli.main(words[1:]) == 0
+            said = capsys.readouterr().out
+            assert said == f"--- {player.name}\nthe dog{text.text}\n" and text.state == DONE
+            assert text.tokens <= 24 and text.cache_bytes > 0 and text.tokens_per_second
+
+
+def test_visitors_write_in_turns_and_stop(desk: Desk, both: Opened) -> None:
+    """Everybody goes on at the same pace, a second wish of a visitor ends the first, and a place is given back."""
+    players = list(both.values())
+    first = desk.write("a", players, asked(tokens=50))
+    second = desk.write("b", players, asked(tokens=50))
+    again = desk.write("a", players[:1], asked(tokens=5))
+    assert all(text.cancelled for text in first)
+    finished([*first, *second, *again])
+    assert [text.state for text in second] == [DONE, DONE] and again[0].state == DONE
+    assert {text.state for text in first} <= {STOPPED, DONE}
+    last = desk.write("c", players, asked(tokens=50))
+    desk.stop("c")
+    finished(last)
+    deadline = time.monotonic() + PATIENCE
+    while desk.worker.present:
+        assert time.monotonic() < deadline
+    assert desk.worker.taken == desk.worker.given == 7
+    task = desk.compute("d", lambda: 1 / 0)
+    assert finished([task])[0].error == "unexpected ZeroDivisionError"
+    assert finished([desk.compute("d", lambda: "ok")])[0].result == "ok"
+
+
+def test_a_full_queue_refuses_and_keeps_no_half_of_a_wish(both: Opened) -> None:
+    desk = Desk(both, Limits(at_once=1, queue=0))
+    with pytest.raises(UserError, match="try again in a moment"):
+        desk.write("a", list(both.values()), asked())
+    deadline = time.monotonic() + PATIENCE
+    while desk.worker.present:
+        assert time.monotonic() < deadline
+    desk.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": None}, "prompt is empty"),
+        ({"prompt": "x" * 101}, "101 characters, and this page takes 100"),
+        ({"prompt": "x" * 1_000_000}, "1,000,000 characters"),
+        ({"prompt": "\ud800"}, "half a character"),
+        ({"tokens": 51}, "must be 1 to 50"),
+        ({"tokens": 0}, "must be 1 to 50"),
+        ({"tokens": 2.5}, "whole number"),
+        ({"tokens": None}, "length is missing"),
+        ({"seed": -1}, "at least 0"),
+        ({"seed": 2**63}, "below 2"),
+        ({"seed": 10**400}, "too large"),
+        ({"seed": [1]}, "give a number"),
+        ({"temperature": "hot"}, "temperature is hot"),
+        ({"temperature": float("nan")}, "give a number"),
+        ({"temperature": True}, "give a number"),
+        ({"top_k": {}}, "top-k is {}"),
+        ({"top_p": float("inf")}, "top-p is inf"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        asked(**changes)
+
+
+def test_models_refuse_what_they_cannot_write(desk: Desk, both: Opened) -> None:
+    players = list(both.values())
+    for changes, message in (
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"top_p": 2.0}, "top_p is 2"),
+        ({"top_k": -3}, "top_k is -3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            desk.write("a", players, asked(**changes))
+    (unknown,) = finished(desk.write("a", players[:1], asked(prompt="\u2603 \x00", tokens=4)))
+    assert unknown.state == DONE, "characters that the model never saw are only hard to go on from"
+    for names in ([], None, ["nobody"], "<b>"):
+        with pytest.raises(UserError):
+            chosen_players(both, names)
+    assert chosen_players(both, ["NanoGPT", "NanoKimi"]) == players
+
+
+HOSTILE = "<script>alert(1)</script> ${7*7} {{7*7}} `x` \x00\x1b[31m\x7f\u202egnp.exe & \"'"
+
+
+def test_hostile_text_is_shown_as_text(desk: Desk, both: Opened) -> None:
+    player = both["NanoGPT"]
+    text = Text(
+        player.served, desk._text(player, asked()).asked, lambda _: None, pieces=[HOSTILE], reason="stop"
+    )
+    page = panes(desk, [player], [text], asked(prompt=HOSTILE))
+    assert "<script" not in page and "\x00" not in page and "\x1b" not in page and "\u202e" not in page
+    assert "&lt;script&gt;" in page and "\u2400" in page and "\u241b[31m\u2421[U+202E]" in page
+    assert "<script" not in markup.message(HOSTILE) and "<script" not in markup.frame(HOSTILE, HOSTILE)
+
+
+def test_the_panes_say_what_happens(desk: Desk, both: Opened) -> None:
+    players = list(both.values())
+    texts = finished(desk.write("a", players, asked(prompt="the dog " * 9)))
+    page = panes(desk, players, texts, asked(prompt="the dog " * 9))
+    assert page.count('aria-busy="false"') == 2 and page.count("nanokimi sample") == 2
+    assert "72 tokens; this model reads the last 16" in page
+    waiting = Text(players[0].served, texts[0].asked, lambda _: None, number=desk.worker.given + 4)
+    assert "waiting, 3 before you" in panes(desk, players[:1], [waiting], asked())
+    failed = Text(players[0].served, texts[0].asked, lambda _: None, ended=True, error="no <b>")
+    assert failed.state == FAILED and "no &lt;b&gt;" in panes(desk, players[:1], [failed], asked())
+
+
+def test_two_models_of_one_name_are_told_apart(both: Opened, folder: Path) -> None:
+    shutil.copytree(folder / "nanogpt", folder / "again", dirs_exist_ok=True)
+    found = open_players([str(folder / "nanogpt"), str(folder / "again")])
+    assert list(found) == [f"NanoGPT ({folder.name}/nanogpt)", f"NanoGPT ({folder.name}/again)"]
+    with pytest.raises(UserError, match="named twice"):
+        open_players([str(folder / "nanogpt")] * 2)
+    begins = presets(both["NanoGPT"].run.data)
+    assert 1 <= len(begins) <= 5 and all(0 < len(one) <= 80 for one in begins)
+
+
+def test_the_inside_view_is_of_what_was_written(both: Opened) -> None:
+    inspector = Inspector(both)
+    page = inspector.page(list(both.values()), asked(tokens=6), wanted_maps("0", "1"))
+    assert "NanoKimi" in page and "NanoGPT" in page and page.startswith("<!DOCTYPE html>")
+    assert set(inspector.liked) == {"NanoKimi", "NanoGPT"}
+    with pytest.raises(UserError, match="no layer 9"):
+        inspector.page([both["NanoGPT"]], asked(tokens=2), wanted_maps("9", None))
+    assert wanted_maps("none", "3") is None
+    with pytest.raises(UserError, match="numbers, counted from 0"):
+        wanted_maps("<b>", "all")
+
+
+def test_finished_runs_are_compared(folder: Path) -> None:
+    """One folder as its own report, and several as one whose verdict holds all their arms."""
+    names = ("NanoKimi", "NanoGPT")
+    for name in ("one", "two"):
+        write_comparison(folder / "runs" / name, names=names, kinds=("train", "eval"), searched=False)
+        (folder / "runs" / name / "config.yaml").touch()
+    places = Places((), folder / "runs")
+    assert sorted(places.comparable()) == ["one", "two"]
+    report, arms = gathered.gathered([folder / "runs" / "one", folder / "runs" / "two"])
+    assert [arm.name for arm in arms] == [*names, "NanoKimi (two)", "NanoGPT (two)"]
+    assert len(report["comparisons"]) == 6 and all(len(arm.runs) == 2 and arm.runs[0].records for arm in arms)
+    assert "not distinguishable" in report["verdict"]["sentence"]
+    other = json.loads((folder / "runs" / "two" / "report.json").read_text())
+    for change, message in (
+        ({"data": {**other["data"], "sha256": "0"}}, "another text"),
+        ({"schema_version": 1}, "another version"),
+    ):
+        (folder / "runs" / "two" / "report.json").write_text(json.dumps({**other, **change}))
+        with pytest.raises(UserError, match=message):
+            gathered.report_page([folder / "runs" / "one", folder / "runs" / "two"])
+    uneven = {**other, "arms": [{**arm, "seeds": [9, 10]} for arm in other["arms"]]}
+    (folder / "runs" / "two" / "report.json").write_text(json.dumps(uneven))
+    report, _ = gathered.gathered([folder / "runs" / "one", folder / "runs" / "two"])
+    assert "different seeds" in report["verdict"]["sentence"] and report["comparisons"] == []
+
+
+def test_a_run_in_progress_is_followed(both: Opened, folder: Path) -> None:
+    """Each record is read once, half a line is left for later, and a run that begins again is read again."""
+    run = folder / "watched"
+    shutil.copytree(folder / "nanokimi", run)
+    place = {"tokens": 1, "flops": 1.0, "train_seconds": 1.0}
+    train = {"kind": "train", **place, "loss": 2.0, "step_ms": 10.0, "memory_bytes": 5_000_000}
+    lines = [json.dumps({**train, "step": step}) for step in (1, 2, 3)]
+    lines.append(json.dumps({"kind": "eval", "step": 3, "val_loss": 1.5}))
+    lines.append(json.dumps({"kind": "sample", "step": 3, "prompt": "<i>", "text": "<b>a story"}))
+    metrics, watcher = run / "metrics.jsonl", Watcher()
+    metrics.write_text("\n".join(lines) + '\nnot json\n{"kind": "tr')
+    (seen,) = watcher.look(run)
+    assert (seen.step, seen.total_steps, len(seen.losses), seen.state) == (3, 12, 3, "in progress")
+    assert seen.tokens_per_second == 8 * 16 / 10 * 1e3 and seen.seconds_left == pytest.approx(0.09)
+    page = progress.progress_page([seen])
+    assert (
+        "&lt;b&gt;a story" in page
+        and "<b>a story" not in page
+        and "step 3 of 12" in page
+        and "1.5000" in page
+    )
+    with metrics.open("a") as file:
+        file.write('ain", "step": 4, "loss": NaN, "step_ms": 1, "memory_bytes": 1}\n')
+        file.write(json.dumps({**train, "step": 5}) + "\n")
+    assert watcher.look(run)[0].step == 5
+    metrics.write_text(lines[0] + "\n")
+    (run / "result.json").write_text("{}")
+    (seen,) = watcher.look(run)
+    assert (seen.step, seen.state, seen.seconds_left) == (1, "finished", None)
+    assert list(Places((), folder).watchable()) == ["watched"]
+
+
+def test_curves_have_round_numbers_and_the_floor() -> None:
+    assert round_numbers(0, 1000, 6) == [0, 200, 400, 600, 800, 1000]
+    assert round_numbers(0.23, 1.4, 5) == [0.5, 1.0] and round_numbers(1, 1, 5) == [1]
+    points = [(step, 5 / (1 + step)) for step in range(500)]
+    drawn = charts([Line("a", 0, points), Line("b", 1, [(0, 1.0)])], "Loss <&>", floor=0.25)
+    assert (
+        drawn.count("<polyline") == 2
+        and drawn.count("entropy floor 0.250") == 2
+        and "Loss &lt;&amp;&gt;" in drawn
+    )
+    assert charts([Line("a", 0, [(1, 2.0)])], "Loss") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nothing", "3"], "no option --nothing"),
+        (["--port", "70000"], "must be 0 to 65535"),
+        (["--at_once", "0"], "must be 1 to 1024"),
+        (["--runs", "missing"], "missing is not a folder"),
+        (["missing"], "missing is not a folder"),
+        (["--port", "PORT"], "choose another"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a port that is in use, before any model is loaded."""
+    from nanokimi.cli import play
+    from nanokimi.runtime.sockets import listen
+
+    monkeypatch.setattr(play, "find_spec", lambda name: object())
+    taken = listen("127.0.0.1", 0)
+    port = str(taken.getsockname()[1])
+    given = [port if word == "PORT" else word for word in words]
+    given += [] if "--port" in words else ["--port", "0"]
+    given += [] if words[0] == "missing" else ["other"]
+    assert cli.main(["play", *given]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    taken.close()
+
+
+def test_without_weights_or_gradio_it_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nanokimi import pretrained
+    from nanokimi.cli import play
+
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
+    assert cli.main(["play"]) == 2
+    assert "play needs a RUN" in capsys.readouterr().err
+    monkeypatch.setattr(play, "find_spec", lambda name: None)
+    assert cli.main(["play", "x"]) == 2
+    assert "pip install 'nanokimi[play]'" in capsys.readouterr().err
+    assert "gradio" not in sys.modules, "the page's logic needs no Gradio"
