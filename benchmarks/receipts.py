@@ -15,7 +15,7 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from recorded import RESULTS, ROOT, Row
 from nanokimi.runtime.files import append_json_line, describe_environment, read_json_lines
 
 FILE = RESULTS / "receipts.jsonl"
-RANDOM_KIMIS, RANDOM_GPTS, CONTEXT, STEPS = 24, 6, 80, 20
+RANDOM_KIMIS, RANDOM_GPTS, CONTEXT, STEPS, CHARACTERS = 24, 6, 80, 20, 60_000
 TYPES = ("F32", "Q8_0")
 TOKENIZERS = ("byte", "char", "bpe", "unigram", "tokenizer.json", "SentencePiece model")
 
@@ -164,20 +164,20 @@ def tokenizer_words(name: str, folder: Path) -> list[str]:
     return ["--dataset.tokenizer", str(path)]
 
 
-def trained_models(folder: Path) -> Iterator[tuple[Row, Any, Any]]:
-    """(what it is, model, data) of both models after a few steps with every tokenizer."""
+def trained_models(folder: Path, tokenizers: Sequence[str]) -> Iterator[tuple[Row, Any, Any]]:
+    """(what it is, model, data) of both models after a few steps with each tokenizer."""
     from nanokimi.config.files import load_config
     from nanokimi.train.loop import train
     from nanokimi.train.run_folder import set_up
     from nanokimi.train.state import build_state
 
     text = folder / "text.txt"
-    text.write_text(pages(), encoding="utf-8")
+    text.write_text(pages()[:CHARACTERS], encoding="utf-8")
     words = (
         f"--train.context_length {CONTEXT} --train.max_steps {STEPS} --train.batch_size 8 --train.dtype fp32"
     )
     words += " --train.device cpu --train.threads 1 --seed 7 --nanokimi.model.qk_nope_head_dim 32"
-    for tokenizer in TOKENIZERS:
+    for tokenizer in tokenizers:
         given = [*words.split(), f"--dataset.path={text}", *tokenizer_words(tokenizer, folder)]
         config = load_config("smoke", given)
         for name in ("nanokimi", "nanogpt"):
@@ -281,7 +281,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=FILE)
-    parser.add_argument("--only", default="", help="`random`, or the name of one tokenizer")
+    parser.add_argument("--only", default="", choices=("random", "trained", *TOKENIZERS))
     options = parser.parse_args()
     from nanokimi.interop.gguf_verify import has_llama, llama_version
     from nanokimi.interop.verify import require_transformers
@@ -298,13 +298,16 @@ def main() -> int:
         {"kind": "head", "commit": environment["commit"], "time": environment["time"], "versions": versions},
     )
     with tempfile.TemporaryDirectory() as folder:
-        models = [] if options.only not in ("", "random") else [random_models()]
+        models: list[Iterator[tuple[Row, Any, Any]]] = []
+        if options.only in ("", "random"):
+            models.append(random_models())
         if options.only != "random":
-            models.append(trained_models(Path(folder)))
+            models.append(
+                trained_models(Path(folder), [options.only] if options.only in TOKENIZERS else TOKENIZERS)
+            )
         for about, model, data in (one for group in models for one in group):
-            if options.only in ("", "random", about["tokenizer"]):
-                print(about["model"], about["tokenizer"], "random" if about["random"] else "", flush=True)
-                append_json_line(options.out, receipts(about, model, data))
+            print(about["model"], "random" if about["random"] else about["tokenizer"], flush=True)
+            append_json_line(options.out, receipts(about, model, data))
     return 0
 
 

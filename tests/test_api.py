@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,29 @@ def test_a_run_is_loaded_and_writes(
             list(nk.generate(model, [1], 3, **wrong))  # type: ignore[arg-type]
     with pytest.raises(nk.UserError, match="the prompt is empty"):
         list(nk.generate(model, [], 3))
+
+
+def python_in(document: str) -> list[str]:
+    """The examples of a document."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_examples_of_the_documents_run(
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One after another, as in a notebook. Others are run in test_interop.py and test_serve.py."""
+    make_run("runs/x", "nanogpt")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for document, count in (("docs/python.md", 2), ("README.md", 2)):
+        examples = python_in(document)
+        assert len(examples) == count
+        for example in examples:
+            exec(example, names)
+    assert isinstance(names["optimizer"], nk.Muon) and "True" in capsys.readouterr().out
 
 
 def test_a_comparison_names_its_arms(make_run: Callable[..., Path], tmp_path: Path) -> None:

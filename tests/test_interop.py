@@ -16,6 +16,7 @@ import torch
 from conftest import TINY_GPT, TINY_KIMI, make_text
 from hf_parity import fused
 from safetensors.torch import load_file, save_file
+from test_api import python_in
 from test_kimi import random_config, randomised
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
@@ -318,6 +319,9 @@ def test_an_arm_goes_out_with_a_receipt_and_comes_in_again(
         *("tokenizer.json", "tokenizer_config.json"),
     }
     assert not list(out.parent.glob(".*")), "nothing is left beside it"
+    (example,) = python_in("docs/interop.md")
+    exec(example.replace('"my-model"', repr(str(out))), {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
     card = (out / "README.md").read_text()
     result = json.loads((trained / "nanokimi" / "seed-7" / "result.json").read_text())
     assert f"| test loss (nats per token) | {result['test_loss']:.4f} |" in card and "Causal: " in card

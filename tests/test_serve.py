@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE, TINY_GPT, TINY_KIMI
+from test_api import python_in
 
 from nanokimi import cli
 from nanokimi.data.tokenizers.own import ByteTokenizer
@@ -100,6 +101,11 @@ def test_the_client_gets_the_engines_text(server: Server, model: str) -> None:
     assert found.choices[0].finish_reason == "length" and found.object == "text_completion"
     assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (4, 50, 54)
     assert found.usage.cache_bytes > 0
+
+
+def test_the_example_of_the_documents_runs(server: Server) -> None:
+    (example,) = python_in("docs/writing.md")
+    exec(example.replace("8000", str(server.port)).replace('model="x"', 'model="nanogpt"'), {})
 
 
 def test_the_client_streams(server: Server) -> None:

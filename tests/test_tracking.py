@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import math
+import os
 import re
+import sqlite3
+import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import PATIENCE
 
 from nanokimi import cli
 from nanokimi.config import RunConfig
@@ -225,25 +231,77 @@ def test_a_missing_package_costs_one_line(
     ]
 
 
-def test_wandb_offline(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: nanokimi[track]")
-    said: list[str] = []
-    state = state_of(tiny_config, tmp_path / "run", "wandb")
-    with tracking.tracked(state, said.append):
-        state.track(trained(1))
-    assert not said and list((tmp_path / "run").rglob("*.wandb"))
+def tracked_and_resumed(tiny_config: Callable[..., RunConfig], folder: Path, name: str) -> None:
+    """Tell a tracker of steps 1 to 3, and, as a resumed run does, of 4 and 5; it complains of nothing.
+
+    A loaded machine may take longer than the seconds that a run gives it.
+    """
+    for begun, steps in ((0, (1, 2, 3)), (3, (4, 5))):
+        said: list[str] = []
+        state = state_of(tiny_config, folder, name, begun)
+        with tracking.tracked(state, said.append):
+            for step in steps:
+                state.track(trained(step))
+        assert not said
 
 
-def test_trackio(
+def wandb_records(path: Path) -> Iterator[Any]:
+    """The records of an offline file: a header of 7 bytes, and blocks of 32 KB with pieces that have one of 7 each."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, record = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := -place % 32768) and left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield Record.FromString(record)
+            record = b""
+
+
+@pytest.mark.slow
+def test_wandb_holds_the_numbers_of_a_run_that_was_resumed(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Offline, in the run's folder. Slow: each session starts W&B's own program."""
+    pytest.importorskip("wandb", reason="wandb is not installed: nanokimi[track]")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(tracking, "SECONDS_TO_CLOSE", PATIENCE)
+    tracked_and_resumed(tiny_config, tmp_path / "run", "wandb")
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    records = [record for path in files for record in wandb_records(path)]
+    rows = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert sorted((row["step"], row["train/loss"]) for row in rows) == [
+        (step, pytest.approx(3.0 - step / 10)) for step in range(1, 6)
+    ]
+    identity = (tmp_path / "run" / trackers.WANDB_ID_FILE).read_text().strip()
+    assert {record.run.run_id for record in records if record.WhichOneof("record_type") == "run"} == {
+        identity
+    }
+
+
+@pytest.mark.slow
+def test_trackio_holds_the_numbers_of_a_run_that_was_resumed(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder on this machine. Slow: it is imported with its web server."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio", reason="trackio is not installed: nanokimi[track]")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    said: list[str] = []
-    state = state_of(tiny_config, tmp_path / "run", "trackio")
-    with tracking.tracked(state, said.append):
-        state.track(trained(1))
-    assert not said
+    monkeypatch.setattr(tracking, "SECONDS_TO_CLOSE", PATIENCE)
+    tracked_and_resumed(tiny_config, tmp_path / "run", "trackio")
+    with closing(sqlite3.connect(tmp_path / "trackio" / f"{trackers.PROJECT}.db")) as database:
+        rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
+    assert [(name, step) for name, step, _ in rows] == [("run", step) for step in range(1, 6)]
+    losses = [json.loads(metrics)["train/loss"] for _, _, metrics in rows]
+    assert losses == [pytest.approx(3.0 - step / 10) for step in range(1, 6)]
 
 
 def test_arms_of_a_comparison_are_tracked_and_a_study_refuses(
