@@ -6,7 +6,7 @@
 A document marks a table by two comments, `<!-- table NAME: made by benchmarks/tables.py -->` and `<!-- end NAME -->`;
 everything between them is generated. A number within a sentence is written between `<!--=NAME-->` and `<!--=-->`;
 `prose_numbers.NUMBERS` computes it, and a test allows no other measured number in README. The lines come
-from `benchmarks/record.py` (comparisons, studies) and the benchmarks' own `--out` (speed).
+from `benchmarks/record.py` (comparisons, studies), `benchmarks/receipts.py` and the benchmarks' own `--out` (speed).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from kimi_tables import KIMI_TABLES
 from prose_numbers import with_numbers
+from receipts import receipts_table
 from recorded import (
     OLD_SEED_2,
     PRESETS,
@@ -350,6 +351,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         ),
     },
     "docs/experiments.md": {"null": null_table},
+    "docs/interop.md": {"receipts": receipts_table},
     "docs/kimi-k2.md": KIMI_TABLES,
     "docs/performance.md": {"speed": speed_table},
     "docs/results.md": {

@@ -462,7 +462,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another model": (lambda f: with_config(f, model_type="llama"), "has model_type llama"),
     "another vocabulary": (
         lambda f: (f / "tokenizer.json").write_text((f / "larger.json").read_text()),
-        "nanokimi.model.vocab_size 61 is below the tokenizer's 90",
+        "has a model of 61 ids, and its tokenizer has 90: name the model's own with --tokenizer",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "name it with --tokenizer"),
 }

@@ -28,7 +28,7 @@ from nanokimi.config.rules import validate
 from nanokimi.data.nanogpt import META, is_nanogpt_folder
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.sources import absolute, is_name
-from nanokimi.data.tokenizers.foreign import is_foreign, own_files
+from nanokimi.data.tokenizers.foreign import is_foreign, is_own_file, own_files, read_foreign
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import Tensors, from_deepseek, kimi_config, require_same_shapes
 from nanokimi.interop.fast_tokenizer import whole
@@ -89,7 +89,9 @@ def import_model(
     with fresh_folder(out):
         for name, content in files.items():
             (out / name).write_bytes(content)
-        dataset = replace(config.dataset, tokenizer=absolute(str(out / next(iter(files)))))
+        chosen = out / next(iter(files))
+        require_ids(chosen, path, source.config)
+        dataset = replace(config.dataset, tokenizer=absolute(str(chosen)))
         config, _ = set_up(replace(config, dataset=dataset), out)
         model = build_model(config.family.model, config.seed)
         model.load_state_dict(source.weights)
@@ -104,6 +106,15 @@ def import_model(
         write_json(out / IMPORT_FILE, {**found, "model": asdict(source.config)})
         save_config(config, out / CONFIG_FILE)
     return config
+
+
+def require_ids(tokenizer: Path, path: Path, config: KimiConfig | GPTConfig) -> None:
+    """Raise UserError if a tokenizer made elsewhere has more ids than the model in `path`."""
+    size, known = 0 if is_own_file(tokenizer) else read_foreign(tokenizer).vocab_size, config.vocab_size
+    if known is not None and size > known:
+        raise UserError(
+            f"{path} has a model of {known} ids, and its tokenizer has {size}: name the model's own with --tokenizer"
+        )
 
 
 def read_source(path: Path) -> Source:
