@@ -556,7 +556,7 @@ def test_a_bad_checkpoint_is_one_line_and_runs_nothing(
         "no model": "has no model and model_args",
         "stretched": "shows more numbers than it stores",
         "no meta": "name it with --tokenizer",
-        "short meta": "cannot encode",
+        "short meta": "which is none of the tokenizer's 2 characters",
     }[name]
     if name == "packed":
         with zipfile.ZipFile(path) as archive:

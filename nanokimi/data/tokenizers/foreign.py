@@ -81,8 +81,17 @@ class TokenizersTokenizer(_Foreign):
     def encode(self, text: str) -> np.ndarray:
         """Return the ids, without the tokens that a template would add."""
         _refuse_surrogates(text)
-        with _failures_as(UserError, "the tokenizer.json cannot encode the text"):
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            with _failures_as(UserError, "the tokenizer.json cannot encode the text"):
+                ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except UserError:
+            known = self.tokenizer.get_vocab(with_added_tokens=True)
+            unknown = next((one for one in text if one not in known), None)
+            if unknown is None or any(len(piece) > 1 for piece in known):
+                raise
+            raise UserError(
+                f"the text holds {ascii(unknown)}, which is none of the tokenizer's {len(known)} characters"
+            ) from None
         return self._checked(ids)
 
     def _decode(self, ids: list[int]) -> str:
