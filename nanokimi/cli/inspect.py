@@ -146,7 +146,9 @@ def print_views(pairs: Sequence[tuple[View, Subject]], wanted: Wanted) -> None:
     for view, subject in pairs:
         if wanted.layer is not None:
             view = with_maps(view, subject, replace(wanted, head=wanted.head or 0), 1)
-        print_view(view, console)
+        with console.capture() as shown:
+            print_view(view, console)
+        print(shown.get(), end="", flush=True)  # not by rich, which ends the program if the reader has gone
 
 
 def write_page(path: Path, pairs: Sequence[tuple[View, Subject]], wanted: Wanted) -> None:

@@ -17,7 +17,7 @@ from nanokimi.inside.look import LayerExperts, Look, Token
 from nanokimi.inside.pieces import LINE_END, SPACE, TAB
 from nanokimi.inside.view import View
 
-SHADES = ("", "black on #fde3cd", "black on #fbc193", "black on #f2944b", "white on #a84800")
+SHADES = ("", "black on #fde3cd", "black on #fbc193", "black on #f2944b", "bold black on #e0762a")
 BITS_OF_A_SHADE = 2.0
 BAR_BITS = 10.0
 BAR_WIDTH, LABEL_WIDTH = 8, 18
