@@ -32,7 +32,7 @@ HOSTILE = "</script><b onclick=x>&\u2028\x1b[2J\u202e\u4f60\n"
 
 def byte_subject(config: Any = TINY_KIMI, context: int = 64) -> Subject:
     sizes = replace(config, vocab_size=256, max_position_embeddings=context, initializer_range=0.3)
-    return Subject("A <b>model</b>", build_model(sizes, seed=1), ByteTokenizer(), context, tau=100.0)
+    return Subject("A <b>model</b></script>", build_model(sizes, seed=1), ByteTokenizer(), context, tau=100.0)
 
 
 def data_of(html: str) -> list[dict[str, Any]]:
@@ -55,14 +55,14 @@ def test_hostile_text_is_shown_as_text() -> None:
     subject = byte_subject()
     html = page([View(look(subject, list(HOSTILE.encode()), prompt_tokens=5))])
     assert "<b>" not in html and "<b " not in html and "\x1b" not in html
-    assert html.count("<script") == html.count("</script>") == 2
+    assert html.count("<script") == html.count("</script") == 2
     assert "\u202e" not in html and "\u2028" not in html
     one = data_of(html)[0]
     shown = "".join(token["text"] for token in one["tokens"])
     assert shown.startswith(
         "</script><b onclick=x>&<U+2028>\u2082\u2083\u241b[2J<U+202E>\u2082\u2083\u4f60\u2082\u2083\u21b5"
     )
-    assert one["name"] == "A <b>model</b>"
+    assert one["name"] == "A <b>model</b></script>"  # tokens are single bytes, and this is whole
 
 
 def test_the_page_fetches_nothing_and_says_so() -> None:
