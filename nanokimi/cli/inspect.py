@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nanokimi.cli.options import take_options
 from nanokimi.cli.sample import SAMPLING_OPTIONS, writer_of
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 
 if TYPE_CHECKING:
     from nanokimi.inside.subject import Subject
@@ -46,7 +47,7 @@ def run_inspect(arguments: list[str]) -> int:
         raise UserError(f"--favourites is {counted}: it must be 0 or more")
     wanted = Wanted(*(int(str(options[name])) if name in options else None for name in ("layer", "head")))
     arms = [one.strip() for one in str(options.get("arm", "")).split(",") if one.strip()]
-    runs = chosen_runs([Path(one) for one in rest], arms)
+    runs = chosen_runs([run_path(one) for one in rest], arms)
     pairs = with_own_names([look_into(run, options, counted) for run in runs], runs)
     if page is None:
         print_views(pairs, wanted)
