@@ -24,6 +24,7 @@ from nanokimi.inside import Subject, attention_map, attention_maps, favourites, 
 from nanokimi.inside.attention import Call, watched_attention
 from nanokimi.inside.pieces import Pieces, visible
 from nanokimi.inside.subject import blocks_of, readings
+from nanokimi.inside.view import View, Wanted, with_maps
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.build import build_model
@@ -39,6 +40,8 @@ import torch.nn.functional as F
 from torch import nn
 
 class Mine(nn.Module):
+    more = 0
+
     def __init__(self, vocab_size, context_length):
         super().__init__()
         self.embed, self.qkv = nn.Embedding(vocab_size, 16), nn.Linear(16, 48)
@@ -47,7 +50,18 @@ class Mine(nn.Module):
     def forward(self, ids):
         q, k, v = (x.unflatten(-1, (2, 8)).transpose(1, 2) for x in self.qkv(self.embed(ids)).chunk(3, dim=-1))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        for _ in range(self.more):
+            out = F.scaled_dot_product_attention(q, k, out, is_causal=True)
         return self.head(out.transpose(1, 2).flatten(-2))
+
+
+class Twice(Mine):
+    more = 1
+
+
+class Without(Mine):
+    def forward(self, ids):
+        return self.head(self.embed(ids))
 """
 VARIANTS: dict[str, ModelConfig] = {
     "kimi": TINY_KIMI,
@@ -75,9 +89,9 @@ def ids_of(tokens: int, seed: int = 1) -> list[int]:
     return torch.randint(0, 60, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def own_module(folder: Path) -> ModuleConfig:
+def own_module(folder: Path, cls: str = "Mine") -> ModuleConfig:
     (folder / "mine.py").write_text(MODULE)
-    name = name_plugin(f"{folder / 'mine.py'}:Mine").name
+    name = name_plugin(f"{folder / 'mine.py'}:{cls}").name
     return ModuleConfig(source=name, vocab_size=61, max_position_embeddings=32)
 
 
@@ -185,6 +199,10 @@ def test_a_users_attention_and_module_show_their_maps(tmp_path: Path) -> None:
     seen = look(module, ids)
     assert seen.layers is None and seen.max_logits is None and seen.cache is None and not seen.experts
     assert len(seen.unknown) == 3
+    for cls, layers in (("Twice", [0, 0, 1, 1]), ("Without", [])):
+        one = subject(own_module(tmp_path, cls))
+        view = with_maps(View(look(one, ids)), one, Wanted(), 9)
+        assert [each.layer for each in view.maps] == layers and bool(view.maps_note) == (cls == "Without")
     assert attention_maps(subject(VARIANTS["latent"]), ids, 0) is None
     for layer, head, words in ((2, 0, "no layer 2"), (-1, 0, "layers 0 to 1"), (0, 2, "no head 2")):
         with pytest.raises(UserError, match=words):

@@ -123,6 +123,11 @@ class AttentionCalls(TorchFunctionMode):
             return
         kept.setdefault(layer, []).append(one)
 
+    @property
+    def count(self) -> int:
+        """How many calls there were, of the kind that there were most of."""
+        return max(len(self.calls), len(self.softmaxes))
+
     def found(self, layer: int) -> Call | Softmax | None:
         """What a layer's attention did; None if it shows no call, or several."""
         for kept in (self.calls, self.softmaxes):
@@ -177,6 +182,18 @@ def watched_attention(subject: Subject, tokens: int, wanted: int | None = None) 
             hook.remove()
 
 
+def layers_shown(subject: Subject, ids: Sequence[int]) -> int:
+    """How many layers of attention can be asked for: the model's, or, if they are unknown, the calls that it makes."""
+    blocks = blocks_of(subject.model)
+    if blocks:
+        return len(blocks)
+    with reading(subject.model) as device:
+        ids_BT = torch.tensor([list(ids[: subject.context_length])], device=device)
+        with watched_attention(subject, ids_BT.shape[1]) as calls:
+            subject.model(ids_BT)
+    return calls.count
+
+
 def attention_maps(
     subject: Subject,
     ids: Sequence[int],
@@ -200,7 +217,7 @@ def attention_maps(
             with watched_attention(subject, one.stop - one.start, layer) as calls:
                 subject.model(ids_BT)
             if not blocks:
-                require_layer(layer, max(len(calls.calls), len(calls.softmaxes)))
+                require_layer(layer, calls.count)
             found = calls.found(layer)
             if found is None:
                 return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nanokimi.errors import UserError
-from nanokimi.inside.attention import AttentionMap, attention_maps
+from nanokimi.inside.attention import AttentionMap, attention_maps, layers_shown
 from nanokimi.inside.favourites import Favourites
 from nanokimi.inside.look import Look
 from nanokimi.inside.subject import Subject
@@ -37,7 +37,9 @@ def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
 
     Raises UserError if a layer or head is asked for that the model does not have.
     """
-    layers = range(view.look.layers or 1) if wanted.layer is None else [wanted.layer]
+    layers = range(layers_shown(subject, view.look.ids)) if wanted.layer is None else [wanted.layer]
+    if not layers:
+        return replace(view, maps_note="It calls neither torch's attention nor a softmax over tokens.")
     heads = None if wanted.head is None else [wanted.head]
     of_each = max(-(-most // len(layers)), 1)  # no more are made than can be kept
     found = {layer: attention_maps(subject, view.look.ids, layer, heads, most=of_each) for layer in layers}
