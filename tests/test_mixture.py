@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from nanokimi.data.overlap import content_hash
 from nanokimi.data.parts import PARTS, Ranges
 from nanokimi.data.store import PreparedData, open_prepared, prepare, val_openings
 from nanokimi.errors import UserError
+from nanokimi.interop.card import numbers, text_lines
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.build import build_model
 from nanokimi.report import page
@@ -89,6 +91,7 @@ def test_each_text_has_its_parts_as_if_it_were_alone(texts: Path) -> None:
             assert sum(one[f"{part}_{kind}"] for one in data.sources) == data.metadata[f"{part}_{kind}"]
     whole = (texts / "whole.txt").read_text()
     assert "".join(stretch(data, part, 2).removesuffix(END) for part in PARTS) == whole
+    assert data.metadata["path"] == "english, german, whole"
     assert [round(one["share"], 6) for one in data.sources] == [0.5, 0.25, 0.25]
     assert len(val_openings(data)) == 3 and "ball" not in val_openings(data)[2]
 
@@ -217,6 +220,7 @@ TWO = [{"name": "a", "path": "a.jsonl"}, {"name": "b", "path": "b.jsonl"}]
             "sources[1].name is False: expected text (in YAML, put a word such as no in quotes)",
         ),
         ({"name": "a\nb"}, "it must be printable"),
+        ({"name": "a/b"}, "without '/'"),
         ({"path": ""}, "sources[1].path is ''"),
         ({"column": "x"}, "no setting 'column'; the nearest is text_column"),
     ],
@@ -317,3 +321,12 @@ def test_a_report_and_the_tables_have_every_text(tmp_path: Path, monkeypatch: py
     record |= {"test_bits_per_byte": 1.5, "test_bits_per_char": 1.5, "test_sources": scores(1.5)}
     table = evaluation_text([record], "test").splitlines()
     assert table[-1].split() == ["A", "1", "german", "1,000", "0.7500", "3.0000", "1.5000"]
+
+
+def test_a_model_card_names_every_text_without_its_path(texts: Path) -> None:
+    run = SimpleNamespace(data=prepare(mixed(texts, 3, 1), texts / "out", 8))
+    first, second = text_lines(run)  # type: ignore[arg-type]
+    assert first.startswith("- text: english, `pairs.jsonl`, 75.0% of the training tokens, SHA-256")
+    assert "german" in second and str(texts) not in first + second
+    rows = numbers({"test_loss": 1.0, "test_sources": scores(1.5)}, "final")
+    assert "| test bits per byte, german | 3.0000 |" in rows

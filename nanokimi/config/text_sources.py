@@ -63,8 +63,8 @@ def _source(entry: dict[str, Any], where: str) -> TextSource:
         )
     name, weight = entry["name"].strip(), entry.get("weight", 1.0)
     require(
-        len(name) <= LONGEST_NAME and name.isprintable(),
-        f"{where}.name is {name[:60]!r}: it must be printable, {LONGEST_NAME} characters at most",
+        len(name) <= LONGEST_NAME and name.isprintable() and "/" not in name,
+        f"{where}.name is {name[:60]!r}: it must be printable, without '/', {LONGEST_NAME} characters at most",
     )
     require(
         isinstance(weight, int | float) and not isinstance(weight, bool) and is_finite(weight) and weight > 0,
@@ -85,6 +85,11 @@ def alone(dataset: DatasetConfig, source: TextSource) -> DatasetConfig:
     return replace(dataset, sources=(), path=source.path, text_column=source.text_column)
 
 
+def text_title(dataset: DatasetConfig) -> str:
+    """What data.json calls the text: its path, or the names of several."""
+    return dataset.path or ", ".join(one.name for one in text_sources(dataset))
+
+
 def text_name(dataset: DatasetConfig) -> str:
-    """The text, or the texts with their names, in one line."""
+    """The text, or the texts with their names and paths, for a message."""
     return dataset.path or ", ".join(f"{one.name} ({one.path})" for one in text_sources(dataset))

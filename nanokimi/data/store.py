@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanokimi.config import DatasetConfig
-from nanokimi.config.text_sources import text_name
+from nanokimi.config.text_sources import text_name, text_title
 from nanokimi.data.batches import Mixture
 from nanokimi.data.build import METADATA_FILE, find_store
 from nanokimi.data.documents import END_OF_TEXT
@@ -173,7 +173,7 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
         print(f"nanokimi: {note}", file=sys.stderr)
     metadata = {
         "schema_version": SCHEMA_VERSION,
-        "path": text_name(dataset),
+        "path": text_title(dataset),
         **metadata,
         "store": str(store),
         "source": source_key,

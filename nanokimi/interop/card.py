@@ -125,6 +125,10 @@ def numbers(result: dict[str, Any], checkpoint: str) -> list[str]:
     )
     rows = [(label, result.get(key), form) for label, key, form in ROWS]
     shown = [f"| {label} | {form.format(value)} |" for label, value, form in rows if value is not None]
+    shown += [
+        f"| test bits per byte, {name.replace('|', '/')} | {one['bits_per_byte']:.4f} |"
+        for name, one in result.get("test_sources", {}).items()
+    ]
     return [*head, "| | |", "|---|---|", *shown]
 
 
@@ -134,11 +138,23 @@ def data_lines(run: Run) -> list[str]:
     told = ["What the model was trained on is not known to nanokimi. The run has this text:", ""]
     return [
         *(told if is_imported(run) else []),
-        f"- text: `{Path(str(metadata['path'])).name}`, SHA-256 `{metadata['sha256']}`",
+        *text_lines(run),
         f"- tokenizer: {metadata['tokenizer']}, {metadata['vocab_size']:,} ids, SHA-256 `{run.data.tokenizer_sha256}`",
         f"- {metadata['train_tokens']:,} tokens to train, {metadata['val_tokens']:,} for validation, "
         f"{metadata.get('test_tokens', 0):,} for test",
         f"- random seed {run.config.seed}",
+    ]
+
+
+def text_lines(run: Run) -> list[str]:
+    """The text, or each text of a mixture with its share of the training tokens."""
+    metadata = run.data.metadata
+    if not run.data.sources:
+        return [f"- text: `{Path(str(metadata['path'])).name}`, SHA-256 `{metadata['sha256']}`"]
+    return [
+        f"- text: {one['name']}, `{Path(one['path']).name}`, {one['share']:.1%} of the training tokens, SHA-256 "
+        f"`{one['sha256']}`"
+        for one in run.data.sources
     ]
 
 
