@@ -90,6 +90,13 @@ def test_a_run_in_progress_is_drawn_up_to_its_last_whole_record(make: Callable[.
         panels_of(shown_of([run], "cost", None))
 
 
+def test_a_seed_in_progress_does_not_hide_those_that_have_finished(make: Callable[..., Path]) -> None:
+    done, late, alone = make("a", seed=1), make("b", seed=2, done=False), make("c", "NanoGPT", done=False)
+    shown = shown_of([done, late, alone], "loss", None)
+    assert [(arm.name, len(arm.runs)) for arm in shown.arms] == [("NanoKimi", 1), ("NanoGPT", 1)]
+    assert list(shown.notes) == ["Not finished, and left out: NanoKimi, seed 2."]
+
+
 def test_a_band_goes_from_the_lowest_to_the_highest_seed(make: Callable[..., Path]) -> None:
     shown = shown_of([make("a", seed=1), make("b", seed=2), make("c", seed=3)], "loss", "tokens")
     band, arm = band_of(shown.arms[0], LOSS, shown.x_key), shown.arms[0]

@@ -22,6 +22,7 @@ from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, axis_of, title_of
 from nanokimi.report.records import SLOTS, Arm, Record, Run
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
+from nanokimi.runtime.text import listed
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import CONFIG_FILE, find_data, runs_in
 
@@ -135,10 +136,11 @@ def shown_of(folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
         raise UserError(f"--kind {kind} is of a study, and {folders[0]} is none: name the folder of one")
     x_key = axis_of(x, kind)
     opened = list({one.folder.resolve(): one for folder in folders for one in _opened(folder)}.values())
+    opened, waiting = _without_late_seeds(opened)
     arms = _arms(opened)
     levels, notes = _levels(opened, kind)
     title = f"{title_of(kind)}: {', '.join(arm.name for arm in arms)}"
-    return Shown(kind=kind, x_key=x_key, title=title, arms=arms, levels=levels, notes=notes)
+    return Shown(kind=kind, x_key=x_key, title=title, arms=arms, levels=levels, notes=[*notes, *waiting])
 
 
 def _study(study: Path, folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
@@ -183,6 +185,19 @@ def _open(folder: Path, given: Path) -> Opened:
     return Opened(folder, given, config, Run(seed=config.seed, metadata=result, records=records), text)
 
 
+def _without_late_seeds(opened: Sequence[Opened]) -> tuple[list[Opened], list[str]]:
+    """The runs without those in progress whose arm has finished with another seed, and a note about them.
+
+    An arm is drawn at the steps that all of its seeds have, so a seed that has just begun would hide the others.
+    """
+    done = {_identity(one.config) for one in opened if one.run.metadata}
+    late = [one for one in opened if not one.run.metadata and _identity(one.config) in done]
+    if not late:
+        return list(opened), []
+    names = listed(f"{one.config.title}, seed {one.run.seed}" for one in late)
+    return [one for one in opened if one not in late], [f"Not finished, and left out: {names}."]
+
+
 def _identity(config: RunConfig) -> str:
     """What runs of one arm have in common: all that decides their numbers but the seed."""
     own = replace(config, seed=0, arms={}, compare=type(config.compare)())
@@ -193,7 +208,7 @@ def _identity(config: RunConfig) -> str:
         for key, value in settings(own).items()
         if not key.startswith(tuple(families)) and key not in left_out
     }
-    return repr((kept, Path(config.dataset.path).name))
+    return repr((config.title, kept, Path(config.dataset.path).name))
 
 
 def _arms(opened: Sequence[Opened]) -> list[Arm]:
