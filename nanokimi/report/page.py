@@ -270,7 +270,7 @@ def make_context(report: Record, arms: Sequence[Arm]) -> Record:
         "sources": make_sources(report["data"], arms),
         "seeds_table": make_seeds(arms),
         "score_bars": make_score_bars(arms, baselines),
-        "training_figure": make_switched("training", arms, plots.TRAINING),
+        "training_figure": make_switched("training", arms, plots.TRAINING, keys=("step",)),
         "equal_rows": make_equal_rows(arms),
         "position": make_position(arms),
         "cost_bars": make_cost_bars(arms),

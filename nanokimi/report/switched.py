@@ -35,15 +35,16 @@ def make_switched(
     levels: Sequence[Record] = (),
     *,
     chosen: str = "step",
+    keys: Sequence[str] = tuple(X_AXES),
     inches: tuple[float, float] = WIDE,
 ) -> Record | None:
-    """The figures of a curve against each budget that its records have, and their numbers; None without records.
+    """The figures of a curve against those budgets of `keys` that its records have, and their numbers; None if none.
 
     `name` is the figure's own on its page; `chosen` is the budget that is shown first.
     """
     draw, after = drawing_of(curve, levels)
     panels, numbers = [], {}
-    for key in X_AXES:
+    for key in keys:
         bands = [(arm, band_of(arm, curve, key)) for arm in arms]
         if not any(band.xs for _, band in bands):
             continue
