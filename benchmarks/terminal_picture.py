@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +52,9 @@ def main() -> None:
     console.print(
         filled(f"Open: {out}/report.html   Try: nanokimi sample {out}", options.width), highlight=False
     )
-    write_atomic(options.picture, console.export_svg(title="nanokimi compare"))
+    picture = console.export_svg(title="nanokimi compare")
+    # rich's fonts would be fetched from outside; the reader's own will do
+    write_atomic(options.picture, re.sub(r"\s*@font-face \{.*?\}\n", "\n", picture, flags=re.DOTALL))
 
 
 if __name__ == "__main__":
