@@ -245,6 +245,27 @@ def test_links_are_turned_to_where_their_targets_are_in_the_site() -> None:
         build.with_links("[a](nothing.md)", document, page, places)
 
 
+def test_every_document_is_in_the_navigation_of_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = site_builder()
+    config = (ROOT / "docs" / "site" / build.CONFIG).read_text(encoding="utf-8")
+    pages = build.pages()
+    named = re.findall(r'= "([\w/-]+\.md)"', config)
+    assert set(named) <= set(pages.values()) and len(named) == len(set(named)), (
+        "each is named once, and exists"
+    )
+
+    monkeypatch.setattr(build, "STAGED", tmp_path)
+    monkeypatch.setattr(build, "pages", lambda: {**pages, ROOT / "new.md": "new.md"})
+    for page in {*pages.values(), "new.md"}:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text('# A "new" page\n')
+    navigation = json.dumps(tomllib.loads(build.with_other_pages(config))["project"]["nav"])
+    assert all(f'"{page}"' in navigation for page in {*pages.values(), "new.md"})
+    assert json.dumps({'A "new" page': "new.md"}) in navigation
+
+
 @pytest.mark.slow  # needs the extra `docs`, and builds a hundred pages
 def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("zensical")

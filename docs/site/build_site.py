@@ -135,6 +135,22 @@ def stage() -> None:
             target.write_text(text, encoding="utf-8")
 
 
+def with_other_pages(config: str) -> str:
+    """The configuration with a place in the navigation, the last, for each document that it does not name."""
+    others = [page for page in pages().values() if f'"{page}"' not in config]
+    entries = [f'{{ {json.dumps(title_of(STAGED / page))} = "{page}" }}' for page in others]
+    section = f'  {{ "More" = [{", ".join(entries)}] }},\n' if others else ""
+    before, mark, after = config.partition("  # the documents that have no place above\n")
+    assert mark, f"{CONFIG} has no line that says where other documents go"
+    return before + section + after
+
+
+def title_of(page: Path) -> str:
+    """The first heading of a page."""
+    found = re.search(r"^# +(.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1] if found else page.stem
+
+
 def run_zensical() -> int:
     """Make the pages of what is staged. The exit status is not 0 if a link or anchor is broken."""
     shutil.rmtree(SITE, ignore_errors=True)
@@ -145,8 +161,9 @@ def run_zensical() -> int:
 def main() -> int:
     """Copy, build, and say where the site is."""
     stage()
-    for name, folder in ((CONFIG, BUILD), (STYLE, STAGED)):
-        shutil.copy(Path(__file__).with_name(name), folder / name)
+    config = Path(__file__).with_name(CONFIG).read_text(encoding="utf-8")
+    (BUILD / CONFIG).write_text(with_other_pages(config), encoding="utf-8")
+    shutil.copy(Path(__file__).with_name(STYLE), STAGED / STYLE)
     status = run_zensical()
     if status == 0:
         print(f"open {SITE.relative_to(ROOT)}/index.html")

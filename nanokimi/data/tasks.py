@@ -133,7 +133,8 @@ def _workers(work: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "nanokimi.data.worker", str(work)]
+    # -P: the user's folder may hold a nanokimi.py, such as a notebook of that name as a script
+    command = [sys.executable, "-P", "-m", "nanokimi.data.worker", str(work)]
     processes = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1
