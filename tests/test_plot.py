@@ -90,6 +90,12 @@ def test_a_run_in_progress_is_drawn_up_to_its_last_whole_record(make: Callable[.
         panels_of(shown_of([run], "cost", None))
 
 
+def test_shipped_weights_are_drawn_by_their_name() -> None:
+    shown = shown_of([Path("tales-1m")], "loss", None)
+    assert [arm.name for arm in shown.arms] == ["NanoKimi", "NanoGPT with Muon"]
+    assert shown.levels[0]["name"].startswith("entropy floor") and not shown.notes
+
+
 def test_a_seed_in_progress_does_not_hide_those_that_have_finished(make: Callable[..., Path]) -> None:
     done, late, alone = make("a", seed=1), make("b", seed=2, done=False), make("c", "NanoGPT", done=False)
     shown = shown_of([done, late, alone], "loss", None)

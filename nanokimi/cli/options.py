@@ -103,7 +103,8 @@ Makes report.html (study.html, search.html) and its pictures again from the numb
     "plot": """\
 usage: nanokimi plot FOLDER... [options]
 
-  FOLDER...               of `train`, `compare` (or an arm in it) or one study; a run may be in progress
+  FOLDER...               of `train`, `compare` (or an arm in it) or one study, or the name of shipped weights; a run
+                          may be in progress
   --kind NAME             what is drawn, see below (default: loss; of a study scaling, or else effects)
   --x NAME                the axis: steps (default), tokens, flops or seconds; of scaling: flops (default) or seconds
   --out FILE              a name that ends in .png, .svg or .html (default: KIND.html here); a file there is replaced

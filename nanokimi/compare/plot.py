@@ -18,6 +18,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings
 from nanokimi.data.metadata import read_metadata
 from nanokimi.errors import UserError
+from nanokimi.pretrained import run_path
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, axis_of, title_of
 from nanokimi.report.records import SLOTS, Arm, Record, Run
@@ -100,7 +101,7 @@ def plot(
     """A picture of runs, comparisons (their arms) or one study, which may be in progress.
 
     Args:
-        runs: their folders.
+        runs: their folders, or the name of shipped weights ("tales-1m").
         kind: one of `nanokimi plot --help`'s, such as "loss" (the default), "bits", "experts" or "cost".
         x: the axis of what changes through a run: "steps", "tokens", "flops" or "seconds".
         out: also write it to this file, which ends in .png, .svg or .html.
@@ -124,6 +125,7 @@ def require_format(path: Path) -> Path:
 
 def shown_of(folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
     """What a picture of these folders shows."""
+    folders = [run_path(folder) for folder in folders]
     if not folders:
         raise UserError("expected the folder of a run, a comparison or a study; see --help")
     if kind is not None and kind not in KINDS:
