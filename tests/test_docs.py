@@ -172,7 +172,7 @@ def test_the_quick_commands_of_the_documents_do_what_they_say(
     tiny = ["--config", "smoke", "--steps", "4", "--eval_every", "4", "--threads", "1"]
     trained = ["compare", "--data", "text.txt", "--arms", "NanoKimi", *tiny, "--out", "runs/compare-1"]
     assert cli.main(trained) == 0
-    monkeypatch.setattr(sys, "stdin", io.StringIO("The fox"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The fox\n")))
     run, tried = "runs/compare-1/nanokimi/seed-1337", 0
     assert (place / run / "result.json").is_file()
     for number, param in enumerate(COMMANDS):
