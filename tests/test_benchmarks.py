@@ -49,6 +49,12 @@ def test_startup(tmp_path: Path) -> None:
     assert [json.loads(line) for line in out.read_text().splitlines()] == [record]
 
 
+@pytest.mark.slow  # processes that all import torch
+def test_communication() -> None:
+    found = smoke("communication")["sizes"]["2"]
+    assert found["ratio"] == 1.0 and found["weights"] > found["gradients"] > 0
+
+
 @pytest.mark.slow
 @needs_transformers
 def test_train_gpt(nanogpt: str) -> None:

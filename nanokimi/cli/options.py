@@ -63,6 +63,9 @@ RUN_HELP = """\
                           kept. compare makes it one more arm from the first; for another one: --arm "NAME: from=nanogpt
                           model.attention=FILE.py:NAME" (or model.experts, optim.name). The file is executed
 """
+GROUP_HELP = """\
+  On several GPUs: torchrun --nproc-per-node N -m nanokimi, and the rest as here (docs/many-gpus.md)
+"""
 PLUGIN_HELP = """\
   --plugin FILE.py:NAME   your class that the run was trained with, from the same file, which is executed
 """
@@ -80,6 +83,7 @@ NOT_EMPTY = (
 USAGE = {
     "compare": "usage: nanokimi compare [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_HELP
+    + GROUP_HELP
     + """\
   --seeds N               seeds that every arm is trained with; a winner needs two or more
   --arm "NAME: from=FAMILY model.K=V optim.K=V"
@@ -90,6 +94,7 @@ USAGE = {
     + "  --match QUANTITY        make the arms equal in active_params, total_params, flops, tokens or seconds\n",
     "train": "usage: nanokimi train [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]\n\n"
     + RUN_HELP
+    + GROUP_HELP
     + "  --model NAME            nanokimi (default), nanogpt, variant or module\n"
     + '  --arm NAME              the arm of the preset to train, or "NAME: from=...", as for compare\n'
     + "  --init-from RUN         start from the weights of a finished run, with its settings where none are given\n"

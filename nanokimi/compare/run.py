@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.arm_process import ArmProcess
+from nanokimi.compare.by_group import train_one_after_another
 from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
 from nanokimi.compare.searched import read_search
 from nanokimi.config import RunConfig
-from nanokimi.config.arms import slug
+from nanokimi.config.arms import arm_configs, slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
@@ -26,6 +27,7 @@ from nanokimi.runtime.display import Display
 from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
+from nanokimi.runtime.parallel import current
 from nanokimi.train.audits import require_sound
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
@@ -37,6 +39,7 @@ from nanokimi.train.run_folder import (
     require_room,
     training_folder,
 )
+from nanokimi.train.sharding import require_shareable
 from nanokimi.train.weights import require_start
 
 
@@ -51,6 +54,9 @@ def compare(
         Interrupted: a signal came. The arms were saved, and `resume` continues them.
     """
     read_search(config)  # a wrong file is refused now, not when the report is made
+    if not current().alone:
+        for arm in arm_configs(config).values():
+            require_shareable(arm)
     folder = training_folder(config, out, "compare", make_runs, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, arms):
         return train_and_report(config, arms, data, out, resume, allow_changes)
@@ -107,7 +113,16 @@ def train_and_report(
         if resume and all((folder / RESULT_FILE).is_file() for folder in folders.values()):
             results += [read_json(folder / RESULT_FILE) for folder in folders.values()]
             continue
-        results += train_in_turns(config, out, folders, seed, resume, allow_changes)
+        several = config.compare.seeds > 1
+        titles = {name: f"{name}, seed {seed}" if several else name for name in folders}
+        # Stories are judged and decoding is timed for the first seed alone: they take longer than its training.
+        whole = seed == config.seed
+        if current().alone:
+            results += train_in_turns(config, out, folders, titles, resume, allow_changes, whole)
+        else:
+            results += train_one_after_another(
+                config, data, folders, titles, how_to_continue("compare", out), resume, allow_changes, whole
+            )
     with stopped_by_signal(stopped):
         report = build_report(config, arms, data, baselines, results, out)
         write_json(out / "report.json", report)
@@ -119,11 +134,15 @@ def train_and_report(
 
 
 def train_in_turns(
-    config: RunConfig, out: Path, folders: dict[str, Path], seed: int, resume: bool, allow_changes: bool
+    config: RunConfig,
+    out: Path,
+    folders: dict[str, Path],
+    titles: dict[str, str],
+    resume: bool,
+    allow_changes: bool,
+    whole: bool,
 ) -> list[dict[str, Any]]:
     """Train every arm with one seed to its end, `turn_steps` steps at a time; returns the results."""
-    several = config.compare.seeds > 1
-    titles = {name: f"{name}, seed {seed}" if several else name for name in folders}
     processes: list[ArmProcess] = []
     signals: list[int] = []
     go_on = how_to_continue("compare", out)
@@ -143,8 +162,6 @@ def train_in_turns(
                 take_turns(processes, config.compare.turn_steps, signals, display)
             if signals:
                 raise Interrupted(signals[0], stopped)
-            # Stories are judged and decoding is timed for the first seed alone: they take longer than its training.
-            whole = seed == config.seed
             with stopped_by_signal(stopped):  # all is saved, and resuming repeats the rest
                 return [measure(process, display, whole) for process in processes]
         except TrainingError as error:

@@ -45,11 +45,12 @@ def sample_batch(
     batch_size: int,
     context_length: int,
     mixture: Mixture | None = None,
+    rows: slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return batch `index` of the stream `seed`: int64 inputs and targets, (batch_size, context_length).
 
     Windows start anywhere, with replacement, as nanoGPT draws them; targets are the inputs one token later. With a
-    `mixture`, each window lies in one of its texts.
+    `mixture`, each window lies in one of its texts. With `rows`, only those of the same batch are read.
     """
     starts = len(ids) - context_length
     if starts < 1:
@@ -61,6 +62,7 @@ def sample_batch(
         offsets_B = generator.integers(0, starts, size=batch_size)
     else:
         offsets_B = mixture.draw(generator, batch_size, context_length)
+    offsets_B = offsets_B[rows]
     windows = ids[offsets_B[:, None] + np.arange(context_length + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
 
@@ -74,19 +76,25 @@ class Prefetched:
     batch_size: int
     context_length: int
     mixture: Mixture | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
+    """Those of each batch that this process trains on."""
     ahead: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch `index`, as `sample_batch` gives it."""
+        """This process's rows of batch `index`, as `sample_batch` gives them."""
         if index not in self.ahead:
             count = PREFETCHED_TOKENS // (self.batch_size * self.context_length)
             count = min(max(count, 1), PREFETCHED_BATCHES)  # of tiny batches a short run needs only a few
-            sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
-            self.ahead = {
-                i: sample_batch(self.ids, seed=self.seed, index=i, **sizes, mixture=self.mixture)
-                for i in range(index, index + count)
-            }
+            self.ahead = {i: self._sample(i, self.rows) for i in range(index, index + count)}
         return self.ahead[index]
+
+    def whole(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of batch `index`."""
+        return self._sample(index, slice(None))
+
+    def _sample(self, index: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        sizes = {"batch_size": self.batch_size, "context_length": self.context_length}
+        return sample_batch(self.ids, seed=self.seed, index=index, mixture=self.mixture, rows=rows, **sizes)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from nanokimi.config.rules_variant import plugins_of
 from nanokimi.errors import UserError
 from nanokimi.optim.schedule import lr_scale
 from nanokimi.runtime.files import append_json_line, find_damage, read_json, seal, sync, write_json
+from nanokimi.runtime.parallel import ALONE
 from nanokimi.runtime.plugins import plugin_hashes
 from nanokimi.runtime.text import one_line
 from nanokimi.train.changes import beginning_sha256, changes_since, require_records
@@ -31,10 +32,12 @@ from nanokimi.train.state import (
     fresh_optimizer,
     fresh_scaler,
     kernel_forms,
+    micro_batch,
     step_seed,
     total_steps,
 )
-from nanokimi.train.weights import initial_model, read_tensors, save_tensors
+from nanokimi.train.together import refresh_whole_model
+from nanokimi.train.weights import initial_model, load_whole_, read_tensors, save_tensors
 from nanokimi.train.weights import load_weights as load_weights
 from nanokimi.train.weights import save_weights as save_weights
 
@@ -58,20 +61,28 @@ def save_checkpoint(state: TrainState) -> Path:
 
     Raises OSError if the disk is full or cannot be written. Earlier checkpoints are then unchanged.
     """
-    folder = state.folder / "checkpoints"
-    final = folder / f"step-{state.step:08d}"
-    state.saved_step, state.saved_at = state.step, time.monotonic()
-    if final.exists():
+    final = state.folder / "checkpoints" / f"step-{state.step:08d}"
+    state.saved_step, state.saved_at, state.save_wished = state.step, time.monotonic(), False
+    if state.world.from_main(final.exists):
         return final  # saved just before, at the end of the run
-    metrics = state.folder / "metrics.jsonl"
+    refresh_whole_model(state)
+    of_optimizer = flatten_optimizer(state)
+    state.world.from_main(lambda: write_checkpoint(state, final, *of_optimizer))
+    return final
+
+
+def write_checkpoint(
+    state: TrainState, final: Path, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
+) -> None:
+    """Write the checkpoint `final` with the optimizer's state as given, and remove those that are not kept."""
+    folder, metrics = final.parent, state.folder / "metrics.jsonl"
     if metrics.exists():
         sync(metrics)
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     remove_unfinished(folder)
     try:
         temporary.mkdir(parents=True)
-        save_weights(state.model, temporary / "model.safetensors")
-        tensors, rest = flatten_optimizer(state)
+        save_weights(state.whole_model, temporary / "model.safetensors")
         save_tensors(tensors, temporary / "optimizer.safetensors")
         size = metrics.stat().st_size if metrics.exists() else 0
         written = {"metrics_bytes": size, "metrics_sha256": beginning_sha256(metrics, size)}
@@ -88,7 +99,6 @@ def save_checkpoint(state: TrainState) -> Path:
     for old in folder.glob("step-*"):
         if old not in newest and old.name != f"step-{state.best_step:08d}":
             shutil.rmtree(old)
-    return final
 
 
 def describe_state(state: TrainState) -> dict[str, Any]:
@@ -101,7 +111,10 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
         "best_step": state.best_step,
         "peak_memory_bytes": state.peak_memory_bytes,
-        "micro_batch_size": state.micro_batch_size,
+        # The part of a process is no setting: on another number of processes, others fit.
+        "micro_batch_size": state.micro_batch_size
+        if state.world.alone
+        else micro_batch(state.config.train, ALONE),
         "activation_checkpointing": state.model.activation_checkpointing,
         "batches_skipped": state.batches_skipped,
         "skipped_in_a_row": state.skipped_in_a_row,
@@ -116,6 +129,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "scoring_sha256": state.data.scoring_sha256,
         "plugins": plugin_hashes(plugins_of(state.config.family)),
         "torch": torch.__version__,
+        "processes": state.world.size,
     }
 
 
@@ -131,12 +145,39 @@ def load_newest_checkpoint(
     """Load the newest undamaged checkpoint of the run's folder into `state`. Returns False if there is none.
 
     A damaged checkpoint is set aside, one line is logged, and the one before it is used. Records that were written
-    after the checkpoint are removed from metrics.jsonl, because the resumed run writes them again.
+    after the checkpoint are removed from metrics.jsonl, because the resumed run writes them again. Of several
+    processes, the main one does all this, and the others load what it has chosen.
 
     Raises:
         UserError: the checkpoint is for another configuration, data or tokenizer (unless `allow_changes`), or it was
             not written by nanokimi.
     """
+    found = state.world.from_main(lambda: choose_checkpoint(state, allow_changes, log))
+    if found is None:
+        return False
+    path, stored, changes = found
+    load_checkpoint(state, path, stored)
+    if state.world.is_main:
+        cut_records(state, stored["metrics_bytes"], changes, log)
+    return True
+
+
+def cut_records(state: TrainState, size: int, changes: list[str], log: Callable[[str], None]) -> None:
+    """Make metrics.jsonl end where the loaded checkpoint does, and record what has changed since then."""
+    metrics = state.folder / "metrics.jsonl"
+    if metrics.exists():
+        os.truncate(metrics, size)
+    if changes:
+        detail = f"resumed after step {state.step} with {'; '.join(changes)}"
+        event = {"kind": "event", "step": state.step, "event": "resumed", "detail": detail}
+        append_json_line(metrics, event)
+        log(detail)
+
+
+def choose_checkpoint(
+    state: TrainState, allow_changes: bool, log: Callable[[str], None]
+) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The checkpoint to continue from, its state.json and what has changed since. None: there is none to begin with."""
     folder, metrics = state.folder / "checkpoints", state.folder / "metrics.jsonl"
     remove_unfinished(folder)
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -155,27 +196,26 @@ def load_newest_checkpoint(
                 f"{state.folder} would continue with {one_line(changes[0])}, which is a different run: change it back, "
                 "or resume with --allow-changes"
             )
-        if stored.get("torch") != torch.__version__:
-            log(
-                f"saved with torch {stored.get('torch')}, now it is {torch.__version__}: last digits may differ from "
-                "those of an uninterrupted run"
-            )
-        load_checkpoint(state, path, stored)
-        if metrics.exists():
-            os.truncate(metrics, stored["metrics_bytes"])
-        if changes:
-            detail = f"resumed after step {state.step} with {'; '.join(changes)}"
-            event = {"kind": "event", "step": state.step, "event": "resumed", "detail": detail}
-            append_json_line(metrics, event)
-            log(detail)
-        return True
+        for line in other_digits(stored, state.world.size):
+            log(f"{line}: last digits may differ from those of an uninterrupted run")
+        return path, stored, changes
     if (state.folder / "model.safetensors").exists() and not any(folder.glob("damaged-*")):
         raise UserError(
             f"the run in {state.folder} has finished, and its checkpoints are gone, so it cannot be continued: put "
             "them back, or start another with --out"
         )
     metrics.unlink(missing_ok=True)
-    return False
+    return None
+
+
+def other_digits(stored: dict[str, Any], size: int) -> list[str]:
+    """What rounds differently now, with `size` processes, from when a checkpoint was saved."""
+    before, lines = stored["processes"], []
+    if stored.get("torch") != torch.__version__:
+        lines.append(f"saved with torch {stored.get('torch')}, now it is {torch.__version__}")
+    if before != size:
+        lines.append(f"saved by {before} process{'es' if before != 1 else ''}, continued by {size}")
+    return lines
 
 
 def read_state(path: Path, batch_size: int) -> dict[str, Any]:
@@ -187,6 +227,7 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
             "nanokimi; start the run again with another --out"
         )
     stored.setdefault("kernels", {})  # an earlier version kept no record of them
+    stored.setdefault("processes", 1)  # and had one
     for name, right in STATE_RULES.items():
         try:
             fine = right(stored[name], stored)
@@ -221,6 +262,7 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "peak_memory_bytes": lambda x, _: _count(x, 0, 2**60),
     "micro_batch_size": lambda x, _: _count(x, 1, 10**12),
     "activation_checkpointing": _is(bool),
+    "processes": lambda x, _: _count(x, 1, 10**6),
     "batches_skipped": lambda x, stored: _count(x, 0, stored["step"]),
     "skipped_in_a_row": lambda x, stored: _count(x, 0, stored["batches_skipped"]),
     "metrics_bytes": lambda x, _: _count(x, 0, 2**60),
@@ -231,6 +273,7 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
 def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, progress: bool = True) -> None:
     """Load the tensors of a checkpoint and, with `progress`, everything else."""
     load_weights(state.model, path / "model.safetensors")
+    state.copied_step = -1
     tensors = read_tensors(path / "optimizer.safetensors")
     try:
         unflatten_optimizer_(state, tensors, stored["optimizer_state"])
@@ -245,7 +288,12 @@ def load_checkpoint(state: TrainState, path: Path, stored: dict[str, Any], *, pr
         setattr(state, name, stored[name])
     if stored["best_val_loss"] is None:
         state.best_val_loss = float("inf")
-    state.model.activation_checkpointing = stored["activation_checkpointing"]
+    # What made room in memory is kept. Another number of processes may have saved it, or changed settings ask for more.
+    train = state.config.train
+    state.micro_batch_size = micro_batch(train, state.world, most=stored["micro_batch_size"])
+    state.model.activation_checkpointing = (
+        stored["activation_checkpointing"] or train.activation_checkpointing
+    )
     state.saved_step, state.saved_at = state.step, time.monotonic()
     state.finished = state.updating = False
 
@@ -270,19 +318,28 @@ def roll_back(state: TrainState) -> tuple[int, int]:
     Returns the checkpoint's step and the number of updates in its weights.
     """
     state.optimizer = fresh_optimizer(state.config, state.model)
+    found = state.world.from_main(lambda: newest_undamaged(state))
+    if found is None:
+        set_to_beginning(state)
+        return 0, 0
+    path, stored = found
+    load_checkpoint(state, path, stored, progress=False)
+    return stored["step"], stored["step"] - stored["batches_skipped"]
+
+
+def newest_undamaged(state: TrainState) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its state.json; None if there is none."""
     for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
-            stored = read_state(path, state.config.train.batch_size)
-            load_checkpoint(state, path, stored, progress=False)
-            return stored["step"], stored["step"] - stored["batches_skipped"]
-    set_to_beginning(state)
-    return 0, 0
+            return path, read_state(path, state.config.train.batch_size)
+    return None
 
 
 def set_to_beginning(state: TrainState) -> None:
     """Restore the weights and the empty optimizer that the run began with."""
     fresh = initial_model(state.config, state.folder)
-    state.model.load_state_dict(fresh.state_dict())
+    load_whole_(state.model, fresh.state_dict())
+    state.copied_step = -1
     state.optimizer = fresh_optimizer(state.config, state.model)
     state.scaler.load_state_dict(fresh_scaler(state.config.train.dtype, state.device).state_dict())
     state.telemetry.clear()

@@ -21,22 +21,36 @@ from nanokimi.train.step import needs_logits, training_batch
 
 def evaluate_and_sample(state: TrainState, last: bool) -> Iterator[Record]:
     """Whatever is due at this step: validation, stories, telemetry."""
-    train, step = state.config.train, state.step
-    telemetry_every = train.telemetry_every or max(train.eval_every // 10, 1)
     if state.evaluated:  # before the run was stopped and resumed
         if last:
             evaluate_now(state)
         return
-    if state.only_final_score and not last:
-        return
-    if last or step % train.eval_every == 0:
+    score, stories, telemetry = due(state, last)
+    if score:
         yield {"kind": "eval", **evaluate_now(state).record()}
-    if state.only_final_score:
-        return
-    if last or step % (train.sample_every or train.eval_every) == 0:
+    if stories:
         yield from sample_records(state)
-    if last or step % telemetry_every == 0:
+    if telemetry:
         yield from telemetry_records(state)
+
+
+def due(state: TrainState, last: bool) -> tuple[bool, bool, bool]:
+    """Whether a validation, stories and telemetry are due at this step."""
+    train, step = state.config.train, state.step
+    if state.only_final_score:
+        return last, False, False
+    intervals = (
+        train.eval_every,
+        train.sample_every or train.eval_every,
+        train.telemetry_every or max(train.eval_every // 10, 1),
+    )
+    score, stories, telemetry = (last or step % every == 0 for every in intervals)
+    return score, stories, telemetry
+
+
+def anything_due(state: TrainState, last: bool) -> bool:
+    """Whether `evaluate_and_sample` has anything to do at this step."""
+    return last if state.evaluated else any(due(state, last))
 
 
 def evaluate_now(state: TrainState) -> Evaluation:
@@ -72,7 +86,9 @@ def evaluate_in_memory(
     while True:
         told = telling_batches(state, part, windows, cancelled)
         try:
-            return evaluate(state.model, state.data, train.context_length, windows, part=part, cancelled=told)
+            return evaluate(
+                state.whole_model, state.data, train.context_length, windows, part=part, cancelled=told
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -111,8 +127,8 @@ def telemetry_records(state: TrainState) -> list[Record]:
         torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout
         with torch.no_grad():
             inputs_BT = training_batch(state)[0][: state.micro_batch_size]
-            state.telemetry.max_logits_LH = state.model(inputs_BT, want_max_logits=True).max_logits_LH
-    return state.telemetry.drain(state.model, optim.qk_clip_tau if optim.clips else None)
+            state.telemetry.max_logits_LH = state.whole_model(inputs_BT, want_max_logits=True).max_logits_LH
+    return state.telemetry.drain(state.whole_model, optim.qk_clip_tau if optim.clips else None)
 
 
 def sample_records(state: TrainState) -> list[Record]:
@@ -123,7 +139,7 @@ def sample_records(state: TrainState) -> list[Record]:
     prompts = sample.prompts or ()  # set_up has chosen some
     for prompt in prompts:
         ids = []
-        for token in story_ids(state.model, tokenizer, prompt, state.config):
+        for token in story_ids(state.whole_model, tokenizer, prompt, state.config):
             if state.should_stop:
                 raise Cancelled
             ids.append(token)

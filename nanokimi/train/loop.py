@@ -18,11 +18,12 @@ from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.text import one_line
 from nanokimi.train.checkpoint import save_checkpoint, save_weights
-from nanokimi.train.evaluation import evaluate_and_sample
+from nanokimi.train.evaluation import anything_due, evaluate_and_sample
 from nanokimi.train.finite import named_if_not_finite
 from nanokimi.train.recovery import recover_from_non_finite, recover_from_out_of_memory
 from nanokimi.train.state import Record, TrainState, total_steps
 from nanokimi.train.step import NotFinite, train_step
+from nanokimi.train.together import refresh_whole_model
 from nanokimi.train.torch_compile import compile_step
 
 # Without save_every, at most this much work is lost if the process is killed: a share of the run's steps, and seconds.
@@ -33,13 +34,16 @@ def train(state: TrainState) -> Iterator[Record]:
     """Train to the end of the budget, yielding each record after writing it to metrics.jsonl."""
     while True:
         last = state.step >= total_steps(state)  # n + 1 turns, so that the end shares this code
-        yield from evaluate_unless_stopped(state, last)
+        if state.world.alone:
+            yield from evaluate_unless_stopped(state, last)
+        else:
+            yield from evaluated_by_main(state, last)
         state.finished = last and state.evaluated
-        if state.finished or state.should_stop or due_for_saving(state):
+        if state.finished or state.stopping or due_for_saving(state):
             save_checkpoint(state)
-        if state.finished:
-            save_weights(state.model, state.folder / "model.safetensors")
-        if state.finished or state.should_stop:
+        if state.finished and state.world.is_main:
+            save_weights(state.whole_model, state.folder / "model.safetensors")
+        if state.finished or state.stopping:
             return
         yield from write(state, step_and_recover(state))
 
@@ -59,6 +63,20 @@ def evaluate_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
         state.best_val_loss, state.best_step = best
 
 
+def evaluated_by_main(state: TrainState, last: bool) -> Iterator[Record]:
+    """`evaluate_unless_stopped` in the main process, on a whole copy of the model. The others learn what came of it."""
+    if not anything_due(state, last):
+        state.evaluated = True
+        return
+    refresh_whole_model(state)
+    if state.world.is_main:
+        yield from evaluate_unless_stopped(state, last)
+    found = state.world.from_main(lambda: (state.evaluated, state.best_val_loss, state.best_step))
+    state.evaluated, state.best_val_loss, state.best_step = found
+    state.stop_agreed = any(state.world.gathered(state.should_stop))
+    state.stop_requested = state.stop_requested or state.stop_agreed
+
+
 def due_for_saving(state: TrainState) -> bool:
     """Whether to save now: every `save_every` steps (or often enough to lose little work), and at each new best."""
     if state.step == 0 or state.step == state.saved_step:
@@ -71,7 +89,10 @@ def due_for_saving(state: TrainState) -> bool:
     share, seconds = MOST_WORK_LOST
     unsaved = state.step - max(state.saved_step, 0)
     waited = time.monotonic() - state.saved_at
-    return unsaved >= max(int(share * total_steps(state)), 1) or waited * (1 + 1 / unsaved) > seconds
+    too_long = waited * (1 + 1 / unsaved) > seconds
+    if not state.world.alone:  # clocks differ: one process's wish is agreed on in the next step
+        state.save_wished, too_long = too_long, state.save_agreed
+    return unsaved >= max(int(share * total_steps(state)), 1) or too_long
 
 
 def step_and_recover(state: TrainState) -> Iterator[Record]:
@@ -103,6 +124,12 @@ def attempt(state: TrainState, compiling: bool) -> tuple[Record, bool]:
             ) from None
         if not is_out_of_memory(error):
             raise
+        if not state.world.alone:
+            raise TrainingError(
+                f"process {state.world.rank} of {state.world.size} ran out of memory at step {state.step + 1}, and the "
+                "others cannot go on without it; what was saved is whole: continue with --resume on more processes, or "
+                "with --allow-changes and a smaller --train.micro_batch_size or --train.activation_checkpointing true"
+            ) from None
     # After the except clauses, because only here has Python released the tensors of the failed step.
     if not_finite is not None:
         return recover_from_non_finite(state, not_finite), False
@@ -116,11 +143,15 @@ def cannot_be_computed(error: Exception) -> bool:
 
 
 def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
-    """Append records to metrics.jsonl, each with the run's progress at that moment, and pass them on."""
+    """Append records to metrics.jsonl, each with the run's progress at that moment, and pass them on.
+
+    Only the main process writes.
+    """
     for record in records:
         stamp = {"step": state.step, "tokens": state.tokens, "flops": state.flops}
         stamped = {"kind": record["kind"], **stamp, "train_seconds": state.train_seconds, **record}
-        with named_if_not_finite(stamped, f"the record '{record['kind']}' after step {state.step}"):
-            append_json_line(state.folder / "metrics.jsonl", stamped)
-        state.track(stamped)
+        if state.world.is_main:
+            with named_if_not_finite(stamped, f"the record '{record['kind']}' after step {state.step}"):
+                append_json_line(state.folder / "metrics.jsonl", stamped)
+            state.track(stamped)
         yield stamped

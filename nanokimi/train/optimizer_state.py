@@ -10,20 +10,26 @@ import torch
 from nanokimi.optim.adamw import MatrixOptimizer
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.third_party_state import pack, unpack_
+from nanokimi.runtime.parallel import like, whole
 from nanokimi.train.state import TrainState
 
 Shapes = dict[str, torch.Size]
 
 
 def flatten_optimizer(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state of a run's optimizer: tensors by "parameter.name", and the rest as JSON."""
+    """The state of a run's optimizer: tensors by "parameter.name", and the rest as JSON.
+
+    With several processes, all must call this together, and the main one gets the tensors, whole.
+    """
     if state.config.family.optim.third_party:
         return pack(state.optimizer)
     tensors, rest = {}, {}
     for index, values in state.optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
+                kept = whole(value)
+                if state.world.is_main:  # the others only send their rows
+                    tensors[f"{index}.{name}"] = kept.contiguous()
             else:
                 rest[f"{index}.{name}"] = value
     return tensors, json.loads(json.dumps(rest))
@@ -53,6 +59,10 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
             number += 1
     if any(index >= number for index in by_index):
         raise ValueError(f"the optimizer has only {number} parameters")
+    for place, parameter in enumerate(p for group in state.optimizer.param_groups for p in group["params"]):
+        for name, value in by_index.get(place, {}).items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                by_index[place][name] = like(value, parameter)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": by_index, "param_groups": groups})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save
 from nanokimi.errors import TrainingError
 from nanokimi.runtime.device import is_out_of_memory, release_memory
 from nanokimi.runtime.files import write_atomic, write_json
+from nanokimi.runtime.parallel import local_of
 from nanokimi.train.checkpoint import restart, roll_back, save_checkpoint
 from nanokimi.train.metrics import tensors_in
 from nanokimi.train.state import Record, TrainState, fresh_scaler, step_seed
@@ -97,14 +99,8 @@ def recover_from_non_finite(state: TrainState, reason: str) -> Record:
     module = first_non_finite_module(state)
     forget_gradients(state)
     folder = state.folder / "nonfinite" / f"step-{state.step + 1:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    inputs_BT, targets_BT = training_batch(state)
-    batch = {"inputs": inputs_BT.cpu().contiguous(), "targets": targets_BT.cpu().contiguous()}
-    write_atomic(folder / "batch.safetensors", save(batch))
-    write_json(
-        folder / "report.json",
-        {"step": state.step + 1, "reason": reason, "first_not_finite": module},
-    )
+    if state.world.is_main:
+        keep_batch(state, folder, {"step": state.step + 1, "reason": reason, "first_not_finite": module})
     policy = state.config.train.on_nonfinite
     if policy == "stop" or state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
         save_checkpoint(state)
@@ -127,8 +123,25 @@ def recover_from_non_finite(state: TrainState, reason: str) -> Record:
     return {"kind": "event", "event": "nonfinite_rolled_back", "detail": detail}
 
 
+def keep_batch(state: TrainState, folder: Path, report: dict[str, Any]) -> None:
+    """Write this step's whole batch and a report into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs_BT, targets_BT = (torch.from_numpy(ids).contiguous() for ids in state.batches.whole(state.step))
+    write_atomic(folder / "batch.safetensors", save({"inputs": inputs_BT, "targets": targets_BT}))
+    write_json(folder / "report.json", report)
+
+
 def first_non_finite_module(state: TrainState) -> str:
-    """Repeat the step's forward and backward passes, and name the first module with a bad output or gradient."""
+    """Repeat the step's forward and backward passes, and name the first module with a bad output or gradient.
+
+    Of several processes, the first that finds one names it. The gradient of a parameter is the sum of theirs.
+    """
+    modules, parameters = zip(*state.world.gathered(first_found_here(state)), strict=True)
+    return next(filter(None, (*modules, *parameters)), "the loss itself")
+
+
+def first_found_here(state: TrainState) -> tuple[str | None, str | None]:
+    """The first module with a bad output or gradient in this process, and the first parameter with a bad gradient."""
     found: list[str] = []
     hooks: list[Any] = []
 
@@ -151,16 +164,13 @@ def first_non_finite_module(state: TrainState) -> str:
         watch(name or type(module).__name__, module)
     compiled, state.compiled = state.compiled, None  # hooks need the modules of the plain model
     try:
-        torch.manual_seed(step_seed(state.config.seed, state.step))
+        torch.manual_seed(step_seed(state.config.seed, state.step, state.world.rank))
         state.optimizer.zero_grad(set_to_none=True)
         forward_backward(state)
     finally:
         state.compiled = compiled
         for hook in hooks:
             hook.remove()
-    if found:
-        return found[0]
-    for name, parameter in state.model.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            return f"the gradient of {name}"
-    return "the loss itself"
+    gradients = ((name, p.grad) for name, p in state.model.named_parameters() if p.grad is not None)
+    bad = (f"the gradient of {name}" for name, grad in gradients if not local_of(grad).isfinite().all())
+    return next(iter(found), None), next(bad, None)

@@ -42,7 +42,9 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
     scores = score_test(state)
     if measure_generation:
         state.tell("measuring speed", 0, 0)
-    prefill, decode = generation_latency(state.model, context_length) if measure_generation else (None, None)
+    prefill, decode = (
+        generation_latency(state.whole_model, context_length) if measure_generation else (None, None)
+    )
     run = ended_run(state, scores, idle_memory_bytes=idle_memory_bytes, prefill=prefill, decode=decode)
     result = {
         "name": state.config.title,
@@ -55,7 +57,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
         "audit": asdict(audited(state)),
         "split_note": split_note(state.data.metadata),
-        "kernels": [choice._asdict() for choice in (*state.kernels, decode_form(state.model))],
+        "kernels": [choice._asdict() for choice in (*state.kernels, decode_form(state.whole_model))],
         "kernels_in_c_missing": why_not_compiled(),
     }
     if measure_generation and "val_floor_nats" in state.data.metadata:
@@ -69,11 +71,11 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
 def audited(state: TrainState) -> AuditResult:
     """Audit the trained model, and tell how many of its forward passes are done."""
     done = count(1)
-    passes = passes_of_run(state.model, state.config, state.data)
+    passes = passes_of_run(state.whole_model, state.config, state.data)
     state.tell("auditing", 0, passes)
-    hook = state.model.register_forward_hook(lambda *_: state.tell("auditing", next(done), passes))
+    hook = state.whole_model.register_forward_hook(lambda *_: state.tell("auditing", next(done), passes))
     try:
-        return audit_run(state.model, state.config, state.data)
+        return audit_run(state.whole_model, state.config, state.data)
     finally:
         hook.remove()
 
@@ -111,10 +113,10 @@ def evaluate_tales(state: TrainState) -> dict[str, Any]:
         state.tell("judging stories", number, config.sample.judged_stories)
         again = replace(config, seed=config.seed + number)
         again = replace(again, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
-        return tokenizer.decode(list(story_ids(state.model, tokenizer, opening, again)))
+        return tokenizer.decode(list(story_ids(state.whole_model, tokenizer, opening, again)))
 
     world, sample = world_of(state.data.metadata["path"]), config.sample
     return {
         "judged": judge_stories(write, sample.judged_stories, world),
-        "recall": recall(state.model, tokenizer, config.train.context_length, sample.questions, world),
+        "recall": recall(state.whole_model, tokenizer, config.train.context_length, sample.questions, world),
     }

@@ -42,6 +42,7 @@ from nanokimi.runtime.files import (
     write_json,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.runtime.parallel import current, launcher
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.runtime.text import listed
 from nanokimi.train.checkpoint import read_state
@@ -102,7 +103,7 @@ def training_folder(
 
 def how_to_continue(verb: str, out: Path) -> str:
     """The command that continues an interrupted run."""
-    return f"continue with: nanokimi {verb} --resume --out {out}"
+    return f"continue with: {launcher()} {verb} --resume --out {out}"
 
 
 @contextmanager
@@ -118,7 +119,8 @@ def keep_environment(folder: Path, device: str) -> None:
     """Record the machine, the command and the versions that a run on this device was started with."""
     path = folder / ENVIRONMENT_FILE
     if not path.exists():
-        write_json(path, describe_environment(device))
+        group = {} if current().alone else {"processes": current().size}
+        write_json(path, describe_environment(device) | group)
 
 
 def keep_kernels(state: TrainState) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanokimi.config import RunConfig
+from nanokimi.config import RunConfig, TrainConfig
 from nanokimi.data.batches import Prefetched
 from nanokimi.data.store import PreparedData
 from nanokimi.kernels.accelerate import accelerate_, accelerate_optimizer_, choose_loss
@@ -23,7 +23,10 @@ from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.measure.evaluate import Evaluation
 from nanokimi.model.build import LanguageModel
 from nanokimi.optim.build import build_optimizer
+from nanokimi.optim.sharded import take_shards_
 from nanokimi.runtime.device import keep_freed_memory
+from nanokimi.runtime.parallel import ALONE, World, current, is_sharded
+from nanokimi.train.sharding import device_of, shard_
 from nanokimi.train.telemetry import Telemetry
 from nanokimi.train.weights import initial_model, require_same_tokenizer
 
@@ -88,11 +91,29 @@ class TrainState:
     track: Callable[[Record], None] = _untracked
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
+    # With several processes (see `together`): the whole model, in the main one, and the step whose weights it has; and
+    # what all agreed on in the last step: whether to stop and whether to save, because one of them wished it.
+    world: World = ALONE
+    copy_of_model: LanguageModel | None = None
+    copied_step: int = -1
+    stop_agreed: bool = False
+    save_agreed: bool = False
+    save_wished: bool = False
 
     @property
     def forward(self) -> Callable[..., Any]:
         """The forward pass of training: the model, or what torch.compile made of it."""
         return self.model if self.compiled is None else self.compiled
+
+    @property
+    def whole_model(self) -> LanguageModel:
+        """The model that is evaluated and saved: the trained one, or the main process's whole copy of it."""
+        return self.model if self.copy_of_model is None else self.copy_of_model
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to save and end now; with several processes, whether all of them agreed on it."""
+        return self.should_stop if self.world.alone else self.stop_agreed
 
     @cached_property
     def training_text(self) -> str:
@@ -120,22 +141,29 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     """A fresh run of a resolved configuration."""
     train, optim = config.train, config.family.optim
     torch.set_num_threads(train.threads or 1)
-    device = torch.device(train.device)
+    world = current()
+    device = device_of(train.device, world)
     keep_freed_memory(device)
     require_same_tokenizer(config, data, folder)
     model = initial_model(config, folder).to(device)
     model.activation_checkpointing = train.activation_checkpointing
-    optimizer = fresh_optimizer(config, model)
-    vocab_size, micro_batch_size = config.family.model.vocab_size, train.micro_batch_size or train.batch_size
+    rows = world.share(train.batch_size)
+    vocab_size, micro_batch_size = config.family.model.vocab_size, micro_batch(train, world)
     assert vocab_size is not None, "resolve() fills this in"
     loss, of_loss = choose_loss(micro_batch_size * train.context_length * vocab_size, train.dtype)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    kernels = [*accelerate_(model, optimizer, dtype=train.dtype), of_loss]
+    kernels = accelerate_(model, dtype=train.dtype)
+    if not world.alone:
+        shard_(model, device)
+    optimizer, of_optimizer = accelerated_optimizer(config, model)
+    kernels = [*kernels, *of_optimizer, of_loss]
     return TrainState(
         config=config,
         micro_batch_size=micro_batch_size,
         data=data,
-        batches=Prefetched(data.train_ids, config.seed, train.batch_size, train.context_length, data.mixture),
+        batches=Prefetched(
+            data.train_ids, config.seed, train.batch_size, train.context_length, data.mixture, rows
+        ),
         folder=folder,
         device=device,
         model=model,
@@ -146,20 +174,36 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         scaler=fresh_scaler(train.dtype, device),
         flops_per_token=model_cost(config.family.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.family.model, train),
+        world=world,
     )
+
+
+def micro_batch(train: TrainConfig, world: World, most: int | None = None) -> int:
+    """Sequences per forward pass of each process: as configured, at most `most`, and dividing its part of the batch."""
+    part, wanted = train.batch_size // world.size, train.micro_batch_size or train.batch_size
+    return max(n for n in range(1, min(part, wanted, most or wanted) + 1) if part % n == 0)
 
 
 def kernel_forms(state: TrainState) -> dict[str, str]:
     """Which implementation of each mechanism a run uses; with torch.compile, which it uses elsewhere."""
-    choices = [*state.kernels_at_start, decode_form(state.model)]
+    choices = [*state.kernels_at_start, decode_form(state.whole_model)]
     return {choice.mechanism: choice.form for choice in choices}
 
 
 def fresh_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
     """The optimizer of a run that has not begun."""
+    return accelerated_optimizer(config, model)[0]
+
+
+def accelerated_optimizer(
+    config: RunConfig, model: LanguageModel
+) -> tuple[torch.optim.Optimizer, list[Choice]]:
+    """The optimizer of a run that has not begun, and which fast implementations it uses."""
     optimizer = build_optimizer(model, config.family.optim, config.family.model.num_attention_heads)
-    accelerate_optimizer_(optimizer)
-    return optimizer
+    choices = accelerate_optimizer_(optimizer)
+    if any(is_sharded(p) for p in model.parameters()):
+        take_shards_(optimizer)
+    return optimizer, choices
 
 
 def fresh_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
@@ -186,6 +230,7 @@ def total_steps(state: TrainState) -> float:
     return state.step + math.ceil(left / (state.train_seconds / state.step))
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The random seed of a step, so that a resumed run needs no stored random state."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The random seed of a step, so that a resumed run needs no stored random state; another one in each process."""
+    entropy = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

@@ -24,6 +24,7 @@ from nanokimi.runtime.device import (
     reset_peak_memory,
 )
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
+from nanokimi.train.together import agree
 
 
 class NotFinite(TrainingError):
@@ -38,14 +39,19 @@ def train_step(state: TrainState) -> Record:
     optim = state.config.family.optim
     reset_peak_memory(state.device)
     start = fenced_seconds(state.device)
-    torch.manual_seed(step_seed(state.config.seed, state.step))  # dropout is a function of (seed, step), too
+    # Dropout is a function of (seed, step), too; each process drops other numbers.
+    torch.manual_seed(step_seed(state.config.seed, state.step, state.world.rank))
     scale = lr_scale(state.step, total_steps(state), optim)
     for group in state.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * scale
 
     sums, outputs = forward_backward(state)
     state.scaler.unscale_(state.optimizer)
-    norm = clip_gradients(state.model, optim.grad_clip)
+    if state.world.alone:
+        norm = gradient_norm(state.model)
+    else:
+        sums, norm, outputs = agree(state, sums, outputs)
+    clip_gradients_(state.model, optim.grad_clip, norm)
     # The one time that the host waits for numbers in a step: it must know that they are finite before the update.
     *numbers, grad_norm = torch.stack([*sums, norm.to(sums[0].dtype)]).tolist()
     mean_nll, mean_aux = (number / len(outputs) for number in numbers)
@@ -88,14 +94,17 @@ def train_step(state: TrainState) -> Record:
     }
 
 
-def clip_gradients(model: torch.nn.Module, limit: float | None) -> torch.Tensor:
-    """Scale the gradient down to a norm of at most `limit`. Returns its norm before that, on the device."""
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+def gradient_norm(model: torch.nn.Module) -> torch.Tensor:
+    """The norm of the gradient, on the device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def clip_gradients_(model: torch.nn.Module, limit: float | None, norm: torch.Tensor) -> None:
+    """Scale the gradient, whose norm is given, down to a norm of at most `limit`."""
     # Most steps need no scaling. A CPU is spared a pass over the gradients; on a GPU, looking would wait.
     if limit is not None and (norm.device.type != "cpu" or float(norm) > limit):
+        parameters = [p for p in model.parameters() if p.grad is not None]
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return norm
 
 
 def forward_backward(state: TrainState) -> tuple[tuple[torch.Tensor, torch.Tensor], list[Any]]:
@@ -104,11 +113,10 @@ def forward_backward(state: TrainState) -> tuple[tuple[torch.Tensor, torch.Tenso
     Returns the sums over micro-batches of the mean negative log-likelihood and of the auxiliary loss, both in nats and
     on the device, and the outputs without their logits.
     """
-    train = state.config.train
     want_max_logits = needs_logits(state.optimizer)
     inputs_BT, targets_BT = training_batch(state)
     micro = state.micro_batch_size
-    passes = train.batch_size // micro
+    passes = len(inputs_BT) // micro
     total_nll = torch.zeros((), device=state.device)
     total_aux = torch.zeros((), device=state.device)
     outputs: list[Any] = []
@@ -146,7 +154,7 @@ def sequence_loss(state: TrainState, x_BT: torch.Tensor, y_BT: torch.Tensor) -> 
 
 
 def training_batch(state: TrainState) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets of this step, (B, T) each, on the device."""
+    """Inputs and targets of this step, (B, T) each, on the device; of several processes, each has its own rows."""
     inputs_BT, targets_BT = (torch.from_numpy(ids).to(state.device) for ids in state.batches.at(state.step))
     return inputs_BT, targets_BT
 

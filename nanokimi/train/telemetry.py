@@ -79,9 +79,10 @@ class Telemetry:
             self.entropy_L = entropy_L if self.entropy_L is None else self.entropy_L + entropy_L
             self.passes += 1
         if output.max_logits_LH is not None:
-            seen_LH = output.max_logits_LH
+            before_LH, seen_LH = self.max_logits_LH, output.max_logits_LH
+            # Of several processes they are on the host; a checkpoint's are on the device.
             self.max_logits_LH = (
-                seen_LH if self.max_logits_LH is None else self.max_logits_LH.maximum(seen_LH)
+                seen_LH if before_LH is None else before_LH.maximum(seen_LH.to(before_LH.device))
             )
 
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -105,7 +106,8 @@ class Telemetry:
                 {"kind": "attention", "max_logits": _rounded(self.max_logits_LH), "clips": clips, "tau": tau}
             )
             if can_estimate(model):
-                records[-1] |= estimate_record(rms_logits(model), self.max_logits_LH)
+                estimates_LH = rms_logits(model).to(self.max_logits_LH.device)
+                records[-1] |= estimate_record(estimates_LH, self.max_logits_LH)
         self.clear()
         return records
 

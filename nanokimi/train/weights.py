@@ -18,6 +18,7 @@ from nanokimi.data.store import PreparedData, tokenizer_sha256
 from nanokimi.errors import UserError
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.runtime.files import file_sha256, read_json, sync, write_json
+from nanokimi.runtime.parallel import is_sharded, like
 
 WEIGHTS_FILE, DATA_FOLDER = "model.safetensors", "data"
 START_FILE, START_RECORD = "initial.safetensors", "initial.json"
@@ -129,7 +130,7 @@ def require_same_tokenizer(config: RunConfig, data: PreparedData, folder: Path) 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's parameters and buffers. A head tied to the embedding is stored once, as the embedding."""
-    save_tensors(_untied(model), path)
+    save_tensors({name: tensor.contiguous() for name, tensor in untied(model).items()}, path)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -155,7 +156,7 @@ def load_weights(model: nn.Module, path: Path, origin: Path | None = None) -> No
     Raises UserError if the file (named as `origin`, if it is a copy of that) is missing, damaged, or for another model.
     """
     stored = read_tensors(path)
-    expected = _untied(model)
+    expected = untied(model)
     wrong = sorted(set(stored) ^ set(expected)) + [
         name for name in sorted(set(stored) & set(expected)) if stored[name].shape != expected[name].shape
     ]
@@ -163,7 +164,13 @@ def load_weights(model: nn.Module, path: Path, origin: Path | None = None) -> No
         raise UserError(
             f"{origin or path} does not fit the model in config.yaml: '{wrong[0]}' is missing, extra or misshaped"
         )
-    model.load_state_dict(stored, strict=False)
+    load_whole_(model, stored)
+
+
+def load_whole_(model: nn.Module, stored: dict[str, torch.Tensor]) -> None:
+    """Load whole tensors by name; of a sharded model, each process takes its rows of them."""
+    own = model.state_dict()
+    model.load_state_dict({name: like(tensor, own[name]) for name, tensor in stored.items()}, strict=False)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -174,12 +181,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"cannot read {path}: {error}") from None
 
 
-def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dictionary, with each tensor under one name only."""
-    seen: set[int] = set()
+def untied(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers by name, each of them under one name only.
+
+    A tied one is a single object, or another in the same memory. Addresses alone do not tell: sharded and empty tensors
+    have none.
+    """
+    seen: set[tuple[str, int]] = set()
     result = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            result[name] = tensor.contiguous()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        has_address = not is_sharded(tensor) and not tensor.is_meta and tensor.numel() > 0
+        marks = {("object", id(tensor))} | ({("address", tensor.data_ptr())} if has_address else set())
+        if not marks & seen:
+            result[name] = tensor.detach()
+        seen |= marks
     return result

@@ -1,0 +1,127 @@
+"""Bytes that the processes of a group send in a training step, counted from torch's collectives, over the formula's.
+
+    python benchmarks/communication.py [--config k2-1m] [--sizes 2,4] [--any.setting VALUE ...]
+
+Each size is a group of that many processes on this machine (gloo, CPU), which take two steps, of which the second is
+counted. The formula is `nanokimi.measure.communication.step_traffic`; a ratio is what was counted divided by it, and is
+1. The bytes are sums over the processes of what each receives. The time of a step is shown, too, and means little: the
+processes share this machine's cores.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import OtherLoad, finish, options_parser, table
+
+from nanokimi.config import RunConfig
+from nanokimi.config.files import load_config
+from nanokimi.data.store import open_prepared
+from nanokimi.measure.communication import Counting, step_traffic
+from nanokimi.model.build import build_model
+from nanokimi.runtime import parallel
+from nanokimi.runtime.processes import start_process
+from nanokimi.train.run_folder import set_up
+from nanokimi.train.state import build_state
+from nanokimi.train.step import train_step
+
+WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
+
+
+def counted(connection: Connection, place: dict[str, str], folder: str) -> None:
+    """Take two steps in the group, and tell the bytes and the milliseconds of the second."""
+    os.environ.update(place)
+    world = parallel.join()
+    config = load_config(str(Path(folder) / "config.yaml"))
+    state = build_state(config, open_prepared(Path(folder) / "data"), Path(folder))
+    train_step(state)
+    with Counting(world.size) as counting:
+        record = train_step(state)
+    connection.send({**asdict(counting.found), "step_ms": record["step_ms"]})
+    parallel.leave()
+
+
+def in_group(size: int, folder: Path) -> list[dict[str, float]]:
+    """What each of `size` processes counted."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    started = [start_process(counted, {**address, "RANK": str(rank)}, str(folder)) for rank in range(size)]
+    found = [connection.recv() for _, connection in started]
+    for process, _ in started:
+        process.join()
+    return found
+
+
+def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
+    """Counted and expected bytes of one step of a group of this size."""
+    found = in_group(size, folder)
+    kinds = [name for name in found[0] if name != "step_ms"]
+    bytes_of = {name: int(sum(process[name] for process in found)) for name in kinds}
+    family = config.family
+    with torch.device("meta"):
+        model = build_model(family.model, config.seed)
+    expected = step_traffic(model, family.optim, family.model.num_attention_heads, size)
+    total = sum(bytes_of.values())
+    step_ms = max(process["step_ms"] for process in found)
+    return {**bytes_of, "total": total, "ratio": total / expected.total, "step_ms": step_ms}
+
+
+def main() -> None:
+    """Count for each size of group."""
+    parser = options_parser(__doc__)
+    parser.add_argument("--config", default="k2-1m")
+    parser.add_argument("--sizes", default="2,4")
+    options, overrides = parser.parse_known_args()
+    if options.smoke:
+        options.config, options.sizes = "smoke", "2"
+    record, rows = {}, []
+    with OtherLoad() as load, tempfile.TemporaryDirectory() as place:
+        text, folder = Path(place) / "text.txt", Path(place) / "run"
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randint(len(WORDS), (20_000,), generator=generator).tolist()
+        text.write_text(" ".join(WORDS[i] for i in chosen))
+        fixed = [
+            "--data",
+            str(text),
+            "--train.device",
+            "cpu",
+            "--train.threads",
+            "1",
+            "--train.dtype",
+            "fp32",
+        ]
+        folder.mkdir()
+        config, _ = set_up(load_config(options.config, [*fixed, *overrides]), folder)
+        for size in map(int, options.sizes.split(",")):
+            found = measure(config, size, folder)
+            record[str(size)] = found
+            rows.append([str(size), *(f"{found[name]:,.0f}" for name in found if name != "ratio")])
+            rows[-1].append(f"{found['ratio']:.4f}")
+    with torch.device("meta"):
+        params = sum(p.numel() for p in build_model(config.family.model, 0).parameters())
+    kinds = [name for name in record[next(iter(record))] if name != "ratio"]
+    print(table(["processes", *kinds, "over the formula"], rows))
+    print(f"{params:,} parameters, {config.family.optim.name}")
+    finish(
+        options,
+        {
+            "benchmark": "communication",
+            "sizes": record,
+            "params": params,
+            "optimizer": config.family.optim.name,
+            "other_cores": load.cores,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Bytes that the processes of a group send in a training step: by a formula, and counted from torch's collectives.
+
+All numbers are sums over the processes of what each has to receive, however a backend routes it. FSDP2
+pads the rows of each parameter to a multiple of the number of processes, and sends the padding, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nanokimi.config import OptimConfig
+from nanokimi.optim.build import matrix_groups
+from nanokimi.optim.sharded import deal, numbers_of
+
+WEIGHT_BYTES, AGREED_BYTES = 4, 8
+"""Weights and gradients are sent in fp32, what the processes agree on in float64."""
+
+
+@dataclass
+class Traffic:
+    """Bytes of one step, over all processes."""
+
+    weights: int = 0
+    """All-gathers: of each block's weights before its forward and its backward pass, of the others once."""
+    gradients: int = 0
+    """Reduce-scatters."""
+    matrices: int = 0
+    """All-to-alls: rows of Muon's matrices to their owners, and orthogonalised rows back."""
+    agreed: int = 0
+    """All-gathers of losses, the gradient's norm, wishes, expert counts and largest logits."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.matrices + self.agreed
+
+
+def step_traffic(
+    model: nn.Module, optim: OptimConfig, num_heads: int, size: int, *, passes: int = 1
+) -> Traffic:
+    """What `size` processes send in a step of `passes` forward passes, by arithmetic. The model may be on meta."""
+    blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList)), nn.ModuleList())
+    in_blocks = sum(padded(p, size) for p in blocks.parameters())
+    everywhere = sum(padded(p, size) for p in model.parameters())
+    ones = WEIGHT_BYTES * (size - 1) * passes
+    matrices = []
+    if optim.name in ("muon", "muonclip", "truemuon"):
+        for group in matrix_groups(model, optim, num_heads):
+            if group["algorithm"] == "muon":
+                matrices += [(tuple(p.shape), group["blocks"]) for p in group["params"] if p.dim() == 2]
+    owners = deal(tuple(matrices), size)
+    of_others = sum(
+        shape[0] * shape[1] - numbers_of(shape, owner, size)
+        for (shape, _), owner in zip(matrices, owners, strict=True)
+    )
+    config: Any = model.config
+    routers = len(model.routers()) if hasattr(model, "routers") else 0  # type: ignore[operator]
+    numbers = 5 + routers * (1 + getattr(config, "n_routed_experts", 0))
+    numbers += config.num_hidden_layers * config.num_attention_heads if optim.clips else 0
+    return Traffic(
+        weights=ones * (everywhere + in_blocks),
+        gradients=ones * everywhere,
+        matrices=2 * WEIGHT_BYTES * of_others,
+        agreed=AGREED_BYTES * numbers * size * (size - 1),
+    )
+
+
+def padded(p: torch.Tensor, size: int) -> int:
+    """Numbers of a parameter whose rows are padded to a multiple of `size`."""
+    return -(-p.shape[0] // size) * size * (p.numel() // p.shape[0])
+
+
+@dataclass
+class Counting(TorchDispatchMode):
+    """Counts, within its block, what this process receives by torch's collectives."""
+
+    size: int
+    found: Traffic = field(default_factory=Traffic)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation, and count it if it is a collective."""
+        name = str(func)
+        if name.startswith("c10d."):
+            self._count(name.split(".")[1], args)
+        return func(*args, **(kwargs or {}))
+
+    def _count(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "_allgather_base_":
+            self.found.weights += _bytes(args[0]) * (self.size - 1) // self.size
+        elif name == "_reduce_scatter_base_":
+            self.found.gradients += _bytes(args[1]) * (self.size - 1) // self.size
+        elif name == "alltoall_base_":
+            own = args[3][torch.distributed.get_rank()] * args[0].element_size()
+            self.found.matrices += _bytes(args[0]) - own
+        elif name == "allgather_":
+            self.found.agreed += sum(_bytes(x) for x in args[1]) * (self.size - 1)
+        else:
+            raise ValueError(f"a step has the collective {name}, which is not counted")
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

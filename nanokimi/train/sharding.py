@@ -1,0 +1,85 @@
+"""A model of which each of several processes holds some rows (FSDP2), and which runs can be trained so."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nanokimi.config import RunConfig
+from nanokimi.errors import UserError
+from nanokimi.model.build import LanguageModel
+from nanokimi.model.user_module import UserModule
+from nanokimi.optim.sharded import SHARDABLE
+from nanokimi.runtime.parallel import World, current
+
+
+def require_shareable(config: RunConfig) -> None:
+    """Raise UserError, naming the setting, if a run cannot be trained by the present group of processes."""
+    world, train, optim = current(), config.train, config.family.optim
+    if world.alone:
+        return
+    of = f"with {world.size} processes"
+    if train.batch_size % world.size:
+        raise UserError(
+            f"train.batch_size is {train.batch_size}, which {world.size} processes cannot share evenly: make it a "
+            f"multiple of {world.size}, or start another number of processes"
+        )
+    if optim.name not in SHARDABLE:
+        raise UserError(
+            f"optim.name is {optim.name}, which needs each parameter whole in one process: {of} use one of "
+            f"{', '.join(SHARDABLE)}"
+        )
+    if optim.clips and optim.qk_clip_logits == "rms":
+        raise UserError(
+            f"optim.qk_clip_logits is rms, which reads whole weights in every step: {of} use exact"
+        )
+    if train.max_seconds is not None:
+        raise UserError(
+            f"train.max_seconds would end each process by a clock of its own: {of} give max_steps, max_tokens, "
+            "max_epochs or max_flops"
+        )
+    if train.compile:
+        raise UserError(f"train.compile is for one process: leave it out {of}")
+    if train.dtype == "fp16":
+        raise UserError(
+            f"train.dtype is fp16, whose scale of the loss is one process's: {of} use bf16 or fp32"
+        )
+    require_device_each(train.device, world)
+
+
+def require_device_each(name: str, world: World) -> None:
+    """Raise UserError if the processes of this machine cannot each have a device of this kind."""
+    if name == "mps":
+        raise UserError("train.device is mps, which has no collectives: start nanokimi without torchrun")
+    if name.startswith("cuda:") and name != "cuda:0":
+        raise UserError(f"train.device is {name}, but each of {world.size} processes has its own: say cuda")
+    count = torch.cuda.device_count()
+    wants_gpu = name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
+    if wants_gpu and world.local_size > count:
+        what = f"start torchrun with --nproc-per-node {count}" if count else "say train.device cpu"
+        raise UserError(f"this machine has {count} CUDA devices for {world.local_size} processes: {what}")
+
+
+def device_of(name: str, world: World) -> torch.device:
+    """This process's own device of the kind that the configuration names."""
+    device = torch.device(name)
+    return torch.device("cuda", world.local_rank) if device.type == "cuda" and not world.alone else device
+
+
+def shard_(model: LanguageModel, device: torch.device) -> None:
+    """Split every parameter by rows over the processes: those of a block are put together when it computes.
+
+    The inside of a user's module is unknown, so its parameters are put together all at once.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (current().size,))
+    for block in [] if isinstance(model, UserModule) else blocks_of(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of one of our models: its outermost list of modules."""
+    return list(next(child for child in model.modules() if isinstance(child, nn.ModuleList)))

@@ -1,0 +1,431 @@
+"""Several processes (gloo, on the CPU) train what one process trains: losses, weights, clipped heads, biases, saves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PATIENCE, TINY_ARMS, TINY_GPT, TINY_KIMI, make_text
+from parallel_job import Training, command_in_group, counted, in_group, trained
+from safetensors.torch import load_file
+from torch import nn
+
+from nanokimi import cli
+from nanokimi.config import (
+    DatasetConfig,
+    GPTFamily,
+    KimiFamily,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+    VariantConfig,
+    VariantFamily,
+)
+from nanokimi.config.files import load_config
+from nanokimi.errors import UserError
+from nanokimi.measure.communication import step_traffic
+from nanokimi.model.build import build_model
+from nanokimi.optim.sharded import deal
+from nanokimi.runtime import parallel
+from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.parallel import World
+from nanokimi.train.run_folder import set_up
+from nanokimi.train.sharding import require_shareable
+from nanokimi.train.weights import load_weights, save_weights, untied
+
+KIMI = replace(TINY_KIMI, vocab_size=None, max_position_embeddings=None)
+GPT = replace(TINY_GPT, vocab_size=None, max_position_embeddings=None)
+VARIANT = VariantConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    attention="gqa",
+    feed_forward="relu2",
+    experts="topk",
+    n_routed_experts=4,
+    first_k_dense_replace=1,
+    aux_loss_alpha=0.0,
+)
+CLIPPING = OptimConfig(
+    name="muonclip", lr=1e-2, warmup_steps=1, qk_clip_tau=0.2, ns_dtype="fp32", schedule="wsd"
+)
+PLAIN = replace(CLIPPING, name="muon", qk_clip_tau=OptimConfig().qk_clip_tau)
+
+
+def config(text: Path, **changes: Any) -> RunConfig:
+    train: dict[str, Any] = dict(
+        context_length=16, batch_size=12, max_steps=8, eval_every=100, save_every=100
+    )
+    train |= dict(device="cpu", dtype="fp32", threads=1, eval_batch_size=8) | changes.pop("train", {})
+    return RunConfig(
+        seed=7,
+        dataset=DatasetConfig(path=str(text)),
+        train=TrainConfig(**train),
+        sample=SampleConfig(prompts=("the small boy",), max_new_tokens=4),
+        **changes,
+    )
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "NanoKimi with MuonClip": dict(nanokimi=KimiFamily(model=KIMI, optim=CLIPPING)),
+    "NanoKimi with Muon": dict(nanokimi=KimiFamily(model=KIMI, optim=PLAIN)),
+    "NanoGPT with MuonClip": dict(
+        model="nanogpt", nanogpt=GPTFamily(model=GPT, optim=replace(CLIPPING, qk_clip_tau=0.03))
+    ),
+    "NanoGPT with AdamW": dict(model="nanogpt", nanogpt=GPTFamily(model=GPT, optim=OptimConfig(lr=3e-3))),
+    "NanoGPT with Lion": dict(
+        model="nanogpt", nanogpt=GPTFamily(model=GPT, optim=OptimConfig(name="lion", lr=3e-4))
+    ),
+    "a variant with Muon": dict(model="variant", variant=VariantFamily(model=VARIANT, optim=PLAIN)),
+    "bf16": dict(
+        nanokimi=KimiFamily(model=KIMI, optim=replace(PLAIN, ns_dtype="auto")), train={"dtype": "bf16"}
+    ),
+}
+MUON = "NanoKimi with Muon"
+OF_ALL_SIZES = ("NanoKimi with MuonClip", "NanoGPT with MuonClip")
+"""Of 4 experts over 3 processes the last has none; 96 and 32 rows over 3 are uneven for FSDP."""
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """Makes a run folder of a case that is ready to train in."""
+    place = tmp_path_factory.mktemp("runs")
+    text = place / "text.txt"
+    text.write_text(make_text())
+    numbers = iter(range(1000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOKIMI_CACHE", str(place / "cache"))
+
+        def build(case: str, **train: Any) -> Path:
+            folder = place / f"run-{next(numbers)}"
+            folder.mkdir()
+            of_case = dict(CASES[case])
+            set_up(config(text, **{**of_case, "train": of_case.get("train", {}) | train}), folder)
+            return folder
+
+        yield build
+
+
+@pytest.fixture(scope="module")
+def alone(make: Callable[..., Path]) -> dict[str, dict[str, Any]]:
+    """What one process does in each case."""
+    return {case: trained(Training(make(case))) for case in CASES}
+
+
+TOLD: dict[str, dict[str, Any]] = dict(
+    whole={}, half={}, stopped={}, skipped={"on_nonfinite": "skip"}, hurried={"save_every": None}
+)
+"""What the runs of two processes' long story differ in."""
+
+
+@pytest.fixture(scope="module")
+def of_two(make: Callable[..., Path]) -> dict[str, list[dict[str, Any]]]:
+    """What each of two processes does: in each case, and in one folder after another all that a run may meet."""
+    kimi = "NanoKimi with MuonClip"
+    folders = {name: make(kimi, **train) for name, train in TOLD.items()}
+    jobs = {case: Training(make(case)) for case in CASES}
+    jobs |= {"micro-batches": Training(make(kimi), micro_batch_size=4, recompute=True)}
+    jobs |= {"whole": Training(folders["whole"], steps=6)}
+    jobs |= {"half": Training(folders["half"], steps=3, save=True)}
+    jobs |= {"resumed": Training(folders["half"], steps=6, resume=True)}
+    jobs |= {"stopped": Training(folders["stopped"], steps=6, signalled=(1, 3))}
+    jobs |= {"skipped": Training(folders["skipped"], steps=4, broken=(1, 2))}
+    jobs |= {"hurried": Training(folders["hurried"], steps=3, hurried=1)}
+    calls = [partial(trained, job) for job in jobs.values()]
+    calls.append(partial(counted, Training(make(MUON), micro_batch_size=3)))
+    results = dict(zip([*jobs, "bytes"], in_group(2, calls), strict=True))
+    return {**results, "folders": folders}  # type: ignore[dict-item]
+
+
+def require_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], bound: float) -> None:
+    """Weights within a bound; but one in 10,000 may be off: AdamW and Lion make a whole step of a rounding error."""
+    assert one.keys() == other.keys()
+    differences = torch.cat([(one[name] - other[name]).abs().flatten() for name in one])
+    assert float((differences > bound).double().mean()) <= 1e-4, float(differences.max())
+
+
+def require_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def require_equal(group: list[dict[str, Any]], one: dict[str, Any], bound: float) -> None:
+    """Losses, norms and weights of a group are one process's."""
+    for process in group:
+        assert process["losses"] == pytest.approx(one["losses"], abs=bound)
+        assert process["norms"] == pytest.approx(one["norms"], rel=20 * bound)
+        assert process["losses"] == group[0]["losses"], "all processes know the same"
+    require_close(group[0]["weights"], one["weights"], bound)
+    rows = [process["rows"] for process in group]
+    assert max(rows) < 0.75 * one["rows"], "each process holds a part of the weights"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "bf16"])
+def test_two_processes_train_what_one_trains(case: str, alone: Any, of_two: Any) -> None:
+    require_equal(of_two[case], alone[case], 1e-6)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_any_number_of_processes_trains_what_one_trains(
+    size: int, alone: Any, of_two: Any, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    """And a run that two processes saved goes on with three, and one that a single process saved with four."""
+    saved = tmp_path / "half"
+    if size == 3:
+        shutil.copytree(of_two["folders"]["half"], saved)
+    else:
+        shutil.copytree(make("NanoKimi with MuonClip"), saved)
+        trained(Training(saved, steps=3, save=True))
+    jobs = [Training(make(case)) for case in OF_ALL_SIZES]
+    jobs.append(Training(saved, steps=6, resume=True))
+    calls = [partial(trained, job) for job in jobs]
+    *results, resumed, received = in_group(size, [*calls, partial(counted, Training(make(MUON)))])
+    for case, result in zip(OF_ALL_SIZES, results, strict=True):
+        require_equal(result, alone[case], 1e-6)
+    require_close(resumed[0]["weights"], of_two["whole"][0]["weights"], 1e-5)
+    assert summed(received) == asdict(step_traffic(kimi_on_meta(saved), PLAIN, 2, size))
+
+
+def kimi_on_meta(folder: Path) -> nn.Module:
+    with torch.device("meta"):
+        return build_model(load_config(str(folder / "config.yaml")).nanokimi.model, 0)
+
+
+def summed(received: list[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(process[name] for process in received) for name in received[0]}
+
+
+def test_the_bytes_of_a_step_are_those_of_the_formula(of_two: Any) -> None:
+    """In two passes the weights and the gradients are sent twice; Muon's matrices and what is agreed on once."""
+    model = kimi_on_meta(of_two["folders"]["whole"])
+    one, two = (step_traffic(model, PLAIN, 2, 2, passes=passes) for passes in (1, 2))
+    assert summed(of_two["bytes"]) == asdict(two)
+    assert (two.weights, two.gradients) == (2 * one.weights, 2 * one.gradients)
+    assert (two.matrices, two.agreed) == (one.matrices, one.agreed) and one.matrices > 0
+
+
+def test_all_save_when_it_is_time_by_the_clock_of_one(of_two: Any) -> None:
+    """What process 1 wishes after step 1 is agreed on in step 2."""
+    assert [process["saved_step"] for process in of_two["hurried"]] == [2, 2]
+    assert (of_two["folders"]["hurried"] / "checkpoints" / "step-00000002").is_dir()
+
+
+def test_heads_are_clipped_and_experts_balanced_alike_everywhere(alone: Any, of_two: Any) -> None:
+    for case in OF_ALL_SIZES:
+        assert alone[case]["clipped"] > 0
+        assert [process["clipped"] for process in of_two[case]] == 2 * [alone[case]["clipped"]]
+    one, group = alone[OF_ALL_SIZES[0]], of_two[OF_ALL_SIZES[0]]
+    assert one["biases"] and float(one["biases"][0].abs().max()) > 0
+    for process in group:
+        assert all(torch.equal(a, b) for a, b in zip(process["biases"], one["biases"], strict=True))
+        assert torch.equal(process["counts"], one["counts"]), "of all tokens"
+
+
+def test_bf16_and_its_kernels_stay_close(alone: Any, of_two: Any) -> None:
+    """Half precision rounds each process's sums on its own, so only the size of its steps bounds the difference."""
+    for process in of_two["bf16"]:
+        assert process["losses"] == pytest.approx(alone["bf16"]["losses"], abs=0.02)
+
+
+def test_micro_batches_and_recomputed_activations_change_nothing(alone: Any, of_two: Any) -> None:
+    """Of 6 rows in each process, 4 at a time would not divide: they are taken 3 at a time."""
+    require_equal(of_two["micro-batches"], alone[OF_ALL_SIZES[0]], 1e-6)
+    assert [process["micro_batch_size"] for process in of_two["micro-batches"]] == [3, 3]
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(of_two: Any) -> None:
+    whole, resumed = of_two["whole"][0], of_two["resumed"][0]
+    assert resumed["losses"] == whole["losses"][3:]
+    require_bits(whole["weights"], resumed["weights"])
+
+
+def test_one_process_goes_on_with_what_two_saved(of_two: Any, tmp_path: Path) -> None:
+    saved = shutil.copytree(of_two["folders"]["half"], tmp_path / "half")
+    kept = load_file(saved / "checkpoints" / "step-00000003" / "optimizer.safetensors")
+    assert all(tensor.abs().sum() > 0 for name, tensor in kept.items() if name.endswith("momentum_buffer"))
+    resumed = trained(Training(saved, steps=6, resume=True))
+    require_close(resumed["weights"], of_two["whole"][0]["weights"], 1e-5)
+    assert resumed["losses"] == pytest.approx(of_two["whole"][0]["losses"][3:], abs=1e-6)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(of_two: Any) -> None:
+    assert [process["step"] for process in of_two["stopped"]] == [3, 3]
+    assert [process["signal"] for process in of_two["stopped"]] == [15, 15]
+    assert (of_two["folders"]["stopped"] / "checkpoints" / "step-00000003" / "checksums.json").exists()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(of_two: Any) -> None:
+    for process in of_two["skipped"]:
+        (event,) = [record for record in process["records"] if record["kind"] == "event"]
+        assert "first not finite: lm_head" in event["detail"]
+        assert process["step"] == 4 and len(process["losses"]) == 3
+    folder = of_two["folders"]["skipped"]
+    kept = load_file(folder / "nonfinite" / "step-00000002" / "batch.safetensors")
+    assert kept["inputs"].shape == (12, 16), "the rows of all processes"
+    kinds = [record["kind"] for record in read_json_lines(folder / "metrics.jsonl")]
+    assert kinds.count("event") == 1, "written once"
+
+
+# ---- commands
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A command that trains in the folder `out`."""
+    sizes = (
+        "context_length: 16, batch_size: 8, eval_batch_size: 8, max_steps: 8, eval_every: 100, save_every: 3"
+    )
+    settings = f"seed: 7\nsample: {{max_new_tokens: 4}}\ntrain: {{{sizes}, device: cpu, dtype: fp32}}\n"
+    (tmp_path / "toy.yaml").write_text(settings + TINY_ARMS.replace(", dropout: 0.1", ""))
+    (tmp_path / "text.txt").write_text(make_text())
+    named = {"--config": "toy.yaml", "--data": "text.txt", "--out": "out"}
+    return ["train", *(word for key, name in named.items() for word in (key, str(tmp_path / name)))]
+
+
+def lines_of(said: Path) -> list[str]:
+    return [line for line in said.read_text().splitlines() if line.startswith("nanokimi:") or "Error" in line]
+
+
+def test_memory_that_runs_out_or_a_killed_process_ends_all_with_one_line(
+    words: list[str], tmp_path: Path
+) -> None:
+    """And the last save is whole: another group and then one process go on with it."""
+    out, said = tmp_path / "out", tmp_path / "said.txt"
+    assert command_in_group(words, said, [("", 0), ("out of memory", 5)]) == [1, 1]
+    (line,) = lines_of(said)
+    assert "process 1 of 2 ran out of memory at step 5" in line and "micro_batch_size" in line
+    said.unlink()
+    again = ["train", "--resume", "--out", str(out)]
+    less = [*again, "--allow-changes", "--train.micro_batch_size", "2"]
+    assert command_in_group(less, said, [("", 0), ("killed", 8)]) == [1, -9]
+    assert read_json(out / "checkpoints" / "step-00000006" / "state.json")["micro_batch_size"] == 2
+    assert "resumed after step 3" in said.read_text()
+    (line,) = lines_of(said)
+    assert "another process of this run has ended" in line
+    assert f"torchrun --nproc-per-node 2 -m nanokimi train --resume --out {out}" in line
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    assert cli.main(again) == 0
+    assert (out / "result.json").is_file()
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_in_one_line(
+    words: list[str], tmp_path: Path
+) -> None:
+    said = tmp_path / "said.txt"
+    assert command_in_group([*words, "--train.batch_size", "9"], said, 2 * [("", 0)]) == [2, 1]
+    (line,) = lines_of(said)
+    assert "train.batch_size is 9, which 2 processes cannot share evenly" in line
+    assert not (tmp_path / "out").exists()
+
+
+def torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command with two processes, as a user does."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "nanokimi",
+        *words,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_torchrun_trains(words: list[str], tmp_path: Path) -> None:
+    done = torchrun([*words, "--train.max_steps", "2"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test loss") == 1, "only the main process prints"
+    out = tmp_path / "out"
+    assert read_json(out / "environment.json")["processes"] == 2
+    result = read_json(out / "result.json")
+    assert result["steps"] == 2 and result["audit"]["causal"]
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.slow  # two trainings with all that follows them: 40 s of a core
+def test_torchrun_compares(words: list[str], tmp_path: Path) -> None:
+    done = torchrun(["compare", *words[1:], "--train.max_steps", "4"])
+    assert done.returncode == 0, done.stderr
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["verdict"]["ranked"] and [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT"]
+    assert all(arm["steps"] == 4 for arm in report["arms"])
+    kept = [read_json(path)["processes"] for path in (tmp_path / "out").rglob("environment.json")]
+    assert kept == [2] * 3, "the comparison's and each arm's"
+
+
+@pytest.mark.parametrize(
+    ("changes", "optim", "named"),
+    [
+        ({}, {"name": "shampoo", "ns_dtype": "auto"}, "optim.name is shampoo"),
+        ({}, {"name": "torch:NAdam"}, "optim.name is torch:NAdam"),
+        ({}, {"qk_clip_logits": "rms"}, "optim.qk_clip_logits is rms"),
+        ({"max_steps": None, "max_seconds": 9.0}, {}, "train.max_seconds"),
+        ({"compile": True}, {}, "train.compile"),
+        ({"dtype": "fp16"}, {}, "train.dtype is fp16"),
+        ({"device": "mps"}, {}, "train.device is mps"),
+        ({"device": "cuda:1"}, {}, "train.device is cuda:1"),
+        ({"device": "cuda"}, {}, "0 CUDA devices for 9 processes: say train.device cpu"),
+    ],
+)
+def test_what_a_group_cannot_do_is_refused_before_anything_starts(
+    changes: dict[str, Any],
+    optim: dict[str, Any],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    family = KimiFamily(model=KIMI, optim=replace(CLIPPING, **optim))
+    asked = config(tmp_path, nanokimi=family, train=changes)
+    require_shareable(asked)  # by one process
+    monkeypatch.setattr(parallel, "_joined", [World(0, 4, local_size=9)])
+    with pytest.raises(UserError, match=named):
+        require_shareable(asked)
+
+
+def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_joined", [World(0, 2)])
+    with pytest.raises(UserError, match="sample runs in one process: start it without torchrun"):
+        cli.run(["sample", "runs/x"])
+
+
+# ---- parts
+
+
+def test_the_rows_of_all_processes_are_the_batch() -> None:
+    rows = [list(range(12))[World(rank, 3).share(12)] for rank in range(3)]
+    assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_matrices_are_dealt_by_what_they_cost() -> None:
+    shapes = (((64, 64), 1), ((8, 8), 1), ((32, 64), 1), ((32, 64), 1), ((96, 32), 3))
+    owners = deal(shapes, 2)
+    assert owners[0] != owners[2] and owners[2] == owners[3], "the largest alone costs more than two halves"
+    assert set(owners) == {0, 1} and deal(shapes, 1) == [0] * 5
+
+
+def test_a_tied_weight_is_saved_once_and_an_empty_one_is_not_lost(tmp_path: Path) -> None:
+    """Empty tensors all have the address 0, and so have sharded ones: of several, one was saved."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(3, 0))
+            self.tied = self.full = nn.Parameter(torch.ones(4))
+            self.same_memory = nn.Parameter(self.full.data)
+
+    model = Odd()
+    assert set(untied(model)) == {"one", "two", "tied"}
+    with torch.device("meta"):
+        assert set(untied(Odd())) == {"one", "two", "tied", "same_memory"}
+    save_weights(model, tmp_path / "weights.safetensors")
+    load_weights(model, tmp_path / "weights.safetensors")
