@@ -167,3 +167,23 @@ def test_experts_pay_below_the_tokens_where_both_send_the_same() -> None:
     layers = model.num_hidden_layers - model.first_k_dense_replace
     stacks = 3 * model.n_routed_experts * model.hidden_size * model.moe_intermediate_size
     assert sent == pytest.approx(3 * 4 * layers * stacks * (gpus - 1) / gpus, rel=0.02)
+
+
+@pytest.mark.parametrize("gpus", [2, 8, 64])
+def test_the_plan_counts_the_bytes_that_training_sends(gpus: int) -> None:
+    """`measure.communication`, which tests compare with torch's collectives, sums over all processes.
+
+    The plan deals Muon's matrices evenly; the trainer cannot quite.
+    """
+    communication = pytest.importorskip(
+        "nanokimi.measure.communication", reason="training with several processes"
+    )
+    for plan in scaling_out.plans()[:2]:
+        with torch.device("meta"):
+            model = build_model(plan.model, seed=0)
+        heads, passes = plan.model.num_attention_heads, scaling_plan.passes(plan, gpus)
+        sent = communication.step_traffic(model, plan.optim, heads, gpus, passes=passes)
+        planned = {message.what: message.sent * gpus for message in scaling_plan.step_traffic(plan, gpus)}
+        assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
+        assert planned["agreement"] == sent.agreed
+        assert planned["Muon"] == pytest.approx(sent.matrices, rel=2e-3)
