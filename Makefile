@@ -34,9 +34,10 @@ test: setup
 test-slow: setup $(EXTRAS)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-# Needs a Chromium (Debian: apt-get install chromium); CHROMIUM names one that is not on the path.
+# Needs a Chromium (Debian: apt-get install chromium); CHROMIUM names one that is not on the path. The page of `play` also
+# needs Gradio and Playwright: .venv/bin/python -m pip install -c constraints.txt -e '.[browser]'
 test-browser: setup
-	$(BIN)/python -m pytest -q -rs -m browser tests/test_browser.py $(ARGS)
+	$(BIN)/python -m pytest -q -rs -m browser tests/test_browser.py tests/test_play_browser.py $(ARGS)
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)

@@ -208,7 +208,7 @@ def test_two_models_of_one_name_are_told_apart(both: Opened, folder: Path) -> No
     with pytest.raises(UserError, match="named twice"):
         open_players([str(folder / "nanogpt")] * 2)
     begins = presets(both["NanoGPT"].run.data)
-    assert 1 <= len(begins) <= 5 and all(0 < len(one) <= 80 for one in begins)
+    assert 1 <= len(begins) <= 4 and all(0 < len(one) <= 60 for one in begins)
 
 
 def test_the_inside_view_is_of_what_was_written(both: Opened) -> None:

@@ -128,8 +128,11 @@ class Desk:
         self._enter(session, [text for text in texts if text.error is None])
         return texts
 
-    def compute(self, session: str, function: Callable[[], Any]) -> Task:
-        """Let `function` run in the thread of the models, in turn. Raises UserError if too many are waiting."""
+    def compute(self, session: str | None, function: Callable[[], Any]) -> Task:
+        """Let `function` run in the thread of the models, in turn; None: for no visitor.
+
+        Raises UserError if too many are waiting.
+        """
         task = Task(function)
         self._enter(session, [task])
         return task
@@ -158,8 +161,9 @@ class Desk:
         text.tell = text.take
         return text
 
-    def _enter(self, session: str, works: list[Text] | list[Task]) -> None:
-        self.stop(session)
+    def _enter(self, session: str | None, works: list[Text] | list[Task]) -> None:
+        if session is not None:
+            self.stop(session)
         entered: list[Text | Task] = []
         try:
             for work in works:
@@ -171,7 +175,8 @@ class Desk:
             raise UserError(
                 f"{self.worker.present} texts are being written or wait here already: try again in a moment."
             ) from None
-        self.of_session[session] = entered
+        if session is not None:
+            self.of_session[session] = entered
 
     def leave(self, session: str, works: list[Text] | list[Task]) -> None:
         """Forget what has ended, or whose visitor has gone."""

@@ -50,6 +50,10 @@ class Guard:
         if scope["path"].startswith(CLOSED):
             await PlainTextResponse("not served here\n", 404)(scope, receive, send)
             return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > MAX_BODY_BYTES:
+            await PlainTextResponse("too much was sent\n", 413)(scope, receive, send)
+            return
         received, started = 0, False
 
         async def measured() -> Message:

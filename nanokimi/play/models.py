@@ -14,7 +14,7 @@ from nanokimi.pretrained import run_path
 from nanokimi.serve.worker import Served
 from nanokimi.train.run_folder import Run, first_seeds, open_run
 
-MAX_PRESETS, PRESET_CHARACTERS = 5, 80
+MAX_PRESETS, PRESET_CHARACTERS = 4, 60
 OPENINGS_TRIED = 40
 
 

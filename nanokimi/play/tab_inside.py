@@ -35,7 +35,7 @@ def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.components.Compo
     players = list(desk.players.values())
     inspector = Inspector(desk.players)
     for player in players[:MOST_MODELS]:  # while nobody waits for it
-        desk.compute(f"prepare {player.name}", partial(inspector.prepare, player))
+        desk.compute(None, partial(inspector.prepare, player))
     layers, heads = layers_and_heads(players)
     text = gr.Textbox(value=prompt.value, label="Beginning", lines=2, max_lines=8, elem_id="nk-look-prompt")
     prompt.change(None, prompt, text, js="(text) => text", api_visibility="private")

@@ -18,15 +18,14 @@ from nanokimi.play.panes import blank, panes
 
 SECONDS_BETWEEN = 0.1
 """How often the page gets what is new."""
-BUTTON_CHARACTERS = 34
 
 
 def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
     """Make the tab; returns its prompt and its settings, which other tabs use."""
     players = list(desk.players.values())
-    sample = players[0].run.config.sample
+    sample, beginnings = players[0].run.config.sample, presets(players[0].run.data)
     prompt = gr.Textbox(
-        value=(presets(players[0].run.data) or [""])[0],
+        value=(beginnings or [""])[0],
         label="Beginning",
         placeholder="Once upon a time",
         lines=2,
@@ -34,8 +33,8 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
         elem_id="nk-prompt",
     )
     with gr.Row(elem_classes="nk-presets"):
-        for text in presets(players[0].run.data):
-            button = gr.Button(shortened(text), size="sm", elem_classes="nk-chip", min_width=0)
+        for text in beginnings:
+            button = gr.Button(text, size="sm", elem_classes="nk-chip", min_width=0)
             button.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
     chosen = gr.CheckboxGroup(
         list(desk.players),
@@ -96,11 +95,6 @@ def setting_inputs(
 
 
 SETTINGS = ("temperature", "top_k", "top_p", "seed", "tokens")
-
-
-def shortened(text: str) -> str:
-    """The label of a preset's button."""
-    return text if len(text) <= BUTTON_CHARACTERS else text[: BUTTON_CHARACTERS - 3].rstrip() + "..."
 
 
 async def stream(

@@ -1,0 +1,3 @@
+from nanokimi.play.server import space
+
+space("tales-1m")

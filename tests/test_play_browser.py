@@ -1,0 +1,256 @@
+"""The page of `nanokimi play` in a Chromium, driven by Playwright: every tab, on a phone and a desktop, light and dark.
+
+`make test-browser` runs this. Without Chromium, Gradio or Playwright the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import find_chromium
+from conftest import PATIENCE
+from report_fixture import write_comparison
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed (apt-get install chromium)"),
+    pytest.mark.skipif(
+        find_spec("gradio") is None or find_spec("playwright") is None,
+        reason="Gradio or Playwright is missing: pip install -c constraints.txt -e '.[browser]'",
+    ),
+]
+MILLISECONDS = PATIENCE * 200  # 120 s for each thing that is waited for
+MOST_TOKENS = 50_000
+"""A text that is not over before it is stopped."""
+SCREENS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+TRAIN = {
+    "kind": "train",
+    "tokens": 1,
+    "flops": 1.0,
+    "train_seconds": 1.0,
+    "step_ms": 9.0,
+    "memory_bytes": 5_000_000,
+}
+TOO_WIDE = """(() => {
+  const width = document.documentElement.clientWidth, found = [];
+  for (const one of document.querySelectorAll("body *")) {
+    if (one.closest("svg, iframe, .visually-hidden, [aria-hidden=true]") || !one.clientWidth) continue;
+    const hides = getComputedStyle(one).overflowX == "visible" && one.scrollWidth > one.clientWidth + 1;
+    if (one.getBoundingClientRect().right > width + 1 || (hides && one.closest(".nk-plain, .nk-chip")))
+      found.push(`${one.tagName}.${one.className}`);
+  }
+  return found;
+})()"""
+FRAME_SIZES = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+IDLE = (
+    "document.querySelector('#nk-panes .nk-numbers') && !document.querySelector('#nk-panes [aria-busy=true]')"
+)
+
+
+class Site:
+    """The server, as a user starts it, and the folder whose runs it offers."""
+
+    def __init__(self, runs: Path, words: list[str]) -> None:
+        options = ["--port", "0", "--runs", str(runs), "--max_tokens", str(MOST_TOKENS)]
+        command = [sys.executable, "-m", "nanokimi", "play", *words, *options]
+        self.runs = runs
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert found, said
+        self.url = found[0]
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[dict[str, Any]]:
+    """The server and the browser, started by the first test that needs them."""
+    kept: dict[str, Any] = {}
+    yield kept
+    if "playwright" in kept:
+        kept["browser"].close()
+        kept["playwright"].stop()
+    if "site" in kept:
+        kept["site"].process.terminate()
+        assert kept["site"].process.wait(PATIENCE) in (0, -15), "the server was still up"
+
+
+@pytest.fixture
+def site(started: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    """The page of two models, beside a finished comparison and a run in progress."""
+    if "site" not in started:
+        from playwright.sync_api import sync_playwright
+
+        make_run: Callable[..., Path] = request.getfixturevalue("make_run")
+        train = request.getfixturevalue("tiny_config")(context_length=512).train
+        words = [str(make_run(model, model, train=train)) for model in ("nanokimi", "nanogpt")]
+        write_comparison(tmp_path / "runs" / "compared", searched=False)
+        (tmp_path / "runs" / "compared" / "config.yaml").touch()
+        training = tmp_path / "runs" / "training"
+        shutil.copytree(words[0], training)
+        (training / "metrics.jsonl").write_text(
+            "".join(json.dumps({**TRAIN, "step": step, "loss": 4 - step}) + "\n" for step in (1, 2))
+        )
+        started["site"] = Site(tmp_path / "runs", words)
+        started["playwright"] = sync_playwright().start()
+        started["browser"] = started["playwright"].chromium.launch(
+            executable_path=find_chromium(), args=["--no-sandbox"]
+        )
+    found: Site = started["site"]
+    return found
+
+
+@contextmanager
+def visited(started: dict[str, Any], site: Site, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+    """The page in a window. At the end: nothing was asked of another address, and nothing went wrong in the console."""
+    size = {"width": width, "height": 844 if width < 500 else 900}
+    context = started["browser"].new_context(viewport=size, color_scheme=scheme)
+    context.set_default_timeout(MILLISECONDS)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    ours = (site.url, "data:", "blob:", "about:")
+    page.on("request", lambda sent: None if sent.url.startswith(ours) else wrong.append(sent.url))
+    page.goto(site.url)
+    page.wait_for_selector("#nk-write")
+    yield page
+    assert wrong == []
+    context.close()
+
+
+def fits(page: Any) -> None:
+    """Nothing is wider than the window, also in the frames."""
+    width = page.viewport_size["width"]
+    assert page.evaluate(FRAME_SIZES) == [width, width]
+    assert page.evaluate(TOO_WIDE) == []
+    for frame in page.frames[1:]:
+        scroll, client = frame.evaluate(FRAME_SIZES)
+        assert scroll == client, frame.url
+
+
+def go_to(page: Any, tab: str) -> None:
+    page.get_by_role("tab", name=tab, exact=True).click()
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_every_tab_works_and_fits(started: dict[str, Any], site: Site, width: int, scheme: str) -> None:
+    with visited(started, site, width, scheme) as page:
+        fits(page)
+        page.fill("#nk-prompt textarea", "the dog <b>ran</b>")
+        page.click("#nk-write")
+        page.wait_for_function(IDLE)
+        stories = page.locator("#nk-panes .nk-story").all_inner_texts()
+        assert len(stories) == 2 and all(story.startswith("the dog <b>ran</b>") for story in stories)
+        assert stories[0] != stories[1]
+        assert page.locator("#nk-panes dd").all_inner_texts()[::3] == ["20", "20"], "all tokens were written"
+        fits(page)
+        go_to(page, "Look inside")
+        page.click("#nk-look")
+        frame = page.frame_locator("#nk-inside iframe")
+        frame.locator("text=The ten likeliest in its place").first.wait_for()
+        fits(page)
+        go_to(page, "Compare")
+        page.click("#nk-compare")
+        page.frame_locator("#nk-report iframe").locator("text=nats per token").first.wait_for()
+        fits(page)
+        go_to(page, "Watch")
+        page.wait_for_selector("#nk-watch .nk-chart:visible")
+        page.wait_for_selector("#nk-watch >> text=of 12")
+        fits(page)
+        go_to(page, "Write")
+        page.fill("#nk-prompt textarea", "x" * 4001)
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-write-problem >> text=4,001 characters")
+        fits(page)
+
+
+def test_a_run_in_progress_moves(started: dict[str, Any], site: Site) -> None:
+    with visited(started, site) as page:
+        go_to(page, "Watch")
+        page.wait_for_selector("#nk-watch >> text=step 2 of 12")
+        with (site.runs / "training" / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({**TRAIN, "step": 7, "loss": 1.25}) + "\n")
+        page.wait_for_selector("#nk-watch >> text=step 7 of 12")
+
+
+def test_the_keyboard_is_enough(started: dict[str, Any], site: Site) -> None:
+    """From the top of the page, Tab comes to every tab's control that matters, and they work."""
+    with visited(started, site) as page:
+        reached = []
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            reached.append(
+                page.evaluate("document.activeElement.id || document.activeElement.innerText || ''")
+            )
+            if reached[-1] == "nk-write":
+                break
+        assert reached[-1] == "nk-write" and "Large text" in reached and "Write" in reached
+        ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert ring == "solid", "what has the focus is seen to have it"
+        page.keyboard.press("Enter")
+        page.wait_for_function(IDLE)
+        page.get_by_role("tab", name="Write", exact=True).focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert (
+            page.evaluate("document.querySelector('[role=tab][aria-selected=true]').innerText")
+            == "Look inside"
+        )
+
+
+HOSTILE = "<img src=x onerror=window.hacked=1> ${window.hacked=2} {{window.hacked=3}} `\u202e\u2603"
+
+
+def test_hostile_text_is_only_text(started: dict[str, Any], site: Site) -> None:
+    with visited(started, site) as page:
+        page.fill("#nk-prompt textarea", HOSTILE)
+        page.click("#nk-write")
+        page.wait_for_function(IDLE)
+        story = page.locator("#nk-panes .nk-story").first.inner_text()
+        assert story.startswith(
+            "<img src=x onerror=window.hacked=1> ${window.hacked=2} {{window.hacked=3}} `[U+202E]"
+        )
+        go_to(page, "Look inside")
+        page.click("#nk-look")
+        page.frame_locator("#nk-inside iframe").locator(
+            "text=The ten likeliest in its place"
+        ).first.wait_for()
+        assert all(frame.evaluate("window.hacked") is None for frame in page.frames)
+        go_to(page, "Write")
+        page.fill("#nk-prompt textarea", "x" * 1_000_000)
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-write-problem >> text=1,000,000 characters")
+
+
+def test_a_text_stops_when_asked(started: dict[str, Any], site: Site) -> None:
+    with visited(started, site) as page:
+        page.locator(".nk-settings input").nth(4).fill(str(MOST_TOKENS))
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-panes .nk-caret")
+        page.click("#nk-stop")
+        page.wait_for_selector("#nk-panes >> text=stopped")
+        page.wait_for_function(IDLE)
+
+
+def test_addresses_that_take_files_are_closed(started: dict[str, Any], site: Site) -> None:
+    from httpx import Client
+
+    with Client(base_url=site.url, timeout=PATIENCE) as client:
+        for path in ("upload", "proxy=http://example.com/", "file=/etc/passwd", "deep_link"):
+            assert client.get(f"/gradio_api/{path}").status_code == 404, path
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 404
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+        assert client.post("/gradio_api/queue/join", content=b"x" * (5 << 20)).status_code == 413
+        found = client.get("/")
+        assert found.status_code == 200 and "connect-src 'self'" in found.headers["content-security-policy"]
+        assert str(site.runs) not in found.text, "no path of this machine is told"
