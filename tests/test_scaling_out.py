@@ -17,6 +17,7 @@ from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanokimi.config import GPTConfig, KimiConfig, OptimConfig, TrainConfig
+from nanokimi.measure import communication
 from nanokimi.measure.cost import model_cost
 from nanokimi.model.build import build_model
 
@@ -175,9 +176,6 @@ def test_the_plan_counts_the_bytes_that_training_sends(gpus: int) -> None:
 
     The plan deals Muon's matrices evenly; the trainer cannot quite.
     """
-    communication = pytest.importorskip(
-        "nanokimi.measure.communication", reason="training with several processes"
-    )
     for plan in scaling_out.plans()[:2]:
         with torch.device("meta"):
             model = build_model(plan.model, seed=0)
