@@ -36,7 +36,7 @@ class Seen:
 
     finished: list[int]
     """Requests by user."""
-    first_words: list[float] = field(default_factory=list)
+    first_signs: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ async def wish(client: httpx.AsyncClient, number: int, session: str, data: list[
                 if not message["success"]:
                     seen.errors.append(json.dumps(message)[:200])
                     return False
-                seen.first_words.append(first or 0.0)
+                seen.first_signs.append(first or 0.0)
                 seen.whole.append(time.monotonic() - begun)
                 return True
     seen.errors.append("the events ended before the answer")
@@ -131,7 +131,7 @@ async def measure(url: str, process: psutil.Process, users: int, seconds: float)
         "errors": len(seen.errors),
         "first_errors": seen.errors[:3],
         "requests_per_user": [min(seen.finished), max(seen.finished)],
-        "seconds_to_first_words": quantiles(seen.first_words),
+        "seconds_to_first_sign": quantiles(seen.first_signs),
         "seconds_to_whole_answer": quantiles(seen.whole),
         "memory_mb_second_quarter": round(early, 1),
         "memory_mb_last_quarter": round(late, 1),

@@ -29,7 +29,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OF_THEIR_TIME = ("corrections.md", "earlier-results.md", "performance.md")
 """Records, whose commands were run at the commits that they name."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-PAST_THE_PARSER = re.compile(r"not a folder|no file or folder|no config.yaml|the Hub is not asked")
+PAST_THE_PARSER = re.compile(
+    r"not a folder|no file or folder|no config.yaml|the Hub is not asked|the page is not opened"
+)
 """What a command says whose words are right, where the run or file that they name does not exist."""
 
 
@@ -131,7 +133,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def refuse(*_: object, **__: object) -> None:
         raise UserError("the Hub is not asked")
 
+    def do_not_listen(*_: object) -> None:
+        raise UserError("the page is not opened")
+
     monkeypatch.setattr("nanokimi.interop.hub.pull", refuse)
+    monkeypatch.setattr("nanokimi.cli.play.listen", do_not_listen)
+    monkeypatch.setattr("nanokimi.cli.play.find_spec", lambda _: object())  # also without the extra `play`
     yield tmp_path
     forget_plugins()
 

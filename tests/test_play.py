@@ -330,6 +330,8 @@ def test_without_weights_or_gradio_it_says_what_is_missing(
     from nanokimi import pretrained
     from nanokimi.cli import play
 
+    assert pretrained.word_for(pretrained.SHIPPED / "tales-1m" / "nanokimi") == "tales-1m/nanokimi"
+    assert pretrained.word_for(Path("runs/x")) == "runs/x"
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     assert cli.main(["play"]) == 2
     assert "play needs a RUN" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanokimi.cli.options import take_options, user_path
 from nanokimi.errors import UserError
-from nanokimi.pretrained import run_path, shipped_names
+from nanokimi.pretrained import SHIPPED, run_path, shipped_names
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
 
 DEFAULTS = {"port": 7860, "max_prompt": 4000, "max_tokens": 1000, "at_once": 8, "queue": 128}
@@ -35,7 +35,7 @@ def run_play(arguments: list[str]) -> int:
     for name, (low, high) in RANGES.items():
         if not low <= number[name] <= high:
             raise UserError(f"--{name} is {number[name]}: it must be {low} to {high}")
-    if not words and not (words := shipped_names()[:1]):
+    if not words and not (words := [str(SHIPPED / name) for name in shipped_names()[:1]]):
         raise UserError("play needs a RUN: this package comes without weights")
     runs = Path(user_path("--runs", str(options["runs"]))) if "runs" in options else None
     if runs is not None and not runs.is_dir():

@@ -14,6 +14,7 @@ from nanokimi.generation.engine import Request
 from nanokimi.generation.story import text_settings
 from nanokimi.generation.text import TextSettings, requests_of
 from nanokimi.play.models import Player
+from nanokimi.pretrained import word_for
 
 MOST_AT_ONCE = 8
 """Models that one visitor may let write at once."""
@@ -138,7 +139,7 @@ def command_of(player: Player, asked: Asked) -> str:
         "max_new_tokens": str(asked.tokens),
     }
     options = [f"--{name}={value}" for name, value in words.items()]
-    return shlex.join(["nanokimi", "sample", str(player.run.folder), *options])
+    return shlex.join(["nanokimi", "sample", word_for(player.run.folder), *options])
 
 
 def chosen_players(players: dict[str, Player], names: Any) -> list[Player]:

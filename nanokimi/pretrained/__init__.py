@@ -24,6 +24,11 @@ def run_path(run: str | os.PathLike[str]) -> Path:
     return shipped if os.path.isdir(shipped) and path.parts[0] in shipped_names() else path
 
 
+def word_for(folder: Path) -> str:
+    """What the user writes for a run's folder: the name of shipped weights ("tales-1m/nanokimi"), or the path."""
+    return folder.relative_to(SHIPPED).as_posix() if SHIPPED in folder.parents else str(folder)
+
+
 def is_shipped(folder: Path) -> bool:
     """Whether it is a folder of shipped weights, which may hold several runs."""
     return folder.parent == SHIPPED
