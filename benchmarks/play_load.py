@@ -2,8 +2,8 @@
 
     python benchmarks/play_load.py RUN [RUN ...] [--users 32] [--seconds 120]
 
-Starts the server, lets every user write again and again (every eighth wish looks inside), and prints one JSON object.
-The exit status is 1 if a request failed or memory grew by more than MOST_GROWTH.
+Needs the extra `play`. Starts the server, lets every user write again and again (every eighth wish looks inside), and
+prints one JSON object. The exit status is 1 if a request failed or memory grew by more than MOST_GROWTH.
 """
 
 from __future__ import annotations
