@@ -192,7 +192,10 @@ def test_the_quick_commands_of_the_documents_do_what_they_say(
     run, tried = "runs/compare-1/nanokimi/seed-1337", 0
     assert (place / run / "result.json").is_file()
     for number, param in enumerate(COMMANDS):
-        words = [run if word in ("RUN", "runs/x", "runs/theirs") else word for word in param.values[0]]
+        words = [
+            run if word in ("RUN", "runs/x", "runs/theirs", "theirs", "more") else word
+            for word in param.values[0]
+        ]
         words = [
             "runs/compare-1" if word.startswith("runs/compare-") and word != run else word for word in words
         ]
