@@ -97,9 +97,9 @@ smoke: setup
 compare: setup
 	$(BIN)/nanokimi compare $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-# The models that ship (docs/pretrained.md): some hours. An interrupted training goes on where it was.
+# The models that ship (docs/pretrained.md): two hours or more. An interrupted training goes on where it was.
 pretrained: setup
-	$(BIN)/nanokimi compare --config tales-1m --out runs/pretrained --resume
+	$(BIN)/nanokimi compare --config tales-1m --threads 1 --out runs/pretrained --resume
 	$(BIN)/python benchmarks/pretrained.py runs/pretrained
 
 clean:

@@ -32,7 +32,8 @@ licence. `nanokimi sample tales-1m` writes with both; `nanokimi.load("tales-1m")
 All rows but "before rounding" are of the weights as shipped (bf16, computed in fp32), on the whole test part. The
 stories continue the first sentences of unseen tales (temperature and top-p of config.yaml) and were judged by the
 world's own parser; intervals are Wilson's, 95%. Both models have the same optimizer settings, untuned at this size
-and trained with one seed: the table does not say which architecture is better. The report of the run is report.html.
+and trained with one seed: the table does not say which architecture is better. The report of the run is report.html;
+its times were taken while other work ran on the machine, and say nothing of speed.
 Of the training text, only the last documents are in data/; `make pretrained` repeats everything.
 """
 PAGE = """# The models that ship
@@ -53,7 +54,8 @@ print(nk.complete(model, tokenizer, "Once upon a time")[0].text)
 ```
 
 `make pretrained` repeats them: it trains both (`nanokimi compare --config tales-1m`, an hour or more per model),
-ships the result and writes this page.
+ships the result and writes this page. (Ours were trained at the same time, on one thread each, on a machine that did
+other work: the times in the report say nothing of speed.)
 
 {table}
 
