@@ -392,6 +392,32 @@ def test_what_a_group_cannot_do_is_refused_before_anything_starts(
         require_shareable(asked)
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "named"),
+    [
+        (
+            "compare",
+            "--match=seconds",
+            "compare.match is seconds, which is measured with all arms in one process",
+        ),
+        ("train", "--dry-run", "--dry-run measures a run of one process: start it without torchrun"),
+    ],
+)
+def test_what_the_main_process_would_measure_alone_is_refused(
+    command: str,
+    option: str,
+    named: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The first would wait for ever for processes that take no part; the second would forecast another run."""
+    monkeypatch.setattr(parallel, "_joined", [World(0, 2, local_size=2)])
+    with pytest.raises(UserError, match=named):
+        cli.run([command, *words[1:], option])
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_joined", [World(0, 2)])
     with pytest.raises(UserError, match="sample runs in one process: start it without torchrun"):

@@ -35,6 +35,7 @@ from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
 from nanokimi.config.ignored import refuse_ignored, split_arm_words
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
+from nanokimi.runtime.parallel import current
 from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.text import one_line
 
@@ -116,6 +117,8 @@ def run_train(arguments: list[str]) -> int:
     begin_with(options, rest)
     if "dry_run" in options and "resume" in options:
         raise UserError("--dry-run is for a run that has not begun: leave out --resume")
+    if "dry_run" in options and not current().alone:
+        raise UserError("--dry-run measures a run of one process: start it without torchrun")
     config, out, resume = plan_run("train", options, rest, arms)
     refuse_unused_plugins(config, arms=False)
     if "print_config" in options:

@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.data.store import PreparedData
-from nanokimi.errors import TrainingError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.display import Display
-from nanokimi.runtime.parallel import ending_together
+from nanokimi.runtime.parallel import current, ending_together
 from nanokimi.train.run import train_shown
 from nanokimi.train.run_folder import CONFIG_FILE
+from nanokimi.train.sharding import require_shareable
+
+
+def require_shareable_arms(config: RunConfig) -> None:
+    """Raise UserError if a comparison cannot be trained by the present group of processes."""
+    if current().alone:
+        return
+    if config.compare.match == "seconds":
+        raise UserError(
+            "compare.match is seconds, which is measured with all arms in one process: match flops, or start nanokimi "
+            "without torchrun"
+        )
+    for arm in arm_configs(config).values():
+        require_shareable(arm)
 
 
 def train_one_after_another(

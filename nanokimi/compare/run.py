@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.arm_process import ArmProcess
-from nanokimi.compare.by_group import train_one_after_another
+from nanokimi.compare.by_group import require_shareable_arms, train_one_after_another
 from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
 from nanokimi.compare.searched import read_search
 from nanokimi.config import RunConfig
-from nanokimi.config.arms import arm_configs, slug
+from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
@@ -39,7 +39,6 @@ from nanokimi.train.run_folder import (
     require_room,
     training_folder,
 )
-from nanokimi.train.sharding import require_shareable
 from nanokimi.train.weights import require_start
 
 
@@ -54,9 +53,7 @@ def compare(
         Interrupted: a signal came. The arms were saved, and `resume` continues them.
     """
     read_search(config)  # a wrong file is refused now, not when the report is made
-    if not current().alone:
-        for arm in arm_configs(config).values():
-            require_shareable(arm)
+    require_shareable_arms(config)
     folder = training_folder(config, out, "compare", make_runs, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, arms):
         return train_and_report(config, arms, data, out, resume, allow_changes)
