@@ -392,6 +392,14 @@ def test_what_a_group_cannot_do_is_refused_before_anything_starts(
         require_shareable(asked)
 
 
+def test_what_auto_chooses_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(parallel, "_joined", [World(0, 4, local_size=4)])
+    with pytest.raises(UserError, match="train.device is auto, here mps"):
+        require_shareable(config(tmp_path, train={"device": "auto"}))
+
+
 @pytest.mark.parametrize(
     ("command", "option", "named"),
     [

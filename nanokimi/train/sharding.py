@@ -10,6 +10,7 @@ from nanokimi.errors import UserError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.user_module import UserModule
 from nanokimi.optim.sharded import SHARDABLE
+from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.parallel import World, current
 
 
@@ -49,8 +50,11 @@ def require_shareable(config: RunConfig) -> None:
 
 def require_device_each(name: str, world: World) -> None:
     """Raise UserError if the processes of this machine cannot each have a device of this kind."""
-    if name == "mps":
-        raise UserError("train.device is mps, which has no collectives: start nanokimi without torchrun")
+    if name == "mps" or (name == "auto" and choose_device(name).type == "mps"):
+        raise UserError(
+            f"train.device is {name}{', here mps' if name == 'auto' else ''}, which has no collectives: start nanokimi "
+            "without torchrun, or say cpu"
+        )
     if name.startswith("cuda:") and name != "cuda:0":
         raise UserError(f"train.device is {name}, but each of {world.size} processes has its own: say cuda")
     count = torch.cuda.device_count()
