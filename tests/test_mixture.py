@@ -96,6 +96,14 @@ def test_each_text_has_its_parts_as_if_it_were_alone(texts: Path) -> None:
     assert len(val_openings(data)) == 3 and "ball" not in val_openings(data)[2]
 
 
+def test_other_weights_train_otherwise_and_are_scored_on_the_same_text(texts: Path) -> None:
+    """So pages and pictures set their runs side by side."""
+    one, other = (prepare(mixed(texts, weight, 1), texts / str(weight), 8) for weight in (1, 3))
+    assert one.fingerprint != other.fingerprint and one.scoring_sha256 == other.scoring_sha256
+    assert one.metadata["sha256"] == other.metadata["sha256"]
+    assert prepare(mixed(texts, 1), texts / "en", 8).metadata["sha256"] != one.metadata["sha256"]
+
+
 def test_windows_lie_in_one_text_and_keep_the_shares() -> None:
     ids, context = np.arange(1000), 7
     mixture = Mixture(np.array([0, 900, 960]), np.array([900, 60, 40]), np.array([0.2, 0.5, 0.3]))

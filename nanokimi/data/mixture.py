@@ -54,6 +54,7 @@ def open_mixture(dataset: DatasetConfig) -> Source:
             source.require_unchanged()
 
     sizes = [source.file_bytes for source in opened]
+    texts = tuple({"sha256": hash_of(source), "source": store_key(source.fingerprint)} for source in opened)
     return Source(
         {
             "mixture": [
@@ -61,12 +62,11 @@ def open_mixture(dataset: DatasetConfig) -> Source:
             ]
         },
         file_bytes=None if None in sizes else sum(size or 0 for size in sizes),
+        sha256=store_key({"texts": texts}),  # without the weights: what is scored is the same text with any
         documents=documents,
         require_unchanged=require_unchanged,
         notes=tuple(note for source in opened for note in source.notes),
-        parts_of=tuple(
-            {"sha256": hash_of(source), "source": store_key(source.fingerprint)} for source in opened
-        ),
+        parts_of=texts,
     )
 
 

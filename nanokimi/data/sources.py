@@ -48,7 +48,7 @@ class Source:
     file_bytes: int | None = None
     """Size on disk; None if it does not come from files."""
     sha256: str | None = None
-    """Hash of the file, or of the names and hashes of all files."""
+    """Hash of the file, of the names and hashes of all files, or of the hashes of a mixture's texts."""
     text_file: Path | None = None
     """The file of one contiguous text, cut by position; None: documents."""
     documents: Callable[[], Iterator[Document]] | None = None
