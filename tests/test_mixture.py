@@ -200,6 +200,8 @@ def test_a_changed_text_is_named(texts: Path) -> None:
     dataset = mixed(texts, 1, 1, 1)
     data = prepare(dataset, texts / "out", 8)
     assert changed_source(dataset, data, texts / "out") is None
+    for other in (mixed(texts, 1, 1, 2), mixed(texts, 1, 1), DatasetConfig(path=str(texts / "whole.txt"))):
+        assert changed_source(other, data, texts / "out") == "dataset.sources", "config.yaml was edited"
     (texts / "whole.txt").write_text("another text\n" * 200)
     assert changed_source(dataset, data, texts / "out") == str(texts / "whole.txt")
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from nanokimi.config import DatasetConfig
-from nanokimi.config.text_sources import text_sources
+from nanokimi.config.text_sources import PLACE, shares_of, text_sources
 from nanokimi.data.cache import store_key
 from nanokimi.data.hub import hub_set
 from nanokimi.data.mixture import as_if_alone
@@ -23,7 +23,12 @@ def changed_source(dataset: DatasetConfig, data: PreparedData, folder: Path) -> 
 
     What is gone, or cannot be read or reached, is not needed: the run goes on with its copy.
     """
-    ones = [as_if_alone(dataset, source) for source in text_sources(dataset)] or [dataset]
+    named = text_sources(dataset)
+    shares = shares_of(named) if named else []
+    asked = [(one.name, share) for one, share in zip(named, shares, strict=True)]
+    if asked != [(facts["name"], facts["share"]) for facts in data.sources]:
+        return PLACE
+    ones = [as_if_alone(dataset, source) for source in named] or [dataset]
     for one, facts in zip(ones, data.sources or [data.metadata], strict=True):
         now = source_sha256(one)
         if now is not None and now != facts["sha256"]:
