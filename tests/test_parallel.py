@@ -31,13 +31,16 @@ from nanokimi.config import (
     VariantFamily,
 )
 from nanokimi.config.files import load_config
+from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
+from nanokimi.kernels import cross_entropy
 from nanokimi.measure.communication import step_traffic
 from nanokimi.model.build import build_model
 from nanokimi.optim.sharded import deal
 from nanokimi.runtime import parallel
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.parallel import World
+from nanokimi.train import state
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.sharding import require_shareable
 from nanokimi.train.weights import load_weights, save_weights, untied
@@ -433,6 +436,22 @@ def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---- parts
+
+
+def test_any_number_of_processes_chooses_the_same_kernels(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run that one process saved would be another run for several, whose parts of the logits are smaller."""
+    folder = make(MUON)
+    settings, data = load_config(str(folder / "config.yaml")), open_prepared(folder / "data")
+    logits = 12 * 16 * data.tokenizer.vocab_size
+    monkeypatch.setattr(cross_entropy, "LARGE", logits)
+    monkeypatch.setattr(state, "shard_", lambda model, device: None)
+    forms = []
+    for size in (1, 2):
+        monkeypatch.setattr(parallel, "_joined", [World(0, size)])
+        forms.append(state.kernel_forms(state.build_state(settings, data, folder)))
+    assert forms[0] == forms[1] and forms[0]["loss"] == "in pieces"
 
 
 def test_the_rows_of_all_processes_are_the_batch() -> None:

@@ -148,9 +148,11 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     model = initial_model(config, folder).to(device)
     model.activation_checkpointing = train.activation_checkpointing
     rows = world.share(train.batch_size)
-    vocab_size, micro_batch_size = config.family.model.vocab_size, micro_batch(train, world)
+    vocab_size = config.family.model.vocab_size
     assert vocab_size is not None, "resolve() fills this in"
-    loss, of_loss = choose_loss(micro_batch_size * train.context_length * vocab_size, train.dtype)
+    # As one process would choose: any number of them may continue the run, with the same implementations.
+    logits = micro_batch(train, ALONE) * train.context_length * vocab_size
+    loss, of_loss = choose_loss(logits, train.dtype)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     kernels = accelerate_(model, dtype=train.dtype)
     if not world.alone:
@@ -159,7 +161,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     kernels = [*kernels, *of_optimizer, of_loss]
     return TrainState(
         config=config,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=micro_batch(train, world),
         data=data,
         batches=Prefetched(
             data.train_ids, config.seed, train.batch_size, train.context_length, data.mixture, rows
