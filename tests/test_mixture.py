@@ -18,7 +18,8 @@ from report_fixture import write_comparison, write_report_json
 from nanokimi.cli import main
 from nanokimi.cli.evaluate import evaluation_text
 from nanokimi.compare.summary import summary_table
-from nanokimi.config import DatasetConfig, RunConfig
+from nanokimi.config import DatasetConfig, RunConfig, TrainConfig
+from nanokimi.config.files import load_config, save_config
 from nanokimi.config.rules import validate
 from nanokimi.data.batches import Mixture, Prefetched, sample_batch
 from nanokimi.data.build import find_store
@@ -194,6 +195,23 @@ def test_a_tokenizer_sees_the_texts_by_their_weights(tmp_path: Path) -> None:
     sources = tuple({"name": name, "path": "p", "weight": weight} for name, weight in (("a", 1), ("b", 3)))
     text = "".join(weighted_texts(corpus, DatasetConfig(sources=sources)))
     assert (text.count("x"), text.count("y")) == (1000, 3000)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_init_from_takes_one_text_for_several_and_several_for_one(
+    several: bool, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text that is given replaces the run's, of which only the tokenizer is kept."""
+    one, two = DatasetConfig(path=str(texts / "whole.txt")), mixed(texts, 1, 3)
+    run = RunConfig(dataset=one if several else two, train=TrainConfig(max_steps=1))
+    save_config(run, texts / "config.yaml")
+    (texts / "data").mkdir()
+    words = [f"--dataset.sources={json.dumps(two.sources)}"] if several else ["--data", one.path]
+    assert main(["train", "--init-from", str(texts), *words, "--print-config"]) == 0, capsys.readouterr().err
+    (texts / "printed.yaml").write_text(capsys.readouterr().out)
+    found = load_config(str(texts / "printed.yaml")).dataset
+    assert (found.path, found.sources) == (("", two.sources) if several else (one.path, ()))
+    assert found.tokenizer == str(texts / "data" / "tokenizer.json")
 
 
 def test_a_changed_text_is_named(texts: Path) -> None:

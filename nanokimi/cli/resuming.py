@@ -143,7 +143,12 @@ def begin_with(options: dict[str, object], rest: list[str]) -> None:
         raise UserError(f"--init-from {folder} is not a run folder: it has no config.yaml")
     options.setdefault("config", str(folder / "config.yaml"))
     given = {word.partition("=")[0] for word in rest}
-    if given & {"--data", "--dataset.path"} and not given & {"--dataset.tokenizer", "--tokenizer"}:
+    one, several = given & {"--data", "--dataset.path"}, given & {"--dataset.sources", "--sources"}
+    if one and not several:  # the text that is given replaces the run's
+        rest.append("--dataset.sources=[]")
+    if several and not one:
+        rest.append("--dataset.path=")
+    if (one or several) and not given & {"--dataset.tokenizer", "--tokenizer"}:
         from nanokimi.train.weights import find_data
 
         rest.append(f"--dataset.tokenizer={(find_data(folder) / 'tokenizer.json').resolve()}")
