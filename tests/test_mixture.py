@@ -123,13 +123,17 @@ def test_windows_lie_in_one_text_and_keep_the_shares() -> None:
 
 
 def test_batches_follow_from_seed_and_index_also_when_opened_again(
-    texts: Path, tiny_config: Any, tmp_path: Path
+    texts: Path, tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = prepare(mixed(texts, 3, 1), texts / "out", 16)
     config = replace(tiny_config(), dataset=mixed(texts, 3, 1))
     model = replace(config.nanogpt.model, vocab_size=257, max_position_embeddings=16)
     config = replace(config, model="nanogpt", nanogpt=replace(config.nanogpt, model=model))
     state = build_state(config, data, tmp_path)
+    monkeypatch.setattr("nanokimi.train.state.COPY_SEARCH_TOKENS", 200)
+    german = data.sources[0]["train_tokens"]
+    starts = [data.tokenizer.decode(data.train_ids[start : start + 100]) for start in (0, german)]
+    assert state.training_text == "".join(starts), "stories in any language are searched for copies"
     again = Prefetched(data.train_ids, 7, 8, 16, open_prepared(texts / "out").mixture)
     state.batches.at(0)
     assert all(np.array_equal(a, b) for a, b in zip(state.batches.at(5), again.at(5), strict=True))

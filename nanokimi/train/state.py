@@ -117,8 +117,11 @@ class TrainState:
 
     @cached_property
     def training_text(self) -> str:
-        """The beginning of the training text, in which to find what a story copied."""
-        return self.data.tokenizer.decode(self.data.train_ids[:COPY_SEARCH_TOKENS])
+        """The beginning of the training text, in which to find what a story copied; of a mixture, that of each text."""
+        sizes = [one["train_tokens"] for one in self.data.sources] or [len(self.data.train_ids)]
+        most, ends = COPY_SEARCH_TOKENS // len(sizes), np.cumsum(sizes)
+        pieces = [self.data.train_ids[end - n : end][:most] for n, end in zip(sizes, ends, strict=True)]
+        return "".join(map(self.data.tokenizer.decode, pieces))
 
     @property
     def tokens(self) -> int:
