@@ -387,9 +387,11 @@ CASES: list[tuple[str, str, str]] = [
             *(("sample", ""), ("evaluate", ""), ("report", ""), ("audit", ""), ("serve", " --port 0")),
             *(("prune", " --keep 1"), ("export", " --out x"), ("import", " --out x"), ("pull", " --out x")),
             *(("push", " me/model"), ("judge", " --url http://localhost:1/v1 --model x")),
+            *(("inspect", ""), ("plot", ""), ("play", " --port 0")),
         )
     ),
     ("train --init-from= --data {D}", "option --init-from is empty", ""),
+    ("play {R} --runs= --port 0", "option --runs is empty", ""),
     ("sample missing", "missing is not a folder", ""),
     ("sample taken", "no config.yaml", "taken"),
     ("sample {R} --promt hello", "there is no option --promt", ""),

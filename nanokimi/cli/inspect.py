@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanokimi.cli.options import take_options
+from nanokimi.cli.options import require_targets, take_options
 from nanokimi.cli.sample import SAMPLING_OPTIONS, writer_of
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
@@ -28,9 +28,7 @@ def run_inspect(arguments: list[str]) -> int:
     words: dict[str, Callable[[str], object]] = dict.fromkeys(WORDS, str)
     numbers: dict[str, Callable[[str], object]] = dict.fromkeys(NUMBERS, int)
     options, rest = take_options(arguments, {**SAMPLING_OPTIONS, **words, **numbers})
-    unknown = [word for word in rest if word.startswith("--")]
-    if unknown:
-        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    require_targets(rest, "run folder")
     if not rest:
         raise UserError("name a run, a comparison or several runs to look into; see --help")
     page = Path(str(options["html"])) if "html" in options else None

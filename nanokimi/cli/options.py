@@ -75,7 +75,7 @@ TEXT_OPTIONS = ("--data", "--dataset.path", "--dataset.sources", "--sources")
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
     *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
-    *("html", "arm"),
+    *("html", "arm", "runs"),
     *("format", "step", "tokenizer", "revision", "init_from"),
 )
 """Options whose empty value would mean another folder, file or name than anyone meant."""

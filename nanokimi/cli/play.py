@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from nanokimi.cli.options import take_options, user_path
+from nanokimi.cli.options import require_targets, take_options, user_path
 from nanokimi.errors import UserError
 from nanokimi.pretrained import SHIPPED, run_path, shipped_names
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
@@ -28,9 +28,7 @@ def run_play(arguments: list[str]) -> int:
     options, words = take_options(
         arguments, {**numbers, "runs": str, "host": str, "checkpoint": str, "device": str}
     )
-    unknown = [word for word in words if word.startswith("--")]
-    if unknown:
-        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    require_targets(words, "RUN")
     number = {name: int(str(options.get(name, default))) for name, default in DEFAULTS.items()}
     for name, (low, high) in RANGES.items():
         if not low <= number[name] <= high:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanokimi.cli.options import take_options
+from nanokimi.cli.options import require_targets, take_options
 from nanokimi.errors import UserError
 from nanokimi.runtime.interrupts import Interrupted
 from nanokimi.runtime.text import one_line
@@ -13,9 +13,7 @@ from nanokimi.runtime.text import one_line
 def run_plot(arguments: list[str]) -> int:
     """`nanokimi plot`."""
     options, folders = take_options(arguments, {"kind": str, "x": str, "out": str})
-    unknown = [word for word in folders if word.startswith("--")]
-    if unknown:
-        raise UserError(f"there is no option {unknown[0].partition('=')[0]} here; see --help")
+    require_targets(folders, "folder")
     kind, x = (str(options[name]) if name in options else None for name in ("kind", "x"))
     from nanokimi.compare.plot import Picture, require_format, shown_of
 
