@@ -223,6 +223,16 @@ def test_the_inside_view_is_of_what_was_written(both: Opened) -> None:
         wanted_maps("<b>", "all")
 
 
+def test_runs_of_one_name_are_all_offered(tmp_path: Path) -> None:
+    """With as many of the folders before it in its label as tell a run from those before it."""
+    runs = [tmp_path / arm / "nanogpt" / "seed-1" for arm in ("a", "b", "c")]
+    for run in runs:
+        run.mkdir(parents=True)
+    assert list(Places(tuple(runs)).all().items()) == list(
+        zip(("seed-1", "nanogpt/seed-1", "c/nanogpt/seed-1"), runs, strict=True)
+    )
+
+
 def test_finished_runs_are_compared(folder: Path) -> None:
     """One folder as its own report, and several as one whose verdict holds all their arms."""
     names = ("NanoKimi", "NanoGPT")

@@ -30,8 +30,8 @@ class Places:
             found += sorted(inside, key=lambda path: -path.stat().st_mtime)
         labels: dict[str, Path] = {}
         for path in list(dict.fromkeys(map(Path.resolve, found)))[:MOST_OFFERED]:
-            short = "/".join(path.parts[-2:])
-            labels[path.name if path.name not in labels else short] = path
+            tails = ("/".join(path.parts[start:]) for start in reversed(range(len(path.parts))))
+            labels[next(tail for tail in tails if tail not in labels)] = path
         return labels
 
     def comparable(self) -> dict[str, Path]:
