@@ -501,6 +501,14 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
     assert [snapshot(tmp_path), snapshot(trained.out)] == before, "something was left on disk"
 
 
+def test_the_table_of_mistakes_has_all_of_them() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bad-input.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| `")]
+    commands = [f"`{command}`".encode("ascii", "backslashreplace").decode() for command, *_ in CASES]
+    assert rows == commands, "generate it again, as it says"
+    assert f"({len(CASES)} tested)" in text and f"to {len(CASES)} mistakes" in text
+
+
 def test_training_refuses_to_resume_a_comparison(trained: Trained, tmp_path: Path) -> None:
     """A comparison's folder has a config.yaml, too, but its runs lie below it."""
     folder = tmp_path / "comparison"
