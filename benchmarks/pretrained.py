@@ -53,11 +53,11 @@ def main() -> None:
         "--stories", type=int, default=100, help="stories judged, and questions of each distance"
     )
     options = parser.parse_args()
-    shutil.rmtree(options.out, ignore_errors=True)
     order = list(load_config(str(options.comparison / "config.yaml")).arms)
     folders = sorted(
         first_seeds(options.comparison), key=lambda path: order.index(open_run(path).config.title)
     )
+    shutil.rmtree(options.out, ignore_errors=True)  # the comparison is one and has finished
     ship(options.comparison, folders, options.out)
     models = []
     for folder in folders:
