@@ -6,6 +6,7 @@ Runs with the same arm and settings but other random seeds are one arm, drawn wi
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import arm_configs, slug
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings
+from nanokimi.data.build import METADATA_FILE
 from nanokimi.data.metadata import read_metadata
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
@@ -28,9 +30,8 @@ from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import CONFIG_FILE, find_data, runs_in
 
 FORMATS = (".png", ".svg", ".html")
-STUDY_FILE, METADATA_FILE, METRICS_FILE = "study.json", "data.json", "metrics.jsonl"
+STUDY_FILE, METRICS_FILE = "study.json", "metrics.jsonl"
 MOST_ARMS = 64
-LN2 = 0.6931471805599453
 FRAME_HEIGHT = 620
 """Pixels of the page in a notebook."""
 
@@ -255,5 +256,5 @@ def _levels(opened: Sequence[Opened], kind: str) -> tuple[list[Record], list[str
         return [], notes
     text = texts[0]
     nats = text["val_floor_nats"]
-    place = nats / text["val_tokens"] if kind == "loss" else nats / LN2 / text["val_text_bytes"]
+    place = nats / text["val_tokens"] if kind == "loss" else nats / math.log(2) / text["val_text_bytes"]
     return [{"key": "floor", "name": f"entropy floor {place:.4f}", "nats": place}], notes
