@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanokimi.play.markup import shown
+from nanokimi.report.records import thin, trailing_mean
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44
 MAX_POINTS = 300
@@ -77,7 +78,8 @@ def chart(lines: Sequence[Line], label: str, size: tuple[int, int], floor: float
 
 def curve(line: Line, scale: Scale) -> str:
     """One curve."""
-    points = " ".join(f"{scale.x(x)},{scale.y(y)}" for x, y in thinned(line.points))
+    xs, ys = thin(([x for x, _ in line.points], [y for _, y in line.points]), MAX_POINTS)
+    points = " ".join(f"{scale.x(x)},{scale.y(y)}" for x, y in zip(xs, ys, strict=True))
     kind, dashes = ("nk-thin", "") if line.thin else ("nk-bold", DASHES[line.slot % 8])
     colour = f"stroke:var(--nk-arm-{line.slot % 8})"
     return f'<polyline points="{points}" class="{kind}" style="{colour}" stroke-dasharray="{dashes}"/>'
@@ -117,18 +119,7 @@ def round_numbers(low: float, high: float, most: int) -> list[float]:
     return [round(i * size, 10) for i in range(math.ceil(low / size), math.floor(high / size) + 1)]
 
 
-def thinned(points: Points) -> Points:
-    """At most MAX_POINTS points, evenly spaced, with the first and the last."""
-    if len(points) <= MAX_POINTS:
-        return points
-    return [points[round(i * (len(points) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
-
-
 def smoothed(points: Points) -> Points:
     """Each value as the mean of itself and the values before it, over a fiftieth of the points."""
-    window = max(len(points) // 50, 1)
-    total, found = 0.0, []
-    for i, (x, y) in enumerate(points):
-        total += y - (points[i - window][1] if i >= window else 0.0)
-        found.append((x, total / min(i + 1, window)))
-    return found
+    means = trailing_mean([y for _, y in points], max(len(points) // 50, 1))
+    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]

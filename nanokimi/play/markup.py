@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from nanokimi.report import units
+
 CONTROL_PICTURES = 0x2400
 INVISIBLE = {chr(code): chr(CONTROL_PICTURES + code) for code in range(32) if chr(code) not in "\n\t"}
 INVISIBLE |= {chr(0x7F): chr(CONTROL_PICTURES + 0x21)}
@@ -51,21 +53,5 @@ def swatch(slot: int) -> str:
 def parameters(active: int, total: int) -> str:
     """A model's size in words."""
     if active == total:
-        return f"{short(total)} parameters"
-    return f"{short(active)} of {short(total)} parameters active"
-
-
-def short(number: float) -> str:
-    """A number with three digits: 1.19M, 842k."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
-def bytes_in_words(count: int) -> str:
-    """An amount of memory: 512 B, 12.3 kB, 1.2 MB."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
+        return f"{units.short(total)} parameters"
+    return f"{units.short(active)} of {units.short(total)} parameters active"

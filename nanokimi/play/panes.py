@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from nanokimi.play.asked import Asked, command_of
 from nanokimi.play.desk import DONE, FAILED, STOPPED, WAITING, WRITING, Desk, Text
-from nanokimi.play.markup import bytes_in_words, empty, message, parameters, shown, swatch
+from nanokimi.play.markup import empty, message, parameters, shown, swatch
 from nanokimi.play.models import Player
+from nanokimi.report import units
 
 ENDINGS = {"stop": "the end of the story", "length": "all tokens written"}
 
@@ -77,7 +78,7 @@ def numbers(text: Text, player: Player, most_cache: int) -> str:
     speed = text.tokens_per_second
     share = text.cache_bytes / most_cache if most_cache else 0.0
     per_token = player.cost.cache_numbers_per_token * 4
-    held = bytes_in_words(text.cache_bytes) if text.cache_bytes else "-"
+    held = units.size(text.cache_bytes) if text.cache_bytes else "-"
     return (
         '<dl class="nk-numbers">'
         f"<div><dt>tokens</dt><dd>{text.tokens:,}</dd></div>"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanokimi.play.curves import Line, charts, smoothed
-from nanokimi.play.markup import bytes_in_words, empty, shown, swatch
+from nanokimi.play.markup import empty, shown, swatch
 from nanokimi.play.watch import Progress, in_words, shared_floor
+from nanokimi.report import units
 
 MOST_PANELS = 8
 STORY_CHARACTERS = 600
@@ -68,6 +69,6 @@ def facts(run: Progress) -> list[tuple[str, str]]:
         ("training loss", f"{recent[-1][1]:.4f}" if recent else "-"),
         ("validation loss", f"{run.val_losses[-1][1]:.4f}" if run.val_losses else "-"),
         ("tokens per second", "-" if speed is None else f"{speed:,.0f}"),
-        ("memory", bytes_in_words(run.memory_bytes) if run.memory_bytes else "-"),
+        ("memory", units.size(run.memory_bytes) if run.memory_bytes else "-"),
         ("training time left", "-" if left is None else in_words(left)),
     ]
