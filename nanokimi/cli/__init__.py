@@ -6,6 +6,7 @@ number stopped by a signal after saving (such as 130 for Ctrl-C).
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
             # A story may contain characters that the terminal's encoding lacks.
             stream.reconfigure(errors="replace")
     try:
-        return run_in_group(arguments)
+        status = run_in_group(arguments)
+        sys.stdout.flush()  # a reader that has gone is noticed here, and not at the interpreter's end
+        return status
     except UserError as error:
         return say(f"nanokimi: {error}", 2)
     except Interrupted as stop:
@@ -71,7 +74,9 @@ def run_in_group(arguments: list[str]) -> int:
     else:
         follow()
     leave()
-    return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # gloo's threads may abort a process that ends in the usual way
 
 
 def run(arguments: list[str]) -> int:
