@@ -200,8 +200,9 @@ def test_no_arguments_print_the_help_and_are_an_error(capsys: pytest.CaptureFixt
     assert "usage: nanokimi COMMAND" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("verb", [["--help"], ["train", "--help"]])
-def test_a_reader_that_goes_away_is_no_traceback(verb: list[str]) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(verb: list[str], unbuffered: str) -> None:
     """`nanokimi train --help | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -210,6 +211,7 @@ def test_a_reader_that_goes_away_is_no_traceback(verb: list[str]) -> None:
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         timeout=PATIENCE,
     )
     os.close(writer)

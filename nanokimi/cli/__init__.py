@@ -14,7 +14,7 @@ from nanokimi.cli.options import HELP, USAGE
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import give_back_unused_folders
 from nanokimi.runtime.interrupts import Interrupted
-from nanokimi.runtime.parallel import current, join, leave, speaks
+from nanokimi.runtime.parallel import current, end_in_group, join, leave, speaks
 from nanokimi.runtime.text import one_line
 
 SHARED_COMMANDS = ("train", "compare")
@@ -28,6 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             # A story may contain characters that the terminal's encoding lacks.
             stream.reconfigure(errors="replace")
+    status = outcome(arguments)
+    end_in_group(status)
+    return status
+
+
+def outcome(arguments: list[str]) -> int:
+    """Run one command, print why it fails if it does, and return the exit status."""
     try:
         status = run_in_group(arguments)
         sys.stdout.flush()  # a reader that has gone is noticed here, and not at the interpreter's end
@@ -41,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return say("nanokimi: interrupted", 130)
     except BrokenPipeError:  # the reader of the output has gone, as with `| head`
-        sys.stderr.close()
+        # What is left in the buffer goes nowhere, or Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a full disk, a file that vanished
         return say(f"nanokimi: {error}", 1)
@@ -74,9 +82,7 @@ def run_in_group(arguments: list[str]) -> int:
     else:
         follow()
     leave()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # gloo's threads may abort a process that ends in the usual way
+    return status
 
 
 def run(arguments: list[str]) -> int:

@@ -8,8 +8,9 @@ here imports torch, and `current()` is `ALONE`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -148,12 +149,19 @@ def launcher() -> str:
 
 def leave() -> None:
     """End this process's part in the group, after all have done their work."""
-    if not _joined:
-        return
     from torch import distributed
 
-    _joined.clear()
     distributed.destroy_process_group()
+
+
+def end_in_group(status: int) -> None:
+    """End a process that has joined a group here and now: gloo's threads sometimes abort one that ends later."""
+    if not _joined:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 def speaks() -> bool:
