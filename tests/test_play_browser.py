@@ -230,6 +230,10 @@ def test_hostile_text_is_only_text(started: dict[str, Any], site: Site) -> None:
         page.fill("#nk-prompt textarea", "x" * 1_000_000)
         page.click("#nk-write")
         page.wait_for_selector("#nk-write-problem >> text=1,000,000 characters")
+        page.fill("#nk-prompt textarea", "the dog")
+        page.locator(".nk-settings input").nth(0).fill("-1")
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-write-problem >> text=temperature is -1")
 
 
 def test_a_text_stops_when_asked(started: dict[str, Any], site: Site) -> None:

@@ -44,7 +44,7 @@ def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.components.Compo
             list(desk.players), value=list(desk.players)[:2], label="Models", min_width=300, scale=3
         )
         length = gr.Number(
-            USUAL_TOKENS, label=f"Length (to {MOST_TOKENS})", minimum=1, precision=0, step=20, min_width=120
+            USUAL_TOKENS, label=f"Length (to {MOST_TOKENS})", precision=0, step=20, min_width=120
         )
         layer = gr.Dropdown(
             [NONE, *map(str, range(layers))], value=NONE, label="Attention map: layer", min_width=150

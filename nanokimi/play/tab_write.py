@@ -79,18 +79,17 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
 def setting_inputs(
     temperature: float, top_k: int | None, top_p: float | None, first: Player, limits: Limits
 ) -> list[gr.components.Component]:
-    """The inputs of the settings, in the order of `SETTINGS`."""
+    """The inputs of the settings, in the order of `SETTINGS`.
+
+    They have no bounds: a number that cannot be is refused in a line of ours, not in an error of Gradio's.
+    """
     tokens = min(first.run.config.sample.max_new_tokens, limits.tokens)
     return [
-        gr.Number(temperature, label="Temperature", minimum=0, step=0.1, min_width=110),
-        gr.Number(top_k or 0, label="Top-k (0: off)", minimum=0, precision=0, step=10, min_width=110),
-        gr.Number(
-            1.0 if top_p is None else top_p, label="Top-p (1: off)", minimum=0, step=0.05, min_width=110
-        ),
-        gr.Number(first.run.config.seed, label="Seed", minimum=0, precision=0, min_width=110),
-        gr.Number(
-            tokens, label=f"Length (to {limits.tokens})", minimum=1, precision=0, step=50, min_width=110
-        ),
+        gr.Number(temperature, label="Temperature", step=0.1, min_width=110),
+        gr.Number(top_k or 0, label="Top-k (0: off)", precision=0, step=10, min_width=110),
+        gr.Number(1.0 if top_p is None else top_p, label="Top-p (1: off)", step=0.05, min_width=110),
+        gr.Number(first.run.config.seed, label="Seed", precision=0, min_width=110),
+        gr.Number(tokens, label=f"Length (to {limits.tokens})", precision=0, step=50, min_width=110),
     ]
 
 
