@@ -39,7 +39,8 @@ Of the training text, only the last documents are in data/; `make pretrained` re
 PAGE = """# The models that ship
 
 `nanokimi/pretrained/tales-1m` holds a NanoKimi and a NanoGPT with Muon that were trained on the large story world
-([tales.md](tales.md)). A shipped model's name stands for its folder wherever a command takes a run:
+([tales.md](tales.md)). A shipped model's name stands for its folder wherever a command reads a
+run (`report` writes into one):
 
 ```sh
 nanokimi sample tales-1m

@@ -1,4 +1,4 @@
-"""The weights that come with the package: folders of finished runs, which have a name wherever a run is taken."""
+"""The weights that come with the package: folders of finished runs, which have a name wherever a run is read."""
 
 from __future__ import annotations
 
