@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -359,7 +360,7 @@ def test_llama_cpps_answer_is_compared_and_a_mismatch_leaves_nothing(
     monkeypatch.setattr("nanokimi.interop.export.has_llama", lambda: True)
     monkeypatch.setattr(gguf_verify, "llama_version", lambda: "0")
     if wrong == "crash":
-        monkeypatch.setattr(gguf_verify.sys, "executable", "false")
+        monkeypatch.setattr(sys, "executable", "false")
     else:
         monkeypatch.setattr(gguf_verify, "ask_llama", answer)
     if wrong == "weights":

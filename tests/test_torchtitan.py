@@ -6,6 +6,7 @@ Where torchtitan is not installed, the slow tests are skipped, and a program tha
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -237,7 +238,7 @@ def test_a_folder_that_torchtitan_cannot_load_is_not_left(
 ) -> None:
     monkeypatch.setattr("nanokimi.interop.export.has_torchtitan", lambda: True)
     monkeypatch.setattr("nanokimi.interop.export.verify_hf_folder", lambda *_: None)
-    monkeypatch.setattr(torchtitan_verify.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     words = ["export", str(trained), "--format", "torchtitan", "--out", str(tmp_path / "new" / "out")]
     assert cli.main(words) == 1
     assert "torchtitan cannot load the folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == []

@@ -7,10 +7,8 @@ to standard output. They share no memory with the caller, and end when it does.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from nanokimi.data.overlap import (
 )
 from nanokimi.data.tokenizers.own import Tokenizer, load_tokenizer
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.processes import own_module, package_on_path
 
 CORPUS, TOKENIZER, SHARDS = "corpus", "tokenizer", "shards"
 BLOCK = 1 << 20
@@ -125,16 +124,8 @@ def run_tasks(work: Path, tasks: list[Task], workers: int, report: Callable[[int
 @contextmanager
 def _workers(work: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
     """Start `count` workers, and end them when the block is left."""
-    here = str(Path(__file__).parents[2])
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    # -P: the user's folder may hold a nanokimi.py, such as a notebook of that name as a script
-    command = [sys.executable, "-P", "-m", "nanokimi.data.worker", str(work)]
+    environment = {**package_on_path(), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = own_module("nanokimi.data.worker", str(work))
     processes = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1

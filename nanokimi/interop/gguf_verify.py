@@ -8,10 +8,6 @@ fp16 or to 8 bits before each product with weights of such a type, and to fp16 w
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer, WithEndOfText
 from nanokimi.data.tokenizers.words import SPACE_MARK
 from nanokimi.errors import TrainingError
+from nanokimi.interop.other_program import ask, compare_greedy
 from nanokimi.interop.verify import GREEDY_TOKENS, PROMPT_TOKENS, lines_of, windows
 from nanokimi.model.build import LanguageModel
 
@@ -174,46 +171,17 @@ def llama_version() -> str:
 
 def ask_llama(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """The result of `llama_process` in a process of its own. Raises TrainingError if that fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        question, answer = Path(folder, "request.json"), Path(folder, "result.npz")
-        question.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", "nanokimi.interop.llama_process", str(question), str(answer)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise TrainingError(
-                f"llama.cpp was not done after {SECONDS} seconds: nothing was exported"
-            ) from None
-        if done.returncode != 0 or not answer.is_file():
-            said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise TrainingError(f"llama.cpp cannot run the file ({said[:200]}): nothing was exported")
-        with np.load(answer, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+    return ask("llama_process", request, program="llama.cpp", cannot="run the file", seconds=SECONDS)
 
 
 def compare_written(found: dict[str, np.ndarray], expected: np.ndarray) -> tuple[int, int]:
-    """(tokens that are equal, texts that ended at a near-tie) of greedy texts.
+    """`compare_greedy`, with ties that are near by the largest difference between the programs' logits at that place.
 
-    A tie is near if our logits of both tokens differ by at most twice the largest difference between the programs'
-    logits at that place, which is small where these agree. Raises TrainingError if a text differs otherwise.
+    It is small where these agree.
     """
-    written, theirs = found["written"], found["written_logits"]
+    theirs = found["written_logits"]
     ours = expected.reshape(theirs.shape)
-    gap = ours.max(axis=-1) - np.take_along_axis(ours, written[..., None], axis=-1)[..., 0]
-    allowed = 2 * np.abs(ours - theirs).max(axis=-1)
-    compared = ties = 0
-    for i, differs in enumerate(ours.argmax(axis=-1) != written):
-        equal = int(differs.argmax()) if differs.any() else len(differs)
-        compared += equal
-        if equal < len(differs):
-            ties += 1
-            if gap[i, equal] > allowed[i, equal]:
-                raise TrainingError(
-                    f"llama.cpp writes another text after {equal} tokens: nothing was exported"
-                )
-    return compared, ties
+    return compare_greedy(found["written"], ours, 2 * np.abs(ours - theirs).max(axis=-1), "llama.cpp")
 
 
 def compare_lines(

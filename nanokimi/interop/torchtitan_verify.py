@@ -6,10 +6,6 @@ On a CPU, torchtitan can build and run the model, but its trainer wants GPUs: th
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +16,7 @@ import torch
 
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError
+from nanokimi.interop.other_program import ask, compare_greedy
 from nanokimi.interop.verify import (
     GREEDY_TOKENS,
     LARGEST_DIFFERENCE,
@@ -144,49 +141,12 @@ def largest(found: np.ndarray, expected: np.ndarray) -> float:
 
 def ask_torchtitan(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """The result of `torchtitan_process` in a process of its own. Raises TrainingError if that fails."""
-    with tempfile.TemporaryDirectory() as place:
-        question, answer = Path(place, "request.json"), Path(place, "result.npz")
-        question.write_text(json.dumps(request), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-B",
-            "-m",
-            "nanokimi.interop.torchtitan_process",
-            str(question),
-            str(answer),
-        ]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise TrainingError(
-                f"torchtitan was not done after {SECONDS} seconds: nothing was exported"
-            ) from None
-        if done.returncode != 0 or not answer.is_file():
-            said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise TrainingError(f"torchtitan cannot load the folder ({said[:200]}): nothing was exported")
-        with np.load(answer, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+    return ask("torchtitan_process", request, program="torchtitan", cannot="load the folder", seconds=SECONDS)
 
 
 def compare_written(written: np.ndarray, ours: np.ndarray) -> tuple[int, int]:
-    """(tokens that are equal, texts that ended at a near-tie) of greedy texts (P, T), given our logits (P, T, W).
-
-    Raises TrainingError if a text differs, and not by a near-tie.
-    """
-    gap = ours.max(axis=-1) - np.take_along_axis(ours, written[..., None], axis=-1)[..., 0]
-    compared = ties = 0
-    for i, differs in enumerate(ours.argmax(axis=-1) != written):
-        equal = int(differs.argmax()) if differs.any() else len(differs)
-        compared += equal
-        if equal < len(differs):
-            ties += 1
-            if gap[i, equal] > 2 * LARGEST_DIFFERENCE:
-                raise TrainingError(
-                    f"torchtitan writes another text after {equal} tokens: nothing was exported"
-                )
-    return compared, ties
+    """`compare_greedy`, with ties that are near by the largest difference that the logits may have."""
+    return compare_greedy(written, ours, np.full(written.shape, 2 * LARGEST_DIFFERENCE), "torchtitan")
 
 
 def compare_lines(

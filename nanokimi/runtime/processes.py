@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from nanokimi.runtime.interrupts import STOPPING
@@ -103,3 +104,18 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+def own_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package in a new Python, with `package_on_path` as its environment.
+
+    With -P, the user's folder is not searched: it may hold a nanokimi.py, such as a notebook of that name as a script.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def package_on_path() -> dict[str, str]:
+    """The present environment, in which a new Python finds this package wherever it is."""
+    here = str(Path(__file__).parents[2])
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
