@@ -37,7 +37,7 @@ test-slow: setup $(EXTRAS)
 # Needs a Chromium (Debian: apt-get install chromium); CHROMIUM names one that is not on the path. The page of `play` also
 # needs Gradio and Playwright: .venv/bin/python -m pip install -c constraints.txt -e '.[browser]'
 test-browser: setup
-	$(BIN)/python -m pytest -q -rs -m browser tests/test_browser.py tests/test_play_browser.py $(ARGS)
+	$(BIN)/python -m pytest -q -rs -m browser $(wildcard tests/test_*browser*.py) $(ARGS)
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
