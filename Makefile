@@ -48,7 +48,7 @@ TORCH ?= 2.11.0
 TORCH_VENV ?= .venv-torch-$(TORCH)
 CORE := $(addsuffix .py,$(addprefix tests/test_,kimi gpt attention moe loss variants variant_parts kernels native fused \
 	accelerate compiled decode muon qk_clip rms_logits adamw lion soap shampoo true_muon optimizers groups golden \
-	training audit evaluate generation cost prune bench gpu_record recovery metrics))
+	training audit evaluate generation cost prune bench gpu_record recovery metrics parallel))
 
 test-torch:
 	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
