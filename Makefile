@@ -9,7 +9,7 @@ ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs smoke compare pretrained clean
+.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs space space-rehearsal smoke compare pretrained clean
 
 setup: $(STAMP)
 
@@ -89,6 +89,19 @@ lint: setup
 # The documentation as a site, in build/site; a broken link is an error.
 docs: $(EXTRAS)
 	$(BIN)/python docs/site/build_site.py
+
+# A Hugging Face Space with the page of `play`, in build/space (examples/space/README.md).
+SPACE ?= build/space
+
+space:
+	rm -rf "$(SPACE)" && mkdir -p "$(SPACE)"
+	cp examples/space/* "$(SPACE)"
+	cp -R nanokimi "$(SPACE)" && find "$(SPACE)" -name __pycache__ -prune -exec rm -rf {} +
+
+# That Space, installed and run on this machine as the Hub would, and opened in a Chromium: several GB. It needs what
+# `make test-browser` needs; PYTHON should be of the version that examples/space/README.md names.
+space-rehearsal: setup
+	PYTHONPATH=tests $(BIN)/python tests/space.py build/space-rehearsal $(PYTHON)
 
 smoke: setup
 	@test -n "$(DATA)" || { echo "name a text: make smoke DATA=path/to/text.txt"; exit 2; }

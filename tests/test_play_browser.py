@@ -20,6 +20,7 @@ import pytest
 from browser import find_chromium
 from conftest import PATIENCE
 from report_fixture import write_comparison
+from space import ROOT, files_of, running, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -258,3 +259,44 @@ def test_addresses_that_take_files_are_closed(started: dict[str, Any], site: Sit
         found = client.get("/")
         assert found.status_code == 200 and "connect-src 'self'" in found.headers["content-security-policy"]
         assert str(site.runs) not in found.text, "no path of this machine is told"
+
+
+ZERO_GPU = """
+import gradio, torch
+
+gradio.Blocks  # as in the original: Gradio's own import of this package fails
+torch.cuda.is_available = lambda: True
+functions, launch = [], gradio.Blocks.launch
+
+
+def GPU(duration):
+    return functions.append
+
+
+def reported(*words, **options):
+    print("functions for the GPU:", len(functions), flush=True)
+    return launch(*words, **options)
+
+
+gradio.Blocks.launch = reported
+"""
+"""What ZeroGPU's package `spaces` does to a page: CUDA is only pretended, and a launch says if there is a function."""
+
+
+@pytest.mark.parametrize("zero_gpu", [False, True], ids=["cpu", "zero_gpu"])
+def test_a_space_shows_the_same_page(
+    started: dict[str, Any], site: Site, tmp_path: Path, zero_gpu: bool
+) -> None:
+    """With a Space's variables and nothing else; what it said then would be in the Space's log.
+
+    Gradio puts a header of its own on a Space's page, with fonts and answers from other addresses: not on ours.
+    """
+    subprocess.run(["make", "--silent", "space", f"SPACE={tmp_path / 'app'}"], cwd=ROOT, check=True)
+    before, more = files_of(tmp_path / "app"), {}
+    if zero_gpu:
+        (tmp_path / "spaces.py").write_text(ZERO_GPU)
+        more = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": f"{tmp_path / 'app'}:{tmp_path}"}
+    with running(sys.executable, tmp_path / "app", tmp_path / "home", PATIENCE, more) as (url, said):
+        assert visit(started["browser"], url, MILLISECONDS) == []
+    assert files_of(tmp_path / "app") == before, "nothing is written beside app.py"
+    assert ("functions for the GPU: 1" in said.read_text()) == zero_gpu

@@ -41,6 +41,7 @@ def build_page(desk: Desk, places: Places) -> gr.Blocks:
                 partial(clock_update, tab is watch), None, clock, queue=False, api_visibility="private"
             )
     page.queue(max_size=None, api_open=False)
+    page.space_id = None  # else the page of a Space gets a header that asks other addresses, for fonts too
     return page
 
 

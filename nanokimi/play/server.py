@@ -19,8 +19,20 @@ from nanokimi.play.models import Player, open_players
 from nanokimi.play.page import build_page, look
 from nanokimi.play.places import Places
 from nanokimi.pretrained import run_path
-from nanokimi.runtime.sockets import is_loopback, listen
+from nanokimi.runtime.sockets import is_loopback
 from nanokimi.serve.app import LOOPBACK
+
+SERVED: dict[str, Any] = {
+    "footer_links": [],
+    "run_history": False,
+    "show_error": False,
+    "max_file_size": "1kb",
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "enable_monitoring": False,
+}
+"""How Gradio serves the page: without anything that a visitor could leave or take."""
 
 
 def build_app(
@@ -33,38 +45,46 @@ def build_app(
             name that it makes point here.
     """
     desk = Desk(players, limits)
+    app = FastAPI(**guarded(loopback))
+    return mount_gradio_app(app, build_page(desk, places), path="/", **SERVED, **look()), desk
+
+
+def guarded(loopback: bool) -> dict[str, Any]:
+    """What FastAPI is given: our guard before everything, no pages of its own."""
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)]
-    app = FastAPI(
-        middleware=[*(hosts if loopback else []), Middleware(Guard)],
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
-    mounted = mount_gradio_app(
-        app,
-        build_page(desk, places),
-        path="/",
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        max_file_size="1kb",
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        **look(),
-    )
-    return mounted, desk
+    middleware = [*(hosts if loopback else []), Middleware(Guard)]
+    return {"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
 def space(*runs: str, **limits: Any) -> None:
     """The page as a Hugging Face Space runs it: its whole `app.py` is a call of this.
 
-    It listens where the Space says (GRADIO_SERVER_NAME and GRADIO_SERVER_PORT), or on this machine.
+    It listens where the Space says (GRADIO_SERVER_NAME and GRADIO_SERVER_PORT), or on this machine, and is launched by
+    Gradio, which is what ZeroGPU waits for.
     """
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-    listener = listen(host, int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
-    serve_players(open_players(runs), Limits(**limits), Places(tuple(map(run_path, runs))), listener)
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    on_zero_gpu = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+    if on_zero_gpu:
+        declare_gpu_function()
+    device = "cpu" if on_zero_gpu else None  # outside of its functions, ZeroGPU only pretends to have CUDA
+    desk = Desk(open_players(runs, device), Limits(**limits))
+    page = build_page(desk, Places(tuple(map(run_path, runs))))
+    where = {"server_name": host, "server_port": port, "share": False, "inline": False, "quiet": True}
+    loopback = is_loopback(str(socket.getaddrinfo(host, port)[0][4][0]))
+    try:
+        page.launch(app_kwargs=guarded(loopback), **where, **SERVED, **look())
+    finally:
+        desk.close()
+
+
+def declare_gpu_function() -> None:
+    """Name a function that needs a GPU, as ZeroGPU demands. The page computes on the CPU and never calls it."""
+    import spaces
+
+    def unused() -> None: ...
+
+    spaces.GPU(duration=1)(unused)
 
 
 def serve_players(
