@@ -1,5 +1,6 @@
 # Each target runs the set-up that it needs. Variables: PYTHON (3.11 or newer), DATA, OUT, ARGS (extra options),
-# CASES (per kind of fuzzed file), PROCESSES (of the tests), TORCH (of test-torch), PRETEND (of gpu-day).
+# CASES (per kind of fuzzed file), PROCESSES (of the tests), TORCH (of test-torch and colab-rehearsal), PRETEND (of
+# gpu-day), SPACE, STEPS and COLAB (beside their targets).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ ARGS ?=
 CASES ?= 10000
 PROCESSES ?= auto
 
-.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs space space-rehearsal smoke compare pretrained clean
+.PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs space space-rehearsal colab-rehearsal smoke compare pretrained clean
 
 setup: $(STAMP)
 
@@ -102,6 +103,14 @@ space:
 # `make test-browser` needs; PYTHON should be of the version that examples/space/README.md names.
 space-rehearsal: setup
 	PYTHONPATH=tests $(BIN)/python tests/space.py build/space-rehearsal $(PYTHON)
+
+# The notebooks as Colab would run them, with its versions of packages, in a folder outside of this clone: several GB, and
+# a training that is as long as STEPS. PYTHON should be 3.13, the version of Colab.
+STEPS ?= 20
+COLAB ?= $(or $(TMPDIR),/tmp)/nanokimi-colab
+
+colab-rehearsal:
+	$(PYTHON) tests/colab.py "$(COLAB)" $(PYTHON) $(TORCH) $(STEPS)
 
 smoke: setup
 	@test -n "$(DATA)" || { echo "name a text: make smoke DATA=path/to/text.txt"; exit 2; }

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,56 @@ def test_a_notebook_shows_the_diagrams_of_the_documents(path: Path) -> None:
 def test_both_notebooks_begin_with_the_same_installation() -> None:
     first = [next(cell for cell in cells_of(path) if cell["cell_type"] == "code") for path in NOTEBOOKS]
     assert first[0]["source"] == first[1]["source"]
+
+
+def installing_cell() -> str:
+    return "".join(next(cell for cell in cells_of(NOTEBOOKS[0]) if cell["cell_type"] == "code")["source"])
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A notebook in an empty folder, where only torch is installed; what it runs is kept and ends with status 1."""
+    ran: list[list[str]] = []
+
+    def version(name: str) -> str:
+        if name != "torch":
+            raise PackageNotFoundError(name)
+        return "2.99.0+cu130"
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        ran.append([*command, Path(command[command.index("--constraint") + 1]).read_text()])
+        return subprocess.CompletedProcess(command, 1, "ERROR: no such repository\n")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    return ran
+
+
+def test_without_an_address_the_installation_says_in_a_line_what_to_do(
+    alone: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script ends with the line; a notebook shows a UsageError as one line, too, and runs no further cell."""
+    with pytest.raises(SystemExit, match="write the address of its repository between the quotes") as ended:
+        exec(installing_cell(), {})
+    assert str(ended.value).count("\n") == 0 and not alone
+    core = pytest.importorskip("IPython.core.error")
+    monkeypatch.setattr("IPython.get_ipython", lambda: "a kernel")
+    with pytest.raises(core.UsageError, match="REPOSITORY"):
+        exec(installing_cell(), {})
+
+
+def test_the_installation_keeps_the_torch_that_is_there(
+    alone: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Colab's torch fits its GPU driver. What pip said is shown if it fails."""
+    cell = installing_cell().replace('REPOSITORY = ""', 'REPOSITORY = "https://example.com/nanokimi"')
+    with pytest.raises(SystemExit, match="pip could not install nanokimi"):
+        exec(cell, {})
+    assert capsys.readouterr().out == "ERROR: no such repository\n\n"
+    (command,) = alone
+    assert command[-2:] == ["git+https://example.com/nanokimi", "torch==2.99.0+cu130\n"]
 
 
 def executed(path: Path, folder: Path, more: str = "") -> list[dict[str, Any]]:
