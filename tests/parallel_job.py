@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ class Training:
     steps: int = 4
     micro_batch_size: int | None = None
     recompute: bool = False
+    shard: int | None = None
     resume: bool = False
     save: bool = False
     signalled: tuple[int, int] | None = None
@@ -55,7 +57,10 @@ def trained(job: Training) -> dict[str, Any]:
     """Train a few steps; returns what this process saw, and in the main one the whole weights."""
     config = load_config(str(job.folder / "config.yaml"))
     settings = replace(
-        config.train, micro_batch_size=job.micro_batch_size, activation_checkpointing=job.recompute
+        config.train,
+        micro_batch_size=job.micro_batch_size,
+        activation_checkpointing=job.recompute,
+        shard=job.shard,
     )
     config = replace(config, train=settings)
     state = build_state(config, open_prepared(find_data(job.folder)), job.folder)
@@ -94,11 +99,24 @@ def trained(job: Training) -> dict[str, Any]:
             r.e_score_correction_bias.clone() for r in routers if hasattr(r, "e_score_correction_bias")
         ],
         "weights": weights if state.world.is_main else {},
+        "bits": bits_of(state),
         "rows": sum(parallel.local_of(p).numel() for p in state.model.parameters()),
         "step": state.step,
         "signal": first_signal(state, signals),
         "micro_batch_size": state.micro_batch_size,
     }
+
+
+def bits_of(state: TrainState) -> str:
+    """A digest of what this process holds of the weights and of the optimizer's state."""
+    kept = [*state.model.state_dict().values()]
+    for parameter in state.model.parameters():
+        values = state.optimizer.state[parameter]
+        kept += [values[name] for name in sorted(values) if isinstance(values[name], torch.Tensor)]
+    digest = hashlib.sha256()
+    for tensor in kept:
+        digest.update(parallel.local_of(tensor.detach()).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def interrupt(state: TrainState, step: int) -> None:
@@ -217,7 +235,8 @@ def command_in_group(
 def counted(job: Training) -> dict[str, int]:
     """The bytes that this process receives in the second of two steps."""
     config = load_config(str(job.folder / "config.yaml"))
-    config = replace(config, train=replace(config.train, micro_batch_size=job.micro_batch_size))
+    settings = replace(config.train, micro_batch_size=job.micro_batch_size, shard=job.shard)
+    config = replace(config, train=settings)
     state = build_state(config, open_prepared(find_data(job.folder)), job.folder)
     train_step(state)
     with Counting(state.world.size) as counting:

@@ -41,6 +41,7 @@ from nanokimi.runtime import parallel
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.parallel import World
 from nanokimi.train import state
+from nanokimi.train.checkpoint import other_digits
 from nanokimi.train.run_folder import set_up
 from nanokimi.train.sharding import require_shareable
 from nanokimi.train.weights import load_weights, save_weights, untied
@@ -96,6 +97,8 @@ CASES: dict[str, dict[str, Any]] = {
 MUON = "NanoKimi with Muon"
 OF_ALL_SIZES = ("NanoKimi with MuonClip", "NanoGPT with MuonClip")
 """Of 4 experts over 3 processes the last has none; 96 and 32 rows over 3 are uneven for FSDP."""
+WHOLE_IN_EACH = ("NanoKimi with MuonClip", "NanoGPT with AdamW")
+"""The cases in which each of two processes has all weights, too."""
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +127,11 @@ def alone(make: Callable[..., Path]) -> dict[str, dict[str, Any]]:
     return {case: trained(Training(make(case))) for case in CASES}
 
 
-TOLD: dict[str, dict[str, Any]] = dict(
-    whole={}, half={}, stopped={}, skipped={"on_nonfinite": "skip"}, hurried={"save_every": None}
-)
+TOLD: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("whole", "half", "stopped", "saved whole")},
+    "skipped": {"on_nonfinite": "skip"},
+    "hurried": {"save_every": None},
+}
 """What the runs of two processes' long story differ in."""
 
 
@@ -137,6 +142,9 @@ def of_two(make: Callable[..., Path]) -> dict[str, list[dict[str, Any]]]:
     folders = {name: make(kimi, **train) for name, train in TOLD.items()}
     jobs = {case: Training(make(case)) for case in CASES}
     jobs |= {"micro-batches": Training(make(kimi), micro_batch_size=4, recompute=True)}
+    jobs |= {f"{case}, whole in each": Training(make(case), shard=1) for case in WHOLE_IN_EACH}
+    jobs |= {"copies, micro-batches": Training(make(kimi), micro_batch_size=3, shard=1)}
+    jobs |= {"saved whole": Training(folders["saved whole"], steps=3, shard=1, save=True)}
     jobs |= {"whole": Training(folders["whole"], steps=6)}
     jobs |= {"half": Training(folders["half"], steps=3, save=True)}
     jobs |= {"resumed": Training(folders["half"], steps=6, resume=True)}
@@ -144,8 +152,9 @@ def of_two(make: Callable[..., Path]) -> dict[str, list[dict[str, Any]]]:
     jobs |= {"skipped": Training(folders["skipped"], steps=4, broken=(1, 2))}
     jobs |= {"hurried": Training(folders["hurried"], steps=3, hurried=1)}
     calls = [partial(trained, job) for job in jobs.values()]
-    calls.append(partial(counted, Training(make(MUON), micro_batch_size=3)))
-    results = dict(zip([*jobs, "bytes"], in_group(2, calls), strict=True))
+    for shard in (None, 1):
+        calls.append(partial(counted, Training(make(MUON), micro_batch_size=3, shard=shard)))
+    results = dict(zip([*jobs, "bytes", "bytes of copies"], in_group(2, calls), strict=True))
     return {**results, "folders": folders}  # type: ignore[dict-item]
 
 
@@ -160,15 +169,24 @@ def require_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def require_equal(group: list[dict[str, Any]], one: dict[str, Any], bound: float) -> None:
-    """Losses, norms and weights of a group are one process's."""
+def require_equal(
+    group: list[dict[str, Any]], one: dict[str, Any], bound: float, shard: int | None = None
+) -> None:
+    """Losses, norms and weights of a group are one process's. Of it, `shard` share a copy of the weights."""
+    shard = shard or len(group)
     for process in group:
         assert process["losses"] == pytest.approx(one["losses"], abs=bound)
         assert process["norms"] == pytest.approx(one["norms"], rel=20 * bound)
         assert process["losses"] == group[0]["losses"], "all processes know the same"
     require_close(group[0]["weights"], one["weights"], bound)
     rows = [process["rows"] for process in group]
-    assert max(rows) < 0.75 * one["rows"], "each process holds a part of the weights"
+    if shard > 1:
+        assert max(rows) < 0.75 * one["rows"], "each process holds a part of the weights"
+    for start in range(0, len(group), shard):
+        assert sum(rows[start : start + shard]) == one["rows"], "of one copy"
+    bits = [process["bits"] for process in group]
+    assert bits == bits[:shard] * (len(group) // shard), "every copy is the same bit for bit"
+    assert len(set(bits)) == shard
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "bf16"])
@@ -176,25 +194,113 @@ def test_two_processes_train_what_one_trains(case: str, alone: Any, of_two: Any)
     require_equal(of_two[case], alone[case], 1e-6)
 
 
+@pytest.fixture(scope="module")
+def of_three(make: Callable[..., Path], of_two: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each of three processes does, which also go on with what two saved."""
+    saved = shutil.copytree(of_two["folders"]["half"], tmp_path_factory.mktemp("of_three") / "half")
+    return done_by(3, calls_of_all_sizes(make, saved))
+
+
+@pytest.fixture(scope="module")
+def of_four(make: Callable[..., Path], of_two: Any) -> Any:
+    """What each of four processes does, which also go on with what one saved; then in two copies of the weights."""
+    kimi = OF_ALL_SIZES[0]
+    of_one, half, whole = (make(kimi) for _ in range(3))
+    trained(Training(of_one, steps=3, save=True))
+    jobs = {f"{case}, in copies": Training(make(case), shard=2) for case in OF_ALL_SIZES}
+    jobs |= {"whole": Training(whole, steps=6, shard=2)}
+    jobs |= {"half": Training(half, steps=3, shard=2, save=True)}
+    jobs |= {"resumed in copies": Training(half, steps=6, shard=2, resume=True)}
+    # Two processes saved it with all weights in each.
+    jobs |= {"passed on": Training(of_two["folders"]["saved whole"], 5, shard=2, resume=True, save=True)}
+    calls = calls_of_all_sizes(make, of_one)
+    calls |= {name: partial(trained, job) for name, job in jobs.items()}
+    calls |= {"bytes of copies": partial(counted, Training(make(MUON), shard=2))}
+    return done_by(4, calls)
+
+
+def calls_of_all_sizes(make: Callable[..., Path], saved: Path) -> dict[str, Callable[[], Any]]:
+    """What a group of any size does with one copy of the weights, after step 3 of the run in `saved`, too."""
+    jobs = {case: Training(make(case)) for case in OF_ALL_SIZES}
+    jobs["resumed"] = Training(saved, steps=6, resume=True)
+    calls: dict[str, Callable[[], Any]] = {name: partial(trained, job) for name, job in jobs.items()}
+    return {**calls, "bytes": partial(counted, Training(make(MUON)))}
+
+
+def done_by(size: int, calls: dict[str, Callable[[], Any]]) -> dict[str, list[Any]]:
+    """What each of `size` processes returned, by the calls' names."""
+    return dict(zip(calls, in_group(size, list(calls.values())), strict=True))
+
+
 @pytest.mark.parametrize("size", [3, 4])
 def test_any_number_of_processes_trains_what_one_trains(
-    size: int, alone: Any, of_two: Any, make: Callable[..., Path], tmp_path: Path
+    size: int, alone: Any, of_two: Any, of_three: Any, of_four: Any
 ) -> None:
     """And a run that two processes saved goes on with three, and one that a single process saved with four."""
-    saved = tmp_path / "half"
-    if size == 3:
-        shutil.copytree(of_two["folders"]["half"], saved)
-    else:
-        shutil.copytree(make("NanoKimi with MuonClip"), saved)
-        trained(Training(saved, steps=3, save=True))
-    jobs = [Training(make(case)) for case in OF_ALL_SIZES]
-    jobs.append(Training(saved, steps=6, resume=True))
-    calls = [partial(trained, job) for job in jobs]
-    *results, resumed, received = in_group(size, [*calls, partial(counted, Training(make(MUON)))])
-    for case, result in zip(OF_ALL_SIZES, results, strict=True):
-        require_equal(result, alone[case], 1e-6)
-    require_close(resumed[0]["weights"], of_two["whole"][0]["weights"], 1e-5)
-    assert summed(received) == asdict(step_traffic(kimi_on_meta(saved), PLAIN, 2, size))
+    found = {3: of_three, 4: of_four}[size]
+    for case in OF_ALL_SIZES:
+        require_equal(found[case], alone[case], 1e-6)
+    require_close(found["resumed"][0]["weights"], of_two["whole"][0]["weights"], 1e-5)
+    expected = step_traffic(kimi_on_meta(of_two["folders"]["whole"]), PLAIN, 2, size)
+    assert summed(found["bytes"]) == asdict(expected) and expected.copies == 0
+
+
+# ---- several copies of the weights
+
+
+@pytest.mark.parametrize("case", WHOLE_IN_EACH)
+def test_processes_that_have_all_weights_train_what_one_trains(case: str, alone: Any, of_two: Any) -> None:
+    require_equal(of_two[f"{case}, whole in each"], alone[case], 1e-6, shard=1)
+
+
+@pytest.mark.parametrize("case", OF_ALL_SIZES)
+def test_two_copies_of_two_processes_train_what_one_trains(case: str, alone: Any, of_four: Any) -> None:
+    """Heads are clipped and experts balanced by the tokens of all four."""
+    group, one = of_four[f"{case}, in copies"], alone[case]
+    require_equal(group, one, 1e-6, shard=2)
+    assert [process["clipped"] for process in group] == 4 * [one["clipped"]] and one["clipped"] > 0
+    for process in group:
+        assert all(torch.equal(a, b) for a, b in zip(process["biases"], one["biases"], strict=True))
+
+
+def test_copies_may_take_micro_batches(alone: Any, of_two: Any) -> None:
+    """Each copy keeps what it found in the first, until all sum their gradients after the last."""
+    require_equal(of_two["copies, micro-batches"], alone[OF_ALL_SIZES[0]], 1e-6, shard=1)
+
+
+def test_a_run_goes_on_with_another_number_of_copies(of_two: Any, of_four: Any) -> None:
+    """Three steps in two processes with all weights in each, two in two copies of two processes, one in one process."""
+    passed_on = trained(Training(of_two["folders"]["saved whole"], steps=6, resume=True))
+    require_close(passed_on["weights"], of_two["whole"][0]["weights"], 1e-5)
+    losses = [of_two["saved whole"][0]["losses"], of_four["passed on"][0]["losses"], passed_on["losses"]]
+    assert [len(its) for its in losses] == [3, 2, 1]
+    assert sum(losses, []) == pytest.approx(of_two["whole"][0]["losses"], abs=1e-6)
+
+
+def test_a_run_in_copies_is_resumed_bit_for_bit(of_four: Any) -> None:
+    whole, resumed = of_four["whole"], of_four["resumed in copies"]
+    assert resumed[0]["losses"] == whole[0]["losses"][3:]
+    assert [process["bits"] for process in resumed] == [process["bits"] for process in whole]
+
+
+def test_the_bytes_of_copies_are_those_of_the_formula(of_two: Any, of_four: Any) -> None:
+    """With all weights in each process only gradients are sent, once in a step of two passes, and Muon's updates."""
+    model = kimi_on_meta(of_two["folders"]["whole"])
+    in_each = step_traffic(model, PLAIN, 2, 2, shard=1, passes=2)
+    assert summed(of_two["bytes of copies"]) == asdict(in_each)
+    numbers = sum(p.numel() for p in model.parameters())
+    assert (in_each.weights, in_each.gradients, in_each.copies) == (0, 0, 2 * 4 * numbers)
+    two_copies = step_traffic(model, PLAIN, 2, 4, shard=2)
+    assert summed(of_four["bytes of copies"]) == asdict(two_copies)
+    assert two_copies.weights < step_traffic(model, PLAIN, 2, 4).weights
+
+
+def test_what_rounds_otherwise_is_said() -> None:
+    stored = {"torch": torch.__version__, "processes": 4, "shard": 4}
+    assert other_digits(stored, 4, 4) == []
+    assert other_digits(stored, 2, 2) == ["saved by 4 processes, continued by 2"]
+    (line,) = other_digits(stored, 4, 2)
+    assert line == "saved with 4 processes to a copy of the weights, continued with 2"
 
 
 def kimi_on_meta(folder: Path) -> nn.Module:
@@ -369,6 +475,12 @@ def test_torchrun_compares(words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "optim", "named"),
     [
+        (
+            {"shard": 3},
+            {},
+            "train.shard is 3, which does not divide 4 processes: use one of 1, 2, 4, or null",
+        ),
+        ({"shard": 8}, {}, "train.shard is 8, which does not divide 4 processes"),
         ({}, {"name": "shampoo", "ns_dtype": "auto"}, "optim.name is shampoo"),
         ({}, {"name": "torch:NAdam"}, "optim.name is torch:NAdam"),
         ({}, {"qk_clip_logits": "rms"}, "optim.qk_clip_logits is rms"),
@@ -389,10 +501,21 @@ def test_what_a_group_cannot_do_is_refused_before_anything_starts(
 ) -> None:
     family = KimiFamily(model=KIMI, optim=replace(CLIPPING, **optim))
     asked = config(tmp_path, nanokimi=family, train=changes)
-    require_shareable(asked)  # by one process
+    if "shard" not in changes:
+        require_shareable(asked)  # by one process
     monkeypatch.setattr(parallel, "_joined", [World(0, 4, local_size=9)])
     with pytest.raises(UserError, match=named):
         require_shareable(asked)
+
+
+def test_copies_that_one_process_cannot_share_are_refused(words: list[str], tmp_path: Path) -> None:
+    """It has all weights, so the setting would do nothing."""
+    said = "train.shard is 2, but this is one process: start a multiple of 2 with torchrun, or say --train.shard null"
+    for command in (words, [*words, "--dry-run"], ["compare", *words[1:]]):
+        with pytest.raises(UserError, match=said):
+            cli.run([*command, "--train.shard", "2"])
+    assert not (tmp_path / "out").exists()
+    require_shareable(config(tmp_path, train={"shard": 1}))
 
 
 def test_what_auto_chooses_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -446,7 +569,7 @@ def test_any_number_of_processes_chooses_the_same_kernels(
     settings, data = load_config(str(folder / "config.yaml")), open_prepared(folder / "data")
     logits = 12 * 16 * data.tokenizer.vocab_size
     monkeypatch.setattr(cross_entropy, "LARGE", logits)
-    monkeypatch.setattr(state, "shard_", lambda model, device: None)
+    monkeypatch.setattr(state, "shard_", lambda model, train, device: None)
     forms = []
     for size in (1, 2):
         monkeypatch.setattr(parallel, "_joined", [World(0, size)])

@@ -127,8 +127,10 @@ def run_train(arguments: list[str]) -> int:
 
     from nanokimi.report.by_source import source_words
     from nanokimi.train.run import train_alone
+    from nanokimi.train.sharding import require_shareable
 
     if "dry_run" in options:
+        require_shareable(config)
         return run_dry(config, out)
     result = train_alone(config, out, resume=resume, allow_changes="allow_changes" in options)
     said = (

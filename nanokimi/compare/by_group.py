@@ -23,9 +23,7 @@ from nanokimi.train.sharding import require_shareable
 
 def require_shareable_arms(config: RunConfig) -> None:
     """Raise UserError if a comparison cannot be trained by the present group of processes."""
-    if current().alone:
-        return
-    if config.compare.match == "seconds":
+    if not current().alone and config.compare.match == "seconds":
         raise UserError(
             "compare.match is seconds, which is measured with all arms in one process: match flops, or start nanokimi "
             "without torchrun"

@@ -49,6 +49,7 @@ LARGEST = {
     "micro_batch_size": 1 << 20,
     "ns_steps": 100,
     "threads": 1024,
+    "shard": 1 << 20,
     "workers": 1024,
 }
 """The largest values that a run can need. Larger ones would only fill the memory or never end."""
@@ -150,7 +151,7 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
 
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
-    others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb")
+    others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb", "shard")
     require_positive(train, "train", (*counts, *others, *BUDGETS))
     require(
         train.context_length >= 2,

@@ -223,6 +223,10 @@ class TrainConfig:
     """CPU threads; None: one per physical core this process may use."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
+    shard: int | None = None
+    """Processes that share one copy of the weights (under torchrun): there are as many copies as the number of
+    processes divided by it, which must be a whole number. 1: each process has all weights (DDP). None: all processes
+    share one copy (FSDP)."""
     compile: bool = False
     """Compile the training step's forward and backward passes with torch.compile. That takes up to a minute before the
     first step (not counted as training) and makes steps faster, except for NanoKimi in bf16 on a CPU, whose own kernels
@@ -352,6 +356,7 @@ TRACKERS = ("csv", "tensorboard", "wandb", "trackio")
 BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")
 
 FREE_WHEN_RESUMED = {
+    "train.shard",
     "train.on_nonfinite",
     "train.memory_limit_gb",
     "train.track",
@@ -360,4 +365,5 @@ FREE_WHEN_RESUMED = {
     "dataset.cache",
     "dataset.workers",
 }
-"""Settings that may differ when a run is resumed, because they do not affect the numbers of a run without failures."""
+"""Settings that may differ when a run is resumed, because they do not affect the numbers of a run without failures, or,
+like the number of processes, only the last digits."""

@@ -28,7 +28,9 @@ class Traffic:
     weights: int = 0
     """All-gathers: of each block's weights before its forward and its backward pass, of the others once."""
     gradients: int = 0
-    """Reduce-scatters."""
+    """Reduce-scatters, among the processes that share a copy of the weights."""
+    copies: int = 0
+    """All-reduces: gradients summed over the copies, in the last pass of a step."""
     matrices: int = 0
     """All-to-alls: rows of Muon's matrices to their owners, and orthogonalised rows back."""
     agreed: int = 0
@@ -37,25 +39,37 @@ class Traffic:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.matrices + self.agreed
+        return self.weights + self.gradients + self.copies + self.matrices + self.agreed
 
 
 def step_traffic(
-    model: nn.Module, optim: OptimConfig, num_heads: int, size: int, *, passes: int = 1
+    model: nn.Module,
+    optim: OptimConfig,
+    num_heads: int,
+    size: int,
+    *,
+    shard: int | None = None,
+    passes: int = 1,
 ) -> Traffic:
-    """What `size` processes send in a step of `passes` forward passes, by arithmetic. The model may be on meta."""
+    """What `size` processes send in a step of `passes` forward passes, by arithmetic. The model may be on meta.
+
+    `shard` of them share a copy of the weights; None: all.
+    """
+    shard = shard or size
+    copies = size // shard
     blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList)), nn.ModuleList())
-    in_blocks = sum(padded(p, size) for p in blocks.parameters())
-    everywhere = sum(padded(p, size) for p in model.parameters())
-    ones = WEIGHT_BYTES * (size - 1) * passes
+    in_blocks = sum(padded(p, shard) for p in blocks.parameters())
+    everywhere = sum(padded(p, shard) for p in model.parameters())
+    ones = WEIGHT_BYTES * (shard - 1) * copies * passes
     matrices = []
     if optim.name in ("muon", "muonclip", "truemuon"):
         for group in matrix_groups(model, optim, num_heads):
             if group["algorithm"] == "muon":
                 matrices += [(tuple(p.shape), group["blocks"]) for p in group["params"] if p.dim() == 2]
     owners = deal(tuple(matrices), size)
+    # An owner receives the rows of its copy, and all processes of all copies receive theirs, but for its own.
     of_others = sum(
-        shape[0] * shape[1] - numbers_of(shape, owner, size)
+        (copies + 1) * shape[0] * shape[1] - 2 * numbers_of(shape, owner % shard, shard)
         for (shape, _), owner in zip(matrices, owners, strict=True)
     )
     config: Any = model.config
@@ -65,7 +79,8 @@ def step_traffic(
     return Traffic(
         weights=ones * (everywhere + in_blocks),
         gradients=ones * everywhere,
-        matrices=2 * WEIGHT_BYTES * of_others,
+        copies=WEIGHT_BYTES * 2 * (copies - 1) * everywhere,
+        matrices=WEIGHT_BYTES * of_others,
         agreed=AGREED_BYTES * numbers * size * (size - 1),
     )
 
@@ -96,9 +111,13 @@ class Counting(TorchDispatchMode):
 
     def _count(self, name: str, args: tuple[Any, ...]) -> None:
         if name == "_allgather_base_":
-            self.found.weights += _bytes(args[0]) * (self.size - 1) // self.size
+            self.found.weights += _bytes(args[0]) - _bytes(args[1])
         elif name == "_reduce_scatter_base_":
-            self.found.gradients += _bytes(args[1]) * (self.size - 1) // self.size
+            self.found.gradients += _bytes(args[1]) - _bytes(args[0])
+        elif name == "allreduce_":
+            # Each receives the others' part of the sum that it makes, and the sums that they make.
+            copies = torch.distributed.ProcessGroup.unbox(args[1]).size()
+            self.found.copies += 2 * sum(map(_bytes, args[0])) * (copies - 1) // copies
         elif name == "alltoall_base_":
             own = args[3][torch.distributed.get_rank()] * args[0].element_size()
             self.found.matrices += _bytes(args[0]) - own

@@ -3,6 +3,13 @@
 A stack of experts (E, F, D) is split on E, so each process has whole matrices and orthogonalises its own. Every other
 matrix has an owner. It receives the rows of all processes, orthogonalises the matrix once, and sends each process its
 rows back. Matrices are dealt so that all owners have about as much to compute. Momentum and weights are not moved.
+
+Where processes hold several copies of the weights (`train.shard`), a matrix still has one owner among all processes: it
+takes the rows of its own copy, and sends the updates to all copies, which therefore get the same bits. Each copy
+computing its own would send a little less between machines, but with a whole copy in each process (DDP) none would
+compute less than a process alone, and for models of plain matrices Newton-Schulz would soon take most of a step. Stacks
+of experts are computed in each copy: they are most of the numbers, and sending them would take longer between machines
+than computing them does (docs/scaling-out.md).
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from torch import nn
 
 from nanokimi.optim.muon import Member, Muon, muon_direction
 from nanokimi.optim.qk_clip import Clipping, RescalableAttention
-from nanokimi.runtime.parallel import is_sharded, like, local_of, whole
+from nanokimi.runtime.parallel import copies_of, is_sharded, like, local_of, whole
 
 MatrixStep = Callable[[Sequence[Member], int, torch.dtype | None], None]
 SHARDABLE = ("adamw", "lion", "muon", "muonclip", "truemuon")
@@ -52,7 +59,8 @@ def sharded_matrix_step(
     ]
     blocks = [member.group["blocks"] for member in matrices]
     shapes = [tuple(member.parameter.shape) for member in matrices]
-    updates = orthogonalised_by_owners(inner, directions, shapes, blocks, steps, dtype)
+    copies = copies_of(matrices[0].parameter)
+    updates = orthogonalised_by_owners(inner, directions, shapes, blocks, copies, steps, dtype)
     for (p, group, _, scale), update in zip(rows, updates, strict=True):
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(update, alpha=-group["lr"] * scale)
@@ -70,30 +78,38 @@ def orthogonalised_by_owners(
     parts: Sequence[torch.Tensor],
     shapes: Sequence[tuple[int, ...]],
     blocks: Sequence[int],
+    copies: int,
     steps: int,
     dtype: torch.dtype | None,
 ) -> list[torch.Tensor]:
-    """This process's rows of orthogonalised matrices, of which `parts` are its rows and `shapes` the whole sizes."""
+    """This process's rows of orthogonalised matrices, of which `parts` are its rows and `shapes` the whole sizes.
+
+    There may be several copies of every matrix, each of which neighbouring processes share.
+    """
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    shard = size // copies
+    near = range(rank // shard * shard, (rank // shard + 1) * shard)  # those that share this process's copy
     owners = deal(tuple(zip(shapes, blocks, strict=True)), size)
     dealt = [[i for i, owner in enumerate(owners) if owner == r] for r in range(size)]
     mine = dealt[rank]
-    # To each owner the rows of its matrices; from each process its rows of ours.
-    sent = torch.cat([parts[i].reshape(-1) for its in dealt for i in its])
-    to_owners = [sum(parts[i].numel() for i in its) for its in dealt]
-    of_mine = [[numbers_of(shapes[i], r, size) for i in mine] for r in range(size)]
-    received = exchanged(sent, to_owners, [sum(numbers) for numbers in of_mine])
+    of_owners = [sum(parts[i].numel() for i in its) for its in dealt]
+    of_mine = [[numbers_of(shapes[i], place, shard) for i in mine] for place in range(shard)]
+    # To each owner the rows of its matrices; from each process its rows of ours. An owner needs one copy, its own.
+    sent = torch.cat([parts[i].reshape(-1) for r in near for i in dealt[r]] or [parts[0].new_empty(0)])
+    here = [of_owners[r] if r in near else 0 for r in range(size)]
+    received = exchanged(sent, here, [sum(of_mine[r % shard]) if r in near else 0 for r in range(size)])
     pieces = iter(received.split([n for numbers in of_mine for n in numbers]))
-    by_process = [[next(pieces) for _ in mine] for _ in range(size)]
+    by_process = [[next(pieces) for _ in mine] for _ in near]
     whole_ones = [torch.cat(its).view(shapes[i]) for i, *its in zip(mine, *by_process, strict=True)]
 
     updates = orthogonalised(inner, whole_ones, [blocks[i] for i in mine], steps, dtype)
 
     split = [
-        update.reshape(-1).split([of_mine[r][n] for r in range(size)]) for n, update in enumerate(updates)
+        update.reshape(-1).split([numbers[n] for numbers in of_mine]) for n, update in enumerate(updates)
     ]
-    sent = torch.cat([its[r] for r in range(size) for its in split] or [received])
-    back = exchanged(sent, [sum(numbers) for numbers in of_mine], to_owners)
+    # To each process of every copy the rows that it holds.
+    sent = torch.cat([its[r % shard] for r in range(size) for its in split] or [received])
+    back = exchanged(sent, [sum(of_mine[r % shard]) for r in range(size)], of_owners)
     ordered = [i for its in dealt for i in its]
     pieces = iter(back.split([parts[i].numel() for i in ordered]))
     found = {i: next(pieces).view_as(parts[i]) for i in ordered}
@@ -126,7 +142,10 @@ def exchanged(sent: torch.Tensor, to_each: list[int], from_each: list[int]) -> t
 
 
 def numbers_of(shape: tuple[int, ...], rank: int, size: int) -> int:
-    """How many numbers of a matrix a process holds: FSDP2 gives each the same count of rows, and the last ones less."""
+    """How many numbers of a matrix a process holds, of the `size` that share a copy of it.
+
+    FSDP2 gives each the same count of rows, and the last ones less.
+    """
     each = -(-shape[0] // size)
     return max(min(shape[0] - rank * each, each), 0) * shape[1]
 

@@ -7,6 +7,7 @@ here imports torch, and `current()` is `ALONE`.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ class World:
     """Processes on this machine."""
     store: Any = field(default=None, repr=False)
     """torch's key-value store, which all processes see."""
+    meshes: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The process groups that were made of this one, for `train.sharding`: each costs connections and memory."""
 
     @property
     def is_main(self) -> bool:
@@ -200,6 +203,20 @@ def ending_together(advice: str) -> Iterator[None]:
 def is_sharded(tensor: Any) -> bool:
     """Whether a tensor is one of which each process holds some rows (a DTensor). Imports nothing."""
     return hasattr(tensor, "full_tensor")
+
+
+def copies_of(tensor: Any) -> int:
+    """How many processes hold the same rows of a sharded tensor, which are the copies that there are of it."""
+    sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return math.prod(size for size, placement in sizes if placement.is_replicate())
+
+
+def of_first_copy(tensor: Any) -> bool:
+    """Whether what this process holds of a sharded tensor belongs to its first copy; of any other tensor it does."""
+    if not is_sharded(tensor):
+        return True
+    places = zip(tensor.device_mesh.get_coordinate(), tensor.placements, strict=True)
+    return all(place == 0 for place, placement in places if placement.is_replicate())
 
 
 def local_of(tensor: Any) -> torch.Tensor:

@@ -130,6 +130,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "plugins": plugin_hashes(plugins_of(state.config.family)),
         "torch": torch.__version__,
         "processes": state.world.size,
+        "shard": state.shard,
     }
 
 
@@ -196,7 +197,7 @@ def choose_checkpoint(
                 f"{state.folder} would continue with {one_line(changes[0])}, which is a different run: change it back, "
                 "or resume with --allow-changes"
             )
-        for line in other_digits(stored, state.world.size):
+        for line in other_digits(stored, state.world.size, state.shard):
             log(f"{line}: last digits may differ from those of an uninterrupted run")
         return path, stored, changes
     if (state.folder / "model.safetensors").exists() and not any(folder.glob("damaged-*")):
@@ -208,13 +209,17 @@ def choose_checkpoint(
     return None
 
 
-def other_digits(stored: dict[str, Any], size: int) -> list[str]:
-    """What rounds differently now, with `size` processes, from when a checkpoint was saved."""
+def other_digits(stored: dict[str, Any], size: int, shard: int) -> list[str]:
+    """What rounds differently now, with `size` processes in copies of `shard`, from when a checkpoint was saved."""
     before, lines = stored["processes"], []
     if stored.get("torch") != torch.__version__:
         lines.append(f"saved with torch {stored.get('torch')}, now it is {torch.__version__}")
     if before != size:
         lines.append(f"saved by {before} process{'es' if before != 1 else ''}, continued by {size}")
+    elif stored["shard"] != shard:
+        lines.append(
+            f"saved with {stored['shard']} processes to a copy of the weights, continued with {shard}"
+        )
     return lines
 
 
@@ -228,6 +233,7 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
         )
     stored.setdefault("kernels", {})  # an earlier version kept no record of them
     stored.setdefault("processes", 1)  # and had one
+    stored.setdefault("shard", stored["processes"])  # or as many, which shared one copy of the weights
     for name, right in STATE_RULES.items():
         try:
             fine = right(stored[name], stored)
@@ -263,6 +269,7 @@ STATE_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "micro_batch_size": lambda x, _: _count(x, 1, 10**12),
     "activation_checkpointing": _is(bool),
     "processes": lambda x, _: _count(x, 1, 10**6),
+    "shard": lambda x, stored: _count(x, 1, stored["processes"]),
     "batches_skipped": lambda x, stored: _count(x, 0, stored["step"]),
     "skipped_in_a_row": lambda x, stored: _count(x, 0, stored["batches_skipped"]),
     "metrics_bytes": lambda x, _: _count(x, 0, 2**60),

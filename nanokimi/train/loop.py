@@ -125,9 +125,10 @@ def attempt(state: TrainState, compiling: bool) -> tuple[Record, bool]:
         if not is_out_of_memory(error):
             raise
         if not state.world.alone:
+            smaller = "on more processes" if state.shard == state.world.size else "and a larger --train.shard"
             raise TrainingError(
                 f"process {state.world.rank} of {state.world.size} ran out of memory at step {state.step + 1}, and the "
-                "others cannot go on without it; what was saved is whole: continue with --resume on more processes, or "
+                f"others cannot go on without it; what was saved is whole: continue with --resume {smaller}, or "
                 "with --allow-changes and a smaller --train.micro_batch_size or --train.activation_checkpointing true"
             ) from None
     # After the except clauses, because only here has Python released the tensors of the failed step.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 
-from nanokimi.config import RunConfig
+from nanokimi.config import RunConfig, TrainConfig
 from nanokimi.errors import UserError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.user_module import UserModule
@@ -13,10 +15,14 @@ from nanokimi.optim.sharded import SHARDABLE
 from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.parallel import World, current
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 
 def require_shareable(config: RunConfig) -> None:
     """Raise UserError, naming the setting, if a run cannot be trained by the present group of processes."""
     world, train, optim = current(), config.train, config.family.optim
+    require_even_copies(train, world)
     if world.alone:
         return
     of = f"with {world.size} processes"
@@ -48,6 +54,26 @@ def require_shareable(config: RunConfig) -> None:
     require_device_each(train.device, world)
 
 
+def require_even_copies(train: TrainConfig, world: World) -> None:
+    """Raise UserError if the processes cannot hold whole copies of the weights, each shared by `train.shard` of them.
+
+    One process alone is no exception: it would have all weights, whatever the setting says.
+    """
+    if train.shard is None or world.size % train.shard == 0:
+        return
+    wrong = f"train.shard is {train.shard}, "
+    if world.alone:
+        raise UserError(
+            f"{wrong}but this is one process: start a multiple of {train.shard} with torchrun, or say "
+            "--train.shard null"
+        )
+    fitting = ", ".join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)
+    raise UserError(
+        f"{wrong}which does not divide {world.size} processes: use one of {fitting}, or null, with which all share one "
+        "copy of the weights"
+    )
+
+
 def require_device_each(name: str, world: World) -> None:
     """Raise UserError if the processes of this machine cannot each have a device of this kind."""
     if name == "mps" or (name == "auto" and choose_device(name).type == "mps"):
@@ -70,15 +96,37 @@ def device_of(name: str, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank) if device.type == "cuda" and not world.alone else device
 
 
-def shard_(model: LanguageModel, device: torch.device) -> None:
-    """Split every parameter by rows over the processes: those of a block are put together when it computes.
+def sharers(train: TrainConfig, world: World) -> int:
+    """How many processes share one copy of the weights."""
+    return world.size if world.alone or train.shard is None else train.shard
+
+
+def mesh_of(train: TrainConfig, device: torch.device) -> DeviceMesh:
+    """The present group as (replicate, shard): copies of the weights, and the processes that share one.
+
+    Processes next to each other share a copy, so that with as many as a machine has, weights stay within it. A single
+    copy has no "replicate" dimension, because FSDP2 would sum gradients over it nonetheless.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    world, shard = current(), sharers(train, current())
+    shape, names = (world.size // shard, shard), ("replicate", "shard")
+    if shard == world.size:
+        shape, names = shape[1:], names[1:]  # type: ignore[assignment]
+    key = (device.type, shape)
+    if key not in world.meshes:
+        world.meshes[key] = init_device_mesh(device.type, shape, mesh_dim_names=names)
+    return world.meshes[key]
+
+
+def shard_(model: LanguageModel, train: TrainConfig, device: torch.device) -> None:
+    """Split every parameter by rows over the processes of a copy: those of a block are put together when it computes.
 
     The inside of a user's module is unknown, so its parameters are put together all at once.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (current().size,))
+    mesh = mesh_of(train, device)
     for block in [] if isinstance(model, UserModule) else blocks_of(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -87,3 +135,11 @@ def shard_(model: LanguageModel, device: torch.device) -> None:
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of one of our models: its outermost list of modules."""
     return list(next(child for child in model.modules() if isinstance(child, nn.ModuleList)))
+
+
+def sum_over_copies(model: Any, now: bool) -> None:
+    """Whether the next backward pass sums gradients over the copies of the weights, besides within each.
+
+    It need not before the last one of a step: until then, FSDP2 keeps what a copy has found.
+    """
+    model.set_requires_all_reduce(now)

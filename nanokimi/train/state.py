@@ -26,7 +26,7 @@ from nanokimi.optim.build import build_optimizer
 from nanokimi.optim.sharded import take_shards_
 from nanokimi.runtime.device import keep_freed_memory
 from nanokimi.runtime.parallel import ALONE, World, current, is_sharded
-from nanokimi.train.sharding import device_of, shard_
+from nanokimi.train.sharding import device_of, shard_, sharers
 from nanokimi.train.telemetry import Telemetry
 from nanokimi.train.weights import initial_model, require_same_tokenizer
 
@@ -94,6 +94,7 @@ class TrainState:
     # With several processes (see `together`): the whole model, in the main one, and the step whose weights it has; and
     # what all agreed on in the last step: whether to stop and whether to save, because one of them wished it.
     world: World = ALONE
+    shard: int = 1  # processes that share one copy of the weights
     copy_of_model: LanguageModel | None = None
     copied_step: int = -1
     stop_agreed: bool = False
@@ -159,7 +160,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     kernels = accelerate_(model, dtype=train.dtype)
     if not world.alone:
-        shard_(model, device)
+        shard_(model, train, device)
     optimizer, of_optimizer = accelerated_optimizer(config, model)
     kernels = [*kernels, *of_optimizer, of_loss]
     return TrainState(
@@ -180,6 +181,7 @@ def build_state(config: RunConfig, data: PreparedData, folder: Path) -> TrainSta
         flops_per_token=model_cost(config.family.model, train.context_length).train_flops_per_token,
         flops_per_step=optimizer_flops(shapes, optim, config.family.model, train),
         world=world,
+        shard=sharers(train, world),
     )
 
 

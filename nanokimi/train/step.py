@@ -23,6 +23,7 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.train.sharding import sum_over_copies
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 from nanokimi.train.together import agree
 
@@ -120,7 +121,9 @@ def forward_backward(state: TrainState) -> tuple[tuple[torch.Tensor, torch.Tenso
     total_nll = torch.zeros((), device=state.device)
     total_aux = torch.zeros((), device=state.device)
     outputs: list[Any] = []
-    for x_BT, y_BT in zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True):
+    for number, (x_BT, y_BT) in enumerate(zip(inputs_BT.split(micro), targets_BT.split(micro), strict=True)):
+        if not state.world.alone:
+            sum_over_copies(state.model, number == passes - 1)
         with autocast(state):
             output = state.forward(x_BT, want_max_logits=want_max_logits)
         nll = state.loss(output.logits_BTW, y_BT)

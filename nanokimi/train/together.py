@@ -11,7 +11,7 @@ import torch
 
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.model.output import Output
-from nanokimi.runtime.parallel import local_of, whole
+from nanokimi.runtime.parallel import local_of, of_first_copy, whole
 from nanokimi.train.state import TrainState
 from nanokimi.train.weights import initial_model, untied
 
@@ -26,8 +26,10 @@ def agree(
     the processes also agree on whether to stop after this step and whether to save.
     """
     world, passes = state.world, len(outputs)
-    grads = [local_of(p.grad) for p in state.model.parameters() if p.grad is not None]
-    squared = torch.nn.utils.get_total_norm(grads).double().square()
+    # Every copy of the weights has the same gradient, of which the squares are to count once.
+    found = (p.grad for p in state.model.parameters() if p.grad is not None)
+    grads = [local_of(grad) for grad in found if of_first_copy(grad)]
+    squared = torch.nn.utils.get_total_norm(grads).to(state.device).double().square()
     first, layers = outputs[0], len(outputs[0].routing)
     counts = [torch.stack([o.routing[i].counts_E for o in outputs]).sum(dim=0) for i in range(layers)]
     entropies = [torch.stack([o.routing[i].entropy for o in outputs]).mean() for i in range(layers)]
