@@ -1,6 +1,6 @@
 """Bytes that the processes of a group send in a training step, counted from torch's collectives, over the formula's.
 
-    python benchmarks/communication.py [--config k2-1m] [--sizes 2,4] [--any.setting VALUE ...]
+    python benchmarks/communication.py [--config k2-1m] [--sizes 2,4] [--train.shard 2] [--any.setting VALUE ...]
 
 Each size is a group of that many processes on this machine (gloo, CPU), which take two steps, of which the second is
 counted. The formula is `nanokimi.measure.communication.step_traffic`; a ratio is what was counted divided by it, and is
@@ -27,9 +27,11 @@ from nanokimi.data.store import open_prepared
 from nanokimi.measure.communication import Counting, step_traffic
 from nanokimi.model.build import build_model
 from nanokimi.runtime import parallel
+from nanokimi.runtime.parallel import World
 from nanokimi.runtime.processes import start_process
 from nanokimi.train.run_folder import set_up
-from nanokimi.train.state import build_state
+from nanokimi.train.sharding import require_even_copies
+from nanokimi.train.state import build_state, micro_batch
 from nanokimi.train.step import train_step
 
 WORDS = "the small boy found a red ball and gave it to his friend who was very happy but then a dog ran off".split()
@@ -63,6 +65,11 @@ def in_group(size: int, folder: Path) -> list[dict[str, float]]:
     return found
 
 
+def passes(config: RunConfig, size: int) -> int:
+    """Forward passes of each of `size` processes in a step."""
+    return config.train.batch_size // size // micro_batch(config.train, World(size=size))
+
+
 def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
     """Counted and expected bytes of one step of a group of this size."""
     found = in_group(size, folder)
@@ -71,7 +78,8 @@ def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
     family = config.family
     with torch.device("meta"):
         model = build_model(family.model, config.seed)
-    expected = step_traffic(model, family.optim, family.model.num_attention_heads, size)
+    heads, shard = family.model.num_attention_heads, config.train.shard
+    expected = step_traffic(model, family.optim, heads, size, shard=shard, passes=passes(config, size))
     total = sum(bytes_of.values())
     step_ms = max(process["step_ms"] for process in found)
     return {**bytes_of, "total": total, "ratio": total / expected.total, "step_ms": step_ms}
@@ -102,8 +110,14 @@ def main() -> None:
             "fp32",
         ]
         folder.mkdir()
-        config, _ = set_up(load_config(options.config, [*fixed, *overrides]), folder)
-        for size in map(int, options.sizes.split(",")):
+        asked, sizes = (
+            load_config(options.config, [*fixed, *overrides]),
+            [*map(int, options.sizes.split(","))],
+        )
+        for size in sizes:
+            require_even_copies(asked.train, World(size=size))
+        config, _ = set_up(asked, folder)
+        for size in sizes:
             found = measure(config, size, folder)
             record[str(size)] = found
             rows.append([str(size), *(f"{found[name]:,.0f}" for name in found if name != "ratio")])
@@ -111,6 +125,8 @@ def main() -> None:
     with torch.device("meta"):
         params = sum(p.numel() for p in build_model(config.family.model, 0).parameters())
     kinds = [name for name in record[next(iter(record))] if name != "ratio"]
+    if config.train.shard is not None:
+        print(f"{config.train.shard} processes share a copy of the weights")
     print(table(["processes", *kinds, "over the formula"], rows))
     print(f"{params:,} parameters, {config.family.optim.name}")
     finish(
@@ -118,6 +134,7 @@ def main() -> None:
         {
             "benchmark": "communication",
             "sizes": record,
+            "shard": config.train.shard,
             "params": params,
             "optimizer": config.family.optim.name,
             "other_cores": load.cores,

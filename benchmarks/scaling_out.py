@@ -185,12 +185,15 @@ def copies_table() -> str:
         for gpus in GPUS[1:]:
             both = [step_traffic(plan, gpus), step_traffic_of_copies(plan, gpus)]
             times = [in_time(seconds) for messages in both for seconds in seconds_of(messages)]
-            computing = computing_seconds(plan, gpus) + muon_seconds(plan, gpus)
+            # A copy's experts are on the GPUs of its node.
+            of_muon = muon_seconds(plan, gpus), muon_seconds(plan, gpus, NODE)
+            computing = [in_time(computing_seconds(plan, gpus) + seconds) for seconds in of_muon]
             memories = [in_bytes(state_bytes(plan, cut)) for cut in (gpus, NODE)]
             row = [times[0], times[2], times[1], times[3], *memories]
-            rows.append([plan.name, f"{gpus:,}", in_time(computing), *row])
-    head = "| | GPUs | computing | InfiniBand: cut over all | a copy in each node | Ethernet: cut over all "
-    return lines(f"{head}| a copy in each node | state: cut over all | a copy in each node |", rows)
+            rows.append([plan.name, f"{gpus:,}", *computing, *row])
+    whats = ("computing", "InfiniBand", "Ethernet", "state")
+    heads = (f"{what}: cut over all | a copy in each node" for what in whats)
+    return lines(f"| | GPUs | {' | '.join(heads)} |", rows)
 
 
 def experts_table() -> str:

@@ -197,8 +197,11 @@ def sharded(
     return [message("weights", "all-gather", twice), message("gradients", "reduce-scatter", once)]
 
 
-def muon_traffic(plan: Plan, ranks: int, units: tuple[Unit, ...]) -> list[Traffic]:
-    """Muon's matrices that are not in stacks of experts go to their owners, and their updates back, in fp32."""
+def muon_traffic(plan: Plan, ranks: int, units: tuple[Unit, ...], copies: int = 1) -> list[Traffic]:
+    """Muon's matrices that are not in stacks of experts go to their owners, and their updates back, in fp32.
+
+    Of several copies of the weights an owner takes its own, and sends updates to all.
+    """
     numbers = sum(
         unit.count * math.prod(shape)
         for unit in units
@@ -207,7 +210,15 @@ def muon_traffic(plan: Plan, ranks: int, units: tuple[Unit, ...]) -> list[Traffi
     )
     if not numbers or plan.optim.name not in OF_MATRICES:
         return []
-    return [Traffic("Muon", "exchange", 2 * FP32 * numbers, 2, ranks, min(ranks, GPUS_OF_A_NODE))]
+    if copies == 1:
+        return [Traffic("Muon", "exchange", 2 * FP32 * numbers, 2, ranks, min(ranks, GPUS_OF_A_NODE))]
+    near = ranks // copies
+    return [
+        Traffic("Muon", "exchange", FP32 * numbers / copies, 1, near, min(near, GPUS_OF_A_NODE)),
+        Traffic(
+            "Muon to all copies", "exchange", FP32 * numbers * copies, 1, ranks, min(ranks, GPUS_OF_A_NODE)
+        ),
+    ]
 
 
 def agreed_numbers(plan: Plan) -> int:
@@ -237,9 +248,10 @@ def step_traffic(plan: Plan, gpus: int) -> list[Traffic]:
 
 
 def step_traffic_of_copies(plan: Plan, gpus: int) -> list[Traffic]:
-    """The same if each node had a copy of the model (not offered), cut over its GPUs; nodes sum their gradients."""
+    """The same if each node has a copy of the model, cut over its GPUs (`train.shard` 8); nodes sum their gradients."""
     near = min(gpus, GPUS_OF_A_NODE)
-    within = [*sharded(passes(plan, gpus), near, plan.units), *muon_traffic(plan, near, plan.units)]
+    within = sharded(passes(plan, gpus), near, plan.units)
+    within += muon_traffic(plan, gpus, plan.units, copies=gpus // near)
     own = sum(unit.count * sum(padded(s, near) for s in unit.shapes.values()) for unit in plan.units) / near
     blocks = sum(unit.count for unit in plan.units)
     return [

@@ -234,6 +234,7 @@ K, G, KO, GO = "nanokimi.model.", "nanogpt.model.", "nanokimi.optim.", "nanogpt.
 NAN, INF = float("nan"), float("inf")
 POSITIVE = [
     *("train." + name for name in "context_length batch_size micro_batch_size threads eval_every".split()),
+    "train.shard",
     *("train." + name for name in "eval_batch_size sample_every save_every keep_checkpoints".split()),
     *("train." + name for name in "max_steps max_epochs max_tokens max_flops max_seconds".split()),
     *("compare.turn_steps", "sample.max_new_tokens", "sample.top_k"),
@@ -383,7 +384,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
     off_by_choice = {  # None means "off" here, not "choose for me"
         *(f"train.max_{unit}" for unit in ("epochs", "tokens", "flops", "seconds")),
         "nanokimi.model.q_lora_rank",
-        *("nanokimi.model.rope_scaling", "train.init_from"),
+        *("nanokimi.model.rope_scaling", "train.init_from", "train.shard"),
         *("sample.prompts", "sample.top_k", "sample.min_p", "train.memory_limit_gb", "train.save_every"),
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanogpt.optim.adamw_lr",  # means: follows lr

@@ -185,3 +185,17 @@ def test_the_plan_counts_the_bytes_that_training_sends(gpus: int) -> None:
         assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
         assert planned["agreement"] == sent.agreed
         assert planned["Muon"] == pytest.approx(sent.matrices, rel=2e-3)
+
+
+def test_the_plan_of_copies_counts_the_bytes_that_training_sends() -> None:
+    plan, gpus, near = scaling_out.plans()[0], 32, 8
+    with torch.device("meta"):
+        model = build_model(plan.model, seed=0)
+    heads, passes = plan.model.num_attention_heads, scaling_plan.passes(plan, gpus)
+    sent = communication.step_traffic(model, plan.optim, heads, gpus, shard=near, passes=passes)
+    planned = {
+        message.what: message.sent * gpus for message in scaling_plan.step_traffic_of_copies(plan, gpus)
+    }
+    assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
+    assert planned["gradients of the copies"] == sent.copies
+    assert planned["Muon"] + planned["Muon to all copies"] == pytest.approx(sent.matrices, rel=2e-3)
