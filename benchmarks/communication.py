@@ -126,7 +126,7 @@ def main() -> None:
         params = sum(p.numel() for p in build_model(config.family.model, 0).parameters())
     kinds = [name for name in record[next(iter(record))] if name != "ratio"]
     if config.train.shard is not None:
-        print(f"{config.train.shard} processes share a copy of the weights")
+        print(f"train.shard {config.train.shard}")
     print(table(["processes", *kinds, "over the formula"], rows))
     print(f"{params:,} parameters, {config.family.optim.name}")
     finish(

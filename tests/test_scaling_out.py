@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -185,6 +186,29 @@ def test_the_plan_counts_the_bytes_that_training_sends(gpus: int) -> None:
         assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
         assert planned["agreement"] == sent.agreed
         assert planned["Muon"] == pytest.approx(sent.matrices, rel=2e-3)
+
+
+def test_the_table_of_who_holds_the_weights_says_what_the_formulas_give() -> None:
+    """In docs/many-gpus.md, to the digits shown there."""
+    text = (scaling_out.DOCUMENT.parent / "many-gpus.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| k2-.*$", text, re.M)]
+    assert len(rows) == 8
+    plans = {name: scaling_out.preset(name) for name in scaling_out.PRESETS}
+    with torch.device("meta"):
+        models = {name: build_model(plan.model, seed=0) for name, plan in plans.items()}
+    for name, processes, said_shard, *said in rows:
+        plan, model, gpus = plans[name], models[name], int(processes)
+        shard = gpus if said_shard == "null" else int(said_shard)
+        heads, passes = plan.model.num_attention_heads, scaling_plan.passes(plan, gpus)
+        sent = communication.step_traffic(model, plan.optim, heads, gpus, shard=shard, passes=passes)
+        each = [total / gpus for total in (sent.weights, sent.gradients, sent.copies, sent.matrices)]
+        for found, expected in zip(said, [*each, scaling_plan.state_bytes(plan, shard)], strict=True):
+            number, _, unit = found.partition(" ")
+            digits = len(number.partition(".")[2])
+            assert round(expected / {"": 1, "MB": 1e6, "GB": 1e9}[unit], digits) == float(number), (
+                name,
+                found,
+            )
 
 
 def test_the_plan_of_copies_counts_the_bytes_that_training_sends() -> None:
