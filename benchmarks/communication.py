@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,15 +51,13 @@ def counted(connection: Connection, place: dict[str, str], folder: str) -> None:
     parallel.leave()
 
 
-def in_group(size: int, folder: Path) -> list[dict[str, float]]:
-    """What each of `size` processes counted."""
-    from communication import counted  # this file by its name: a new process does not run the script again
-
+def in_group(size: int, work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """What each of `size` processes tells that does `work`, a function of a module, in one group with the others."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    started = [start_process(counted, {**address, "RANK": str(rank)}, str(folder)) for rank in range(size)]
+    started = [start_process(work, {**address, "RANK": str(rank)}, *arguments) for rank in range(size)]
     found = [connection.recv() for _, connection in started]
     for process, _ in started:
         process.join()
@@ -72,7 +71,9 @@ def passes(config: RunConfig, size: int) -> int:
 
 def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
     """Counted and expected bytes of one step of a group of this size."""
-    found = in_group(size, folder)
+    from communication import counted  # this file by its name: a new process does not run the script again
+
+    found = in_group(size, counted, str(folder))
     kinds = [name for name in found[0] if name != "step_ms"]
     bytes_of = {name: int(sum(process[name] for process in found)) for name in kinds}
     family = config.family
@@ -85,38 +86,34 @@ def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
     return {**bytes_of, "total": total, "ratio": total / expected.total, "step_ms": step_ms}
 
 
+def ready(name: str, overrides: list[str], place: Path, dtype: str = "fp32") -> tuple[RunConfig, Path]:
+    """The configuration of a preset and a run folder with data, in which each process may train with one thread."""
+    text, folder = place / "text.txt", place / "run"
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(WORDS), (20_000,), generator=generator).tolist()
+    text.write_text(" ".join(WORDS[i] for i in chosen))
+    fixed = {"dataset.path": str(text), "train.device": "cpu", "train.threads": "1", "train.dtype": dtype}
+    folder.mkdir()
+    settings = [f"--{key}={value}" for key, value in fixed.items()]
+    return set_up(load_config(name, [*settings, *overrides]), folder)[0], folder
+
+
 def main() -> None:
     """Count for each size of group."""
     parser = options_parser(__doc__)
     parser.add_argument("--config", default="k2-1m")
     parser.add_argument("--sizes", default="2,4")
     options, overrides = parser.parse_known_args()
+    if any("expert_parallel" in word for word in overrides):
+        parser.error("what shared experts send depends on their tokens: see benchmarks/expert_parallel.py")
     if options.smoke:
         options.config, options.sizes = "smoke", "2"
     record, rows = {}, []
     with OtherLoad() as load, tempfile.TemporaryDirectory() as place:
-        text, folder = Path(place) / "text.txt", Path(place) / "run"
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randint(len(WORDS), (20_000,), generator=generator).tolist()
-        text.write_text(" ".join(WORDS[i] for i in chosen))
-        fixed = [
-            "--data",
-            str(text),
-            "--train.device",
-            "cpu",
-            "--train.threads",
-            "1",
-            "--train.dtype",
-            "fp32",
-        ]
-        folder.mkdir()
-        asked, sizes = (
-            load_config(options.config, [*fixed, *overrides]),
-            [*map(int, options.sizes.split(","))],
-        )
+        config, folder = ready(options.config, overrides, Path(place))
+        sizes = [*map(int, options.sizes.split(","))]
         for size in sizes:
-            require_even_copies(asked.train, World(size=size))
-        config, _ = set_up(asked, folder)
+            require_even_copies(config.train, World(size=size))
         for size in sizes:
             found = measure(config, size, folder)
             record[str(size)] = found

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -43,30 +44,28 @@ class Training:
     micro_batch_size: int | None = None
     recompute: bool = False
     shard: int | None = None
+    expert_parallel: int = 1
+    starved: bool = False
+    """The last half of the experts of each layer get no token."""
     resume: bool = False
     save: bool = False
     signalled: tuple[int, int] | None = None
     """(process, step): a SIGTERM comes to this process in this step."""
     broken: tuple[int, int] | None = None
-    """(process, step): the loss of this process is infinite in this step."""
+    """(process, step): the output of `spoilt` is infinite in this process and step."""
+    spoilt: str = "lm_head"
     hurried: int | None = None
     """The process by whose clock it is always time to save, which it never is by another's."""
 
 
 def trained(job: Training) -> dict[str, Any]:
     """Train a few steps; returns what this process saw, and in the main one the whole weights."""
-    config = load_config(str(job.folder / "config.yaml"))
-    settings = replace(
-        config.train,
-        micro_batch_size=job.micro_batch_size,
-        activation_checkpointing=job.recompute,
-        shard=job.shard,
-    )
-    config = replace(config, train=settings)
-    state = build_state(config, open_prepared(find_data(job.folder)), job.folder)
+    state = begun(job)
     if job.resume:
         load_newest_checkpoint(state)
-    for happening, act in ((job.signalled, interrupt), (job.broken, spoil)):
+    for router in state.model.routers() if job.starved else []:
+        router.e_score_correction_bias[len(router.weight) // 2 :] = -9.0
+    for happening, act in ((job.signalled, interrupt), (job.broken, partial(spoil, job.spoilt))):
         if happening is not None and happening[0] == state.world.rank:
             act(state, happening[1])
     seconds = {None: 60.0, state.world.rank: 0.0}.get(job.hurried, 1e9)
@@ -107,6 +106,20 @@ def trained(job: Training) -> dict[str, Any]:
     }
 
 
+def begun(job: Training) -> TrainState:
+    """A run before its first step."""
+    config = load_config(str(job.folder / "config.yaml"))
+    settings = replace(
+        config.train,
+        micro_batch_size=job.micro_batch_size,
+        activation_checkpointing=job.recompute,
+        shard=job.shard,
+        expert_parallel=job.expert_parallel,
+    )
+    config = replace(config, train=settings)
+    return build_state(config, open_prepared(find_data(job.folder)), job.folder)
+
+
 def bits_of(state: TrainState) -> str:
     """A digest of what this process holds of the weights and of the optimizer's state."""
     kept = [*state.model.state_dict().values()]
@@ -129,10 +142,10 @@ def interrupt(state: TrainState, step: int) -> None:
     state.model.register_forward_pre_hook(hook)
 
 
-def spoil(state: TrainState, step: int) -> None:
-    """Make the logits of a step infinite."""
-    head = state.model.lm_head
-    head.register_forward_hook(lambda _, __, y: y * float("inf") if state.step + 1 == step else None)
+def spoil(part: str, state: TrainState, step: int) -> None:
+    """Make the output of a part of the model infinite in a step."""
+    module = state.model.get_submodule(part)
+    module.register_forward_hook(lambda _, __, y: y * float("inf") if state.step + 1 == step else None)
 
 
 def mapped(change: Callable[[Any], Any], result: Any) -> Any:
@@ -233,15 +246,23 @@ def command_in_group(
 
 
 def counted(job: Training) -> dict[str, int]:
-    """The bytes that this process receives in the second of two steps."""
-    config = load_config(str(job.folder / "config.yaml"))
-    settings = replace(config.train, micro_batch_size=job.micro_batch_size, shard=job.shard)
-    config = replace(config, train=settings)
-    state = build_state(config, open_prepared(find_data(job.folder)), job.folder)
+    """The bytes that this process receives in the second of two steps; and as "pairs" its tokens times the experts that
+    they choose in other processes."""
+    state = begun(job)
     train_step(state)
+    pairs: list[int] = []
+
+    def note(_: Any, __: Any, routed: Any) -> None:
+        chosen_MK, experts = routed[0], len(routed[2].counts_E)
+        owner = chosen_MK // (experts // job.expert_parallel)
+        pairs.append(int((owner != state.world.rank % job.expert_parallel).sum()))
+
+    for router in state.model.routers():
+        router.register_forward_hook(note)
     with Counting(state.world.size) as counting:
         train_step(state)
-    return asdict(counting.found)
+    shared = {"pairs": sum(pairs)} if job.expert_parallel > 1 else {}
+    return {**asdict(counting.found), **shared}
 
 
 __all__ = ["Training", "command_in_group", "counted", "in_group", "trained"]

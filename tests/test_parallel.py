@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ from nanokimi.config.files import load_config
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
 from nanokimi.kernels import cross_entropy
-from nanokimi.measure.communication import step_traffic
+from nanokimi.measure.communication import Sharing, Traffic, step_traffic
 from nanokimi.model.build import build_model
 from nanokimi.optim.sharded import deal
 from nanokimi.runtime import parallel
@@ -94,6 +95,17 @@ CASES: dict[str, dict[str, Any]] = {
         nanokimi=KimiFamily(model=KIMI, optim=replace(PLAIN, ns_dtype="auto")), train={"dtype": "bf16"}
     ),
 }
+OF_SHARED: dict[str, dict[str, Any]] = {
+    "six experts": dict(
+        nanokimi=KimiFamily(model=replace(KIMI, n_routed_experts=6, num_hidden_layers=3), optim=CLIPPING)
+    ),
+    "AdamW": dict(nanokimi=KimiFamily(model=KIMI, optim=OptimConfig(lr=3e-3))),
+    "a variant": dict(
+        model="variant", variant=VariantFamily(model=replace(VARIANT, feed_forward="swiglu"), optim=PLAIN)
+    ),
+}
+"""Cases of experts that processes share. Where two groups of two processes share 6, each process has 3 in common with
+one of the other group, and holds 2 or 1 of them."""
 MUON = "NanoKimi with Muon"
 OF_ALL_SIZES = ("NanoKimi with MuonClip", "NanoGPT with MuonClip")
 """Of 4 experts over 3 processes the last has none; 96 and 32 rows over 3 are uneven for FSDP."""
@@ -114,7 +126,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pat
         def build(case: str, **train: Any) -> Path:
             folder = place / f"run-{next(numbers)}"
             folder.mkdir()
-            of_case = dict(CASES[case])
+            of_case = dict({**CASES, **OF_SHARED}[case])
             set_up(config(text, **{**of_case, "train": of_case.get("train", {}) | train}), folder)
             return folder
 
@@ -151,11 +163,36 @@ def of_two(make: Callable[..., Path]) -> dict[str, list[dict[str, Any]]]:
     jobs |= {"stopped": Training(folders["stopped"], steps=6, signalled=(1, 3))}
     jobs |= {"skipped": Training(folders["skipped"], steps=4, broken=(1, 2))}
     jobs |= {"hurried": Training(folders["hurried"], steps=3, hurried=1)}
+    jobs |= jobs_that_share(make)
+    jobs |= {"shared after all": Training(folders["half"], steps=6, resume=True, expert_parallel=2)}
     calls = [partial(trained, job) for job in jobs.values()]
     for shard in (None, 1):
         calls.append(partial(counted, Training(make(MUON), micro_batch_size=3, shard=shard)))
-    results = dict(zip([*jobs, "bytes", "bytes of copies"], in_group(2, calls), strict=True))
+    shared = Training(make("six experts"), micro_batch_size=3, recompute=True, expert_parallel=2)
+    calls.append(partial(counted, shared))
+    names = [*jobs, "bytes", "bytes of copies", "bytes of shared experts"]
+    results = dict(zip(names, in_group(2, calls), strict=True))
     return {**results, "folders": folders}  # type: ignore[dict-item]
+
+
+def jobs_that_share(make: Callable[..., Path]) -> dict[str, Training]:
+    """What two processes do that share the experts of each layer."""
+    place, spoilt = make("six experts"), make("six experts", on_nonfinite="skip")
+    layer = "model.layers.1.mlp.experts"
+    jobs = {case: Training(make(case)) for case in (*OF_SHARED, "bf16")}
+    jobs |= {"micro-batches": Training(make("six experts"), micro_batch_size=4, recompute=True)}
+    jobs |= {"starved": Training(make("six experts"), starved=True)}
+    jobs |= {"spoilt": Training(spoilt, steps=3, broken=(1, 2), spoilt=layer)}
+    jobs |= {"saved": Training(place, steps=3, save=True), "resumed": Training(place, resume=True)}
+    shared = {f"{name}, shared": replace(job, expert_parallel=2) for name, job in jobs.items()}
+    return {**shared, "no longer shared": Training(place, resume=True)}
+
+
+@pytest.fixture(scope="module")
+def alone_with_all(make: Callable[..., Path]) -> dict[str, dict[str, Any]]:
+    """What one process does where several share the experts."""
+    found = {case: trained(Training(make(case))) for case in OF_SHARED}
+    return {**found, "starved": trained(Training(make("six experts"), starved=True))}
 
 
 def require_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], bound: float) -> None:
@@ -216,6 +253,11 @@ def of_four(make: Callable[..., Path], of_two: Any) -> Any:
     calls = calls_of_all_sizes(make, of_one)
     calls |= {name: partial(trained, job) for name, job in jobs.items()}
     calls |= {"bytes of copies": partial(counted, Training(make(MUON), shard=2))}
+    pairs = Training(make("six experts"), expert_parallel=2)
+    calls |= {"six experts, shared": partial(trained, pairs), "bytes of pairs": partial(counted, pairs)}
+    copies = Training(make("six experts"), shard=2, expert_parallel=2)
+    calls |= {"six experts, shared in copies": partial(trained, copies)}
+    calls |= {"bytes of pairs in copies": partial(counted, replace(copies, micro_batch_size=1))}
     return done_by(4, calls)
 
 
@@ -296,11 +338,103 @@ def test_the_bytes_of_copies_are_those_of_the_formula(of_two: Any, of_four: Any)
 
 
 def test_what_rounds_otherwise_is_said() -> None:
-    stored = {"torch": torch.__version__, "processes": 4, "shard": 4}
-    assert other_digits(stored, 4, 4) == []
-    assert other_digits(stored, 2, 2) == ["saved by 4 processes, continued by 2"]
-    (line,) = other_digits(stored, 4, 2)
-    assert line == "saved with 4 processes to a copy of the weights, continued with 2"
+    stored = {"torch": torch.__version__, "processes": 4, "shard": 4, "config": {}}
+
+    def said(size: int, shard: int, sharing: int = 1) -> list[str]:
+        settings = SimpleNamespace(train=SimpleNamespace(expert_parallel=sharing))
+        return other_digits(
+            stored,
+            SimpleNamespace(world=World(0, size), shard=shard, config=settings),  # type: ignore[arg-type]
+        )
+
+    assert said(4, 4) == []
+    assert said(2, 2) == ["saved by 4 processes, continued by 2"]
+    assert said(4, 2) == ["saved with 4 processes to a copy of the weights, continued with 2"]
+    assert said(4, 4, 2) == ["saved with the experts shared by 1, continued with 2"]
+
+
+# ---- experts that processes share
+
+
+@pytest.mark.parametrize("case", [*OF_SHARED, "starved", "micro-batches"])
+def test_processes_that_share_experts_train_what_one_trains(
+    case: str, alone_with_all: Any, of_two: Any
+) -> None:
+    """Also if the experts of a process get no token at all."""
+    group, one = of_two[f"{case}, shared"], alone_with_all["six experts" if case == "micro-batches" else case]
+    require_equal(group, one, 1e-6)
+    for process in group:
+        require_alike(process, one)
+    assert one["clipped"] > 0 or case in ("AdamW", "a variant")
+    assert bool((one["counts"][:, 3:] == 0).all()) == (case == "starved")
+
+
+@pytest.mark.parametrize(
+    ("case", "shard"), [("six experts, shared", 4), ("six experts, shared in copies", 2)]
+)
+def test_two_groups_that_share_experts_train_what_one_process_trains(
+    case: str, shard: int, alone_with_all: Any, of_four: Any
+) -> None:
+    """Each group has all experts: the two hold parts of them, or each group all in a copy of its own."""
+    require_equal(of_four[case], alone_with_all["six experts"], 1e-6, shard=shard)
+    for process in of_four[case]:
+        require_alike(process, alone_with_all["six experts"])
+
+
+def require_alike(process: dict[str, Any], one: dict[str, Any]) -> None:
+    """Heads are clipped and experts balanced as in one process."""
+    assert process["clipped"] == one["clipped"] and torch.equal(process["counts"], one["counts"])
+    assert all(torch.equal(a, b) for a, b in zip(process["biases"], one["biases"], strict=True))
+
+
+def test_shared_experts_stay_close_in_bf16(alone: Any, of_two: Any) -> None:
+    """Tokens are sent in bf16."""
+    for process in of_two["bf16, shared"]:
+        assert process["losses"] == pytest.approx(alone["bf16"]["losses"], abs=0.02)
+
+
+def test_shared_experts_whose_result_is_not_finite_are_named_by_all(of_two: Any) -> None:
+    """One process alone finds it, and must not wait for the others when it looks at the experts."""
+    for process in of_two["spoilt, shared"]:
+        (event,) = [record for record in process["records"] if record["kind"] == "event"]
+        assert "first not finite: model.layers.1.mlp.experts;" in event["detail"]
+        assert process["step"] == 3 and len(process["losses"]) == 2
+
+
+def test_a_run_goes_on_with_its_experts_shared_or_not(of_two: Any) -> None:
+    """Bit for bit as it was saved, else within the bound for other numbers of processes."""
+    whole, resumed = of_two["six experts, shared"], of_two["resumed, shared"]
+    assert resumed[0]["losses"] == whole[0]["losses"][3:]
+    assert [process["bits"] for process in resumed] == [process["bits"] for process in whole]
+    require_close(of_two["no longer shared"][0]["weights"], whole[0]["weights"], 1e-5)
+    require_close(of_two["shared after all"][0]["weights"], of_two["whole"][0]["weights"], 1e-5)
+
+
+def test_the_bytes_of_shared_experts_are_those_of_the_formula(of_two: Any, of_four: Any) -> None:
+    """Where all processes share them, experts are not sent at all, but the tokens that choose them are."""
+    config = OF_SHARED["six experts"]["nanokimi"].model
+    with torch.device("meta"):
+        model = build_model(replace(config, vocab_size=vocabulary(of_two), max_position_embeddings=16), 0)
+    traffic = partial(step_traffic, model, CLIPPING, 2)
+    forward = of_two["bytes of shared experts"]
+    require_bytes(forward, Sharing(2, recomputed=True), partial(traffic, 2, passes=2))
+    require_bytes(of_four["bytes of pairs"], Sharing(2), partial(traffic, 4))
+    require_bytes(of_four["bytes of pairs in copies"], Sharing(2), partial(traffic, 4, shard=2, passes=3))
+    gathered, shared = traffic(2), traffic(2, sharing=Sharing(2))
+    experts = 3 * 6 * 16 * 32 * len(model.routers())
+    assert gathered.weights - shared.weights == 2 * 4 * experts
+    assert gathered.gradients - shared.gradients == 4 * experts
+
+
+def vocabulary(of_two: Any) -> int:
+    return int(of_two["six experts, shared"][0]["weights"]["model.embed_tokens.weight"].shape[0])
+
+
+def require_bytes(found: Any, sharing: Sharing, formula: Callable[..., Traffic]) -> None:
+    received = summed(found)
+    pairs, forward = received.pop("pairs"), 2 if sharing.recomputed else 1
+    assert pairs > 0 and pairs % forward == 0
+    assert received == asdict(formula(sharing=replace(sharing, pairs=pairs // forward)))
 
 
 def kimi_on_meta(folder: Path) -> nn.Module:
@@ -506,6 +640,46 @@ def test_what_a_group_cannot_do_is_refused_before_anything_starts(
     monkeypatch.setattr(parallel, "_joined", [World(0, 4, local_size=9)])
     with pytest.raises(UserError, match=named):
         require_shareable(asked)
+
+
+NO_MIXTURE = "has no mixture of SwiGLU experts of which each token chooses a few"
+
+
+@pytest.mark.parametrize(
+    ("size", "train", "changes", "named"),
+    [
+        (1, {}, {}, "there is one process: start several with torchrun"),
+        (3, {}, {}, "does not divide the 3 processes"),
+        (4, {"shard": 1}, {}, r"does not divide the 1 processes of a copy \(train.shard\)"),
+        (3, {"expert_parallel": 3}, {}, r"does not divide the 8 experts of a layer \(n_routed_experts\)"),
+        (4, {}, CASES["NanoGPT with AdamW"], f"NanoGPT {NO_MIXTURE}"),
+        (4, {}, CASES["a variant with Muon"], NO_MIXTURE),
+        (4, {}, dict(nanokimi=KimiFamily(model=replace(KIMI, first_k_dense_replace=2))), NO_MIXTURE),
+    ],
+)
+def test_experts_that_cannot_be_shared_are_refused(
+    size: int,
+    train: dict[str, Any],
+    changes: dict[str, Any],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(parallel, "_joined", [World(0, size, local_size=size)])
+    asked = config(tmp_path, train={"expert_parallel": 2, **train}, **changes)
+    require_shareable(replace(asked, train=replace(asked.train, expert_parallel=1)))
+    with pytest.raises(UserError, match=f"train.expert_parallel is {asked.train.expert_parallel}, .*{named}"):
+        require_shareable(asked)
+
+
+@pytest.mark.parametrize("command", ["train", "train --dry-run", "compare", "sweep", "bench"])
+def test_no_command_of_one_process_ignores_that_experts_are_to_be_shared(
+    command: str, words: list[str], tmp_path: Path
+) -> None:
+    given = words[1:3] if command == "bench" else words[1:]
+    with pytest.raises(UserError, match="expert_parallel .*one process"):
+        cli.run([*command.split(), *given, "--train.expert_parallel", "2"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_copies_that_one_process_cannot_share_are_refused(words: list[str], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """The settings that each command reads, beside those of the arms' families where these are not named."""
 NOT_IN_A_STUDY = {
     "train.shard": "each run of a study is one process",
+    "train.expert_parallel": "each run of a study is one process",
     "train.threads": "each run of a study has one thread (--workers is how many run at a time)",
     **dict.fromkeys(
         (f"train.{name}_every" for name in ("eval", "telemetry", "sample", "save")),
@@ -40,6 +41,7 @@ NOT_IN_BENCH = {
         "bench trains no run",
     ),
     "train.shard": "bench measures one process",
+    "train.expert_parallel": "bench measures one process",
     **dict.fromkeys((f"train.max_{name}" for name in ("tokens", "flops", "seconds", "epochs", "steps")), ""),
 }
 

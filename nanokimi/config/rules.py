@@ -152,7 +152,7 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
 def _validate_train(train: TrainConfig) -> None:
     counts = ("context_length", "batch_size", "micro_batch_size", "threads", "eval_every", "eval_batch_size")
     others = ("telemetry_every", "sample_every", "save_every", "keep_checkpoints", "memory_limit_gb", "shard")
-    require_positive(train, "train", (*counts, *others, *BUDGETS))
+    require_positive(train, "train", (*counts, *others, "expert_parallel", *BUDGETS))
     require(
         train.context_length >= 2,
         f"train.context_length is {train.context_length}: it must be at least 2, because the audit changes a token and "

@@ -227,6 +227,10 @@ class TrainConfig:
     """Processes that share one copy of the weights (under torchrun): there are as many copies as the number of
     processes divided by it, which must be a whole number. 1: each process has all weights (DDP). None: all processes
     share one copy (FSDP)."""
+    expert_parallel: int = 1
+    """Processes that share the experts of a layer, of those that share a copy of the weights (under torchrun). Each
+    holds n_routed_experts divided by it, which must be a whole number, and tokens travel to their experts and back. 1:
+    each process gathers all experts, as it does all other weights."""
     compile: bool = False
     """Compile the training step's forward and backward passes with torch.compile. That takes up to a minute before the
     first step (not counted as training) and makes steps faster, except for NanoKimi in bf16 on a CPU, whose own kernels
@@ -357,6 +361,7 @@ BUDGETS = ("max_steps", "max_epochs", "max_tokens", "max_flops", "max_seconds")
 
 FREE_WHEN_RESUMED = {
     "train.shard",
+    "train.expert_parallel",
     "train.on_nonfinite",
     "train.memory_limit_gb",
     "train.track",

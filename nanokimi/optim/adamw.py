@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim.adamw import adamw
 
+from nanokimi.runtime.parallel import local_of
+
 
 def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
     """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) on a parameter group, by torch's kernels."""
@@ -27,11 +29,12 @@ def adamw_step_(states: dict[Any, Any], group: dict[str, Any]) -> None:
         elif states[p]["step"].device != of_step:  # loaded from a checkpoint
             states[p]["step"] = states[p]["step"].to(of_step)
     of_each = [states[p] for p in params]
+    # Of sharded parameters each process updates its rows; torch takes no list of parameters that are sharded unlike.
     adamw(
-        params,
-        [p.grad for p in params],
-        [s["exp_avg"] for s in of_each],
-        [s["exp_avg_sq"] for s in of_each],
+        [local_of(p.detach()) for p in params],
+        [local_of(p.grad) for p in params],
+        [local_of(s["exp_avg"]) for s in of_each],
+        [local_of(s["exp_avg_sq"]) for s in of_each],
         [],
         [s["step"] for s in of_each],
         fused=fused,

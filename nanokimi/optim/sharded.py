@@ -134,10 +134,15 @@ def orthogonalised(
     return [member.parameter for member in members]
 
 
-def exchanged(sent: torch.Tensor, to_each: list[int], from_each: list[int]) -> torch.Tensor:
-    """What the other processes sent to this one, in their order, after sending them their pieces of `sent`."""
-    received = sent.new_empty(sum(from_each))
-    torch.distributed.all_to_all_single(received, sent, from_each, to_each)
+def exchanged(
+    sent: torch.Tensor,
+    to_each: list[int],
+    from_each: list[int],
+    group: torch.distributed.ProcessGroup | None = None,
+) -> torch.Tensor:
+    """What the processes of a group (None: all) sent to this one, in their order, after sending them their rows."""
+    received = sent.new_empty(sum(from_each), *sent.shape[1:])
+    torch.distributed.all_to_all_single(received, sent, from_each, to_each, group)
     return received
 
 

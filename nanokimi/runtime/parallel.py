@@ -20,6 +20,7 @@ from nanokimi.errors import TrainingError, UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -200,6 +201,17 @@ def ending_together(advice: str) -> Iterator[None]:
         raise TrainingError(f"another process of this run has ended, so all end; {advice}") from None
 
 
+def mesh_of_processes(device: torch.device, sizes: dict[str, int]) -> DeviceMesh:
+    """The present group as a grid with these sizes of its named axes, neighbours along the last one."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    meshes, key = current().meshes, (device.type, *sizes.items())
+    if key not in meshes:
+        meshes[key] = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    found: DeviceMesh = meshes[key]
+    return found
+
+
 def is_sharded(tensor: Any) -> bool:
     """Whether a tensor is one of which each process holds some rows (a DTensor). Imports nothing."""
     return hasattr(tensor, "full_tensor")
@@ -226,7 +238,16 @@ def local_of(tensor: Any) -> torch.Tensor:
 
 def whole(tensor: Any) -> torch.Tensor:
     """A sharded tensor with the rows of all processes, which must all call this; any other tensor as it is."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
+    if not is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import Replicate
+
+    # Experts that processes share are cut along two axes of a mesh: along the first within what the last one leaves.
+    placements = list(tensor.placements)
+    for axis in range(len(placements) - 1):
+        placements[axis] = Replicate()
+        tensor = tensor.redistribute(placements=placements)
+    return tensor.full_tensor()
 
 
 def like(tensor: torch.Tensor, pattern: Any) -> torch.Tensor:

@@ -197,7 +197,7 @@ def choose_checkpoint(
                 f"{state.folder} would continue with {one_line(changes[0])}, which is a different run: change it back, "
                 "or resume with --allow-changes"
             )
-        for line in other_digits(stored, state.world.size, state.shard):
+        for line in other_digits(stored, state):
             log(f"{line}: last digits may differ from those of an uninterrupted run")
         return path, stored, changes
     if (state.folder / "model.safetensors").exists() and not any(folder.glob("damaged-*")):
@@ -209,9 +209,11 @@ def choose_checkpoint(
     return None
 
 
-def other_digits(stored: dict[str, Any], size: int, shard: int) -> list[str]:
-    """What rounds differently now, with `size` processes in copies of `shard`, from when a checkpoint was saved."""
+def other_digits(stored: dict[str, Any], state: TrainState) -> list[str]:
+    """What rounds differently now from when a checkpoint was saved."""
     before, lines = stored["processes"], []
+    size, shard, sharing = state.world.size, state.shard, state.config.train.expert_parallel
+    before_sharing = stored["config"].get("train.expert_parallel", 1)
     if stored.get("torch") != torch.__version__:
         lines.append(f"saved with torch {stored.get('torch')}, now it is {torch.__version__}")
     if before != size:
@@ -220,6 +222,8 @@ def other_digits(stored: dict[str, Any], size: int, shard: int) -> list[str]:
         lines.append(
             f"saved with {stored['shard']} processes to a copy of the weights, continued with {shard}"
         )
+    elif before_sharing != sharing:
+        lines.append(f"saved with the experts shared by {before_sharing}, continued with {sharing}")
     return lines
 
 

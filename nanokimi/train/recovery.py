@@ -149,7 +149,11 @@ def first_found_here(state: TrainState) -> tuple[str | None, str | None]:
         def check_output(_: torch.nn.Module, __: Any, output: Any) -> None:
             for tensor in filter(torch.is_floating_point, tensors_in(output)):
                 if not tensor.isfinite().all():
-                    broken = [n for n, p in module.named_parameters(recurse=False) if not p.isfinite().all()]
+                    broken = [
+                        n
+                        for n, p in module.named_parameters(recurse=False)
+                        if not local_of(p).isfinite().all()
+                    ]
                     found.append(f"{name}, whose {broken[0]} is not finite already" if broken else name)
                 elif tensor.requires_grad:
                     tensor.register_hook(lambda gradient: check_gradient(gradient))

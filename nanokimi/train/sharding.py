@@ -13,7 +13,8 @@ from nanokimi.model.build import LanguageModel
 from nanokimi.model.user_module import UserModule
 from nanokimi.optim.sharded import SHARDABLE
 from nanokimi.runtime.device import choose_device
-from nanokimi.runtime.parallel import World, current
+from nanokimi.runtime.parallel import World, current, mesh_of_processes
+from nanokimi.train.expert_parallel import require_experts_to_share, share_experts_
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -23,6 +24,7 @@ def require_shareable(config: RunConfig) -> None:
     """Raise UserError, naming the setting, if a run cannot be trained by the present group of processes."""
     world, train, optim = current(), config.train, config.family.optim
     require_even_copies(train, world)
+    require_experts_to_share(config, world, sharers(train, world))
     if world.alone:
         return
     of = f"with {world.size} processes"
@@ -107,26 +109,22 @@ def mesh_of(train: TrainConfig, device: torch.device) -> DeviceMesh:
     Processes next to each other share a copy, so that with as many as a machine has, weights stay within it. A single
     copy has no "replicate" dimension, because FSDP2 would sum gradients over it nonetheless.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-
     world, shard = current(), sharers(train, current())
-    shape, names = (world.size // shard, shard), ("replicate", "shard")
-    if shard == world.size:
-        shape, names = shape[1:], names[1:]  # type: ignore[assignment]
-    key = (device.type, shape)
-    if key not in world.meshes:
-        world.meshes[key] = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    return world.meshes[key]
+    copies = {} if shard == world.size else {"replicate": world.size // shard}
+    return mesh_of_processes(device, copies | {"shard": shard})
 
 
 def shard_(model: LanguageModel, train: TrainConfig, device: torch.device) -> None:
     """Split every parameter by rows over the processes of a copy: those of a block are put together when it computes.
 
-    The inside of a user's module is unknown, so its parameters are put together all at once.
+    The inside of a user's module is unknown, so its parameters are put together all at once. Experts that processes
+    share (`train.expert_parallel`) stay where they are.
     """
     from torch.distributed.fsdp import fully_shard
 
     mesh = mesh_of(train, device)
+    if train.expert_parallel > 1:
+        share_experts_(model, device, mesh, train.expert_parallel)
     for block in [] if isinstance(model, UserModule) else blocks_of(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

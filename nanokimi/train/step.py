@@ -23,6 +23,7 @@ from nanokimi.runtime.device import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from nanokimi.runtime.parallel import is_sharded, local_of
 from nanokimi.train.sharding import sum_over_copies
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 from nanokimi.train.together import agree
@@ -104,8 +105,17 @@ def clip_gradients_(model: torch.nn.Module, limit: float | None, norm: torch.Ten
     """Scale the gradient, whose norm is given, down to a norm of at most `limit`."""
     # Most steps need no scaling. A CPU is spared a pass over the gradients; on a GPU, looking would wait.
     if limit is not None and (norm.device.type != "cpu" or float(norm) > limit):
-        parameters = [p for p in model.parameters() if p.grad is not None]
+        parameters = [with_own_gradient(p) for p in model.parameters() if p.grad is not None]
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+
+def with_own_gradient(p: torch.Tensor) -> torch.Tensor:
+    """A parameter's rows in this process with their gradient, in the same memory: others may be sharded unlike it."""
+    if not is_sharded(p):
+        return p
+    own = local_of(p.detach())
+    own.grad = local_of(p.grad)
+    return own
 
 
 def forward_backward(state: TrainState) -> tuple[tuple[torch.Tensor, torch.Tensor], list[Any]]:
