@@ -86,13 +86,16 @@ def measure(config: RunConfig, size: int, folder: Path) -> dict[str, Any]:
     return {**bytes_of, "total": total, "ratio": total / expected.total, "step_ms": step_ms}
 
 
-def ready(name: str, overrides: list[str], place: Path, dtype: str = "fp32") -> tuple[RunConfig, Path]:
-    """The configuration of a preset and a run folder with data, in which each process may train with one thread."""
+def ready(name: str, overrides: list[str], place: Path) -> tuple[RunConfig, Path]:
+    """The configuration of a preset, in fp32 unless it is overridden, and a run folder with data, in which each process
+    may train with one thread."""
     text, folder = place / "text.txt", place / "run"
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(WORDS), (20_000,), generator=generator).tolist()
     text.write_text(" ".join(WORDS[i] for i in chosen))
-    fixed = {"dataset.path": str(text), "train.device": "cpu", "train.threads": "1", "train.dtype": dtype}
+    fixed = {"dataset.path": str(text), "train.device": "cpu", "train.threads": "1"}
+    if not any(word.startswith("--train.dtype") for word in overrides):
+        fixed["train.dtype"] = "fp32"
     folder.mkdir()
     settings = [f"--{key}={value}" for key, value in fixed.items()]
     return set_up(load_config(name, [*settings, *overrides]), folder)[0], folder

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from scaling_plan import GPUS_OF_A_NODE as NODE
 from scaling_plan import (
     NETWORKS,
@@ -34,7 +35,9 @@ from scaling_plan import (
 from nanokimi.config import KimiConfig, OptimConfig, TrainConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
+from nanokimi.measure import communication
 from nanokimi.measure.cost import matrix_update_flops, model_cost
+from nanokimi.model.build import build_model
 from nanokimi.runtime.files import write_atomic
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "scaling-out.md"
@@ -58,6 +61,7 @@ K2_TRAIN = TrainConfig(
 )
 """67M tokens a step in sequences of 4,096 (arXiv 2507.20534, section 2.5). One sequence at a time is our choice."""
 PRESETS, GPUS, K2_GPUS = ("k2-27m", "k2-1b"), (8, 16, 32, 64, 256, 1024), (64, 128, 256, 512, 1024)
+OF_ALL_SIZES = ("k2-0.25m", "k2-1m", "k2-5m", "k2-27m", "k2-100m", "k2-350m", "k2-1b")
 SHARING = 128
 """GPUs that share a layer's experts in the plan for Kimi K2: three of its 384 experts each."""
 
@@ -197,15 +201,30 @@ def copies_table() -> str:
 
 
 def experts_table() -> str:
-    """How few tokens a GPU must have for its tokens to be cheaper to send than its experts' weights."""
+    """How few tokens a GPU must have for its tokens to be cheaper to send than its experts' weights, and the bytes that
+    all messages of a step then take, beside gathered experts and whole weights in each GPU.
+    """
     rows = []
-    for plan in plans():
-        limit = tokens_where_experts_pay(plan)
-        for gpus in (NODE,) if plan.model is not K2 else (K2_GPUS[-1],):
-            tokens = pass_tokens(plan, gpus)
-            rows.append([plan.name, f"{limit:,.0f}", f"{tokens:,}", f"{gpus:,}", f"{tokens / limit:.2f}"])
-    head = "| | pays below so many tokens in a pass | tokens in a pass | on GPUs "
-    return lines(f"{head}| sent, over what gathering sends |", rows)
+    for plan in [*map(preset, OF_ALL_SIZES), plans()[-1]]:
+        gpus, sharing = (NODE, NODE) if plan.model is not K2 else (K2_GPUS[-1], SHARING)
+        limit, tokens = tokens_where_experts_pay(plan), pass_tokens(plan, gpus)
+        both = (step_traffic(plan, gpus), step_traffic_of_experts(plan, gpus, sharing))
+        sent = [in_bytes(sum(message.sent for message in messages)) for messages in both]
+        whole = in_bytes(sent_with_whole_weights(plan, gpus)) if plan.model is not K2 else ""
+        row = [plan.name, f"{gpus:,}", f"{limit:,.0f}", f"{tokens:,}", f"{tokens / limit:.2f}"]
+        rows.append([*row, *sent, whole])
+    head = (
+        "| | GPUs | pays below so many tokens in a pass | tokens in a pass | tokens, over gathered experts "
+    )
+    return lines(f"{head}| a step sends: gathered | shared | whole weights in each |", rows)
+
+
+def sent_with_whole_weights(plan: Plan, gpus: int) -> float:
+    """Bytes of a step of each GPU that has all weights (`train.shard` 1), on average."""
+    with torch.device("meta"):
+        model = build_model(plan.model, seed=0)
+    heads, count = plan.model.num_attention_heads, passes(plan, gpus)
+    return communication.step_traffic(model, plan.optim, heads, gpus, shard=1, passes=count).total / gpus
 
 
 def k2_table() -> str:

@@ -262,10 +262,11 @@ def step_traffic_of_copies(plan: Plan, gpus: int) -> list[Traffic]:
 
 
 def step_traffic_of_experts(plan: Plan, gpus: int, experts: int) -> list[Traffic]:
-    """The same if groups of `experts` GPUs shared the experts of a layer (not offered).
+    """The same if groups of `experts` GPUs share the experts of a layer (`train.expert_parallel`), all chosen as often.
 
     Each GPU's own experts are cut over gpus / experts; all other parameters over all. Tokens go to the experts that
     they choose and their outputs back, in bf16, in the forward pass, in the backward pass, and where that recomputes.
+    Not in it: how many tokens come, 8 bytes for each expert and pass.
     """
     assert isinstance(plan.model, KimiConfig)
     others = tuple(

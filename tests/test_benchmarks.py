@@ -55,6 +55,13 @@ def test_communication() -> None:
     assert found["ratio"] == 1.0 and found["weights"] > found["gradients"] > 0
 
 
+@pytest.mark.slow  # processes that all import torch
+def test_expert_parallel() -> None:
+    found = smoke("expert_parallel")["sizes"]["2"]
+    assert found["gathered"]["over_formula"] == found["shared"]["over_formula"] == 1.0
+    assert found["shared"]["tokens"] > 0 and found["time_ratio"]["median"] > 0
+
+
 @pytest.mark.slow
 @needs_transformers
 def test_train_gpt(nanogpt: str) -> None:

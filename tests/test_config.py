@@ -235,6 +235,7 @@ NAN, INF = float("nan"), float("inf")
 POSITIVE = [
     *("train." + name for name in "context_length batch_size micro_batch_size threads eval_every".split()),
     "train.shard",
+    "train.expert_parallel",
     *("train." + name for name in "eval_batch_size sample_every save_every keep_checkpoints".split()),
     *("train." + name for name in "max_steps max_epochs max_tokens max_flops max_seconds".split()),
     *("compare.turn_steps", "sample.max_new_tokens", "sample.top_k"),

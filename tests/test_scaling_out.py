@@ -223,3 +223,21 @@ def test_the_plan_of_copies_counts_the_bytes_that_training_sends() -> None:
     assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
     assert planned["gradients of the copies"] == sent.copies
     assert planned["Muon"] + planned["Muon to all copies"] == pytest.approx(sent.matrices, rel=2e-3)
+
+
+@pytest.mark.parametrize("experts", [8, 4])
+def test_the_plan_of_shared_experts_counts_the_bytes_that_training_sends(experts: int) -> None:
+    """If every expert is chosen equally often: a token then stays for one of its experts in as many as share them."""
+    plan, gpus = scaling_out.preset("k2-1b"), 8
+    with torch.device("meta"):
+        model = build_model(plan.model, seed=0)
+    heads, passes = plan.model.num_attention_heads, scaling_plan.passes(plan, gpus)
+    layers = plan.model.num_hidden_layers - plan.model.first_k_dense_replace
+    pairs = gpus * passes * scaling_plan.pass_tokens(plan, gpus) * plan.model.num_experts_per_tok * layers
+    sharing = communication.Sharing(experts, pairs * (experts - 1) // experts, 2, recomputed=True)
+    sent = communication.step_traffic(model, plan.optim, heads, gpus, passes=passes, sharing=sharing)
+    planned = Counter[str]()
+    for message in scaling_plan.step_traffic_of_experts(plan, gpus, experts):
+        planned[message.what.removesuffix(" of experts")] += message.sent * gpus
+    assert planned["weights"] == sent.weights and planned["gradients"] == sent.gradients
+    assert planned["tokens"] < sent.tokens == pytest.approx(planned["tokens"], rel=1e-3), "and the counts"

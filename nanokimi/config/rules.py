@@ -50,6 +50,7 @@ LARGEST = {
     "ns_steps": 100,
     "threads": 1024,
     "shard": 1 << 20,
+    "expert_parallel": 4096,
     "workers": 1024,
 }
 """The largest values that a run can need. Larger ones would only fill the memory or never end."""
