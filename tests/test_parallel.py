@@ -255,9 +255,9 @@ def of_four(make: Callable[..., Path], of_two: Any) -> Any:
     calls |= {"bytes of copies": partial(counted, Training(make(MUON), shard=2))}
     pairs = Training(make("six experts"), expert_parallel=2)
     calls |= {"six experts, shared": partial(trained, pairs), "bytes of pairs": partial(counted, pairs)}
-    copies = Training(make("six experts"), shard=2, expert_parallel=2)
+    copies = Training(make("six experts"), micro_batch_size=1, shard=2, expert_parallel=2)
     calls |= {"six experts, shared in copies": partial(trained, copies)}
-    calls |= {"bytes of pairs in copies": partial(counted, replace(copies, micro_batch_size=1))}
+    calls |= {"bytes of pairs in copies": partial(counted, copies)}
     return done_by(4, calls)
 
 
@@ -648,7 +648,7 @@ NO_MIXTURE = "has no mixture of SwiGLU experts of which each token chooses a few
 @pytest.mark.parametrize(
     ("size", "train", "changes", "named"),
     [
-        (1, {}, {}, "there is one process: start several with torchrun"),
+        (1, {}, {}, "this is one process: start a multiple of 2 with torchrun, or say --train"),
         (3, {}, {}, "does not divide the 3 processes"),
         (4, {"shard": 1}, {}, r"does not divide the 1 processes of a copy \(train.shard\)"),
         (3, {"expert_parallel": 3}, {}, r"does not divide the 8 experts of a layer \(n_routed_experts\)"),

@@ -42,18 +42,19 @@ def require_experts_to_share(config: RunConfig, world: World, sharers: int) -> N
     is_it = f"train.expert_parallel is {wanted}"
     if world.alone:
         raise UserError(
-            f"{is_it}, but there is one process: start several with torchrun, or set train.expert_parallel 1"
+            f"{is_it}, but this is one process: start a multiple of {wanted} with torchrun, or say "
+            "--train.expert_parallel 1"
         )
     if not experts:
         raise UserError(
-            f"{is_it}, but {config.title} has no mixture of SwiGLU experts of which each token chooses a few: set "
-            "train.expert_parallel 1"
+            f"{is_it}, but {config.title} has no mixture of SwiGLU experts of which each token chooses a few: say "
+            "--train.expert_parallel 1"
         )
     shared = (sharers, "processes" if sharers == world.size else "processes of a copy (train.shard)")
     for count, what in (shared, (experts, "experts of a layer (n_routed_experts)")):
         if count % wanted:
             raise UserError(
-                f"{is_it}, which does not divide the {count} {what}: set it to a number that does"
+                f"{is_it}, which does not divide the {count} {what}: use a number that does, or 1"
             )
 
 
