@@ -24,7 +24,6 @@ from pretrained_texts import SHIPPED_FILE, SHOWN_STORIES, write_texts
 
 from nanokimi import tales
 from nanokimi.api import scores_of
-from nanokimi.config.files import load_config
 from nanokimi.data.store import open_prepared
 from nanokimi.generation.story import story_ids
 from nanokimi.measure.cost import model_cost
@@ -53,10 +52,7 @@ def main() -> None:
         "--stories", type=int, default=100, help="stories judged, and questions of each distance"
     )
     options = parser.parse_args()
-    order = list(load_config(str(options.comparison / "config.yaml")).arms)
-    folders = sorted(
-        first_seeds(options.comparison), key=lambda path: order.index(open_run(path).config.title)
-    )
+    folders = first_seeds(options.comparison)
     shutil.rmtree(options.out, ignore_errors=True)  # the comparison is one and has finished
     ship(options.comparison, folders, options.out)
     models = []

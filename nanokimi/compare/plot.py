@@ -14,7 +14,6 @@ from html import escape
 from pathlib import Path
 
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
-from nanokimi.config.arms import arm_configs, slug
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings
 from nanokimi.data.build import METADATA_FILE
@@ -161,18 +160,9 @@ def _opened(folder: Path) -> Iterator[Opened]:
     inside = sorted(path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}"))
     if (folder / CONFIG_FILE).is_file() or not inside:
         inside = runs_in(folder)
-    if inside != [folder] and (folder / CONFIG_FILE).is_file():
-        order = [slug(name) for name in arm_configs(load_config(str(folder / CONFIG_FILE)))]
-        places = {name: place for place, name in enumerate(order)}
-        inside.sort(key=lambda run: (places.get(run.parent.name, len(order)), run.parent.name, _seed(run)))
     for run in inside:
         if (run / METRICS_FILE).is_file() or run == folder:
             yield _open(run, folder)
-
-
-def _seed(run: Path) -> int:
-    number = run.name.removeprefix("seed-")
-    return int(number) if number.isdecimal() else 0
 
 
 def _open(folder: Path, given: Path) -> Opened:

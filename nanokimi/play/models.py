@@ -38,16 +38,14 @@ class Player:
 def open_players(
     words: Sequence[str], device: str | None = None, checkpoint: str = "final"
 ) -> dict[str, Player]:
-    """The models of runs, comparisons and shipped weights, by name: of a comparison, each arm's first seed, NanoKimi
-    first.
+    """The models of runs, comparisons and shipped weights, by name: of a comparison, each arm's first seed, in order.
 
     Two models of one name get their folders' names, too. Raises UserError as `open_run` does, and for a run named
     twice.
     """
     runs: list[Run] = []
     for word in words:
-        opened = [open_run(path, device, checkpoint) for path in first_seeds(run_path(word))]
-        runs += sorted(opened, key=lambda run: run.config.model != "nanokimi")
+        runs += [open_run(path, device, checkpoint) for path in first_seeds(run_path(word))]
     places = [run.folder.resolve() for run in runs]
     for place, run in zip(places, runs, strict=True):
         if places.count(place) > 1:

@@ -18,6 +18,7 @@ from nanokimi.config.files import load_config
 from nanokimi.data.metadata import read_metadata
 from nanokimi.errors import UserError
 from nanokimi.play.places import RESULT_FILE, metrics_of
+from nanokimi.train.arm_order import in_order
 from nanokimi.train.run_folder import CONFIG_FILE, find_data
 
 MOST_POINTS = 8192
@@ -152,10 +153,10 @@ class Watcher:
         self.lock = threading.Lock()
 
     def look(self, folder: Path) -> list[Progress]:
-        """What is known of the runs in a folder. Raises UserError if it cannot be read."""
+        """What is known of the runs in a folder, in the order of its arms. Raises UserError if it cannot be read."""
         with self.lock:
             found = []
-            for path in metrics_of(folder):
+            for path in in_order(folder, metrics_of(folder)):
                 try:
                     if path not in self.followers:
                         self.followers[path] = Follower(path)
@@ -164,7 +165,7 @@ class Watcher:
                     found.append(self.followers[path].read())
                 except OSError as error:
                     raise UserError(f"{path.parent.name} cannot be read ({error.strerror}).") from None
-            return sorted(found, key=lambda one: (not one.name.startswith("NanoKimi"), one.name, one.seed))
+            return found
 
 
 def begun(folder: Path) -> Progress:

@@ -45,14 +45,16 @@ from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.parallel import current, launcher
 from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.runtime.text import listed
+from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
+from nanokimi.train.arm_order import in_order
 from nanokimi.train.checkpoint import read_state
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
 from nanokimi.train.weights import keep_start, load_weights
 
-CONFIG_FILE = "config.yaml"
 PLUGINS_FILE, ENVIRONMENT_FILE = "plugins.json", "environment.json"
+MOST_LISTED = 12
 LEAST_BYTES_KEPT = 12
 """For each parameter: its weight and one moment in a checkpoint, and the weight at the end, in fp32."""
 
@@ -354,13 +356,13 @@ def open_run(folder: Path, device: str | None = None, checkpoint: str = "final")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders in `folder`: every arm's and seed's if it is a comparison, else `folder` itself.
+    """The run folders in `folder`: if it is a comparison, every arm's and seed's, in its order; else `folder` itself.
 
     Raises UserError for a study's folder, and for one that holds several runs, naming them.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name a run folder or a comparison's")
-    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}"))
+    inside = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}")]
     if (folder / "results.jsonl").is_file():
         raise UserError(
             f"{folder} is a study, whose runs keep their weights only with --keep: name a run in it"
@@ -369,10 +371,7 @@ def runs_in(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder} holds several runs: name one of {listed(map(described, runs_below(folder)))}"
         )
-    return inside or [folder]
-
-
-MOST_LISTED = 12
+    return in_order(folder, inside) or [folder]
 
 
 def runs_below(folder: Path) -> list[Path]:
