@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ from nanokimi import cli
 from nanokimi.errors import UserError
 from nanokimi.play import gathered, markup, progress
 from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
+from nanokimi.play.complaints import REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
 from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
 from nanokimi.play.look import Inspector, wanted_maps
@@ -349,3 +351,62 @@ def test_without_weights_or_gradio_it_says_what_is_missing(
     assert cli.main(["play", "x"]) == 2
     assert "pip install 'nanokimi[play]'" in capsys.readouterr().err
     assert "gradio" not in sys.modules, "the page's logic needs no Gradio"
+
+
+def test_what_is_told_of_calls_that_fail_is_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come and whatever they hold: a client must not be able to fill the terminal."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    complaints = Complaints()
+    for _ in range(5000):
+        complaints.say(ValueError(f"{HOSTILE}\nx" * 9999))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 400 and said.isascii() and "\x1b" not in said
+    assert said.startswith("nanokimi: a call was refused: ValueError: <script>")
+    now += 61
+    complaints.say(KeyError(7))
+    complaints.say(KeyError(8))
+    assert capsys.readouterr().err == "nanokimi: a call was refused (4,999 more before it): KeyError: 7\n"
+
+
+def test_a_request_that_fails_is_answered_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the application has said 500 by itself, as Gradio does; what has begun to be sent is left as it is."""
+    pytest.importorskip("starlette")
+    from nanokimi.play.guard import Guard
+
+    def ask(app: Callable[..., Any]) -> tuple[int, bytes]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x" * 10, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        asyncio.run(Guard(app, Complaints())(scope, receive, send))  # type: ignore[arg-type]
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+    async def says(send: Any, status: int, body: bytes) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    async def raises(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError(99_999)
+
+    async def raises_and_says(scope: Any, receive: Any, send: Any) -> None:
+        await says(send, 500, b"Internal Server Error")
+        raise KeyError(99_999)
+
+    async def only_says(scope: Any, receive: Any, send: Any) -> None:
+        await says(send, 500, b"a traceback")
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        await says(send, 200, b"fine")
+
+    for app in (raises, raises_and_says, only_says):
+        assert ask(app) == (400, f"{REFUSAL}\n".encode())
+    assert ask(answers) == (200, b"fine")
+    assert capsys.readouterr().err == "nanokimi: a call was refused: KeyError: 99999\n" * 2

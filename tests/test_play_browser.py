@@ -65,7 +65,9 @@ class Site:
         options = ["--port", "0", "--runs", str(runs), "--max_tokens", str(MOST_TOKENS)]
         command = [sys.executable, "-m", "nanokimi", "play", *words, *options]
         self.runs = runs
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.said = runs.parent / "said.txt"
+        with self.said.open("w") as said_here:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said_here, text=True)
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", said)
@@ -300,3 +302,51 @@ def test_a_space_shows_the_same_page(
         assert visit(started["browser"], url, MILLISECONDS) == []
     assert files_of(tmp_path / "app") == before, "nothing is written beside app.py"
     assert ("functions for the GPU: 1" in said.read_text()) == zero_gpu
+
+
+WRONG_VALUES: list[Any] = [
+    *([], {}, "x", None, [1], [None] * 9, ["x"] * 100_000, [[[]]] * 7, [{"a": 1}] * 9, [True] * 7),
+    ["x", ["<b>"], "hot", [], {}, None, "\u001b[31m"],
+    [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}] * 9,
+]
+"""What no input of the page sends: too few and too many, of other types, files of the server, colours of a terminal."""
+
+
+def test_a_call_that_the_page_never_makes_is_answered_in_a_sentence(
+    started: dict[str, Any], site: Site
+) -> None:
+    """Gradio printed a traceback for each: 50 KB in the terminal after a minute. Now it is a line a minute at most."""
+    from httpx import Client
+
+    from nanokimi.play.complaints import REFUSAL
+
+    answers, before = [], site.said.read_text()
+    with Client(base_url=f"{site.url}/gradio_api", timeout=PATIENCE) as client:
+        for values in WRONG_VALUES:
+            for name in ("write", "look", "compare", "nothing"):
+                answers.append(client.post(f"/call/{name}", json={"data": values}))
+                if answers[-1].status_code == 200:
+                    event = answers[-1].json()["event_id"]
+                    with client.stream("GET", f"/call/{name}/{event}") as stream:
+                        said = "".join(stream.iter_text())
+                    ours = "nk-message error" in said  # a value that the page refuses by itself
+                    assert ours or ("event: error" in said and REFUSAL in said), (name, values, said)
+            for number in (0, 1, 3, 9, 99_999, -1, "x", None, []):
+                wanted = {"fn_index": number, "data": values, "session_hash": "s"}
+                answers += [client.post(path, json=wanted) for path in ("/queue/join", "/run/predict")]
+        for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"5"):
+            for path in ("/call/write", "/queue/join", "/run/predict", "/cancel", "/reset"):
+                answers.append(
+                    client.post(path, content=content, headers={"content-type": "application/json"})
+                )
+    assert {answer.status_code for answer in answers} <= {200, 400, 404, 422}
+    assert not any("Traceback" in answer.text for answer in answers)
+    refused = {answer.text for answer in answers if answer.status_code == 400}
+    assert f"{REFUSAL}\n" in refused
+    assert all(text.startswith('{"detail":"') and len(text) < 99 for text in refused - {f"{REFUSAL}\n"})
+    with visited(started, site) as page:  # the page still works
+        page.click("#nk-write")
+        page.wait_for_function(IDLE)
+    lines = site.said.read_text().removeprefix(before).splitlines()
+    assert all(line.startswith("nanokimi: a call was refused") and len(line) < 400 for line in lines), lines
+    assert len(lines) <= 10, "a line a minute, and a slow machine has few minutes"

@@ -1,11 +1,17 @@
-"""What the page needs of Gradio's addresses stays open; whatever takes files or fetches addresses is closed."""
+"""What the page needs of Gradio's addresses stays open; whatever takes files or fetches addresses is closed.
+
+A request that fails is answered in a sentence, and told in a line.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nanokimi.play.complaints import REFUSAL, Complaints
 
 MAX_BODY_BYTES = 1 << 22
 CLOSED = (
@@ -21,6 +27,8 @@ CLOSED = (
         "/gradio_api/vibe",
         "/gradio_api/process_recording",
         "/gradio_api/dev",
+        "/gradio_api/custom_component",
+        "/custom_component",
         "/monitoring",
     ),
 )
@@ -37,10 +45,10 @@ class BodyTooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware: closed addresses, a limit on what is sent, and the page's content policy."""
+    """ASGI middleware: closed addresses, a limit on what is sent, the page's content policy, answers to what fails."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, complaints: Complaints) -> None:
+        self.app, self.complaints = app, complaints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -54,7 +62,7 @@ class Guard:
         if not announced.isdigit() or int(announced) > MAX_BODY_BYTES:
             await PlainTextResponse("too much was sent\n", 413)(scope, receive, send)
             return
-        received, started = 0, False
+        received, started, failed = 0, False, False
 
         async def measured() -> Message:
             nonlocal received
@@ -65,9 +73,10 @@ class Guard:
             return message
 
         async def with_policy(message: Message) -> None:
-            nonlocal started
+            nonlocal started, failed
             if message["type"] == "http.response.start":
-                started = True
+                failed = message["status"] == 500
+                started = not failed
                 headers: list[Any] = list(message.get("headers", []))
                 headers += [
                     (b"content-security-policy", POLICY.encode()),
@@ -75,10 +84,19 @@ class Guard:
                     (b"x-content-type-options", b"nosniff"),
                 ]
                 message = {**message, "headers": headers}
-            await send(message)
+            if not failed:
+                await send(message)
 
         try:
             await self.app(scope, measured, with_policy)
         except BodyTooLarge:
             if not started:
                 await PlainTextResponse("too much was sent\n", 413)(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            self.complaints.say(error)
+            failed = not started
+        if failed:
+            await PlainTextResponse(f"{REFUSAL}\n", 400)(scope, receive, send)

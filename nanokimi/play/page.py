@@ -10,6 +10,8 @@ import gradio as gr
 from gradio.themes.utils import colors, sizes
 
 from nanokimi.play import tab_compare, tab_inside, tab_watch, tab_write
+from nanokimi.play.calls import Page
+from nanokimi.play.complaints import Complaints
 from nanokimi.play.desk import Desk
 from nanokimi.play.places import Places
 
@@ -23,9 +25,9 @@ TOP = f"""
 """
 
 
-def build_page(desk: Desk, places: Places) -> gr.Blocks:
+def build_page(desk: Desk, places: Places, complaints: Complaints) -> gr.Blocks:
     """The page with all its tabs."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with Page(complaints, title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(TOP, elem_classes="nk-plain", apply_default_css=False)
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Write", id="write") as write:

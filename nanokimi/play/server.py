@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nanokimi.play.asked import Limits
+from nanokimi.play.complaints import Complaints
 from nanokimi.play.desk import Desk
 from nanokimi.play.guard import Guard
 from nanokimi.play.models import Player, open_players
@@ -44,15 +45,15 @@ def build_app(
         loopback: answer only requests that name this machine, so that no page in a browser reaches the server by a
             name that it makes point here.
     """
-    desk = Desk(players, limits)
-    app = FastAPI(**guarded(loopback))
-    return mount_gradio_app(app, build_page(desk, places), path="/", **SERVED, **look()), desk
+    desk, complaints = Desk(players, limits), Complaints()
+    app = FastAPI(**guarded(loopback, complaints))
+    return mount_gradio_app(app, build_page(desk, places, complaints), path="/", **SERVED, **look()), desk
 
 
-def guarded(loopback: bool) -> dict[str, Any]:
+def guarded(loopback: bool, complaints: Complaints) -> dict[str, Any]:
     """What FastAPI is given: our guard before everything, no pages of its own."""
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)]
-    middleware = [*(hosts if loopback else []), Middleware(Guard)]
+    middleware = [*(hosts if loopback else []), Middleware(Guard, complaints=complaints)]
     return {"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
@@ -69,11 +70,12 @@ def space(*runs: str, **limits: Any) -> None:
         declare_gpu_function()
     device = "cpu" if on_zero_gpu else None  # outside of its functions, ZeroGPU only pretends to have CUDA
     desk = Desk(open_players(runs, device), Limits(**limits))
-    page = build_page(desk, Places(tuple(map(run_path, runs))))
+    complaints = Complaints()
+    page = build_page(desk, Places(tuple(map(run_path, runs))), complaints)
     where = {"server_name": host, "server_port": port, "share": False, "inline": False, "quiet": True}
     loopback = is_loopback(str(socket.getaddrinfo(host, port)[0][4][0]))
     try:
-        page.launch(app_kwargs=guarded(loopback), **where, **SERVED, **look())
+        page.launch(app_kwargs=guarded(loopback, complaints), **where, **SERVED, **look())
     finally:
         desk.close()
 
