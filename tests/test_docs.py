@@ -176,38 +176,6 @@ def test_a_wrong_command_is_found(line: str, place: Path) -> None:
     assert status == 2 and not PAST_THE_PARSER.search(said), said
 
 
-QUICK = {"prepare", "report", "sample", "evaluate", "audit", "prune", "export"}
-"""Commands that take seconds for a tiny run."""
-
-
-@pytest.mark.slow  # trains a tiny run, and exports it several times
-def test_the_quick_commands_of_the_documents_do_what_they_say(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (place / "text.txt").write_text("The fox met a crow by the river. " * 400)
-    tiny = ["--config", "smoke", "--steps", "4", "--eval_every", "4", "--threads", "1"]
-    trained = ["compare", "--data", "text.txt", "--arms", "NanoKimi", *tiny, "--out", "runs/compare-1"]
-    assert cli.main(trained) == 0
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The fox\n")))
-    run, tried = "runs/compare-1/nanokimi/seed-1337", 0
-    assert (place / run / "result.json").is_file()
-    for number, param in enumerate(COMMANDS):
-        words = [
-            run if word in ("RUN", "runs/x", "runs/theirs", "theirs", "more") else word
-            for word in param.values[0]
-        ]
-        words = [
-            "runs/compare-1" if word.startswith("runs/compare-") and word != run else word for word in words
-        ]
-        if words[0] in QUICK and not any("ladder" in word or "scale" in word for word in words):
-            if "--out" in words:
-                place_of_out = words.index("--out") + 1
-                words[place_of_out] = f"{number}-{words[place_of_out]}"
-            assert cli.main(words) == 0, words
-            tried += 1
-    assert tried >= 12
-
-
 def test_make_targets_scripts_and_extras_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,0 +1,139 @@
+"""THE TABLE: how each command of the documents is run by the tests, or why it is not.
+
+A command runs word for word. What is appended makes it small; what it reads is laid out under the names that it uses
+(`command_places.py`). The first rule whose pattern is found in the command's text is its rule.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from commands import Command
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the commands that a pattern finds are run.
+
+    Attributes:
+        pattern: a regular expression, searched in the command's text with each run of white space as one space.
+        appended: the words that are added at its end.
+        makes: files and folders that it promises, below the place where it runs; * as in a shell.
+        slow: whether it takes longer than the fast tests may.
+        says: what it prints, as a regular expression. A server is stopped by Ctrl-C when it has said it.
+        serves: whether it runs until Ctrl-C.
+        status: its exit status.
+        needs: modules without which it is skipped.
+    """
+
+    pattern: str
+    appended: str = ""
+    makes: tuple[str, ...] = ()
+    slow: bool = True
+    says: str = ""
+    serves: bool = False
+    status: int = 0
+    needs: tuple[str, ...] = ()
+
+
+RULES = (
+    # ---- what reads a run
+    Rule(r"^nanokimi sample tales-1m$", "--max_new_tokens 8", slow=False, says="NanoKimi.*\n.*\n--- NanoGPT"),
+    Rule(
+        r"^nanokimi inspect tales-1m ", "--max_new_tokens 4", slow=False, says="NanoKimi: 8 tokens, 4 written"
+    ),
+    Rule(r"^nanokimi sample RUN --checkpoint best$", says="--- NanoKimi", slow=False),
+    Rule(r"^nanokimi sample ", "--max_new_tokens 8", slow=False, says="--- NanoKimi"),
+    Rule(r"^printf .* nanokimi sample ", "--max_new_tokens 8", says=r"A fox(.|\n)*The sea"),
+    Rule(r"^nanokimi inspect .*--html (page|inside).html$", makes=("*.html",), slow=False),
+    Rule(r"^nanokimi inspect ", slow=False, says="Once upon a time|bits"),
+    Rule(r"^nanokimi evaluate ", slow=False, says="NanoKimi|NanoGPT"),
+    Rule(r"^nanokimi audit FILE.py:NAME ", says="causal"),
+    Rule(r"^nanokimi audit FILE.py:NAME$", "--vocab_size 61 --context 32", slow=False, says="causal"),
+    Rule(r"^nanokimi audit ", slow=False, says="causal"),
+    Rule(r"^nanokimi prune RUN --keep 4$", makes=("runs/*/config.yaml",)),
+    Rule(r"^nanokimi plot --help$", slow=False, says="--kind"),
+    Rule(r"^nanokimi plot .*--out (\S+)", makes=("*.html|*.svg|*.png",), slow=True),
+    Rule(r"^nanokimi plot ", makes=("loss.html",), slow=True),
+    Rule(r"^nanokimi report ", slow=True, says="report.html"),
+    # ---- what takes a model out and in
+    Rule(r"^nanokimi export .*--format gguf", makes=("*.gguf|FILE|*/*.gguf",), slow=True, says="Read back"),
+    Rule(r"^nanokimi export .*--format torchtitan", makes=("my-model|DIR",), needs=("torchtitan",)),
+    Rule(r"^nanokimi export ", makes=("my-model|DIR|theirs-hf",), says="Reloaded with transformers"),
+    Rule(r"^nanokimi import PATH --out RUN$", "--data text.txt", makes=("RUN/config.yaml",)),
+    Rule(r"^nanokimi import ", makes=("runs/theirs|runs/nanogpt|theirs",)),
+    Rule(r"^nanokimi push .*--dry-run$", says="owner/name"),
+    Rule(r"^nanokimi push ", says="owner/name"),
+    Rule(r"^nanokimi pull ", makes=("runs/theirs/config.yaml",)),
+    Rule(
+        r"nanokimi judge ",
+        "--url URL --prompts 2 --max_new_tokens 8",
+        makes=("judge.json|runs/*/judge.json",),
+    ),
+    # ---- servers
+    Rule(r"^nanokimi serve ", "--port 0", serves=True, says=r"Serving .* at http://", needs=("fastapi",)),
+    Rule(r"^nanokimi play", "--port 0", serves=True, says=r"Open: http://", needs=("gradio",)),
+    # ---- what trains
+    Rule(r"^nanokimi (train|COMMAND|plot) --help", slow=False, says="usage: nanokimi"),
+    Rule(r"^nanokimi train .*--dry-run$", says="parameters"),
+    Rule(r"^nanokimi prepare ", slow=False, says="tokens"),
+    # ---- make, scripts and tests
+    Rule(r"^make test$", "PROCESSES=1 ARGS=tests/test_stats.py", says="passed"),
+    Rule(r"^python -m nanokimi.tales --seed 77", slow=False, says="."),
+    Rule(r"^python benchmarks/studies.py --list$", slow=False, says="nanokimi ladder"),
+    Rule(r"^python benchmarks/record.py ", makes=("docs/results/tales-short.jsonl",)),
+    Rule(r"^python benchmarks/forecast_accuracy.py ", "--only smoke"),
+    Rule(r"^python tests/pretend_device/run.py ", says=""),
+    Rule(r"^make space$", makes=("build/space/app.py", "build/space/nanokimi/cli"), slow=False),
+    Rule(r"^tensorboard --logdir runs$", "--port 0", serves=True, says="http://", needs=("tensorboard",)),
+)
+
+NOT_RUN = {
+    r"^pip install": "installs packages; that the extras exist is a test of test_docs.py",
+    r"^make (setup|gpu-wheels|test-torch TORCH=2.11.0)$": "installs or fetches packages",
+    r"^make gpu-day$|^python3 benchmarks/gpu/": "needs a GPU; test_gpu_day.py runs each part on the pretend device",
+    r"^make (colab|space)-rehearsal": "installs several GB from package indexes",
+    r"^hf upload ": "needs the network and an account",
+    r"^make test-browser$": "needs a Chromium, and is a run of tests itself",
+    r"^make gpu-day PRETEND=1$": "takes many minutes; test_gpu_day.py runs each part of it small",
+    r"^make pretrained$": "takes hours and writes into the package; its two commands have their own tests",
+    r"^git clone|^hf auth login$|^lm_eval |^VLLM_MLA_DISABLE=1|^ollama ": "needs the network, or a program of others",
+    r"torchrun .*torchtitan": "needs torchtitan and eight GPUs; test_torchtitan.py loads what was exported",
+    r"^torchrun ": "starts eight processes; test_parallel.py runs the same with two and with four",
+    r"^sbatch ": "needs SLURM; test_job_files.py runs the job with a stand-in for it",
+    r"^nanokimi (compare|ladder|scale|sweep|bench)\b|^make compare$": "takes minutes; tests of its verb run it small",
+    r"^nanokimi train (?!.*--(dry-run|help-all))": "trains; test_docs.py reads its words, test_cli.py trains small",
+    r"^nanokimi prune .*--recover|^nanokimi evaluate tales-1m$": "takes minutes; test_prune.py, test_evaluate.py do it",
+    r"^nanokimi plot runs/ladder-1": "needs a study of minutes; test_plot.py draws one",
+    r"^make (lint|docs|soak|fuzz)$|^pytest -m slow|^BAD_INPUT_TABLE=": "is a run of checks itself",
+    r"^python benchmarks/(tables|diagrams|scaling_out|null|prepare_throughput|communication|expert_parallel).py ?": (
+        "takes minutes; test_benchmarks.py runs what benchmarks share"
+    ),
+    r"^python -m nanokimi.tales --stats$": "writes many stories; test_tales.py counts them",
+    r"^python app.py$": "is the Space's own start, with its name and port; test_play_browser.py starts the page",
+    r"^python benchmarks/studies.py (?!--list)": "takes hours, has no smaller size; test_benchmarks.py checks its plan",
+    r"^python benchmarks/compare_seeds.py": "is of the commit that the record names; the script is gone since",
+    r"^python benchmarks/time_to_loss.py": "needs a checkout of nanoGPT and hours",
+    r"^python benchmarks/play_load.py": "is two minutes of 32 visitors; its figures are in docs/play.md",
+    r"^python benchmarks/receipts.py": "trains and exports for minutes; test_interop.py and test_gguf.py do the same",
+    r"^nanokimi evaluate --json$": "names the option; README's `nanokimi evaluate RUN` is run",
+}
+"""Commands that no test runs, by pattern, each with the reason."""
+
+
+def one_spaced(command: Command) -> str:
+    """Its text with each run of white space as one space."""
+    return " ".join(command.text.split())
+
+
+def reason_not_to_run(command: Command) -> str | None:
+    """Why no test runs it; None: one does."""
+    return next(
+        (reason for pattern, reason in NOT_RUN.items() if re.search(pattern, one_spaced(command))), None
+    )
+
+
+def rule_for(command: Command) -> Rule | None:
+    """Its rule, if there is one."""
+    return next((rule for rule in RULES if re.search(rule.pattern, one_spaced(command))), None)
