@@ -356,6 +356,20 @@ def test_a_real_limit_on_memory_is_kept_by_smaller_micro_batches(tiny_config: Bu
     assert done["limited"]["val_loss"] == pytest.approx(done["free"]["val_loss"], abs=1e-3)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's data is Linux's")
+def test_numpy_multiplies_where_nothing_more_can_be_allocated() -> None:
+    code = (
+        "import numpy as np, torch\n"
+        "from nanokimi.runtime.device import limit_memory, memory_bytes\n"
+        "a, c, cpu = np.ones((300, 300)), np.ones((300, 300)), torch.device('cpu')\n"
+        "limit_memory(memory_bytes(cpu) / 1e9 + 0.002, cpu)\n"
+        "np.matmul(a, a, out=c)\n"
+        "print(c[0, 0])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "300.0"), ended.stderr
+
+
 # ---- numbers
 
 

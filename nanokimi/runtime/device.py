@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
 import torch
 
@@ -229,6 +230,8 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     check_memory_limit(gigabytes, device)
     import resource
 
+    # NumPy's OpenBLAS takes its work space at the first product, and ends the process if it gets none.
+    _ = np.ones((64, 64)) @ np.ones((64, 64))
     status = Path("/proc/self/status").read_text().splitlines()
     mapped = int(next(line for line in status if line.startswith("VmData")).split()[1]) * 1024
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
