@@ -231,7 +231,7 @@ def limit_memory(gigabytes: float | None, device: torch.device) -> None:
     import resource
 
     # NumPy's OpenBLAS takes its work space at the first product, and ends the process if it gets none.
-    _ = np.ones((64, 64)) @ np.ones((64, 64))
+    _ = np.ones((512, 512)) @ np.ones((512, 512))  # large enough for all its threads
     status = Path("/proc/self/status").read_text().splitlines()
     mapped = int(next(line for line in status if line.startswith("VmData")).split()[1]) * 1024
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
