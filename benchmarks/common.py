@@ -83,10 +83,10 @@ class OtherLoad:
         return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
     def _own(self) -> float:
+        # Of each, what its ended children took, too: processes of a group are children of a fork server.
         me = psutil.Process()
-        ended = me.cpu_times().children_user + me.cpu_times().children_system
         alive = [p.cpu_times() for p in [me, *me.children(recursive=True)]]
-        return float(ended + sum(times.user + times.system for times in alive))
+        return float(sum(t.user + t.system + t.children_user + t.children_system for t in alive))
 
 
 def warn(line: str) -> None:
