@@ -67,8 +67,16 @@ optimizer settings, untuned at this size, and one seed each, so the table does n
 for that, see [results.md](results.md).
 
 NanoKimi's stories go wrong over colours above all. At the word for the colour of a thing that was named before, it is
-as unsure as somebody who guesses, while NanoGPT knows it; `nanokimi inspect` shows both. Two more layers, a latent of
-96 numbers and 10,000 steps did not change that: 0.2252 nats per token, and again no story of 100 was right.
+as unsure as somebody who guesses, while NanoGPT knows it. Here, at the second "crimson":
+
+```sh
+nanokimi inspect tales-1m --max_new_tokens 1 \\
+  --prompt 'A small child held a crimson balloon. "There is another one," said Una, "but there is only one crimson'
+```
+
+Two more layers, a latent of 96 numbers and 10,000 steps did not change that (`make pretrained` at commit 0e5fc5a, with
+both models trained at the same time: 0.2252 nats per token, and again no story of 100 was right). Why it does not learn
+this is not known.
 
 ## {count} stories
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,15 +23,19 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     return Given(tmp_path_factory.mktemp("given"))
 
 
+@pytest.fixture
+def run_in(
+    given: Given, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """`run_documented` of a place and a command."""
+    return partial(run_documented, given=given, capfd=capfd, monkeypatch=monkeypatch)
+
+
 @pytest.mark.parametrize("command", FAST, ids=named)
 def test_a_quick_command_does_what_its_document_says(
-    command: Command,
-    tmp_path: Path,
-    given: Given,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tmp_path: Path, run_in: Callable[..., None]
 ) -> None:
-    run_documented(command, tmp_path, given, capfd, monkeypatch)
+    run_in(command, tmp_path)
 
 
 def test_every_command_is_run_or_is_listed_with_a_reason() -> None:
