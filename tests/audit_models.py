@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -525,13 +526,30 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "transformers' DeepSeek-V3": deepseek,
 }
 
+
+def drawn_anew(share: float = 1.0, seed: int = 0) -> Callable[[], float]:
+    """A number that `share` of the calls draw, from a source that nobody can seed anew, the same in every test run."""
+    source = random.Random(seed)
+    return lambda: source.random() if source.random() < share else 0.0
+
+
+def noise_in_training(source: Callable[[], float]) -> Mix:
+    return lambda model, ids_BT, logits_BTW: logits_BTW + (source() if model.training else 0.0)
+
+
+def rarely_noisy(calls: int, seed: int) -> nn.Module:
+    return Embedded(noise(drawn_anew(1 / calls, seed)))
+
+
 CHANCE: dict[str, Callable[[], nn.Module]] = {
     "generator seeded by the system": lambda: Embedded(
         noise(lambda: float(np.random.default_rng().random()))
     ),
     "the system's random numbers": lambda: Embedded(noise(lambda: random.SystemRandom().random())),
-    "such noise now and then": lambda: Embedded(noise(lambda: float(random.SystemRandom().random() < 0.05))),
-    "such noise in training mode": lambda: Embedded(
-        lambda model, ids, logits: logits + model.training * random.SystemRandom().random()
-    ),
+    "noise in training mode": lambda: Embedded(noise_in_training(drawn_anew())),
+    **{
+        f"noise at one call in {calls}, source {seed}": partial(rarely_noisy, calls, seed)
+        for calls in (2, 20, 60)
+        for seed in range(4)
+    },
 }

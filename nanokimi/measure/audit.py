@@ -301,16 +301,25 @@ class _Auditor:
     ) -> bool:
         """Whether changes of the parameters in their last digits move the same logits about as far.
 
-        Movements below 1% of the scale need no such explanation, because a model gains nothing by so small a leak.
+        Such a movement has to come again with the same change, and from logits computed afresh, because noise that is
+        drawn anew at each call would otherwise explain itself. Movements below 1% of the scale need no explanation:
+        a model gains nothing by so small a leak.
         """
         unexplained_BT = moved_BT > SMALL * tolerance_BT
         if not bool(unexplained_BT.any()):
             return True
+        fresh = {changed: self.logits(mode, probe, changed=changed) for changed in (False, True)}
         for number in range(JITTERS):
             changed = number % 2 == 1
-            jittered_BTW = self.logits(mode, probe, changed=changed, jitter=(JITTER, number))
-            caused_BT = movement(jittered_BTW, changed_BTW if changed else base_BTW)
-            unexplained_BT &= caused_BT < EXPLAINED * moved_BT
+            first_BTW = changed_BTW if changed else base_BTW
+            explained_BT = unexplained_BT.clone()
+            for _ in range(REPEATS):
+                jittered_BTW = self.logits(mode, probe, changed=changed, jitter=(JITTER, number))
+                caused_BT = movement(jittered_BTW, first_BTW).minimum(movement(jittered_BTW, fresh[changed]))
+                explained_BT &= caused_BT >= EXPLAINED * moved_BT
+                if not bool(explained_BT.any()):
+                    break
+            unexplained_BT &= ~explained_BT
             if not bool(unexplained_BT.any()):
                 return True
         return False
