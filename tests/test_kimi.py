@@ -58,6 +58,7 @@ def random_config(seed: int) -> tuple[KimiConfig, int, int]:
         rope_theta=rng.choice([100.0, 10000.0, 50000.0]),
         rope_scaling=yarn if seed % 2 else None,
         max_position_embeddings=32,
+        tie_word_embeddings=seed % 5 == 2,
         initializer_range=rng.uniform(0.1, 0.3),
     )
     return config, rng.randint(1, 3), length
@@ -125,6 +126,7 @@ def test_the_random_configurations_cover_the_corners() -> None:
     assert {c.rope_scaling is None for c in configs} == {True, False}
     assert {c.norm_topk_prob for c in configs} == {True, False}
     assert {c.n_shared_experts for c in configs} == {0, 1, 2}
+    assert {c.tie_word_embeddings for c in configs} == {True, False}
     assert {c.first_k_dense_replace for c in configs} == {0, 1, 2}
     assert any(c.v_head_dim > c.qk_nope_head_dim + c.qk_rope_head_dim for c in configs)
     assert any(c.v_head_dim < c.qk_nope_head_dim for c in configs)

@@ -52,7 +52,6 @@ def kimi_as_variant(model: KimiConfig) -> VariantConfig:
         attention="mla",
         feed_forward="swiglu",
         experts="sigmoid-bias",
-        tie_word_embeddings=False,
         initialization="flat",
     )
 

@@ -135,6 +135,8 @@ class KimiConfig:
     """YaRN, or None for plain RoPE."""
     max_position_embeddings: int | None = None
     """Longest sequence; None: train.context_length."""
+    tie_word_embeddings: bool = False
+    """Whether the head's matrix is the embedding's. Kimi K2 has two."""
     initializer_range: float = 0.05
     """Standard deviation of the initial weights; about 0.5 to 0.9 over the square root of hidden_size."""
 

@@ -30,7 +30,13 @@ SAME_NAMES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "q_lora_rank", "kv_lora_rank"),
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size"),
     *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "first_k_dense_replace"),
-    *("norm_topk_prob", "max_position_embeddings", "rms_norm_eps", "initializer_range"),
+    *(
+        "norm_topk_prob",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "initializer_range",
+        "tie_word_embeddings",
+    ),
 )
 """Settings that both sides call the same."""
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -47,6 +53,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
 STOCK_DEFAULTS: dict[str, Any] = {
     **{"n_group": 8, "topk_group": 4, "first_k_dense_replace": 3, "norm_topk_prob": True},
     **{"rms_norm_eps": 1e-6, "initializer_range": 0.02, "n_shared_experts": 1, "q_lora_rank": 1536},
+    "tie_word_embeddings": False,
 }
 """What the stock class takes where a config.json is silent."""
 
@@ -84,7 +91,6 @@ def deepseek_config(config: KimiConfig) -> dict[str, Any]:
         "aux_loss_alpha": config.aux_loss_alpha,
         "seq_aux": True,
         "num_nextn_predict_layers": 0,
-        "tie_word_embeddings": False,
     }
 
 
@@ -174,7 +180,10 @@ def checked(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def to_deepseek(weights: Mapping[str, torch.Tensor], config: KimiConfig) -> Tensors:
-    """The tensors of a stock folder: our state dictionary with each expert's matrices under names of their own."""
+    """The tensors of a stock folder: our state dictionary with each expert's matrices under names of their own.
+
+    A tied head is written, too: transformers ties it, and other readers look for it.
+    """
     result: Tensors = {}
     for name, tensor in weights.items():
         stem, _, matrix = name.rpartition(".")
@@ -182,6 +191,8 @@ def to_deepseek(weights: Mapping[str, torch.Tensor], config: KimiConfig) -> Tens
             result |= {f"{stem}.{e}.{matrix}.weight": one.clone() for e, one in enumerate(tensor)}
         else:
             result[name] = tensor.contiguous()
+    if config.tie_word_embeddings:
+        result[HEAD] = result[EMBEDDING].clone()  # a file holds no memory twice
     if config.n_shared_experts == 0:  # the stock class has matrices without a single number there
         for layer in range(config.first_k_dense_replace, config.num_hidden_layers):
             stem = f"model.layers.{layer}.mlp.shared_experts."
@@ -191,12 +202,10 @@ def to_deepseek(weights: Mapping[str, torch.Tensor], config: KimiConfig) -> Tens
     return result
 
 
-def from_deepseek(
-    tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, interleaved: bool, tied: bool
-) -> Tensors:
+def from_deepseek(tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, interleaved: bool) -> Tensors:
     """Our state dictionary from the tensors of a folder, in fp32.
 
-    Layers for multi-token prediction are left out. A `tied` head that is not stored is the embedding. Without
+    Layers for multi-token prediction are left out. A tied head is the embedding, whatever is stored. Without
     `interleaved`, the rotary rows are in halves and are put in pairs. The expected names and shapes are checked by
     `require_same_shapes`, not here.
     """
@@ -219,7 +228,7 @@ def from_deepseek(
             result[name] = wide
     for name, by_expert in stacks.items():
         result[name] = stacked(name, by_expert)
-    if tied and HEAD not in result and EMBEDDING in result:
+    if config.tie_word_embeddings and EMBEDDING in result:
         result[HEAD] = result[EMBEDDING].clone()
     return result if interleaved else {n: pairs_of_halves(n, t, config) for n, t in result.items()}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nanokimi.config import GPTConfig, KimiConfig, YarnConfig
 from nanokimi.config.rules import routed_scaling
@@ -239,6 +240,10 @@ def gpt_tensors(weights: Mapping[str, torch.Tensor]) -> Tensors:
 def with_stored_weights(model: LanguageModel, stored: Mapping[str, np.ndarray]) -> LanguageModel:
     """A copy of a model with the weights of a file, which quantisation may have changed."""
     result = copy.deepcopy(model).cpu().float()
+    if isinstance(model.config, KimiConfig) and model.config.tie_word_embeddings:
+        result.lm_head.weight = nn.Parameter(
+            result.lm_head.weight.clone()
+        )  # quantised apart from the embedding
     state = result.state_dict()
     for name, tensor in state.items():
         stem, prefix = without_layer(name)

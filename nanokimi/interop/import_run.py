@@ -126,8 +126,7 @@ def read_source(path: Path) -> Source:
         tensors = read_weights(path, int(SPARE_NUMBERS * numbers))
         if isinstance(config, KimiConfig):
             interleaved = content.get("rope_interleave") is not False
-            tied = bool(content.get("tie_word_embeddings"))
-            weights = from_deepseek(tensors, config, interleaved=interleaved, tied=tied)
+            weights = from_deepseek(tensors, config, interleaved=interleaved)
         else:
             weights, biased = from_gpt2(tensors)
             config = replace(config, bias=biased)

@@ -77,7 +77,8 @@ def _kimi_parameters(c: KimiConfig) -> tuple[int, int]:
     always = c.num_hidden_layers * attention.active + dense_layers * 3 * d * c.intermediate_size
     always += moe_layers * shared_and_router + c.vocab_size * d
     gains = c.num_hidden_layers * (2 * d + attention.total - attention.active) + d
-    total = always + moe_layers * c.n_routed_experts * expert + c.vocab_size * d + gains
+    embedding = 0 if c.tie_word_embeddings else c.vocab_size * d  # tied, it is counted as the head
+    total = always + moe_layers * c.n_routed_experts * expert + embedding + gains
     return total, always + moe_layers * c.num_experts_per_tok * expert
 
 

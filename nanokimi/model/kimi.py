@@ -102,6 +102,8 @@ class NanoKimi(nn.Module):
         self.activation_checkpointing = False
         self.model = KimiDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, self.model.embed_tokens.num_embeddings, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
         self.init_weights()
 
     @torch.no_grad()
