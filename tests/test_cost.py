@@ -26,6 +26,7 @@ CONFIGS: dict[str, KimiConfig | GPTConfig] = {
         TINY_KIMI, first_k_dense_replace=0, n_shared_experts=0, n_routed_experts=7, num_experts_per_tok=3
     ),
     "dense layers only": replace(TINY_KIMI, first_k_dense_replace=5, num_attention_heads=3),
+    "tied head": replace(TINY_KIMI, tie_word_embeddings=True),
     "nanogpt": TINY_GPT,
     "nanogpt with bias": replace(TINY_GPT, bias=True, num_hidden_layers=3, intermediate_size=50),
 }
@@ -92,13 +93,17 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     assert cost.params_total == sum(p.numel() for p in model.parameters())
     active = 0
     for key, p in model.named_parameters():
-        if p.dim() < 2 or key in ("model.embed_tokens.weight", "transformer.wpe.weight"):
+        tied = isinstance(config, GPTConfig) or config.tie_word_embeddings
+        if p.dim() < 2 or key in (
+            "transformer.wpe.weight",
+            *(() if tied else ("model.embed_tokens.weight",)),
+        ):
             continue
         if ".experts." in key:
             assert isinstance(config, KimiConfig)
             active += p.numel() * config.num_experts_per_tok // config.n_routed_experts
         else:
-            active += p.numel()  # the tied table of NanoGPT once, as its head
+            active += p.numel()  # a tied table once, as the head
     assert cost.params_active == active
 
 
