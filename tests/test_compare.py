@@ -100,6 +100,7 @@ def test_the_report_has_every_promised_field(finished: Finished) -> None:
     report = read_json(finished.out / "report.json")
     assert report == json.loads(json.dumps(finished.report))
     assert set(report) >= {"arms", "runs", "comparisons", "data", "verdict", "spread", "match", "segments"}
+    assert report["search_note"].startswith("NOT TUNED")
     assert [(one["seed"], one["arm"]) for one in report["runs"]] == [
         (s, name) for s in SEEDS for name in ARMS
     ]
@@ -218,6 +219,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_verdict(
     assert cli.main(["compare", "--resume", "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert finished.report["verdict"]["sentence"] in printed.out and "Open:" not in printed.out
+    assert finished.report["search_note"] in printed.out
     assert read_json(out / "report.json")["verdict"] == finished.report["verdict"]
     (line,) = (line for line in printed.err.splitlines() if line.startswith("nanokimi: "))
     assert "(RuntimeError: no TeX)" in line and line.endswith(f"Try again: nanokimi report {out}")

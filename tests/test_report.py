@@ -21,6 +21,7 @@ from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
 from nanokimi.report.pairs import caveats, headline
 from nanokimi.report.records import Arm, Run
+from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json
 
 FEW: dict[str, Any] = {"searched": False, "kinds": ("train", "eval", "sample", "event")}
@@ -215,6 +216,25 @@ def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
         "NOT THE SAME SEARCH",
     ):
         assert part in text, part
+
+
+def test_whoever_reads_a_verdict_is_told_if_the_arms_did_not_have_the_same_chance(tmp_path: Path) -> None:
+    """A setting of one arm that is changed after its search, such as its rate, once passed for the same search."""
+    arms = write_comparison(tmp_path, kinds=())["arms"]
+    assert search_note(arms).startswith("Every arm was tuned with the same search")
+    conditions = [
+        {**arm, "search": {**arm["search"], "changed": ["train.max_steps", "dataset.path"]}} for arm in arms
+    ]
+    assert search_note(conditions) == search_note(arms), "another text is another text for all"
+    *others, last = arms
+    own = {**last, "search": {**last["search"], "changed": ["optim.lr", "dataset.path"]}}
+    found = search_note([*others, own])
+    assert found.startswith("NOT AS SEARCHED") and found.endswith("NanoGPT (optim.lr).")
+    fewer = {**last, "search": {**last["search"], "trials": 4}}
+    assert search_note([*others, fewer]).endswith("differ in trials.")
+    assert search_note([*others, {**last, "search": None}]).endswith("no search was made for NanoGPT.")
+    assert search_note([{**arm, "search": None} for arm in arms]).startswith("NOT TUNED")
+    assert search_note([{**arms[0], "search": None}]) == ""
 
 
 def test_quality_without_a_winner_is_not_marked(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def run_compare(arguments: list[str]) -> int:
 
     report = compare(config, out, resume=resume, allow_changes="allow_changes" in options)
     print(fitted(report["verdict"]["sentence"]))
+    if report["search_note"].startswith("NOT"):
+        print(fitted(report["search_note"]))
     print(summary_table(report["arms"], terminal_width()))
     for line in (report["match"]["sentence"], report["data"]["split_note"]):
         if line:

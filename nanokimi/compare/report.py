@@ -24,6 +24,7 @@ from nanokimi.data.store import PreparedData
 from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
 from nanokimi.report.by_source import source_means
 from nanokimi.report.records import SCHEMA_VERSION
+from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.progress import step_progress
 from nanokimi.train.run_folder import CONFIG_FILE
@@ -83,6 +84,7 @@ def build_report(
         "runs": runs,
         "comparisons": pairs,
         "spread": None if spread is None else {**vars(spread)},
+        "search_note": search_note(arms),
         "match": describe_match(config, arms),
         "data": {**data.metadata, "split_note": split_note(data.metadata), "baselines": baselines},
         "machine": {**environment, "device": train.device},

@@ -189,8 +189,6 @@ def caveats(report: Record, arms: Sequence[Arm], baselines: Sequence[Record], se
         found.append(f"A 5-gram model, which only counts, does better: {counted[0]:.3f} nats per token.")
     if search.startswith("NOT"):
         found.append(search)
-    elif not search and len(arms) > 1:
-        found.append("The settings are as configured: no arm's were searched for.")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nanokimi.report import plots, units
 from nanokimi.report.plots import NARROW, Paint, dress, svg
 from nanokimi.report.records import Arm, Record
-from nanokimi.runtime.text import listed
+from nanokimi.report.search_note import search_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,36 +31,8 @@ def make_searches(arms: Sequence[Arm]) -> Record:
 
 
 def alike(arms: Sequence[Arm]) -> str:
-    """A sentence on whether every arm had the same design, trials, seeds and ranges; empty if there is no search."""
-    searches = [arm.metadata["search"] for arm in arms if arm.metadata.get("search")]
-    if len(arms) < 2 or not searches:
-        return ""
-    if len(searches) < len(arms):
-        missing = listed([arm.name for arm in arms if not arm.metadata.get("search")])
-        return f"NOT THE SAME SEARCH: no search was made for {missing}."
-    first = searches[0]
-    differ = [
-        name
-        for key, name in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
-        if any(search.get(key) != first.get(key) for search in searches)
-    ]
-    if not all(_same_ranges(search, first) for search in searches):
-        differ.append("ranges")
-    if differ:
-        return f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
-    hyperparameters = {tuple(sorted(search["space"])) for search in searches}
-    less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
-    return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
-
-
-def _same_ranges(search: Record, other: Record) -> bool:
-    """Whether the hyperparameters that both have were searched over the same range."""
-    keys = ("low", "high", "scale", "choices")
-    return all(
-        [search["space"][hyperparameter].get(key) for key in keys]
-        == [other["space"][hyperparameter].get(key) for key in keys]
-        for hyperparameter in search["space"].keys() & other["space"].keys()
-    )
+    """A sentence on whether all arms had the same chance."""
+    return search_note([{**arm.metadata, "name": arm.name} for arm in arms])
 
 
 def _search(arm: Arm, search: Record) -> Record:

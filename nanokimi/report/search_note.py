@@ -1,0 +1,63 @@
+"""A sentence on whether all arms had the same chance: one search for every arm, and the settings that it found.
+
+A comparison is unfair if one arm was tuned less than another, and a winner over any number of seeds does not show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanokimi.report.records import Record
+from nanokimi.runtime.text import listed
+
+NOTHING_SEARCHED = "NOT TUNED: the settings are as configured, no arm's were searched for."
+CONDITIONS = ("train.", "dataset.")
+"""How the names of settings begin that all arms share, such as the text and the number of steps."""
+
+
+def search_note(arms: Sequence[Record]) -> str:
+    """The sentence on the arms of a report, which begins with NOT if a difference may be due to tuning.
+
+    Empty for a single arm.
+    """
+    if len(arms) < 2:
+        return ""
+    searches = [arm["search"] for arm in arms if arm.get("search")]
+    if not searches:
+        return NOTHING_SEARCHED
+    if len(searches) < len(arms):
+        missing = listed([arm["name"] for arm in arms if not arm.get("search")])
+        return f"NOT THE SAME SEARCH: no search was made for {missing}."
+    first = searches[0]
+    differ = [
+        name
+        for key, name in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
+        if any(search.get(key) != first.get(key) for search in searches)
+    ]
+    if not all(_same_ranges(search, first) for search in searches):
+        differ.append("ranges")
+    if differ:
+        return f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
+    changed = [
+        f"{arm['name']} ({', '.join(names)})" for arm in arms if (names := _own_changes(arm["search"]))
+    ]
+    if changed:
+        return f"NOT AS SEARCHED: settings are not those that the search found for {listed(changed)}."
+    hyperparameters = {tuple(sorted(search["space"])) for search in searches}
+    less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
+    return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
+
+
+def _own_changes(search: Record) -> list[str]:
+    """The settings of one arm that are not what its search found."""
+    return [name for name in search.get("changed") or [] if not name.startswith(CONDITIONS)]
+
+
+def _same_ranges(search: Record, other: Record) -> bool:
+    """Whether the hyperparameters that both have were searched over the same range."""
+    keys = ("low", "high", "scale", "choices")
+    return all(
+        [search["space"][hyperparameter].get(key) for key in keys]
+        == [other["space"][hyperparameter].get(key) for key in keys]
+        for hyperparameter in search["space"].keys() & other["space"].keys()
+    )
