@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +85,26 @@ def old_and_new(old: Path, new: Path) -> str:
             f"| {effect['name']} | {was.mean:+.3f} | {was.low:+.3f} to {was.high:+.3f} | {effect['mean']:+.3f} "
             f"| {low:+.3f} to {high:+.3f} | {effect['words']} |"
         )
+    return "\n".join(lines)
+
+
+def pairing_table(studies: dict[str, Path]) -> str:
+    """What pairing by seed is worth, and what the searches' noise costs, in recorded studies."""
+    lines = [
+        "| | arms | correlation of two arms over the seeds, mean of all pairs | interval with the searches' noise, "
+        "over that without (median) |",
+        "|---|---|---|---|",
+    ]
+    for name, path in studies.items():
+        *runs, plan = read_json_lines(path)
+        losses = {line["key"]: line["test_loss"] for line in runs}
+        # arms whose every run ended the same are one arm
+        arms = {tuple(losses[key] for key in arm["runs"]["tokens"]) for arm in plan["arms"]}
+        correlation = np.mean([np.corrcoef(a, b)[0, 1] for a, b in combinations(sorted(arms), 2)])
+        wider = []
+        for effect in study_report(path)["effects"]:
+            alone = paired_t(effect["per_seed"], [0.0] * len(effect["per_seed"]))
+            if alone.high > alone.low:
+                wider.append((effect["ci95"][1] - effect["ci95"][0]) / (alone.high - alone.low))
+        lines.append(f"| {name} | {len(arms)} | {correlation:.2f} | {np.median(wider):.1f} |")
     return "\n".join(lines)

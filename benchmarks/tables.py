@@ -33,7 +33,7 @@ from recorded import (
     old_tales,
     read_comparison,
 )
-from study_tables import old_and_new, study_block
+from study_tables import old_and_new, pairing_table, study_block
 
 from nanokimi.compare.verdict import verdict
 from nanokimi.measure.stats import paired_t, search_variance
@@ -350,7 +350,16 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
             RESULTS / "old" / "scale-tales.jsonl", RESULTS / "scale-tales.jsonl"
         ),
     },
-    "docs/experiments.md": {"null": null_table},
+    "docs/experiments.md": {
+        "pairing": lambda: pairing_table(
+            {
+                "ablation study, tinyshakespeare": RESULTS / "ladder-shakespeare.jsonl",
+                "ablation study, short stories": RESULTS / "ladder-tales.jsonl",
+                "four sizes, short stories": RESULTS / "scale-tales.jsonl",
+            }
+        ),
+        "null": null_table,
+    },
     "docs/interop.md": {"receipts": receipts_table},
     "docs/kimi-k2.md": KIMI_TABLES,
     "docs/performance.md": {"speed": speed_table},
