@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 import torch
@@ -87,6 +88,25 @@ def test_a_preset_trains_all_its_arms_as_its_search_found_them(name: str) -> Non
     assert (
         len({(record["design"], record["trials"], str(record["seeds"])) for record in records.values()}) == 1
     )
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if load_config(name).compare.spread])
+def test_how_far_a_presets_runs_differ_is_what_was_recorded(name: str) -> None:
+    """The largest deviation of its arms, over seeds and over roundings of the first seed."""
+    spread = load_config(name).compare.spread
+    assert spread is not None
+    lines = (Path(__file__).parents[1] / spread.file).read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("test_loss") is not None]
+    seed, rounding = [], []
+    for arm in {row["arm"] for row in rows}:
+        own = [row for row in rows if row["arm"] == arm]
+        plain = [row["test_loss"] for row in own if not row.get("nudged")]
+        nudged = [row["test_loss"] for row in own if row["seed"] == min(row["seed"] for row in own)]
+        seed.append(stdev(plain))
+        rounding += [stdev(nudged)] if len(nudged) > 1 else []
+        assert spread.runs in (len(plain), len(nudged))
+    assert spread.seed == round(max(seed), 4)
+    assert spread.rounding == (round(max(rounding), 4) if rounding else None)
 
 
 def test_the_default_preset_is_nanogpts_cpu_recipe() -> None:

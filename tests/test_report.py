@@ -19,7 +19,7 @@ from nanokimi.report import page as report_page
 from nanokimi.report import records, units, write_report
 from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
-from nanokimi.report.pairs import caveats, headline
+from nanokimi.report.pairs import caveats, headline, spread_words
 from nanokimi.report.records import Arm, Run
 from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json
@@ -182,6 +182,9 @@ def test_one_seed_names_no_winner(tmp_path: Path) -> None:
     write_report_json(tmp_path, report)
     page, _ = page_of(tmp_path)
     assert "won" not in page.classes() and "one seed: decides nothing" in page.text
+    assert "0.0200 by rounding alone (standard deviations over 24 runs" in spread_words(report)
+    report["spread"]["rounding"] = None
+    assert "from seed to seed (standard deviation over 24 runs" in spread_words(report)
     _, arms = records.read_comparison(tmp_path)
     assert winner_of(TRAIN_TIME, arms, report["verdict"]) is None
 

@@ -121,6 +121,9 @@ def test_one_seed_names_no_winner_and_says_how_far_runs_differ() -> None:
     spread = SpreadConfig(seed=0.05, rounding=0.02, runs=24, file="null.jsonl")
     sentence = judge({"A": [1.0], "B": [9.0]}, spread=spread)["sentence"]
     assert "0.050 from seed to seed" in sentence and "0.020 by rounding alone" in sentence
+    spread = SpreadConfig(seed=0.05, rounding=None, runs=3, file="x.jsonl")
+    sentence = judge({"A": [1.0], "B": [9.0]}, spread=spread)["sentence"]
+    assert "0.050 from seed to seed (standard deviation):" in sentence and "rounding" not in sentence
 
 
 def test_a_lead_over_all_but_one_names_no_winner() -> None:

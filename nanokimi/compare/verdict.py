@@ -114,9 +114,10 @@ def one_seed(spread: SpreadConfig | None) -> str:
     if spread is None:
         known = "How much runs of these settings differ was not measured"
     else:
+        alone = "" if spread.rounding is None else f", and by {spread.rounding:.3f} by rounding alone"
         known = (
-            f"Runs of the preset as it ships differ by {spread.seed:.3f} from seed to seed, and by "
-            f"{spread.rounding:.3f} by rounding alone (standard deviations)"
+            f"Runs of the preset as it ships differ by {spread.seed:.3f} from seed to seed{alone} (standard "
+            f"deviation{'s' * bool(alone)})"
         )
     return f"No winner: one seed cannot tell an effect from chance. {known}: compare with --seeds 3 or more."
 

@@ -12,10 +12,10 @@ class SpreadConfig:
 
     seed: float
     """Over runs that differ in the seed alone; the largest of the preset's arms."""
-    rounding: float
-    """Over runs that differ only in how sums are rounded; the largest of the preset's arms."""
+    rounding: float | None
+    """Over runs that differ only in how sums are rounded; the largest of the preset's arms. None: not measured."""
     runs: int
-    """Runs behind the smaller of the two samples."""
+    """Runs behind the smaller sample."""
     file: str
     """Where the runs are recorded."""
 

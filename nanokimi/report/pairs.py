@@ -113,10 +113,12 @@ def spread_words(report: Record) -> str:
     spread = report.get("spread")
     if not spread:
         return "It was not measured how much runs with these settings differ from one another."
+    rounding = spread["rounding"]
+    alone = "" if rounding is None else f" and by {units.fixed(rounding)} by rounding alone"
     return (
         f"Runs of the preset as it ships were measured to differ by {units.fixed(spread['seed'])} nats per token from "
-        f"seed to seed and by {units.fixed(spread['rounding'])} by rounding alone (standard deviations over "
-        f"{units.count(spread['runs'])} runs, {spread['file']})."
+        f"seed to seed{alone} (standard deviation{'s' * bool(alone)} over {units.count(spread['runs'])} runs, "
+        f"{spread['file']})."
     )
 
 
