@@ -20,9 +20,11 @@ import torch
 from torch.distributed import TCPStore
 
 from nanokimi.config.files import load_config
+from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.store import open_prepared
 from nanokimi.measure.communication import Counting
 from nanokimi.runtime import parallel
+from nanokimi.runtime.plugins import name_plugin
 from nanokimi.runtime.processes import start_process
 from nanokimi.train import loop
 from nanokimi.train.checkpoint import load_newest_checkpoint, save_checkpoint
@@ -109,6 +111,8 @@ def trained(job: Training) -> dict[str, Any]:
 def begun(job: Training) -> TrainState:
     """A run before its first step."""
     config = load_config(str(job.folder / "config.yaml"))
+    for source in plugins_of(config.family):
+        name_plugin(str(job.folder.parent / source))
     settings = replace(
         config.train,
         micro_batch_size=job.micro_batch_size,

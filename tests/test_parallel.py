@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nanokimi import cli
+from nanokimi.compare.by_group import require_shareable_arms
 from nanokimi.config import (
     DatasetConfig,
     GPTFamily,
     KimiFamily,
+    ModuleConfig,
+    ModuleFamily,
     OptimConfig,
     RunConfig,
     SampleConfig,
@@ -31,6 +34,7 @@ from nanokimi.config import (
     VariantConfig,
     VariantFamily,
 )
+from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.data.store import open_prepared
 from nanokimi.errors import UserError
@@ -41,10 +45,12 @@ from nanokimi.optim.sharded import deal
 from nanokimi.runtime import parallel
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.parallel import World
+from nanokimi.runtime.plugins import forget_plugins, name_plugin
 from nanokimi.train import state
 from nanokimi.train.checkpoint import other_digits
+from nanokimi.train.expert_parallel import sharing_where_possible
 from nanokimi.train.run_folder import set_up
-from nanokimi.train.sharding import require_shareable
+from nanokimi.train.sharding import require_shareable, require_splittable
 from nanokimi.train.weights import load_weights, save_weights, untied
 
 KIMI = replace(TINY_KIMI, vocab_size=None, max_position_embeddings=None)
@@ -80,6 +86,30 @@ def config(text: Path, **changes: Any) -> RunConfig:
     )
 
 
+THEIRS = """
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+
+class Theirs(nn.Module):
+    def __init__(self, vocab_size, width=32):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.mix = nn.Conv1d(width, width, 3)
+        self.up = nn.Linear(width, 2 * width)
+        self.up.weight = nn.Parameter(0.1 * torch.randn(width, 2 * width).T)
+        self.rnn = nn.GRU(2 * width, width, batch_first=True)
+        self.unused = nn.Linear(width, 5)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        x = self.mix(pad(self.embed(ids).mT, (2, 0))).mT
+        return self.head(x + self.rnn(self.up(x).tanh())[0])
+"""
+"""A user's model with a stack of matrices, a transposed weight, one without a gradient, and a tied one."""
 CASES: dict[str, dict[str, Any]] = {
     "NanoKimi with MuonClip": dict(nanokimi=KimiFamily(model=KIMI, optim=CLIPPING)),
     "NanoKimi with Muon": dict(nanokimi=KimiFamily(model=KIMI, optim=PLAIN)),
@@ -93,6 +123,12 @@ CASES: dict[str, dict[str, Any]] = {
     "a variant with Muon": dict(model="variant", variant=VariantFamily(model=VARIANT, optim=PLAIN)),
     "bf16": dict(
         nanokimi=KimiFamily(model=KIMI, optim=replace(PLAIN, ns_dtype="auto")), train={"dtype": "bf16"}
+    ),
+    "a user's module with TrueMuon": dict(
+        model="module",
+        module=ModuleFamily(
+            model=ModuleConfig(source="theirs.py:Theirs"), optim=replace(PLAIN, name="truemuon")
+        ),
     ),
 }
 OF_SHARED: dict[str, dict[str, Any]] = {
@@ -109,7 +145,8 @@ one of the other group, and holds 2 or 1 of them."""
 MUON = "NanoKimi with Muon"
 OF_ALL_SIZES = ("NanoKimi with MuonClip", "NanoGPT with MuonClip")
 """Of 4 experts over 3 processes the last has none; 96 and 32 rows over 3 are uneven for FSDP."""
-WHOLE_IN_EACH = ("NanoKimi with MuonClip", "NanoGPT with AdamW")
+OTHERS_IN_COPIES = ("NanoGPT with Lion", "a user's module with TrueMuon")
+WHOLE_IN_EACH = ("NanoKimi with MuonClip", "NanoGPT with AdamW", *OTHERS_IN_COPIES)
 """The cases in which each of two processes has all weights, too."""
 
 
@@ -119,6 +156,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pat
     place = tmp_path_factory.mktemp("runs")
     text = place / "text.txt"
     text.write_text(make_text())
+    (place / "theirs.py").write_text(THEIRS)
+    name_plugin(f"{place / 'theirs.py'}:Theirs")
     numbers = iter(range(1000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOKIMI_CACHE", str(place / "cache"))
@@ -131,6 +170,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pat
             return folder
 
         yield build
+    forget_plugins()
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +284,8 @@ def of_four(make: Callable[..., Path], of_two: Any) -> Any:
     kimi = OF_ALL_SIZES[0]
     of_one, half, whole = (make(kimi) for _ in range(3))
     trained(Training(of_one, steps=3, save=True))
-    jobs = {f"{case}, in copies": Training(make(case), shard=2) for case in OF_ALL_SIZES}
+    in_copies = (*OF_ALL_SIZES, *OTHERS_IN_COPIES)
+    jobs = {f"{case}, in copies": Training(make(case), shard=2) for case in in_copies}
     jobs |= {"whole": Training(whole, steps=6, shard=2)}
     jobs |= {"half": Training(half, steps=3, shard=2, save=True)}
     jobs |= {"resumed in copies": Training(half, steps=6, shard=2, resume=True)}
@@ -258,7 +299,12 @@ def of_four(make: Callable[..., Path], of_two: Any) -> Any:
     copies = Training(make("six experts"), micro_batch_size=1, shard=2, expert_parallel=2)
     calls |= {"six experts, shared in copies": partial(trained, copies)}
     calls |= {"bytes of pairs in copies": partial(counted, copies)}
-    return done_by(4, calls)
+    saved = Training(make("six experts"), steps=3, expert_parallel=2, save=True)
+    resumed = replace(saved, steps=6, resume=True, save=False)
+    by_pairs = {"whole": replace(resumed, folder=make("six experts"), resume=False), "saved": saved}
+    by_pairs |= {"resumed": resumed, "passed to copies": replace(resumed, shard=2)}
+    calls |= {f"pairs, {name}": partial(trained, job) for name, job in by_pairs.items()}
+    return {**done_by(4, calls), "saved by pairs": resumed}
 
 
 def calls_of_all_sizes(make: Callable[..., Path], saved: Path) -> dict[str, Callable[[], Any]]:
@@ -303,6 +349,11 @@ def test_two_copies_of_two_processes_train_what_one_trains(case: str, alone: Any
     assert [process["clipped"] for process in group] == 4 * [one["clipped"]] and one["clipped"] > 0
     for process in group:
         assert all(torch.equal(a, b) for a, b in zip(process["biases"], one["biases"], strict=True))
+
+
+@pytest.mark.parametrize("case", OTHERS_IN_COPIES)
+def test_two_copies_train_a_users_module_and_by_lion(case: str, alone: Any, of_four: Any) -> None:
+    require_equal(of_four[f"{case}, in copies"], alone[case], 1e-6, shard=2)
 
 
 def test_copies_may_take_micro_batches(alone: Any, of_two: Any) -> None:
@@ -408,6 +459,20 @@ def test_a_run_goes_on_with_its_experts_shared_or_not(of_two: Any) -> None:
     assert [process["bits"] for process in resumed] == [process["bits"] for process in whole]
     require_close(of_two["no longer shared"][0]["weights"], whole[0]["weights"], 1e-5)
     require_close(of_two["shared after all"][0]["weights"], of_two["whole"][0]["weights"], 1e-5)
+
+
+def test_what_two_groups_that_share_experts_saved_goes_on_anywhere(of_four: Any) -> None:
+    """Each expert was cut over two processes, each of which had others besides."""
+    whole, resumed = of_four["pairs, whole"], of_four["pairs, resumed"]
+    assert resumed[0]["losses"] == whole[0]["losses"][3:]
+    assert [process["bits"] for process in resumed] == [process["bits"] for process in whole]
+    saved: Training = of_four["saved by pairs"]
+    by_two = {"shared": saved, "in copies": replace(saved, shard=1, expert_parallel=1)}
+    found = done_by(2, {name: partial(trained, job) for name, job in by_two.items()})
+    one = trained(replace(saved, expert_parallel=1))
+    for ends in (of_four["pairs, passed to copies"][0], found["shared"][0], found["in copies"][0], one):
+        assert ends["losses"] == pytest.approx(whole[0]["losses"][3:], abs=1e-6)
+        require_close(ends["weights"], whole[0]["weights"], 1e-5)
 
 
 def test_the_bytes_of_shared_experts_are_those_of_the_formula(of_two: Any, of_four: Any) -> None:
@@ -523,6 +588,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(of_two: Any)
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     """A command that trains in the folder `out`."""
+    forget_plugins()  # a command refuses those that it does not need
     sizes = (
         "context_length: 16, batch_size: 8, eval_batch_size: 8, max_steps: 8, eval_every: 100, save_every: 3"
     )
@@ -597,12 +663,20 @@ def test_torchrun_trains(words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow  # two trainings with all that follows them: 40 s of a core
 def test_torchrun_compares(words: list[str], tmp_path: Path) -> None:
-    done = torchrun(["compare", *words[1:], "--train.max_steps", "4"])
+    """Of the two arms only one has experts, which its processes share."""
+    done = torchrun(["compare", *words[1:], "--train.max_steps", "4", "--train.expert_parallel", "2"])
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("NanoGPT: has no experts to share") == 1
+    assert "NanoKimi: has no experts" not in done.stderr
     report = read_json(tmp_path / "out" / "report.json")
     assert report["verdict"]["ranked"] and [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT"]
     assert all(arm["steps"] == 4 for arm in report["arms"])
     kept = [read_json(path)["processes"] for path in (tmp_path / "out").rglob("environment.json")]
+    shared = [
+        load_config(str(tmp_path / "out" / arm / "seed-7" / "config.yaml")).train.expert_parallel
+        for arm in ("nanokimi", "nanogpt")
+    ]
+    assert shared == [2, 1]
     assert kept == [2] * 3, "the comparison's and each arm's"
 
 
@@ -616,6 +690,7 @@ def test_torchrun_compares(words: list[str], tmp_path: Path) -> None:
         ),
         ({"shard": 8}, {}, "train.shard is 8, which does not divide 4 processes"),
         ({}, {"name": "shampoo", "ns_dtype": "auto"}, "optim.name is shampoo"),
+        ({}, {"name": "soap", "ns_dtype": "auto"}, "optim.name is soap"),
         ({}, {"name": "torch:NAdam"}, "optim.name is torch:NAdam"),
         ({}, {"qk_clip_logits": "rms"}, "optim.qk_clip_logits is rms"),
         ({"max_steps": None, "max_seconds": 9.0}, {}, "train.max_seconds"),
@@ -651,7 +726,12 @@ NO_MIXTURE = "has no mixture of SwiGLU experts of which each token chooses a few
         (1, {}, {}, "this is one process: start a multiple of 2 with torchrun, or say --train"),
         (3, {}, {}, "does not divide the 3 processes"),
         (4, {"shard": 1}, {}, r"does not divide the 1 processes of a copy \(train.shard\)"),
-        (3, {"expert_parallel": 3}, {}, r"does not divide the 8 experts of a layer \(n_routed_experts\)"),
+        (
+            3,
+            {"expert_parallel": 3},
+            {},
+            r"does not divide the 8 experts of a layer \(n_routed_experts of NanoKimi\)",
+        ),
         (4, {}, CASES["NanoGPT with AdamW"], f"NanoGPT {NO_MIXTURE}"),
         (4, {}, CASES["a variant with Muon"], NO_MIXTURE),
         (4, {}, dict(nanokimi=KimiFamily(model=replace(KIMI, first_k_dense_replace=2))), NO_MIXTURE),
@@ -670,6 +750,45 @@ def test_experts_that_cannot_be_shared_are_refused(
     require_shareable(replace(asked, train=replace(asked.train, expert_parallel=1)))
     with pytest.raises(UserError, match=f"train.expert_parallel is {asked.train.expert_parallel}, .*{named}"):
         require_shareable(asked)
+
+
+def test_arms_without_experts_take_part_where_others_share_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(parallel, "_joined", [World(0, 4, local_size=4)])
+    families: dict[str, Any] = dict(nanokimi=KimiFamily(model=KIMI), nanogpt=GPTFamily(model=GPT))
+    asked = config(tmp_path, train={"expert_parallel": 2}, **families)
+    require_shareable_arms(asked)
+    arms = sharing_where_possible(arm_configs(asked))
+    assert {name: arm.train.expert_parallel for name, arm in arms.items()} == {"NanoKimi": 2, "NanoGPT": 1}
+    none = replace(asked, arms={"NanoGPT": {"from": "nanogpt"}})
+    with pytest.raises(UserError, match=f"train.expert_parallel is 2, but NanoGPT {NO_MIXTURE}"):
+        require_shareable_arms(none)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.register_parameter("gate", nn.Parameter(torch.tensor(1.0))), "gate has no axis"),
+        (
+            lambda m: setattr(m.head, "weight", nn.Parameter(m.embed.weight.data)),
+            "embed.weight and head.weight share",
+        ),
+        (lambda m: m.mix.double(), "parameters in float32 and float64"),
+    ],
+)
+def test_a_users_module_that_cannot_be_split_is_refused(
+    change: Callable[[Any], None], named: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch refuses the first and the last with an error of its own; the second would be trained as two weights."""
+    asked = load_config(str(make("a user's module with TrueMuon") / "config.yaml"))
+    model: Any = build_model(asked.family.model, 0)
+    change(model.module)
+    require_splittable(model, asked.title)  # by one process
+    monkeypatch.setattr(parallel, "_joined", [World(0, 2)])
+    require_splittable(build_model(asked.family.model, 0), asked.title)
+    with pytest.raises(UserError, match=f"{named}.* or train it with one process"):
+        require_splittable(model, asked.title)
 
 
 @pytest.mark.parametrize("command", ["train", "train --dry-run", "compare", "sweep", "bench"])

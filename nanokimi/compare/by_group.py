@@ -16,9 +16,12 @@ from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.parallel import current, ending_together
+from nanokimi.train.expert_parallel import sharing_where_possible
 from nanokimi.train.run import train_shown
 from nanokimi.train.run_folder import CONFIG_FILE
 from nanokimi.train.sharding import require_shareable
+
+NOTHING_TO_SHARE = "has no experts to share: all its weights are split as with train.expert_parallel 1"
 
 
 def require_shareable_arms(config: RunConfig) -> None:
@@ -28,7 +31,7 @@ def require_shareable_arms(config: RunConfig) -> None:
             "compare.match is seconds, which is measured with all arms in one process: match flops, or start nanokimi "
             "without torchrun"
         )
-    for arm in arm_configs(config).values():
+    for arm in sharing_where_possible(arm_configs(config)).values():
         require_shareable(arm)
 
 
@@ -50,6 +53,8 @@ def train_one_after_another(
     with Display(list(titles.values()), config.train.batch_size * config.train.context_length) as display:
         for name, folder in folders.items():
             arm = load_config(str(folder / CONFIG_FILE))
+            if arm.train.expert_parallel != config.train.expert_parallel and whole:
+                display.note(titles[name], NOTHING_TO_SHARE)
             try:
                 with ending_together("what was saved is whole"):
                     result = train_shown(

@@ -24,6 +24,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost, optimizer_flops
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
+from nanokimi.train.expert_parallel import sharing_where_possible
 from nanokimi.train.state import build_state
 from nanokimi.train.step import train_step
 from nanokimi.train.torch_compile import compile_step
@@ -42,7 +43,7 @@ TURNS, STEPS_A_TURN = 4, 6
 
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
     """The configuration of each arm, with `model` set. Also writes match.json if arms are to be matched."""
-    arms = arm_configs(config)
+    arms = sharing_where_possible(arm_configs(config))
     if config.compare.match == "none":
         return arms
     path = folder / MATCH_FILE

@@ -13,6 +13,7 @@ from nanokimi.measure.audit import AuditResult, audit, audit_passes
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.model.build import build_model
 from nanokimi.model.user_module import UserModule, reason_of, require_logits
+from nanokimi.train.sharding import require_splittable
 
 
 def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditResult:
@@ -39,11 +40,13 @@ def passes_of_run(model: nn.Module, config: RunConfig, data: PreparedData) -> in
 def require_sound(config: RunConfig, data: PreparedData) -> None:
     """Build, run and audit a model of the user's code as it is before step 0. Our own are audited only after training.
 
-    Raises UserError if the model cannot run, or reads tokens that it must not see.
+    Raises UserError if the model cannot run, cannot be trained by as many processes, or reads tokens that it must not
+    see.
     """
     model = built_if_users(config)
     if model is None:
         return
+    require_splittable(model, config.title)
     found = audit_run(model, config, data)
     if not found.causal:
         raise UserError(

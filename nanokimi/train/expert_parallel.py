@@ -11,6 +11,7 @@ Where there are more processes than a group has, the same experts lie on several
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,25 @@ def require_experts_to_share(config: RunConfig, world: World, sharers: int) -> N
             "--train.expert_parallel 1"
         )
     shared = (sharers, "processes" if sharers == world.size else "processes of a copy (train.shard)")
-    for count, what in (shared, (experts, "experts of a layer (n_routed_experts)")):
+    for count, what in (shared, (experts, f"experts of a layer (n_routed_experts of {config.title})")):
         if count % wanted:
             raise UserError(
                 f"{is_it}, which does not divide the {count} {what}: use a number that does, or 1"
             )
+
+
+def sharing_where_possible(arms: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    """The arms of a comparison; those without experts to share have `train.expert_parallel` 1.
+
+    If that is all of them, the setting stays, so that they are refused as a run is.
+    """
+    sharing = {name for name, arm in arms.items() if experts_to_share(arm.family.model)}
+    if not sharing:
+        return arms
+    return {
+        name: arm if name in sharing else replace(arm, train=replace(arm.train, expert_parallel=1))
+        for name, arm in arms.items()
+    }
 
 
 def experts_to_share(model: ModelConfig) -> int:

@@ -76,6 +76,33 @@ def require_even_copies(train: TrainConfig, world: World) -> None:
     )
 
 
+def require_splittable(model: nn.Module, title: str) -> None:
+    """Raise UserError if FSDP2 cannot split a user's model over the present group, or would train another one."""
+    if current().alone:
+        return
+    named, size = list(model.named_parameters()), current().size
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for _, p in named if p.requires_grad})
+    if len(kinds) > 1:
+        raise UserError(
+            f"{title} has parameters in {' and '.join(kinds)}, which {size} processes cannot gather together: make all "
+            "of one dtype, or train it with one process"
+        )
+    at: dict[int, str] = {}
+    for name, p in named:
+        shown = name.removeprefix("module.")
+        if p.dim() == 0:
+            raise UserError(
+                f"{title}: the parameter {shown} has no axis, so {size} processes cannot split it: give it one, as "
+                "torch.ones(1) has, or train it with one process"
+            )
+        other = at.setdefault(p.data_ptr(), shown) if p.numel() else shown
+        if other != shown:
+            raise UserError(
+                f"{title}: the parameters {other} and {shown} share memory, which {size} processes would not keep: "
+                "make them one parameter, or train it with one process"
+            )
+
+
 def require_device_each(name: str, world: World) -> None:
     """Raise UserError if the processes of this machine cannot each have a device of this kind."""
     if name == "mps" or (name == "auto" and choose_device(name).type == "mps"):
@@ -122,6 +149,8 @@ def shard_(model: LanguageModel, train: TrainConfig, device: torch.device) -> No
     """
     from torch.distributed.fsdp import fully_shard
 
+    for p in model.parameters():
+        p.data = p.data.contiguous()  # FSDP2 takes no transposed ones, which a user's module may have
     mesh = mesh_of(train, device)
     if train.expert_parallel > 1:
         share_experts_(model, device, mesh, train.expert_parallel)
