@@ -135,12 +135,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if not self.state[p]:
-                    self.state[p].update(self.new_state(p, group))
-                update = self.update(p.grad, self.state[p], group)
+                # Where several processes have all weights each, these are whole all the same.
+                own, grad, state = local_of(p.detach()), local_of(p.grad), self.state[p]
+                state.update({name: local_of(value) for name, value in state.items()})
+                if not state:
+                    state.update(self.new_state(own, group))
+                update = self.update(grad, state, group)
                 if update is not None:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"])
+                    own.mul_(1 - group["lr"] * group["weight_decay"])
+                    own.add_(update, alpha=-group["lr"])
         return loss
 
 

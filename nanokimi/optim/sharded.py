@@ -29,6 +29,8 @@ from nanokimi.runtime.parallel import copies_of, is_sharded, like, local_of, who
 MatrixStep = Callable[[Sequence[Member], int, torch.dtype | None], None]
 SHARDABLE = ("adamw", "lion", "muon", "muonclip", "truemuon")
 """Optimizers that treat every number alike, or whose matrices are put together here."""
+OF_WHOLE = ("shampoo", "shampooclip", "soap")
+"""Optimizers that compute with what a process holds of a matrix, which must be all of it (`train.shard` 1)."""
 
 
 def take_shards_(optimizer: torch.optim.Optimizer) -> None:

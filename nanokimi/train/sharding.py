@@ -11,7 +11,7 @@ from nanokimi.config import RunConfig, TrainConfig
 from nanokimi.errors import UserError
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.user_module import UserModule
-from nanokimi.optim.sharded import SHARDABLE
+from nanokimi.optim.sharded import OF_WHOLE, SHARDABLE
 from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.parallel import World, current, mesh_of_processes
 from nanokimi.train.expert_parallel import require_experts_to_share, share_experts_
@@ -33,10 +33,12 @@ def require_shareable(config: RunConfig) -> None:
             f"train.batch_size is {train.batch_size}, which {world.size} processes cannot share evenly: make it a "
             f"multiple of {world.size}, or start another number of processes"
         )
-    if optim.name not in SHARDABLE:
+    may_if_whole = optim.name in OF_WHOLE
+    if optim.name not in SHARDABLE and not (may_if_whole and sharers(train, world) == 1):
+        keep_all = ", or say --train.shard 1, with which each has all weights" if may_if_whole else ""
         raise UserError(
             f"optim.name is {optim.name}, which needs each parameter whole in one process: {of} use one of "
-            f"{', '.join(SHARDABLE)}"
+            f"{', '.join(SHARDABLE)}{keep_all}"
         )
     if optim.clips and optim.qk_clip_logits == "rms":
         raise UserError(
