@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nanokimi import cli
-from nanokimi.compare.by_group import require_shareable_arms
+from nanokimi.compare.by_group import NOTHING_TO_SHARE, require_shareable_arms
 from nanokimi.config import (
     DatasetConfig,
     GPTFamily,
@@ -703,23 +703,21 @@ def test_torchrun_trains(words: list[str], tmp_path: Path) -> None:
     assert (out / "report.html").is_file()
 
 
-@pytest.mark.slow  # two trainings with all that follows them: 40 s of a core
-def test_torchrun_compares(words: list[str], tmp_path: Path) -> None:
-    """Of the two arms only one has experts, which its processes share."""
-    done = torchrun(["compare", *words[1:], "--train.max_steps", "4", "--train.expert_parallel", "2"])
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("NanoGPT: has no experts to share") == 1
-    assert "NanoKimi: has no experts" not in done.stderr
-    report = read_json(tmp_path / "out" / "report.json")
-    assert report["verdict"]["ranked"] and [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT"]
-    assert all(arm["steps"] == 4 for arm in report["arms"])
-    kept = [read_json(path)["processes"] for path in (tmp_path / "out").rglob("environment.json")]
-    shared = [
-        load_config(str(tmp_path / "out" / arm / "seed-7" / "config.yaml")).train.expert_parallel
-        for arm in ("nanokimi", "nanogpt")
+def test_two_processes_compare(words: list[str], tmp_path: Path) -> None:
+    """To the report. Of the two arms only one has experts, which its processes share."""
+    said, out = tmp_path / "said.txt", tmp_path / "out"
+    asked = ["compare", *words[1:], "--train.max_steps", "2", "--train.expert_parallel", "2"]
+    assert command_in_group(asked, said, 2 * [("", 0)]) == [0, 0], said.read_text()
+    assert [line for line in said.read_text().splitlines() if "experts" in line] == [
+        f"NanoGPT: {NOTHING_TO_SHARE}"
     ]
-    assert shared == [2, 1]
+    report = read_json(out / "report.json")
+    assert report["verdict"]["ranked"] and [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT"]
+    assert all(arm["steps"] == 2 for arm in report["arms"]) and (out / "report.html").is_file()
+    kept = [read_json(path)["processes"] for path in out.rglob("environment.json")]
     assert kept == [2] * 3, "the comparison's and each arm's"
+    arms = [load_config(str(out / arm / "seed-7" / "config.yaml")) for arm in ("nanokimi", "nanogpt")]
+    assert [arm.train.expert_parallel for arm in arms] == [2, 1]
 
 
 @pytest.mark.parametrize(
