@@ -704,20 +704,25 @@ def test_torchrun_trains(words: list[str], tmp_path: Path) -> None:
 
 
 def test_two_processes_compare(words: list[str], tmp_path: Path) -> None:
-    """To the report. Of the two arms only one has experts, which its processes share."""
+    """To the report, also a class of the user's. Of the arms only one has experts, which its processes share."""
     said, out = tmp_path / "said.txt", tmp_path / "out"
+    (tmp_path / "theirs.py").write_text(THEIRS)
     asked = ["compare", *words[1:], "--train.max_steps", "2", "--train.expert_parallel", "2"]
+    asked += ["--arm", f"Theirs: from={tmp_path / 'theirs.py'}:Theirs"]
     assert command_in_group(asked, said, 2 * [("", 0)]) == [0, 0], said.read_text()
     assert [line for line in said.read_text().splitlines() if "experts" in line] == [
-        f"NanoGPT: {NOTHING_TO_SHARE}"
+        f"{name}: {NOTHING_TO_SHARE}" for name in ("NanoGPT", "Theirs")
     ]
     report = read_json(out / "report.json")
-    assert report["verdict"]["ranked"] and [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT"]
+    assert report["verdict"]["ranked"]
+    assert [arm["name"] for arm in report["arms"]] == ["NanoKimi", "NanoGPT", "Theirs"]
     assert all(arm["steps"] == 2 for arm in report["arms"]) and (out / "report.html").is_file()
     kept = [read_json(path)["processes"] for path in out.rglob("environment.json")]
-    assert kept == [2] * 3, "the comparison's and each arm's"
-    arms = [load_config(str(out / arm / "seed-7" / "config.yaml")) for arm in ("nanokimi", "nanogpt")]
-    assert [arm.train.expert_parallel for arm in arms] == [2, 1]
+    assert kept == [2] * 4, "the comparison's and each arm's"
+    arms = [
+        load_config(str(out / arm / "seed-7" / "config.yaml")) for arm in ("nanokimi", "nanogpt", "theirs")
+    ]
+    assert [arm.train.expert_parallel for arm in arms] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
