@@ -503,6 +503,20 @@ def test_the_folder_that_is_damaged_above_is_fine(
     assert cli.main(words) == 0
 
 
+def test_a_model_without_an_id_for_ends_is_told_to_name_a_single_text(
+    exported: Path, tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tokenizer has all its ids, and documents, such as the built-in stories, need one more."""
+    words = ["import", str(exported), "--out", str(tmp_path / "run")]
+    said = one_line(words, capsys)
+    assert "61 ids, none of them for the ends of documents, as the built-in stories would need" in said
+    assert "name a single text with --data TEXT" in said
+    documents = tmp_path / "stories.jsonl"
+    documents.write_text(json.dumps({"text": "a story"}) + "\n")
+    assert f"as {documents} would need" in one_line([*words, "--data", str(documents)], capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_card_claims_nothing_of_weights_that_others_trained(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,9 @@ from nanokimi.config.files import save_config
 from nanokimi.config.rules import validate
 from nanokimi.data.nanogpt import META, is_nanogpt_folder
 from nanokimi.data.plain_pickle import read_plain_pickle
-from nanokimi.data.sources import absolute, is_name
-from nanokimi.data.tokenizers.foreign import is_foreign, is_own_file, own_files, read_foreign
+from nanokimi.data.sources import absolute, is_name, open_source
+from nanokimi.data.tokenizers.foreign import is_foreign, own_files
+from nanokimi.data.tokenizers.own import read_named
 from nanokimi.errors import UserError
 from nanokimi.interop.deepseek import Tensors, from_deepseek, kimi_config, require_same_shapes
 from nanokimi.interop.fast_tokenizer import whole
@@ -90,8 +91,9 @@ def import_model(
         for name, content in files.items():
             (out / name).write_bytes(content)
         chosen = out / next(iter(files))
-        require_ids(chosen, path, source.config)
         dataset = replace(config.dataset, tokenizer=absolute(str(chosen)))
+        assert source.config.vocab_size is not None, "the readers require it"
+        require_ids(chosen, path, source.config.vocab_size, dataset)
         config, _ = set_up(replace(config, dataset=dataset), out)
         model = build_model(config.family.model, config.seed)
         model.load_state_dict(source.weights)
@@ -108,13 +110,28 @@ def import_model(
     return config
 
 
-def require_ids(tokenizer: Path, path: Path, config: KimiConfig | GPTConfig) -> None:
-    """Raise UserError if a tokenizer made elsewhere has more ids than the model in `path`."""
-    size, known = 0 if is_own_file(tokenizer) else read_foreign(tokenizer).vocab_size, config.vocab_size
-    if known is not None and size > known:
+def require_ids(tokenizer: Path, path: Path, known: int, dataset: DatasetConfig) -> None:
+    """Raise UserError if the model in `path`, of `known` ids, has too few for its tokenizer or for its text.
+
+    Documents need an id for their ends, which the tokenizer of a model that was trained on a single text lacks.
+    """
+    found = read_named(tokenizer)
+    if found.vocab_size > known:
         raise UserError(
-            f"{path} has a model of {known} ids, and its tokenizer has {size}: name the model's own with --tokenizer"
+            f"{path} has a model of {known} ids, and its tokenizer has {found.vocab_size}: name the model's own with "
+            "--tokenizer"
         )
+    if found.vocab_size == known and found.end_of_text_id is None and holds_documents(dataset):
+        what = "the built-in stories" if dataset.path == BUILT_IN_TEXT else dataset.path
+        raise UserError(
+            f"{path} has a model of {known} ids, none of them for the ends of documents, as {what} would need: name a "
+            "single text with --data TEXT"
+        )
+
+
+def holds_documents(dataset: DatasetConfig) -> bool:
+    """Whether a text is of documents, and not a single one."""
+    return not is_nanogpt_folder(dataset.path) and open_source(dataset).text_file is None
 
 
 def read_source(path: Path) -> Source:
