@@ -20,7 +20,7 @@ from nanokimi import cli
 TEXTS = ("text.txt", "path/to/text.txt", "tinyshakespeare.txt", "tinystories-sample.txt")
 RUNS = tuple("RUN RUN1 RUN2 runs/x runs/a runs/b runs/theirs theirs more FOLDER ARM/seed-N".split())
 COMPARISONS = ("runs/compare-1", "runs/compare-tales-1", "runs/tales")
-EXPORTED = ("PATH", "path/to/folder")
+EXPORTED = ("path/to/folder",)
 CHECKPOINTS = ("out/ckpt.pt", "out-shakespeare-char/ckpt.pt")
 NANOGPT_FILES = ("data/shakespeare_char/input.txt", "data/shakespeare_char/meta.pkl")
 WRITTEN_AFTER = ("--out", "--html", "--to")
@@ -85,6 +85,13 @@ class Given:
         return out
 
     @cached_property
+    def exported_of_stories(self) -> Path:
+        """A model with an id for the ends of documents, which the built-in stories need."""
+        out = self.folder / "exported-of-stories"
+        assert cli.main(["export", "tales-1m", "--arm", "nanokimi", "--out", str(out)]) == 0
+        return out
+
+    @cached_property
     def nanogpt(self) -> Path:
         """A folder with nanoGPT's ckpt.pt, meta.pkl and input.txt."""
         from test_interop import meta_file, nanogpt_checkpoint
@@ -144,6 +151,7 @@ def _provide(place: Path, word: str, given: Given) -> None:
         (RUNS, lambda: given.run),
         (COMPARISONS, lambda: given.comparison),
         (EXPORTED, lambda: given.exported),
+        (("PATH",), lambda: given.exported_of_stories),
         (("runs/ladder-1",), lambda: given.study),
         ((*CHECKPOINTS, *NANOGPT_FILES), lambda: given.nanogpt / Path(word).name),
     ]

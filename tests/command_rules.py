@@ -15,6 +15,18 @@ BRIEF = "--train.max_steps 2 --train.eval_every 2 --train.batch_size 2 --train.e
 """Two steps of two windows, scored once."""
 PLAIN = "--train.threads 1 --train.device cpu --train.dtype fp32"
 SMALL = f"{BRIEF} {PLAIN}"
+TALES = "--dataset.vocab_size 400 --dataset.characters 40000"
+"""About thirty stories of `tales`, and more of `tales-short`; letters and bytes alone take 312 pieces."""
+STUDY = (
+    "--train.max_steps 4 --train.batch_size 2 --train.eval_batch_size 16 --train.device cpu --train.dtype fp32 "
+    "--workers 1"
+)
+"""Runs of four steps. A study refuses `--train.eval_every` and `--train.threads`, which it sets itself."""
+TUNING = "--seeds 2 --trials 2 --search-rounds 0 --tuning-seeds 1 --points 2 --rounds 0"
+"""Two seeds, two points for each searched arm, and two rates for each of the others."""
+MODEL = "runs/*/model.safetensors|DIR/model.safetensors|more/model.safetensors"
+REPORT = "*/report.html|runs/*/report.html"
+STUDIED = "runs/*/study.html|runs/studies/*/study.html"
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,14 @@ RULES = (
     Rule(r"^printf .* nanokimi sample ", "--max_new_tokens 8", says=r"A fox(.|\n)*The sea"),
     Rule(r"^nanokimi inspect .*--html (page|inside).html$", makes=("*.html",), slow=False),
     Rule(r"^nanokimi inspect ", slow=False, says="Once upon a time|bits"),
+    Rule(r"^nanokimi evaluate tales-1m$", says="NanoKimi"),
+    Rule(r"^nanokimi evaluate --json$", "RUN", slow=False, says='"test_loss"'),
     Rule(r"^nanokimi evaluate ", slow=False, says="NanoKimi|NanoGPT"),
     Rule(r"^nanokimi audit FILE.py:NAME ", says="causal"),
     Rule(r"^nanokimi audit FILE.py:NAME$", "--vocab_size 61 --context 32", slow=False, says="causal"),
     Rule(r"^nanokimi audit ", slow=False, says="causal"),
     Rule(r"^nanokimi prune RUN --keep 4$", makes=("runs/*/config.yaml",)),
+    Rule(r"^nanokimi prune .*--recover", "--recover 2", makes=("runs/*/config.yaml",), says="after 2 steps"),
     Rule(r"^nanokimi plot --help$", slow=False, says="--kind"),
     Rule(r"^nanokimi plot .*--out (\S+)", makes=("*.html|*.svg|*.png",), slow=True),
     Rule(r"^nanokimi plot ", makes=("loss.html",), slow=True),
@@ -67,8 +82,7 @@ RULES = (
     Rule(r"^nanokimi export .*--format gguf", makes=("*.gguf|FILE|*/*.gguf",), slow=True, says="Read back"),
     Rule(r"^nanokimi export .*--format torchtitan", makes=("my-model|DIR",), needs=("torchtitan",)),
     Rule(r"^nanokimi export ", makes=("my-model|DIR|theirs-hf",), says="Reloaded with transformers"),
-    Rule(r"^nanokimi import PATH --out RUN$", "--data text.txt", makes=("RUN/config.yaml",)),
-    Rule(r"^nanokimi import ", makes=("runs/theirs|runs/nanogpt|theirs",)),
+    Rule(r"^nanokimi import ", makes=("RUN/config.yaml|runs/theirs|runs/nanogpt|theirs",)),
     Rule(r"^nanokimi push .*--dry-run$", says="owner/name"),
     Rule(r"^nanokimi push ", says="owner/name"),
     Rule(r"^nanokimi pull ", makes=("runs/theirs/config.yaml",)),
@@ -83,20 +97,62 @@ RULES = (
     # ---- what trains
     Rule(r"^nanokimi (train|COMMAND|plot) --help", slow=False, says="usage: nanokimi"),
     Rule(r"^nanokimi train .*--dry-run$", says="parameters"),
-    Rule(r"^nanokimi train .*--init-from RUN", SMALL, makes=("runs/*/model.safetensors",)),
-    Rule(r"^nanokimi train .*--data (?!tales)", SMALL, makes=("runs/*/model.safetensors",)),
+    Rule(r"^nanokimi train .*--init-from", SMALL, makes=(MODEL,)),
+    Rule(r"^nanokimi train --resume --out DIR( |$)", makes=(MODEL,)),
+    Rule(r"^nanokimi train .*--track tensorboard,csv$", SMALL, makes=(MODEL,), needs=("tensorboard",)),
+    Rule(r"^nanokimi train .*--data (?!tales)", SMALL, makes=(MODEL,)),
+    Rule(r"^nanokimi train --config tales ", f"{SMALL} {TALES}", makes=(MODEL,)),
     Rule(r"^nanokimi compare .*--train.max_tokens 1e6$", f"--train.max_tokens 1024 {PLAIN}"),
     Rule(r"^nanokimi compare --config stories ", f"{SMALL} --dataset.vocab_size 300"),
-    Rule(r"^nanokimi compare .*--data ", f"{SMALL} --seeds 1", makes=("*/report.html|runs/*/report.html",)),
+    Rule(r"^nanokimi compare .*--data ", f"{SMALL} --seeds 1", makes=(REPORT,)),
+    Rule(
+        r"^nanokimi compare --config tales-1m$",
+        f"{SMALL} {TALES} --seeds 1 --dataset.val_fraction 0.1 --dataset.test_fraction 0.1 --train.context_length 64",
+        makes=(REPORT,),
+    ),
+    Rule(r"^nanokimi compare( |$)", f"{SMALL} {TALES} --seeds 1", makes=(REPORT,)),
+    Rule(
+        r"^nanokimi sweep .*--search",
+        f"{STUDY} {TALES} --trials 2 --search-rounds 0 --seeds 1",
+        makes=("runs/*/search.html",),
+    ),
+    Rule(
+        r"^nanokimi sweep ", f"{STUDY} {TALES} --points 2 --rounds 0 --seeds 1", makes=("runs/*/sweep.json",)
+    ),
+    Rule(r"^nanokimi ladder .*--design additive", f"{STUDY} {TALES} {TUNING}", makes=(STUDIED,)),
+    Rule(
+        r"^nanokimi ladder .*--data tiny",
+        f"{STUDY} {TUNING} --design 2x2 --budgets tokens",
+        makes=(STUDIED,),
+    ),
+    Rule(r"^nanokimi ladder ", f"{STUDY} {TALES} {TUNING} --design 2x2 --budgets tokens", makes=(STUDIED,)),
+    Rule(r"^nanokimi scale ", f"{STUDY} {TALES} {TUNING} --sizes 16,32,48,64", makes=(STUDIED,)),
     Rule(r"^nanokimi prepare ", slow=False, says="tokens"),
-    Rule(r"^nanokimi bench", "--quick --config smoke --train.threads 1", says="forward and loss"),
+    Rule(
+        r"^nanokimi bench( --config \S+)?( --train.threads 1)?$",
+        "--quick --config smoke --train.threads 1",
+        says="forward and loss",
+    ),
     # ---- make, scripts and tests
     Rule(r"^make test$", "PROCESSES=1 ARGS=tests/test_stats.py", says="passed"),
     Rule(r"^make lint$", says="Success: no issues found"),
+    Rule(r"^make compare$", f"ARGS='{SMALL} {TALES} --seeds 1'", makes=(REPORT,)),
     Rule(r"^make docs$", says="", needs=("zensical",)),
     Rule(r"^python -m nanokimi.tales --seed 77", slow=False, says="."),
+    Rule(r"^python -m nanokimi.tales --stats$", "--stories 50", slow=False, says="bits per word"),
     Rule(r"^python benchmarks/(tables|diagrams|scaling_out).py$", "--check"),
-    Rule(r"^python benchmarks/studies.py --list$", slow=False, says="nanokimi ladder"),
+    Rule(
+        r"^python benchmarks/studies.py", "--list", slow=False, says="nanokimi (compare|ladder|scale|sweep) "
+    ),
+    Rule(
+        r"^python benchmarks/null.py ",
+        "--tries 2 --seeds 2 --record null.jsonl --train.max_steps 2 --train.eval_every 2",
+        makes=("null/null.jsonl", "null.jsonl"),
+    ),
+    Rule(r"^python benchmarks/communication.py ", "--sizes 2", says="over the formula"),
+    Rule(
+        r"^python benchmarks/expert_parallel.py ", "--sizes 2 --rounds 1 --steps 1", says="over the formula"
+    ),
     Rule(r"^python benchmarks/record.py ", makes=("docs/results/tales-short.jsonl",)),
     Rule(
         r"^python benchmarks/prepare_throughput.py ",
@@ -112,32 +168,23 @@ RULES = (
 NOT_RUN = {
     r"^pip install": "installs packages; that the extras exist is a test of test_docs.py",
     r"^make (setup|gpu-wheels|test-torch TORCH=2.11.0)$": "installs or fetches packages",
-    r"^make gpu-day$|^python3 benchmarks/gpu/": "needs a GPU; test_gpu_day.py runs each part on the pretend device",
+    r"^make gpu-day|^python3 benchmarks/gpu/": "takes many minutes; test_gpu_day.py tries the scripts' parts",
     r"^make (colab|space)-rehearsal": "installs several GB from package indexes",
     r"^hf upload ": "needs the network and an account",
     r"^make test-browser$": "needs a Chromium, and is a run of tests itself",
-    r"^make gpu-day PRETEND=1$": "takes many minutes; test_gpu_day.py runs each part of it small",
-    r"^make pretrained$": "takes hours and writes into the package; its two commands have their own tests",
+    r"^make pretrained$": "takes hours and writes into the package; test_shipped.py compares what it wrote",
     r"^git clone|^hf auth login$|^lm_eval |^VLLM_MLA_DISABLE=1|^ollama ": "needs the network, or a program of others",
     r"torchrun .*torchtitan": "needs torchtitan and eight GPUs; test_torchtitan.py loads what was exported",
-    r"^torchrun ": "starts eight processes; test_parallel.py runs the same with two and with four",
+    r"^torchrun ": "starts eight processes; test_parallel.py trains and compares by torchrun with two",
     r"^sbatch ": "needs SLURM; test_job_files.py runs the job with a stand-in for it",
-    r"^nanokimi (ladder|scale|sweep)|^make compare$|^nanokimi bench .": "takes minutes; tests of its verb run it small",
-    r"^nanokimi compare(?! --data (text|path)| --config (smoke|stories) )": "not tried small yet",
-    r"^nanokimi compare .*(--plugin|from=nanogpt model)": "not tried small yet",
-    r"^nanokimi train .*(tales|--resume|--track|theirs|seed-002 |--arm)": "not tried small yet",
-    r"^nanokimi prune .*--recover|^nanokimi evaluate tales-1m$": "not tried small yet",
-    r"^nanokimi plot runs/ladder-1": "needs a study of minutes; test_plot.py draws one",
-    r"^make (soak|fuzz)$|^pytest -m slow|^BAD_INPUT_TABLE=": "is a run of tests itself",
-    r"^python benchmarks/(scaling_out|null|communication|expert_parallel).py ?": "not tried small yet",
-    r"^python -m nanokimi.tales --stats$": "writes many stories; test_tales.py counts them",
-    r"^python app.py$": "is the Space's own start, with its name and port; test_play_browser.py starts the page",
-    r"^python benchmarks/studies.py (?!--list)": "takes hours, has no smaller size; test_benchmarks.py checks its plan",
+    r"^nanokimi bench .*--train.compile": "compiles each arm for a minute; test_compiled.py trains with it",
+    r"^make soak$": "kills 120 runs, for an hour or more; test_resume.py has its short form",
+    r"^make fuzz$|^pytest -m slow|^BAD_INPUT_TABLE=": "is a run of tests itself",
+    r"^python app.py$": "is the Space's own start, with its name and port; test_play_browser.py starts it",
     r"^python benchmarks/compare_seeds.py": "is of the commit that the record names; the script is gone since",
-    r"^python benchmarks/time_to_loss.py": "needs a checkout of nanoGPT and hours",
+    r"^python benchmarks/time_to_loss.py": "needs nanoGPT and hours; test_benchmarks.py runs it small",
     r"^python benchmarks/play_load.py": "is two minutes of 32 visitors; its figures are in docs/play.md",
     r"^python benchmarks/receipts.py": "trains and exports for minutes; test_interop.py and test_gguf.py do the same",
-    r"^nanokimi evaluate --json$": "names the option; README's `nanokimi evaluate RUN` is run",
 }
 """Commands that no test runs, by pattern, each with the reason."""
 
