@@ -21,14 +21,14 @@ from nanokimi import cli
 from nanokimi.errors import UserError
 from nanokimi.play import gathered, markup, progress
 from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
-from nanokimi.play.complaints import REFUSAL, Complaints
+from nanokimi.play.complaints import FAULT, REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
 from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
 from nanokimi.play.look import Inspector, wanted_maps
 from nanokimi.play.models import Player, open_players, presets
 from nanokimi.play.panes import panes
 from nanokimi.play.places import Places
-from nanokimi.play.watch import Watcher
+from nanokimi.play.watch import Watcher, in_words
 
 LIMITS = Limits(prompt_characters=100, tokens=50)
 ASKED: dict[str, Any] = {
@@ -369,6 +369,47 @@ def test_what_is_told_of_calls_that_fail_is_a_line_a_minute(
     complaints.say(KeyError(7))
     complaints.say(KeyError(8))
     assert capsys.readouterr().err == "nanokimi: a call was refused (4,999 more before it): KeyError: 7\n"
+
+
+def test_a_fault_of_ours_leaves_its_traceback(
+    both: Opened, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most once a minute; what visitors wrote does not colour the terminal. A refusal does not hide it."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    complaints = Complaints()
+    complaints.say(ValueError("from outside"))
+    capsys.readouterr()
+
+    def failed(value: Any) -> Exception:
+        try:
+            in_words(value)
+        except TypeError as error:
+            return error
+        raise AssertionError
+
+    assert [complaints.say(failed("\x1b[31m")) for _ in range(3)] == [FAULT] * 3
+    said = capsys.readouterr().err
+    assert said.startswith("nanokimi: a fault of this program:\nTraceback (most recent call last):\n")
+    assert said.count("Traceback") == 1 and "watch.py" in said and "in in_words" in said
+    now += 61
+    assert complaints.say(failed(None)) == FAULT
+    assert capsys.readouterr().err.startswith("nanokimi: a fault of this program (2 more before it):\n")
+    long = KeyError("\x1b[31m\n" * 9999)
+    long.__traceback__ = failed("x").__traceback__
+    now += 61
+    complaints.say(long)
+    said = capsys.readouterr().err
+    assert said.isascii() and "\x1b" not in said and len(said) < 20_000
+
+    found: list[BaseException] = []
+    desk = Desk(both, Limits(), found.append)
+    task = desk.compute(None, lambda: {}["missing"])
+    while not task.ended:
+        time.sleep(0.01)
+    desk.close()
+    assert task.error is not None and "unexpected KeyError" in task.error
+    assert [repr(error) for error in found] == ["KeyError('missing')"]
 
 
 def test_a_request_that_fails_is_answered_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

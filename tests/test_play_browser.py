@@ -61,11 +61,11 @@ IDLE = (
 class Site:
     """The server, as a user starts it, and the folder whose runs it offers."""
 
-    def __init__(self, runs: Path, words: list[str]) -> None:
+    def __init__(self, runs: Path, words: list[str], program: tuple[str, str] = ("-m", "nanokimi")) -> None:
         options = ["--port", "0", "--runs", str(runs), "--max_tokens", str(MOST_TOKENS)]
-        command = [sys.executable, "-m", "nanokimi", "play", *words, *options]
-        self.runs = runs
-        self.said = runs.parent / "said.txt"
+        command = [sys.executable, *program, "play", *words, *options]
+        self.runs, self.words = runs, words
+        self.said = runs.parent / f"said-{len(list(runs.parent.iterdir()))}.txt"
         with self.said.open("w") as said_here:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said_here, text=True)
         assert self.process.stdout is not None
@@ -209,6 +209,40 @@ def test_the_keyboard_is_enough(started: dict[str, Any], site: Site) -> None:
             page.evaluate("document.querySelector('[role=tab][aria-selected=true]').innerText")
             == "Look inside"
         )
+
+
+BROKEN = """
+from nanokimi.cli import main
+from nanokimi.play import tab_compare
+
+def broken(*_):
+    raise KeyError("broken on purpose \u001b[31m")
+
+tab_compare.stamp = broken
+main()
+"""
+
+
+def test_a_fault_of_ours_leaves_its_traceback(started: dict[str, Any], site: Site) -> None:
+    """On the terminal, as any command's, and without what a terminal would obey; the visitor gets a sentence."""
+    from nanokimi.play.complaints import FAULT
+
+    faulty = Site(site.runs, site.words, ("-c", BROKEN))
+    try:
+        with visited(started, faulty) as page:
+            go_to(page, "Compare")
+            page.click("#nk-compare")
+            page.wait_for_selector(f"text={FAULT}")
+            go_to(page, "Write")
+            page.click("#nk-write")
+            page.wait_for_function(IDLE)
+    finally:
+        faulty.process.terminate()
+        faulty.process.wait(PATIENCE)
+    said = faulty.said.read_text()
+    assert said.startswith("nanokimi: a fault of this program:\nTraceback (most recent call last):\n")
+    assert "tab_compare.py" in said and "KeyError: 'broken on purpose \\\\x1b[31m'" in said
+    assert said.isascii() and "\x1b" not in said
 
 
 HOSTILE = "<img src=x onerror=window.hacked=1> ${window.hacked=2} {{window.hacked=3}} `\u202e\u2603"

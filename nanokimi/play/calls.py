@@ -2,7 +2,7 @@
 
 Gradio prints a traceback for each call whose values are wrong, so that anyone could fill the terminal. What the page
 refuses (`asked`) and what fails while a model computes (`desk`) is shown on the page, so what fails here is a call that
-somebody wrote by hand, or a fault of ours.
+somebody wrote by hand, or a fault of ours, and `complaints` tells the two apart.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from nanokimi.play.complaints import REFUSAL, Complaints
+from nanokimi.play.complaints import Complaints
 
 
 class Page(gr.Blocks):  # type: ignore[misc, unused-ignore]
-    """Blocks whose failing calls are answered in a sentence, and told in a line."""
+    """Blocks whose failing calls are answered in a sentence, and told on the terminal."""
 
     def __init__(self, complaints: Complaints, **settings: Any) -> None:
         super().__init__(**settings)
@@ -26,5 +26,4 @@ class Page(gr.Blocks):  # type: ignore[misc, unused-ignore]
         try:
             return await super().process_api(*arguments, **named)
         except Exception as error:
-            self.complaints.say(error)
-            raise gr.Error(REFUSAL, print_exception=False) from None
+            raise gr.Error(self.complaints.say(error), print_exception=False) from None

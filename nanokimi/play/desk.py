@@ -109,9 +109,14 @@ class Task:
 class Desk:
     """The one place where models compute for the page."""
 
-    def __init__(self, players: dict[str, Player], limits: Limits) -> None:
+    def __init__(
+        self,
+        players: dict[str, Player],
+        limits: Limits,
+        on_fault: Callable[[BaseException], None] | None = None,
+    ) -> None:
         self.players, self.limits = players, limits
-        self.worker = Worker(limits.at_once, limits.queue)
+        self.worker = Worker(limits.at_once, limits.queue, on_fault)
         self.of_session: dict[str, list[Text | Task]] = {}
         self.worker.thread.start()
 

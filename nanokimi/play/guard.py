@@ -1,6 +1,6 @@
 """What the page needs of Gradio's addresses stays open; whatever takes files or fetches addresses is closed.
 
-A request that fails is answered in a sentence, and told in a line.
+A request that fails is answered in a sentence, and told on the terminal.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Guard:
         if not announced.isdigit() or int(announced) > MAX_BODY_BYTES:
             await PlainTextResponse("too much was sent\n", 413)(scope, receive, send)
             return
-        received, started, failed = 0, False, False
+        received, started, failed, answer = 0, False, False, (REFUSAL, 400)
 
         async def measured() -> Message:
             nonlocal received
@@ -96,7 +96,7 @@ class Guard:
         except ClientDisconnect:
             return
         except Exception as error:
-            self.complaints.say(error)
-            failed = not started
+            said, failed = self.complaints.say(error), not started
+            answer = (said, 400 if said == REFUSAL else 500)
         if failed:
-            await PlainTextResponse(f"{REFUSAL}\n", 400)(scope, receive, send)
+            await PlainTextResponse(f"{answer[0]}\n", answer[1])(scope, receive, send)

@@ -45,7 +45,8 @@ def build_app(
         loopback: answer only requests that name this machine, so that no page in a browser reaches the server by a
             name that it makes point here.
     """
-    desk, complaints = Desk(players, limits), Complaints()
+    complaints = Complaints()
+    desk = Desk(players, limits, complaints.fault)
     app = FastAPI(**guarded(loopback, complaints))
     return mount_gradio_app(app, build_page(desk, places, complaints), path="/", **SERVED, **look()), desk
 
@@ -69,8 +70,8 @@ def space(*runs: str, **limits: Any) -> None:
     if on_zero_gpu:
         declare_gpu_function()
     device = "cpu" if on_zero_gpu else None  # outside of its functions, ZeroGPU only pretends to have CUDA
-    desk = Desk(open_players(runs, device), Limits(**limits))
     complaints = Complaints()
+    desk = Desk(open_players(runs, device), Limits(**limits), complaints.fault)
     page = build_page(desk, Places(tuple(map(run_path, runs))), complaints)
     where = {"server_name": host, "server_port": port, "share": False, "inline": False, "quiet": True}
     loopback = is_loopback(str(socket.getaddrinfo(host, port)[0][4][0]))

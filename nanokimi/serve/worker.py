@@ -86,10 +86,15 @@ class Job:
 
 
 class Worker:
-    """Up to `at_once` requests are in work and `waiting` more in the queue; further ones are refused."""
+    """Up to `at_once` requests are in work and `waiting` more in the queue; further ones are refused.
 
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self.at_once, self.most = at_once, at_once + waiting
+    `on_fault` gets what nobody has foreseen; the client is only told its name.
+    """
+
+    def __init__(
+        self, at_once: int, waiting: int, on_fault: Callable[[BaseException], None] | None = None
+    ) -> None:
+        self.at_once, self.most, self.on_fault = at_once, at_once + waiting, on_fault
         self.incoming: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.lock, self.present = threading.Lock(), 0
         self.given = self.taken = 0
@@ -139,6 +144,8 @@ class Worker:
         except Exception as error:
             full = isinstance(error, MemoryError) or is_out_of_memory(error)
             reason = "out of memory: ask for fewer texts" if full else f"unexpected {type(error).__name__}"
+            if self.on_fault is not None and not full:
+                self.on_fault(error)
             job.tell(Refused(500, reason))
         with self.lock:
             self.present -= 1
