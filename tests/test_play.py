@@ -19,12 +19,12 @@ from report_fixture import write_comparison
 
 from nanokimi import cli
 from nanokimi.errors import UserError
-from nanokimi.play import gathered, markup, progress
+from nanokimi.play import gathered, look, markup, progress
 from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
 from nanokimi.play.complaints import FAULT, REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
 from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
-from nanokimi.play.look import Inspector, wanted_maps
+from nanokimi.play.look import Inspector, has_map, wanted_maps
 from nanokimi.play.models import Player, open_players, presets
 from nanokimi.play.panes import panes
 from nanokimi.play.places import Places
@@ -221,8 +221,22 @@ def test_the_inside_view_is_of_what_was_written(both: Opened) -> None:
     with pytest.raises(UserError, match="no layer 9"):
         inspector.page([both["NanoGPT"]], asked(tokens=2), wanted_maps("9", None))
     assert wanted_maps("none", "3") is None
+    assert "choose a layer" in inspector.page([both["NanoGPT"]], asked(tokens=2), None)
     with pytest.raises(UserError, match="numbers, counted from 0"):
         wanted_maps("<b>", "all")
+
+
+def test_a_map_that_one_model_lacks_leaves_the_view_of_all(
+    both: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list offers the layers of the model that has most."""
+    last, beyond = wanted_maps("1", "all"), wanted_maps("2", "all")
+    assert last is not None and beyond is not None
+    assert has_map(both["NanoKimi"], last) and not has_map(both["NanoKimi"], beyond)
+    monkeypatch.setattr(look, "has_map", lambda player, wanted: player.name == "NanoGPT")
+    page = Inspector(both).page(list(both.values()), asked(tokens=4), last)
+    assert page.count("no such map: its layers are 0 to 1, its heads 0 to 1.") == 1
+    assert page.count('"maps":[{') == 1
 
 
 def test_runs_of_one_name_are_all_offered(tmp_path: Path) -> None:
@@ -304,6 +318,9 @@ def test_curves_have_round_numbers_and_the_floor() -> None:
         and "Loss &lt;&amp;&gt;" in drawn
     )
     assert charts([Line("a", 0, [(1, 2.0)])], "Loss") == ""
+    long = charts([Line("a", 0, [(step, 1.0 - step / 11000) for step in range(0, 10001, 100)])], "Loss")
+    assert long.count('text-anchor="end">10,000<') == 2, "the last number is not cut off by the edge"
+    assert 'text-anchor="middle">5,000<' in long
 
 
 @pytest.mark.parametrize(

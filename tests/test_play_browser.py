@@ -33,7 +33,7 @@ pytestmark = [
 MILLISECONDS = PATIENCE * 200  # 120 s for each thing that is waited for
 MOST_TOKENS = 50_000
 """A text that is not over before it is stopped."""
-SCREENS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+SCREENS = [(1280, "light"), (1280, "dark"), (1024, "light"), (390, "light"), (390, "dark")]
 TRAIN = {
     "kind": "train",
     "tokens": 1,
@@ -116,7 +116,7 @@ def site(started: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 @contextmanager
 def visited(started: dict[str, Any], site: Site, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
     """The page in a window. At the end: nothing was asked of another address, and nothing went wrong in the console."""
-    size = {"width": width, "height": 844 if width < 500 else 900}
+    size = {"width": width, "height": {390: 844, 1024: 768}.get(width, 900)}
     context = started["browser"].new_context(viewport=size, color_scheme=scheme)
     context.set_default_timeout(MILLISECONDS)
     page, wrong = context.new_page(), []
@@ -209,6 +209,87 @@ def test_the_keyboard_is_enough(started: dict[str, Any], site: Site) -> None:
             page.evaluate("document.querySelector('[role=tab][aria-selected=true]').innerText")
             == "Look inside"
         )
+
+
+def sent_by(page: Any) -> list[list[Any]]:
+    """The inputs of every request that the page makes from now on."""
+    sent: list[list[Any]] = []
+    page.on(
+        "request",
+        lambda one: sent.append(json.loads(one.post_data)["data"]) if "queue/join" in one.url else None,
+    )
+    return sent
+
+
+def test_one_press_starts_one_text(started: dict[str, Any], site: Site) -> None:
+    """Also where a field that was changed is left by the press, and by Enter in any field."""
+    with visited(started, site) as page:
+        sent, seed = sent_by(page), page.locator(".nk-settings input").nth(3)
+        wanted = []
+
+        def wait_for(prompt: str, number: int) -> None:
+            wanted.append([prompt, number])
+            page.wait_for_function(IDLE)
+            page.wait_for_timeout(300)
+            assert [[one[0], one[5]] for one in sent] == wanted
+
+        page.fill("#nk-prompt textarea", "the dog")
+        seed.fill("7")
+        page.click("#nk-write")
+        wait_for("the dog", 7)
+        seed.fill("8")
+        seed.press("Enter")
+        wait_for("the dog", 8)
+        page.fill("#nk-prompt textarea", "the cat")
+        page.press("#nk-prompt textarea", "Enter")
+        wait_for("the cat", 8)
+
+
+def test_the_texts_come_into_view(started: dict[str, Any], site: Site) -> None:
+    """On a projector the settings fill the window; the button stays in it, for the next press."""
+    with visited(started, site, 1024) as page:
+        tops = "['nk-write', 'nk-panes'].map(id => document.getElementById(id).getBoundingClientRect().top)"
+        assert page.evaluate(tops)[1] > 384
+        page.click("#nk-write")
+        page.wait_for_function(IDLE)
+        button, panes = page.evaluate(tops)
+        assert 0 <= button < panes < 384
+
+
+def test_a_wish_that_is_refused_leaves_the_text_in_work(started: dict[str, Any], site: Site) -> None:
+    with visited(started, site) as page:
+        page.locator(".nk-settings input").nth(4).fill(str(MOST_TOKENS))
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-panes .nk-caret")
+        page.fill("#nk-prompt textarea", "")
+        page.click("#nk-write")
+        page.wait_for_selector("#nk-write-problem >> text=The prompt is empty")
+        count = "document.querySelector('#nk-panes dd').innerText"
+        before = page.evaluate(count)
+        page.wait_for_function(f"{count} != '{before}'")
+        assert page.locator("#nk-write-problem >> text=The prompt is empty").is_visible()
+        page.click("#nk-stop")
+        page.wait_for_selector("#nk-panes >> text=stopped")
+
+
+def test_large_text_is_large_everywhere(started: dict[str, Any], site: Site) -> None:
+    with visited(started, site, 1024) as page:
+        go_to(page, "Compare")
+        page.click("#nk-compare")
+        page.frame_locator("#nk-report iframe").locator("text=nats per token").first.wait_for()
+        go_to(page, "Write")
+        sizes = (
+            "['.nk-settings input', '#nk-models label span', '#nk-prompt textarea'].map("
+            "name => parseFloat(getComputedStyle(document.querySelector(name)).fontSize))"
+        )
+        before = page.evaluate(sizes)
+        page.click("text=Large text")
+        assert page.evaluate(sizes) == [1.25 * size for size in before]
+        root = "parseFloat(getComputedStyle(document.documentElement).fontSize)"
+        assert page.frames[1].evaluate(root) == 20
+        for tab in ("Write", "Look inside", "Compare", "Watch"):
+            go_to(page, tab)
+            fits(page)
 
 
 BROKEN = """

@@ -10,6 +10,8 @@ from nanokimi.play.markup import shown
 from nanokimi.report.records import thin, trailing_mean
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44
+HALF_A_NUMBER = 30
+"""Pixels that a number under the axis may need on each side of its place, beside the margin."""
 MAX_POINTS = 300
 DASHES = ("", "9 3", "2 2.5", "10 3 2 3", "5 5", "14 3", "12 3 2 3 2 3", "4 2")
 Points = Sequence[tuple[float, float]]
@@ -85,6 +87,13 @@ def curve(line: Line, scale: Scale) -> str:
     return f'<polyline points="{points}" class="{kind}" style="{colour}" stroke-dasharray="{dashes}"/>'
 
 
+def sample(slot: int) -> str:
+    """A piece of a model's bold line, for a key: colours alone are not told apart by everybody, or in grey."""
+    style = f"stroke:var(--nk-arm-{slot % 8})"
+    line = f'<path d="M1 5H33" class="nk-bold" style="{style}" stroke-dasharray="{DASHES[slot % 8]}"/>'
+    return f'<svg class="nk-sample" viewBox="0 0 34 10" aria-hidden="true">{line}</svg>'
+
+
 def floor_line(floor: float | None, scale: Scale) -> str:
     """The lowest loss that is possible."""
     if floor is None:
@@ -103,7 +112,9 @@ def grid(scale: Scale) -> str:
         drawn.append(f'<text x="{LEFT - 8}" y="{y + 5}" text-anchor="end">{value:g}</text>')
     for value in round_numbers(0, scale.last, scale.width // 110):
         at = f'x="{scale.x(value)}" y="{scale.height - BOTTOM + 20}"'
-        drawn.append(f'<text {at} text-anchor="middle">{value:,.0f}</text>')
+        # The last one would be cut off by the picture's edge if it stood under the middle of its place.
+        anchor = "end" if scale.x(value) > scale.width - RIGHT - HALF_A_NUMBER else "middle"
+        drawn.append(f'<text {at} text-anchor="{anchor}">{value:,.0f}</text>')
     middle = (LEFT + scale.width - RIGHT) / 2
     drawn.append(f'<text x="{middle}" y="{scale.height - 4}" text-anchor="middle">step</text>')
     return "".join(drawn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from nanokimi.config.checks import require
@@ -17,6 +18,7 @@ MOST_TOKENS = 500
 """A text to look at; a page of it opens in a second."""
 NONE = "none"
 MOST_MODELS = 4
+NO_MAP = "Not computed: choose a layer under \u201cAttention map\u201d and press Look again."
 
 
 class Inspector:
@@ -42,10 +44,28 @@ class Inspector:
             found = write_and_look(subject, asked.prompt, settings_for(player, asked))
             self.prepare(player)
             views.append(View(found, self.liked[player.name]))
-        if wanted is not None:
-            subjects = [self.subjects[player.name] for player in players]
-            views = fitted(list(zip(views, subjects, strict=True)), wanted)
-        return page(views)
+        if wanted is None:
+            return page([replace(view, maps_note=NO_MAP) for view in views])
+        return page(self._with_maps(players, views, wanted))
+
+    def _with_maps(self, players: Sequence[Player], views: Sequence[View], wanted: Wanted) -> list[View]:
+        """The views with the wanted map, where a model has it; the list offers those of the model with most layers.
+
+        Raises UserError if no model has it.
+        """
+        able = [has_map(player, wanted) for player in players]
+        if not any(able):
+            able = [True] * len(players)
+        pairs = [
+            (view, self.subjects[player.name])
+            for player, view, one in zip(players, views, able, strict=True)
+            if one
+        ]
+        found = iter(fitted(pairs, wanted))
+        return [
+            next(found) if one else replace(view, maps_note=without_map(player))
+            for player, view, one in zip(players, views, able, strict=True)
+        ]
 
 
 def require_lookable(players: Sequence[Player], asked: Asked) -> None:
@@ -68,6 +88,18 @@ def wanted_maps(layer: Any, head: Any) -> Wanted | None:
         return Wanted(whole("layer", int(str(layer))), None if head in (None, "", "all") else int(str(head)))
     except ValueError:
         raise UserError("The layer and the head of a map are numbers, counted from 0.") from None
+
+
+def has_map(player: Player, wanted: Wanted) -> bool:
+    """Whether a model has the layer and the head of a map, as far as its configuration says."""
+    layers, heads = layers_and_heads([player])
+    return (not layers or (wanted.layer or 0) < layers) and (not heads or (wanted.head or 0) < heads)
+
+
+def without_map(player: Player) -> str:
+    """The note in the place of a map that a model does not have."""
+    layers, heads = layers_and_heads([player])
+    return f"This model has no such map: its layers are 0 to {layers - 1}, its heads 0 to {heads - 1}."
 
 
 def layers_and_heads(players: Sequence[Player]) -> tuple[int, int]:

@@ -34,15 +34,30 @@ def empty(title: str, text: str) -> str:
 
 FIT = (
     "const f=this,d=f.contentDocument.documentElement;"
+    "d.style.fontSize=document.documentElement.classList.contains('nk-large')?'125%':'';"
     "const fit=()=>{f.style.height=d.getElementsByTagName('body')[0].scrollHeight+8+'px'};"
     "fit();new ResizeObserver(fit).observe(f.contentDocument.body)"
 )
-"""Run when a frame has loaded: it gets as high as its page, also when a part of that is unfolded."""
+"""Run when a frame has loaded: its text is as large as the page's, and it gets as high as its page, also when a part of
+that is unfolded."""
 
 
 def frame(page: str, title: str) -> str:
     """A whole HTML page of ours in a frame of its own, whose styles and scripts do not touch the page around it."""
     return f'<iframe class="nk-frame" title="{shown(title)}" onload="{escape(FIT)}" srcdoc="{escape(page)}"></iframe>'
+
+
+def into_view(button: str, result: str) -> str:
+    """JavaScript for an event: scroll so that a result low in the window, or below it, is seen with its button.
+
+    On a projector the settings fill the window. The event's inputs go on as they are.
+    """
+    return (
+        "(...values) => {"
+        f"const button = document.getElementById('{button}'), result = document.getElementById('{result}');"
+        "if (result.getBoundingClientRect().top > innerHeight / 2) button.scrollIntoView();"
+        "return values; }"
+    )
 
 
 def swatch(slot: int) -> str:

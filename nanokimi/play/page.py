@@ -18,7 +18,10 @@ from nanokimi.play.places import Places
 TITLE = "nanokimi play"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-LARGE = "const on=document.documentElement.classList.toggle('nk-large');this.setAttribute('aria-pressed',on)"
+LARGE = (
+    "const on=document.documentElement.classList.toggle('nk-large');this.setAttribute('aria-pressed',on);"
+    "document.querySelectorAll('.nk-frame').forEach(f=>f.contentDocument.documentElement.style.fontSize=on?'125%':'')"
+)
 TOP = f"""
 <div class="nk-top"><h1>nano<span>kimi</span></h1><p>Kimi K2's ideas at nano scale, beside NanoGPT</p>
 <button type="button" aria-pressed="false" onclick="{LARGE}">Large text</button></div>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanokimi.play.curves import Line, charts, smoothed
+from nanokimi.play.curves import Line, charts, sample, smoothed
 from nanokimi.play.markup import empty, shown, swatch
 from nanokimi.play.watch import Progress, in_words, shared_floor
 from nanokimi.report import units
@@ -33,8 +33,8 @@ def progress_page(runs: Sequence[Progress]) -> str:
 
 
 def key(slots: dict[str, int]) -> str:
-    """The names beside their colours."""
-    return "".join(f"<span>{swatch(slot)}{shown(name)}</span>" for name, slot in slots.items())
+    """The names beside their lines."""
+    return "".join(f"<span>{sample(slot)}{shown(name)}</span>" for name, slot in slots.items())
 
 
 def panel(run: Progress, slot: int) -> str:
@@ -65,10 +65,13 @@ def facts(run: Progress) -> list[tuple[str, str]]:
     """The numbers of a run, as they are now."""
     recent = smoothed(run.losses)
     speed, left = run.tokens_per_second, run.seconds_left
+    time = ("training time left", "-" if left is None else in_words(left))
+    if run.finished:
+        time = ("training time", in_words(run.train_seconds) if run.train_seconds else "-")
     return [
         ("training loss", f"{recent[-1][1]:.4f}" if recent else "-"),
         ("validation loss", f"{run.val_losses[-1][1]:.4f}" if run.val_losses else "-"),
         ("tokens per second", "-" if speed is None else f"{speed:,.0f}"),
         ("memory", units.size(run.memory_bytes) if run.memory_bytes else "-"),
-        ("training time left", "-" if left is None else in_words(left)),
+        time,
     ]

@@ -21,7 +21,7 @@ from nanokimi.play.look import (
     require_lookable,
     wanted_maps,
 )
-from nanokimi.play.markup import empty, frame, message
+from nanokimi.play.markup import empty, frame, into_view, message
 from nanokimi.play.tab_write import SETTINGS
 
 SECONDS_BETWEEN, USUAL_TOKENS = 0.1, 80
@@ -30,14 +30,14 @@ BEGIN = empty(
 )
 
 
-def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.components.Component]) -> None:
+def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.Number]) -> None:
     """Make the tab. It goes on from the Write tab's prompt and settings, but for the length."""
     players = list(desk.players.values())
     inspector = Inspector(desk.players)
     for player in players[:MOST_MODELS]:  # while nobody waits for it
         desk.compute(None, partial(inspector.prepare, player))
     layers, heads = layers_and_heads(players)
-    text = gr.Textbox(value=prompt.value, label="Beginning", lines=2, max_lines=8, elem_id="nk-look-prompt")
+    text = gr.Textbox(value=prompt.value, label="Beginning", lines=1, max_lines=8, elem_id="nk-look-prompt")
     prompt.change(None, prompt, text, js="(text) => text", api_visibility="private")
     with gr.Row(elem_classes="nk-settings"):
         chosen = gr.CheckboxGroup(
@@ -47,7 +47,11 @@ def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.components.Compo
             USUAL_TOKENS, label=f"Length (to {MOST_TOKENS})", precision=0, step=20, min_width=120
         )
         layer = gr.Dropdown(
-            [NONE, *map(str, range(layers))], value=NONE, label="Attention map: layer", min_width=150
+            [NONE, *((f"layer {number}", str(number)) for number in range(layers))],
+            value=NONE,
+            label="Attention map",
+            elem_id="nk-look-layer",
+            min_width=130,
         )
         head = gr.Dropdown(["all", *map(str, range(heads))], value="all", label="Head", min_width=110)
     with gr.Row(elem_classes="nk-actions"):
@@ -66,9 +70,17 @@ def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.components.Compo
             yield update
 
     inputs = [text, chosen, temperature, top_k, top_p, seed, length, layer, head]
-    go.click(
-        look, inputs, [problem, shown], concurrency_limit=None, show_progress="hidden", api_name="look",
-    )  # fmt: skip
+    looked_at = gr.on(
+        [go.click, text.submit, length.submit],
+        look,
+        inputs,
+        [problem, shown],
+        concurrency_limit=None,
+        show_progress="hidden",
+        trigger_mode="multiple",
+        api_name="look",
+    )
+    looked_at.success(None, None, None, js=into_view("nk-look", "nk-inside"), api_visibility="private")
 
 
 async def looked(
@@ -80,13 +92,17 @@ async def looked(
     values: tuple[Any, ...],
     place: tuple[Any, Any],
 ) -> AsyncIterator[tuple[Any, Any]]:
-    """(message, view): a note while it waits, then the view or the reason why there is none."""
+    """(message, view): a note while it waits, then the view or the reason why there is none.
+
+    What a later wish of the same visitor has replaced says nothing more, or it would wipe what that one says.
+    """
     try:
         asked = understand(desk.limits, prompt=prompt, **dict(zip(SETTINGS, values, strict=True)))
         players = chosen_players(desk.players, names)
         require_lookable(players, asked)
         task = desk.compute(session, partial(inspector.page, players, asked, wanted_maps(*place)))
     except UserError as error:
+        desk.stop(session)
         yield message(str(error)), gr.skip()
         return
     try:
@@ -98,12 +114,12 @@ async def looked(
                 said = now
                 yield message(now, "note"), gr.skip()
             await asyncio.sleep(SECONDS_BETWEEN)
+        if task.cancelled:
+            return
         if task.error is not None:
             yield message(task.error), gr.skip()
-        elif task.result is not None:
+        else:
             names_shown = ", ".join(player.name for player in players)
             yield "", frame(task.result, f"Inside {names_shown}")
-        else:
-            yield "", gr.skip()
     finally:
         desk.leave(session, [task])

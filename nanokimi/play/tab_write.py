@@ -12,7 +12,7 @@ import gradio as gr
 from nanokimi.errors import UserError
 from nanokimi.play.asked import Limits, chosen_players, understand
 from nanokimi.play.desk import Desk
-from nanokimi.play.markup import message
+from nanokimi.play.markup import into_view, message
 from nanokimi.play.models import Player, presets
 from nanokimi.play.panes import blank, panes
 
@@ -20,7 +20,7 @@ SECONDS_BETWEEN = 0.1
 """How often the page gets what is new."""
 
 
-def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
+def build(desk: Desk) -> tuple[gr.Textbox, list[gr.Number]]:
     """Make the tab; returns its prompt and its settings, which other tabs use."""
     players = list(desk.players.values())
     sample, beginnings = players[0].run.config.sample, presets(players[0].run.data)
@@ -28,7 +28,7 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
         value=(beginnings or [""])[0],
         label="Beginning",
         placeholder="Once upon a time",
-        lines=2,
+        lines=1,
         max_lines=8,
         elem_id="nk-prompt",
     )
@@ -53,13 +53,13 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
 
     async def write(
         prompt: Any, names: Any, heat: Any, k: Any, p: Any, seed: Any, tokens: Any, request: gr.Request
-    ) -> AsyncIterator[tuple[str, str]]:
+    ) -> AsyncIterator[tuple[Any, Any]]:
         values = (heat, k, p, seed, tokens)
         async for update in stream(desk, str(request.session_hash), prompt, names, values):
             yield update
 
     gr.on(
-        [go.click, prompt.submit],
+        [go.click, prompt.submit, *(setting.submit for setting in settings)],
         write,
         [prompt, chosen, *settings],
         [problem, shown],
@@ -67,6 +67,7 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
         show_progress="hidden",
         trigger_mode="multiple",
         api_name="write",
+        js=into_view("nk-write", "nk-panes"),
     )
 
     def end(request: gr.Request) -> None:
@@ -78,7 +79,7 @@ def build(desk: Desk) -> tuple[gr.Textbox, list[gr.components.Component]]:
 
 def setting_inputs(
     temperature: float, top_k: int | None, top_p: float | None, first: Player, limits: Limits
-) -> list[gr.components.Component]:
+) -> list[gr.Number]:
     """The inputs of the settings, in the order of `SETTINGS`.
 
     They have no bounds: a number that cannot be is refused in a line of ours, not in an error of Gradio's.
@@ -98,19 +99,24 @@ SETTINGS = ("temperature", "top_k", "top_p", "seed", "tokens")
 
 async def stream(
     desk: Desk, session: str, prompt: Any, names: Any, values: tuple[Any, ...]
-) -> AsyncIterator[tuple[str, str]]:
-    """(message, panes) again and again, until every text has ended. If the visitor goes, the texts are dropped."""
+) -> AsyncIterator[tuple[Any, Any]]:
+    """(message, panes) again and again, until every text has ended. If the visitor goes, the texts are dropped.
+
+    A wish that is refused leaves the texts before it as they are, also those in work, and they leave its message.
+    """
     try:
         asked = understand(desk.limits, prompt=prompt, **dict(zip(SETTINGS, values, strict=True)))
         players = chosen_players(desk.players, names)
         texts = desk.write(session, players, asked)
     except UserError as error:
-        yield message(str(error)), blank(list(desk.players.values())[:4])
+        yield message(str(error)), gr.skip()
         return
+    said: Any = ""
     try:
         while True:
             over = all(text.ended for text in texts)
-            yield "", panes(desk, players, texts, asked)
+            yield said, panes(desk, players, texts, asked)
+            said = gr.skip()
             if over:
                 return
             await asyncio.sleep(SECONDS_BETWEEN)
