@@ -22,6 +22,7 @@ from nanokimi.interop.deepseek import Tensors
 from nanokimi.interop.gpt2 import to_gpt2
 from nanokimi.interop.hf_write import stock_config
 from nanokimi.model.build import LanguageModel
+from nanokimi.model.kimi import NanoKimi
 from nanokimi.model.layers import rotary_frequencies
 
 Arrays = dict[str, np.ndarray]
@@ -240,10 +241,9 @@ def gpt_tensors(weights: Mapping[str, torch.Tensor]) -> Tensors:
 def with_stored_weights(model: LanguageModel, stored: Mapping[str, np.ndarray]) -> LanguageModel:
     """A copy of a model with the weights of a file, which quantisation may have changed."""
     result = copy.deepcopy(model).cpu().float()
-    if isinstance(model.config, KimiConfig) and model.config.tie_word_embeddings:
-        result.lm_head.weight = nn.Parameter(
-            result.lm_head.weight.clone()
-        )  # quantised apart from the embedding
+    if isinstance(result, NanoKimi) and result.config.tie_word_embeddings:
+        # A file quantises the head apart from the embedding.
+        result.lm_head.weight = nn.Parameter(result.lm_head.weight.detach().clone())
     state = result.state_dict()
     for name, tensor in state.items():
         stem, prefix = without_layer(name)
