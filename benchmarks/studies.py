@@ -147,7 +147,7 @@ def run(*command: str | Path) -> None:
 def write_search(name: str, out: Path) -> None:
     """Write the settings found for the preset's arms into the file that it names, and print them."""
     from nanokimi.config.files import load_config
-    from nanokimi.study.sweep_search import yaml_lines
+    from nanokimi.report.search_page import preset_lines
 
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     tuned = json.loads((out / "tuned.json").read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def write_search(name: str, out: Path) -> None:
     content |= {"steps": tuned["steps"], "data": data}
     write_json(SEARCHES / f"{name}.json", content)
     for arm, record in arms.items():
-        print("\n".join([f"{arm}:", *yaml_lines(record)[1:]]))
+        print("\n".join([f"{arm}:", *preset_lines(record).split("\n")[1:]]))
 
 
 def make(name: str, text: str | None) -> None:
