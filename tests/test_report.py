@@ -214,11 +214,16 @@ def test_what_was_searched_stands_in_the_report(tmp_path: Path) -> None:
         "AT THE EDGE",
         "8 Sobol points",
         "diverged",
-        "Not as the search found them: optim.lr",
+        "Not as in the search: optim.lr",
         "not searched",
         "NOT THE SAME SEARCH",
     ):
         assert part in text, part
+    older = "which does not record the settings that were not searched"
+    assert text.count(older) == len(report["arms"])
+    report["arms"][0]["search"]["settings"] = {"train.batch_size": 8}
+    write_report_json(tmp_path, report)
+    assert page_of(tmp_path)[0].text.count(older) == len(report["arms"]) - 1
 
 
 def test_whoever_reads_a_verdict_is_told_if_the_arms_did_not_have_the_same_chance(tmp_path: Path) -> None:

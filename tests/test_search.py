@@ -302,6 +302,12 @@ def test_a_search_is_resumed_and_does_not_depend_on_the_workers(
     assert record["trials"] == record["runs"] == 2 + 16 == len(lines)
     assert {line["purpose"] for line in lines} == {"tune"} and {line["seed"] for line in lines} == {1007}
     assert record["cpu_seconds"] == pytest.approx(sum(line["cpu_seconds"] for line in lines), abs=0.1)
+    assert record["settings"]["model"] == "nanogpt" and record["settings"]["train.dtype"] != "auto"
+    assert (
+        record["settings"]["nanogpt.model.hidden_size"]
+        == load_config(str(toy / "toy.yaml")).nanogpt.model.hidden_size
+    )
+    assert not record["settings"].keys() & {f"nanogpt.{key}" for key in record["best"]}
     assert "Cost: 18 runs of 2 steps" in shown and "weight_decay" in shown
     pasted = tmp_path / "pasted.yaml"
     pasted.write_text(preset_lines(record) + "\n")

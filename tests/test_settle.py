@@ -273,6 +273,8 @@ def test_a_ladder_searches_its_ends_and_the_rest_inherit(finished: Path) -> None
     assert {name for name, kind in kinds.items() if kind == "search"} == corners
     assert {kind for name, kind in kinds.items() if name not in corners} == {"inherited"}
     assert {records[name]["trials"] for name in corners} == {2}
+    assert {records[name]["settings"]["variant.optim.name"] for name in corners} == {"adamw", "muonclip"}
+    assert records[END]["settings"]["variant.model.attention"] == "mla"
     plan = [line for line in read_json_lines(finished / "results.jsonl") if line["kind"] == "plan"][-1]
     runs = read_results(finished)
     for arm in plan["arms"]:

@@ -1,6 +1,7 @@
 """How the arms' settings were found: the records of the search that a preset names, and what has changed since.
 
-`compare.search` names a search.json of `nanokimi sweep --search`.
+`compare.search` names a search.json of `nanokimi sweep --search`. Files of earlier versions do not record the settings
+that were not searched, so nothing is said of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
+from nanokimi.config.fixed import config_of, differing
 from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 
@@ -27,6 +29,8 @@ class Search:
     steps: int
     text: str
     """The name of the text, without its folder."""
+    configs: dict[str, RunConfig]
+    """Each arm's configuration in the search, by name, without what was searched. Missing if it is not recorded."""
 
 
 def search_file(name: str) -> Path:
@@ -49,7 +53,9 @@ def read_search(config: RunConfig) -> Search | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         for record in content["arms"].values():
             record["best"].items()
-        return Search(path.name, content["arms"], content["steps"], content["data"]["path"])
+        arms = content["arms"]
+        configs = {name: config_of(arm["settings"]) for name, arm in arms.items() if "settings" in arm}
+        return Search(path.name, arms, content["steps"], content["data"]["path"], configs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a search.json: name one that nanokimi sweep --search wrote") from None
 
@@ -59,16 +65,16 @@ def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, d
     search = read_search(config)
     if search is None:
         return {}
-    records, other = search.records, changed_conditions(config, search)
-    return {
-        name: {
-            **records[name],
-            "file": search.file,
-            "changed": changed_settings(arm, records[name]["best"], search.steps) + other,
-        }
-        for name, arm in arms.items()
-        if name in records
-    }
+    found = {}
+    for name, arm in arms.items():
+        if name in search.records:
+            record, then = search.records[name], search.configs.get(name)
+            changed = changed_settings(arm, record["best"], search.steps)
+            if then is not None:
+                changed += differing(arm, then, record["best"])
+            changed += changed_conditions(config, search)
+            found[name] = {**record, "file": search.file, "changed": changed}
+    return found
 
 
 def changed_conditions(config: RunConfig, search: Search) -> list[str]:

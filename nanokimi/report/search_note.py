@@ -42,14 +42,14 @@ def search_note(arms: Sequence[Record]) -> str:
         f"{arm['name']} ({', '.join(names)})" for arm in arms if (names := _own_changes(arm["search"]))
     ]
     if changed:
-        return f"NOT AS SEARCHED: settings are not those that the search found for {listed(changed)}."
+        return f"NOT AS SEARCHED: settings are not those of the search for {listed(changed)}."
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
     less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
     return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
 
 
 def _own_changes(search: Record) -> list[str]:
-    """The settings of one arm that are not what its search found."""
+    """The settings of one arm that are not those of its search."""
     return [name for name in search.get("changed") or [] if not name.startswith(CONDITIONS)]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nanokimi.config.fixed import fixed_settings
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
 from nanokimi.errors import UserError
@@ -111,7 +112,14 @@ def run_searches(
     configs = {arm.name: arm.config for arm in arms}
     seeds = study.tuning_seeds(options.tuning_seeds)
     records = search(configs, score, seeds, study.steps, options.design)
-    return {name: {**record, "cpu_seconds": round(seconds[name], 1)} for name, record in records.items()}
+    return {
+        name: {
+            **record,
+            "cpu_seconds": round(seconds[name], 1),
+            "settings": fixed_settings(configs[name], record["best"]),
+        }
+        for name, record in records.items()
+    }
 
 
 def inherit(record: Record, arm: StudyArm) -> Values:

@@ -8,6 +8,7 @@ tuned.json and search.json hold a record for each arm. It is a dictionary:
 - `interior`: whether the best value is interior, by hyperparameter
 - `table`: each trial's values, and its loss with each seed it was scored with, None if that run diverged
 - `sensitivity`: the curve of each hyperparameter through the centre of the last pattern of trials
+- `settings`: of a search, the settings that it kept fixed (see `config.fixed`); files of earlier versions lack them
 """
 
 from __future__ import annotations
