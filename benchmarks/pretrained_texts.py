@@ -74,11 +74,11 @@ nanokimi inspect tales-1m --max_new_tokens 1 \\
   --prompt 'A small child held a crimson balloon. "There is another one," said Una, "but there is only one crimson'
 ```
 
-Two more layers, a latent of 96 numbers and 10,000 steps did not change that (`make pretrained` at commit 0e5fc5a, with
-both models trained at the same time: 0.2252 nats per token, and again no story of 100 was right). Nor did a head that is
-tied to the embedding, as NanoGPT's is (`--nanokimi.model.tie_word_embeddings true`, stopped after 6,000 of the 8,000
-steps at 0.2537 nats on the validation text, where NanoGPT had 0.2467): a colour that was named before still cost 3.3
-nats, as much as guessing. Why it does not learn this is not known.
+Two more layers, a latent of 96 numbers and 10,000 steps did not change that (`make pretrained` at commit 0e5fc5a,
+with both models trained at the same time: 0.2252 nats per token, and again no story of 100 was right). Nor did a head
+that is tied to the embedding, as NanoGPT's is (`--nanokimi.model.tie_word_embeddings true`, stopped after 6,000 of
+the 8,000 steps at 0.2537 nats on the validation text, where NanoGPT had 0.2467): a colour that was named before still
+cost 3.3 nats, as much as guessing. Why it does not learn this is not known.
 
 ## {count} stories
 
