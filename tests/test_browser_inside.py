@@ -32,6 +32,13 @@ WATCH = """window.seen = [];
 addEventListener("error", event => seen.push(String(event.message || event.target.src)), true);
 addEventListener("securitypolicyviolation", event => seen.push(event.blockedURI));
 console.error = console.warn = (...words) => seen.push(words.join(" "));"""
+SMALL_GATES = """(() => {
+  const experts = [...document.querySelectorAll(".detail .shares span:last-child")];
+  for (const one of experts) one.style.setProperty("--share", 0.05);
+  return experts.length;
+})()"""
+CUT_EXPERTS = """[...document.querySelectorAll(".detail .shares span")]
+    .filter(one => one.scrollWidth > one.clientWidth).map(one => one.textContent)"""
 LONGEST_LOAD_MS = 5000
 """Of 500 tokens: a quiet machine takes a fifth of a second, and a loaded one may be many times slower."""
 
@@ -87,6 +94,17 @@ def test_the_inside_page_fits_its_window_and_fetches_nothing(
     assert browser.value("performance.getEntriesByType('resource').length") == 0
     assert browser.value("document.querySelectorAll('img, iframe, link[href^=http]').length") == 0
     assert browser.value("document.querySelector('.text').textContent").startswith("Once </script><img src=x")
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_an_expert_with_a_small_gate_keeps_its_whole_label(
+    name: str, pages: dict[str, Path], browser: Browser
+) -> None:
+    for width in WIDTHS:
+        browser.open(pages[name], width)
+        assert browser.value(SMALL_GATES) > 0
+        assert browser.value(CUT_EXPERTS) == [], width
+        assert browser.value(TOO_WIDE) == [], width
 
 
 def test_500_tokens_are_there_at_once(pages: dict[str, Path], browser: Browser) -> None:
