@@ -1,9 +1,10 @@
-"""The pictures in docs/play.md: the page of `nanokimi play` with the weights that come with the package, in a Chromium.
+"""The pictures in docs/play.md and docs/inside.md: the weights that come with the package, in a Chromium.
 
     pip install -c constraints.txt -e '.[browser]'
     python benchmarks/play_pictures.py docs/images
 
-The page is left as it opens: its own beginning, models, seed, and length, with which both stories come to their end.
+The page of play is left as it opens: its own beginning, models, seed, and length, with which both stories come to their
+end. The page of inspect is that of PROMPT.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from browser import find_chromium
 
 WIDTH, HEIGHT = 1280, 1160
+PROMPT = "Far from here, in Fernhill, somebody called Anton"
 BELOW = 7
 """Pixels under the last thing on a picture, half the gap to the next."""
 WRITTEN = (
@@ -27,7 +30,7 @@ WRITTEN = (
 
 
 def main() -> None:
-    """Start the page, take the pictures, and end it."""
+    """Start the page of play, take the pictures, and end it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def take(url: str, folder: Path) -> None:
-    """The pictures of the tabs Write and Look inside."""
+    """The pictures of the tabs Write and Look inside, and of the page that inspect writes."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -59,6 +62,12 @@ def take(url: str, folder: Path) -> None:
         inside = page.frame_locator("#nk-inside iframe")
         inside.locator("text=The ten likeliest").first.wait_for()
         picture(page, inside.locator(".detail").first, folder / "play-inside.png")
+        with TemporaryDirectory() as made:
+            html = Path(made) / "inside.html"
+            words = ["inspect", "tales-1m", "--prompt", PROMPT, "--max_new_tokens", "80", "--html", str(html)]
+            subprocess.run([sys.executable, "-m", "nanokimi", *words], check=True)
+            page.goto(html.as_uri())
+            picture(page, page.locator(".detail").first, folder / "inside.png")
         browser.close()
 
 

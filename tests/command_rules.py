@@ -184,7 +184,7 @@ NOT_RUN = {
     r"^python benchmarks/compare_seeds.py": "is of the commit that the record names; the script is gone since",
     r"^python benchmarks/time_to_loss.py": "needs nanoGPT and hours; test_benchmarks.py runs it small",
     r"^python benchmarks/play_load.py": "is two minutes of 32 visitors; its figures are in docs/play.md",
-    r"^python benchmarks/play_pictures.py": "takes pictures for docs/play.md; test_play_browser.py drives the page",
+    r"^python benchmarks/play_pictures.py": "takes pictures for the documents; test_play_browser.py drives the page",
     r"^python benchmarks/receipts.py": "trains and exports for minutes; test_interop.py and test_gguf.py do the same",
 }
 """Commands that no test runs, by pattern, each with the reason."""
