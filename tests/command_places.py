@@ -74,8 +74,10 @@ class Given:
     @cached_property
     def study(self) -> Path:
         out = self.folder / "study"
-        brief = ["--no-tune", "--design", "2x2", "--seeds", "2", "--budgets", "tokens"]
-        assert cli.main(["ladder", "--data", str(self.text), *BOTH_TINY, *brief, "--out", str(out)]) == 0
+        small = "--config smoke --train.max_steps 4 --train.eval_batch_size 16 --train.device cpu --train.dtype fp32"
+        brief = "--no-tune --design 2x2 --seeds 2 --budgets tokens --workers 1"
+        words = ["ladder", "--data", str(self.text), *small.split(), *brief.split(), "--out", str(out)]
+        assert cli.main(words) == 0
         return out
 
     @cached_property
