@@ -216,6 +216,24 @@ def test_a_folder_of_others_computes_the_same_here(
         assert (ours(ids).logits_BTW - model(ids).logits).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_of_its_own_is_kept_though_the_folder_says_tied(own: bool, tmp_path: Path) -> None:
+    """As transformers does: torchtitan trains the head of a tied export apart, and the loss would not show here."""
+    folder = written(build_model(replace(TINY_KIMI, tie_word_embeddings=True), 0), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    if own:
+        save_file(
+            {**tensors, "lm_head.weight": tensors["lm_head.weight"] + 0.1}, folder / "model.safetensors"
+        )
+    ours, theirs = rebuilt(folder), stock(folder)
+    assert (ours.lm_head.weight is ours.model.embed_tokens.weight) is not own
+    assert (theirs.lm_head.weight is theirs.model.embed_tokens.weight) is not own
+    ids = torch.randint(61, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (ours(ids).logits_BTW - theirs(ids).logits).abs().max() < 1e-4
+
+
 def nanogpt_checkpoint(path: Path, **changed: Any) -> NanoGPT:
     """What nanoGPT's train.py saves, of a model that torch.compile wrapped."""
     model = build_model(replace(TINY_GPT, bias=True, initializer_range=0.2), 3).eval()

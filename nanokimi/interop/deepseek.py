@@ -30,13 +30,8 @@ SAME_NAMES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "q_lora_rank", "kv_lora_rank"),
     *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size"),
     *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "first_k_dense_replace"),
-    *(
-        "norm_topk_prob",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "initializer_range",
-        "tie_word_embeddings",
-    ),
+    *("norm_topk_prob", "max_position_embeddings", "rms_norm_eps", "initializer_range"),
+    "tie_word_embeddings",
 )
 """Settings that both sides call the same."""
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -205,7 +200,7 @@ def to_deepseek(weights: Mapping[str, torch.Tensor], config: KimiConfig) -> Tens
 def from_deepseek(tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, interleaved: bool) -> Tensors:
     """Our state dictionary from the tensors of a folder, in fp32.
 
-    Layers for multi-token prediction are left out. A tied head is the embedding, whatever is stored. Without
+    Layers for multi-token prediction are left out. A tied head that is not stored is the embedding. Without
     `interleaved`, the rotary rows are in halves and are put in pairs. The expected names and shapes are checked by
     `require_same_shapes`, not here.
     """
@@ -228,9 +223,15 @@ def from_deepseek(tensors: Mapping[str, torch.Tensor], config: KimiConfig, *, in
             result[name] = wide
     for name, by_expert in stacks.items():
         result[name] = stacked(name, by_expert)
-    if config.tie_word_embeddings and EMBEDDING in result:
+    if config.tie_word_embeddings and HEAD not in result and EMBEDDING in result:
         result[HEAD] = result[EMBEDDING].clone()
     return result if interleaved else {n: pairs_of_halves(n, t, config) for n, t in result.items()}
+
+
+def has_own_head(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a head is stored that is not the embedding. Then transformers ties neither, whatever config.json says."""
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    return head is not None and embedding is not None and not torch.equal(head, embedding)
 
 
 def stacked(name: str, by_expert: Mapping[int, torch.Tensor]) -> torch.Tensor:

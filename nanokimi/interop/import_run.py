@@ -31,7 +31,7 @@ from nanokimi.data.sources import absolute, is_name, open_source
 from nanokimi.data.tokenizers.foreign import is_foreign, own_files
 from nanokimi.data.tokenizers.own import read_named
 from nanokimi.errors import UserError
-from nanokimi.interop.deepseek import Tensors, from_deepseek, kimi_config, require_same_shapes
+from nanokimi.interop.deepseek import Tensors, from_deepseek, has_own_head, kimi_config, require_same_shapes
 from nanokimi.interop.fast_tokenizer import whole
 from nanokimi.interop.gguf_tokenizer import ANY_CHARACTER
 from nanokimi.interop.gpt2 import from_gpt2, gpt_config
@@ -143,6 +143,8 @@ def read_source(path: Path) -> Source:
         tensors = read_weights(path, int(SPARE_NUMBERS * numbers))
         if isinstance(config, KimiConfig):
             interleaved = content.get("rope_interleave") is not False
+            tied = config.tie_word_embeddings and not has_own_head(tensors)
+            config = replace(config, tie_word_embeddings=tied)
             weights = from_deepseek(tensors, config, interleaved=interleaved)
         else:
             weights, biased = from_gpt2(tensors)
