@@ -52,7 +52,7 @@ def kimi_as_variant(model: KimiConfig) -> VariantConfig:
         attention="mla",
         feed_forward="swiglu",
         experts="sigmoid-bias",
-        initialization="flat",
+        initialization="gpt2" if model.rescale_prenorm_residual else "flat",
     )
 
 

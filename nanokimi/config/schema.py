@@ -139,6 +139,9 @@ class KimiConfig:
     """Whether the head's matrix is the embedding's. Kimi K2 has two."""
     initializer_range: float = 0.05
     """Standard deviation of the initial weights; about 0.5 to 0.9 over the square root of hidden_size."""
+    rescale_prenorm_residual: bool = False
+    """Whether the initial weights of attention's and every feed-forward's output are divided by the root of their
+    number in the residual stream, as in GPT-2 (and here NanoGPT). DeepSeek-V3's code has one size for all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -108,14 +109,20 @@ class NanoKimi(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Norm gains are 1, all matrices normal with one standard deviation, as in Hugging Face's DeepSeek-V3."""
-        std = self.config.initializer_range
-        for module in self.modules():
+        """Norm gains are 1, all matrices normal with one standard deviation, as in Hugging Face's DeepSeek-V3.
+
+        With `rescale_prenorm_residual`, the outputs of the two branches of each layer are smaller, as in GPT-2.
+        """
+        std = small = self.config.initializer_range
+        if self.config.rescale_prenorm_residual:
+            small /= math.sqrt(2 * self.config.num_hidden_layers)
+        for module_name, module in self.named_modules():
             if isinstance(module, RMSNorm):
                 nn.init.ones_(module.weight)
             elif isinstance(module, nn.Linear | nn.Embedding | Router | Experts):
-                for parameter in module.parameters(recurse=False):
-                    nn.init.normal_(parameter, std=std)
+                for name, parameter in module.named_parameters(module_name, recurse=False):
+                    residual = "o_proj" in name or "down_proj" in name
+                    nn.init.normal_(parameter, std=small if residual else std)
 
     def forward(
         self, ids_BT: torch.Tensor, cache: Cache | None = None, want_max_logits: bool = False
