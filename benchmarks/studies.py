@@ -7,7 +7,8 @@
 Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; an interrupted study continues, and a
 finished one is only recorded again. The result of a search, or of the tuning of `ladder` or `scale`, is copied into
 the file that its preset names. Paste its settings into the preset by hand (the command prints the lines), so that
-each preset shows what it trains with.
+each preset shows what it trains with. The arms of a preset that inherits another's search are written into it by this
+script, at its end.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import json
 import shlex
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from record import without_folders
 
+from nanokimi.config import RunConfig
 from nanokimi.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,20 +83,27 @@ RESULTS = {
         ["sweep", "--config", "k2-1m", *SEARCH.split(), "--search-rounds", "1", "--train.max_steps", "500"],
         needs_text=True,
     ),
-    "search-k2-5m": Result(
+    "search-k2-5m": Result(  # a search at this size would take hours, so k2-1m's is inherited and its rates are tested
         [
             "sweep",
             "--config",
             "k2-5m",
+            "--arm",
+            "NanoGPT with Muon: from=nanogpt optim.name=muon",
             "--data",
             "tales",
             "--dataset.characters",
             "3000000",
-            *SEARCH.split(),
-            "--search-rounds",
+            "--inherit",
+            "k2-1m",
+            "--points",
+            "5",
+            "--rounds",
+            "3",
+            "--seeds",
             "1",
             "--train.max_steps",
-            "150",
+            "100",
         ]
     ),
     "search-stories": Result(
@@ -164,8 +175,66 @@ def write_search(name: str, out: Path) -> None:
         print("\n".join([f"{arm}:", *preset_lines(record).split("\n")[1:]]))
 
 
+def arms_block(name: str, config: RunConfig, found: dict[str, Any]) -> str:
+    """The end of a preset whose arms inherit another one's search: the record's name, and each arm's settings."""
+    from nanokimi.compare.searched import in_longer_run, known_steps
+
+    arms = found["arms"]
+    source, *others = {record["inherited_file"] for record in arms.values()}
+    assert not others, "one search for all arms"
+    comment = (
+        f"The arms of `nanokimi compare` have the settings that the search of {Path(source).stem} found for each of "
+        "them (with the share of the steps that warms up), but their peak rates are the best of those tried at this "
+        f"size, in runs of {found['steps']} steps (searches/{name}.json). benchmarks/studies.py wrote what follows."
+    )
+    lines = textwrap.wrap(comment, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    lines += [f"compare: {{search: {name}}}", "arms:"]
+    for arm in [name for name in reversed(FAMILIES.split(",")) if name in arms]:
+        record = arms[arm]
+        family, best = record["family"], in_longer_run(record["best"], found["steps"], known_steps(config))
+        optimizer = record["settings"][f"{family}.optim.name"]
+        if optimizer != getattr(config, family).optim.name:
+            best = {"optim.name": optimizer, **best}
+        lines += [f"  {arm}:", f"    from: {family}", *flow_lines("model", best), *flow_lines("optim", best)]
+    return "\n".join(lines) + "\n"
+
+
+def flow_lines(group: str, best: dict[str, Any]) -> list[str]:
+    """The settings of an arm's model or optimizer, as the lines of a preset."""
+    from nanokimi.report.search_page import yaml_value
+
+    pairs = [
+        f"{key.partition('.')[2]}: {yaml_value(value)}"
+        for key, value in best.items()
+        if key.startswith(f"{group}.")
+    ]
+    rows = [""]
+    for i, pair in enumerate(pairs):
+        word = pair + ("," if i < len(pairs) - 1 else "")
+        rows = (
+            [*rows, word] if len(rows[-1]) + len(word) > 100 else [*rows[:-1], f"{rows[-1]} {word}".strip()]
+        )
+    if len(rows) == 1:
+        return [f"    {group}: {{{rows[0]}}}"]
+    return [
+        f"    {group}:",
+        f"      {{{rows[0]}",
+        *(f"       {row}" for row in rows[1:-1]),
+        f"       {rows[-1]}}}",
+    ]
+
+
+def write_arms(preset: Path, block: str) -> None:
+    """Put the block at the end of the preset, instead of an earlier one."""
+    text = preset.read_text(encoding="utf-8")
+    kept = text.partition("# The arms of `nanokimi compare` have the settings")[0]
+    preset.write_text(kept + block, encoding="utf-8")
+
+
 def make(name: str, text: str | None) -> None:
     """Run or continue a study, and record it."""
+    from nanokimi.config.files import load_config
+
     result = RESULTS[name]
     out = ROOT / "runs" / "studies" / name
     words = ["-m", "nanokimi", *result.command]
@@ -180,7 +249,10 @@ def make(name: str, text: str | None) -> None:
     if name.startswith("search-"):
         found = json.loads((out / "search.json").read_text(encoding="utf-8"))
         found["machine"]["command"] = without_folders(found["machine"]["command"])
-        write_json(SEARCHES / f"{name.removeprefix('search-')}.json", found)
+        preset = name.removeprefix("search-")
+        write_json(SEARCHES / f"{preset}.json", found)
+        if any("inherited_file" in record for record in found["arms"].values()):
+            write_arms(SEARCHES.parent / f"{preset}.yaml", arms_block(preset, load_config(preset), found))
     else:
         if result.command[0] in ("ladder", "scale"):
             write_search(name, out)

@@ -112,6 +112,11 @@ RULES = (
     ),
     Rule(r"^nanokimi compare( |$)", f"{SMALL} {TALES} --seeds 1", makes=(REPORT,)),
     Rule(
+        r"^nanokimi sweep .*--inherit",
+        f"{STUDY} {TALES} --points 3 --rounds 0 --seeds 1",
+        makes=("runs/*/search.html",),
+    ),
+    Rule(
         r"^nanokimi sweep .*--search",
         f"{STUDY} {TALES} --trials 2 --search-rounds 0 --seeds 1",
         makes=("runs/*/search.html",),

@@ -74,7 +74,7 @@ DEFAULT_CONFIG = "shakespeare-char"  # for a user's text
 TEXT_OPTIONS = ("--data", "--dataset.path", "--dataset.sources", "--sources")
 TALES_CONFIG, TALES_GPU_CONFIG = "tales", "tales-gpu"  # without a text
 NOT_EMPTY = (
-    *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "vary", "model"),
+    *("config", "out", "data", "device", "checkpoint", "part", "tuned", "search", "inherit", "vary", "model"),
     *("html", "arm", "runs"),
     *("format", "step", "tokenizer", "revision", "init_from"),
 )

@@ -30,6 +30,7 @@ TUNING: Types = {
     **{"search": str, "tuning_seeds": int, "tuned": str, "no_tune": bool, "quick": bool},
 }
 NOT_IN_A_SEARCH = ("vary", "grid", "around", "factor", "points", "rounds", "optuna")
+NOT_WHEN_INHERITING = ("search", "vary", "grid", "around", "optuna", *SEARCH)
 QUICK_SHARE = 4
 NO_ARM_WORDS = ArmWords()
 MAX_FACTOR, MAX_CENTRE = 1000, 1e15
@@ -49,12 +50,12 @@ def run_sweep(arguments: list[str]) -> int:
     """`nanokimi sweep`."""
     arms, arguments = take_arms(arguments)
     types: Types = {**SHARED, **GRID, **SEARCH, "search": bool, "model": str, "vary": str, "grid": str}
-    options, rest = take_options(arguments, {**types, "around": float, "optuna": int})
+    options, rest = take_options(arguments, {**types, "around": float, "optuna": int, "inherit": str})
     config, out = start("sweep", options, rest, arms)
     refuse_unused_plugins(config, arms=True)
     if "print_config" in options:
         return print_config(config)
-    if "search" in options:
+    if "search" in options or "inherit" in options:
         return search_arms(config, out, options)
     for name in SEARCH:
         if name in options:
@@ -79,21 +80,27 @@ def run_sweep(arguments: list[str]) -> int:
 
 
 def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int:
-    """`nanokimi sweep --search`."""
+    """`nanokimi sweep --search` and `nanokimi sweep --inherit`."""
     from nanokimi.report.search_page import SEARCH_FILE, SEARCH_PAGE
     from nanokimi.study.settle import TuningOptions
     from nanokimi.study.sweep_search import SearchOptions, run_search, search_text
 
-    for name in NOT_IN_A_SEARCH:
+    inherits = "inherit" in options
+    kind, why = (
+        ("inherit", "only rates are tuned, around those inherited")
+        if inherits
+        else ("search", "a search has its own space and design")
+    )
+    for name in NOT_WHEN_INHERITING if inherits else NOT_IN_A_SEARCH:
         if name in options:
-            raise UserError(
-                f"--{name} and --search exclude each other: a search has its own space and design"
-            )
-    picked: dict[str, Any] = {name: options[name] for name in SEARCH if name in options}
+            raise UserError(f"--{name.replace('_', '-')} and --{kind} exclude each other: {why}")
+    names = ("points", "factor", "rounds") if inherits else SEARCH
+    picked: dict[str, Any] = {name: options[name] for name in names if name in options}
     if "seeds" in options:
         picked["tuning_seeds"] = options["seeds"]
     machine: dict[str, Any] = {name: options[name] for name in ("workers", "keep") if name in options}
-    wanted = SearchOptions(tuning=TuningOptions(**picked), **machine)
+    inherit = str(options["inherit"]) if inherits else None
+    wanted = SearchOptions(tuning=TuningOptions(**picked), inherit=inherit, **machine)
 
     print(search_text(run_search(config, out, wanted)), end="")
     print(out / SEARCH_FILE)

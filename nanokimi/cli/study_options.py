@@ -54,6 +54,9 @@ usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [-
   --optuna TRIALS         let Optuna choose TRIALS values within the grid's range
   --search                search for rates, initialiser scale, warm-up, weight decay, schedule and betas at once, with
                           the same search for each arm (--trials, --search-rounds as for ladder; --seeds: 2)
+  --inherit SEARCH        take what an earlier search found for the arms of the same names (a search.json, or a search
+                          among the presets, such as k2-1m), and tune each arm's rate around the one found there
+                          (--points: 3, an odd number; --rounds: 3; --seeds: 2)
 Prints the whole curve and writes it to sweep.json. A search is written to search.json, and printed with lines to paste
 into a preset.
 """,

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.match import steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.fixed import config_of, differing
 from nanokimi.config.parsing import settings
@@ -33,15 +34,13 @@ class Search:
     """Each arm's configuration in the search, by name, without what was searched. Missing if it is not recorded."""
 
 
-def search_file(name: str) -> Path:
-    """The file that `compare.search` means. Raises UserError if there is none."""
+def search_file(name: str, option: str = "compare.search") -> Path:
+    """The file that `compare.search`, or another option, means. Raises UserError if there is none."""
     shipped = Path(str(resources.files("nanokimi") / "presets" / "searches" / f"{name}.json"))
     for path in (Path(name), shipped):
         if path.is_file():
             return path
-    raise UserError(
-        f"compare.search {name}: there is no such file, and no search of that name among the presets"
-    )
+    raise UserError(f"{option} {name}: there is no such file, and no search of that name among the presets")
 
 
 def read_search(config: RunConfig) -> Search | None:
@@ -80,7 +79,7 @@ def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, d
 def changed_conditions(config: RunConfig, search: Search) -> list[str]:
     """Which of the search's conditions are different now: the budget, the text."""
     there = {"train.max_steps": search.steps, "dataset.path": search.text}
-    here = {"train.max_steps": config.train.max_steps, "dataset.path": Path(str(config.dataset.path)).name}
+    here = {"train.max_steps": known_steps(config), "dataset.path": Path(str(config.dataset.path)).name}
     return [key for key, value in there.items() if here[key] != value]
 
 
@@ -89,7 +88,19 @@ def changed_settings(arm: RunConfig, best: dict[str, Any], steps: int) -> list[s
 
     A search looks for the share of the steps that warms up, so in a longer run there are more of them.
     """
-    now, warmup = settings(arm), "optim.warmup_steps"
-    if warmup in best and arm.train.max_steps is not None:
-        best = {**best, warmup: round(best[warmup] / steps * arm.train.max_steps)}
+    now, best = settings(arm), in_longer_run(best, steps, known_steps(arm))
     return [key for key, value in best.items() if now.get(f"{arm.model}.{key}") != value]
+
+
+def in_longer_run(best: dict[str, Any], steps: int, own: int | None) -> dict[str, Any]:
+    """What was found in runs of `steps` steps, for a run of `own`: the same share of it warms up."""
+    warmup = "optim.warmup_steps"
+    if warmup not in best or own is None:
+        return best
+    return {**best, warmup: round(best[warmup] / steps * own)}
+
+
+def known_steps(config: RunConfig) -> int | None:
+    """The steps of a budget in steps or tokens; None for another, which cannot be known without the text."""
+    train = config.train
+    return steps_of(config, 0) if train.max_epochs is None and (train.max_steps or train.max_tokens) else None

@@ -34,7 +34,8 @@ def search_note(arms: Sequence[Record]) -> str:
         for key, name in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
         if any(search.get(key) != first.get(key) for search in searches)
     ]
-    if not all(_same_ranges(search, first) for search in searches):
+    inherited = first.get("inherited_file")
+    if not inherited and not all(_same_ranges(search, first) for search in searches):
         differ.append("ranges")
     if differ:
         return f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
@@ -43,9 +44,21 @@ def search_note(arms: Sequence[Record]) -> str:
     ]
     if changed:
         return f"NOT AS SEARCHED: settings are not those of the search for {listed(changed)}."
+    if inherited:
+        return _inherited_note(arms, first)
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
     less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
     return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
+
+
+def _inherited_note(arms: Sequence[Record], first: Record) -> str:
+    """Of arms whose settings a search of another configuration found: what was tested of them."""
+    edge = [arm["name"] for arm in arms if not all(arm["search"]["interior"].values())]
+    place = f"AT THE EDGE of those tried for {listed(edge)}" if edge else "inside those tried for every arm"
+    return (
+        f"NOT SEARCHED AT THIS SIZE: every arm inherits the settings of {first['inherited_file']}. Of them only the "
+        f"learning rate was tuned here, with {first['trials']} rates for each arm; the best one lies {place}."
+    )
 
 
 def _own_changes(search: Record) -> list[str]:

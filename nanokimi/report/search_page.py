@@ -41,7 +41,15 @@ def sentence(name: str, record: dict[str, Any]) -> str:
     )
     edges = [key for key, inside in record["interior"].items() if not inside]
     where = f"AT THE EDGE in {', '.join(edges)}" if edges else "every optimum is interior"
-    return f"{name}: {loss}, in {record['trials']} trials and {record['runs']} runs; {where}."
+    found = f"{name}: {loss}, in {record['trials']} trials and {record['runs']} runs; {where}."
+    return f"{found} {rate_found(record)}." if record.get("inherited_file") else found
+
+
+def rate_found(record: dict[str, Any]) -> str:
+    """The best rate of an arm that inherits its settings from a search, beside the rate that this search found."""
+    best, there = record["best_values"]["lr"], record["inherited_rate"]
+    held = "the inherited one" if best == there else f"{best / there:.3g} times the inherited one"
+    return f"Settings of {record['inherited_file']}, best rate {units.rate(best)}: {held}"
 
 
 def preset_lines(record: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ def tuning_cell(tuning: dict[str, Any] | None) -> str:
     if tuning["kind"] == SEARCHED:
         text += ", searched"
     elif tuning["kind"] == INHERITED:
-        text += f", else {tuning['inherited_from']}'s settings"
+        text += f", else {tuning.get('inherited_file') or tuning['inherited_from']}'s settings"
     edge = is_at_edge(tuning)
     if edge:
         text += ", at the edge" + (f" in {', '.join(edge)}" if tuning["kind"] == SEARCHED else "")

@@ -1,4 +1,8 @@
-"""`nanokimi sweep --search`: the full search for the configured arms, its search.json, and lines for a preset."""
+"""`nanokimi sweep --search`: the full search for the configured arms, its search.json, and lines for a preset.
+
+`nanokimi sweep --inherit` writes the same file, with settings that a search of another configuration found for the arms
+of the same names, and each arm's learning rate tuned here.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import RunConfig
-from nanokimi.report.search_page import SEARCH_FILE, preset_lines, write_search_page
+from nanokimi.report.search_page import SEARCH_FILE, preset_lines, rate_found, write_search_page
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import describe_environment, write_json
+from nanokimi.study.inherited import read_earlier, tune_inherited
 from nanokimi.study.settle import TuningOptions, run_searches
 from nanokimi.study.study import open_study
 from nanokimi.study.sweep import sound_arms
-from nanokimi.study.tuning_record import is_at_edge
+from nanokimi.study.tuning_record import INHERITED, is_at_edge
 
 SCHEMA_VERSION = 1
 
@@ -25,6 +30,8 @@ class SearchOptions:
     """What the command line gives besides the configuration."""
 
     tuning: TuningOptions = TuningOptions()
+    inherit: str | None = None
+    """The earlier search whose settings the arms take, as `compare.search` names it. Only rates are tuned then."""
     workers: int | None = None
     keep: bool = False
 
@@ -32,12 +39,17 @@ class SearchOptions:
 def run_search(config: RunConfig, out: Path, options: SearchOptions) -> dict[str, Any]:
     """Run the same search for every arm and write search.json and its page into `out`; returns the former.
 
-    A search that was interrupted in `out` is continued.
+    With `options.inherit` it is the same grid of rates for every arm, around the one that it inherits. What was
+    interrupted in `out` is continued.
     """
+    earlier = None if options.inherit is None else read_earlier(config, options.inherit, options.tuning)
     with open_study(config, out) as study:
         arms = sound_arms(study)
         with study.pool(options.workers, options.keep) as pool:
-            records = run_searches(study, pool, arms, options.tuning)
+            if earlier is None:
+                records = run_searches(study, pool, arms, options.tuning)
+            else:
+                records = tune_inherited(study, pool, arms, earlier, options.tuning)
         families = {arm.name: {"family": arm.config.model} for arm in arms}
         metadata, environment = study.data.metadata, describe_environment(study.config.train.device)
         content = {
@@ -82,7 +94,10 @@ def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
     lines += [
         f"  not searched: {hyperparameter} ({why})" for hyperparameter, why in record["left_out"].items()
     ]
-    lines.append("  loss along each hyperparameter through the centre of the last pattern:")
+    if record["kind"] == INHERITED:
+        lines.append(f"  {rate_found(record)}; loss along the rate:")
+    else:
+        lines.append("  loss along each hyperparameter through the centre of the last pattern:")
     for hyperparameter, curve in record["sensitivity"].items():
         found = curve_text(curve, record["best_values"][hyperparameter])
         lines.append(f"    {hyperparameter:<13} {found}{' AT THE EDGE' * (hyperparameter in edge)}")

@@ -30,9 +30,11 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
             f"{every} is tuned with the same search ({space}), with {trials(own[SEARCHED])} trials on {seeds}."
         )
     if own[INHERITED]:
+        files = {arm["tuning"].get("inherited_file") for arm in own[INHERITED]} - {None}
+        source = listed(sorted(files)) if files else "the nearest searched arm with their optimizer"
         sentences.append(
-            "The others inherit the settings of the nearest searched arm with their optimizer, and have their learning "
-            f"rate tuned with {trials(own[INHERITED])} trials."
+            f"The others inherit the settings of {source}, and have their learning rate tuned with "
+            f"{trials(own[INHERITED])} trials."
         )
     if own[RATES]:
         whose = "Of the rest, only the learning rate" if sentences else "Each arm's learning rate"
