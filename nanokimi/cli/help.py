@@ -34,7 +34,8 @@ COMMON = """\
   --lr X, --steps N, --batch_size N, --context N, --device NAME, --threads N, --dtype NAME ...
                           settings by their last part. Words of nanoGPT (--n_layer, --block_size, --max_iters) and
                           Hugging Face (--hidden_size, --num_train_epochs) work, too. Those of an arm, such as --lr,
-                          are for the one arm that is trained; of several, name it: --nanogpt.optim.lr X
+                          are for the one arm that is trained; of several, name it: --nanogpt.optim.lr X or, where the
+                          preset's arm sets it itself, --arm "NanoGPT: optim.lr=X"
   --print-config          print the whole configuration, as a file that --config takes, and do nothing else
 """
 
