@@ -494,6 +494,16 @@ def test_rollback_without_a_checkpoint_goes_back_to_the_beginning(tiny_config: B
     assert same_weights(state, fresh) and not state.optimizer.state and state.step == 3
 
 
+def test_a_skipped_first_step_leaves_a_budget_in_seconds_open(tiny_config: Build, tmp_path: Path) -> None:
+    """It took no training time, by which the steps that the budget allows were divided: a traceback."""
+    config = small(tiny_config(on_nonfinite="skip", max_steps=None, max_seconds=0.01, eval_every=1000))
+    state = begin(config, tmp_path / "run")
+    break_step(state, {1}, state.model.lm_head)
+    records = list(train(state))
+    assert events(records) == ["nonfinite_skipped"] and state.finished
+    assert state.train_seconds >= 0.01
+
+
 def test_ten_skips_in_a_row_end_the_run(tiny_config: Build, tmp_path: Path) -> None:
     state = begin(small(tiny_config(on_nonfinite="skip", max_steps=40)), tmp_path / "run")
     break_step(state, set(range(4, 40)), state.model.lm_head)

@@ -231,7 +231,7 @@ def total_steps(state: TrainState) -> float:
     if train.max_flops is not None:
         return math.ceil(train.max_flops / (tokens_per_step * state.flops_per_token + state.flops_per_step))
     assert train.max_seconds is not None, "validate() requires a budget"
-    if state.step == 0:
+    if state.train_seconds == 0:  # not only before the first step: one that is skipped takes no training time
         return 1e9  # speed unknown; the first step is warm-up anyway
     left = max(train.max_seconds - state.train_seconds, 0.0)
     return state.step + math.ceil(left / (state.train_seconds / state.step))
