@@ -182,3 +182,12 @@ def test_a_size_that_depends_on_no_width_is_left_alone() -> None:
     model = replace(TINY_GPT, intermediate_size=16)
     solved = solve_width(model, lambda one: 50.0, 100.0)
     assert (solved.model, solved.changes, solved.gap) == (model, {}, -0.5)
+
+
+def test_a_size_that_depends_on_no_width_is_solved_by_the_hidden_size() -> None:
+    """As of a user's experts in every layer, with `compare --match`: it ended in a traceback."""
+    model = replace(TINY_KIMI, first_k_dense_replace=0)
+    found = solve_size(model, lambda one: 10.0 * one.hidden_size, 20.0 * model.hidden_size)
+    assert found.changes == {"hidden_size": 2 * model.hidden_size} and found.gap == 0
+    same = solve_size(model, lambda one: 50.0, 50.0)
+    assert same.changes == {} and same.gap == 0, "the size is right as it is"

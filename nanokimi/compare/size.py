@@ -104,8 +104,9 @@ def solve_size(model: Any, quantity: Callable[[Any], float], target: float) -> S
     """Change the baseline's size: its feed-forward width if a small change is enough, else hidden size and width."""
     width = model.moe_intermediate_size if is_mixture(model) else natural_width(model)
     found = solve_width(model, quantity, target)
-    moved = found.changes["moe_intermediate_size" if is_mixture(model) else "intermediate_size"]
-    if abs(found.gap) <= TOLERANCE and abs(moved - width) <= FREE_WIDTH * width:
+    # A class of the user's may read no width, and then none is solved for.
+    solved = found.changes.get("moe_intermediate_size" if is_mixture(model) else "intermediate_size", width)
+    if abs(found.gap) <= TOLERANCE and abs(solved - width) <= FREE_WIDTH * width:
         return found
     unit = 2 * model.num_attention_heads
     candidates = [with_hidden_size(model, hidden) for hidden in range(unit, 16 * model.hidden_size, unit)]
