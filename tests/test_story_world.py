@@ -14,6 +14,7 @@ from conftest import TINY_GPT
 from nanokimi import tales
 from nanokimi.config import DatasetConfig, RunConfig, SampleConfig
 from nanokimi.data.tokenizers.own import ByteTokenizer, CharTokenizer
+from nanokimi.measure import story_world
 from nanokimi.measure.story_world import (
     QUESTION_SEED,
     collect_probes,
@@ -128,6 +129,14 @@ def test_an_untrained_model_guesses() -> None:
             sum(answers["right"]) == pytest.approx(12 * answers["share"]) and 0.1 < answers["guessing"] < 0.6
         )
         assert answers["low"] <= answers["guessing"] + 0.25, "no better than chance by a wide margin"
+
+
+def test_a_model_that_prefers_no_word_gives_no_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The true word is the first choice, and of equally likely ones the first counted as the model's answer."""
+    monkeypatch.setattr(story_world, "continuation_nats", lambda *a: [1.0] * len(a[-1]))
+    model = build_model(replace(TINY_GPT, vocab_size=256), seed=0)
+    for answers in recall(model, ByteTokenizer(), 64, questions=4).values():
+        assert answers["right"] == [0] * 4
 
 
 def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def recall(
         for probe in probes:
             choices = [probe.answer, *probe.alternatives]
             scores = continuation_nats(model, tokenizer, context_length, probe.prefix, choices)
-            right.append(scores.index(min(scores)) == 0)
+            right.append(scores[0] < min(scores[1:]))  # a tie is no knowledge
             chance += 1 / len(choices)
         results[distance] = {**proportion(right), "guessing": chance / max(len(probes), 1)}
     return results
