@@ -213,6 +213,11 @@ class Wrong(Mean):
     def __init__(self):
         pass
 
+class Careless(Mean):
+    def __init__(self, config):
+        super().__init__(config)
+        self.taps = {}["taps"]
+
 class Choosy(torch.optim.SGD):
     pass
 
@@ -273,6 +278,7 @@ def test_an_optimizer_of_the_users_trains_a_part_that_keeps_no_cache_and_writes_
             "mine.py:Nowhere has no effect: it is a model unless the class says plugs_into = ",
         ),
         ("{T}/mine.py:Wrong", "cannot be built from a VariantConfig: TypeError"),
+        ("{T}/mine.py:Careless", "cannot be built from a VariantConfig: KeyError: 'taps'"),
         ("{T}/broken.py:Mean", "cannot be run: ZeroDivisionError"),
         ("{T}/mine.py:Past --variant.optim.name muonclip", "rescale_heads_"),
         ("{T}/mine.py:Past --model module --module.model.source mine.py:Past", "has no effect"),

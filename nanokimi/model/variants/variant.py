@@ -83,7 +83,7 @@ def build_plugin(name: str, config: VariantConfig, place: str) -> nn.Module:
         raise UserError(f"{name} plugs into {place_of(found)}, not into {place}")
     try:
         return cast(nn.Module, found(config))
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         reason = one_line(error)
         raise UserError(
             f"{name} cannot be built from a VariantConfig: {type(error).__name__}: {reason}"
