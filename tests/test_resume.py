@@ -36,8 +36,10 @@ from nanokimi.train.checkpoint import (
     read_tensors,
     set_to_beginning,
 )
+from nanokimi.train.chosen_weights import weights_of
 from nanokimi.train.loop import train
 from nanokimi.train.optimizer_state import unflatten_optimizer_
+from nanokimi.train.result import finish
 from nanokimi.train.run_folder import find_data, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
@@ -213,6 +215,23 @@ def test_an_evaluation_cut_short_is_undone_and_taken_again(tiny_config: Build, t
         list(train(resumed))
         assert equal(whole, resumed), chance
         assert records(folder) == records(tmp_path / "whole"), chance
+
+
+def test_the_best_weights_are_known_also_after_a_last_evaluation_cut_short(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    """The last checkpoint was saved before that evaluation, and named as best the weights of the one before."""
+    config = replace(tiny_config(max_steps=6, eval_every=3), model="nanogpt")
+    state = begin(config, tmp_path / "run")
+    state.stop_waiting = lambda: state.step == 6
+    list(train(state))
+    resumed = reopen(tmp_path / "run")
+    assert not state.finished and load_newest_checkpoint(resumed) and resumed.best_step == 3
+    list(train(resumed))
+    assert finish(resumed, 0, measure_generation=False)["best_step"] == resumed.best_step == 6
+    newest = tmp_path / "run" / "checkpoints" / "step-00000006"
+    assert read_state(newest, config.train.batch_size)["best_step"] == 3, "so the result has to tell"
+    assert weights_of(tmp_path / "run", "best").parent == newest
 
 
 # ---- what is kept

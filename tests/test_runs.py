@@ -33,6 +33,7 @@ from nanokimi.runtime.files import (
     read_json,
     read_json_lines,
 )
+from nanokimi.train.chosen_weights import weights_of
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import (
     described,
@@ -41,7 +42,6 @@ from nanokimi.train.run_folder import (
     runs_in,
     set_up,
     training_folder,
-    weights_of,
 )
 
 Build = Callable[..., RunConfig]
@@ -405,11 +405,18 @@ def test_the_best_checkpoint_of_a_run_that_never_improved_is_explained(
 ) -> None:
     (tmp_path / "checkpoints" / "step-00000012").mkdir(parents=True)
     save_config(load_config("smoke"), tmp_path / "config.yaml")
-    monkeypatch.setattr("nanokimi.train.run_folder.read_state", lambda *_: {"best_step": 0})
+    monkeypatch.setattr("nanokimi.train.chosen_weights.read_state", lambda *_: {"step": 12, "best_step": 0})
     with pytest.raises(
         UserError, match="lowest validation loss was that at step 0, whose weights are not kept"
     ):
         weights_of(tmp_path, "best")
+
+
+@pytest.mark.parametrize("wanted", ["best", "last", "12"])
+def test_weights_that_are_not_kept_are_not_offered(wanted: str, tmp_path: Path) -> None:
+    """Where there were no checkpoints, "best" was refused with "there are final, best, last"."""
+    with pytest.raises(UserError, match=f"keeps no checkpoint '{wanted}', and no other: there is only final"):
+        weights_of(tmp_path, wanted)
 
 
 def test_a_foreign_or_unfinished_folder_cannot_be_opened(finished: Path, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from nanokimi.runtime.files import (
     cannot_write,
     create_run_folder,
     describe_environment,
-    find_damage,
     first_missing,
     read_json,
     refuse_links,
@@ -47,7 +46,7 @@ from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
 from nanokimi.runtime.text import listed
 from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
 from nanokimi.train.arm_order import in_order
-from nanokimi.train.checkpoint import read_state
+from nanokimi.train.chosen_weights import weights_of
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
@@ -296,42 +295,6 @@ class Run:
     config: RunConfig
     model: LanguageModel
     data: PreparedData
-
-
-def weights_of(folder: Path, checkpoint: str) -> Path:
-    """The file of weights for "final", "best", "last" or a step number.
-
-    Raises UserError if there are none, or they are damaged.
-    """
-    if checkpoint == "final":
-        if not (folder / "model.safetensors").is_file():
-            raise UserError(
-                f"{folder} has no model.safetensors: the run has not finished (resume it with train --resume, or use "
-                "--checkpoint last)"
-            )
-        return folder / "model.safetensors"
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    steps = [int(path.name.removeprefix("step-")) for path in found]
-    if checkpoint == "best" and found:
-        checkpoint = str(
-            read_state(found[-1], load_config(str(folder / CONFIG_FILE)).train.batch_size)["best_step"]
-        )
-        if int(checkpoint) not in steps:
-            raise UserError(
-                f"{folder}: the lowest validation loss was that at step {checkpoint}, whose weights are not kept: use "
-                "--checkpoint final or last"
-            )
-    elif checkpoint == "last" and found:
-        checkpoint = str(steps[-1])
-    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
-        raise UserError(
-            f"{folder} keeps no checkpoint '{checkpoint}': there are final, best, last"
-            + "".join(f", {step}" for step in steps)
-        )
-    path = found[steps.index(int(checkpoint))]
-    if (damage := find_damage(path)) is not None:
-        raise UserError(f"{path} is damaged ({damage}): use another --checkpoint")
-    return path / "model.safetensors"
 
 
 def open_run(folder: Path, device: str | None = None, checkpoint: str = "final") -> Run:
