@@ -26,9 +26,13 @@ from nanokimi.compare.summary import arm_segments
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
+from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.train.loop import train
 from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import set_up
+from nanokimi.train.state import build_state
 
 ARMS = {"NanoKimi": "nanokimi", "NanoGPT with Muon": "nanogpt-with-muon", "NanoGPT": "nanogpt"}
 """Each arm and its folder."""
@@ -297,6 +301,36 @@ def test_an_interrupted_comparison_resumes_to_the_same_end(
     else:
         assert report["verdict"]["winner"] is None and "No winner" in report["verdict"]["sentence"]
         assert all(pair["ci95"] is None for pair in report["comparisons"])
+
+
+def test_a_finished_comparison_goes_on_with_other_settings(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to report the results that it had under the settings that it was given, without a step more."""
+    config, data = set_up(replace(tiny_config(max_steps=2), arms={"NanoGPT": {"from": "nanogpt"}}), tmp_path)
+    (arm,) = comparison.make_runs(config, data, tmp_path).values()
+    folder = comparison.run_folder(tmp_path, "NanoGPT", config.seed)
+    list(train(build_state(arm, data, folder)))
+    trained: list[int | None] = []
+
+    def go_on(config: RunConfig, *_: Any) -> list[dict[str, Any]]:
+        trained.append(config.train.max_steps)
+        return []
+
+    monkeypatch.setattr(comparison, "train_in_turns", go_on)
+    for name in ("score_baselines", "build_report", "write_json", "draw_or_say"):
+        monkeypatch.setattr(comparison, name, lambda *_: {})
+
+    def resume(**changes: int) -> None:
+        (folder / "result.json").write_text("{}")
+        again = with_changes(config, {key.replace("__", "."): value for key, value in changes.items()})
+        comparison.train_and_report(again, arm_configs(again), data, tmp_path, True, bool(changes))
+
+    resume()
+    resume(compare__turn_steps=3)
+    assert trained == [], "nothing that decides a run's numbers has changed"
+    resume(train__max_steps=4)
+    assert trained == [4]
 
 
 def test_a_worker_that_dies_ends_the_comparison(

@@ -7,6 +7,7 @@ another, so the memory in use does not grow with their number.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.runtime.parallel import current
 from nanokimi.train.audits import require_sound
+from nanokimi.train.changes import changed_settings
+from nanokimi.train.checkpoint import newest_undamaged
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
@@ -104,6 +107,8 @@ def train_and_report(
     with stopped_by_signal(stopped):
         compile_ahead(config.train.device, config.train.dtype)
         baselines = score_baselines(data)
+    if allow_changes:
+        forget_changed_results(arms, seeds_of(config), data, out)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
         folders = {name: run_folder(out, name, seed) for name in arms}
@@ -128,6 +133,22 @@ def train_and_report(
 
     draw_or_say(lambda: write_report(out), out, f"nanokimi report {out}")
     return report
+
+
+def forget_changed_results(
+    arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path
+) -> None:
+    """Remove the results of runs that were saved with other settings or another text, so that they are continued.
+
+    Another number of seeds changes no run. Without a checkpoint a run cannot be continued, and keeps its result.
+    """
+    for name, arm in arms.items():
+        for seed in seeds:
+            folder = run_folder(out, name, seed)
+            found = newest_undamaged(folder, arm.train.batch_size)
+            changed = {} if found is None else changed_settings(found[1], replace(arm, seed=seed), data)
+            if any(not key.startswith("compare.") for key in changed):
+                (folder / RESULT_FILE).unlink(missing_ok=True)
 
 
 def train_in_turns(

@@ -10,6 +10,7 @@ from typing import Any
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.parsing import settings
 from nanokimi.config.rules_variant import plugins_of
+from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.runtime.c_compiler import why_not_compiled
 from nanokimi.runtime.plugins import plugin_hashes
@@ -17,20 +18,28 @@ from nanokimi.train.state import TrainState, kernel_forms
 
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
-    """What has changed since a checkpoint was saved, as "key = now, not then": settings, data, tokenizer, kernels.
+    """What has changed since a checkpoint was saved, as "key = now, not then": settings, data, tokenizer, kernels."""
+    changed = changed_settings(stored, state.config, state.data).items()
+    return [f"{key} = {now}, not {then}" for key, (now, then) in changed] + changed_kernels(stored, state)
+
+
+def changed_settings(
+    stored: dict[str, Any], config: RunConfig, data: PreparedData
+) -> dict[str, tuple[Any, Any]]:
+    """The settings, data, tokenizer and plugins that changed since a checkpoint was saved: (now, then) by key.
 
     A setting that did not exist then counts as having had its present default.
     """
-    defaults = settings(replace(RunConfig(), model=state.config.model))
+    defaults = settings(replace(RunConfig(), model=config.model))
     then = {**defaults, **stored["config"], **stored["data"]}
-    now = {**settings(state.config), **state.data.fingerprint}
+    now = {**settings(config), **data.fingerprint}
     if "scoring_sha256" in stored:  # an earlier version did not keep it, nor the plugins
         then["data.json or the documents' places"] = stored["scoring_sha256"]
-        now["data.json or the documents' places"] = state.data.scoring_sha256
+        now["data.json or the documents' places"] = data.scoring_sha256
     if stored.get("plugins"):
-        then["plugins"], now["plugins"] = stored["plugins"], plugin_hashes(plugins_of(state.config.family))
+        then["plugins"], now["plugins"] = stored["plugins"], plugin_hashes(plugins_of(config.family))
     changed = [key for key in now if key not in FREE_WHEN_RESUMED and then.get(key) != now[key]]
-    return [f"{key} = {now[key]}, not {then.get(key)}" for key in changed] + changed_kernels(stored, state)
+    return {key: (now[key], then.get(key)) for key in changed}
 
 
 def changed_kernels(stored: dict[str, Any], state: TrainState) -> list[str]:

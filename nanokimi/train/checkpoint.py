@@ -103,6 +103,8 @@ def write_checkpoint(
 
 def describe_state(state: TrainState) -> dict[str, Any]:
     """Everything in a run's state that is not a tensor."""
+    # The part of a process is no setting: on another number of processes, others fit.
+    micro = state.micro_batch_size if state.world.alone else micro_batch(state.config.train, ALONE)
     return {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
@@ -111,10 +113,7 @@ def describe_state(state: TrainState) -> dict[str, Any]:
         "best_val_loss": state.best_val_loss if state.best_val_loss < float("inf") else None,
         "best_step": state.best_step,
         "peak_memory_bytes": state.peak_memory_bytes,
-        # The part of a process is no setting: on another number of processes, others fit.
-        "micro_batch_size": state.micro_batch_size
-        if state.world.alone
-        else micro_batch(state.config.train, ALONE),
+        "micro_batch_size": micro,
         "activation_checkpointing": state.model.activation_checkpointing,
         "batches_skipped": state.batches_skipped,
         "skipped_in_a_row": state.skipped_in_a_row,
@@ -329,7 +328,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
     Returns the checkpoint's step and the number of updates in its weights.
     """
     state.optimizer = fresh_optimizer(state.config, state.model)
-    found = state.world.from_main(lambda: newest_undamaged(state))
+    found = state.world.from_main(lambda: newest_undamaged(state.folder, state.config.train.batch_size))
     if found is None:
         set_to_beginning(state)
         return 0, 0
@@ -338,11 +337,11 @@ def roll_back(state: TrainState) -> tuple[int, int]:
     return stored["step"], stored["step"] - stored["batches_skipped"]
 
 
-def newest_undamaged(state: TrainState) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its state.json; None if there is none."""
-    for path in sorted((state.folder / "checkpoints").glob("step-*"), reverse=True):
+def newest_undamaged(folder: Path, batch_size: int) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run's folder that is whole, and its state.json; None if there is none."""
+    for path in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
         if find_damage(path) is None:
-            return path, read_state(path, state.config.train.batch_size)
+            return path, read_state(path, batch_size)
     return None
 
 
