@@ -141,6 +141,19 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
     assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2", "3", "4", "5"]
 
 
+def test_a_resumed_run_that_is_killed_at_once_has_not_lost_its_lines(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Those of before were held in memory until the first new one came."""
+    config = tiny_config()
+    first = trackers.CsvFile(tmp_path, config, 0)
+    first.numbers(1, {"step": 1, "train/loss": 2.5})
+    first.close()
+    killed = trackers.CsvFile(tmp_path, config, 1)
+    assert [row["train/loss"] for row in read_csv(tmp_path)] == ["2.5"]
+    killed.close()
+
+
 class Broken:
     """A tracker that does as it is told to fail."""
 

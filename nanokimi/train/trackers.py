@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 import time
@@ -53,9 +54,11 @@ class CsvFile:
                     for row in csv.reader(old)
                     if row and row[0].isdecimal() and int(row[0]) <= begun_after
                 ]
-        self.file = open(path, "w", encoding="utf-8", newline="")
+        begun = io.StringIO(newline="")
+        csv.writer(begun).writerows([list(COLUMNS), *kept])
+        write_atomic(path, begun.getvalue())  # a resumed run that is killed now has not lost its lines
+        self.file = open(path, "a", encoding="utf-8", newline="")
         self.writer = csv.writer(self.file)
-        self.writer.writerows([list(COLUMNS), *kept])
 
     def numbers(self, step: int, numbers: dict[str, float]) -> None:
         """A line."""
