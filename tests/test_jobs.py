@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.audits import audit_key, with_leaks_found
 from nanokimi.study.jobs import as_job_config, in_blocks, job_key, read_results
-from nanokimi.study.pool import free_slots
+from nanokimi.study.pool import Worker, free_slots
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
+from nanokimi.study.worker import Order, attempt
 
 CLOCKS = {"cpu_seconds", "train_seconds", "ms_per_step", "peak_memory_bytes", "commit"}
 FINGERPRINT = {"tokens_sha256": "a", "tokenizer_sha256": "b"}
@@ -250,6 +252,32 @@ def test_a_worker_that_is_killed_costs_one_run(study: Study, monkeypatch: pytest
         with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*exit code -9"):
             pool.run(jobs)
         assert len(read_results(study.folder)) == 1
+
+
+def test_a_worker_that_died_while_it_waited_costs_one_run(study: Study) -> None:
+    """Giving it a job ended the study with "cannot be written: Broken pipe"."""
+    with study.pool(workers=1, keep=False) as pool:
+        pool.workers.append(Worker(study.folder / "jobs", None))
+        dead = pool.workers[0]
+        dead.process.kill()
+        dead.process.join()
+        with pytest.raises(TrainingError, match=r"1 of 1 runs failed.*exit code -9"):
+            pool.run([job_of(arm(study), 1, "seed")])
+        assert pool.workers[0] is not dead, "another takes its place"
+
+
+def test_a_run_that_does_not_fit_into_memory_is_one_line(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a comparison. It was "unexpected MemoryError", with a traceback in a file."""
+
+    def does_not_fit(*_: object) -> None:
+        raise MemoryError("the model's weights do not fit into memory: make it smaller")
+
+    monkeypatch.setattr("nanokimi.study.worker.train_job", does_not_fit)
+    found = attempt(Pipe()[0], tmp_path, Order("seed", False), tiny_config())
+    assert found == ("failed", "the model's weights do not fit into memory: make it smaller")
+    assert not list(tmp_path.glob("error.txt"))
 
 
 def test_a_diverged_run_is_a_result(study: Study) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import connection as connections
 from pathlib import Path
 from types import TracebackType
@@ -71,7 +72,12 @@ class Worker:
             save_config(job.config, folder / CONFIG_FILE)
             keep_plugins(job.config, folder)  # the worker reads the file again and refuses changed content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
-        self.connection.send(("job", key, Order(job.purpose, job.audited), job.config if fresh else None))
+        self.send("job", key, Order(job.purpose, job.audited), job.config if fresh else None)
+
+    def send(self, *request: Any) -> None:
+        """Send a request. That the process is gone is found out when its answer is received."""
+        with suppress(OSError):
+            self.connection.send(request)
 
     def death(self) -> str:
         """Why the process is gone."""
@@ -158,7 +164,7 @@ class Pool:
         """Make every running job save itself and stop."""
         for worker in self.workers:
             if worker.job is not None:
-                worker.connection.send(("stop", "", None, None))
+                worker.send("stop", "", None, None)
         for worker in self.workers:
             while worker.job is not None:
                 self.receive(worker, 0, 0)

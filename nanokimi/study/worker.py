@@ -16,9 +16,11 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.c_compiler import say_nothing
+from nanokimi.runtime.device import is_out_of_memory
 from nanokimi.runtime.files import cannot_write
 from nanokimi.runtime.plugins import name_plugin
 from nanokimi.runtime.processes import ignore_signals
+from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
     from nanokimi.measure.evaluate import Evaluation
@@ -84,6 +86,8 @@ def attempt(connection: Connection, folder: Path, order: Order, config: RunConfi
     except OSError as error:
         return "failed", cannot_write(error, folder)
     except Exception as error:
+        if is_out_of_memory(error):  # outside of a training step, where there is nothing smaller to try
+            return "failed", one_line(error) or "out of memory"
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
 
