@@ -42,8 +42,11 @@ LARGEST_SCALE = 30.0
 """Nats. Larger deviations of a logit are clamped, so that a few huge ones cannot widen the tolerance."""
 SCALE_COLUMNS = 128
 CONFIRMATIONS, REPEATS = 24, 2
+"""Movements that are looked into, and how often each input is tried again."""
 JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
-SMALL = 200  # tolerances
+"""The relative size of changes of the parameters, how many are tried, and the share of a movement that they explain."""
+SMALL = 200
+"""Movements of up to so many tolerances, 1% of the scale, are rounding if they vanish in float64 (see `explained`)."""
 CAUSAL, LEAKING, NONDETERMINISTIC = "causal", "LEAKING", "NONDETERMINISTIC"
 
 
@@ -87,7 +90,6 @@ def audit(
             which otherwise computes only the last position) is given the next tokens as targets.
         vocab_size: ids are drawn below it.
         context: length of the sequences (T).
-
         batch_size: rows that an evaluation takes at a time (if 1, the audit takes 2); None: as many as ours takes.
         max_cuts: if T - 1 is larger, so many cuts are spread evenly (the result has the number).
         seed: of the tokens and of dropout.

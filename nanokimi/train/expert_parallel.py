@@ -40,22 +40,22 @@ def require_experts_to_share(config: RunConfig, world: World, sharers: int) -> N
     wanted, experts = config.train.expert_parallel, experts_to_share(config.family.model)
     if wanted == 1:
         return
-    is_it = f"train.expert_parallel is {wanted}"
+    setting = f"train.expert_parallel is {wanted}"
     if world.alone:
         raise UserError(
-            f"{is_it}, but this is one process: start a multiple of {wanted} with torchrun, or say "
+            f"{setting}, but this is one process: start a multiple of {wanted} with torchrun, or say "
             "--train.expert_parallel 1"
         )
     if not experts:
         raise UserError(
-            f"{is_it}, but {config.title} has no mixture of SwiGLU experts of which each token chooses a few: say "
+            f"{setting}, but {config.title} has no mixture of SwiGLU experts of which each token chooses a few: say "
             "--train.expert_parallel 1"
         )
     shared = (sharers, "processes" if sharers == world.size else "processes of a copy (train.shard)")
     for count, what in (shared, (experts, f"experts of a layer (n_routed_experts of {config.title})")):
         if count % wanted:
             raise UserError(
-                f"{is_it}, which does not divide the {count} {what}: use a number that does, or 1"
+                f"{setting}, which does not divide the {count} {what}: use a number that does, or 1"
             )
 
 

@@ -70,8 +70,8 @@ def unflatten_optimizer_(state: TrainState, tensors: dict[str, torch.Tensor], re
 def expected_state(optimizer: torch.optim.Optimizer, p: torch.Tensor, group: dict[str, Any]) -> Shapes:
     """The shapes of what one of our own optimizers keeps for a parameter that it has updated."""
     if isinstance(optimizer, Lion | MatrixOptimizer) and group.get("algorithm") != "adamw":
-        like = torch.empty_like(p, device="meta")
-        return {name: tensor.shape for name, tensor in optimizer.new_state(like, group).items()}
+        shaped = torch.empty_like(p, device="meta")
+        return {name: tensor.shape for name, tensor in optimizer.new_state(shaped, group).items()}
     if group.get("algorithm") == "muon":
         return {"momentum_buffer": p.shape}
     return {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}

@@ -86,7 +86,7 @@ class LatentAttention(nn.Module):
             latents_HJX = self.latents.to(dtype).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
             logits_BHJT = latents_HJX @ k_BHTX.to(dtype).mT * self.scale
             pool = self._resume(cache, logits_BHJT)
-            outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))]
+            outs, tops = [], [logits_BHJT.detach().amax(dim=(0, 2, 3))] if want_max_logits else []
             for q, logits, v in zip(
                 q_BHTX.to(dtype).split(POOLING_CHUNK, dim=2),
                 logits_BHJT.split(POOLING_CHUNK, dim=3),
