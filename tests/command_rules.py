@@ -188,6 +188,8 @@ NOT_RUN = {
     r"^python app.py$": "is the Space's own start, with its name and port; test_play_browser.py starts it",
     r"^python benchmarks/compare_seeds.py": "is of the commit that the record names; the script is gone since",
     r"^python benchmarks/time_to_loss.py": "needs nanoGPT and hours; test_benchmarks.py runs it small",
+    r"^apt-get download debian-reference-en ": "fetches the packages that the next command reads",
+    r"^python benchmarks/bilingual.py": "reads those packages, for minutes; test_bilingual.py runs it on small ones",
     r"^python benchmarks/play_load.py": "is two minutes of 32 visitors; its figures are in docs/play.md",
     r"^python benchmarks/play_pictures.py": "takes pictures for the documents; test_play_browser.py drives the page",
     r"^python benchmarks/receipts.py": "trains and exports for minutes; test_interop.py and test_gguf.py do the same",
