@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ import nanokimi
 from nanokimi import cli, pretrained
 from nanokimi.config.ignored import GROUPS
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.plugins import forget_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,6 +194,21 @@ def test_make_targets_scripts_and_extras_of_the_documents_exist() -> None:
         assert named <= set(project["optional-dependencies"]), f"{path.name}: {named}"
 
 
+def test_messages_say_how_to_install_an_extra_as_the_documents_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = how_to_install("play").removesuffix(" (in the checkout)")
+    assert line in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{line}\n" in (ROOT / "docs" / "play.md").read_text(encoding="utf-8")
+    sources = (ROOT / "nanokimi").rglob("*.py")
+    by_hand = [
+        path.name for path in sources if re.search(r"pip install.*\[", path.read_text(encoding="utf-8"))
+    ]
+    assert by_hand == ["extras.py"]
+    monkeypatch.setattr("nanokimi.runtime.extras.CHECKOUT", tmp_path)
+    assert how_to_install("play") == "pip install 'nanokimi[play]'"
+
+
 def test_names_of_the_package_in_python_of_the_documents_exist() -> None:
     for path in DOCUMENTS:
         for language, body in BLOCK.findall(path.read_text(encoding="utf-8")):
@@ -205,10 +222,26 @@ def test_names_of_the_package_in_python_of_the_documents_exist() -> None:
                 ):
                     assert node.attr in nanokimi.__all__, f"{path.name}: nk.{node.attr}"
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nanokimi"):
-                    module = importlib.import_module(node.module or "")
-                    assert all(hasattr(module, name.name) for name in node.names), (
-                        f"{path.name}: {node.module}"
-                    )
+                    missing = [
+                        name.name for name in node.names if not importable(node.module or "", name.name)
+                    ]
+                    assert not missing, f"{path.name}: {node.module} has no {missing}"
+
+
+def test_python_md_names_every_public_name() -> None:
+    named = re.findall(r"\bnk\.(\w+)", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+    assert set(nanokimi.__all__) == set(named)
+
+
+def importable(module: str, name: str) -> bool:
+    """Whether `from module import name` works: a submodule is no attribute before its first import."""
+    found = importlib.import_module(module)
+    return hasattr(found, name) or (hasattr(found, "__path__") and find_spec(f"{module}.{name}") is not None)
+
+
+def test_a_name_that_the_package_lacks_is_found() -> None:
+    assert importable("nanokimi", "tales") and importable("nanokimi.tales", "tell")
+    assert not importable("nanokimi", "tails") and not importable("nanokimi.errors", "UserErr")
 
 
 def parsed(code: str) -> ast.AST:

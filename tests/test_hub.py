@@ -158,5 +158,5 @@ def test_missing_splits_and_columns_are_named(tmp_path: Path) -> None:
 
 def test_without_the_library_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(UserError, match=r"library datasets.*pip install 'nanokimi\[data\]'.*--data tales"):
+    with pytest.raises(UserError, match=r"library datasets.*pip install .* -e '\.\[data\]'.*--data tales"):
         load("tinystories")

@@ -71,7 +71,9 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch: pytest.M
         raise ImportError(name)
 
     monkeypatch.setattr(named, "import_module", missing)
-    assert "pip install pytorch-optimizer" in complaint(OptimConfig(name="pytorch-optimizer:Lion"))
+    assert "pip install -c constraints.txt -e '.[optimizers]'" in complaint(
+        OptimConfig(name="pytorch-optimizer:Lion")
+    )
 
 
 FIRST_ORDER = ["ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]

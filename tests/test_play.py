@@ -366,7 +366,7 @@ def test_without_weights_or_gradio_it_says_what_is_missing(
     assert "play needs a RUN" in capsys.readouterr().err
     monkeypatch.setattr(play, "find_spec", lambda name: None)
     assert cli.main(["play", "x"]) == 2
-    assert "pip install 'nanokimi[play]'" in capsys.readouterr().err
+    assert "pip install -c constraints.txt -e '.[play]'" in capsys.readouterr().err
     assert "gradio" not in sys.modules, "the page's logic needs no Gradio"
 
 

@@ -315,7 +315,9 @@ def test_without_optuna_one_line_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert cli.main(study_command(toy, "sweep", "--optuna", "4")) == 2
-    assert capsys.readouterr().err == "nanokimi: --optuna needs Optuna: pip install 'nanokimi[tune]'\n"
+    assert capsys.readouterr().err == (
+        "nanokimi: --optuna needs Optuna: pip install -c constraints.txt -e '.[tune]' (in the checkout)\n"
+    )
 
 
 def test_optuna_drives_it(toy: Path) -> None:

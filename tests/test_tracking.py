@@ -239,8 +239,8 @@ def test_a_missing_package_costs_one_line(
     with tracking.tracked(state, said.append):
         state.track(trained(1))
     assert said == [
-        "tracking with trackio has ended (the package trackio is not installed: pip install 'nanokimi[track]'); "
-        "the run goes on"
+        "tracking with trackio has ended (the package trackio is not installed: "
+        "pip install -c constraints.txt -e '.[track]' (in the checkout)); the run goes on"
     ]
 
 

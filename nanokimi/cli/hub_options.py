@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nanokimi.runtime.extras import how_to_install
+
 HUB_USAGE = {
     "push": """\
 usage: nanokimi push RUN_FOLDER OWNER/NAME [options]
@@ -13,8 +15,9 @@ usage: nanokimi push RUN_FOLDER OWNER/NAME [options]
   --step NAME             final (default), best (lowest validation loss), last, or a step that is kept
   --arm NAME              the arm of a comparison, whose first seed is exported
 The run is exported as by `nanokimi export`, verified, and sent as one commit. Files of the same names are replaced; the
-Hub's history keeps them. Log in with `hf auth login` or set HF_TOKEN. Needs: pip install 'nanokimi[export,hub]'
-""",
+Hub's history keeps them. Log in with `hf auth login` or set HF_TOKEN.
+"""
+    + f"Needs: {how_to_install('export,hub')}\n",
     "pull": """\
 usage: nanokimi pull OWNER/NAME --out RUN [options]
 
@@ -25,6 +28,7 @@ usage: nanokimi pull OWNER/NAME --out RUN [options]
   --tokenizer FILE        a tokenizer.json, or a SentencePiece .model (default: the model's own)
   --context N             tokens per sequence (default: all positions of the model, 1024 at most)
 Only config.json, the tokenizer and safetensors are downloaded; nothing is executed. The result is that of `nanokimi
-import`. A private model needs a login (`hf auth login`, or HF_TOKEN). Needs: pip install 'nanokimi[hub]'
-""",
+import`. A private model needs a login (`hf auth login`, or HF_TOKEN).
+"""
+    + f"Needs: {how_to_install('hub')}\n",
 }

@@ -13,6 +13,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import config_text, load_config
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.text import whole_number
 
 HELP = """\
@@ -170,7 +171,7 @@ usage: nanokimi serve RUN_FOLDER [options]
   --device NAME           (default: the run's)
 """
     + PLUGIN_HELP
-    + "If NANOKIMI_API_KEY is set, clients have to send it. Needs: pip install 'nanokimi[serve]'\n",
+    + f"If NANOKIMI_API_KEY is set, clients have to send it.\nNeeds: {how_to_install('serve')}\n",
     "judge": """\
 usage: nanokimi judge RUN_FOLDER... --url URL --model NAME [options]
 

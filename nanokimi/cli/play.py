@@ -10,6 +10,7 @@ from pathlib import Path
 from nanokimi.cli.options import require_targets, take_options, user_path
 from nanokimi.errors import UserError
 from nanokimi.pretrained import SHIPPED, run_path, shipped_names
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
 
 DEFAULTS = {"port": 7860, "max_prompt": 4000, "max_tokens": 1000, "at_once": 8, "queue": 128}
@@ -39,7 +40,7 @@ def run_play(arguments: list[str]) -> int:
     if runs is not None and not runs.is_dir():
         raise UserError(f"--runs {runs} is not a folder: name one that holds runs")
     if find_spec("gradio") is None:
-        raise UserError("play needs gradio: pip install 'nanokimi[play]'")
+        raise UserError(f"play needs gradio: {how_to_install('play')}")
     host = str(options.get("host", "127.0.0.1"))
     listener = listen(host, number["port"])  # before the models are loaded
     if not is_loopback(str(listener.getsockname()[0])):

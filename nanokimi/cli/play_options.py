@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nanokimi.runtime.extras import how_to_install
+
 PLAY_USAGE = {
     "play": """\
 usage: nanokimi play [RUN ...] [options]
@@ -18,6 +20,7 @@ usage: nanokimi play [RUN ...] [options]
   --checkpoint NAME       final (default), best (lowest validation loss), last, or a step that is kept
   --device NAME           (default: the run's)
   --plugin FILE.py:NAME   your class that the run was trained with, from the same file, which is executed
-Needs: pip install 'nanokimi[play]'. The page loads nothing from outside and works without a network.
-""",
+The page loads nothing from outside and works without a network.
+"""
+    + f"Needs: {how_to_install('play')}\n",
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def run_serve(arguments: list[str]) -> int:
         if not low <= number[name] <= high:
             raise UserError(f"--{name} is {number[name]}: it must be {low} to {high}")
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise UserError("serve needs starlette and uvicorn: pip install 'nanokimi[serve]'")
+        raise UserError(f"serve needs starlette and uvicorn: {how_to_install('serve')}")
     host = str(options.get("host", "127.0.0.1"))
     listener = listen(host, number["port"])  # before the models are loaded
     loopback = is_loopback(str(listener.getsockname()[0]))

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from nanokimi.data.formats import HEAD, compression_of, encoding_advice
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 
 BLOCK = 1 << 20
 PACKED_BLOCK = 1 << 12
@@ -32,7 +33,7 @@ def import_optional(name: str, wanted_by: object, extra: str = "data") -> Any:
     except ImportError:
         instead = ", or use --data tales, which needs nothing" if extra == "data" else ""
         raise UserError(
-            f"{wanted_by} needs the library {name}, which is not installed: pip install 'nanokimi[{extra}]'{instead}"
+            f"{wanted_by} needs the library {name}, which is not installed: {how_to_install(extra)}{instead}"
         ) from None
 
 

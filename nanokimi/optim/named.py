@@ -18,6 +18,7 @@ from torch import nn
 from nanokimi.config import GPTFamily, KimiFamily, OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.third_party_state import pack, unpack_
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.plugins import load_plugin
 from nanokimi.runtime.text import one_line
 
@@ -87,7 +88,7 @@ def library_module(library: str) -> Any:
         return import_module("pytorch_optimizer")
     except ImportError:
         raise UserError(
-            "optimizers named pytorch-optimizer:NAME need that library: pip install pytorch-optimizer"
+            f"optimizers named pytorch-optimizer:NAME need that library: {how_to_install('optimizers')}"
         ) from None
 
 

@@ -12,6 +12,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.parsing import is_whole, require_setting, settings, with_parsed
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.files import write_json
 from nanokimi.study.audits import with_leaks_found
 from nanokimi.study.jobs import Job
@@ -154,7 +155,7 @@ def require_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise UserError("--optuna needs Optuna: pip install 'nanokimi[tune]'") from None
+        raise UserError(f"--optuna needs Optuna: {how_to_install('tune')}") from None
 
 
 def optuna_curve(

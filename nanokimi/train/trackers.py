@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import settings
+from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.files import write_atomic
 
 CSV_FILE, TENSORBOARD_FOLDER, WANDB_ID_FILE = "track.csv", "tensorboard", "wandb-id.txt"
@@ -211,4 +212,4 @@ def run_name(folder: Path) -> str:
 def require_package(name: str) -> None:
     """Raises ImportError with what to install."""
     if find_spec(name) is None:
-        raise ImportError(f"the package {name} is not installed: pip install 'nanokimi[track]'")
+        raise ImportError(f"the package {name} is not installed: {how_to_install('track')}")
