@@ -34,9 +34,9 @@ class DatasetConfig:
     """The text and how it is cut into tokens."""
 
     path: str = ""
-    """The text (short option: --data). A name: tales, tales:SEED, tales-short, tinystories, tinystories-v2,
-    hf:owner/name[:split]; or a path: a text (.txt, .md, source code), .jsonl or .ndjson, .json, .csv, .tsv, all also
-    .gz or .zst; .parquet; a folder of them; a nanoGPT folder (train.bin, val.bin). Empty: none yet."""
+    """The text (short option: --data). A name: tales, tales:SEED, tales-short, tales-short:SEED, tinystories,
+    tinystories-v2, hf:owner/name[:split]; or a path: a text (.txt, .md, source code), .jsonl or .ndjson, .json, .csv,
+    .tsv, all also .gz or .zst; .parquet; a folder of them; a nanoGPT folder (train.bin, val.bin). Empty: none yet."""
     sources: tuple[dict[str, Any], ...] = ()
     """Several texts in place of `path`, such as languages, each scored on its own: [{name: english, path: en.txt,
     weight: 2, text_column: text}, ...]. The weights (1 if left out) say how the training tokens are shared out."""
