@@ -55,6 +55,17 @@ def test_runs_are_in_the_order_of_the_arms_and_seeds(
     assert [path.parent.name for path in chosen_runs([tmp_path], ["apple", "zebra"])] == ["apple", "zebra"]
 
 
+def test_a_copy_beside_the_seeds_does_not_take_their_place(
+    tmp_path: Path, tiny_config: Callable[..., RunConfig]
+) -> None:
+    """One named `seed-x` ended in a traceback, and one with another name was taken for the first seed."""
+    write_comparison(tmp_path, tiny_config())
+    for name in ("seed-x", "copy"):
+        (tmp_path / "apple" / name).mkdir()
+        (tmp_path / "apple" / name / "config.yaml").touch()
+    assert [path.name for path in first_seeds(tmp_path)] == ["seed-9", "seed-9", "seed-9", "seed-1"]
+
+
 def test_a_comparison_whose_configuration_cannot_be_read_still_has_its_runs(
     tmp_path: Path, tiny_config: Callable[..., RunConfig]
 ) -> None:

@@ -32,6 +32,7 @@ from nanokimi.runtime.files import (
     give_back_unused_folders,
     read_json,
     read_json_lines,
+    seal,
 )
 from nanokimi.train.chosen_weights import weights_of
 from nanokimi.train.run import train_alone
@@ -410,6 +411,17 @@ def test_the_best_checkpoint_of_a_run_that_never_improved_is_explained(
         UserError, match="lowest validation loss was that at step 0, whose weights are not kept"
     ):
         weights_of(tmp_path, "best")
+
+
+def test_a_folder_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
+    """A copy that someone made of one ended in a traceback."""
+    for name in ("step-00000006", "step-00000012", "step-00000012-copy", "step-x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "model.safetensors").touch()
+        seal(tmp_path / "checkpoints" / name)
+    assert weights_of(tmp_path, "last").parent.name == "step-00000012"
+    with pytest.raises(UserError, match="there are final, best, last, 6, 12$"):
+        weights_of(tmp_path, "x")
 
 
 @pytest.mark.parametrize("wanted", ["best", "last", "12"])

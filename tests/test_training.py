@@ -548,6 +548,17 @@ def test_only_the_newest_checkpoints_are_kept(tiny_config: Build, start: Start) 
         assert found == [f"step-{step:08d}" for step in range(2, 13, 2)][-keep:]
 
 
+def test_a_copy_beside_the_checkpoints_does_not_push_them_out(tiny_config: Build, start: Start) -> None:
+    """It sorted after them, so it was the newest one that was kept, and the real one was removed or set aside."""
+    state = start(arm(tiny_config(save_every=2, eval_every=12, keep_checkpoints=1), "nanogpt"))
+    copy = state.folder / "checkpoints" / "step-copy"
+    copy.mkdir(parents=True)
+    run(state)
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["step-00000012", "step-copy"]
+    resumed = start(state.config, state.folder)
+    assert load_newest_checkpoint(resumed) and resumed.step == 12 and copy.is_dir()
+
+
 def test_a_checkpoint_that_was_cut_short_is_not_used(
     tiny_config: Build, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ the whole random state and data position.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -95,10 +96,21 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    newest = sorted(folder.glob("step-*"))[-state.config.train.keep_checkpoints :]
-    for old in folder.glob("step-*"):
-        if old not in newest and old.name != f"step-{state.best_step:08d}":
+    kept = checkpoints_in(state.folder)
+    for old in kept[: -state.config.train.keep_checkpoints]:
+        if step_of(old) != state.best_step:
             shutil.rmtree(old)
+
+
+def checkpoints_in(run: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the oldest first. What else is beside them, such as a copy, is none."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted((path for path in found if re.fullmatch(r"step-\d{8,}", path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was saved, by its folder's name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def describe_state(state: TrainState) -> dict[str, Any]:
@@ -180,7 +192,7 @@ def choose_checkpoint(
     """The checkpoint to continue from, its state.json and what has changed since. None: there is none to begin with."""
     folder, metrics = state.folder / "checkpoints", state.folder / "metrics.jsonl"
     remove_unfinished(folder)
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(checkpoints_in(state.folder)):
         damage = find_damage(path)
         if damage is not None:
             aside = path.with_name(f"damaged-{path.name}")
@@ -248,7 +260,7 @@ def read_state(path: Path, batch_size: int) -> dict[str, Any]:
             )
     if batch_size % stored["micro_batch_size"]:
         raise UserError(f"{path / 'state.json'} does not fit this run: its micro-batch is of another batch")
-    if stored["step"] != int(path.name.removeprefix("step-")):
+    if stored["step"] != step_of(path):
         raise UserError(f"{path / 'state.json'} is of step {stored['step']}, not of its folder's")
     return stored
 
@@ -339,7 +351,7 @@ def roll_back(state: TrainState) -> tuple[int, int]:
 
 def newest_undamaged(folder: Path, batch_size: int) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of a run's folder that is whole, and its state.json; None if there is none."""
-    for path in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+    for path in reversed(checkpoints_in(folder)):
         if find_damage(path) is None:
             return path, read_state(path, batch_size)
     return None

@@ -8,7 +8,7 @@ from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 from nanokimi.runtime.files import find_damage, read_json
 from nanokimi.train.arm_order import CONFIG_FILE
-from nanokimi.train.checkpoint import read_state
+from nanokimi.train.checkpoint import checkpoints_in, read_state, step_of
 from nanokimi.train.result import RESULT_FILE
 
 
@@ -24,10 +24,10 @@ def weights_of(folder: Path, checkpoint: str) -> Path:
                 "--checkpoint last)"
             )
         return folder / "model.safetensors"
-    found = sorted((folder / "checkpoints").glob("step-*"))
+    found = checkpoints_in(folder)
     if not found:
         raise UserError(f"{folder} keeps no checkpoint '{checkpoint}', and no other: there is only final")
-    steps = [int(path.name.removeprefix("step-")) for path in found]
+    steps = [step_of(path) for path in found]
     if checkpoint == "best":
         checkpoint = str(best_step_of(folder, found[-1]))
         if int(checkpoint) not in steps:

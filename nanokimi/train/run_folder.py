@@ -5,6 +5,7 @@ All commands that train use `training_folder`. The steps that it consists of fol
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -356,7 +357,11 @@ def described(run: Path) -> str:
 
 
 def first_seeds(folder: Path) -> list[Path]:
-    """Like `runs_in`, but of a comparison only the first seed of each arm."""
+    """Like `runs_in`, but of a comparison only the first seed of each arm.
+
+    A folder that is named otherwise, such as a copy, does not take the place of a seed.
+    """
     runs = runs_in(folder)
-    seeds = {run: int(run.name.removeprefix("seed-")) if run.name.startswith("seed-") else 0 for run in runs}
+    numbers = {run: run.name.removeprefix("seed-") for run in runs}
+    seeds = {run: int(number) if number.isdecimal() else math.inf for run, number in numbers.items()}
     return [run for run in runs if seeds[run] == min(seeds[o] for o in runs if o.parent == run.parent)]
