@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import OptimConfig
-from nanokimi.optim.schedule import SCHEDULES, lr_scale
+from nanokimi.optim.schedule import SCHEDULES, describe_schedule, lr_scale
 
 
 def scales(total: int, **options: Any) -> list[float]:
@@ -57,6 +57,13 @@ def test_warmup_takes_at_most_half_of_a_short_run(schedule: Any) -> None:
     assert values[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert values[8] == pytest.approx(0) and all(b <= a for a, b in zip(values[4:], values[5:], strict=False))
     assert scales(1, schedule=schedule, warmup_steps=100)[0] == pytest.approx(2 / 3)
+
+
+def test_the_words_name_the_warmup_that_is_taken() -> None:
+    """They named 100 steps for a run of 9."""
+    optim = OptimConfig(schedule="constant", warmup_steps=100)
+    assert describe_schedule(optim, 200) == "100 steps of warm-up, then constant"
+    assert describe_schedule(optim, 9) == "4.5 steps of warm-up (100, cut to half the run), then constant"
 
 
 def test_shape_does_not_depend_on_the_length_of_the_run() -> None:

@@ -59,9 +59,12 @@ def lr_scale(step: int, total_steps: float, optim: OptimConfig) -> float:
     return schedule.combine(schedule.shape(step, total_steps, warmup, optim), warming)
 
 
-def describe_schedule(optim: OptimConfig) -> str:
-    """The schedule in words."""
+def describe_schedule(optim: OptimConfig, total_steps: float) -> str:
+    """The schedule of a run of `total_steps` in words, with the warm-up that `lr_scale` gives it."""
     words = SCHEDULES[optim.schedule].words.format(
         decay_fraction=optim.decay_fraction, min_lr_ratio=optim.min_lr_ratio
     )
-    return f"{optim.warmup_steps} steps of warm-up, {words}"
+    warmup = f"{optim.warmup_steps} steps of warm-up"
+    if optim.warmup_steps > total_steps / 2:
+        warmup = f"{total_steps / 2:g} steps of warm-up ({optim.warmup_steps}, cut to half the run)"
+    return f"{warmup}, {words}"

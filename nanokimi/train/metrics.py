@@ -70,7 +70,7 @@ METRICS: dict[str, Callable[[EndedRun], Any]] = {
     "decode_ms_per_token": lambda run: run.decode and run.decode.median_ms,
     "optimizer": lambda run: run.state.config.family.optim.name,
     "lr": lambda run: run.state.config.family.optim.lr,
-    "schedule": lambda run: describe_schedule(run.state.config.family.optim),
+    "schedule": lambda run: describe_schedule(run.state.config.family.optim, run.state.step),
     "weight_decay": lambda run: run.state.config.family.optim.weight_decay,
     "device": lambda run: run.state.config.train.device,
     "dtype": lambda run: run.state.config.train.dtype,
