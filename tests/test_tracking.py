@@ -27,7 +27,11 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import config_text
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train import trackers, tracking
+from nanokimi.train.checkpoint import load_newest_checkpoint
+from nanokimi.train.loop import train
 from nanokimi.train.run import train_alone
+from nanokimi.train.run_folder import set_up
+from nanokimi.train.state import build_state
 
 
 def read_csv(run: Path) -> list[dict[str, str]]:
@@ -139,6 +143,29 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
             for step in steps:
                 state.track(trained(step))
     assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_validation_that_is_repeated_is_tracked_once(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """It was cut short by a signal after its score, while stories were written."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config, data = set_up(replace(tiny_config(), model="nanogpt"), folder)
+    told: list[tuple[str, int]] = []
+
+    def scored() -> bool:
+        path = folder / "metrics.jsonl"
+        found = read_json_lines(path) if path.exists() else []
+        return any((record["kind"], record["step"]) == ("eval", 6) for record in found)
+
+    for stop in (scored, lambda: False):
+        state = build_state(config, data, folder)
+        load_newest_checkpoint(state)
+        state.stop_waiting, state.track = stop, lambda record: told.append((record["kind"], record["step"]))
+        list(train(state))
+    assert state.finished
+    assert told == [(one["kind"], one["step"]) for one in read_json_lines(folder / "metrics.jsonl")]
 
 
 def test_a_resumed_run_that_is_killed_at_once_has_not_lost_its_lines(

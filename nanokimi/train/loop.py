@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -53,14 +53,19 @@ def evaluate_unless_stopped(state: TrainState, last: bool) -> Iterator[Record]:
     metrics = state.folder / "metrics.jsonl"
     size = metrics.stat().st_size if metrics.exists() else 0
     telemetry, best = state.telemetry.state(), (state.best_val_loss, state.best_step)
+    untracked: list[Record] = []  # what a tracker has been told cannot be undone
     try:
-        yield from write(state, evaluate_and_sample(state, last))
+        yield from write(state, evaluate_and_sample(state, last), untracked.append)
         state.evaluated = True
     except Cancelled:
         if metrics.exists():
             os.truncate(metrics, size)
+        untracked.clear()
         state.telemetry.load(telemetry, state.model)
         state.best_val_loss, state.best_step = best
+    finally:
+        for record in untracked:
+            state.track(record)
 
 
 def evaluated_by_main(state: TrainState, last: bool) -> Iterator[Record]:
@@ -143,16 +148,19 @@ def cannot_be_computed(error: Exception) -> bool:
     return failed or "without overflow" in str(error)
 
 
-def write(state: TrainState, records: Iterable[Record]) -> Iterator[Record]:
+def write(
+    state: TrainState, records: Iterable[Record], track: Callable[[Record], None] | None = None
+) -> Iterator[Record]:
     """Append records to metrics.jsonl, each with the run's progress at that moment, and pass them on.
 
-    Only the main process writes.
+    Only the main process writes. It tells `track` (None: the run's trackers) of each record.
     """
+    track = track or state.track
     for record in records:
         stamp = {"step": state.step, "tokens": state.tokens, "flops": state.flops}
         stamped = {"kind": record["kind"], **stamp, "train_seconds": state.train_seconds, **record}
         if state.world.is_main:
             with named_if_not_finite(stamped, f"the record '{record['kind']}' after step {state.step}"):
                 append_json_line(state.folder / "metrics.jsonl", stamped)
-            state.track(stamped)
+            track(stamped)
         yield stamped
