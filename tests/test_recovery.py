@@ -511,6 +511,20 @@ def test_ten_skips_in_a_row_end_the_run(tiny_config: Build, tmp_path: Path) -> N
         list(train(state))
 
 
+def test_updates_that_the_scaler_skips_are_counted_and_end(tiny_config: Build, tmp_path: Path) -> None:
+    """A run in fp16 whose every gradient overflowed went on to its end, and counted no batch as skipped."""
+    state = begin(small(tiny_config(dtype="fp16", max_steps=20)), tmp_path / "run")
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
+    weight = state.model.lm_head.weight
+    before = weight.detach().clone()
+    weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match=r"gradient at step 3 .* scaled by 6e-05 .*the run is saved"):
+        list(train(state))
+    assert torch.equal(weight, before) and state.batches_skipped == 2
+    resumed = reopen(state.folder)
+    assert load_newest_checkpoint(resumed) and (resumed.step, resumed.batches_skipped) == (2, 2)
+
+
 def with_rate(config: RunConfig, optimizer: str, lr: float) -> RunConfig:
     """The run with an optimizer at a rate from its first step on."""
     family = replace(config.family, optim=OptimConfig(name=optimizer, lr=lr, warmup_steps=0))

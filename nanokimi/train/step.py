@@ -28,6 +28,10 @@ from nanokimi.train.sharding import sum_over_copies
 from nanokimi.train.state import Record, TrainState, step_seed, total_steps
 from nanokimi.train.together import agree
 
+LEAST_LOSS_SCALE = 1e-4
+"""If gradients in fp16 overflow even with a smaller one, training cannot go on: those of a usual size are by then below
+the smallest number of fp16, 6e-8."""
+
 
 class NotFinite(TrainingError):
     """A loss or a gradient is infinite or not a number. Nothing has been updated."""
@@ -57,10 +61,7 @@ def train_step(state: TrainState) -> Record:
     # The one time that the host waits for numbers in a step: it must know that they are finite before the update.
     *numbers, grad_norm = torch.stack([*sums, norm.to(sums[0].dtype)]).tolist()
     mean_nll, mean_aux = (number / len(outputs) for number in numbers)
-    if not math.isfinite(mean_nll + mean_aux):
-        raise NotFinite(f"the loss at step {state.step + 1} is {mean_nll + mean_aux}")
-    if not math.isfinite(grad_norm) and not state.scaler.is_enabled():
-        raise NotFinite(f"the gradient at step {state.step + 1} is not finite")
+    skipped = will_be_skipped(state, mean_nll + mean_aux, grad_norm)
 
     # If memory runs out from here on, weights may be half updated. `recovery` then goes back to a checkpoint.
     state.updating = True
@@ -79,7 +80,9 @@ def train_step(state: TrainState) -> Record:
     seconds = fenced_seconds(state.device) - start
     state.step += 1
     state.evaluated = False
-    state.skipped_in_a_row = 0
+    state.batches_skipped += skipped
+    if not skipped:
+        state.skipped_in_a_row = 0
     state.train_seconds += seconds
     state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(state.device))
     for output in outputs:
@@ -94,6 +97,24 @@ def train_step(state: TrainState) -> Record:
         "step_ms": seconds * 1e3,
         "memory_bytes": memory_bytes(state.device),
     }
+
+
+def will_be_skipped(state: TrainState, loss: float, grad_norm: float) -> bool:
+    """Whether the scaler will skip this update and halve its scale: with fp16, if a gradient overflowed.
+
+    Raises NotFinite if the loss is infinite or not a number, or the gradient is, and a smaller scale cannot help.
+    """
+    if not math.isfinite(loss):
+        raise NotFinite(f"the loss at step {state.step + 1} is {loss}")
+    if math.isfinite(grad_norm):
+        return False
+    reason = f"the gradient at step {state.step + 1} is not finite"
+    if not state.scaler.is_enabled():
+        raise NotFinite(reason)
+    scale = state.scaler.get_scale()
+    if scale < LEAST_LOSS_SCALE:
+        raise NotFinite(f"{reason}, even scaled by {scale:.1g} (--train.dtype bf16 or fp32 may help)")
+    return True
 
 
 def gradient_norm(model: torch.nn.Module) -> torch.Tensor:
