@@ -18,7 +18,7 @@ from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.build import build_model
-from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.runtime.files import read_json, read_json_lines, write_json
 from nanokimi.train.loop import train
 from nanokimi.train.prune import expert_usage, prune, pruned_weights
 from nanokimi.train.run import train_alone
@@ -141,6 +141,8 @@ def test_without_recovery_nothing_is_trained(
 
 def test_an_interrupted_recovery_goes_on(recovered: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     shutil.copytree(recovered[0], tmp_path / "part")
+    record = read_json(tmp_path / "part" / "prune.json")
+    write_json(tmp_path / "part" / "prune.json", record | {"val_loss_recovered": None})
     for path in (tmp_path / "part" / "checkpoints").glob("step-*"):
         if path.name != "step-00000012":
             path.rename(path.with_name("gone-" + path.name))
@@ -149,6 +151,9 @@ def test_an_interrupted_recovery_goes_on(recovered: tuple[Path, dict[str, Any]],
         (folder / "model.safetensors").read_bytes() for folder in (recovered[0], tmp_path / "part")
     )
     assert whole == part
+    assert read_json(tmp_path / "part" / "prune.json") == record, (
+        "the loss after the recovery was never filled in"
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 1, 4, 9])

@@ -12,7 +12,7 @@ from nanokimi.interop.torchtitan_verify import HandOverReceipt
 from nanokimi.interop.verify import Receipt
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
-from nanokimi.train.prune import PRUNE_FILE
+from nanokimi.train.prune_record import PRUNE_FILE
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import Run
 

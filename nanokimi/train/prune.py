@@ -26,8 +26,8 @@ from nanokimi.errors import UserError
 from nanokimi.measure.evaluate import evaluate, windows_at_a_time
 from nanokimi.runtime.device import choose_device
 from nanokimi.runtime.files import read_json, write_json
-from nanokimi.runtime.locks import only_process
 from nanokimi.train.checkpoint import save_checkpoint
+from nanokimi.train.prune_record import PRUNE_FILE
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import (
@@ -40,7 +40,6 @@ from nanokimi.train.run_folder import (
 )
 from nanokimi.train.state import build_state
 
-PRUNE_FILE = "prune.json"
 RECOVERY_LR = 0.1  # of the arm's peak rate
 
 
@@ -87,12 +86,9 @@ def prune(
             "kept_experts": kept_LE.tolist(),
         }
         write_json(out / PRUNE_FILE, record)
-    result = train_alone(config, out, resume=True)
-    if recover_steps > 0:
-        record["val_loss_recovered"] = result["val_loss"]
-    with only_process(out):
-        write_json(out / PRUNE_FILE, record)
-    return record
+    train_alone(config, out, resume=True)
+    completed: dict[str, Any] = read_json(out / PRUNE_FILE)
+    return completed
 
 
 def require_prunable(run: Run, keep: int) -> None:

@@ -11,11 +11,12 @@ from nanokimi.data.store import PreparedData
 from nanokimi.runtime.device import choose_device, limit_memory, memory_bytes
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
-from nanokimi.runtime.parallel import ending_together
+from nanokimi.runtime.parallel import current, ending_together
 from nanokimi.train.audits import require_sound
 from nanokimi.train.checkpoint import load_newest_checkpoint
 from nanokimi.train.follow import first_signal, tell
 from nanokimi.train.loop import train
+from nanokimi.train.prune_record import keep_recovered
 from nanokimi.train.result import finish
 from nanokimi.train.run_folder import (
     how_to_continue,
@@ -43,7 +44,10 @@ def train_alone(
     require_shareable(config)
     folder = training_folder(config, out, "train", make_ready, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, _):
-        return train_and_finish(config, data, out, resume, allow_changes)
+        result = train_and_finish(config, data, out, resume, allow_changes)
+    if current().is_main:
+        keep_recovered(out, result)
+    return result
 
 
 def make_ready(config: RunConfig, data: PreparedData, folder: Path) -> None:
