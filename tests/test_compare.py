@@ -326,11 +326,20 @@ def test_a_finished_comparison_goes_on_with_other_settings(
         again = with_changes(config, {key.replace("__", "."): value for key, value in changes.items()})
         comparison.train_and_report(again, arm_configs(again), data, tmp_path, True, bool(changes))
 
+    for name in ("report.json", "report.html", "comparison.png"):
+        (tmp_path / name).write_text("old")
     resume()
     resume(compare__turn_steps=3)
     assert trained == [], "nothing that decides a run's numbers has changed"
+    assert (tmp_path / "report.json").exists()
     resume(train__max_steps=4)
     assert trained == [4]
+    left = {path.name for path in tmp_path.iterdir() if path.suffix in (".json", ".html", ".png")}
+    aside = {"report-before-1.json", "report-before-1.html", "comparison-before-1.png"}
+    assert aside <= left, "the old report keeps its figures, under a name that says so"
+    assert not left & {"report.json", "report.html", "comparison.png"}, (
+        "it stood for the new settings meanwhile"
+    )
 
 
 def test_a_worker_that_dies_ends_the_comparison(

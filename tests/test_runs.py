@@ -35,6 +35,7 @@ from nanokimi.runtime.files import (
     seal,
 )
 from nanokimi.train.chosen_weights import weights_of
+from nanokimi.train.restored import restored_if_refused
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import (
     described,
@@ -377,6 +378,32 @@ def test_a_run_refused_before_its_first_record_leaves_nothing(
         raise UserError("refused")
     assert (tmp_path / "new").exists() == there
     assert not there or not any((tmp_path / "new").iterdir())
+
+
+def test_a_comparison_that_refuses_a_change_is_as_it_was(tmp_path: Path) -> None:
+    """Its runs kept the refused settings, lost their results, and stood beside those of seeds that nobody wanted."""
+    before = {
+        "config.yaml": "old",
+        "data/data.json": "old",
+        "report.json": "old",
+        "nanogpt/seed-7/config.yaml": "old",
+        "nanogpt/seed-7/result.json": "old",
+    }
+    for name, content in before.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="refused"), restored_if_refused(tmp_path, True):
+        for name in before:
+            (tmp_path / name).write_text("new")
+        (tmp_path / "nanogpt" / "seed-7" / "result.json").unlink()
+        (tmp_path / "config-before-1.yaml").write_text("old")
+        for name in ("nanogpt/seed-8", "nanokimi/seed-7"):
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name / "config.yaml").write_text("new")
+        raise UserError("refused")
+    found = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert {path.relative_to(tmp_path).as_posix(): path.read_text() for path in found} == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["data", "nanogpt"]
 
 
 # ---- opening what is not a finished run

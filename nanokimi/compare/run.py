@@ -32,6 +32,7 @@ from nanokimi.runtime.parallel import current
 from nanokimi.train.audits import require_sound
 from nanokimi.train.changes import changed_settings
 from nanokimi.train.checkpoint import newest_undamaged
+from nanokimi.train.restored import set_reports_aside
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
@@ -107,8 +108,8 @@ def train_and_report(
     with stopped_by_signal(stopped):
         compile_ahead(config.train.device, config.train.dtype)
         baselines = score_baselines(data)
-    if allow_changes:
-        forget_changed_results(arms, seeds_of(config), data, out)
+    if allow_changes and forget_changed_results(arms, seeds_of(config), data, out):
+        set_reports_aside(out)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
         folders = {name: run_folder(out, name, seed) for name in arms}
@@ -137,11 +138,13 @@ def train_and_report(
 
 def forget_changed_results(
     arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path
-) -> None:
+) -> bool:
     """Remove the results of runs that were saved with other settings or another text, so that they are continued.
 
-    Another number of seeds changes no run. Without a checkpoint a run cannot be continued, and keeps its result.
+    Returns whether there is such a run. Another number of seeds changes none. Without a checkpoint a run cannot be
+    continued, and keeps its result.
     """
+    any_changed = False
     for name, arm in arms.items():
         for seed in seeds:
             folder = run_folder(out, name, seed)
@@ -149,6 +152,8 @@ def forget_changed_results(
             changed = {} if found is None else changed_settings(found[1], replace(arm, seed=seed), data)
             if any(not key.startswith("compare.") for key in changed):
                 (folder / RESULT_FILE).unlink(missing_ok=True)
+                any_changed = True
+    return any_changed
 
 
 def train_in_turns(

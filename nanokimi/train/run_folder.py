@@ -6,7 +6,6 @@ All commands that train use `training_folder`. The steps that it consists of fol
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +47,7 @@ from nanokimi.runtime.text import listed
 from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
 from nanokimi.train.arm_order import in_order
 from nanokimi.train.chosen_weights import weights_of
+from nanokimi.train.restored import restored_if_refused
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
@@ -258,34 +258,6 @@ def resume_set_up(
             "one: start it again in a new folder"
         )
     return config, data
-
-
-@contextmanager
-def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
-    """Restore configuration and data if the run refuses the changed ones."""
-    if not changing:
-        yield
-        return
-    backup = folder / ".before"
-    shutil.rmtree(backup, ignore_errors=True)
-    backup.mkdir()
-    names = [CONFIG_FILE, DATA_FOLDER]
-    shutil.copy2(folder / CONFIG_FILE, backup / CONFIG_FILE)
-    if (folder / DATA_FOLDER).is_dir():
-        shutil.copytree(folder / DATA_FOLDER, backup / DATA_FOLDER)
-    kept = set(folder.glob("config-before-*.yaml"))
-    try:
-        yield
-    except UserError:
-        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
-        for name in names:
-            if (backup / name).exists():
-                os.replace(backup / name, folder / name)
-        for path in set(folder.glob("config-before-*.yaml")) - kept:
-            path.unlink()
-        raise
-    finally:
-        shutil.rmtree(backup, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""What happens to the files of a run or a comparison that is resumed with changed settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanokimi.errors import UserError
+from nanokimi.train.arm_order import CONFIG_FILE
+from nanokimi.train.result import RESULT_FILE
+from nanokimi.train.weights import DATA_FOLDER
+
+REPORTS = ("report.json", "report.html", "comparison.png")
+RUNS = "*/seed-*"
+SET_ASIDE = "*-before-*"
+KEPT = (CONFIG_FILE, "match.json", *REPORTS, f"{RUNS}/{CONFIG_FILE}", f"{RUNS}/{RESULT_FILE}")
+"""Small files that a change may replace or take away, in a run's folder or a comparison's."""
+
+
+@contextmanager
+def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
+    """Restore configurations, results, reports and data if the run or the comparison refuses the changed ones."""
+    if not changing:
+        yield
+        return
+    backup = folder / ".before"
+    shutil.rmtree(backup, ignore_errors=True)
+    backup.mkdir()
+    names = [path.relative_to(folder) for pattern in KEPT for path in folder.glob(pattern)]
+    for name in names:
+        (backup / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(folder / name, backup / name)
+    if (folder / DATA_FOLDER).is_dir():
+        shutil.copytree(folder / DATA_FOLDER, backup / DATA_FOLDER)
+    present = {path for pattern in (RUNS, SET_ASIDE) for path in folder.glob(pattern)}
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
+        for name in (*names, Path(DATA_FOLDER)):
+            if (backup / name).exists():
+                os.replace(backup / name, folder / name)
+        remove_new(folder, present, backup)
+        raise
+    finally:
+        shutil.rmtree(backup, ignore_errors=True)
+
+
+def remove_new(folder: Path, present: set[Path], backup: Path) -> None:
+    """Remove what was set aside, and runs that were made and not begun, if they were not `present` before."""
+    for path in set(folder.glob(SET_ASIDE)) - present:
+        path.unlink()
+    for run in set(folder.glob(RUNS)) - present:
+        if backup in run.parents or (run / "metrics.jsonl").exists():
+            continue
+        shutil.rmtree(run)
+        if not any(run.parent.iterdir()):
+            run.parent.rmdir()
+
+
+def set_reports_aside(folder: Path) -> None:
+    """Give a report and its page another name, because the runs go on with other settings than those it is of.
+
+    They get the number of the configuration that they are of, as in config-before-1.yaml, or the next free one.
+    """
+    number = max(len(list(folder.glob("config-before-*.yaml"))), 1)
+    while any(folder.glob(f"*-before-{number}.json")):
+        number += 1
+    for name in map(Path, REPORTS):
+        if (folder / name).is_file():
+            os.replace(folder / name, folder / f"{name.stem}-before-{number}{name.suffix}")
