@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -26,8 +27,8 @@ from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.audits import audit_key, with_leaks_found
-from nanokimi.study.jobs import as_job_config, in_blocks, job_key, read_results
-from nanokimi.study.pool import Worker, free_slots
+from nanokimi.study.jobs import Job, as_job_config, in_blocks, job_key, read_results
+from nanokimi.study.pool import Worker, expected_seconds, free_slots
 from nanokimi.study.settle import setting_maker
 from nanokimi.study.study import Study, StudyArm, job_of, open_study
 from nanokimi.study.worker import Order, attempt
@@ -150,7 +151,7 @@ def test_results_are_those_of_train_and_nothing_is_run_twice(study: Study) -> No
     path.write_bytes(path.read_bytes()[:-20])
     with study.pool(workers=1, keep=False) as pool:
         again = pool.run(jobs)
-        assert len(pool.seconds) == 1
+        assert len(pool.took) == 1
     assert timeless(again) == timeless(lines[:3])
     assert len(read_json_lines(path)) == 3
 
@@ -218,6 +219,40 @@ def test_an_arm_is_refused_settings_that_cannot_be(study: Study) -> None:
         setting_maker(tried, "train.batch_size")(0, 1)
 
 
+def test_the_time_left_is_that_of_runs_of_the_same_kind(study: Study) -> None:
+    """It was the mean of all runs before, shared among all workers: short trials made long runs look short."""
+
+    def job(model: str, purpose: str, steps: int) -> Job:
+        return job_of(arm(study, model, train__max_steps=steps), 1, purpose)
+
+    took = [
+        (job("nanogpt", "tune", 10), 2.0),
+        (job("nanogpt", "tune", 10), 4.0),
+        (job("nanokimi", "seed", 20), 9.0),
+    ]
+    for model, purpose, steps, seconds in (
+        ("nanogpt", "tune", 10, 3.0),
+        ("nanogpt", "tune", 40, 12.0),
+        ("nanogpt", "seed", 40, 12.0),
+        ("nanokimi", "seed", 20, 9.0),
+        ("variant", "seed", 80, 30.0),
+    ):
+        assert expected_seconds(job(model, purpose, steps), took) == pytest.approx(seconds), (
+            model,
+            purpose,
+            steps,
+        )
+    with study.pool(workers=2, keep=False) as pool:
+        pool.took = took
+        working = SimpleNamespace(
+            job=job("nanokimi", "seed", 20), done=2 / 3, process=SimpleNamespace(kill=int)
+        )
+        pool.workers += [working, SimpleNamespace(job=None, done=0.0, process=working.process)]  # type: ignore[list-item]
+        assert pool.seconds_left() == pytest.approx(3.0)
+        pool.waiting = [("", job("nanogpt", "tune", 10)), ("", job("nanokimi", "seed", 20))]
+        assert pool.seconds_left() == pytest.approx(12.0), "the longer one begins when a worker is free"
+
+
 def test_a_run_that_fails_does_not_take_others_with_it(study: Study) -> None:
     good, bad = arm(study), arm(study, "nanokimi")
     jobs = [job_of(bad, 1, "seed"), *(job_of(good, seed, "seed") for seed in (1, 2))]
@@ -278,6 +313,25 @@ def test_a_run_that_does_not_fit_into_memory_is_one_line(
     found = attempt(Pipe()[0], tmp_path, Order("seed", False), tiny_config())
     assert found == ("failed", "the model's weights do not fit into memory: make it smaller")
     assert not list(tmp_path.glob("error.txt"))
+
+
+def test_an_unforeseen_error_on_a_full_disk_is_one_line(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker ended without a word, as if its parent were gone: "its process ended with exit code 0"."""
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("nanokimi.study.worker.train_job", fails)
+    monkeypatch.setattr(Path, "write_text", full)
+    kind, said = attempt(Pipe()[0], tmp_path, Order("seed", False), tiny_config())
+    assert kind == "failed"
+    assert said.startswith("unexpected ZeroDivisionError (division by zero), whose traceback is not kept: ")
+    assert "No space left" in said
 
 
 def test_a_diverged_run_is_a_result(study: Study) -> None:

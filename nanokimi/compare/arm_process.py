@@ -129,9 +129,17 @@ def serve_turns(
         if is_out_of_memory(error):  # outside of a training step, where there is nothing smaller to try
             connection.send(("training error", one_line(error) or "out of memory"))
             return
-        log = Path(folder) / "error.txt"
+        connection.send(("training error", unexpected(error, Path(folder))))
+
+
+def unexpected(error: Exception, folder: Path) -> str:
+    """One line about an error that is being handled and that nobody foresaw. Its traceback goes into error.txt."""
+    log, said = folder / "error.txt", f"unexpected {type(error).__name__}"
+    try:
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        connection.send(("training error", f"unexpected {type(error).__name__}; its traceback is in {log}"))
+    except OSError as full:
+        return f"{said} ({one_line(error)}), whose traceback is not kept: {cannot_write(full, log)}"
+    return f"{said}; its traceback is in {log}"
 
 
 @dataclass

@@ -58,6 +58,7 @@ class Worker:
         self.jobs_folder, self.gpu = jobs_folder, gpu
         self.job: Job | None = None
         self.key, self.done, self.started = "", 0.0, 0.0
+        self.fresh = True  # its job was begun here, and not before an interruption
         only = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else None  # the worker sees no other
         self.process, self.connection = start_process(
             serve_jobs, str(jobs_folder), named_plugins(), environment=only
@@ -72,6 +73,7 @@ class Worker:
             save_config(job.config, folder / CONFIG_FILE)
             keep_plugins(job.config, folder)  # the worker reads the file again and refuses changed content
         self.job, self.key, self.done, self.started = job, key, 0.0, time.monotonic()
+        self.fresh = fresh
         self.send("job", key, Order(job.purpose, job.audited), job.config if fresh else None)
 
     def send(self, *request: Any) -> None:
@@ -98,7 +100,8 @@ class Pool:
         self.workers: list[Worker] = []
         self.results = read_results(study)
         self.failures: list[str] = []
-        self.seconds: list[float] = []  # of each job that this pool finished
+        self.waiting: list[tuple[str, Job]] = []
+        self.took: list[tuple[Job, float]] = []  # seconds of each job that this pool has begun and finished
         self.signals: list[int] = []
 
     def __enter__(self) -> Pool:
@@ -139,7 +142,7 @@ class Pool:
             for key in dict.fromkeys(map(self.key, jobs))
             if self.is_missing(key, wanted[key])
         ]
-        total, self.failures = len(waiting), []
+        total, self.failures, self.waiting = len(waiting), [], waiting
         for device, dtype in {(job.config.train.device, job.config.train.dtype) for _, job in waiting}:
             compile_ahead(device, dtype)
         while len(self.workers) < min(len(self.slots), total):
@@ -194,9 +197,11 @@ class Pool:
             self.failures.append(f"{job.arm}, seed {job.config.seed}: {content}")
             print(f"nanokimi: {self.failures[-1]}", file=sys.stderr)
         elif kind == "done":
-            self.seconds.append(time.monotonic() - worker.started)
+            seconds = time.monotonic() - worker.started
+            if worker.fresh or not self.took:
+                self.took.append((job, seconds))
             self.record(job, worker.key, content)
-            self.show(job, content, total, waiting)
+            self.show(job, content, seconds, total, waiting)
 
     def record(self, job: Job, key: str, found: dict[str, Any]) -> None:
         """Write a finished job's line, then remove the files that are no longer needed."""
@@ -211,17 +216,45 @@ class Pool:
             else:
                 (folder / name).unlink(missing_ok=True)
 
-    def show(self, job: Job, line: Line, total: int, waiting: int) -> None:
+    def show(self, job: Job, line: Line, seconds: float, total: int, waiting: int) -> None:
         """Print a line of progress."""
-        running = [worker.done for worker in self.workers if worker.job is not None]
-        left = waiting + sum(1 - done for done in running)
-        mean = sum(self.seconds) / len(self.seconds)
-        ahead = in_time(left * mean / max(len(self.workers), 1))
+        running = sum(worker.job is not None for worker in self.workers)
         loss = "diverged" if line["val_loss"] is None else f"{line['val_loss']:.4f}"
-        place = f"{total - waiting - len(running)} of {total}"
+        place = f"{total - waiting - running} of {total}"
         lr = f"lr {job.config.family.optim.lr:.3g}"
         print(
-            f"{place}: {job.arm}, {lr}, seed {job.config.seed}: {loss} ({self.seconds[-1]:.1f} s); about {ahead} left",
+            f"{place}: {job.arm}, {lr}, seed {job.config.seed}: {loss} ({seconds:.1f} s); "
+            f"about {in_time(self.seconds_left())} left",
             file=sys.stderr,
             flush=True,
         )
+
+    def seconds_left(self) -> float:
+        """Seconds until the jobs that run and wait have ended, as if each began on the worker that is free first."""
+        free = [
+            0.0 if worker.job is None else (1 - worker.done) * expected_seconds(worker.job, self.took)
+            for worker in self.workers
+        ]
+        for _, job in self.waiting:
+            free.sort()
+            free[0] += expected_seconds(job, self.took)
+        return max(free, default=0.0)
+
+
+def expected_seconds(job: Job, took: Sequence[tuple[Job, float]]) -> float:
+    """Seconds that a job will take, by those of others: of its arm, purpose and steps; else of its arm; else of all.
+
+    Of those with other numbers of steps, the seconds per step count.
+    """
+    steps = job.config.train.max_steps or 1
+    same_arm = [(one, seconds) for one, seconds in took if one.arm == job.arm]
+    same_kind = [
+        seconds
+        for one, seconds in same_arm
+        if (one.purpose, one.config.train.max_steps or 1) == (job.purpose, steps)
+    ]
+    if same_kind:
+        return sum(same_kind) / len(same_kind)
+    alike = same_arm or took
+    taken = sum(one.config.train.max_steps or 1 for one, _ in alike)
+    return steps * sum(seconds for _, seconds in alike) / max(taken, 1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.compare.arm_process import ORPHAN_SECONDS
+from nanokimi.compare.arm_process import ORPHAN_SECONDS, unexpected
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.errors import TrainingError, UserError
@@ -45,7 +44,7 @@ def serve_jobs(connection: Connection, jobs_folder: str, plugins: list[str]) -> 
                 connection.send(run_job(connection, Path(jobs_folder) / key, order, config))
             else:
                 connection.send(("stopped", None))
-    except (EOFError, OSError):
+    except (EOFError, ConnectionError):
         pass  # the parent is gone
 
 
@@ -88,8 +87,7 @@ def attempt(connection: Connection, folder: Path, order: Order, config: RunConfi
     except Exception as error:
         if is_out_of_memory(error):  # outside of a training step, where there is nothing smaller to try
             return "failed", one_line(error) or "out of memory"
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return "failed", f"unexpected {type(error).__name__}; its traceback is in {folder / 'error.txt'}"
+        return "failed", unexpected(error, folder)
 
 
 def train_job(connection: Connection, folder: Path, order: Order, config: RunConfig) -> tuple[str, Any]:
