@@ -5,10 +5,9 @@
     python benchmarks/studies.py --text tinyshakespeare.txt                # all, with the text that some of them need
 
 Each takes minutes to hours on two cores. Its folder is runs/studies/NAME; an interrupted study continues, and a
-finished one is only recorded again. The result of a search, or of the tuning of `ladder` or `scale`, is copied into
-the file that its preset names. Paste its settings into the preset by hand (the command prints the lines), so that
-each preset shows what it trains with. The arms of a preset that inherits another's search are written into it by this
-script, at its end.
+finished one is only recorded again. The result of a search is copied into the file that its preset names. At the end of
+some presets this script also writes the arms with the settings found. Paste them into the others by hand (the command
+prints the lines), so that each preset shows what it trains with.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ SEARCHES = ROOT / "nanokimi" / "presets" / "searches"
 SEARCH = "--search --trials 16 --seeds 1"
 STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds"
 FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
+BEGIN = "The arms of `nanokimi compare` have the settings"
+"""How the comment begins that stands above the arms which this script writes into a preset."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,15 @@ RESULTS = {
             "1",
         ]
     ),
+    "search-ladder-shakespeare": Result(
+        ["sweep", "--config", "ladder-shakespeare", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
+    ),
+    "search-ladder-tales": Result(
+        ["sweep", "--config", "ladder-tales", *SEARCH.split(), "--search-rounds", "1"]
+    ),
+    "search-scale-tales": Result(
+        ["sweep", "--config", "scale-tales", *SEARCH.split(), "--search-rounds", "1"]
+    ),
     "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
     "ladder-shakespeare": Result(
         ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "1", "--budgets", "tokens,flops"],
@@ -155,39 +165,20 @@ def run(*command: str | Path) -> None:
         raise SystemExit(done.returncode)
 
 
-def write_search(name: str, out: Path) -> None:
-    """Write the settings found for the preset's arms into the file that it names, and print them."""
-    from nanokimi.config.files import load_config
-    from nanokimi.report.search_page import preset_lines
-
-    study = json.loads((out / "study.json").read_text(encoding="utf-8"))
-    tuned = json.loads((out / "tuned.json").read_text(encoding="utf-8"))
-    width = load_config(name).nanogpt.model.hidden_size  # of a study of sizes, the preset has the middle one
-    found = tuned["arms"]
-    arms = {arm: found.get(arm) or found[f"{arm}, {width} wide"] for arm in FAMILIES.split(",")}
-    data = {key: study["data"][key] for key in ("path", "train_tokens", "val_tokens")}
-    machine = {key: study["machine"][key] for key in ("time", "processor", "cores")}
-    machine["command"] = without_folders(study["machine"]["command"])
-    content = {"schema_version": 1, "arms": arms, "machine": machine, "commit": study["machine"]["commit"]}
-    content |= {"steps": tuned["steps"], "data": data}
-    write_json(SEARCHES / f"{name}.json", content)
-    for arm, record in arms.items():
-        print("\n".join([f"{arm}:", *preset_lines(record).split("\n")[1:]]))
-
-
 def arms_block(name: str, config: RunConfig, found: dict[str, Any]) -> str:
-    """The end of a preset whose arms inherit another one's search: the record's name, and each arm's settings."""
+    """The end of a preset: how its arms were searched, the record's name, and each arm's settings."""
     from nanokimi.compare.searched import in_longer_run, known_steps
 
     arms = found["arms"]
-    source, *others = {record["inherited_file"] for record in arms.values()}
-    assert not others, "one search for all arms"
-    comment = (
-        f"The arms of `nanokimi compare` have the settings that the search of {Path(source).stem} found for each of "
-        "them (with the share of the steps that warms up), but their peak rates are the best of those tried at this "
-        f"size, in runs of {found['steps']} steps (searches/{name}.json). benchmarks/studies.py wrote what follows."
+    comment = f"{BEGIN} {how_found(name, found)} benchmarks/studies.py wrote what follows."
+    lines = textwrap.wrap(
+        comment,
+        118,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_on_hyphens=False,
+        break_long_words=False,
     )
-    lines = textwrap.wrap(comment, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
     lines += [f"compare: {{search: {name}}}", "arms:"]
     for arm in [name for name in reversed(FAMILIES.split(",")) if name in arms]:
         record = arms[arm]
@@ -197,6 +188,23 @@ def arms_block(name: str, config: RunConfig, found: dict[str, Any]) -> str:
             best = {"optim.name": optimizer, **best}
         lines += [f"  {arm}:", f"    from: {family}", *flow_lines("model", best), *flow_lines("optim", best)]
     return "\n".join(lines) + "\n"
+
+
+def how_found(name: str, found: dict[str, Any]) -> str:
+    """The rest of the sentence that begins with BEGIN."""
+    sources = {record.get("inherited_file") for record in found["arms"].values()}
+    assert len(sources) == 1, "one search for all arms"
+    (source,) = sources
+    if source is None:
+        return (
+            "that the same search found for each of them, in "
+            f"runs of {found['steps']} steps on {Path(found['data']['path']).stem} (searches/{name}.json)."
+        )
+    return (
+        f"that the search of {Path(source).stem} found for each of them (with the share of the steps that warms up), "
+        "but their peak rates are the best of those tried at this size, in "
+        f"runs of {found['steps']} steps (searches/{name}.json)."
+    )
 
 
 def flow_lines(group: str, best: dict[str, Any]) -> list[str]:
@@ -227,7 +235,7 @@ def flow_lines(group: str, best: dict[str, Any]) -> list[str]:
 def write_arms(preset: Path, block: str) -> None:
     """Put the block at the end of the preset, instead of an earlier one."""
     text = preset.read_text(encoding="utf-8")
-    kept = text.partition("# The arms of `nanokimi compare` have the settings")[0]
+    kept = text.partition(f"# {BEGIN}")[0]
     preset.write_text(kept + block, encoding="utf-8")
 
 
@@ -251,11 +259,11 @@ def make(name: str, text: str | None) -> None:
         found["machine"]["command"] = without_folders(found["machine"]["command"])
         preset = name.removeprefix("search-")
         write_json(SEARCHES / f"{preset}.json", found)
-        if any("inherited_file" in record for record in found["arms"].values()):
-            write_arms(SEARCHES.parent / f"{preset}.yaml", arms_block(preset, load_config(preset), found))
+        path = SEARCHES.parent / f"{preset}.yaml"
+        inherited = any("inherited_file" in record for record in found["arms"].values())
+        if inherited or f"# {BEGIN}" in path.read_text(encoding="utf-8"):
+            write_arms(path, arms_block(preset, load_config(preset), found))
     else:
-        if result.command[0] in ("ladder", "scale"):
-            write_search(name, out)
         run(ROOT / "benchmarks" / "record.py", out, "--to", ROOT / "docs" / "results" / f"{name}.jsonl")
 
 
