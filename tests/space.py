@@ -162,13 +162,15 @@ def install(folder: Path, python: str) -> Path:
     """A new Python with what the Space's would have, in the Hub's order; `requirements.txt` is alone beside pip."""
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
     made, alone = folder / "bin" / "python", folder / "alone"
+    # With PYTHONPATH, pip would take for installed what only this process can import.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     alone.mkdir()
     shutil.copy(SPACE / "requirements.txt", alone)
     gradio = f"gradio[oauth,mcp]=={settings()['sdk_version']}"
     for words in (BEFORE, ["-r", "requirements.txt"], [gradio, *AFTER]):
         print("pip install", *words, flush=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", *words], cwd=alone, check=True)
-    subprocess.run([made, "-m", "pip", "check"], check=True)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", *words], cwd=alone, env=env, check=True)
+    subprocess.run([made, "-m", "pip", "check"], env=env, check=True)
     return made
 
 
