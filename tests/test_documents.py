@@ -26,6 +26,7 @@ from nanokimi.data.documents import (
 from nanokimi.data.packed import read_blocks
 from nanokimi.data.sources import open_source, with_absolute_paths
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 
 STORIES = ["One day,\na cat.\r\n\r\nIt sat.", "caf\u00e9 \U0001f600", " two\u2028lines \0", "last"]
 END = "<|endoftext|>"
@@ -230,7 +231,7 @@ def test_a_missing_library_is_named_and_so_is_tales(tmp_path: Path, monkeypatch:
     path = write(tmp_path / "a.parquet", STORIES)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     message = complaint(path)
-    assert "pyarrow" in message and "nanokimi[data]" in message and "--data tales" in message
+    assert "pyarrow" in message and how_to_install("data") in message and "--data tales" in message
 
 
 def test_names_stay_names_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

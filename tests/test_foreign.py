@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from nanokimi.data.store import open_prepared, prepare
 from nanokimi.data.tokenizers.foreign import SentencePieceModel, TokenizersTokenizer, read_foreign
 from nanokimi.data.tokenizers.own import load_tokenizer
 from nanokimi.errors import UserError
+from nanokimi.runtime.extras import how_to_install
 
 END = "<|endoftext|>"
 TEXT = make_text(20_000)
@@ -184,6 +186,6 @@ def test_the_setting_takes_names_and_paths_only(tmp_path: Path) -> None:
 def test_the_library_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = byte_level(tmp_path / "t.json")
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"library tokenizers.*nanokimi\[data\]"):
+    with pytest.raises(UserError, match="library tokenizers.*" + re.escape(how_to_install("data"))):
         read_foreign(path)
     assert TokenizersTokenizer.name == "tokenizer.json"

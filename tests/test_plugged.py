@@ -46,9 +46,11 @@ def test_a_plugin_keeps_the_sizes_of_the_model_that_it_is_plugged_into() -> None
     kimi = asked("train", "--nanokimi.optim.lr", "3e-3", "--plugin", ATTENTION)
     assert kimi.title == "NanoKimi with SlidingWindowAttention"
     assert kimi.variant.optim == kimi.nanokimi.optim and kimi.variant.optim.lr == 3e-3
-    renamed_or_refused = {"rms_norm_eps", "rope_scaling", "latent_norm_eps"}
+    renamed_or_refused = {"rms_norm_eps", "rope_scaling", "latent_norm_eps", "rescale_prenorm_residual"}
     kept = {one.name for one in fields(kimi.nanokimi.model)} - renamed_or_refused
     assert all(getattr(kimi.variant.model, name) == getattr(kimi.nanokimi.model, name) for name in kept)
+    rescaled = asked("train", "--nanokimi.model.rescale_prenorm_residual", "true", "--plugin", ATTENTION)
+    assert (kimi.variant.model.initialization, rescaled.variant.model.initialization) == ("flat", "gpt2")
 
 
 def test_compare_makes_one_more_arm_of_a_plugin_from_the_first_or_from_the_one_that_is_named() -> None:

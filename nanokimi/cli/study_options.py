@@ -42,8 +42,7 @@ usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [-
   --arms A,B              only these arms of the configuration (default: all); --model FAMILY: only that family
   --arm "NAME: from=ARM model.K=V optim.K=V"
                           one more arm; may be repeated
-  --plugin FILE.py:NAME   one more arm: the first with your attention, feed-forward layer or optimizer; the file is
-                          executed
+  --plugin FILE.py:NAME   one more arm: the first with your attention, layer or optimizer (executed)
   --vary SETTING          a setting of the arm, such as optim.lr (default) or model.num_experts_per_tok, or of train
   --grid A,B,C            values to start with
   --around X              or start with --points values around X (default: around the configured one)
@@ -54,11 +53,9 @@ usage: nanokimi sweep [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [-
   --optuna TRIALS         let Optuna choose TRIALS values within the grid's range
   --search                search for rates, initialiser scale, warm-up, weight decay, schedule and betas at once, with
                           the same search for each arm (--trials, --search-rounds as for ladder; --seeds: 2)
-  --inherit SEARCH        take what an earlier search found for the arms of the same names (a search.json, or a search
-                          among the presets, such as k2-1m), and tune each arm's rate around the one found there
-                          (--points: 3, an odd number; --rounds: 3; --seeds: 2)
-Prints the whole curve and writes it to sweep.json. A search is written to search.json, and printed with lines to paste
-into a preset.
+  --inherit SEARCH        tune rates around those of an earlier search (a search.json, or a name such as k2-1m), and
+                          take the rest from it (--points: 3, an odd number; --rounds: 3; --seeds: 2)
+Prints and writes the curve (sweep.json), or the search (search.json) with lines for a preset.
 """,
     "ladder": """\
 usage: nanokimi ladder [--config NAME_OR_PATH] [--data PATH_OR_NAME] [options] [--any.setting VALUE ...]
