@@ -125,6 +125,12 @@ def mean_bits(runs: list[Row], arm: str, language: str) -> str:
     return f"{fmean(bits):.3f}" + (f" +- {stdev(bits):.3f}" if len(bits) > 1 else "")
 
 
+def recorded_row() -> Row:
+    """The last one in docs/results."""
+    rows = read_json_lines(RESULTS / "benchmarks.jsonl")
+    return [row for row in rows if row["benchmark"] == "bilingual"][-1]
+
+
 def bilingual_table() -> str:
     """For docs/data.md: the last recorded row, and what it was measured on."""
     row = [row for row in read_json_lines(RESULTS / "benchmarks.jsonl") if row["benchmark"] == "bilingual"][

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from bilingual import bilingual_table
 from kimi_tables import KIMI_TABLES
 from prose_numbers import with_numbers
 from receipts import receipts_table
@@ -350,6 +351,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
             RESULTS / "old" / "scale-tales.jsonl", RESULTS / "scale-tales.jsonl"
         ),
     },
+    "docs/data.md": {"bilingual": bilingual_table},
     "docs/experiments.md": {
         "pairing": lambda: pairing_table(
             {

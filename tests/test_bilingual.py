@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import random
 import re
 import shutil
@@ -179,3 +180,15 @@ def test_the_table_has_mean_and_deviation_by_language(bilingual: ModuleType) -> 
         "| 3 to 1 | English | 75% | 1.50 | 2.50 | 2.100 +- 0.141 | 3.000 |",
         "| 3 to 1 | German | 25% | 0.50 | 2.50 | 4.200 +- 0.283 | 6.000 |",
     ]
+
+
+@pytest.mark.slow  # needs the packages
+def test_the_packages_are_those_that_were_measured(bilingual: ModuleType, tmp_path: Path) -> None:
+    packages = sorted(Path(os.environ.get("DEBIAN_MANUALS", "nowhere")).glob("debian-*.deb"))
+    if not packages:
+        pytest.skip("download the packages as docs/data.md says, and name their folder in DEBIAN_MANUALS")
+    facts, _ = bilingual.write_languages(list(map(str, packages)), tmp_path)
+    row = bilingual.recorded_row()
+    if facts["packages"] != row["packages"]:
+        pytest.skip("the packages are of other versions than those that were measured")
+    assert facts["texts"] == row["texts"]
