@@ -80,8 +80,8 @@ OF_A_STUDY = {
     "NanoKimi": ["model.intermediate_size", "model.moe_intermediate_size"],
     "NanoGPT with Muon": ["optim.name"],
 }
-CHANGED_OF_ARMS = dict.fromkeys(("ladder-shakespeare", "scale-tales"), OF_A_STUDY)
-"""What differs in single arms: these studies match the widths of NanoKimi, and give NanoGPT with Muon QK-Clip."""
+CHANGED_OF_ARMS = {"scale-tales": OF_A_STUDY}
+"""What differs in single arms: this study matches the widths of NanoKimi, and gives NanoGPT with Muon QK-Clip."""
 NOT_RECORDED = {(name, "NanoGPT with Muon") for name in ("k2-0.25m", "k2-1m")}
 """Arms of earlier searches of which it cannot be told what was kept fixed."""
 NAMED = [name for name, search in SEARCHED.items() if search]
