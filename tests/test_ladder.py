@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def test_the_ends_are_the_two_models() -> None:
     ours, kimi = vars(end.model) | widths, vars(kimi_as_variant(config.nanokimi.model)) | widths
     assert ours == kimi
     assert model_cost(start.model, 64) == model_cost(config.nanogpt.model, 64)
+
+
+@pytest.mark.parametrize("name", ["tie_word_embeddings", "rescale_prenorm_residual"])
+def test_a_component_that_nanokimi_lacks_is_refused(name: str) -> None:
+    """An arm was called "+ flat init", and its initialisation was GPT-2's."""
+    config = preset("ladder-tales")
+    model = replace(config.nanokimi.model, **{name: True})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"nanokimi.model.{name} is true"):
+        plan_ladder(replace(config, nanokimi=replace(config.nanokimi, model=model)), ["additive"], NAMES)
 
 
 def test_each_component_changes_its_own_settings_and_no_other() -> None:

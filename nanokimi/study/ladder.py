@@ -108,6 +108,8 @@ COMPONENTS = (
     Component("WSD", "optimizer", optim=("schedule", "decay_fraction", "min_lr_ratio", "warmup_steps")),
 )
 BY_NAME = {component.name: component for component in COMPONENTS}
+UNDONE_BY = {"tie_word_embeddings": "untied head", "rescale_prenorm_residual": "flat init"}
+"""Settings of NanoKimi with which it is like NanoGPT where a component says that it differs."""
 NAMES = tuple(BY_NAME)
 DESIGNS = ("additive", "leave-one-out", "2x2")
 """The comparisons that a ladder can make: see `additive`, `leave_one_out` and `two_by_two`."""
@@ -277,6 +279,11 @@ def plan_ladder(
 ) -> tuple[list[StudyArm], list[dict[str, Any]]]:
     """Every arm once, and every comparison, of the chosen designs; `searched` says that schedules are searched for."""
     check_corners(config)
+    for name, component in UNDONE_BY.items():
+        if getattr(config.nanokimi.model, name):
+            raise UserError(
+                f"nanokimi.model.{name} is true, so the ladder's '{component}' is none: set it to false"
+            )
     arms: dict[str, StudyArm] = {}
     comparisons: list[dict[str, Any]] = []
     parts = {
