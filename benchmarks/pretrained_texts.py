@@ -87,7 +87,8 @@ nanokimi inspect tales-1m --max_new_tokens 1 \\
 ```
 
 Why it does not learn this is not known. Each of these was tried, once and with one seed, and a colour that was told
-before still cost as much as guessing:
+before still cost as much as guessing at the end, or when the training was stopped (which does not say that it would
+not have been learnt later):
 
 - Two more layers, a latent of 96 numbers and 10,000 steps (`make pretrained` at commit 0e5fc5a): 0.2252 nats per token
   on the test text, and again no story of 100 was right.
