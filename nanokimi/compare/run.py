@@ -30,7 +30,7 @@ from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.runtime.parallel import current
 from nanokimi.train.audits import require_sound
-from nanokimi.train.changes import changed_settings
+from nanokimi.train.changes import changed_since_checkpoint
 from nanokimi.train.checkpoint import newest_undamaged
 from nanokimi.train.restored import set_reports_aside
 from nanokimi.train.result import RESULT_FILE
@@ -149,7 +149,9 @@ def forget_changed_results(
         for seed in seeds:
             folder = run_folder(out, name, seed)
             found = newest_undamaged(folder, arm.train.batch_size)
-            changed = {} if found is None else changed_settings(found[1], replace(arm, seed=seed), data)
+            changed = (
+                {} if found is None else changed_since_checkpoint(found[1], replace(arm, seed=seed), data)
+            )
             if any(not key.startswith("compare.") for key in changed):
                 (folder / RESULT_FILE).unlink(missing_ok=True)
                 any_changed = True

@@ -68,7 +68,7 @@ def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, d
     for name, arm in arms.items():
         if name in search.records:
             record, then = search.records[name], search.configs.get(name)
-            changed = changed_settings(arm, record["best"], search.steps)
+            changed = changed_since_search(arm, record["best"], search.steps)
             if then is not None:
                 changed += differing(arm, then, record["best"])
             changed += changed_conditions(config, search)
@@ -83,7 +83,7 @@ def changed_conditions(config: RunConfig, search: Search) -> list[str]:
     return [key for key, value in there.items() if here[key] != value]
 
 
-def changed_settings(arm: RunConfig, best: dict[str, Any], steps: int) -> list[str]:
+def changed_since_search(arm: RunConfig, best: dict[str, Any], steps: int) -> list[str]:
     """The settings of an arm that are not what its search found, in runs of `steps` steps.
 
     A search looks for the share of the steps that warms up, so in a longer run there are more of them.

@@ -19,11 +19,11 @@ from nanokimi.train.state import TrainState, kernel_forms
 
 def changes_since(stored: dict[str, Any], state: TrainState) -> list[str]:
     """What has changed since a checkpoint was saved, as "key = now, not then": settings, data, tokenizer, kernels."""
-    changed = changed_settings(stored, state.config, state.data).items()
+    changed = changed_since_checkpoint(stored, state.config, state.data).items()
     return [f"{key} = {now}, not {then}" for key, (now, then) in changed] + changed_kernels(stored, state)
 
 
-def changed_settings(
+def changed_since_checkpoint(
     stored: dict[str, Any], config: RunConfig, data: PreparedData
 ) -> dict[str, tuple[Any, Any]]:
     """The settings, data, tokenizer and plugins that changed since a checkpoint was saved: (now, then) by key.
