@@ -21,7 +21,7 @@ from conftest import PATIENCE, make_text, study_command, write_study_files
 from nanokimi import cli
 from nanokimi.config import DatasetConfig, ModelName, OptimConfig, RunConfig
 from nanokimi.config.files import load_config, save_config
-from nanokimi.config.parsing import settings
+from nanokimi.config.parsing import settings, with_changes
 from nanokimi.data.changes import changed_source
 from nanokimi.data.store import open_prepared, prepare
 from nanokimi.errors import UserError
@@ -40,7 +40,7 @@ from nanokimi.train.chosen_weights import weights_of
 from nanokimi.train.loop import train
 from nanokimi.train.optimizer_state import unflatten_optimizer_
 from nanokimi.train.result import finish
-from nanokimi.train.run_folder import find_data, set_up
+from nanokimi.train.run_folder import find_data, resume_set_up, set_up
 from nanokimi.train.state import TrainState, build_state
 from nanokimi.train.step import train_step
 
@@ -471,7 +471,48 @@ def test_longer_training_on_request(finished: Path) -> None:
     assert read_json(finished / "result.json")["steps"] == 8
     assert load_config(str(finished / "config-before-1.yaml")).train.max_steps == 4
     assert load_config(str(finished / "config.yaml")).train.max_steps == 8
+    assert read_json(finished / "result-before-1.json")["steps"] == 4
+    assert read_json(finished / "report.json")["runs"][0]["steps"] == 8
     assert [r["step"] for r in records(finished) if r["kind"] == "train"] == list(range(1, 9))
+
+
+def test_old_results_do_not_stand_for_new_settings(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was stopped before its new end had the old result and report beside the new configuration."""
+    names = ("result.json", "report.json", "report.html", "comparison.png")
+    before = {name: (finished / name).read_bytes() for name in names}
+
+    def stopped_at_once(state: TrainState) -> Iterator[dict[str, Any]]:
+        state.stop_requested = True
+        yield from train(state)
+
+    monkeypatch.setattr("nanokimi.train.run.train", stopped_at_once)
+    longer = ["train", "--resume", "--out", str(finished), "--train.max_steps", "8", "--allow-changes"]
+    assert cli.main(longer) == 128
+    assert load_config(str(finished / "config.yaml")).train.max_steps == 8
+    assert not any((finished / name).exists() for name in names)
+    aside = {name: finished / f"{Path(name).stem}-before-1{Path(name).suffix}" for name in names}
+    assert {name: path.read_bytes() for name, path in aside.items()} == before
+    capsys.readouterr()
+    assert cli.main(["report", str(finished)]) == 2
+    assert "has not finished" in capsys.readouterr().err
+
+
+def test_only_what_decides_a_result_sets_it_aside(
+    tiny_config: Build, text_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    begin(replace(tiny_config(), model="nanogpt"), folder)
+    (folder / "result.json").write_text("{}")
+    config = load_config(str(folder / "config.yaml"))
+    free = with_changes(config, {"train.track": "csv", "compare.turn_steps": 3})
+    resume_set_up(free, folder, allow_changes=True)
+    assert (folder / "result.json").exists()
+    words = text_file.read_text()
+    text_file.write_text(words[:-10] + words[:10])
+    resume_set_up(free, folder, allow_changes=True)
+    assert (folder / "result-before-1.json").exists() and not (folder / "result.json").exists()
 
 
 def test_another_kind_of_budget_takes_the_place_of_the_old_one(finished: Path) -> None:

@@ -32,7 +32,7 @@ from nanokimi.runtime.parallel import current
 from nanokimi.train.audits import require_sound
 from nanokimi.train.changes import changed_since_checkpoint
 from nanokimi.train.checkpoint import newest_undamaged
-from nanokimi.train.restored import set_reports_aside
+from nanokimi.train.restored import set_results_aside
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import (
     CONFIG_FILE,
@@ -104,12 +104,12 @@ def train_and_report(
     allow_changes: bool,
 ) -> dict[str, Any]:
     """Train every seed and write the report, once folders, configuration and data exist."""
+    if allow_changes and forget_changed_results(arms, seeds_of(config), data, out):
+        set_results_aside(out)
     stopped = f"interrupted; {how_to_continue('compare', out)}"
     with stopped_by_signal(stopped):
         compile_ahead(config.train.device, config.train.dtype)
         baselines = score_baselines(data)
-    if allow_changes and forget_changed_results(arms, seeds_of(config), data, out):
-        set_reports_aside(out)
     results: list[dict[str, Any]] = []
     for seed in seeds_of(config):
         folders = {name: run_folder(out, name, seed) for name in arms}
@@ -148,10 +148,8 @@ def forget_changed_results(
     for name, arm in arms.items():
         for seed in seeds:
             folder = run_folder(out, name, seed)
-            found = newest_undamaged(folder, arm.train.batch_size)
-            changed = (
-                {} if found is None else changed_since_checkpoint(found[1], replace(arm, seed=seed), data)
-            )
+            found, now = newest_undamaged(folder, arm.train.batch_size), replace(arm, seed=seed)
+            changed = {} if found is None else changed_since_checkpoint(found[1], now, data)
             if any(not key.startswith("compare.") for key in changed):
                 (folder / RESULT_FILE).unlink(missing_ok=True)
                 any_changed = True

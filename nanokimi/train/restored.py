@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
+from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 from nanokimi.train.arm_order import CONFIG_FILE
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.weights import DATA_FOLDER
 
-REPORTS = ("report.json", "report.html", "comparison.png")
+OF_SETTINGS = ("report.json", "report.html", "comparison.png", RESULT_FILE)
+"""What a run or a comparison found with its settings; a comparison's results are in its runs."""
 RUNS = "*/seed-*"
 SET_ASIDE = "*-before-*"
-KEPT = (CONFIG_FILE, "match.json", *REPORTS, f"{RUNS}/{CONFIG_FILE}", f"{RUNS}/{RESULT_FILE}")
+KEPT = (CONFIG_FILE, "match.json", *OF_SETTINGS, f"{RUNS}/{CONFIG_FILE}", f"{RUNS}/{RESULT_FILE}")
 """Small files that a change may replace or take away, in a run's folder or a comparison's."""
 
 
@@ -61,14 +64,24 @@ def remove_new(folder: Path, present: set[Path], backup: Path) -> None:
             run.parent.rmdir()
 
 
-def set_reports_aside(folder: Path) -> None:
-    """Give a report and its page another name, because the runs go on with other settings than those it is of.
+def decides_results(saved: RunConfig, config: RunConfig) -> bool:
+    """Whether two configurations differ in what decides the numbers of a run, whichever arm of a comparison it is.
+
+    What the arms differ in is left out: which runs of a comparison that changes, their checkpoints say.
+    """
+    then, now = settings(saved), settings(config)
+    changed = {key for key in {**then, **now} if then.get(key) != now.get(key)} - FREE_WHEN_RESUMED
+    return any(key != "arms" and not key.startswith("compare.") for key in changed)
+
+
+def set_results_aside(folder: Path) -> None:
+    """Give result, report and page another name, because training goes on with other settings than those they are of.
 
     They get the number of the configuration that they are of, as in config-before-1.yaml, or the next free one.
     """
     number = max(len(list(folder.glob("config-before-*.yaml"))), 1)
     while any(folder.glob(f"*-before-{number}.json")):
         number += 1
-    for name in map(Path, REPORTS):
+    for name in map(Path, OF_SETTINGS):
         if (folder / name).is_file():
             os.replace(folder / name, folder / f"{name.stem}-before-{number}{name.suffix}")

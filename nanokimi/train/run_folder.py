@@ -47,7 +47,7 @@ from nanokimi.runtime.text import listed
 from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
 from nanokimi.train.arm_order import in_order
 from nanokimi.train.chosen_weights import weights_of
-from nanokimi.train.restored import restored_if_refused
+from nanokimi.train.restored import decides_results, restored_if_refused, set_results_aside
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
@@ -230,13 +230,16 @@ def resume_set_up(
 ) -> tuple[RunConfig, PreparedData]:
     """The configuration and data of the interrupted run in `folder`. Changes that `config` makes to them are saved.
 
-    The caller has checked that changes are wanted. A run that ended while preparing its data prepares it now. Raises
+    The caller has checked that changes are wanted. What the run found before an allowed change is set aside first, so
+    that it never stands beside other settings. A run that ended while preparing its data prepares it now. Raises
     UserError if the text has changed under the same name, unless `allow_changes`: then it is prepared anew.
     """
     saved = load_config(str(folder / CONFIG_FILE))
     if config != saved:
         number = len(list(folder.glob("config-before-*.yaml"))) + 1
         shutil.copyfile(folder / CONFIG_FILE, folder / f"config-before-{number}.yaml")
+        if allow_changes and decides_results(saved, config):
+            set_results_aside(folder)
     own = find_data(folder) == folder / DATA_FOLDER
     if not is_resolved(config) or config.dataset != saved.dataset:
         if not own and find_data(folder).exists():
@@ -247,6 +250,7 @@ def resume_set_up(
     data = open_prepared(find_data(folder))
     if (changed := changed_source(config.dataset, data, find_data(folder))) is not None:
         if own and allow_changes:
+            set_results_aside(folder)
             return set_up(config, folder)
         raise UserError(
             f"{changed} has changed since the run in {folder} was begun with it: put it back, or take it away to go on "
