@@ -96,6 +96,8 @@ def start_or_resume(folder: Path) -> list[str]:
         "1",
         "--dataset.cache",
         str(folder / "cache"),
+        "--track",
+        "csv",
     )
     return study_command(folder, "train", *more)
 
@@ -562,7 +564,8 @@ def test_one_command_starts_resumes_and_repeats_but_a_second_process_is_refused(
     first: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a job scheduler would: the same words each time; the lock of a process that was killed is not in the way."""
-    weights = (first / "out" / "model.safetensors").read_bytes()
+    kept = ("model.safetensors", "track.csv")
+    before = [(first / "out" / name).read_bytes() for name in kept]
     holder = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); "
     holder += "lock.acquire(); print('held'); time.sleep(3600)"
     process = subprocess.Popen(
@@ -576,7 +579,7 @@ def test_one_command_starts_resumes_and_repeats_but_a_second_process_is_refused(
     process.kill()
     process.wait()
     assert cli.main(start_or_resume(first)) == 0
-    assert (first / "out" / "model.safetensors").read_bytes() == weights
+    assert [(first / "out" / name).read_bytes() for name in kept] == before
 
 
 # ---- signals and SIGKILL, on real processes

@@ -145,6 +145,22 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
     assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2", "3", "4", "5"]
 
 
+def test_a_finished_run_that_is_resumed_leaves_the_file_as_it_was(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """It measures its result again, which became another line each time. Another result is a line."""
+    files = []
+    for begun, loss in ((0, 1 / 3), (2, 1 / 3), (2, 1 / 3), (2, 0.25)):
+        state = state_of(tiny_config, tmp_path, "csv", begun)
+        with tracking.tracked(state, pytest.fail):
+            for step in (1, 2)[begun:]:
+                state.track(trained(step))
+            state.track({"kind": "result", "step": 2, "test_loss": loss, "test_bits_per_byte": 2 * loss})
+        files.append((tmp_path / trackers.CSV_FILE).read_bytes())
+    assert files[0] == files[1] == files[2]
+    assert [row["test/loss"] for row in read_csv(tmp_path)] == ["", "", str(1 / 3), "0.25"]
+
+
 def test_a_validation_that_is_repeated_is_tracked_once(
     tiny_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
