@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from statistics import median
+from typing import Any
 
 import arms
 import torch
@@ -83,6 +84,20 @@ def shares(config: RunConfig, seconds: float) -> dict[str, float]:
     }
 
 
+def described(
+    count: int, rows: int, columns: int, iterations: int, ours: list[float], roofline: list[float]
+) -> tuple[list[str], dict[str, Any]]:
+    """The line of the table and the record of one size, from the milliseconds of each round."""
+    m, n = sorted((rows, columns))
+    gflop = count * iterations * (4 * m * m * n + 2 * m**3) / 1e9
+    over = spread([a / b for a, b in zip(ours, roofline, strict=True)])
+    dtype = str(fastest_dtype(torch.empty(rows, columns))).removeprefix("torch.")
+    ms, least = median(ours), median(roofline)
+    cells = [f"{count} x {rows} x {columns}", dtype, f"{ms:.2f}", f"{least:.2f}", shown(over)]
+    size = {"count": count, "rows": rows, "columns": columns, "dtype": dtype, "ms": ms, "over_roofline": over}
+    return [*cells, f"{gflop / least * 1e3:.0f}"], size
+
+
 def main() -> None:
     """Race every size, then look at the whole step."""
     parser = options_parser(__doc__, rounds=7, steps=10)
@@ -97,28 +112,11 @@ def main() -> None:
     with OtherLoad() as load, torch.no_grad():
         for (r, c), count in sorted(matrix_sizes(config).items(), key=lambda item: -item[1]):
             mine, least = race(count, r, c, iterations, options.rounds, options.steps)
-            m, n = sorted((r, c))
-            gflop = count * iterations * (4 * m * m * n + 2 * m**3) / 1e9
-            over = spread([a / b for a, b in zip(mine, least, strict=True)])
-            dtype = str(fastest_dtype(torch.empty(r, c))).removeprefix("torch.")
-            at_best = gflop / median(least) * 1e3
-            rows.append(
-                [f"{count} x {r} x {c}", dtype, f"{median(mine):.2f}", f"{median(least):.2f}", shown(over)]
-                + [f"{at_best:.0f}"]
-            )
-            sizes.append(
-                {
-                    "count": count,
-                    "rows": r,
-                    "columns": c,
-                    "dtype": dtype,
-                    "ms": median(mine),
-                    "over_roofline": over,
-                }
-            )
-            ours, roofline = (
-                [a + b for a, b in zip(x, y, strict=True)] for x, y in ((ours, mine), (roofline, least))
-            )
+            line, size = described(count, r, c, iterations, mine, least)
+            rows.append(line)
+            sizes.append(size)
+            ours = [a + b for a, b in zip(ours, mine, strict=True)]
+            roofline = [a + b for a, b in zip(roofline, least, strict=True)]
     whole = spread([a / b for a, b in zip(ours, roofline, strict=True)])
     rows.append(["all", "", f"{median(ours):.2f}", f"{median(roofline):.2f}", shown(whole), ""])
     print(table(["matrices", "dtype", "ms", "roofline ms", "times roofline", "bmm GFLOP/s"], rows))

@@ -107,6 +107,37 @@ def last_rows(path: Path) -> list[dict[str, Any]]:
     return [row for name in SWEEPS for row in sweeps.get(name, [])]
 
 
+def point_row(sweep: str, value: int, config: RunConfig, each: list[dict[str, float]]) -> dict[str, Any]:
+    """What was measured at one point, and what its model costs."""
+    tokens = config.train.batch_size * config.train.context_length
+    cost = model_cost(config.nanokimi.model, config.train.context_length)
+    speeds = spread([tokens / one["step_seconds"] for one in each])
+    return {
+        "sweep": sweep,
+        "value": value,
+        "tokens_per_second": speeds["median"],
+        "speeds": speeds,
+        "above_mb": median(one["above_bytes"] for one in each) / 1e6,
+        "params_total": cost.params_total,
+        "params_active": cost.params_active,
+        "train_flops_per_token": cost.train_flops_per_token,
+    }
+
+
+def rows_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    header = ["sweep", "size", "tokens/s", "MB above idle", "parameters", "active", "MFLOP per token"]
+    numbers = ("value", "tokens_per_second", "above_mb", "params_total", "params_active")
+    return table(
+        header,
+        [
+            [row["sweep"], *(f"{row[key]:,.0f}" for key in numbers)]
+            + [f"{row['train_flops_per_token'] / 1e6:.1f}"]
+            for row in rows
+        ],
+    )
+
+
 def main() -> None:
     """Visit every point, print the table, draw the curves."""
     parser = options_parser(__doc__, rounds=2, steps=4)
@@ -120,12 +151,8 @@ def main() -> None:
         return draw(last_rows(options.draw), options.plot)
     sweeps = SWEEPS
     if options.smoke:
-        options.rounds, options.steps, options.tokens, sweeps = (
-            1,
-            1,
-            64,
-            {name: SWEEPS[name][:1] for name in SWEEPS},
-        )
+        options.rounds, options.steps, options.tokens = 1, 1, 64
+        sweeps = {name: sizes[:1] for name, sizes in SWEEPS.items()}
     config = arms.bench_config(options.config, overrides, options.threads)
     points = [(sweep, value) for sweep in options.sweeps for value in sweeps[sweep]]
     found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
@@ -134,35 +161,11 @@ def main() -> None:
             for sweep, value in points if number % 2 == 0 else reversed(points):
                 one = measure(resized(config, sweep, value, options.tokens), options.threads, options.steps)
                 found[sweep, value].append(one)
-    rows = []
-    for (sweep, value), each in found.items():
-        there = resized(config, sweep, value, options.tokens)
-        cost = model_cost(there.nanokimi.model, there.train.context_length)
-        speeds = spread(
-            [there.train.batch_size * there.train.context_length / one["step_seconds"] for one in each]
-        )
-        rows.append(
-            {"sweep": sweep, "value": value, "tokens_per_second": speeds["median"], "speeds": speeds}
-            | {
-                "above_mb": median(one["above_bytes"] for one in each) / 1e6,
-                "params_total": cost.params_total,
-            }
-            | {"params_active": cost.params_active, "train_flops_per_token": cost.train_flops_per_token}
-        )
-    cells = [
-        [row["sweep"], f"{row['value']:,}", f"{row['tokens_per_second']:,.0f}", f"{row['above_mb']:,.0f}"]
-        + [
-            f"{row['params_total']:,}",
-            f"{row['params_active']:,}",
-            f"{row['train_flops_per_token'] / 1e6:.1f}",
-        ]
-        for row in rows
+    rows = [
+        point_row(sweep, value, resized(config, sweep, value, options.tokens), each)
+        for (sweep, value), each in found.items()
     ]
-    print(
-        table(
-            ["sweep", "size", "tokens/s", "MB above idle", "parameters", "active", "MFLOP per token"], cells
-        )
-    )
+    print(rows_table(rows))
     speeds_by_experts = [row["tokens_per_second"] for row in rows if row["sweep"] == "experts"]
     flat = min(speeds_by_experts) / max(speeds_by_experts) if speeds_by_experts else None
     if flat is not None:

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from bilingual import bilingual_table
@@ -34,6 +34,7 @@ from recorded import (
     old_tales,
     read_comparison,
 )
+from speed_table import speed_table
 from study_tables import old_and_new, pairing_table, study_block
 
 from nanokimi.compare.verdict import verdict
@@ -52,7 +53,6 @@ COLUMNS = (
     ("peak_memory_bytes", "peak memory (MB)", "{:.0f}", 1e-6),
     ("decode_ms_per_token", "decode ms per token (first seed)", "{:.2f}", 1.0),
 )
-MEMORY = "peak memory above idle"
 
 
 # ---- comparisons
@@ -233,98 +233,6 @@ def null_table() -> str:
         f"{head['processor']}."
     )
     return "\n".join([*lines, "", made])
-
-
-# ---- speed
-
-
-def speed_table() -> str:
-    """README's speeds, each from the last recorded row of its benchmark that has the wanted options."""
-    rows = read_json_lines(RESULTS / "benchmarks.jsonl")
-
-    def last(benchmark: str, **wanted: str) -> Row:
-        found = [
-            row
-            for row in rows
-            if row["benchmark"] == benchmark
-            and all(wanted[key] in str(row["options"].get(key)) for key in wanted)
-        ]
-        return found[-1]
-
-    gpt, kimi, memory = last("train_gpt"), last("train_kimi"), last("memory")
-    # measured several times on its last day, with spreads of a fifth: take the median of those runs
-    decodes = [
-        row
-        for row in rows
-        if row["benchmark"] == "decode" and row["time"][:10] == last("decode")["time"][:10]
-    ]
-    decode = median(row["ratio"]["median"] for row in decodes)
-    gpt_decode = last("sample_gpt")
-    fast, race = last("time_to_loss", config="shakespeare-fast"), last("time_to_loss", config="nanokimi.yaml")
-    muon = [1 / run["ratios"]["time_muon"] for run in race["runs"]]
-    slower = paired_t(muon, [0.0] * len(muon))
-    cached = gpt_decode["contexts"]["256"]["arms"]["transformers"]["ours_over_it"]["median"]
-    ratio = {
-        kind: memory["arms"][f"ours-{kind}"]["ratio"]["median"]
-        / memory["arms"][f"transformers-{kind}"]["ratio"]["median"]
-        for kind in ("bf16", "fp32")
-    }
-    theirs, deepseek = "transformers GPT2LMHeadModel, bf16", "transformers DeepseekV3, fused AdamW, bf16"
-    generate = "transformers generate, with its cache"
-    kimi_memory = "NanoKimi (27M) training with AdamW"
-    to_loss = "time to a validation loss of 1.886"
-    seeds = f"median of {len(fast['runs'])} seeds, of which {fast['missed']} missed the loss"
-    rows_shown = [
-        (
-            "NanoGPT training, bf16",
-            "nanoGPT's own train.py (fp32)",
-            "tokens/s",
-            f"{gpt['ratio']['median']:.1f}",
-        ),
-        ("NanoGPT training, bf16", theirs, "tokens/s", f"{gpt['over_transformers']['median']:.1f}"),
-        ("NanoKimi training, MuonClip, bf16", deepseek, "tokens/s", f"{kimi['ratio']['median']:.1f}"),
-        (
-            "the same, torch.compile on both sides",
-            "the same",
-            "tokens/s",
-            f"{kimi['ratio_alike']['both']['median']:.1f}",
-        ),
-        ("NanoKimi decoding 256 tokens, batch 1", generate, "tokens/s", f"{decode:.0f}"),
-        ("NanoGPT decoding 256 tokens, batch 1", generate, "tokens/s", f"{cached:.1f}"),
-        (f"{kimi_memory}, bf16", deepseek, MEMORY, f"{ratio['bf16']:.2f}"),
-        ("the same, fp32", "the same, fp32", MEMORY, f"{ratio['fp32']:.2f}"),
-        (
-            f"NanoKimi (`shakespeare-fast`), {seeds}",
-            "nanoGPT's CPU recipe",
-            to_loss,
-            f"1/{fast['ratios']['time']['median']:.0f}",
-        ),
-        (
-            "the same",
-            "nanoGPT's CPU recipe",
-            "tokens to that loss",
-            f"1/{fast['ratios']['tokens']['median']:.0f}",
-        ),
-        (
-            f"NanoKimi (`benchmarks/race/`), mean of {len(muon)} seeds",
-            "NanoGPT with Muon",
-            "time to that loss",
-            f"{slower.mean:.2f} ({slower.low:.2f} to {slower.high:.2f})",
-        ),
-    ]
-    lines = ["| ours | peer | quantity | ours divided by the peer's |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(shown) + " |" for shown in rows_shown]
-    return "\n".join([*lines, "", measured_on([gpt, kimi, memory, *decodes, gpt_decode, fast, race])])
-
-
-def measured_on(rows: list[Row]) -> str:
-    """When and where the rows were measured."""
-    days = ", ".join(sorted({row["time"][:10] for row in rows}))
-    machines = ", ".join(sorted({f"{row['cores']} cores of an {row['processor']}" for row in rows}))
-    return (
-        f"Measured on {days}, {machines}. Both sides of a row take turns; ratios of tokens/s and memory are medians "
-        "over rounds."
-    )
 
 
 # ---- the documents
