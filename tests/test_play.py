@@ -116,7 +116,7 @@ def test_visitors_write_in_turns_and_stop(desk: Desk, both: Opened) -> None:
     deadline = time.monotonic() + PATIENCE
     while desk.worker.present:
         assert time.monotonic() < deadline
-    assert desk.worker.taken == desk.worker.given == 7
+    assert desk.worker.given == 7 and desk.worker.waiting == []
     task = desk.compute("d", lambda: 1 / 0)
     assert finished([task])[0].error == "unexpected ZeroDivisionError"
     assert finished([desk.compute("d", lambda: "ok")])[0].result == "ok"
@@ -129,6 +129,41 @@ def test_a_full_queue_refuses_and_keeps_no_half_of_a_wish(both: Opened) -> None:
     deadline = time.monotonic() + PATIENCE
     while desk.worker.present:
         assert time.monotonic() < deadline
+    desk.close()
+
+
+class Busy:
+    """Work that never ends by itself."""
+
+    cancelled = False
+
+    def advance(self) -> bool:
+        time.sleep(0.001)
+        return True
+
+    def tell(self, refused: object) -> None:
+        pass
+
+
+def test_who_no_longer_waits_keeps_no_place_in_the_queue(both: Opened) -> None:
+    """And a wish that finds the queue full leaves the visitor's earlier one where it was."""
+    desk, busy = Desk(both, Limits(at_once=1, queue=2)), Busy()
+    desk.worker.submit(busy)
+    deadline = time.monotonic() + PATIENCE
+    while desk.worker.waiting:
+        assert time.monotonic() < deadline
+    mine, other = desk.compute("a", lambda: "mine"), desk.compute("b", lambda: "other")
+    with pytest.raises(UserError, match="try again in a moment"):
+        desk.compute("a", lambda: "mine, too")
+    assert not mine.cancelled and (desk.ahead(mine), desk.ahead(other)) == (0, 1)
+    desk.stop("a")
+    finished([mine])
+    while desk.worker.present > 2:
+        assert time.monotonic() < deadline
+    third = desk.compute("c", lambda: "third")
+    assert mine.result is None and (desk.ahead(other), desk.ahead(third)) == (0, 1)
+    busy.cancelled = True
+    assert [task.result for task in finished([other, third])] == ["other", "third"]
     desk.close()
 
 
@@ -197,7 +232,8 @@ def test_the_panes_say_what_happens(desk: Desk, both: Opened) -> None:
     page = panes(desk, players, texts, asked(prompt="the dog " * 9))
     assert page.count('aria-busy="false"') == 2 and page.count("nanokimi sample") == 2
     assert "72 tokens; this model reads the last 16" in page
-    waiting = Text(players[0].served, texts[0].asked, lambda _: None, number=desk.worker.given + 4)
+    waiting = Text(players[0].served, texts[0].asked, lambda _: None, number=9)
+    desk.worker.ahead = {9: 3}.__getitem__  # type: ignore[method-assign]
     assert "waiting, 3 before you" in panes(desk, players[:1], [waiting], asked())
     failed = Text(players[0].served, texts[0].asked, lambda _: None, ended=True, error="no <b>")
     assert failed.state == FAILED and "no &lt;b&gt;" in panes(desk, players[:1], [failed], asked())

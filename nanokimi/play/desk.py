@@ -149,7 +149,7 @@ class Desk:
 
     def ahead(self, work: Text | Task) -> int:
         """How many requests are before this one in the queue."""
-        return max(work.number - self.worker.taken - 1, 0)
+        return self.worker.ahead(work.number)
 
     def close(self) -> None:
         """End the thread."""
@@ -167,8 +167,6 @@ class Desk:
         return text
 
     def _enter(self, session: str | None, works: list[Text] | list[Task]) -> None:
-        if session is not None:
-            self.stop(session)
         entered: list[Text | Task] = []
         try:
             for work in works:
@@ -181,6 +179,7 @@ class Desk:
                 f"{self.worker.present} texts are being written or wait here already: try again in a moment."
             ) from None
         if session is not None:
+            self.stop(session)  # not before, or a wish that is refused would end the one in work
             self.of_session[session] = entered
 
     def leave(self, session: str, works: list[Text] | list[Task]) -> None:

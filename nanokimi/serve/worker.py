@@ -1,12 +1,11 @@
 """The thread that computes: requests wait in a queue, and those in work advance by one token in turns.
 
 All models share the one thread, because their products would fight for the same cores. A request whose client has gone
-is dropped at its next token.
+is dropped at its next token, or leaves the queue.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,43 +94,64 @@ class Worker:
         self, at_once: int, waiting: int, on_fault: Callable[[BaseException], None] | None = None
     ) -> None:
         self.at_once, self.most, self.on_fault = at_once, at_once + waiting, on_fault
-        self.incoming: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self.lock, self.present = threading.Lock(), 0
-        self.given = self.taken = 0
-        """How many requests have come so far, and how many of them have left the queue."""
+        self.changed, self.present, self.over = threading.Condition(), 0, False
+        self.waiting: list[tuple[int, Work]] = []
+        """The queue: each request with its number, in the order in which they came."""
+        self.given = 0
+        """How many requests have come so far."""
         self.threads = torch.get_num_threads()
         self.thread = threading.Thread(target=self._work, name="nanokimi writes", daemon=True)
 
     def submit(self, job: Work) -> int:
         """Put a request in the queue; returns its number, counted from 1. Raises Refused (429) if it is full."""
-        with self.lock:
+        with self.changed:
             if self.present >= self.most:
                 raise Refused(429, f"{self.present} requests are waiting: try again later", code="queue_full")
             self.present += 1
             self.given += 1
-            number = self.given
-            self.incoming.put(job)
-        return number
+            self.waiting.append((self.given, job))
+            self.changed.notify()
+            return self.given
+
+    def ahead(self, number: int) -> int:
+        """How many requests are in the queue that came before the one of this number."""
+        with self.changed:
+            return sum(other < number for other, _ in self.waiting)
 
     def stop(self) -> None:
         """End the thread; what is in work is dropped."""
-        self.incoming.put(None)
+        with self.changed:
+            self.over = True
+            self.changed.notify()
         self.thread.join(5)
 
     def _work(self) -> None:
         torch.set_num_threads(self.threads)  # OpenMP's number is that of each thread
         active: list[Work] = []
-        waiting: list[Work] = []
         while True:
-            while not self.incoming.empty() or not (active or waiting):
-                job = self.incoming.get()
-                if job is None:
+            with self.changed:
+                while not (active or self.waiting or self.over):
+                    self.changed.wait()
+                if self.over:
                     return
-                waiting.append(job)
-            while waiting and len(active) < self.at_once:
-                active.append(waiting.pop(0))
-                self.taken += 1
+                gone = self._next(active)
+            for job in gone:
+                self._goes_on(job)
             active = [job for job in active if self._goes_on(job)]
+
+    def _next(self, active: list[Work]) -> list[Work]:
+        """Fill `active` from the queue; returns those whose client no longer waits, which keep no place in it."""
+        gone: list[Work] = []
+        waiting: list[tuple[int, Work]] = []
+        for number, job in self.waiting:
+            if job.cancelled:
+                gone.append(job)
+            elif len(active) < self.at_once:
+                active.append(job)
+            else:
+                waiting.append((number, job))
+        self.waiting = waiting
+        return gone
 
     def _goes_on(self, job: Work) -> bool:
         """One step of a job. Whatever fails is told to its client, and the thread lives on."""
@@ -147,6 +167,6 @@ class Worker:
             if self.on_fault is not None and not full:
                 self.on_fault(error)
             job.tell(Refused(500, reason))
-        with self.lock:
+        with self.changed:
             self.present -= 1
         return False
