@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from report_fixture import write_comparison
 
 from nanokimi import cli
 from nanokimi.errors import UserError
-from nanokimi.play import gathered, look, markup, progress
+from nanokimi.inside import subject_of
+from nanokimi.play import gathered, look, markup, places, progress
 from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
 from nanokimi.play.complaints import FAULT, REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
@@ -27,7 +30,7 @@ from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
 from nanokimi.play.look import Inspector, has_map, wanted_maps
 from nanokimi.play.models import Player, open_players, presets
 from nanokimi.play.panes import panes
-from nanokimi.play.places import Places
+from nanokimi.play.places import Places, offered
 from nanokimi.play.watch import Watcher, in_words
 
 LIMITS = Limits(prompt_characters=100, tokens=50)
@@ -341,6 +344,41 @@ def test_a_run_in_progress_is_followed(both: Opened, folder: Path) -> None:
     (seen,) = watcher.look(run)
     assert (seen.step, seen.state, seen.seconds_left) == (1, "finished", None)
     assert list(Places((), folder).watchable()) == ["watched"]
+
+
+def test_a_run_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its choice stays in the list of the visitor who has it, or Gradio would refuse the very call that says so."""
+    assert offered(["b"], "a") == ["b", "a"] and offered(["b"], "b") == offered(["b"], None) == ["b"]
+    gone = folder / "gone" / "metrics.jsonl"
+
+    def vanished(path: Path, pattern: str = "") -> Any:
+        raise FileNotFoundError(pattern)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "metrics_of", lambda path: [gone])
+        assert list(Places((folder / "any",), folder).watchable())[:1] == ["any"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", vanished)
+        patched.setattr(Path, "iterdir", vanished)
+        assert Places((gone.parent,), folder).watchable() == {} == Places((), folder).comparable()
+
+
+def test_the_name_of_a_folder_can_be_sent_and_hides_nothing(both: Opened, folder: Path) -> None:
+    """A name that is not UTF-8 would keep the whole page from being made."""
+    name = os.fsdecode(b"odd\xff\n<b>\xe2\x80\xae")
+    odd = folder / "odd" / name
+    shutil.copytree(folder / "nanogpt", odd)
+    (label,) = Places((), folder / "odd").all()
+    assert label == "odd\\udcff\n<b>[U+202E]" and label.encode()
+    hiding = folder / "odd" / "a\x1b<b>\u202e"  # weights are only opened under names that are UTF-8
+    shutil.copytree(folder / "nanogpt", hiding)
+    names = list(open_players([str(folder / "nanogpt"), str(hiding)]))
+    assert names[1] == "NanoGPT (odd/a\u241b<b>[U+202E])"
+    run = both["NanoGPT"].run
+    titled = replace(run, config=replace(run.config, name="a\ud800\x1b<b>"))
+    assert subject_of(titled).name == "a<U+D800>\u241b<b>"
+    for page in (markup.shown("\ud800<"), markup.frame("\ud800", "\ud800"), markup.message("\ud800")):
+        assert page.encode() and "\\ud800" in page
 
 
 def test_curves_have_round_numbers_and_the_floor() -> None:

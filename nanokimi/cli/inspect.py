@@ -120,10 +120,14 @@ def with_own_names(
     pairs: Sequence[tuple[View, Subject]], folders: Sequence[Path]
 ) -> list[tuple[View, Subject]]:
     """The same, with the folder beside a name that several have."""
+    from nanokimi.inside.pieces import visible
+
     names = [view.look.name for view, _ in pairs]
     return [
         (
-            replace(view, look=replace(view.look, name=f"{view.look.name} ({folder})"))
+            replace(
+                view, look=replace(view.look, name=f"{view.look.name} ({visible(str(folder), spaces=False)})")
+            )
             if names.count(view.look.name) > 1
             else view,
             subject,

@@ -13,6 +13,7 @@ from torch import nn
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.errors import UserError
+from nanokimi.inside.pieces import visible
 from nanokimi.model.build import LanguageModel
 from nanokimi.model.gpt import NanoGPT
 from nanokimi.model.kimi import NanoKimi
@@ -39,7 +40,7 @@ def subject_of(run: Run) -> Subject:
     """The model of an opened run."""
     optim = run.config.family.optim
     return Subject(
-        name=run.config.title,
+        name=visible(run.config.title, spaces=False),
         model=run.model,
         tokenizer=run.data.tokenizer,
         context_length=run.config.train.context_length,

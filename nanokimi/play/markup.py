@@ -16,9 +16,22 @@ TURNING = {
 VISIBLE = str.maketrans(INVISIBLE | TURNING)
 
 
+def visible(text: object) -> str:
+    """A text in which every character can be seen and be sent.
+
+    A file's name, or JSON, may hold half a character (a lone surrogate), which no page can be encoded with.
+    """
+    return sendable(str(text)).translate(VISIBLE)
+
+
+def sendable(text: str) -> str:
+    """The text with every half of a character written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def shown(text: object) -> str:
     """A text as HTML that shows it as it is: tags are no tags, and control characters have a picture."""
-    return escape(str(text).translate(VISIBLE), quote=True)
+    return escape(visible(text), quote=True)
 
 
 def message(text: str, kind: str = "error") -> str:
@@ -44,7 +57,10 @@ that is unfolded."""
 
 def frame(page: str, title: str) -> str:
     """A whole HTML page of ours in a frame of its own, whose styles and scripts do not touch the page around it."""
-    return f'<iframe class="nk-frame" title="{shown(title)}" onload="{escape(FIT)}" srcdoc="{escape(page)}"></iframe>'
+    source = escape(sendable(page))
+    return (
+        f'<iframe class="nk-frame" title="{shown(title)}" onload="{escape(FIT)}" srcdoc="{source}"></iframe>'
+    )
 
 
 def into_view(button: str, result: str) -> str:

@@ -10,6 +10,7 @@ from nanokimi.data.store import PreparedData, text_opening
 from nanokimi.errors import UserError
 from nanokimi.generation.engine import Engine
 from nanokimi.measure.cost import Cost, model_cost
+from nanokimi.play.markup import visible
 from nanokimi.pretrained import run_path
 from nanokimi.serve.worker import Served
 from nanokimi.train.run_folder import Run, first_seeds, open_run
@@ -54,9 +55,9 @@ def open_players(
     found: dict[str, Player] = {}
     for slot, run in enumerate(runs):
         run.model.eval()
-        name = run.config.title
-        if titles.count(name) > 1:
-            name = f"{name} ({short_place(run.folder)})"
+        name = visible(run.config.title)
+        if titles.count(run.config.title) > 1:
+            name = f"{name} ({visible(short_place(run.folder))})"
         if name in found:
             name = f"{name[:-1]}, {slot + 1})"
         train = run.config.train

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanokimi.play.markup import visible
 from nanokimi.train.run_folder import CONFIG_FILE
 
 METRICS_FILE, RESULT_FILE, REPORT_FILE = "metrics.jsonl", "result.json", "report.json"
@@ -25,13 +26,15 @@ class Places:
     def all(self) -> dict[str, Path]:
         """The folders of runs and comparisons by what they are called, the newest first after the named ones."""
         found = list(self.named)
-        if self.below is not None and self.below.is_dir():
-            inside = [path for path in self.below.iterdir() if is_run(path) and not path.is_symlink()]
-            found += sorted(inside, key=lambda path: -path.stat().st_mtime)
+        if self.below is not None:
+            inside = [path for path in folders_in(self.below) if is_run(path) and not path.is_symlink()]
+            found += sorted(inside, key=lambda path: -last_written([path]))
         labels: dict[str, Path] = {}
         for path in list(dict.fromkeys(map(Path.resolve, found)))[:MOST_OFFERED]:
             tails = ("/".join(path.parts[start:]) for start in reversed(range(len(path.parts))))
-            labels[next(tail for tail in tails if tail not in labels)] = path
+            label = next((tail for tail in map(visible, tails) if tail not in labels), None)
+            if label is not None:
+                labels[label] = path
         return labels
 
     def comparable(self) -> dict[str, Path]:
@@ -44,9 +47,26 @@ class Places:
         return dict(sorted(found.items(), key=lambda item: -last_written(metrics_of(item[1]))))
 
 
+def offered(labels: Iterable[str], chosen: object) -> list[str]:
+    """What a list on the page offers: the labels, and what a visitor has chosen there, though it be gone.
+
+    Gradio refuses every call whose choice is not in the list, before the page can say that the run is gone.
+    """
+    found = list(labels)
+    return found if chosen is None or chosen in found else [*found, str(chosen)]
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is gone, or closed to us."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
 def is_run(folder: Path) -> bool:
-    """Whether it is the folder of a run or comparison, and not of a study."""
-    return (folder / CONFIG_FILE).is_file() and not (folder / "results.jsonl").is_file()
+    """Whether it is the folder of a run or comparison, and not of a study; not if it is closed to us."""
+    return os.path.isfile(folder / CONFIG_FILE) and not os.path.isfile(folder / "results.jsonl")
 
 
 def has_ended(folder: Path) -> bool:
@@ -60,9 +80,18 @@ def has_ended(folder: Path) -> bool:
 def metrics_of(folder: Path) -> list[Path]:
     """The records of a run, or of each run of a comparison."""
     depths = (METRICS_FILE, f"*/{METRICS_FILE}", f"*/*/{METRICS_FILE}")
-    return next((found for depth in depths if (found := sorted(folder.glob(depth)))), [])
+    try:
+        return next((found for depth in depths if (found := sorted(folder.glob(depth)))), [])
+    except OSError:  # deleted while it is searched
+        return []
 
 
 def last_written(paths: Iterable[Path]) -> float:
-    """When the newest of these files was written to, as Unix time; 0 if there is none."""
-    return max((os.stat(path).st_mtime for path in paths), default=0.0)
+    """When the newest of these files was written to, as Unix time; 0 if there is none any more."""
+    newest = 0.0
+    for path in paths:
+        try:
+            newest = max(newest, os.stat(path).st_mtime)
+        except OSError:  # a run may be deleted at any moment
+            continue
+    return newest
