@@ -346,6 +346,43 @@ def test_a_run_in_progress_is_followed(both: Opened, folder: Path) -> None:
     assert list(Places((), folder).watchable()) == ["watched"]
 
 
+def test_a_run_that_was_started_anew_is_read_again(both: Opened, folder: Path) -> None:
+    """Also if it is longer by then than what was read, and whatever stands in its records."""
+    run, watcher = folder / "anew", Watcher()
+    shutil.copytree(folder / "nanokimi", run)
+    metrics = run / "metrics.jsonl"
+    train = {"kind": "train", "flops": 1.0, "train_seconds": 1.0, "step_ms": 10.0, "memory_bytes": 1}
+
+    def lines(steps: int, loss: float) -> str:
+        return "".join(
+            json.dumps({**train, "step": step, "loss": loss}) + "\n" for step in range(1, steps + 1)
+        )
+
+    metrics.write_text(lines(20, 2.0))
+    assert len(watcher.look(run)[0].losses) == 20
+    (run / "other").write_text(lines(30, 1.0))
+    (run / "other").replace(metrics)
+    assert watcher.look(run)[0].losses == [(step, 1.0) for step in range(1, 31)]
+    os.truncate(metrics, len(lines(25, 1.0)))  # resumed from an earlier step, and on beyond the old one
+    with metrics.open("a") as file:
+        file.write(lines(40, 3.0)[len(lines(25, 3.0)) :])
+    (seen,) = watcher.look(run)
+    assert [loss for _, loss in seen.losses] == [1.0] * 25 + [3.0] * 15
+    with metrics.open("a") as file:
+        for wrong in (
+            '{"kind": "train", "step": Infinity}',
+            "[" * 100_000,
+            "5",
+            '{"kind": "eval"}',
+            "1" * 5000,
+        ):
+            file.write(wrong + "\n")
+        file.write(f'{{"kind": "eval", "step": 41, "val_loss": 1{"0" * 400}}}\n')
+    assert watcher.look(run)[0].step == 40
+    shutil.rmtree(run)
+    assert watcher.look(run) == [] and "Nothing yet" in progress.progress_page([])
+
+
 def test_a_run_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its choice stays in the list of the visitor who has it, or Gradio would refuse the very call that says so."""
     assert offered(["b"], "a") == ["b", "a"] and offered(["b"], "b") == offered(["b"], None) == ["b"]
@@ -361,6 +398,19 @@ def test_a_run_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.Monkey
         patched.setattr(Path, "glob", vanished)
         patched.setattr(Path, "iterdir", vanished)
         assert Places((gone.parent,), folder).watchable() == {} == Places((), folder).comparable()
+
+
+def test_of_many_runs_those_in_progress_are_shown(both: Opened, folder: Path) -> None:
+    many = folder / "more" / "many"
+    shutil.copytree(folder / "nanokimi", many)
+    (many / "metrics.jsonl").touch()
+    (seen,) = Watcher().look(many)
+    runs = [replace(seen, name=f"arm {i // 3}", seed=i, finished=i < 10) for i in range(12)]
+    page = progress.progress_page(runs)
+    shown = re.findall(r"seed (\d+)<", page)
+    assert shown == ["0", "1", "2", "3", "4", "5", "10", "11"]
+    assert "8 of 12 runs are shown" in page and "--nk-arm-3" in page and "arm 2" not in page
+    assert "runs are shown" not in progress.progress_page(runs[:8])
 
 
 def test_the_name_of_a_folder_can_be_sent_and_hides_nothing(both: Opened, folder: Path) -> None:

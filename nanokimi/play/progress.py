@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanokimi.play.curves import Line, charts, sample, smoothed
-from nanokimi.play.markup import empty, shown, swatch
+from nanokimi.play.markup import empty, message, shown, swatch
 from nanokimi.play.watch import Progress, in_words, shared_floor
 from nanokimi.report import units
 
@@ -17,8 +17,10 @@ def progress_page(runs: Sequence[Progress]) -> str:
     """All that is known of the runs of one folder."""
     if not runs:
         return empty("Nothing yet", "The run has written no record so far.")
-    runs = runs[:MOST_PANELS]
-    slots = {name: slot for slot, name in enumerate(dict.fromkeys(run.name for run in runs))}
+    of, names = len(runs), dict.fromkeys(run.name for run in runs)
+    runs = with_panels(runs)
+    here = {run.name for run in runs}
+    slots = {name: slot for slot, name in enumerate(names) if name in here}
     lines = [Line(run.name, slots[run.name], smoothed(run.losses), thin=True) for run in runs]
     lines += [Line(run.name, slots[run.name], run.val_losses) for run in runs]
     curve = charts(lines, "Loss by step", shared_floor(runs))
@@ -29,7 +31,16 @@ def progress_page(runs: Sequence[Progress]) -> str:
         else ""
     )
     panels = "".join(panel(run, slots[run.name]) for run in runs)
-    return f'{figure}<div class="nk-panes">{panels}</div>'
+    left_out = (
+        "" if of == len(runs) else f"{len(runs)} of {of} runs are shown, those that have not finished first."
+    )
+    return f'{message(left_out, "note")}{figure}<div class="nk-panes">{panels}</div>'
+
+
+def with_panels(runs: Sequence[Progress]) -> list[Progress]:
+    """Those that are shown, in their order: of more than there is room for, first those that have not finished."""
+    kept = sorted(range(len(runs)), key=lambda place: runs[place].finished)[:MOST_PANELS]
+    return [runs[place] for place in sorted(kept)]
 
 
 def key(slots: dict[str, int]) -> str:

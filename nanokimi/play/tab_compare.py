@@ -79,8 +79,9 @@ def build(places: Places) -> None:
         except (UserError, OSError) as error:
             return message(str(UserError(str(error))))
 
-    def refresh() -> Any:
-        return gr.update(choices=list(places.comparable()))
+    def refresh(labels: Any) -> Any:
+        offered = list(places.comparable())
+        return gr.update(choices=offered, value=[label for label in labels or [] if label in offered])
 
     go.click(compare, chosen, page, concurrency_limit=2, show_progress="minimal", api_name="compare")
-    again.click(refresh, None, chosen, show_progress="hidden", api_visibility="private")
+    again.click(refresh, chosen, chosen, show_progress="hidden", api_visibility="private")

@@ -8,7 +8,7 @@ import gradio as gr
 
 from nanokimi.errors import UserError
 from nanokimi.play.markup import empty, message
-from nanokimi.play.places import Places
+from nanokimi.play.places import Places, offered
 from nanokimi.play.progress import progress_page
 from nanokimi.play.watch import Watcher
 
@@ -36,6 +36,7 @@ def build(places: Places) -> gr.Timer:
         labels = list(places.watchable())
         if label is None and labels:
             label = labels[0]
+        labels = offered(labels, label)
         same = sorted(labels) == sorted(before)  # an open list is not disturbed
         update = gr.skip() if same else gr.update(choices=labels, value=label)
         return update, watched(places, watcher, label), labels
@@ -55,5 +56,5 @@ def watched(places: Places, watcher: Watcher, label: Any) -> str:
         return message(f"There is no run '{str(label)[:80]}' here any more: choose another.")
     try:
         return progress_page(watcher.look(folder))
-    except UserError as error:
-        return message(str(error))
+    except (UserError, OSError) as error:  # the run may be deleted while it is read
+        return message(str(UserError(str(error))))

@@ -25,6 +25,8 @@ MOST_POINTS = 8192
 """Losses that are kept of a run; beyond that, every second one is dropped."""
 MOST_FOLLOWED = 64
 MOST_BYTES_AT_ONCE = 1 << 26
+BYTES_COMPARED = 512
+"""Of what was read last, to see whether the file is still the one that was read: more than a record's times take."""
 SILENT_SECONDS = 120.0
 
 
@@ -119,27 +121,30 @@ class Follower:
     """Reads the records of one run, each once."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.offset = path, 0
+        self.path, self.offset, self.last = path, 0, b""
         self.progress = begun(path.parent)
 
     def read(self) -> Progress:
-        """What is known now. A run that was resumed from an earlier step is read again."""
-        size = self.path.stat().st_size
-        if size < self.offset:
-            self.offset, self.progress = 0, begun(self.path.parent)
-        if size > self.offset:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                content = file.read(MOST_BYTES_AT_ONCE)
-            whole = content.rfind(b"\n") + 1  # the last line may still be in writing
-            self.offset += whole
-            for line in content[:whole].splitlines():
-                try:
-                    record = json.loads(line)
-                    if math.isfinite(float(record.get("loss", 0)) + float(record.get("val_loss", 0))):
-                        self.progress.take(record)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # a line that a crash has cut
+        """What is known now. A run that was resumed from an earlier step, or started anew, is read again.
+
+        It may have become longer than it was before anybody looks again, so its size does not tell.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(self.offset - len(self.last))
+            if file.read(len(self.last)) != self.last:
+                self.offset, self.last, self.progress = 0, b"", begun(self.path.parent)
+            file.seek(self.offset)
+            content = file.read(MOST_BYTES_AT_ONCE)
+        whole = content.rfind(b"\n") + 1  # the last line may still be in writing
+        self.offset += whole
+        self.last = (self.last + content[:whole])[-BYTES_COMPARED:]
+        for line in content[:whole].splitlines():
+            try:
+                record = json.loads(line)
+                if math.isfinite(float(record.get("loss", 0)) + float(record.get("val_loss", 0))):
+                    self.progress.take(record)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                continue  # a line that a crash has cut, or that is no record
         self.progress.written = self.path.stat().st_mtime
         self.progress.finished = (self.path.parent / RESULT_FILE).is_file()
         return self.progress
