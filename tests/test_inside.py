@@ -28,6 +28,7 @@ from nanokimi.inside.view import View, Wanted, with_maps
 from nanokimi.measure.cost import model_cost
 from nanokimi.measure.evaluate import evaluate
 from nanokimi.model.build import build_model
+from nanokimi.play.look import map_sizes
 from nanokimi.runtime.plugins import name_plugin
 from nanokimi.train.prune import expert_usage
 
@@ -203,6 +204,8 @@ def test_a_users_attention_and_module_show_their_maps(tmp_path: Path) -> None:
         one = subject(own_module(tmp_path, cls))
         view = with_maps(View(look(one, ids)), one, Wanted(), 9)
         assert [each.layer for each in view.maps] == layers and bool(view.maps_note) == (cls == "Without")
+        assert map_sizes(one) == ((2, 2) if cls == "Twice" else (0, 0)), "what `play` offers"
+    assert map_sizes(module) == (1, 2) and map_sizes(own) == (2, 4)
     assert attention_maps(subject(VARIANTS["latent"]), ids, 0) is None
     for layer, head, words in ((2, 0, "no layer 2"), (-1, 0, "layers 0 to 1"), (0, 2, "no head 2")):
         with pytest.raises(UserError, match=words):

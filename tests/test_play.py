@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, TINY_VARIANT
 from report_fixture import write_comparison
 
 from nanokimi import cli
 from nanokimi.errors import UserError
 from nanokimi.inside import subject_of
-from nanokimi.play import gathered, look, markup, places, progress
+from nanokimi.model.build import build_model
+from nanokimi.play import gathered, markup, places, progress
 from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
 from nanokimi.play.complaints import FAULT, REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
 from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
-from nanokimi.play.look import Inspector, has_map, wanted_maps
+from nanokimi.play.look import Inspector, wanted_maps
 from nanokimi.play.models import Player, open_players, presets
 from nanokimi.play.panes import panes
 from nanokimi.play.places import Places, offered
@@ -271,11 +272,23 @@ def test_a_map_that_one_model_lacks_leaves_the_view_of_all(
     """The list offers the layers of the model that has most."""
     last, beyond = wanted_maps("1", "all"), wanted_maps("2", "all")
     assert last is not None and beyond is not None
-    assert has_map(both["NanoKimi"], last) and not has_map(both["NanoKimi"], beyond)
-    monkeypatch.setattr(look, "has_map", lambda player, wanted: player.name == "NanoGPT")
-    page = Inspector(both).page(list(both.values()), asked(tokens=4), last)
+    inspector = Inspector(both)
+    assert inspector.most_maps == (2, 2)
+    assert inspector.has_map("NanoKimi", last) and not inspector.has_map("NanoKimi", beyond)
+    with monkeypatch.context() as patched:
+        patched.setattr(inspector, "has_map", lambda name, wanted: name == "NanoGPT")
+        page = inspector.page(list(both.values()), asked(tokens=4), last)
     assert page.count("no such map: its layers are 0 to 1, its heads 0 to 1.") == 1
     assert page.count('"maps":[{') == 1
+    own = inspector.subjects["NanoKimi"]
+    sizes = {"vocab_size": own.tokenizer.vocab_size, "max_position_embeddings": own.context_length}
+    latent = build_model(replace(TINY_VARIANT, attention="latent", **sizes), seed=1)
+    inspector.subjects["NanoKimi"] = replace(own, model=latent)
+    page = inspector.page(list(both.values()), asked(tokens=4), last)
+    assert page.count("The attention of layer 1 does not show weights over tokens.") == 1
+    assert page.count('"maps":[{') == 1
+    page = inspector.page([both["NanoKimi"]], asked(tokens=4), last)
+    assert "does not show weights over tokens" in page, "the rest of the view is there without the map"
 
 
 def test_runs_of_one_name_are_all_offered(tmp_path: Path) -> None:

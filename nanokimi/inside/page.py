@@ -43,7 +43,7 @@ def fragment(views: Sequence[View]) -> Fragment:
 def page(views: Sequence[View]) -> str:
     """A whole page, which can be mailed."""
     names = listed(dict.fromkeys(view.look.name for view in views))
-    context = {"title": f"Inside {names}", "prompt": views[0].look.prompt, "one": fragment(views)}
+    context = {"title": f"Inside {names}", "one": fragment(views)}
     return _render("page.html", context)
 
 
@@ -53,16 +53,20 @@ def in_notebook(views: Sequence[View]) -> str:
 
 
 def fitted(
-    pairs: Sequence[tuple[View, Subject]], wanted: Wanted, most_bytes: int = MOST_PAGE_BYTES
+    pairs: Sequence[tuple[View, Subject]],
+    wanted: Wanted,
+    most_bytes: int = MOST_PAGE_BYTES,
+    *,
+    must_show: bool = True,
 ) -> list[View]:
     """The views with as many of the wanted maps of attention as fit into a page of `most_bytes` bytes.
 
-    Raises UserError for a layer or head that a model does not have.
+    Raises UserError for a layer or head that a model does not have, and as `with_maps` does if it `must_show` them.
     """
     room = most_bytes - SPARE_BYTES - len(page([view for view, _ in pairs]).encode())
     share = room // len(pairs)
     return [
-        with_maps(view, subject, wanted, share // packed_bytes(len(view.look.tokens)))
+        with_maps(view, subject, wanted, share // packed_bytes(len(view.look.tokens)), must_show=must_show)
         for view, subject in pairs
     ]
 

@@ -32,10 +32,11 @@ class Wanted:
     head: int | None = None
 
 
-def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
+def with_maps(view: View, subject: Subject, wanted: Wanted, most: int, *, must_show: bool = True) -> View:
     """The view with at most `most` of the wanted maps, spread over the layers, and a note about those left out.
 
-    Raises UserError if a layer or head is asked for that the model does not have.
+    Raises UserError if a layer or head is asked for that the model does not have, and, if it `must_show` them, if the
+    layer asked for has no weights over tokens; otherwise the note says so.
     """
     layers = range(layers_shown(subject, view.look.ids)) if wanted.layer is None else [wanted.layer]
     if not layers:
@@ -44,7 +45,7 @@ def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
     of_each = max(-(-most // len(layers)), 1)  # no more are made than can be kept
     found = {layer: attention_maps(subject, view.look.ids, layer, heads, most=of_each) for layer in layers}
     silent = [layer for layer, maps in found.items() if maps is None]
-    if silent and wanted.layer is not None:
+    if silent and wanted.layer is not None and must_show:
         raise UserError(
             f"{view.look.name} does not show the attention of layer {wanted.layer}: choose another --layer"
         )
@@ -55,7 +56,7 @@ def with_maps(view: View, subject: Subject, wanted: Wanted, most: int) -> View:
     if len(kept) < total:
         note = f"{len(kept)} of {total} maps are here, so that the page stays small. "
         note += (
-            "For others name --layer or --head."
+            "For others ask for one layer or head."
             if most > 0
             else "Even one is too large: choose a shorter text."
         )

@@ -8,8 +8,10 @@ from typing import Any
 
 from nanokimi.config.checks import require
 from nanokimi.errors import UserError
-from nanokimi.inside import Favourites, favourites, subject_of, write_and_look
+from nanokimi.inside import Favourites, Subject, attention_maps, favourites, subject_of, write_and_look
+from nanokimi.inside.attention import layers_shown
 from nanokimi.inside.page import fitted, page
+from nanokimi.inside.subject import blocks_of
 from nanokimi.inside.view import View, Wanted
 from nanokimi.play.asked import Asked, settings_for, whole
 from nanokimi.play.models import Player
@@ -18,6 +20,8 @@ MOST_TOKENS = 500
 """A text to look at; a page of it opens in a second."""
 NONE = "none"
 MOST_MODELS = 4
+READ = 4
+"""Tokens that a module of the user's reads to show how many maps it has."""
 NO_MAP = "Not computed: choose a layer under \u201cAttention map\u201d and press Look again."
 
 
@@ -26,6 +30,8 @@ class Inspector:
 
     def __init__(self, players: dict[str, Player]) -> None:
         self.subjects = {name: subject_of(player.run) for name, player in players.items()}
+        self.sizes = {name: map_sizes(subject) for name, subject in self.subjects.items()}
+        """Layers and heads of each model's maps of attention."""
         self.liked: dict[str, Favourites | None] = {}
 
     def prepare(self, player: Player) -> None:
@@ -51,9 +57,9 @@ class Inspector:
     def _with_maps(self, players: Sequence[Player], views: Sequence[View], wanted: Wanted) -> list[View]:
         """The views with the wanted map, where a model has it; the list offers those of the model with most layers.
 
-        Raises UserError if no model has it.
+        What has no weights over tokens says so. Raises UserError if no model has such a layer and head.
         """
-        able = [has_map(player, wanted) for player in players]
+        able = [self.has_map(player.name, wanted) for player in players]
         if not any(able):
             able = [True] * len(players)
         pairs = [
@@ -61,11 +67,22 @@ class Inspector:
             for player, view, one in zip(players, views, able, strict=True)
             if one
         ]
-        found = iter(fitted(pairs, wanted))
+        found = iter(fitted(pairs, wanted, must_show=False))
         return [
-            next(found) if one else replace(view, maps_note=without_map(player))
+            next(found) if one else replace(view, maps_note=without_map(*self.sizes[player.name]))
             for player, view, one in zip(players, views, able, strict=True)
         ]
+
+    def has_map(self, name: str, wanted: Wanted) -> bool:
+        """Whether a model has the layer and head of a map."""
+        layers, heads = self.sizes[name]
+        return (wanted.layer or 0) < layers and (wanted.head or 0) < heads
+
+    @property
+    def most_maps(self) -> tuple[int, int]:
+        """The most layers and heads of any of the models."""
+        layers, heads = zip(*self.sizes.values(), strict=True)
+        return max(layers), max(heads)
 
 
 def require_lookable(players: Sequence[Player], asked: Asked) -> None:
@@ -90,22 +107,19 @@ def wanted_maps(layer: Any, head: Any) -> Wanted | None:
         raise UserError("The layer and the head of a map are numbers, counted from 0.") from None
 
 
-def has_map(player: Player, wanted: Wanted) -> bool:
-    """Whether a model has the layer and the head of a map, as far as its configuration says."""
-    layers, heads = layers_and_heads([player])
-    return (not layers or (wanted.layer or 0) < layers) and (not heads or (wanted.head or 0) < heads)
+def map_sizes(subject: Subject) -> tuple[int, int]:
+    """The layers and heads whose maps can be asked for; of a module of the user's, those of the calls that it makes."""
+    config = subject.model.config
+    if blocks_of(subject.model):
+        return int(config.num_hidden_layers), int(config.num_attention_heads)
+    ids = [0] * min(READ, subject.context_length)
+    layers = layers_shown(subject, ids)
+    found = attention_maps(subject, ids, 0) if layers else None
+    return layers, found[0].heads if found else 0
 
 
-def without_map(player: Player) -> str:
+def without_map(layers: int, heads: int) -> str:
     """The note in the place of a map that a model does not have."""
-    layers, heads = layers_and_heads([player])
+    if not layers:
+        return "This model shows no maps of attention."
     return f"This model has no such map: its layers are 0 to {layers - 1}, its heads 0 to {heads - 1}."
-
-
-def layers_and_heads(players: Sequence[Player]) -> tuple[int, int]:
-    """The most layers and heads of any of the models."""
-    configs = [player.run.model.config for player in players]
-    return (
-        max(getattr(config, "num_hidden_layers", 0) for config in configs),
-        max(getattr(config, "num_attention_heads", 0) for config in configs),
-    )

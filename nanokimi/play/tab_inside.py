@@ -17,7 +17,6 @@ from nanokimi.play.look import (
     MOST_TOKENS,
     NONE,
     Inspector,
-    layers_and_heads,
     require_lookable,
     wanted_maps,
 )
@@ -34,9 +33,9 @@ def build(desk: Desk, prompt: gr.Textbox, settings: Sequence[gr.Number]) -> None
     """Make the tab. It goes on from the Write tab's prompt and settings, but for the length."""
     players = list(desk.players.values())
     inspector = Inspector(desk.players)
+    layers, heads = inspector.most_maps
     for player in players[:MOST_MODELS]:  # while nobody waits for it
         desk.compute(None, partial(inspector.prepare, player))
-    layers, heads = layers_and_heads(players)
     text = gr.Textbox(value=prompt.value, label="Beginning", lines=1, max_lines=8, elem_id="nk-look-prompt")
     prompt.change(None, prompt, text, js="(text) => text", api_visibility="private")
     with gr.Row(elem_classes="nk-settings"):
