@@ -18,9 +18,11 @@ from rich.console import Console
 
 import nanokimi as nk
 from nanokimi import cli
+from nanokimi.cli.inspect import write_page
 from nanokimi.data.tokenizers.own import ByteTokenizer
 from nanokimi.errors import UserError
 from nanokimi.inside import Subject, attention_map, look
+from nanokimi.inside.inspection import Inspection
 from nanokimi.inside.page import MOST_PAGE_BYTES, fitted, fragment, page
 from nanokimi.inside.payload import packed, packed_bytes
 from nanokimi.inside.terminal import print_view
@@ -122,6 +124,19 @@ def test_the_largest_text_that_is_promised_fits(tmp_path: Path) -> None:
     views = fitted(pairs, Wanted())
     assert 1_000_000 < len(page(views).encode()) <= MOST_PAGE_BYTES
     assert all(view.maps for view in views)
+
+
+def test_a_page_that_is_too_large_without_maps_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command and by the function: the limit is a promise to whoever mails it."""
+    subject = byte_subject()
+    found = Inspection(subject, View(look(subject, list(b"the small boy"))))
+    monkeypatch.setattr("nanokimi.inside.page.MOST_PAGE_BYTES", 20_000)
+    for write in (found.save, lambda path: write_page(path, [(found.view, subject)], Wanted())):
+        with pytest.raises(UserError, match="20,000 are the most: choose a shorter prompt"):
+            write(tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
 def test_inspect_writes_the_text_of_sample(

@@ -156,17 +156,11 @@ def print_views(pairs: Sequence[tuple[View, Subject]], wanted: Wanted) -> None:
 
 def write_page(path: Path, pairs: Sequence[tuple[View, Subject]], wanted: Wanted) -> None:
     """One page with all models side by side. Raises UserError if it would be too large, or cannot be written."""
-    from nanokimi.inside.page import MOST_PAGE_BYTES, fitted, page
+    from nanokimi.inside.page import fitted_page
     from nanokimi.report import units
     from nanokimi.runtime.files import cannot_write, write_atomic
 
-    views = fitted(pairs, wanted)
-    content = page(views).encode()
-    if len(content) > MOST_PAGE_BYTES:
-        raise UserError(
-            f"the page would have {units.size(len(content))}, and {units.size(MOST_PAGE_BYTES)} are the most: write "
-            "fewer tokens, with --max-new-tokens"
-        )
+    views, content = fitted_page(pairs, wanted)
     require_new_file(path)  # another process may have been faster
     try:
         write_atomic(path, content)

@@ -11,7 +11,7 @@ import numpy as np
 from nanokimi.errors import UserError
 from nanokimi.inside.attention import attention_map
 from nanokimi.inside.look import Look
-from nanokimi.inside.page import fitted, in_notebook, page
+from nanokimi.inside.page import fitted, fitted_page, in_notebook
 from nanokimi.inside.subject import Subject
 from nanokimi.inside.view import View, Wanted
 from nanokimi.runtime.files import cannot_write, write_atomic
@@ -45,12 +45,16 @@ class Inspection:
         return found.weights_TT
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one page that works offline, of at most 3 MB, and return its path. Raises UserError if it exists."""
+        """Write one page that works offline, of at most 3 MB, and return its path.
+
+        Raises UserError if it exists, or would be larger.
+        """
         target = Path(path).expanduser()
         if os.path.lexists(target):
             raise UserError(f"{target} exists, and inspect never overwrites: choose another name")
+        _, content = fitted_page([(self.view, self.subject)], Wanted())
         try:
-            write_atomic(target, page(fitted([(self.view, self.subject)], Wanted())))
+            write_atomic(target, content)
         except OSError as error:
             raise UserError(f"{cannot_write(error, target)}: choose another place") from None
         return target

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+from nanokimi.errors import UserError
 from nanokimi.inside.payload import as_json, packed_bytes, payload
 from nanokimi.inside.subject import Subject
 from nanokimi.inside.view import View, Wanted, with_maps
@@ -69,6 +70,18 @@ def fitted(
         with_maps(view, subject, wanted, share // packed_bytes(len(view.look.tokens)), must_show=must_show)
         for view, subject in pairs
     ]
+
+
+def fitted_page(pairs: Sequence[tuple[View, Subject]], wanted: Wanted) -> tuple[list[View], bytes]:
+    """The views as `fitted` makes them, and their page. Raises UserError if it is too large even without maps."""
+    views = fitted(pairs, wanted)
+    content = page(views).encode()
+    if len(content) > MOST_PAGE_BYTES:
+        raise UserError(
+            f"the page would have {len(content):,} bytes, and {MOST_PAGE_BYTES:,} are the most: choose a shorter "
+            "prompt, or fewer max_new_tokens"
+        )
+    return views, content
 
 
 def _source(name: str) -> str:
