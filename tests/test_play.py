@@ -24,7 +24,7 @@ from nanokimi.errors import UserError
 from nanokimi.inside import subject_of
 from nanokimi.model.build import build_model
 from nanokimi.play import gathered, markup, places, progress
-from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, understand
+from nanokimi.play.asked import Asked, Limits, chosen_players, command_of, require_room, understand
 from nanokimi.play.complaints import FAULT, REFUSAL, Complaints
 from nanokimi.play.curves import Line, charts, round_numbers
 from nanokimi.play.desk import DONE, FAILED, STOPPED, Desk, Text
@@ -442,6 +442,13 @@ def test_the_name_of_a_folder_can_be_sent_and_hides_nothing(both: Opened, folder
     assert subject_of(titled).name == "a<U+D800>\u241b<b>"
     for page in (markup.shown("\ud800<"), markup.frame("\ud800", "\ud800"), markup.message("\ud800")):
         assert page.encode() and "\\ud800" in page
+
+
+def test_there_must_be_room_for_all_models_of_a_page() -> None:
+    require_room(Limits(at_once=1, queue=1), 2)
+    require_room(Limits(at_once=8, queue=0), 30)
+    with pytest.raises(UserError, match="--at_once 1 and --queue 0 leave room for 1 texts, and 2 models"):
+        require_room(Limits(at_once=1, queue=0), 2)
 
 
 def test_curves_have_round_numbers_and_the_floor() -> None:

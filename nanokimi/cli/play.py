@@ -48,7 +48,7 @@ def run_play(arguments: list[str]) -> int:
             f"nanokimi: warning: {host} can be reached from other machines, by anyone there", file=sys.stderr
         )
 
-    from nanokimi.play.asked import Limits
+    from nanokimi.play.asked import Limits, require_room
     from nanokimi.play.models import open_players
     from nanokimi.play.places import Places
 
@@ -60,6 +60,7 @@ def run_play(arguments: list[str]) -> int:
         at_once=number["at_once"],
         queue=number["queue"],
     )
+    require_room(limits, len(players))
     places = Places(tuple(map(run_path, words)), runs or Path("runs"))
     from nanokimi.play.server import serve_players
 

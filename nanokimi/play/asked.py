@@ -78,6 +78,16 @@ def understand(
     return found
 
 
+def require_room(limits: Limits, models: int) -> None:
+    """Raises UserError if the models cannot all write for one visitor, who would be refused whatever else goes on."""
+    room, needed = limits.at_once + limits.queue, min(models, MOST_AT_ONCE)
+    if room < needed:
+        raise UserError(
+            f"--at_once {limits.at_once} and --queue {limits.queue} leave room for {room} texts, and {needed} models "
+            "may write for one visitor: raise one of them"
+        )
+
+
 def number(name: str, value: Any) -> float:
     """A finite number. Raises UserError for anything else."""
     try:
