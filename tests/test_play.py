@@ -93,12 +93,13 @@ def test_the_same_seed_writes_what_sample_writes(
 ) -> None:
     """To the letter, with every setting of the page, by the very command that the page shows."""
     everyone = list(both.values())
-    other: dict[str, Any] = {"top_k": 5, "top_p": 1.0, "seed": 2**53, "temperature": 0.5}
+    other: dict[str, Any] = {"top_k": 5, "top_p": 1.0, "seed": 2**53, "temperature": 0.5123456789}
     for players, order in ((everyone, asked()), (everyone[:1], asked(**other))):
         texts = finished(desk.write("a", players, order))
         for player, text in zip(players, texts, strict=True):
             words = shlex.split(command_of(player, order))
             assert words[:2] == ["nanokimi", "sample"] and cli.main(words[1:]) == 0
+            assert f"--temperature={order.temperature!r}" in words
             said = capsys.readouterr().out
             assert said == f"--- {player.name}\nthe dog{text.text}\n" and text.state == DONE
             assert text.tokens <= 24 and text.cache_bytes > 0 and text.tokens_per_second

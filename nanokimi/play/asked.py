@@ -142,9 +142,9 @@ def command_of(player: Player, asked: Asked) -> str:
     vocab_size = player.run.model.config.vocab_size
     words = {
         "prompt": asked.prompt,
-        "temperature": f"{asked.temperature:g}",
+        "temperature": repr(asked.temperature),  # every digit, or another token may be drawn
         "top_k": str(asked.top_k or vocab_size),
-        "top_p": f"{1 if asked.top_p is None else asked.top_p:g}",
+        "top_p": repr(1.0 if asked.top_p is None else asked.top_p),
         "seed": str(asked.seed),
         "max_new_tokens": str(asked.tokens),
     }
