@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import AS_KIMI, TINY_GPT, TINY_KIMI, TINY_VARIANT, make_text
+from test_kimi_doc import imported
 from torch import nn
 
-from nanokimi.config import ModelConfig, ModuleConfig
+from nanokimi.config import KimiConfig, ModelConfig, ModuleConfig, YarnConfig
 from nanokimi.data.store import PreparedData
 from nanokimi.data.tokenizers.own import ByteTokenizer, CharTokenizer, WithEndOfText, train_sentencepiece
 from nanokimi.errors import TrainingError, UserError
@@ -66,6 +67,11 @@ class Without(Mine):
 """
 VARIANTS: dict[str, ModelConfig] = {
     "kimi": TINY_KIMI,
+    "yarn": replace(
+        TINY_KIMI,
+        rope_scaling=YarnConfig(factor=4.0, original_max_position_embeddings=8),
+        qk_rope_head_dim=12,
+    ),
     "gpt": TINY_GPT,
     "gqa": replace(TINY_VARIANT, attention="gqa", num_key_value_heads=2, positions="rope"),
     "soft": replace(TINY_VARIANT, experts="soft"),
@@ -160,7 +166,7 @@ def test_the_experts_are_those_of_the_forward_pass(name: str) -> None:
     assert "shares" not in vars(part.gate) and "choose" not in vars(part) and not part.gate._forward_hooks
 
 
-@pytest.mark.parametrize("name", ["kimi", "gpt", "gqa", "composed"])
+@pytest.mark.parametrize("name", ["kimi", "yarn", "gpt", "gqa", "composed"])
 def test_the_weights_of_attention_rebuild_the_output_of_the_layer(name: str) -> None:
     one, ids = subject(VARIANTS[name]), ids_of(CONTEXT)
     part: Any = blocks_of(one.model)[1].attention
@@ -246,8 +252,12 @@ def test_the_cache_is_what_the_cost_says(name: str) -> None:
     assert found is not None
     assert found.bytes_per_token == 4 * cost.cache_numbers_per_token
     assert found.bytes_fixed == 4 * cost.cache_numbers_fixed
-    ordinary = {"kimi": 2 * 2 * (24 + 16), "gpt": 2 * 2 * 32, "gqa": 2 * 2 * 32, "latent": None}[name]
+    ordinary = {"kimi": 2 * 2 * (16 + 16), "gpt": 2 * 2 * 32, "gqa": 2 * 2 * 32, "latent": None}[name]
     assert found.ordinary_bytes_per_token == (None if ordinary is None else 4 * ordinary)
+    if isinstance(config, KimiConfig):
+        assert ordinary == config.num_hidden_layers * imported("kimi_tables").kept_by_heads(config), (
+            "the document"
+        )
     assert sum(part.numbers for part in found.parts) * 4 * 2 == found.bytes_per_token
 
 

@@ -37,7 +37,8 @@ class CacheUse:
     parts: tuple[Kept, ...] = ()
     """What one layer keeps of a token; empty if that is unknown."""
     ordinary_bytes_per_token: int | None = None
-    """What keys and values of the same heads would take, in all layers; None if the attention's sizes are unknown."""
+    """What plain attention with as many heads would keep, in all layers: keys and values, as wide as MLA's without the
+    rotary part (docs/kimi-k2.md counts so, too). None if the attention's sizes are unknown."""
     ordinary_parts: tuple[Kept, ...] = ()
 
 
@@ -66,7 +67,10 @@ def cache_use(model: nn.Module) -> CacheUse | None:
 def parts_of(attention: Any) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
     """What an attention keeps of a token, and what one with keys and values for each of its heads would keep."""
     if isinstance(attention, MultiHeadLatentAttention):
-        heads, keys = attention.num_heads, attention.nope_dim + attention.rope_dim
+        heads, keys = (
+            attention.num_heads,
+            attention.nope_dim,
+        )  # plain heads rotate what they have, and add no part
         latent = (
             Kept("latent", attention.latent_dim),
             Kept("rotary key, shared by the heads", attention.rope_dim),
