@@ -335,6 +335,7 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "most columns masked": lambda: Embedded(masked(-1e9, VOCAB // 2 + 2)),
     "a masked column that moves": lambda: Embedded(quiet_columns),
     "all logits 1e6 high": lambda: Embedded(quiet_offset),
+    "after many near-ties": lambda: TiesFirst(),
     "one loud position": lambda: Embedded(loud_elsewhere),
 }
 
@@ -406,6 +407,14 @@ class NearTies(Embedded):
         noisy_BT = (score_BT + shift) - shift
         first_BT = noisy_BT > score_BT * (1 + 1e-7)
         return torch.where(first_BT[..., None], 2 * logits_BTW, logits_BTW.relu())
+
+
+class TiesFirst(NearTies):
+    """A leak in the last modes that are tried, after more near-ties than are looked into."""
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        logits_BTW = super().forward(ids_BT)
+        return told(logits_BTW, ids_BT, self.training and not torch.is_grad_enabled())
 
 
 class Recurrent(nn.Module):

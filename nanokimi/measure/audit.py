@@ -42,7 +42,7 @@ LARGEST_SCALE = 30.0
 """Nats. Larger deviations of a logit are clamped, so that a few huge ones cannot widen the tolerance."""
 SCALE_COLUMNS = 128
 CONFIRMATIONS, REPEATS = 24, 2
-"""Movements that are looked into, and how often each input is tried again."""
+"""Movements that are looked into, and how often each input is tried again. Later ones are only tried in float64."""
 JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
 """The relative size of changes of the parameters, how many are tried, and the share of a movement that they explain."""
 SMALL = 200
@@ -239,9 +239,6 @@ class _Auditor:
             self.max_leak, self.tolerance = float(moved_BT.max()), float(tolerance_BT.flatten()[worst])
         if not bool((moved_BT > tolerance_BT).any()):
             return None
-        if self.confirmations >= CONFIRMATIONS:
-            self.tried.unconfirmed += 1
-            return None
         self.confirmations += 1
         return self.confirm(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT)
 
@@ -265,6 +262,9 @@ class _Auditor:
             if bool((ratio64_BT > 1).any()):
                 worst, dtype = int(ratio64_BT.argmax()), torch.float64
                 base_BTW, changed_BTW = doubles
+            elif self.confirmations > CONFIRMATIONS:
+                self.tried.unconfirmed += 1
+                return None
             elif self.explained(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT):
                 return None
         if self.varies(mode, probe, base_BTW, changed_BTW, dtype):

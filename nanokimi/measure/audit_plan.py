@@ -155,11 +155,9 @@ class Tried:
     refused: dict[tuple[int, int], str] = field(default_factory=dict)
     """Shapes other than the evaluation's at which the module raised an error, and the error."""
     unconfirmed: int = 0
-    """Movements that were not repeated in float64 because there were too many of them."""
+    """Movements that vanish in float64 and were not looked into further, because there were too many of them."""
     moved: bool = False
     """Whether any logit depends on the ids."""
-    double: bool = True
-    """Whether the module runs in float64, if that was needed."""
 
 
 def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
@@ -184,7 +182,9 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
     said += untried_tokens(plan)
     said.append(f"a leak that comes by chance, in fewer than about one of {draws} calls")
     if tried.unconfirmed:
-        said.append(f"a leak in {tried.unconfirmed} movements that were taken for rounding like those before")
+        said.append(
+            f"a leak in {tried.unconfirmed} movements that vanish in float64, taken for rounding like those before"
+        )
     said.append("a leak from an earlier call in another mode than the evaluation's")
     if zeros:
         said.append(
