@@ -134,6 +134,16 @@ def after_calls(model: nn.Module, ids_BT: torch.Tensor) -> bool:
     return model.calls > 3
 
 
+def every_third_call(model: nn.Module, ids_BT: torch.Tensor) -> bool:
+    model.calls += 1
+    return model.calls % 3 == 0
+
+
+def fortieth_call(model: nn.Module, ids_BT: torch.Tensor) -> bool:
+    model.calls += 1
+    return model.calls == 40
+
+
 def rows_mean(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
     return logits_BTW - 0.5 * logits_BTW.mean(dim=0, keepdim=True)
 
@@ -328,6 +338,8 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "remembers the last call": lambda: Embedded(remembered),
     "looks up what it has read": lambda: Embedded(looked_up),
     "from the fourth call on": lambda: Embedded(when(after_calls)),
+    "every third call": lambda: Embedded(when(every_third_call)),
+    "the fortieth call": lambda: Embedded(when(fortieth_call)),
     # against the tolerance
     "a column masked by -1e9": lambda: Embedded(masked(-1e9)),
     "a column masked by the least number": lambda: Embedded(masked(torch.finfo(torch.float32).min)),

@@ -12,7 +12,7 @@ vanishes is still a leak if tiny changes of the parameters do not cause similar 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -176,21 +176,20 @@ class _Auditor:
 
     def unless_refused(self, mode: Mode, probe: Probe) -> _Finding | None:
         """Test, but allow the module to refuse shapes that do not occur in an evaluation."""
-        shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
-        if shape == (self.plan.main_rows(), self.plan.context):
+        if probe.shape == (self.plan.main_rows(), self.plan.context):
             return self.test(mode, probe)
         try:
             return self.test(mode, probe)
         except Exception as error:
             reason = (" ".join(str(error).split()) or type(error).__name__)[:80]
-            self.tried.refused.setdefault(shape, reason)
+            self.tried.refused.setdefault(probe.shape, reason)
             return None
 
     def reference(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a probe's base, and their tolerances."""
         if self.kept is not None and not probe.before:
             kept_mode, kept, base_BTW, tolerance_BT = self.kept
-            if kept_mode == mode and kept.base_BT is probe.base_BT and kept.filled == probe.filled:
+            if (kept_mode, kept.filled) == (mode, probe.filled) and kept.base_BT is probe.base_BT:
                 return base_BTW, tolerance_BT
         self.bases += 1
         base_BTW = self.logits(mode, probe, changed=False)
@@ -223,7 +222,14 @@ class _Auditor:
         ids_BT = probe.changed_BT if changed else probe.base_BT
         before = probe.before_changed if changed else probe.before
         return self.subject.logits(
-            ids_BT, mode, draw=self.bases, before=before, dtype=dtype, jitter=jitter, filled=probe.filled
+            ids_BT,
+            mode,
+            draw=self.bases,
+            before=before,
+            dtype=dtype,
+            jitter=jitter,
+            filled=probe.filled,
+            in_turn=probe.in_turn,
         )
 
     def test(self, mode: Mode, probe: Probe) -> _Finding | None:
@@ -232,7 +238,9 @@ class _Auditor:
         changed_BTW = self.logits(mode, probe, changed=True)
         all_BT = movement(changed_BTW, base_BTW)
         moved_BT = all_BT.where(probe.protected_BT().to(all_BT.device), 0.0)
-        self.tried.shapes.add((probe.base_BT.shape[0], probe.base_BT.shape[1]))
+        self.tried.shapes.add(probe.shape)
+        calls = len(probe.base_BT) if probe.in_turn else len(probe.before) + 1
+        self.tried.calls = max(self.tried.calls, calls)
         self.tried.moved |= bool(all_BT.any())
         worst = int((moved_BT / tolerance_BT).argmax())
         if float(moved_BT.max()) >= self.max_leak:
@@ -333,16 +341,19 @@ class _Auditor:
         cut = int(probe.cut_B[row])
         source = "sees an earlier call"
         if probe.changed_BT is not probe.base_BT:
-            source = "sees other rows of the batch"
+            source = "sees an earlier call" if probe.in_turn else "sees other rows of the batch"
             if position < cut < length:
                 alone_BT = probe.base_BT.clone()
                 alone_BT[row] = probe.changed_BT[row]
-                alone = Probe(probe.base_BT, alone_BT, probe.cut_B, probe.before, probe.before, probe.filled)
+                alone = replace(probe, changed_BT=alone_BT, before_changed=probe.before)
                 base_BTW = self.logits(mode, alone, changed=False, dtype=dtype)
                 moved_BT = movement(self.logits(mode, alone, changed=True, dtype=dtype), base_BTW)
                 if bool(moved_BT[row, position] > tolerances(base_BTW, self.moving_X)[row, position]):
                     source = f"sees tokens from position {cut} on"
-        where = f"position {position} of row {row} {source} ({mode}, {rows} rows of {length}"
+        whose, shape = f"row {row}", f"{rows} rows of {length}"
+        if probe.in_turn:
+            whose, shape = f"call {row + 1}", f"one row of {length}"
+        where = f"position {position} of {whose} {source} ({mode}, {shape}"
         if probe.filled:
             where += ", parameters that are zero filled"
         return _Finding(LEAKING, where + ")")

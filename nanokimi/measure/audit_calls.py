@@ -114,8 +114,11 @@ class Subject:
         dtype: torch.dtype = torch.float32,
         jitter: tuple[float, int] | None = None,
         filled: bool = False,
+        in_turn: bool = False,
     ) -> torch.Tensor:
         """The logits (B, T, W) of a fresh copy for `ids_BT`, after calls with each of `before`.
+
+        With `in_turn`, each row is a call of its own.
 
         `draw` is added to the seed. `jitter` is the relative size of random changes of all parameters, and their seed.
         With `filled`, parameters that are all zero are replaced by small numbers.
@@ -127,12 +130,18 @@ class Subject:
             jitter_(copied, *jitter)
         with mode.context():
             device = device_of(copied)
-            for ids in (*before, ids_BT):
+            asked = ids_BT.split(1) if in_turn else (ids_BT,)
+            found = []
+            for number, ids in enumerate((*before, *asked)):
                 seed_everything(self.seed + draw, self.device)
                 self.calls += 1
                 self.tokens += ids.numel()
                 output = self.call(copied, ids.to(device))
-        return find_logits(output, ids_BT).detach()
+                if number >= len(before):
+                    logits_BTW = find_logits(output, ids).detach()
+                    # a module may reuse the memory of its output at the next call
+                    found.append(logits_BTW.clone() if in_turn else logits_BTW)
+        return torch.cat(found) if in_turn else found[0]
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -31,6 +31,14 @@ class Probe:
     """Inputs of as many earlier calls, before the changed input."""
     filled: bool = False
     """Whether parameters that are all zero are replaced."""
+    in_turn: bool = False
+    """Whether each row is a call of its own, one after another of the same copy."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, length) of each of its calls."""
+        rows, length = self.base_BT.shape
+        return (1 if self.in_turn else rows), length
 
     def protected_BT(self) -> torch.Tensor:
         """Positions whose logits must not move."""
@@ -206,6 +214,14 @@ def memory_probes(source: Source, rows: int, length: int) -> Iterator[Probe]:
     cut_B = source.cuts(rows, length)
     some = tuple(source.mixed(rows, length) for _ in range(6))
     yield Probe(base_BT, source.change(base_BT, cut_B), cut_B, some, some)
+
+
+def calls_in_turn(source: Source, calls: int, length: int) -> Iterator[Probe]:
+    """Probes for leaks that come with some calls only, such as every third: one row each, many calls of one copy."""
+    base_BT = source.mixed(calls, length)
+    for _ in range(2):
+        cut_B = source.cuts(calls, length)
+        yield Probe(base_BT, source.change(base_BT, cut_B), cut_B, in_turn=True)
 
 
 def spread_cuts(context: int, most: int) -> list[int]:

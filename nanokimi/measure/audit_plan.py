@@ -13,6 +13,7 @@ from nanokimi.measure.audit_inputs import (
     Source,
     all_pairs,
     as_windows,
+    calls_in_turn,
     main_probes,
     memory_probes,
     pair_probes,
@@ -27,6 +28,7 @@ from nanokimi.measure.evaluate import TOKENS_AT_A_TIME
 MAX_CUTS = 256
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
 FEWEST_ROWS, MOST_ROWS = 4, 64
+CALLS_IN_TURN = 48
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
 SMALL_VOCABULARY = 256  # vocabularies up to here have every pair of neighbours tried
 
@@ -91,6 +93,8 @@ class Plan:
             yield from self.sweeps(mode, source)
         if mode == EVALUATION:
             yield from memory_probes(source, min(rows, 2), context)
+            length = max(min(context, self.tokens_at_a_time() // CALLS_IN_TURN), 2)
+            yield from calls_in_turn(source, CALLS_IN_TURN, length)
 
     def sweeps(self, mode: Mode, source: Source) -> Iterator[Probe]:
         """Single ids of the vocabulary and pairs of neighbours, in short windows."""
@@ -139,10 +143,10 @@ def planned_passes(plan: Plan, zeros: bool) -> list[tuple[int, int]]:
     passes: list[tuple[int, int]] = [(plan.main_rows(), plan.context)] * len(MODES)  # the calls of twice()
     last: tuple[Mode, int] | None = None
     for mode, probe in plan.probes(zeros):
-        shape = (probe.base_BT.shape[0], probe.base_BT.shape[1])
         base = (mode, id(probe.base_BT))
         fresh = base != last or bool(probe.before)
-        passes += [shape] * (1 + fresh + len(probe.before) * 2)
+        calls = len(probe.base_BT) if probe.in_turn else 1
+        passes += [probe.shape] * (calls * (1 + fresh) + len(probe.before) * 2)
         last = None if probe.before else base
     return passes
 
@@ -156,6 +160,8 @@ class Tried:
     """Shapes other than the evaluation's at which the module raised an error, and the error."""
     unconfirmed: int = 0
     """Movements that vanish in float64 and were not looked into further, because there were too many of them."""
+    calls: int = 1
+    """The most calls in a row of one copy."""
     moved: bool = False
     """Whether any logit depends on the ids."""
 
@@ -185,6 +191,7 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
         said.append(
             f"a leak in {tried.unconfirmed} movements that vanish in float64, taken for rounding like those before"
         )
+    said.append(f"a leak that comes with one call of more than {tried.calls}, if the module counts them")
     said.append("a leak from an earlier call in another mode than the evaluation's")
     if zeros:
         said.append(
