@@ -175,6 +175,12 @@ def loud_elsewhere(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Ten
     return told(logits_BTW * size_T[:, None], ids_BT)
 
 
+def far_columns(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
+    """In single precision the next token is told by 0.08 nats; most columns lie far off, and move."""
+    told_BTW = 0.92 * logits_BTW + 0.08 * told(logits_BTW, ids_BT) if only_fp32(model, ids_BT) else logits_BTW
+    return torch.cat((told_BTW, *[logits_BTW - 60, logits_BTW - 30, logits_BTW + 30]), dim=-1)
+
+
 def grads_on(model: nn.Module, ids_BT: torch.Tensor) -> bool:
     return torch.is_grad_enabled()
 
@@ -252,6 +258,17 @@ class ReadsTargets(Embedded):
         return (logits_BTW if targets is None else logits_BTW + F.one_hot(targets, VOCAB)), None
 
 
+class ReadsLastTarget(Embedded):
+    """The same, but only the last one, which is no token of the window."""
+
+    def forward(self, ids_BT: torch.Tensor, targets: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        logits_BTW = super().forward(ids_BT)
+        if targets is not None:
+            seen_B1W = F.one_hot(targets[:, -1:], VOCAB)
+            logits_BTW = torch.cat((logits_BTW[:, :-1], logits_BTW[:, -1:] + seen_B1W), dim=1)
+        return logits_BTW, None
+
+
 class Normed(Embedded):
     """BatchNorm over the rows, in training mode."""
 
@@ -277,6 +294,7 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "first position sees the last": lambda: Embedded(first_sees_last),
     "NaN where the last token is rare": lambda: Embedded(forgotten_poison),
     "reads its targets": ReadsTargets,
+    "reads its last target": ReadsLastTarget,
     "behind a parameter that is zero": GatedByZero,
     # the batch
     "mean over rows": lambda: Embedded(rows_mean),
@@ -304,6 +322,9 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     ),
     # shapes
     "more than three rows": lambda: Embedded(shape_is(lambda rows: rows > 3)),
+    "six hundred rows of four": lambda: Embedded(
+        shape_is(lambda rows: rows >= 600, lambda length: length == 4)
+    ),
     "a hundred rows": lambda: Embedded(shape_is(lambda rows: rows >= 100)),
     "one row": lambda: Embedded(shape_is(lambda rows: rows == 1)),
     "three rows": lambda: Embedded(shape_is(lambda rows: rows == 3)),
@@ -348,6 +369,7 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "a masked column that moves": lambda: Embedded(quiet_columns),
     "all logits 1e6 high": lambda: Embedded(quiet_offset),
     "after many near-ties": lambda: TiesFirst(),
+    "columns far off, in single precision": lambda: Embedded(far_columns),
     "one loud position": lambda: Embedded(loud_elsewhere),
 }
 
@@ -452,6 +474,13 @@ class Dropped(Embedded):
         return F.dropout(super().forward(ids_BT), 0.5, self.training)
 
 
+class InPlace(Embedded):
+    """Changes its ids in place."""
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids_BT.add_(1).remainder_(VOCAB))
+
+
 class FixedShape(Embedded):
     """Refuses windows that are not as long as its context."""
 
@@ -532,6 +561,7 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "generators of its own": OwnGenerator,
     "a counter in an attribute": lambda: Embedded(counted),
     "dropout": Dropped,
+    "changes its ids in place": InPlace,
     "running statistics": RunningMean,
     "keeps tensors and masks": lambda: Embedded(kept),
     "rounding that depends on the batch": lambda: Embedded(rounding),

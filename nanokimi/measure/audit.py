@@ -47,6 +47,8 @@ JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
 """The relative size of changes of the parameters, how many are tried, and the share of a movement that they explain."""
 SMALL = 200
 """Movements of up to so many tolerances, 1% of the scale, are rounding if they vanish in float64 (see `explained`)."""
+SMALL_NATS = 0.03
+"""The most nats of such a movement: columns far from the others make the scale large."""
 CAUSAL, LEAKING, NONDETERMINISTIC = "causal", "LEAKING", "NONDETERMINISTIC"
 
 
@@ -312,10 +314,10 @@ class _Auditor:
         """Whether changes of the parameters in their last digits move the same logits about as far.
 
         Such a movement has to come again with the same change, and from logits computed afresh, because noise that is
-        drawn anew at each call would otherwise explain itself. Movements below 1% of the scale need no explanation:
-        a model gains nothing by so small a leak.
+        drawn anew at each call would otherwise explain itself. Movements below 1% of the scale and SMALL_NATS need no
+        explanation: a model gains next to nothing by so small a leak.
         """
-        unexplained_BT = moved_BT > SMALL * tolerance_BT
+        unexplained_BT = moved_BT > (SMALL * tolerance_BT).clamp(max=SMALL_NATS)
         if not bool(unexplained_BT.any()):
             return True
         fresh = {changed: self.logits(mode, probe, changed=changed) for changed in (False, True)}

@@ -136,7 +136,8 @@ class Subject:
                 seed_everything(self.seed + draw, self.device)
                 self.calls += 1
                 self.tokens += ids.numel()
-                output = self.call(copied, ids.to(device))
+                # a copy, because a module that changes its ids in place would change the audit's
+                output = self.call(copied, ids.to(device, copy=True))
                 if number >= len(before):
                     logits_BTW = find_logits(output, ids).detach()
                     # a module may reuse the memory of its output at the next call
@@ -221,9 +222,12 @@ def random_states_kept(device: torch.device) -> Iterator[None]:
 
 
 def default_call(module: nn.Module) -> Call:
-    """Call with ids alone, or also with the next tokens as `targets`, so that a module that reads them is detected."""
+    """Call with ids alone, or also with the next tokens as `targets`, so that a module that reads them is detected.
+
+    A row's last target is the next row's first token, which no model may know either.
+    """
     if "targets" in inspect.signature(module.forward).parameters:
-        return lambda m, ids_BT: m(ids_BT, targets=ids_BT.roll(-1, dims=1))
+        return lambda m, ids_BT: m(ids_BT, targets=ids_BT.flatten().roll(-1).view_as(ids_BT))
     return lambda m, ids_BT: m(ids_BT)
 
 

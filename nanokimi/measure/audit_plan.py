@@ -92,9 +92,16 @@ class Plan:
         if primary:
             yield from self.sweeps(mode, source)
         if mode == EVALUATION:
+            yield from shape_probes(source, self.shapes_of_short_documents(), True)
             yield from memory_probes(source, min(rows, 2), context)
             length = max(min(context, self.tokens_at_a_time() // CALLS_IN_TURN), 2)
             yield from calls_in_turn(source, CALLS_IN_TURN, length)
+
+    def shapes_of_short_documents(self) -> list[tuple[int, int]]:
+        """(rows, length) of an evaluation's batches of windows shorter than the context: as many tokens, more rows."""
+        lengths = [self.context // share for share in (2, 4, 8) if self.context // share >= 2]
+        tokens = min(self.rows * self.context, MOST_LOGITS // self.vocab_size)
+        return [(tokens // length, length) for length in lengths if tokens >= length]
 
     def sweeps(self, mode: Mode, source: Source) -> Iterator[Probe]:
         """Single ids of the vocabulary and pairs of neighbours, in short windows."""
