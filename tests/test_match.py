@@ -16,18 +16,21 @@ from nanokimi.compare.match import (
     describe_agreement,
     describe_match,
     fewer_steps,
+    in_steps,
     matched_arms,
     solve,
     steps_of,
 )
 from nanokimi.compare.size import nearest, parameters, solve_size, solve_width
 from nanokimi.config import GPTConfig, RunConfig, TrainConfig
+from nanokimi.config.parsing import settings, with_changes
 from nanokimi.config.rules import validate
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.model.build import build_model
 from nanokimi.model.gpt import GPTBlock
 from nanokimi.runtime.files import read_json, write_json
+from nanokimi.study.study import StudyArm, job_of
 from nanokimi.train import step as one_step
 from nanokimi.train.run_folder import set_up
 
@@ -77,6 +80,18 @@ def test_a_model_of_another_size_keeps_its_shape(quantity: str) -> None:
 def test_the_dearer_arm_gets_fewer_steps() -> None:
     assert fewer_steps(500, [2.0, 5.0, 2.5]) == [500, 200, 400]
     assert fewer_steps(3, [1.0, 100.0]) == [3, 1]
+
+
+def test_a_shorter_run_warms_up_for_the_same_share_of_it() -> None:
+    """Otherwise the more expensive arm would train with another schedule than the one that its search found."""
+    config = RunConfig(model="nanokimi", train=TrainConfig(max_steps=200))
+    config = with_changes(config, {"nanokimi.optim.warmup_steps": 33})
+    assert in_steps(config, 200, 134) == {"train.max_steps": 134, "nanokimi.optim.warmup_steps": 22}
+    assert in_steps(config, 200, 200)["nanokimi.optim.warmup_steps"] == 33
+    short = job_of(StudyArm("NanoKimi", config), 0, "seed", 134).config
+    assert settings(short)["nanokimi.optim.warmup_steps"] == 22
+    same = job_of(StudyArm("NanoKimi", config), 0, "seed", 200)
+    assert same == job_of(StudyArm("NanoKimi", config), 0, "seed"), "not trained twice"
 
 
 def test_steps_of_a_budget() -> None:

@@ -1,7 +1,7 @@
 """What the arms of a comparison are matched in, and `compare --match`: the sizes or budgets that match them.
 
 No single quantity is "fair". Sizes (active or total parameters) are matched by the baseline's width; budgets (FLOPs,
-seconds) by giving the more expensive arm fewer steps, with a schedule that decays to their end; tokens by equal steps.
+seconds) by giving the more expensive arm fewer steps, of which equal shares warm up and decay; tokens by equal steps.
 Every output says in which of the five quantities a pair is matched and in which it is not. What was solved for is kept
 in the comparison's match.json, so that speeds are measured once and resuming finds the same arms.
 """
@@ -84,9 +84,15 @@ def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict
     costs = {"tokens": equal_cost, "flops": flops_per_step, "seconds": seconds_per_step}[quantity](arms, data)
     budget = {"train.max_epochs": None, "train.max_tokens": None}
     return {
-        name: {**budget, "train.max_steps": taken}
+        name: {**budget, **in_steps(arms[name], steps, taken)}
         for name, taken in zip(arms, fewer_steps(steps, costs), strict=True)
     }
+
+
+def in_steps(config: RunConfig, steps: int, taken: int) -> dict[str, Any]:
+    """The settings with which an arm that is configured for `steps` takes `taken`: the same share of them warms up."""
+    warmup = round(config.family.optim.warmup_steps / steps * taken)
+    return {"train.max_steps": taken, f"{config.model}.optim.warmup_steps": warmup}
 
 
 def equal_cost(arms: dict[str, RunConfig], data: PreparedData) -> list[float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.match import agreement, describe_agreement, steps_of
+from nanokimi.compare.match import agreement, describe_agreement, in_steps, steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
@@ -171,8 +171,11 @@ def set_up_study(config: RunConfig, out: Path) -> Study:
 
 
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
-    """A run of an arm, with its own number of steps or `steps`; the schedule always decays to the end of the run."""
-    config = arm.config if steps is None else with_changes(arm.config, {"train.max_steps": steps})
+    """A run of an arm, with its own number of steps or `steps`; the schedule always has the same shares of the run."""
+    config, own = arm.config, arm.config.train.max_steps
+    if steps is not None:
+        assert own is not None, "open_study() turns every budget into steps"
+        config = with_changes(config, in_steps(config, own, steps))
     return Job(arm.name, as_job_config(config, seed), purpose, arm.origin(), audited)
 
 
