@@ -35,6 +35,7 @@ from nanokimi.runtime.files import (
     remove_what_was_made,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.study.inherited_noise import inherited_noise, with_inherited_variance
 from nanokimi.study.jobs import (
     JOBS_FOLDER,
     RESULTS_FILE,
@@ -281,7 +282,7 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
                 noise = search_variance(trials_of(arm, results), chosen)
                 row["search_variance"] = noise if math.isfinite(noise) else None
             rows.append(row)
-    return rows
+    return with_inherited_variance(rows)
 
 
 def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
@@ -357,7 +358,7 @@ def effect_of(
     noises = {name: row["search_variance"] for name, row in here.items()}
     known = None not in noises.values()
     searches = sum(weight**2 * noises[name] for name, weight in weights.items()) if known else math.inf
-    searches = 0.0 if same else searches
+    searches = 0.0 if same else searches + inherited_noise(weights, here)
     difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
         weight * np.array([results[key]["block_nats"] for key in runs[name][budget]])

@@ -1,0 +1,27 @@
+"""The luck of a search in arms that inherit its settings: part of their interval, as of the searched arm's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def with_inherited_variance(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the variance that the search adds whose settings they inherit; 0 for settings of their own."""
+    own = {row["name"]: row.get("search_variance") for row in rows if row["budget"] == "tokens"}
+    return [{**row, "inherited_variance": own.get(searched_arm(row)) or 0.0} for row in rows]
+
+
+def searched_arm(row: dict[str, Any]) -> str | None:
+    """The arm whose settings an arm inherits; None if it has its own."""
+    return (row["tuning"] or {}).get("inherited_from")
+
+
+def inherited_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
+    """The variance of a comparison by searches that its arms inherit from.
+
+    Arms that have the settings of one and the same search share its luck, which their difference then lacks.
+    """
+    origins = {name: searched_arm(row) or name for name, row in rows.items()}
+    alone = [name for name in rows if list(origins.values()).count(origins[name]) == 1]
+    return sum(weights[name] ** 2 * float(rows[name]["inherited_variance"]) for name in alone)
