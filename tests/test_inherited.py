@@ -183,6 +183,10 @@ def test_the_report_shows_where_the_other_settings_come_from(
         (("--vary", "optim.lr"), "--vary and --inherit exclude each other"),
         (("--arm", "Mine: from=nanogpt"), "k2-1m.json has no arm 'Mine'; it has NanoKimi, NanoGPT with Muon"),
         (("--arm", "NanoGPT: from=nanogpt optim.name=muon"), "k2-1m.json has no adamw_ratio for 'NanoGPT'"),
+        (
+            ("--arm", "NanoKimi: from=nanokimi optim.name=adamw"),
+            "'NanoKimi' with muonclip, and here it has adamw",
+        ),
         (("--inherit", "k2-9m"), "--inherit k2-9m: there is no such file, and no search of that name"),
         (("--inherit", ""), "--inherit"),
     ],

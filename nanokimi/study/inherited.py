@@ -47,7 +47,19 @@ def read_earlier(config: RunConfig, name: str, options: TuningOptions) -> Earlie
         lacking = [one.name for one in hyperparameters_of(own) if one.name not in values]
         if lacking:
             raise UserError(f"--inherit: {path.name} has no {lacking[0]} for '{arm}', which has one here")
+        there, here = optimizer_of(records[arm]), own.family.optim.name
+        if there not in (None, here):
+            raise UserError(
+                f"--inherit: {path.name} searched '{arm}' with {there}, and here it has {here}: other settings fit that"
+            )
     return Earlier(path.name, records)
+
+
+def optimizer_of(record: Record) -> str | None:
+    """The optimizer that an arm was searched with; None in files of earlier versions, which do not say it."""
+    settings = record.get("settings", {})
+    name = settings.get(f"{settings.get('model')}.optim.name")
+    return None if name is None else str(name)
 
 
 def tune_inherited(
