@@ -22,7 +22,7 @@ from nanokimi.train.run_folder import Run, first_seeds, open_run, run_path
 
 def facts_known(run: Run, stories: int) -> dict[str, list[tuple[float, bool]]]:
     """For each kind of fact: the nats of the right word, and whether it was the likeliest, at every place."""
-    world, context = world_of(run.data.metadata["path"]), run.config.train.context_length
+    world, context = world_of(run.data.metadata), run.config.train.context_length
     found = defaultdict(list)
     for number in range(stories):
         for probe in tales.probes(QUESTION_SEED, number, world):

@@ -134,7 +134,7 @@ def write_part(folder: Path, part: str, ids: np.ndarray, starts: np.ndarray, nat
 
 def measured(run: Run, stories: int) -> dict[str, Any]:
     """What the shipped weights are worth: their test loss, their stories before the parser, their answers."""
-    world, context = world_of(run.data.metadata["path"]), run.config.train.context_length
+    world, context = world_of(run.data.metadata), run.config.train.context_length
     cost, before = model_cost(run.config.family.model, context), read_json(run.folder / "result.json")
     scores = scores_of(run, "test")
     return {

@@ -151,7 +151,11 @@ def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, 
     if sound[0].get("floor_gap") is not None:
         gaps = ", ".join(f"{arm['floor_gap']:.4f}" for arm in sound)
         attainable = sound[0].get("attainable_floor") is not None
-        out_of_reach = "text's entropy, which windows that cut documents cannot reach"
+        out_of_reach = (
+            "texts' entropy, which no model can reach that is not told which text it reads"
+            if sound[0].get("test_sources")
+            else "text's entropy, which windows that cut documents cannot reach"
+        )
         floor = "attainable floor" if attainable else out_of_reach
         sentences.append(f"Above the {floor}: {gaps}.")
     five_gram = baselines["5-gram"]["test_loss"]

@@ -42,12 +42,15 @@ def open_mixture(dataset: DatasetConfig) -> Source:
             what = "tales" if name == "characters" else "data sets of the Hub"
             raise UserError(f"dataset.{name} is for {what}, and dataset.sources has none: leave it out")
     opened = [_opened(one, source) for one, source in zip(ones, named, strict=True)]
+    of_worlds = all(
+        one.path.partition(":")[0] in TALES for one in ones
+    )  # whose every document has a probability
 
     def documents() -> Iterator[Document]:
         for number, (one, source) in enumerate(zip(ones, opened, strict=True)):
             with naming(named[number]):
                 for document in _documents_of(one, source):
-                    yield document._replace(source=number, nats=None)
+                    yield document._replace(source=number, nats=document.nats if of_worlds else None)
 
     def require_unchanged() -> None:
         for source in opened:

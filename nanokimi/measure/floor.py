@@ -43,10 +43,24 @@ def floors(data: PreparedData, context_length: int, part: str = "test") -> dict[
     floor = text_floor(data, context_length, part)
     if floor is None:
         return {"floor": None, "attainable_floor": None}
-    tokens, attainable = len(data.scored(part).ids), floor.attainable_nats
+    tokens = len(data.scored(part).ids)
+    # in a mixture a model also has to find out which world a document is from
+    attainable = None if data.sources else floor.attainable_nats
     return {
         "floor": floor.nats / tokens,
         "attainable_floor": None if attainable is None else attainable / tokens,
+    }
+
+
+def floors_by_source(data: PreparedData, part: str = "test") -> dict[str, float]:
+    """The floor of each text of a mixture, in nats per token; empty if there is one text or one has no known floor."""
+    nats, offsets = data.val_doc_nats if part == "val" else data.test_doc_nats, data.scored(part).doc_offsets
+    if nats is None or not data.sources:
+        return {}
+    documents = np.cumsum([0, *(one[f"{part}_documents"] for one in data.sources)])
+    return {
+        one["name"]: float(nats[begin:end].sum()) / int(offsets[end] - offsets[begin])
+        for one, begin, end in zip(data.sources, documents, documents[1:], strict=False)
     }
 
 

@@ -5,7 +5,7 @@ Both use stories of a seed that no training set contains. Intervals are Wilson's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -32,8 +32,10 @@ class Proportion:
     total: int
 
 
-def world_of(path: str) -> str:
-    """The world in a `dataset.path` such as tales:3."""
+def world_of(metadata: Mapping[str, Any]) -> str:
+    """The world of prepared tales (data.json), such as that of tales:3; of a mixture of worlds, the first one's."""
+    sources = metadata.get("sources")
+    path: str = sources[0]["path"] if sources else metadata["path"]
     return path.partition(":")[0]
 
 

@@ -11,7 +11,10 @@ from nanokimi.report.records import Arm, Record
 
 
 def source_means(runs: Sequence[Mapping[str, Any]], part: str = "test") -> dict[str, Record]:
-    """Each text's mean loss and bits per byte over runs, with the deviation of the latter; empty without a mixture."""
+    """Each text's mean loss and bits per byte over runs, the latter's deviation, and the floor (nats per token).
+
+    The floor is None where it is unknown. Empty without a mixture.
+    """
     scores = [run[f"{part}_sources"] for run in runs if run.get(f"{part}_sources")]
     means = {}
     for name in scores[0] if scores else ():
@@ -20,6 +23,7 @@ def source_means(runs: Sequence[Mapping[str, Any]], part: str = "test") -> dict[
             "loss": fmean(one[name]["loss"] for one in scores),
             "bits_per_byte": fmean(bits),
             "deviation": stdev(bits) if len(bits) > 1 else None,
+            "floor": scores[0][name].get("floor"),
         }
     return means
 
@@ -51,7 +55,9 @@ def make_sources(data: Record, arms: Sequence[Arm]) -> Record | None:
             "passes": units.significant(one["share"] * tokens / one["train_tokens"]),
             "val": units.count(one["val_tokens"]),
             "test": units.count(one["test_tokens"]),
+            "floor": units.fixed(means[0][one["name"]]["floor"]),
         }
         for one in sources
     ]
-    return {"bits": bits, "losses": losses, "used": used}
+    has_floor = any(one["floor"] is not None for one in means[0].values())
+    return {"bits": bits, "losses": losses, "used": used, "has_floor": has_floor}

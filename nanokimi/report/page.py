@@ -239,6 +239,7 @@ def make_first_screen(report: Record, arms: Sequence[Arm], baselines: Sequence[R
         "baselines": baselines,
         "has_floor": floors.get("floor") is not None,
         "out_of_reach": floors.get("floor") is not None and floors.get("attainable_floor") is None,
+        "mixture": bool(report["data"].get("sources")),
         "seeds": seeds,
     }
 

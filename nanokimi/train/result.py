@@ -16,7 +16,7 @@ from nanokimi.generation.story import story_ids
 from nanokimi.kernels.decode import decode_form
 from nanokimi.measure.audit import AuditResult
 from nanokimi.measure.evaluate import Evaluation
-from nanokimi.measure.floor import floors, text_floor
+from nanokimi.measure.floor import floors, floors_by_source, text_floor
 from nanokimi.measure.speed import generation_latency
 from nanokimi.measure.spikes import spike_entries
 from nanokimi.measure.story_world import judge_stories, recall, world_of
@@ -60,6 +60,8 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         "kernels": [choice._asdict() for choice in (*state.kernels, decode_form(state.whole_model))],
         "kernels_in_c_missing": why_not_compiled(),
     }
+    for name, floor in floors_by_source(state.data).items():
+        result["test_sources"][name]["floor"] = floor
     if measure_generation and "val_floor_nats" in state.data.metadata:
         result["tales"] = evaluate_tales(state)
     with named_if_not_finite(result, "the result of the run"):
@@ -115,7 +117,7 @@ def evaluate_tales(state: TrainState) -> dict[str, Any]:
         again = replace(again, sample=replace(config.sample, max_new_tokens=MAX_TALE_TOKENS))
         return tokenizer.decode(list(story_ids(state.whole_model, tokenizer, opening, again)))
 
-    world, sample = world_of(state.data.metadata["path"]), config.sample
+    world, sample = world_of(state.data.metadata), config.sample
     return {
         "judged": judge_stories(write, sample.judged_stories, world),
         "recall": recall(state.whole_model, tokenizer, config.train.context_length, sample.questions, world),
