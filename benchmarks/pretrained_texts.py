@@ -99,6 +99,8 @@ not have been learnt later):
   Muon for each head alone, without the tied head, was stopped after 2,500 steps.
 - Smaller residual outputs at the start, as NanoGPT has them (`--nanokimi.model.rescale_prenorm_residual true`), with
   the tied head (stopped after 2,800 steps) and without it (after 4,100, at 0.2825 nats on the validation text).
+- Batches twice as large for half as many steps, with Muon's momentum 0.97 instead of 0.9 and a latent of 128 numbers
+  instead of 64, to the end: 0.2289 nats on the validation text.
 
 ## {count} stories
 
