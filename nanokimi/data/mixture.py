@@ -42,9 +42,8 @@ def open_mixture(dataset: DatasetConfig) -> Source:
             what = "tales" if name == "characters" else "data sets of the Hub"
             raise UserError(f"dataset.{name} is for {what}, and dataset.sources has none: leave it out")
     opened = [_opened(one, source) for one, source in zip(ones, named, strict=True)]
-    of_worlds = all(
-        one.path.partition(":")[0] in TALES for one in ones
-    )  # whose every document has a probability
+    # each of whose documents has a known probability
+    of_worlds = all(one.path.partition(":")[0] in TALES for one in ones)
 
     def documents() -> Iterator[Document]:
         for number, (one, source) in enumerate(zip(ones, opened, strict=True)):

@@ -67,10 +67,8 @@ def cache_use(model: nn.Module) -> CacheUse | None:
 def parts_of(attention: Any) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
     """What an attention keeps of a token, and what one with keys and values for each of its heads would keep."""
     if isinstance(attention, MultiHeadLatentAttention):
-        heads, keys = (
-            attention.num_heads,
-            attention.nope_dim,
-        )  # plain heads rotate what they have, and add no part
+        # plain heads rotate what they have, and add no part
+        heads, keys = attention.num_heads, attention.nope_dim
         latent = (
             Kept("latent", attention.latent_dim),
             Kept("rotary key, shared by the heads", attention.rope_dim),

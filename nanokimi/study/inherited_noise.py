@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,17 @@ def with_inherited_variance(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def searched_arm(row: dict[str, Any]) -> str | None:
     """The arm whose settings an arm inherits; None if it has its own."""
     return (row["tuning"] or {}).get("inherited_from")
+
+
+def noise_of_searches(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
+    """The variance that searches add to a comparison, those of its arms and those that they inherit from.
+
+    Infinite if an arm's own search had too few trials to tell.
+    """
+    noises = {name: row["search_variance"] for name, row in rows.items()}
+    if None in noises.values():
+        return math.inf
+    return sum(weight**2 * noises[name] for name, weight in weights.items()) + inherited_noise(weights, rows)
 
 
 def inherited_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:

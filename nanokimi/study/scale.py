@@ -208,9 +208,8 @@ def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     """One size of a family, with how many times it read the text."""
     kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
-    if (
-        row["search_variance"] is not None
-    ):  # a family's sizes share one search, whose luck other families do not share
+    # A family's sizes share one search, whose luck other families do not share.
+    if row["search_variance"] is not None:
         more["search_variance"] = row["search_variance"] + row["inherited_variance"]
     return {**{key: row[key] for key in kept}, **more}
 

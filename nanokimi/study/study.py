@@ -35,7 +35,7 @@ from nanokimi.runtime.files import (
     remove_what_was_made,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
-from nanokimi.study.inherited_noise import inherited_noise, with_inherited_variance
+from nanokimi.study.inherited_noise import noise_of_searches, with_inherited_variance
 from nanokimi.study.jobs import (
     JOBS_FOLDER,
     RESULTS_FILE,
@@ -354,11 +354,7 @@ def effect_of(
         return {**base, "words": "no verdict: a run diverged"}
     losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
     # Arms whose runs all ended the same have the same settings, so their searches chose the same and add no noise.
-    same = not np.any(losses_S)
-    noises = {name: row["search_variance"] for name, row in here.items()}
-    known = None not in noises.values()
-    searches = sum(weight**2 * noises[name] for name, weight in weights.items()) if known else math.inf
-    searches = 0.0 if same else searches + inherited_noise(weights, here)
+    searches = noise_of_searches(weights, here) if np.any(losses_S) else 0.0
     difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
     nats_SG = sum(
         weight * np.array([results[key]["block_nats"] for key in runs[name][budget]])
