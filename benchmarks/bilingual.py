@@ -133,9 +133,7 @@ def recorded_row() -> Row:
 
 def bilingual_table() -> str:
     """For docs/data.md: the last recorded row, and what it was measured on."""
-    row = [row for row in read_json_lines(RESULTS / "benchmarks.jsonl") if row["benchmark"] == "bilingual"][
-        -1
-    ]
+    row = recorded_row()
     first = row["mixtures"][0]
     texts = ", ".join(
         f"{name} {one['documents']} documents and {one['characters']:,} characters"

@@ -21,7 +21,6 @@ from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
 from nanokimi.runtime.files import read_json
-from nanokimi.study.inherited_noise import inherited_noise, with_inherited_variance
 from nanokimi.study.jobs import read_results
 from nanokimi.study.ladder import CORNERS, END, START
 from nanokimi.study.power_law import (
@@ -38,6 +37,7 @@ from nanokimi.study.power_law import (
     multiplier,
 )
 from nanokimi.study.scale import ScaleOptions, at_size, ratio_sentence, saving, scale_arms
+from nanokimi.study.search_noise import inherited_noise, with_inherited_variance
 
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 

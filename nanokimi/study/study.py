@@ -35,7 +35,6 @@ from nanokimi.runtime.files import (
     remove_what_was_made,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
-from nanokimi.study.inherited_noise import noise_of_searches, with_inherited_variance
 from nanokimi.study.jobs import (
     JOBS_FOLDER,
     RESULTS_FILE,
@@ -46,6 +45,7 @@ from nanokimi.study.jobs import (
 )
 from nanokimi.study.labels import FEW_STEPS, labels, versions
 from nanokimi.study.pool import Pool
+from nanokimi.study.search_noise import noise_of_searches, with_inherited_variance
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1

@@ -1,4 +1,4 @@
-"""The luck of a search in arms that inherit its settings: part of their interval, as of the searched arm's."""
+"""The noise that searches add to an interval: those of its arms, and those whose settings its arms inherit."""
 
 from __future__ import annotations
 
