@@ -44,7 +44,7 @@ from nanokimi.errors import UserError
 from nanokimi.runtime.files import write_json
 from nanokimi.runtime.progress import byte_progress
 
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Part of each store's key: raise it when the same text and settings give another store."""
 METADATA_FILE = "data.json"
 HELD_OUT = ("val", "test")
