@@ -340,6 +340,9 @@ def test_a_finished_comparison_goes_on_with_other_settings(
     assert not left & {"report.json", "report.html", "comparison.png"}, (
         "it stood for the new settings meanwhile"
     )
+    names = ("result", ".json"), ("model", ".safetensors")
+    assert all((folder / f"{stem}-before-1{suffix}").is_file() for stem, suffix in names)
+    assert not any((folder / f"{stem}{suffix}").exists() for stem, suffix in names)
 
 
 def test_a_worker_that_dies_ends_the_comparison(

@@ -481,8 +481,8 @@ def test_longer_training_on_request(finished: Path) -> None:
 def test_old_results_do_not_stand_for_new_settings(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that was stopped before its new end had the old result and report beside the new configuration."""
-    names = ("result.json", "report.json", "report.html", "comparison.png")
+    """A run that was stopped before its new end had the old result and weights beside the new configuration."""
+    names = ("result.json", "report.json", "report.html", "comparison.png", "model.safetensors")
     before = {name: (finished / name).read_bytes() for name in names}
 
     def stopped_at_once(state: TrainState) -> Iterator[dict[str, Any]]:
@@ -497,8 +497,12 @@ def test_old_results_do_not_stand_for_new_settings(
     aside = {name: finished / f"{Path(name).stem}-before-1{Path(name).suffix}" for name in names}
     assert {name: path.read_bytes() for name, path in aside.items()} == before
     capsys.readouterr()
-    assert cli.main(["report", str(finished)]) == 2
-    assert "has not finished" in capsys.readouterr().err
+    for command in ("report", "sample"):
+        assert cli.main([command, str(finished)]) == 2
+        assert "has not finished" in capsys.readouterr().err
+    shutil.rmtree(finished / "checkpoints")
+    assert cli.main(["train", "--resume", "--out", str(finished)]) == 2, "it would begin again"
+    assert "its checkpoints are gone" in capsys.readouterr().err
 
 
 def test_only_what_decides_a_result_sets_it_aside(

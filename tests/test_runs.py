@@ -35,7 +35,7 @@ from nanokimi.runtime.files import (
     seal,
 )
 from nanokimi.train.chosen_weights import weights_of
-from nanokimi.train.restored import restored_if_refused
+from nanokimi.train.restored import restored_if_refused, set_results_aside
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import (
     described,
@@ -388,14 +388,18 @@ def test_a_comparison_that_refuses_a_change_is_as_it_was(tmp_path: Path) -> None
         "report.json": "old",
         "nanogpt/seed-7/config.yaml": "old",
         "nanogpt/seed-7/result.json": "old",
+        "nanogpt/seed-7/model.safetensors": "old",
+        "nanogpt/seed-7/model-before-1.safetensors": "older",
     }
     for name, content in before.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="refused"), restored_if_refused(tmp_path, True):
         for name in before:
-            (tmp_path / name).write_text("new")
-        (tmp_path / "nanogpt" / "seed-7" / "result.json").unlink()
+            if not name.endswith(".safetensors"):
+                (tmp_path / name).write_text("new")
+        set_results_aside(tmp_path / "nanogpt" / "seed-7")
+        assert (tmp_path / "nanogpt" / "seed-7" / "model-before-2.safetensors").read_text() == "old"
         (tmp_path / "config-before-1.yaml").write_text("old")
         for name in ("nanogpt/seed-8", "nanokimi/seed-7"):
             (tmp_path / name).mkdir(parents=True)

@@ -139,7 +139,7 @@ def train_and_report(
 def forget_changed_results(
     arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path
 ) -> bool:
-    """Remove the results of runs that were saved with other settings or another text, so that they are continued.
+    """Set aside what runs found that were saved with other settings or another text, so that they are continued.
 
     Returns whether there is such a run. Another number of seeds changes none. Without a checkpoint a run cannot be
     continued, and keeps its result.
@@ -151,7 +151,7 @@ def forget_changed_results(
             found, now = newest_undamaged(folder, arm.train.batch_size), replace(arm, seed=seed)
             changed = {} if found is None else changed_since_checkpoint(found[1], now, data)
             if any(not key.startswith("compare.") for key in changed):
-                (folder / RESULT_FILE).unlink(missing_ok=True)
+                set_results_aside(folder)
                 any_changed = True
     return any_changed
 

@@ -211,7 +211,8 @@ def choose_checkpoint(
         for line in other_digits(stored, state):
             log(f"{line}: last digits may differ from those of an uninterrupted run")
         return path, stored, changes
-    if (state.folder / "model.safetensors").exists() and not any(folder.glob("damaged-*")):
+    ended = any(state.folder.glob("model*.safetensors"))  # also if its weights were set aside for a change
+    if ended and not any(folder.glob("damaged-*")):
         raise UserError(
             f"the run in {state.folder} has finished, and its checkpoints are gone, so it cannot be continued: put "
             "them back, or start another with --out"

@@ -13,12 +13,12 @@ from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 from nanokimi.train.arm_order import CONFIG_FILE
 from nanokimi.train.result import RESULT_FILE
-from nanokimi.train.weights import DATA_FOLDER
+from nanokimi.train.weights import DATA_FOLDER, WEIGHTS_FILE
 
 OF_SETTINGS = ("report.json", "report.html", "comparison.png", RESULT_FILE)
 """What a run or a comparison found with its settings; a comparison's results are in its runs."""
 RUNS = "*/seed-*"
-SET_ASIDE = "*-before-*"
+SET_ASIDE = ("*-before-*", f"{RUNS}/*-before-*")
 KEPT = (CONFIG_FILE, "match.json", *OF_SETTINGS, f"{RUNS}/{CONFIG_FILE}", f"{RUNS}/{RESULT_FILE}")
 """Small files that a change may replace or take away, in a run's folder or a comparison's."""
 
@@ -38,7 +38,7 @@ def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
         shutil.copy2(folder / name, backup / name)
     if (folder / DATA_FOLDER).is_dir():
         shutil.copytree(folder / DATA_FOLDER, backup / DATA_FOLDER)
-    present = {path for pattern in (RUNS, SET_ASIDE) for path in folder.glob(pattern)}
+    present = {path for pattern in (RUNS, *SET_ASIDE) for path in folder.glob(pattern)}
     try:
         yield
     except UserError:
@@ -53,9 +53,15 @@ def restored_if_refused(folder: Path, changing: bool) -> Iterator[None]:
 
 
 def remove_new(folder: Path, present: set[Path], backup: Path) -> None:
-    """Remove what was set aside, and runs that were made and not begun, if they were not `present` before."""
-    for path in set(folder.glob(SET_ASIDE)) - present:
-        path.unlink()
+    """Remove what was set aside, and runs that were made and not begun, if they were not `present` before.
+
+    Weights, of which there is no backup because they may be large, get their name back.
+    """
+    for path in {found for pattern in SET_ASIDE for found in folder.glob(pattern)} - present:
+        if path.name.startswith(f"{Path(WEIGHTS_FILE).stem}-before-"):
+            os.replace(path, path.with_name(WEIGHTS_FILE))
+        else:
+            path.unlink()
     for run in set(folder.glob(RUNS)) - present:
         if backup in run.parents or (run / "metrics.jsonl").exists():
             continue
@@ -75,13 +81,13 @@ def decides_results(saved: RunConfig, config: RunConfig) -> bool:
 
 
 def set_results_aside(folder: Path) -> None:
-    """Give result, report and page another name, because training goes on with other settings than those they are of.
+    """Give result, report, page and final weights another name, because training goes on with other settings.
 
     They get the number of the configuration that they are of, as in config-before-1.yaml, or the next free one.
     """
     number = max(len(list(folder.glob("config-before-*.yaml"))), 1)
-    while any(folder.glob(f"*-before-{number}.json")):
+    while any(path.suffix != ".yaml" for path in folder.glob(f"*-before-{number}.*")):
         number += 1
-    for name in map(Path, OF_SETTINGS):
+    for name in map(Path, (*OF_SETTINGS, WEIGHTS_FILE)):
         if (folder / name).is_file():
             os.replace(folder / name, folder / f"{name.stem}-before-{number}{name.suffix}")
