@@ -21,6 +21,7 @@ from conftest import PATIENCE, TINY_ARMS, make_text
 
 from nanokimi import cli
 from nanokimi.compare import run as comparison
+from nanokimi.compare.again import report_again
 from nanokimi.compare.arm_process import ArmProcess
 from nanokimi.compare.summary import arm_segments
 from nanokimi.config import RunConfig
@@ -29,6 +30,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.parsing import with_changes
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.train import run_folder
 from nanokimi.train.loop import train
 from nanokimi.train.run import train_alone
 from nanokimi.train.run_folder import set_up
@@ -343,6 +345,38 @@ def test_a_finished_comparison_goes_on_with_other_settings(
     names = ("result", ".json"), ("model", ".safetensors")
     assert all((folder / f"{stem}-before-1{suffix}").is_file() for stem, suffix in names)
     assert not any((folder / f"{stem}{suffix}").exists() for stem, suffix in names)
+
+
+def test_a_change_that_was_ended_while_data_was_prepared_is_not_forgotten(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed without --allow-changes, it reported the old results as those of the new text."""
+    config, data = set_up(replace(tiny_config(max_steps=2), arms={"NanoGPT": {"from": "nanogpt"}}), tmp_path)
+    (arm,) = comparison.make_runs(config, data, tmp_path).values()
+    folder = comparison.run_folder(tmp_path, "NanoGPT", config.seed)
+    list(train(build_state(arm, data, folder)))
+    for name in (folder / "result.json", tmp_path / "report.json"):
+        name.write_text("{}")
+    changed = with_changes(config, {"dataset.val_fraction": 0.2})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run_folder, "prepare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        comparison.compare(changed, tmp_path, resume=True, allow_changes=True)
+    now = load_config(str(tmp_path / "config.yaml"))
+    assert now.dataset.val_fraction == 0.2
+    with pytest.raises(UserError, match=r"dataset.val_fraction = 0.2, not 0.1\).* --allow-changes"):
+        comparison.compare(now, tmp_path, resume=True)
+    with pytest.raises(UserError, match="has not finished: continue with: .* --resume --allow-changes"):
+        report_again(tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("goes on")
+
+    monkeypatch.setattr(comparison, "train_in_turns", refuse)
+    with pytest.raises(AssertionError, match="goes on"):
+        comparison.compare(
+            load_config(str(tmp_path / "config.yaml")), tmp_path, resume=True, allow_changes=True
+        )
+    assert not (folder / "result.json").exists()
 
 
 def test_a_worker_that_dies_ends_the_comparison(

@@ -661,7 +661,7 @@ def test_memory_that_runs_out_or_a_killed_process_ends_all_with_one_line(
     assert "resumed after step 3" in said.read_text()
     (line,) = lines_of(said)
     assert "another process of this run has ended" in line
-    assert f"torchrun --nproc-per-node 2 -m nanokimi train --resume --out {out}" in line
+    assert f"torchrun --nproc-per-node 2 -m nanokimi train --resume --allow-changes --out {out}" in line
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
     assert cli.main(again) == 0
     assert (out / "result.json").is_file()

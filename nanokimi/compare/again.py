@@ -11,7 +11,7 @@ from typing import Any
 
 from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
-from nanokimi.compare.run import run_folder, seeds_of
+from nanokimi.compare.run import changed_runs, run_folder, seeds_of
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.data.store import open_prepared
@@ -78,6 +78,10 @@ def collect(folder: Path) -> dict[str, Any]:
         raise UserError(f"the run in {folder} has not finished: {how_to_continue('train', folder)}")
     if not all((one / RESULT_FILE).is_file() for folders in runs.values() for one in folders):
         raise UserError(f"the comparison in {folder} has not finished: {how_to_continue('compare', folder)}")
+    if any(folder.glob("report-before-*.json")) and changed_runs(arms, seeds_of(config), data, folder):
+        raise UserError(
+            f"the change of the comparison in {folder} has not finished: {how_to_continue('compare', folder, True)}"
+        )
     by_seed = zip(*runs.values(), strict=True)
     results = [read_json(one / RESULT_FILE) for folders in by_seed for one in folders]
     return build_report(config, arms, data, score_baselines(data), results, folder)

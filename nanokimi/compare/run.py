@@ -22,13 +22,14 @@ from nanokimi.config import RunConfig
 from nanokimi.config.arms import slug
 from nanokimi.config.files import save_config
 from nanokimi.data.store import PreparedData
-from nanokimi.errors import TrainingError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import compile_ahead
 from nanokimi.runtime.display import Display
 from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal, stopped_by_signal
 from nanokimi.runtime.parallel import current
+from nanokimi.runtime.text import one_line
 from nanokimi.train.audits import require_sound
 from nanokimi.train.changes import changed_since_checkpoint
 from nanokimi.train.checkpoint import newest_undamaged
@@ -104,9 +105,10 @@ def train_and_report(
     allow_changes: bool,
 ) -> dict[str, Any]:
     """Train every seed and write the report, once folders, configuration and data exist."""
-    if allow_changes and forget_changed_results(arms, seeds_of(config), data, out):
-        set_results_aside(out)
-    stopped = f"interrupted; {how_to_continue('compare', out)}"
+    if resume:
+        set_changed_results_aside(arms, seeds_of(config), data, out, allow_changes)
+    go_on = how_to_continue("compare", out, allow_changes)
+    stopped = f"interrupted; {go_on}"
     with stopped_by_signal(stopped):
         compile_ahead(config.train.device, config.train.dtype)
         baselines = score_baselines(data)
@@ -124,7 +126,7 @@ def train_and_report(
             results += train_in_turns(config, out, folders, titles, resume, allow_changes, whole)
         else:
             results += train_one_after_another(
-                config, data, folders, titles, how_to_continue("compare", out), resume, allow_changes, whole
+                config, data, folders, titles, go_on, resume, allow_changes, whole
             )
     with stopped_by_signal(stopped):
         report = build_report(config, arms, data, baselines, results, out)
@@ -136,24 +138,44 @@ def train_and_report(
     return report
 
 
-def forget_changed_results(
-    arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path
-) -> bool:
+def set_changed_results_aside(
+    arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path, allow_changes: bool
+) -> None:
     """Set aside what runs found that were saved with other settings or another text, so that they are continued.
 
-    Returns whether there is such a run. Another number of seeds changes none. Without a checkpoint a run cannot be
-    continued, and keeps its result.
+    Raises UserError if there is such a run and no change is allowed, as after a change whose command was ended before
+    it came to this.
     """
-    any_changed = False
+    changed = changed_runs(arms, seeds, data, out)
+    for folder, what in changed.items():
+        if not allow_changes:
+            raise UserError(
+                f"{folder} was saved with other settings than those of the comparison now ({what}): change them back, "
+                "or resume with --allow-changes"
+            )
+        set_results_aside(folder)
+    if changed:
+        set_results_aside(out)
+
+
+def changed_runs(
+    arms: dict[str, RunConfig], seeds: Sequence[int], data: PreparedData, out: Path
+) -> dict[Path, str]:
+    """The runs that were saved with other settings or another text, each with the first thing that has changed.
+
+    Another number of seeds changes none. Without a checkpoint a run cannot be continued, and keeps its result.
+    """
+    found = {}
     for name, arm in arms.items():
         for seed in seeds:
             folder = run_folder(out, name, seed)
-            found, now = newest_undamaged(folder, arm.train.batch_size), replace(arm, seed=seed)
-            changed = {} if found is None else changed_since_checkpoint(found[1], now, data)
-            if any(not key.startswith("compare.") for key in changed):
-                set_results_aside(folder)
-                any_changed = True
-    return any_changed
+            saved, now = newest_undamaged(folder, arm.train.batch_size), replace(arm, seed=seed)
+            changed = {} if saved is None else changed_since_checkpoint(saved[1], now, data)
+            decisive = [key for key in changed if not key.startswith("compare.")]
+            if decisive:
+                value, before = changed[decisive[0]]
+                found[folder] = one_line(f"{decisive[0]} = {value}, not {before}")
+    return found
 
 
 def train_in_turns(
@@ -168,7 +190,7 @@ def train_in_turns(
     """Train every arm with one seed to its end, `turn_steps` steps at a time; returns the results."""
     processes: list[ArmProcess] = []
     signals: list[int] = []
-    go_on = how_to_continue("compare", out)
+    go_on = how_to_continue("compare", out, allow_changes)
     stopped = f"interrupted; {go_on}"
 
     def ask_to_stop(number: int) -> None:

@@ -67,7 +67,7 @@ def train_and_finish(
 ) -> dict[str, Any]:
     """Train, audit and measure, once folder, configuration and data exist."""
     limit_memory(config.train.memory_limit_gb, choose_device(config.train.device))
-    advice = how_to_continue("train", out)
+    advice = how_to_continue("train", out, allow_changes)
     with Display([config.title], config.train.batch_size * config.train.context_length) as display:
         with ending_together(advice):
             return train_shown(config, data, out, display, config.title, advice, resume, allow_changes)

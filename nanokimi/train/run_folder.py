@@ -95,7 +95,7 @@ def training_folder(
                 refuse_links(out)
                 config, data = resume_set_up(config, out, allow_changes)
                 made = make_ready(config, data, out)
-            with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out)}"):
+            with whole_where_it_stops(out, f"make room, then {how_to_continue(verb, out, allow_changes)}"):
                 yield config, data, made
     except UserError:
         if ours and not any(out.rglob("metrics.jsonl")):
@@ -103,9 +103,9 @@ def training_folder(
         raise
 
 
-def how_to_continue(verb: str, out: Path) -> str:
-    """The command that continues an interrupted run."""
-    return f"continue with: {launcher()} {verb} --resume --out {out}"
+def how_to_continue(verb: str, out: Path, allow_changes: bool = False) -> str:
+    """The command that continues an interrupted run, whose changes may not have come to all its checkpoints yet."""
+    return f"continue with: {launcher()} {verb} --resume{' --allow-changes' * allow_changes} --out {out}"
 
 
 @contextmanager
