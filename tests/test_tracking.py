@@ -145,20 +145,49 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(
     assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2", "3", "4", "5"]
 
 
-def test_a_finished_run_that_is_resumed_leaves_the_file_as_it_was(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path
+def test_a_finished_run_that_is_resumed_tells_its_result_once(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It measures its result again, which became another line each time. Another result is a line."""
-    files = []
-    for begun, loss in ((0, 1 / 3), (2, 1 / 3), (2, 1 / 3), (2, 0.25)):
-        state = state_of(tiny_config, tmp_path, "csv", begun)
+    """It measures its result again, which every tracker got again. Another result is told, and so is a new tracker."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    told: dict[str, list[float]] = {"wandb": [], "trackio": []}
+
+    class Listening(Broken):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def numbers(self, step: int, numbers: dict[str, float]) -> None:  # type: ignore[override]
+            told[self.name] += [value for key, value in numbers.items() if key == "test/loss"]
+
+        def flush(self) -> None:
+            pass
+
+        close = flush
+
+    for name in told:
+        monkeypatch.setitem(trackers.OPENERS, name, lambda *_, name=name: Listening(name))
+    files, track = [], "csv,tensorboard,wandb"
+    for begun, loss in ((0, 1 / 3), (2, 1 / 3), (2, 1 / 3), (2, 0.25), (2, 0.25)):
+        state = state_of(tiny_config, tmp_path, track, begun)
         with tracking.tracked(state, pytest.fail):
             for step in (1, 2)[begun:]:
                 state.track(trained(step))
             state.track({"kind": "result", "step": 2, "test_loss": loss, "test_bits_per_byte": 2 * loss})
         files.append((tmp_path / trackers.CSV_FILE).read_bytes())
+        track = "csv,tensorboard,wandb,trackio"
     assert files[0] == files[1] == files[2]
     assert [row["test/loss"] for row in read_csv(tmp_path)] == ["", "", str(1 / 3), "0.25"]
+    assert told == {"wandb": [1 / 3, 0.25], "trackio": [1 / 3, 0.25]}
+    events = reader.EventAccumulator(str(tmp_path / trackers.TENSORBOARD_FOLDER))
+    events.Reload()
+    assert [point.value for point in events.Scalars("test/loss")] == [pytest.approx(1 / 3), 0.25]
+
+    (tmp_path / tracking.RESULT_TOLD_FILE).write_text("damaged")
+    for begun in (2, 1):  # a damaged record, and a run that has taken its last step again
+        state = state_of(tiny_config, tmp_path, "wandb", begun)
+        with tracking.tracked(state, pytest.fail):
+            state.track({"kind": "result", "step": 2, "test_loss": 0.25, "test_bits_per_byte": 0.5})
+    assert told["wandb"] == [1 / 3, 0.25, 0.25, 0.25]
 
 
 def test_a_validation_that_is_repeated_is_tracked_once(

@@ -43,10 +43,7 @@ class Backend(Protocol):
 
 
 class CsvFile:
-    """track.csv: a line for each record, with the columns that it has. A resumed run's later lines are dropped.
-
-    What a resumed run finds again, such as the result of one that had finished, is not written a second time.
-    """
+    """track.csv: a line for each record, with the columns that it has. A resumed run's later lines are dropped."""
 
     def __init__(self, folder: Path, config: RunConfig, begun_after: int) -> None:
         path = folder / CSV_FILE
@@ -63,13 +60,10 @@ class CsvFile:
         write_atomic(path, begun.getvalue())  # a resumed run that is killed now has not lost its lines
         self.file = open(path, "a", encoding="utf-8", newline="")
         self.writer = csv.writer(self.file)
-        self.last = [row for row in kept if int(row[0]) == begun_after]
 
     def numbers(self, step: int, numbers: dict[str, float]) -> None:
         """A line."""
-        row = [str(numbers.get(name, "")) for name in COLUMNS]
-        if row not in self.last:
-            self.writer.writerow(row)
+        self.writer.writerow([str(numbers.get(name, "")) for name in COLUMNS])
 
     def text(self, step: int, text: str) -> None:
         """Stories are in the run's `samples` folder."""

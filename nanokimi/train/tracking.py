@@ -9,14 +9,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import methodcaller
 
+from nanokimi.errors import UserError
+from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.text import one_line
 from nanokimi.train.state import Record, TrainState
 from nanokimi.train.trackers import OPENERS, Backend
 
+RESULT_TOLD_FILE = "tracked-result.json"
+"""For each tracker, the numbers of the result that it has."""
 QUEUE_LENGTH = 10_000
 SECONDS_TO_CLOSE = 15.0
 """What is not written by then, after the end of a run, is lost."""
@@ -103,11 +107,26 @@ class Tracking:
             step, numbers = record["step"], metrics_of(record, self.state)
             if record["kind"] == "sample":
                 self._each(backends, methodcaller("text", step, record["prompt"] + record["text"]))
+            elif record["kind"] == "result":
+                self._tell_result(backends, step, numbers)
             elif numbers:
                 self._each(backends, methodcaller("numbers", step, numbers))
             if self.queue.empty():
                 self._each(backends, methodcaller("flush"))
         self._each(backends, methodcaller("close"))
+
+    def _tell_result(self, backends: dict[str, Backend], step: int, numbers: dict[str, float]) -> None:
+        """Tell the result to each tracker that does not have it: a finished run that is resumed finds it again."""
+        path, told = self.state.folder / RESULT_TOLD_FILE, {}
+        if self.begun_after == step and path.is_file():  # else the trackers may have taken it back
+            with suppress(UserError, TypeError, ValueError):  # it is damaged
+                told = dict(read_json(path))
+        for name, backend in list(backends.items()):
+            if told.get(name) != numbers:
+                self._guarded(name, backends, partial(backend.numbers, step, numbers))
+        self._each(backends, methodcaller("flush"))
+        with suppress(OSError):  # then it may be told twice
+            write_json(path, {**told, **dict.fromkeys(backends, numbers)})
 
     def _open(self, name: str, backends: dict[str, Backend]) -> None:
         backends[name] = OPENERS[name](self.state.folder, self.state.config, self.begun_after)
