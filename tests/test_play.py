@@ -151,15 +151,15 @@ class Busy:
 
 
 def test_who_no_longer_waits_keeps_no_place_in_the_queue(both: Opened) -> None:
-    """And a wish that finds the queue full leaves the visitor's earlier one where it was."""
+    """And a wish for more than there is room for leaves the visitor's earlier one where it was."""
     desk, busy = Desk(both, Limits(at_once=1, queue=2)), Busy()
-    desk.worker.submit(busy)
+    desk.worker.submit([busy])
     deadline = time.monotonic() + PATIENCE
     while desk.worker.waiting:
         assert time.monotonic() < deadline
     mine, other = desk.compute("a", lambda: "mine"), desk.compute("b", lambda: "other")
-    with pytest.raises(UserError, match="try again in a moment"):
-        desk.compute("a", lambda: "mine, too")
+    with pytest.raises(UserError, match="3 texts .* try again in a moment"):
+        desk.write("a", list(both.values()), asked())
     assert not mine.cancelled and (desk.ahead(mine), desk.ahead(other)) == (0, 1)
     desk.stop("a")
     finished([mine])
@@ -169,6 +169,33 @@ def test_who_no_longer_waits_keeps_no_place_in_the_queue(both: Opened) -> None:
     assert mine.result is None and (desk.ahead(other), desk.ahead(third)) == (0, 1)
     busy.cancelled = True
     assert [task.result for task in finished([other, third])] == ["other", "third"]
+    desk.close()
+
+
+def test_a_second_wish_takes_the_room_of_the_first_at_the_end_of_the_queue(both: Opened) -> None:
+    """With room for no more than one wish, the second was refused until the first had been written."""
+    desk, players = Desk(both, Limits(at_once=1, queue=1)), list(both.values())
+    first = desk.write("a", players, asked(tokens=50))
+    second = desk.write("a", players, asked(tokens=3))
+    assert all(text.cancelled for text in first)
+    assert [text.state for text in finished(second)] == [DONE, DONE]
+    finished(first)
+    desk.close()
+
+    desk, busy = Desk(both, Limits(at_once=1, queue=2)), Busy()
+    desk.worker.submit([busy])
+    deadline = time.monotonic() + PATIENCE
+    while desk.worker.waiting:
+        assert time.monotonic() < deadline
+    mine, other = desk.compute("a", lambda: "mine"), desk.compute("b", lambda: "other")
+    for _ in range(99):
+        again = desk.compute("a", lambda: "again")
+    assert desk.worker.present == 3 and finished([mine])[0].result is None
+    assert (desk.ahead(other), desk.ahead(again)) == (0, 1)
+    with pytest.raises(UserError, match="try again in a moment"):
+        desk.compute("c", lambda: "a third visitor")
+    busy.cancelled = True
+    assert [task.result for task in finished([other, again])] == ["other", "again"]
     desk.close()
 
 

@@ -1,6 +1,7 @@
 """THE DESK: all visitors' texts are written by one thread, a token of each in turn, in the order in which they came.
 
-A visitor has one request at a time: a new one ends the one before, so nobody waits behind a visitor who asks often.
+A visitor has one request at a time: a new one ends the one before, takes its room and goes to the end of the queue, so
+nobody waits behind a visitor who asks often.
 Whatever reads a model for the page (`compute`) runs in the same thread, because the models' hooks belong to whoever is
 reading.
 """
@@ -8,7 +9,7 @@ reading.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,21 +167,19 @@ class Desk:
         text.tell = text.take
         return text
 
-    def _enter(self, session: str | None, works: list[Text] | list[Task]) -> None:
-        entered: list[Text | Task] = []
+    def _enter(self, session: str | None, works: Sequence[Text | Task]) -> None:
+        """Put works in the queue in the place of what the visitor had asked for, which goes on if they are refused."""
+        before = [] if session is None else self.of_session.get(session, [])
         try:
-            for work in works:
-                work.number = self.worker.submit(work)
-                entered.append(work)
+            numbers = self.worker.submit(works, instead_of=before)
         except Refused:
-            for work in entered:
-                work.cancelled = True
             raise UserError(
                 f"{self.worker.present} texts are being written or wait here already: try again in a moment."
             ) from None
+        for work, number in zip(works, numbers, strict=True):
+            work.number = number
         if session is not None:
-            self.stop(session)  # not before, or a wish that is refused would end the one in work
-            self.of_session[session] = entered
+            self.of_session[session] = list(works)
 
     def leave(self, session: str, works: list[Text] | list[Task]) -> None:
         """Forget what has ended, or whose visitor has gone."""

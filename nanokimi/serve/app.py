@@ -70,7 +70,7 @@ def build_app(
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         job = Job(served, asked, tell)
-        worker.submit(job)
+        worker.submit([job])
         if asked.stream:
             events = stream_events(job, pieces)
             return StreamingResponse(events, media_type="text/event-stream")

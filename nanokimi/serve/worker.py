@@ -1,13 +1,13 @@
 """The thread that computes: requests wait in a queue, and those in work advance by one token in turns.
 
 All models share the one thread, because their products would fight for the same cores. A request whose client has gone
-is dropped at its next token, or leaves the queue.
+is dropped at its next token, or leaves the queue, and does not count among those that there is room for.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class Work(Protocol):
 
     @property
     def tell(self) -> Callable[[Refused | None], None]:
-        """Gets None at the end, or the reason why there will be no more; called in the worker's thread."""
+        """Gets None at the end, or the reason why there will be no more; called in any thread."""
 
     def advance(self) -> bool:
         """Compute a little, a token say; whether there is more to do."""
@@ -48,7 +48,7 @@ class Work(Protocol):
 
 @dataclass
 class Job:
-    """A request in the queue or in work. `tell` gets its pieces, then None, or a Refused; from the worker's thread."""
+    """A request in the queue or in work. `tell` gets its pieces, then None, or a Refused; from any thread."""
 
     served: Served
     asked: Asked
@@ -94,7 +94,9 @@ class Worker:
         self, at_once: int, waiting: int, on_fault: Callable[[BaseException], None] | None = None
     ) -> None:
         self.at_once, self.most, self.on_fault = at_once, at_once + waiting, on_fault
-        self.changed, self.present, self.over = threading.Condition(), 0, False
+        self.changed, self.over = threading.Condition(), False
+        self.inside: list[Work] = []
+        """All requests that have not ended, also those whose client has gone."""
         self.waiting: list[tuple[int, Work]] = []
         """The queue: each request with its number, in the order in which they came."""
         self.given = 0
@@ -102,16 +104,35 @@ class Worker:
         self.threads = torch.get_num_threads()
         self.thread = threading.Thread(target=self._work, name="nanokimi writes", daemon=True)
 
-    def submit(self, job: Work) -> int:
-        """Put a request in the queue; returns its number, counted from 1. Raises Refused (429) if it is full."""
+    @property
+    def present(self) -> int:
+        """How many requests are in work or wait."""
+        return len(self.inside)
+
+    def submit(self, jobs: Sequence[Work], instead_of: Sequence[Work] = ()) -> list[int]:
+        """Put requests at the end of the queue, all or none; returns their numbers, counted from 1.
+
+        Those in `instead_of` are cancelled. Raises Refused (429), and cancels none, if there is no room even so.
+        """
+        ending = {id(job) for job in instead_of}
         with self.changed:
-            if self.present >= self.most:
+            staying = sum(not job.cancelled and id(job) not in ending for job in self.inside)
+            if staying + len(jobs) > self.most:
                 raise Refused(429, f"{self.present} requests are waiting: try again later", code="queue_full")
-            self.present += 1
-            self.given += 1
-            self.waiting.append((self.given, job))
+            for job in instead_of:
+                job.cancelled = True
+            gone = [job for _, job in self.waiting if job.cancelled]
+            self.waiting = [(number, job) for number, job in self.waiting if not job.cancelled]
+            first = self.given + 1
+            self.given += len(jobs)
+            numbers = list(range(first, self.given + 1))
+            self.waiting += zip(numbers, jobs, strict=True)
+            self.inside += jobs
             self.changed.notify()
-            return self.given
+        for job in gone:  # now, or who asks often would fill the queue during one long computation
+            self._leave(job)
+            job.tell(None)
+        return numbers
 
     def ahead(self, number: int) -> int:
         """How many requests are in the queue that came before the one of this number."""
@@ -167,6 +188,9 @@ class Worker:
             if self.on_fault is not None and not full:
                 self.on_fault(error)
             job.tell(Refused(500, reason))
-        with self.changed:
-            self.present -= 1
+        self._leave(job)
         return False
+
+    def _leave(self, job: Work) -> None:
+        with self.changed:
+            self.inside = [one for one in self.inside if one is not job]
