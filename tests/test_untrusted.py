@@ -5,6 +5,7 @@ Most of these were found by test_fuzz.py; each is here in its smallest form.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ import torch
 from conftest import PATIENCE, make_text
 from fuzz_damage import DOUBLING, LAUGHS, LAUGHS_INSIDE
 from fuzz_files import MANY, parquet_file
+from rich.console import Console
 
 from nanokimi import cli
-from nanokimi.config import DatasetConfig
-from nanokimi.config.files import load_config
+from nanokimi.config import DatasetConfig, SampleConfig
+from nanokimi.config.files import load_config, save_config
 from nanokimi.config.safe_yaml import MAX_BYTES, parse_yaml
 from nanokimi.data import documents, records
 from nanokimi.data.documents import read_documents
@@ -39,7 +42,9 @@ from nanokimi.data.store import as_validation_text, open_prepared, prepare
 from nanokimi.data.tokenizers.foreign import read_foreign
 from nanokimi.data.tokenizers.own import load_tokenizer
 from nanokimi.errors import MAX_MESSAGE, UserError
+from nanokimi.generation.text import TextStream
 from nanokimi.model.build import build_model
+from nanokimi.runtime.display import Display
 from nanokimi.runtime.files import read_bytes, read_json, read_json_lines, refuse_links
 from nanokimi.train.checkpoint import load_weights
 
@@ -524,3 +529,55 @@ def test_the_command_line_ends_with_one_line_and_status_2(tmp_path: Path) -> Non
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# ---- what a terminal is told
+
+
+HOSTILE_NAME = "Nano\x1b[31m\x9b2J\x00\u202eKimi\nnanokimi: all is well\r"
+SHOWN_NAME = "Nano\u241b[31m[U+009B]2J\u2400[U+202E]Kimi nanokimi: all is well"
+
+
+def obeyed(text: str) -> set[str]:
+    """The characters of a text that a terminal would obey, but for line ends and tabs."""
+    return {c for c in text if not c.isprintable() and c not in "\n\t"}
+
+
+def test_a_runs_name_is_shown_and_not_obeyed(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command that names a run; and, where the output is a terminal, what the run makes a model say."""
+    run = make_run(sample=SampleConfig(prompts=("the dog",), max_new_tokens=3))
+    config = replace(load_config(str(run / "config.yaml")), name=HOSTILE_NAME)
+    save_config(config, run / "config.yaml")
+    for verb in ("sample", "evaluate", "audit", "inspect"):
+        assert cli.main([verb, str(run)]) == 0
+        out, err = capsys.readouterr()
+        assert SHOWN_NAME in out or verb == "inspect", out
+        assert not obeyed(out + err), verb
+
+    monkeypatch.setattr(TextStream, "push", lambda *_: "\x1b]0;title\x07")
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert cli.main(["sample", str(run)]) == 0
+        out = capsys.readouterr().out
+        assert ("\x1b]0;title\x07" in out) is not terminal, "a file gets the text as it is"
+        assert ("\u241b]0;title\u2407" in out) is terminal
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_progress_shows_names_that_a_terminal_would_obey(live: bool) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=live, width=200)
+    with Display([HOSTILE_NAME], 8, console) as display:
+        display.phase(HOSTILE_NAME, "auditing")
+        display.note(HOSTILE_NAME, "a line\x1b[31m")
+    said = stream.getvalue()
+    assert "\u241b[31m[U+009B]2J\u2400[U+202E]Kimi" in said and "a line\u241b[31m" in said
+    assert "\x1b[31m" not in said and not obeyed(said) & set("\x9b\0\u202e")
+
+
+def test_the_reason_of_an_end_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a training that cannot go on, whose arm's name is a file's."""
+    assert cli.say(f"nanokimi: {HOSTILE_NAME}", 1) == 1
+    assert not obeyed(capsys.readouterr().err)

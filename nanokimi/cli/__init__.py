@@ -15,7 +15,7 @@ from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import give_back_unused_folders
 from nanokimi.runtime.interrupts import Interrupted
 from nanokimi.runtime.parallel import current, end_in_group, join, leave, speaks
-from nanokimi.runtime.text import one_line
+from nanokimi.runtime.text import one_line, visible
 
 SHARED_COMMANDS = ("train", "compare")
 """Commands that torchrun may start in several processes."""
@@ -64,7 +64,7 @@ def outcome(arguments: list[str]) -> int:
 def say(line: str, status: int) -> int:
     """Print why the command ends, unless another process of the group has, and return the exit status."""
     if speaks():
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
     return status
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import visible, visible_line
 
 SOURCE_COLUMNS = ("model", "seed", "text", "tokens", "nats per token", "bits per byte", "bits per char")
 COLUMNS = ("model", "seed", "tokens", "nats per token", "perplexity", "bits per byte", "bits per char", "run")
@@ -39,7 +40,7 @@ def run_evaluate(arguments: list[str]) -> int:
         if "json" in options:
             print(json.dumps(records[-1]), flush=True)
     if "json" not in options:
-        print(evaluation_text(records, part), end="")
+        print(visible(evaluation_text(records, part)), end="")
     return 0
 
 
@@ -66,7 +67,7 @@ def source_cells(record: dict[str, Any], part: str) -> list[tuple[str, ...]]:
     """The cells of one model's lines for the texts of a mixture."""
     return [
         (
-            str(record["name"]),
+            visible_line(record["name"]),
             str(record["seed"]),
             name,
             f"{one['tokens']:,}",
@@ -81,7 +82,7 @@ def source_cells(record: dict[str, Any], part: str) -> list[tuple[str, ...]]:
 def cells_of(record: dict[str, Any], part: str) -> tuple[str, ...]:
     """The cells of one model's line."""
     return (
-        str(record["name"]),
+        visible_line(record["name"]),
         str(record["seed"]),
         f"{record[f'{part}_tokens']:,}",
         f"{record[f'{part}_loss']:.4f}",

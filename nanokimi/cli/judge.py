@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nanokimi.cli.options import require_targets, take_options
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
+from nanokimi.runtime.text import visible, visible_line
 
 if TYPE_CHECKING:
     from nanokimi.data.store import PreparedData
@@ -67,8 +68,8 @@ def run_judge(arguments: list[str]) -> int:
             files.write_json(out / JUDGE_FILE, content)
         elif missing is not None:
             files.remove_what_was_made(out, missing)
-    print(table_of(found))
-    print(found["sentence"])
+    print(visible(table_of(found)))
+    print(visible(found["sentence"]))
     print(out / JUDGE_FILE)
     return 0
 
@@ -154,9 +155,9 @@ def table_of(found: dict[str, Any]) -> str:
     """The scores with their intervals, the pairs, and how far the judge agrees with itself."""
     from nanokimi.judge.questions import QUALITIES
 
-    lines = [("model", *QUALITIES)]
+    lines: list[tuple[str, ...]] = [("model", *QUALITIES)]
     for arm, scores in found["scores"].items():
-        lines.append((arm, *(cell(scores[quality]) for quality in QUALITIES)))
+        lines.append((visible_line(arm), *(cell(scores[quality]) for quality in QUALITIES)))
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
     text = ["".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     for entry in found["differences"]:

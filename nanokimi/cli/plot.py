@@ -7,7 +7,7 @@ from pathlib import Path
 from nanokimi.cli.options import require_targets, take_options
 from nanokimi.errors import UserError
 from nanokimi.runtime.interrupts import Interrupted
-from nanokimi.runtime.text import one_line
+from nanokimi.runtime.text import one_line, visible
 
 
 def run_plot(arguments: list[str]) -> int:
@@ -28,6 +28,6 @@ def run_plot(arguments: list[str]) -> int:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"the records hold what cannot be drawn ({reason}): were they changed?") from None
     for note in picture.shown.notes:
-        print(note)
+        print(visible(note))
     print(f"{'Open: ' if out.suffix == '.html' else ''}{out}")
     return 0

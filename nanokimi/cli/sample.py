@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import TrainingError, UserError
+from nanokimi.runtime.text import visible, visible_line
 
 if TYPE_CHECKING:
     from nanokimi.generation.engine import Engine, Writing
@@ -94,15 +95,17 @@ def write_texts(writer: Writer, prompt: str, stats: bool) -> None:
     requests = requests_of(tokenizer, [prompt], settings)  # refuses the prompt before anything is printed
     writings = [writer.engine.start(request) for request in requests]
     note_cut(writings[0], writer.engine)
-    title = writer.run.config.title
+    title = visible_line(writer.run.config.title)
+    # Prompts and vocabularies of a run that comes from anyone could be commands to the terminal.
+    shown = visible if sys.stdout.isatty() else str
     with closing(stream_pieces(writer.engine, tokenizer, writings, settings.stop)) as pieces:
         begun = -1
         for piece in in_order(pieces, len(writings)):
             if piece.row != begun:
                 begun = piece.row
                 number = f", sample {begun + 1}, seed {requests[begun].seed}" if len(writings) > 1 else ""
-                print(f"--- {title}{number}\n{prompt}", end="", flush=True)
-            print(piece.text, end="", flush=True)
+                print(f"--- {title}{number}\n{shown(prompt)}", end="", flush=True)
+            print(shown(piece.text), end="", flush=True)
             if piece.finish_reason is not None:
                 print()
     if stats:

@@ -13,6 +13,7 @@ from nanokimi.cli.options import one_run, take_options
 from nanokimi.errors import UserError
 from nanokimi.runtime.extras import how_to_install
 from nanokimi.runtime.sockets import address_of, is_loopback, listen
+from nanokimi.runtime.text import visible_line
 
 if TYPE_CHECKING:
     from nanokimi.serve.worker import Served
@@ -50,7 +51,10 @@ def run_serve(arguments: list[str]) -> int:
     models = served_models(folder, device, str(options.get("checkpoint", "final")))
     worker = Worker(number["at_once"], number["queue"])
     app = build_app(models, worker, most_tokens=number["max_tokens"], key=key, loopback=loopback)
-    print(f"Serving {', '.join(models)} at http://{address_of(listener)}/v1 (Ctrl-C ends)", flush=True)
+    print(
+        f"Serving {', '.join(map(visible_line, models))} at http://{address_of(listener)}/v1 (Ctrl-C ends)",
+        flush=True,
+    )
     settings = uvicorn.Config(app, log_level="critical", timeout_keep_alive=30, timeout_graceful_shutdown=3)
     with listener:
         uvicorn.Server(settings).run(sockets=[listener])

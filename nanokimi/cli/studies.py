@@ -14,6 +14,7 @@ from nanokimi.cli.plugins import name_arm_sources, refuse_unused_plugins
 from nanokimi.cli.resuming import ArmWords, configured
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import named_plugins
+from nanokimi.runtime.text import visible, visible_line
 
 if TYPE_CHECKING:
     from nanokimi.config import RunConfig
@@ -74,7 +75,7 @@ def run_sweep(arguments: list[str]) -> int:
         picked["hyperparameter"] = str(options["vary"])
     wanted = SweepOptions(grid=grid, **picked)
 
-    print(sweep_text(sweep(config, out, wanted)), end="")
+    print(visible(sweep_text(sweep(config, out, wanted))), end="")
     print(out / "sweep.json")
     return 0
 
@@ -102,7 +103,7 @@ def search_arms(config: RunConfig, out: Path, options: dict[str, object]) -> int
     inherit = str(options["inherit"]) if inherits else None
     wanted = SearchOptions(tuning=TuningOptions(**picked), inherit=inherit, **machine)
 
-    print(search_text(run_search(config, out, wanted)), end="")
+    print(visible(search_text(run_search(config, out, wanted))), end="")
     print(out / SEARCH_FILE)
     if (out / SEARCH_PAGE).is_file():
         print(f"Open: {out / SEARCH_PAGE}")
@@ -272,9 +273,9 @@ def show(report: dict[str, Any], out: Path) -> int:
     """Print the tables; returns the exit status, 1 if an arm leaks."""
     from nanokimi.study.output import as_text
 
-    print(as_text(report), end="")
+    print(visible(as_text(report)), end="")
     print(out / "study.html")
     leaking: Sequence[str] = [arm["name"] for arm in report["arms"] if arm["leaking"]]
     if leaking:
-        print(f"LEAKING: {', '.join(leaking)}; not ranked", file=sys.stderr)
+        print(f"LEAKING: {', '.join(map(visible_line, leaking))}; not ranked", file=sys.stderr)
     return 1 if leaking else 0

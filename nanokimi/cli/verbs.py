@@ -37,7 +37,7 @@ from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
 from nanokimi.runtime.parallel import current
 from nanokimi.runtime.plugins import named_plugins
-from nanokimi.runtime.text import one_line
+from nanokimi.runtime.text import one_line, visible, visible_line
 
 if TYPE_CHECKING:
     from nanokimi.config import RunConfig
@@ -76,7 +76,7 @@ def run_compare(arguments: list[str]) -> int:
     print(fitted(report["verdict"]["sentence"]))
     if report["search_note"].startswith("NOT"):
         print(fitted(report["search_note"]))
-    print(summary_table(report["arms"], terminal_width()))
+    print(visible(summary_table(report["arms"], terminal_width())))
     for line in (report["match"]["sentence"], report["data"]["split_note"]):
         if line:
             print(fitted(line))
@@ -90,8 +90,8 @@ def terminal_width() -> int | None:
 
 
 def fitted(text: str) -> str:
-    """A text in lines that a terminal does not break inside a word; unchanged where the output is no terminal."""
-    width = terminal_width()
+    """A visible text in lines that a terminal does not break inside a word; on one where the output is no terminal."""
+    text, width = visible(text), terminal_width()
     return text if width is None else filled(text, width)
 
 
@@ -143,7 +143,7 @@ def run_train(arguments: list[str]) -> int:
     if "test_sources" in result:
         print(fitted(f"bits per byte, text by text: {source_words(result['test_sources'])}"))
     if result["split_note"]:
-        print(result["split_note"])
+        print(fitted(result["split_note"]))
     from nanokimi.compare.again import report_again
     from nanokimi.runtime.drawing import draw_or_say
 
@@ -161,7 +161,7 @@ def run_dry(config: RunConfig, out: Path) -> int:
     from nanokimi.cli.forecast_table import forecast_text
     from nanokimi.profiling.forecast import forecast
 
-    print(forecast_text(forecast(config, out)), end="")
+    print(visible(forecast_text(forecast(config, out))), end="")
     return 0
 
 
@@ -212,7 +212,7 @@ def run_audit(arguments: list[str]) -> int:
     options, rest = take_options(arguments, {"vocab_size": int, "context": int, "device": str})
     target = one_target(rest, "run folder or FILE.py:NAME")
     results = audit_file(target, options) if ".py:" in target else audit_runs(run_path(target), options)
-    for name, result in results.items():
+    for name, result in zip(map(visible_line, results), results.values(), strict=True):
         evidence = (
             f"max leak {result.max_leak:.3g} of logits, {result.cuts} cuts, context {result.context_length}"
         )
@@ -331,5 +331,5 @@ def run_bench(arguments: list[str]) -> int:
     from nanokimi.profiling.bench import run_bench as measure
 
     found = measure(config, quick="quick" in options)
-    print(json.dumps(asdict(found)) + "\n" if "json" in options else bench_text(found), end="")
+    print(json.dumps(asdict(found)) + "\n" if "json" in options else visible(bench_text(found)), end="")
     return 0

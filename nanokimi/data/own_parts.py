@@ -19,6 +19,7 @@ from nanokimi.data.nanogpt import META, is_nanogpt_folder
 from nanokimi.data.sources import TALES, is_name
 from nanokimi.data.tokenizers.foreign import is_foreign
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import visible_line
 
 SHARES = ("val_fraction", "test_fraction")
 
@@ -29,7 +30,7 @@ def fitted_to_data(config: RunConfig, rest: Sequence[str]) -> RunConfig:
     refuse_unused_shares(config.dataset, named)
     dataset, notes = without_unused(config.dataset, named)
     for note in notes:
-        print(f"nanokimi: note: {note}", file=sys.stderr)
+        print(f"nanokimi: note: {visible_line(note)}", file=sys.stderr)
     return replace(config, dataset=dataset)
 
 

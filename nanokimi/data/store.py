@@ -33,6 +33,7 @@ from nanokimi.data.sources import has_columns, open_source, read_text
 from nanokimi.data.tokenizers.foreign import FOREIGN
 from nanokimi.data.tokenizers.own import MODEL_FILE, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from nanokimi.errors import UserError
+from nanokimi.runtime.text import visible_line
 
 TOKENIZER_FILES = (TOKENIZER_FILE, MODEL_FILE, *(kind.file for kind in FOREIGN.values()))
 TOKEN_FILES = tuple(f"{part}.{kind}" for part in PARTS for kind in ("bin", "idx", "nats"))
@@ -151,7 +152,7 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
     _require_replaceable(folder)
     store, notes, source_key = find_store(dataset)
     for remark in notes:
-        print(f"nanokimi: note: {remark}", file=sys.stderr)
+        print(f"nanokimi: note: {visible_line(remark)}", file=sys.stderr)
     metadata: dict[str, Any] = json.loads((store / METADATA_FILE).read_text(encoding="utf-8"))
     if metadata["train_tokens"] < context_length + 2:
         advice = f"{context_length} needs {context_length + 2}; use a longer text, or a shorter context"
@@ -168,9 +169,9 @@ def prepare(dataset: DatasetConfig, folder: Path, context_length: int) -> Prepar
         )
     require_long_enough(metadata.get("sources", []), context_length)
     if "warning" in metadata:
-        print(f"nanokimi: warning: {metadata['warning']}", file=sys.stderr)
+        print(f"nanokimi: warning: {visible_line(metadata['warning'])}", file=sys.stderr)
     if note := split_note(metadata):
-        print(f"nanokimi: {note}", file=sys.stderr)
+        print(f"nanokimi: {visible_line(note)}", file=sys.stderr)
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "path": text_title(dataset),
@@ -287,7 +288,7 @@ def as_validation_text(
     usual = usual_column if has_columns(path) else DatasetConfig.text_column
     source = open_source(DatasetConfig(path=path, text_column=column or usual))
     for remark in source.notes:
-        print(f"nanokimi: note: {remark}", file=sys.stderr)
+        print(f"nanokimi: note: {visible_line(remark)}", file=sys.stderr)
     if source.documents is None:
         texts = [read_text(path)]
     else:

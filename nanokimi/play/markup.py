@@ -5,28 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from nanokimi.report import units
-
-CONTROL_PICTURES = 0x2400
-INVISIBLE = {chr(code): chr(CONTROL_PICTURES + code) for code in range(32) if chr(code) not in "\n\t"}
-INVISIBLE |= {chr(0x7F): chr(CONTROL_PICTURES + 0x21)}
-TURNING = {
-    chr(code): f"[U+{code:04X}]" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)
-}
-"""Characters that turn the direction of the text after them, and so could disguise it."""
-VISIBLE = str.maketrans(INVISIBLE | TURNING)
-
-
-def visible(text: object) -> str:
-    """A text in which every character can be seen and be sent.
-
-    A file's name, or JSON, may hold half a character (a lone surrogate), which no page can be encoded with.
-    """
-    return sendable(str(text)).translate(VISIBLE)
-
-
-def sendable(text: str) -> str:
-    """The text with every half of a character written out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+from nanokimi.runtime.text import sendable, visible
 
 
 def shown(text: object) -> str:

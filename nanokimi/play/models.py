@@ -10,8 +10,8 @@ from nanokimi.data.store import PreparedData, text_opening
 from nanokimi.errors import UserError
 from nanokimi.generation.engine import Engine
 from nanokimi.measure.cost import Cost, model_cost
-from nanokimi.play.markup import visible
 from nanokimi.pretrained import run_path
+from nanokimi.runtime.text import visible
 from nanokimi.serve.worker import Served
 from nanokimi.train.run_folder import Run, first_seeds, open_run
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanokimi.play.markup import visible
+from nanokimi.runtime.text import visible
 from nanokimi.train.run_folder import CONFIG_FILE
 
 METRICS_FILE, RESULT_FILE, REPORT_FILE = "metrics.jsonl", "result.json", "report.json"

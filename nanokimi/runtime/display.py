@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanokimi.runtime.interrupts import leave_lost_terminal
+from nanokimi.runtime.text import visible, visible_line
 
 RECENT = 50
 POINTS = 4096
@@ -132,7 +133,7 @@ class Display:
 
     def _print(self, line: str) -> None:
         with without_terminal():
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, arm: _Progress) -> str:
         parts = [f"step {arm.step:,}" + (f" of {arm.total:,.0f}" if arm.total and arm.total < 1e9 else "")]
@@ -150,7 +151,7 @@ class Display:
         for _ in self.arms:
             grid.add_column(ratio=1)
         panels = [
-            Panel(self._content(arm), title=escape(name), height=PANEL_HEIGHT)
+            Panel(self._content(arm), title=escape(visible_line(name)), height=PANEL_HEIGHT)
             for name, arm in self.arms.items()
         ]
         grid.add_row(*panels)

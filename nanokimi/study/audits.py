@@ -27,6 +27,7 @@ from nanokimi.measure.audit import NONDETERMINISTIC
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.plugins import plugin_hashes
+from nanokimi.runtime.text import visible_line
 from nanokimi.study.study import Study, StudyArm
 from nanokimi.train.audits import audit_run, built_if_users
 
@@ -43,7 +44,7 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     keys = {arm.name: audit_key(arm.config, study.data.fingerprint) for arm in arms}
     wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
     for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
-        print(f"auditing {arm.name} ({number} of {len(wanted)} architectures)", file=sys.stderr)
+        print(f"auditing {visible_line(arm.name)} ({number} of {len(wanted)} architectures)", file=sys.stderr)
         built = built_if_users(arm.config) or build_model(arm.config.family.model, arm.config.seed)
         accelerate_(built, dtype=arm.config.train.dtype)
         found = audit_run(built, arm.config, study.data)

@@ -28,6 +28,7 @@ from nanokimi.runtime.files import append_json_line
 from nanokimi.runtime.interrupts import Interrupted, on_first_signal
 from nanokimi.runtime.plugins import named_plugins
 from nanokimi.runtime.processes import start_process
+from nanokimi.runtime.text import visible_line
 from nanokimi.study.jobs import JOBS_FOLDER, RESULTS_FILE, Job, Line, job_key, read_results
 from nanokimi.study.worker import Order, serve_jobs
 from nanokimi.train.run_folder import CONFIG_FILE, keep_plugins
@@ -195,7 +196,7 @@ class Pool:
         job, worker.job = worker.job, None
         if kind == "failed":
             self.failures.append(f"{job.arm}, seed {job.config.seed}: {content}")
-            print(f"nanokimi: {self.failures[-1]}", file=sys.stderr)
+            print(f"nanokimi: {visible_line(self.failures[-1])}", file=sys.stderr)
         elif kind == "done":
             seconds = time.monotonic() - worker.started
             if worker.fresh or not self.took:
@@ -223,7 +224,7 @@ class Pool:
         place = f"{total - waiting - running} of {total}"
         lr = f"lr {job.config.family.optim.lr:.3g}"
         print(
-            f"{place}: {job.arm}, {lr}, seed {job.config.seed}: {loss} ({seconds:.1f} s); "
+            f"{place}: {visible_line(job.arm)}, {lr}, seed {job.config.seed}: {loss} ({seconds:.1f} s); "
             f"about {in_time(self.seconds_left())} left",
             file=sys.stderr,
             flush=True,
