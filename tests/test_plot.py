@@ -24,6 +24,7 @@ from nanokimi.report import plots, switched, units
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import CURVES, KINDS, OF_A_STUDY, Shown, axis_of, panels_of, test_scores
 from nanokimi.report.plots import DASHES, HATCHES, LOSS, MARKERS, Frame, band_of
+from nanokimi.report.reading import SPREAD
 from nanokimi.report.records import SLOTS, read_comparison
 
 test_scores.__test__ = False  # type: ignore[attr-defined]  # not a test, for all its name
@@ -147,6 +148,33 @@ def test_every_kind_is_a_picture_with_units(kind: str, shown: Callable[..., Show
     assert "<dc:date>" not in text, "the same records give the same file"
     if kind in CURVES:
         assert "Optimizer steps" in text and "NanoGPT" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("loss", "Line: mean of 2 seeds; band: from the lowest to the highest."),
+        ("train", "Line: mean of 2 seeds"),
+        ("test", "Mark: mean of 2 seeds; line with ends"),
+        ("cost", "Bar: mean of 2 seeds; line with ends"),
+        ("logits", "The first seed of each arm."),
+        ("lr", ""),
+    ],
+)
+def test_a_picture_says_how_to_read_its_spread(kind: str, said: str, shown: Callable[..., Shown]) -> None:
+    """In the picture itself, which may be shown without the page or the document around it."""
+    several = shown(kind)
+    assert several.reading.startswith(said) and bool(several.reading) == bool(said)
+    words = re.sub(r"\s+", " ", " ".join(ElementTree.fromstring(as_svg(several)).itertext()))
+    assert several.reading in words and several.reading in as_page(several)
+    single = shown(kind, arms=[replace(arm, runs=arm.runs[:1]) for arm in several.arms])
+    assert "2 seeds" not in single.reading and ("no spread" in single.reading) == (kind in SPREAD)
+
+
+def test_a_picture_names_the_arms_that_it_draws(make: Callable[..., Path]) -> None:
+    kimi, gpt = make("kimi"), make("gpt", "NanoGPT")
+    assert shown_of([kimi, gpt], "experts", None).title.endswith(": NanoKimi")
+    assert shown_of([kimi, gpt], "loss", None).title.endswith(": NanoKimi, NanoGPT")
 
 
 def test_a_picture_is_a_png(shown: Callable[..., Shown]) -> None:

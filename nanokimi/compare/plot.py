@@ -21,7 +21,7 @@ from nanokimi.data.metadata import read_metadata
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
 from nanokimi.report.drawn import as_page, as_png, as_svg
-from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, axis_of, title_of
+from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, arms_drawn, axis_of, title_of
 from nanokimi.report.records import SLOTS, Arm, Record, Run
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 from nanokimi.runtime.text import listed
@@ -139,7 +139,7 @@ def shown_of(folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
     x_key = axis_of(x, kind)
     opened = list({one.folder.resolve(): one for folder in folders for one in _opened(folder)}.values())
     opened, waiting = _without_late_seeds(opened)
-    arms = _arms(opened)
+    arms = arms_drawn(kind, _arms(opened))
     levels, notes = _levels(opened, kind)
     title = f"{title_of(kind)}: {', '.join(arm.name for arm in arms)}"
     return Shown(kind=kind, x_key=x_key, title=title, arms=arms, levels=levels, notes=[*notes, *waiting])

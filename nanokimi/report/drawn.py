@@ -53,7 +53,7 @@ def _figure(shown: Shown) -> Figure:
         panel.draw(one, PAPER, *panel.arguments)
     for one in axes[len(panels) :]:
         one.set_axis_off()
-    head = "\n".join(_fitted(text, width) for text in (shown.title, *shown.notes))
+    head = "\n".join(_fitted(text, width) for text in _said(shown))
     figure.suptitle(head, x=0.01, ha="left", fontsize=10.5, color=PAPER.ink)
     if _has_key(shown):
         keys = keys_of(shown.arms, marks=shown.kind != "train")
@@ -61,9 +61,14 @@ def _figure(shown: Shown) -> Figure:
     return figure
 
 
+def _said(shown: Shown) -> list[str]:
+    """The texts above a picture: its title, how to read it, and what else has to be said."""
+    return [text for text in (shown.title, shown.reading, *shown.notes) if text]
+
+
 def _extra_height(shown: Shown, width: float) -> float:
     """Inches for the title, the legend and the notes."""
-    lines = sum(_fitted(text, width).count("\n") + 1 for text in (shown.title, *shown.notes))
+    lines = sum(_fitted(text, width).count("\n") + 1 for text in _said(shown))
     return 0.25 + 0.2 * lines + (0.25 * math.ceil(len(shown.arms) / 3) if _has_key(shown) else 0)
 
 
@@ -90,7 +95,6 @@ def as_page(shown: Shown) -> str:
             "figures": [] if plot else [_page_figure(shown, panel, i) for i, panel in enumerate(panels)],
             "wide": len(panels) == 1 or shown.kind in OF_A_STUDY,
             "has_key": _has_key(shown),
-            "several": any(len(arm.runs) > 1 for arm in shown.arms),
             "arms": list(shown.arms),
             "colours": plots.PAPER.arms,
             "units": units,

@@ -21,6 +21,7 @@ from nanokimi.report.plots import (
     Paint,
     dress,
 )
+from nanokimi.report.reading import how_to_read
 from nanokimi.report.records import X_AXES, Arm, Record
 from nanokimi.report.study_groups import grouped
 from nanokimi.report.switched import drawing_of
@@ -48,6 +49,8 @@ KINDS = {
 OF_A_STUDY = ("effects", "scaling", "tuning")
 WITH_AXIS = (*CURVES, "experts", "logits", "scaling")
 """Kinds that --x applies to."""
+PANEL_OF = {"experts": "router", "logits": "attention"}
+"""Kinds with panels for each arm, and the records that these are made of."""
 LARGE, PANEL = (6.4, 4.1), (5.2, 3.4)
 COSTS = (
     ("train_seconds", "Training time (s)", 1.0),
@@ -74,6 +77,11 @@ class Shown:
     notes: Sequence[str] = ()
     """What has to be said below the picture."""
 
+    @property
+    def reading(self) -> str:
+        """What its lines, bands and marks mean; "" if that needs no words."""
+        return how_to_read(self.kind, self.arms)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -89,6 +97,12 @@ def title_of(kind: str) -> str:
     """What a kind draws, as the beginning of a title."""
     words = re.split("[,:]", KINDS[kind])[0]
     return words[0].upper() + words[1:]
+
+
+def arms_drawn(kind: str, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms of which a kind draws something: a model without experts has no part in their picture."""
+    record = PANEL_OF.get(kind)
+    return [arm for arm in arms if record is None or arm.kind(record)]
 
 
 def panels_of(shown: Shown) -> list[Panel]:
@@ -125,7 +139,8 @@ def _experts(shown: Shown) -> list[Panel]:
             inches=(4.2, 2.7),
         )
         for arm in shown.arms
-        for number, layer in enumerate((arm.kind("router") or [{"layers": []}])[0]["layers"])
+        if arm.kind("router")
+        for number, layer in enumerate(arm.kind("router")[0]["layers"])
     ]
 
 

@@ -50,7 +50,7 @@ def draw_tuning(axes: Axes, paint: Paint, arms: Sequence[dict[str, Any]]) -> Non
     """Draw every arm's loss above its own best, over the learning rate relative to the best one."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    dress(axes, paint, "Learning rate over the best one", "Loss above the best (nats)")
+    dress(axes, paint, "Learning rate over the best one", "Loss above the best (nats per token)")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _=None: f"{x:g}x"))
     axes.xaxis.set_minor_formatter(NullFormatter())
