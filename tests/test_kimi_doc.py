@@ -45,6 +45,48 @@ def test_a_changed_line_of_the_source_is_found() -> None:
         assert not stands_in(changed, source)
 
 
+def test_each_idea_has_its_picture_its_code_and_its_worth() -> None:
+    """Every diagram beside about ten lines of code, and beside what the ablation study says that the idea is worth."""
+    ideas = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:-2]
+    assert len(ideas) == 6, "the whole model, and five ideas"
+    for idea in ideas:
+        title = idea.partition("\n")[0]
+        assert len(re.findall(r"\(images/kimi-[\w-]+\.svg\)", idea)) == 1, title
+        code = [line for _, quotation in QUOTATION.findall(idea) for line in quotation.splitlines()]
+        assert 2 <= len(code) <= 12, title
+        assert ("<!-- table worth-" in idea) == (idea is not ideas[0]), title
+
+
+ROUNDING = 0.00056
+"""Half of the last digit here, and of that in the results."""
+RESULT = re.compile(
+    r"^\| ([^|]+) \| ([+-]\S+) \| ([+-]\S+) to ([+-]\S+) \|(?:.*\|)? ([^|]+) \|$", re.MULTILINE
+)
+
+
+def test_the_worths_are_those_of_the_results() -> None:
+    """Each difference, interval and verdict stands, with a digit more, among the results of the same text."""
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    known: dict[str, list[tuple[list[float], str]]] = {}
+    for study, text in imported("kimi_tables").TEXTS.items():
+        (table,) = re.findall(rf"<!-- table {study}: .*?<!-- end", results, re.DOTALL)
+        known[text] = [(list(map(float, numbers)), verdict) for _, *numbers, verdict in RESULT.findall(table)]
+        assert len(known[text]) > 20
+    worths = re.findall(
+        r"^\| [^|]+ \| ([^|]+) \| ([+-]\S+) \| ([+-]\S+) to ([+-]\S+) \| ([^|]+) \|$",
+        DOCUMENT.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert len(worths) == 2 * 15
+    for text, *numbers, verdict in worths:
+        found = [
+            words
+            for exact, words in known[text]
+            if all(abs(one - float(number)) < ROUNDING for one, number in zip(exact, numbers, strict=True))
+        ]
+        assert any(words.partition(" by ")[0] == verdict for words in found), (text, numbers, verdict, found)
+
+
 def test_the_diagrams_are_those_that_the_script_draws(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
