@@ -23,9 +23,10 @@ from nanokimi.data.tokenizers.own import ByteTokenizer
 from nanokimi.errors import UserError
 from nanokimi.inside import Subject, attention_map, look
 from nanokimi.inside.inspection import Inspection
+from nanokimi.inside.look import LayerExperts
 from nanokimi.inside.page import MOST_PAGE_BYTES, fitted, fragment, page
 from nanokimi.inside.payload import packed, packed_bytes
-from nanokimi.inside.terminal import print_view
+from nanokimi.inside.terminal import load_line, print_view, shade
 from nanokimi.inside.view import View, Wanted, spread
 from nanokimi.model.build import build_model
 
@@ -200,7 +201,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         ("run --html=", "option --html is empty"),
         ("run --favourites -1", "--favourites is -1"),
         ("run --arm nanokimi", "run is one run and has no arms"),
-        ("run --max_new_tokens -5", "max_new_tokens is -5"),
+        ("run --max_new_tokens -5", "--max_new_tokens is -5: it must be 0 or more"),
         ("run run run run run", "5 models are too many"),
     ):
         assert cli.main(["inspect", *words.split()]) == 2, words
@@ -228,6 +229,20 @@ def test_the_table_is_readable_without_colours_and_without_unicode() -> None:
         "keys and values of every head",
     ):
         assert mark in shown["plain"]
+
+
+def test_the_more_surprise_the_stronger_the_shade() -> None:
+    """In steps of two bits, up to five colours; what nothing predicts has none."""
+    assert shade(None) == shade(0.0) == shade(1.9) == ""
+    shades = [shade(bits) for bits in (2.0, 4.0, 6.0, 8.0)]
+    assert len(set(shades)) == 4 and "" not in shades and shade(100.0) == shades[-1]
+    greens = [int(one.partition("#")[2][2:4], 16) for one in shades]
+    assert greens == sorted(greens, reverse=True), "darker and darker, also in grey"
+
+
+def test_the_balanced_share_is_exact() -> None:
+    layer = LayerExperts(layer=1, experts=8, shared=0, choices=None, load=np.full(8, 0.125))
+    assert "(balanced: 12.5)" in load_line(layer)
 
 
 def test_a_notebook_shows_what_inspect_returns(make_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ def run_inspect(arguments: list[str]) -> int:
     counted = int(str(options.get("favourites", 0 if page is None else SAMPLE_TOKENS)))
     if counted < 0:
         raise UserError(f"--favourites is {counted}: it must be 0 or more")
+    length = int(str(options.get("max_new_tokens", 0)))
+    if length < 0:  # a run's own settings would ask for at least one
+        raise UserError(f"--max_new_tokens is {length}: it must be 0 or more (0: only read the prompt)")
     wanted = Wanted(*(int(str(options[name])) if name in options else None for name in ("layer", "head")))
     arms = [one.strip() for one in str(options.get("arm", "")).split(",") if one.strip()]
     runs = chosen_runs([run_path(one) for one in rest], arms)

@@ -154,7 +154,7 @@ def load_line(layer: LayerExperts) -> str:
     """The load of a layer's experts."""
     assert layer.load is not None
     shares = " ".join(f"{100 * share:.0f}" for share in layer.load)
-    balanced = f"balanced: {100 / layer.experts:.0f}"
+    balanced = f"balanced: {100 / layer.experts:.3g}"
     shared = {0: "", 1: "; a shared expert sees every token"}.get(
         layer.shared, f"; {layer.shared} shared experts see every token"
     )
