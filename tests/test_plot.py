@@ -23,6 +23,8 @@ from nanokimi.errors import UserError
 from nanokimi.report import plots, switched, units
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import CURVES, KINDS, OF_A_STUDY, Shown, axis_of, panels_of, test_scores
+from nanokimi.report.pairs import make_strip
+from nanokimi.report.picture import key_of_pairs
 from nanokimi.report.plots import DASHES, HATCHES, LOSS, MARKERS, Frame, band_of
 from nanokimi.report.reading import SPREAD
 from nanokimi.report.records import SLOTS, read_comparison
@@ -119,13 +121,16 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Shown]:
     """What a picture of two arms with two seeds shows."""
     folder = tmp_path_factory.mktemp("plot")
     write_comparison(folder, names=("NanoKimi", "NanoGPT"), steps=40, eval_every=10, searched=False)
-    _, arms = read_comparison(folder)
+    report, arms = read_comparison(folder)
+    strip = make_strip(report, arms)
     for arm in arms:
         for record in (one for run in arm.runs for one in run.records):
             record.setdefault("tokens", record["step"] * 10)  # the fixture's router has only steps
 
     def build(kind: str, x_key: str = "step", **more: Any) -> Shown:
-        return Shown(**{"kind": kind, "x_key": x_key, "title": f"Of {kind}", "arms": arms, **more})
+        return Shown(
+            **{"kind": kind, "x_key": x_key, "title": f"Of {kind}", "arms": arms, "strip": strip, **more}
+        )
 
     return build
 
@@ -140,6 +145,7 @@ def test_every_kind_is_a_picture_with_units(kind: str, shown: Callable[..., Show
         "train": "nats per token",
         "lr": "Learning rate",
         "test": "bits per byte",
+        "differences": "First minus second (nats per token)",
         "experts": "Training tokens",
         "logits": "tau = 100",
         "cost": "Peak memory (MB)",
@@ -159,6 +165,7 @@ def test_every_kind_is_a_picture_with_units(kind: str, shown: Callable[..., Show
         ("cost", "Bar: mean of 2 seeds; line with ends"),
         ("logits", "The first seed of each arm."),
         ("lr", ""),
+        ("differences", ""),
     ],
 )
 def test_a_picture_says_how_to_read_its_spread(kind: str, said: str, shown: Callable[..., Shown]) -> None:
@@ -175,6 +182,22 @@ def test_a_picture_names_the_arms_that_it_draws(make: Callable[..., Path]) -> No
     kimi, gpt = make("kimi"), make("gpt", "NanoGPT")
     assert shown_of([kimi, gpt], "experts", None).title.endswith(": NanoKimi")
     assert shown_of([kimi, gpt], "loss", None).title.endswith(": NanoKimi, NanoGPT")
+
+
+def test_the_differences_are_those_of_the_report(
+    tmp_path: Path, make: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "both"
+    write_comparison(folder, names=("NanoKimi", "NanoGPT"), steps=40, eval_every=10, searched=False)
+    out = tmp_path / "differences.svg"
+    assert main(["plot", str(folder), "--kind", "differences", "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "NanoKimi - NanoGPT" in text and "95% interval, which decides" in text
+    capsys.readouterr()
+    for words in ([str(folder), str(folder)], [str(make("run"))]):
+        assert main(["plot", *words, "--kind", "differences"]) == 2
+        assert "of one finished comparison" in capsys.readouterr().err
+    assert key_of_pairs({"over_seeds": False, "over_text": True}).startswith("one seed; thin: over the text")
 
 
 def test_a_picture_is_a_png(shown: Callable[..., Shown]) -> None:

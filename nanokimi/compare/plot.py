@@ -22,14 +22,16 @@ from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, arms_drawn, axis_of, title_of
-from nanokimi.report.records import SLOTS, Arm, Record, Run
+from nanokimi.report.pairs import make_strip
+from nanokimi.report.picture import key_of_pairs
+from nanokimi.report.records import SLOTS, Arm, Record, Run, read_comparison
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 from nanokimi.runtime.text import listed
 from nanokimi.train.result import RESULT_FILE
 from nanokimi.train.run_folder import CONFIG_FILE, find_data, runs_in
 
 FORMATS = (".png", ".svg", ".html")
-STUDY_FILE, METRICS_FILE = "study.json", "metrics.jsonl"
+STUDY_FILE, REPORT_FILE, METRICS_FILE = "study.json", "report.json", "metrics.jsonl"
 MOST_ARMS = 64
 FRAME_HEIGHT = 620
 """Pixels of the page in a notebook."""
@@ -137,6 +139,8 @@ def shown_of(folders: Sequence[Path], kind: str | None, x: str | None) -> Shown:
     if kind in OF_A_STUDY:
         raise UserError(f"--kind {kind} is of a study, and {folders[0]} is none: name the folder of one")
     x_key = axis_of(x, kind)
+    if kind == "differences":
+        return _differences(folders, x_key)
     opened = list({one.folder.resolve(): one for folder in folders for one in _opened(folder)}.values())
     opened, waiting = _without_late_seeds(opened)
     arms = arms_drawn(kind, _arms(opened))
@@ -153,6 +157,23 @@ def _study(study: Path, folders: Sequence[Path], kind: str | None, x: str | None
     if kind not in OF_A_STUDY:
         raise UserError(f"{study} is a study: --kind is one of {', '.join(OF_A_STUDY)} there, not {kind}")
     return Shown(kind=kind, x_key=axis_of(x, kind), title=report["title"], study=report)
+
+
+def _differences(folders: Sequence[Path], x_key: str) -> Shown:
+    if len(folders) > 1 or not (folders[0] / REPORT_FILE).is_file():
+        raise UserError(
+            "--kind differences is of one finished comparison, whose report decides them: name its folder alone"
+        )
+    report, arms = read_comparison(folders[0])
+    title = f"{title_of('differences')}: {', '.join(arm.name for arm in arms)}"
+    strip, notes = make_strip(report, arms), []
+    if strip:
+        key = key_of_pairs(strip)
+        notes.append(f"{key[0].upper()}{key[1:]}; filled mark: distinguishable.")
+        if strip["more"]:
+            number = len(strip["rows"]) + len(strip["more"])
+            notes.append(f"Of {number} comparisons, those of the arm with the lowest loss.")
+    return Shown(kind="differences", x_key=x_key, title=title, arms=arms, strip=strip, notes=notes)
 
 
 def _opened(folder: Path) -> Iterator[Opened]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 INCHES_PER_CHARACTER = 0.075
-WITHOUT_KEY = ("cost", "experts", "logits")
+WITHOUT_KEY = ("cost", "differences", "experts", "logits")
 """Kinds whose axes or panels name the arms."""
 
 

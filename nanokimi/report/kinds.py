@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.errors import UserError
 from nanokimi.report import study_plots, telemetry, units
+from nanokimi.report.picture import draw_pairs
 from nanokimi.report.plots import (
     BITS,
     HATCHES,
@@ -39,6 +40,7 @@ KINDS = {
     "train": "training loss, smoothed",
     "lr": "learning rate",
     "test": "test loss in bits per byte, of each text if there are several",
+    "differences": "differences of test loss, with intervals, of one comparison",
     "experts": "share of the tokens that each expert gets, layer by layer",
     "logits": "largest attention logit of each layer, against QK-Clip's tau",
     "cost": "costs: time, memory and compute",
@@ -74,6 +76,8 @@ class Shown:
     levels: Sequence[Record] = ()
     """Lines across a loss, such as the entropy floor; `nats` is their place on the axis."""
     study: Record = field(default_factory=dict)
+    strip: Record | None = None
+    """The differences of a comparison's arms, as `make_strip` has them."""
     notes: Sequence[str] = ()
     """What has to be said below the picture."""
 
@@ -116,6 +120,8 @@ def panels_of(shown: Shown) -> list[Panel]:
 def _missing(kind: str) -> str:
     if kind in OF_A_STUDY:
         return "the study has no such numbers"
+    if kind == "differences":
+        return "the comparison has no two arms that passed their audits"
     if kind in ("test", "cost"):
         return "none of these runs has finished, and these numbers are measured at the end"
     models = {"experts": "a router", "logits": "attention logits"}
@@ -170,6 +176,13 @@ def _test(shown: Shown) -> list[Panel]:
     return [Panel(title="", draw=draw_test, arguments=(shown.arms, texts), inches=(LARGE[0], height))]
 
 
+def _differences(shown: Shown) -> list[Panel]:
+    if shown.strip is None:
+        return []
+    rows = shown.strip["rows"]
+    return [Panel(title="", draw=draw_pairs, arguments=(rows,), inches=(LARGE[0], 0.9 + 0.4 * len(rows)))]
+
+
 def _effects(shown: Shown) -> list[Panel]:
     return [
         Panel(
@@ -195,6 +208,7 @@ def _tuning(shown: Shown) -> list[Panel]:
 
 MAKERS: dict[str, Callable[[Shown], list[Panel]]] = {
     "test": _test,
+    "differences": _differences,
     "experts": _experts,
     "logits": _logits,
     "cost": _costs,

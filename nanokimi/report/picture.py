@@ -66,12 +66,13 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
     axes.set_xlim(0, 1.3)
 
 
-def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record], key: str) -> None:
+def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record], key: str = "") -> None:
     """Differences of test loss, with a thick interval over seeds and a thin one over text, which `key` explains.
 
     Filled marks: decided.
     """
-    dress(axes, paint, f"First minus second (nats per token); left: the first is lower\n{key}", "")
+    label = "First minus second (nats per token); left: the first is lower"
+    dress(axes, paint, f"{label}\n{key}" if key else label, "")
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
     axes.axvline(0, color=paint.ink, linewidth=1.0)
@@ -84,13 +85,20 @@ def draw_pairs(axes: Axes, paint: Paint, rows: Sequence[Record], key: str) -> No
             axes.plot(one["ci95"], [place] * 2, color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
         if one.get("text95"):
             axes.plot(one["text95"], [place + 0.24] * 2, color=paint.muted, linewidth=0.9)
-        face = colour if row["decided"] else "white"
+        face = colour if row["decided"] else paint.paper
         axes.plot([one["mean"]], [place], "o", markersize=6, color=colour, markerfacecolor=face)
     names = [f"{row['first'].label} - {row['second'].label}" for row in rows]
     axes.set_yticks(range(len(rows)), [textwrap.fill(name, 30) for name in names])
     axes.tick_params(axis="y", labelcolor=paint.ink, length=0, labelsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.08)
+
+
+def key_of_pairs(strip: Record) -> str:
+    """What the intervals of `draw_pairs` are of."""
+    text = "thin: over the text alone, decides nothing" if strip["over_text"] else ""
+    seeds = "thick: 95% interval, which decides" if strip["over_seeds"] else "one seed"
+    return f"{seeds}; {text}" if text else seeds
 
 
 def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -> bytes:
@@ -148,9 +156,7 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
         draw_bars(panel("Test text, beside simple baselines"), PAPER, bars, "Bits per byte")
     strip = make_strip(report, arms)
     if strip:
-        thick = "thick: 95% interval, which decides; " if strip["over_seeds"] else "one seed; "
-        key = f"{thick}thin: over the text alone, decides nothing"
-        draw_pairs(panel("Differences of test loss"), PAPER, strip["rows"], key)
+        draw_pairs(panel("Differences of test loss"), PAPER, strip["rows"], key_of_pairs(strip))
     if costs:
         draw_costs(panel("Cost"), PAPER, arms, costs)
     if any(position_losses(arm) for arm in arms):
