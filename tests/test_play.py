@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -523,6 +525,29 @@ def test_the_command_refuses_in_one_line(
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     taken.close()
+
+
+@pytest.mark.parametrize(("words", "address"), [([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")])
+def test_only_this_machine_reaches_the_page_unless_asked_and_warned(
+    words: list[str], address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanokimi.cli import play
+
+    served: list[tuple[str, list[str]]] = []
+
+    def serve(players: dict[str, Player], limits: Limits, places: Places, listener: socket.socket) -> None:
+        served.append((listener.getsockname()[0], list(players)))
+        listener.close()
+
+    server = ModuleType("nanokimi.play.server")  # the true one needs Gradio
+    server.serve_players = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nanokimi.play.server", server)
+    monkeypatch.setattr(play, "find_spec", lambda name: object())
+    assert cli.main(["play", "--port", "0", *words]) == 0
+    assert served == [(address, ["NanoKimi", "NanoGPT with Muon"])], "without a run, the models that ship"
+    said = capsys.readouterr()
+    assert said.out.startswith(f"Open: http://{address}:")
+    assert ("warning: 0.0.0.0 can be reached from other machines, by anyone" in said.err) == bool(words)
 
 
 def test_without_weights_or_gradio_it_says_what_is_missing(

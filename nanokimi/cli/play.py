@@ -44,9 +44,8 @@ def run_play(arguments: list[str]) -> int:
     host = str(options.get("host", "127.0.0.1"))
     listener = listen(host, number["port"])  # before the models are loaded
     if not is_loopback(str(listener.getsockname()[0])):
-        print(
-            f"nanokimi: warning: {host} can be reached from other machines, by anyone there", file=sys.stderr
-        )
+        said = f"{host} can be reached from other machines, by anyone: the page has no password"
+        print(f"nanokimi: warning: {said}", file=sys.stderr)
 
     from nanokimi.play.asked import Limits, require_room
     from nanokimi.play.models import open_players
