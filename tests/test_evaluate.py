@@ -83,6 +83,7 @@ def test_loss_of_ten_tokens_equals_a_float64_computation_by_hand(tmp_path: Path)
     # position 0 holds tokens 0, 4, 8; position 3 holds tokens 3, 7
     by_position = [np.mean(expected[i::4]) for i in range(4)]
     assert scored.loss_by_position == pytest.approx(by_position, abs=1e-6)
+    assert scored.tokens_by_position == [3, 3, 2, 2]
 
 
 def test_bits_are_counted_over_the_bytes_and_characters_of_the_raw_text(tmp_path: Path) -> None:
@@ -156,7 +157,8 @@ def test_each_token_is_a_target_exactly_once(length: int, long_data: PreparedDat
     scored = evaluate(model, long_data, context_length=length, batch_size=3)
     assert scored.window_nats.sum() == pytest.approx(203 * math.log(61), rel=1e-6)
     assert len(scored.window_nats) == math.ceil(203 / length)
-    assert len(scored.loss_by_position) == min(length, 203)
+    assert len(scored.loss_by_position) == len(scored.tokens_by_position) == min(length, 203)
+    assert sum(scored.tokens_by_position) == 203
 
 
 @pytest.mark.parametrize("length", [1, 16, 50, 149, 500])

@@ -20,6 +20,7 @@ from nanokimi.report import records, units, write_report
 from nanokimi.report.incidents import incident_lines
 from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
 from nanokimi.report.pairs import caveats, headline, spread_words
+from nanokimi.report.plots import position_losses
 from nanokimi.report.records import Arm, Run
 from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json
@@ -277,6 +278,19 @@ def test_sections_without_data_are_left_out(tmp_path: Path, folder: Path) -> Non
     bare, _ = page_of(tmp_path / "bare")
     assert not optional & bare.sections()
     assert "Load CV" not in bare.text and "unigram" not in bare.text
+
+
+def test_positions_that_few_texts_reach_are_not_drawn() -> None:
+    """A mean over three tokens at the end of the longest story would stand out of the picture and say nothing."""
+
+    def losses(**counts: list[int]) -> list[float]:
+        run = Run(seed=1, metadata={"loss_by_position": [3.0, 2.0, 1.0, 9.0], **counts}, records=[])
+        return position_losses(Arm(name="a", slot=0, metadata={}, runs=(run, run)))
+
+    assert losses(tokens_by_position=[100, 90, 10, 3]) == [3.0, 2.0, 1.0]
+    assert losses(tokens_by_position=[2, 2, 2, 1]) == [3.0, 2.0, 1.0, 9.0]
+    assert losses() == [3.0, 2.0, 1.0, 9.0], "a result of an older version"
+    assert position_losses(Arm(name="a", slot=0, metadata={}, runs=())) == []
 
 
 def test_eight_runs_are_all_shown(tmp_path: Path) -> None:

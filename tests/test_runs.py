@@ -75,8 +75,8 @@ RESULT_FIELDS = {
     *("val_loss", "val_perplexity", "val_bits_per_byte", "val_bits_per_char", "best_val_loss", "floor_gap"),
     *("test_loss", "test_perplexity", "test_bits_per_byte", "test_bits_per_char"),
     *("peak_memory_bytes", "idle_memory_bytes", "optimizer_state_bytes", "cache_bytes_per_token"),
-    *("prefill_ms", "decode_ms_per_token", "loss_by_position", "audit", "optimizer", "lr", "device"),
-    *("dtype", "threads"),
+    *("prefill_ms", "decode_ms_per_token", "loss_by_position", "tokens_by_position", "audit", "optimizer"),
+    *("lr", "device", "dtype", "threads"),
 }
 
 

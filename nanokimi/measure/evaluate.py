@@ -32,6 +32,7 @@ class Evaluation:
     loss_by_position: list[float]  # mean nats of the targets at each position of the window
     window_nats: np.ndarray  # (windows,) total nats of each window's targets, in the order of the text
     window_tokens: np.ndarray  # (windows,) number of each window's targets
+    tokens_by_position: list[int]  # how many targets each of those means is of
     sources: dict[str, dict[str, float]] = field(default_factory=dict)  # of a mixture, each text's own scores
 
     def record(self) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def evaluate(
         loss_by_position=[float(x) for x in sums_T[counts_T > 0] / counts_T[counts_T > 0]],
         window_nats=window_nats,
         window_tokens=window_tokens,
+        tokens_by_position=[int(count) for count in counts_T if count],
         sources=scores_by_source(data.sources, part, windows, window_nats),
     )
 

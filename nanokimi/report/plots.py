@@ -51,6 +51,8 @@ HATCHES = ("", "///", "\\\\\\", "xxx", "---", "|||", "+++", "//--")
 """Of bars, so that they differ without colours."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MAX_MARKERS = 25
+SELDOM = 0.1
+"""Of the tokens at the first position of a text: how many another must have for its mean loss to be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,9 +317,19 @@ def level_line(axes: Axes, value: float, name: str, colour: str, *, right: bool 
 
 
 def position_losses(arm: Arm) -> list[float]:
-    """The mean over seeds of the loss at each position; empty if a run has none."""
+    """The mean over seeds of the loss at each position; empty if a run has none.
+
+    Where texts are scored from their beginnings, few reach the last positions, and a mean of a few tokens says nothing:
+    positions behind the last one with SELDOM of the tokens of the first are left out.
+    """
     rows = [run.metadata.get("loss_by_position") or [] for run in arm.runs]
-    return [sum(column) / len(rows) for column in zip(*rows, strict=False)] if all(rows) else []
+    if not rows or not all(rows):
+        return []
+    counts = arm.runs[0].metadata.get("tokens_by_position") or [1] * len(
+        rows[0]
+    )  # older results have no counts
+    often = max(place for place, count in enumerate(counts, start=1) if count >= SELDOM * max(counts))
+    return [sum(column) / len(rows) for column in zip(*rows, strict=False)][:often]
 
 
 def draw_position(axes: Axes, paint: Paint, arms: Sequence[Arm]) -> None:

@@ -52,6 +52,7 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
         "folder": state.folder.name,
         **state.last_evaluation.record(),
         **scores.record(),  # also the loss by position
+        "tokens_by_position": scores.tokens_by_position,
         **floor_gaps(state.data, scores, context_length),
         **{key: measure(run) for key, measure in METRICS.items()},
         "spikes": spike_entries(read_json_lines(state.folder / "metrics.jsonl")),
