@@ -59,7 +59,10 @@ RULES = (
     Rule(r"^nanokimi sample tales-1m$", "--max_new_tokens 8", slow=False, says="NanoKimi.*\n.*\n--- NanoGPT"),
     Rule(r"^nanokimi inspect tales-1m --max_new_tokens 1 ", slow=False, says="crimson 99%"),
     Rule(
-        r"^nanokimi inspect tales-1m ", "--max_new_tokens 4", slow=False, says=r"NanoKimi: \d+ tokens, 4 written"
+        r"^nanokimi inspect tales-1m ",
+        "--max_new_tokens 4",
+        slow=False,
+        says=r"NanoKimi: \d+ tokens, 4 written",
     ),
     Rule(r"^nanokimi sample RUN --checkpoint best$", says="--- NanoKimi", slow=False),
     Rule(r"^nanokimi sample ", "--max_new_tokens 8", slow=False, says="--- NanoKimi"),
