@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from nanokimi.config import RunConfig
@@ -86,6 +86,11 @@ class Trial:
     settings: dict[str, Any]
     losses: list[float | None] = field(default_factory=list)
 
+    @cached_property
+    def key(self) -> str:
+        """The settings as text: equal for equal trials."""
+        return json.dumps(self.settings)
+
     @property
     def loss(self) -> float:
         """The mean over seeds; infinite if one of them diverged."""
@@ -122,8 +127,8 @@ class ArmSearch:
 
         The Sobol point keeps the numbers of trials equal if one arm runs out of new points near its best.
         """
-        tried = {json.dumps(trial.settings) for trial in self.trials}
-        found = next((t for t in map(self.trial, points) if json.dumps(t.settings) not in tried), None)
+        tried = {trial.key for trial in self.trials}
+        found = next((trial for trial in map(self.trial, points) if trial.key not in tried), None)
         self.trials.append(found or self.next_sobol())
         return self.trials[-1]
 
