@@ -54,7 +54,7 @@ HEIGHTS = (10, 30, 100, 300, 1000)
 BOWL = np.sqrt([4, 1, 2, 0.6, 0.3, 0.6, 0.4, 0.8])
 """How much each hyperparameter matters, as in tests/test_search.py."""
 STEPS = 500
-DRAWS = 2000
+DRAWS = 500
 """Of the bootstrap in `search_variance`; more change nothing here."""
 Row = dict[str, Any]
 OneArm = Callable[[np.random.Generator], tuple[list[float], float]]
