@@ -196,7 +196,12 @@ def two_searches(design: Design, seeds: int, height: float, number: int) -> tupl
 
 
 def rows(tries: int) -> Iterator[Row]:
-    """A line for each recorded arm, and for each budget and steepness of bowls."""
+    """A line for each budget and steepness of bowls, and for each recorded arm."""
+    for design, seeds in BUDGETS:
+        for height in HEIGHTS:
+            pair = partial(two_searches, design, seeds, height)
+            about = {"kind": "bowl", "trials": design.trials, "seeds": seeds, "height": height}
+            yield about | named_winners(pair, tries, f"{design} {height}")
     for title, arm in recorded_arms():
         about = {
             "kind": "table",
@@ -207,11 +212,6 @@ def rows(tries: int) -> Iterator[Row]:
         }
         found = named_winners(partial(twice, arm), tries, title + arm.name)
         yield about | {"height": arm.height} | found
-    for design, seeds in BUDGETS:
-        for height in HEIGHTS:
-            pair = partial(two_searches, design, seeds, height)
-            about = {"kind": "bowl", "trials": design.trials, "seeds": seeds, "height": height}
-            yield about | named_winners(pair, tries, f"{design} {height}")
 
 
 def main() -> None:
@@ -219,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--tries", type=int, default=1000)
+    parser.add_argument("--tries", type=int, default=600)
     parser.add_argument("--record", type=Path, default=None, help="write the lines to this file")
     chosen = parser.parse_args()
     environment = describe_environment()
