@@ -12,6 +12,8 @@ from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, judged, old_tales, read_comparison
 from study_tables import study_report
 
+from nanokimi.runtime.files import read_json
+
 
 def mean_of(name: str, arm: str, key: str) -> float:
     """The mean over the seeds of an arm in docs/results/NAME.jsonl."""
@@ -53,6 +55,23 @@ def ladder_lead(over: str, study: str = "ladder-shakespeare") -> str:
     return f"{-effect['mean']:.2f}"
 
 
+def shipped(key: str, arm: str = "NanoKimi") -> float:
+    """A number of one of the models that ship, as docs/pretrained.md has it."""
+    models = read_json(ROOT / "nanokimi" / "pretrained" / "tales-1m" / "shipped.json")["models"]
+    return float(next(model[key] for model in models if model["name"] == arm))
+
+
+def shipped_lead() -> str:
+    """By how much the NanoGPT with Muon that ships is below the NanoKimi that ships."""
+    return f"{shipped('test_loss') - shipped('test_loss', 'NanoGPT with Muon'):.3f}"
+
+
+def shipped_ratio() -> str:
+    """How many times NanoKimi's active parameters the NanoGPT that ships has."""
+    ratio = shipped("active_parameters", "NanoGPT with Muon") / shipped("active_parameters")
+    return f"{ratio:.1f}"
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
@@ -69,6 +88,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "ladder-lead": lambda: ladder_lead("NanoGPT"),
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
+    "shipped-lead": shipped_lead,
+    "shipped-ratio": shipped_ratio,
+    "shipped-steps": lambda: f"{shipped('steps'):,.0f}",
     "leaky": lambda: str(len(audited("LEAKY"))),
     "clean": lambda: str(len(audited("CLEAN"))),
     **KIMI_NUMBERS,
