@@ -153,3 +153,39 @@ def test_a_run_on_tales_knows_its_floor(tiny_config: Callable[..., RunConfig], t
     assert 0 < result["floor_gap_bits_per_byte"] < result["test_bits_per_byte"]
     assert result["tales"]["judged"]["perfect"]["total"] == 2
     assert set(result["tales"]["recall"]) == {"20", "50", "100", "200"}
+
+
+def variance_between_stories(right: list[int], stories: list[int]) -> float:
+    """The variance of a share of right answers by whole stories, over that of independent answers."""
+    share, total = sum(right) / len(right), len(right)
+    by_story = {story: 0.0 for story in stories}
+    for one, story in zip(right, stories, strict=True):
+        by_story[story] += one - share
+    clusters = len(by_story)
+    variance = sum(x**2 for x in by_story.values()) / total**2 * clusters / (clusters - 1)
+    return variance / (share * (1 - share) / total)
+
+
+def test_answers_about_one_story_are_recorded_as_no_more_alike_than_others() -> None:
+    """Wilson's interval takes questions for independent, several of which are about one story (docs/results.md)."""
+    alike = variance_between_stories([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1])
+    assert alike == pytest.approx(6), "the test can see dependence"
+    root, worlds = Path(__file__).parents[1], {"tales-short": 50, "tales": 100}
+    lines = (root / "docs" / "results" / "tales-short.jsonl").read_text(encoding="utf-8").splitlines()
+    shipped = json.loads((root / "nanokimi" / "pretrained" / "tales-1m" / "shipped.json").read_text())
+    asked = {"tales-short": [run["tales"]["recall"] for run in map(json.loads, lines) if run.get("tales")]}
+    asked["tales"] = [model["recall"] for model in shipped["models"]]
+    found, stories_asked = [], []
+    for world, questions in worlds.items():
+        probes = collect_probes(questions, world)
+        texts = [tales.tell(QUESTION_SEED + 1, i, world).text for i in range(20 * questions)]
+        for recalled in asked[world]:
+            for distance, answers in recalled.items():
+                stories = [
+                    next(i for i, text in enumerate(texts) if text.startswith(probe.prefix))
+                    for probe in probes[distance]
+                ]
+                stories_asked.append(len(set(stories)))
+                found.append(variance_between_stories(answers["right"], stories))
+    assert stories_asked[:2] == [21, 32] and len(found) == 3 * 2 + 2 * 4
+    assert sum(found) / len(found) == pytest.approx(1.0, abs=0.05) and 0.7 < min(found) and max(found) < 1.4
