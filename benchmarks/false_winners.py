@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def two_searches(design: Design, seeds: int, height: float, number: int) -> tupl
     return arm, arm
 
 
-def rows(tries: int) -> Iterator[Row]:
+def rows(tries: int, table_tries: int) -> Iterator[Row]:
     """A line for each budget and steepness of bowls, and for each recorded arm."""
     for design, seeds in BUDGETS:
         for height in HEIGHTS:
@@ -210,7 +211,7 @@ def rows(tries: int) -> Iterator[Row]:
             "trials": len(arm.trials),
             "seeds": arm.seeds,
         }
-        found = named_winners(partial(twice, arm), tries, title + arm.name)
+        found = named_winners(partial(twice, arm), table_tries, title + arm.name)
         yield about | {"height": arm.height} | found
 
 
@@ -219,12 +220,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--tries", type=int, default=600)
+    parser.add_argument("--tries", type=int, default=600, help="for each bowl")
+    parser.add_argument("--table_tries", type=int, default=150, help="for each recorded arm")
     parser.add_argument("--record", type=Path, default=None, help="write the lines to this file")
     chosen = parser.parse_args()
     environment = describe_environment()
-    lines: list[Row] = [{"kind": "head", "time": environment["time"], "commit": environment["commit"]}]
-    for row in rows(chosen.tries):
+    head = {"kind": "head", "time": environment["time"], "commit": environment["commit"]}
+    head["command"] = " ".join(["python", "benchmarks/false_winners.py", *sys.argv[1:]])
+    lines: list[Row] = [head]
+    for row in rows(chosen.tries, chosen.table_tries):
         print(json.dumps(row), flush=True)
         lines.append(row)
     if chosen.record is not None:
