@@ -12,7 +12,7 @@ from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, judged, old_tales, read_comparison
 from study_tables import study_report
 
-from nanokimi.runtime.files import read_json
+from nanokimi.runtime.files import read_json, read_json_lines
 
 
 def mean_of(name: str, arm: str, key: str) -> float:
@@ -72,6 +72,30 @@ def shipped_ratio() -> str:
     return f"{ratio:.1f}"
 
 
+def false_winners() -> str:
+    """The largest share of comparisons of equal arms, searched apart, in which one is named a winner.
+
+    Of the truths that are as steep as the recorded searches with as many seeds.
+    """
+    rows = read_json_lines(RESULTS / "false-winners.jsonl")[1:]
+    steepest = {
+        seeds: max(row["height"] or 0 for row in rows if row["kind"] == "table" and row["seeds"] == seeds)
+        for seeds in {row["seeds"] for row in rows}
+    }
+    bowls = [row for row in rows if row["kind"] == "bowl" and row["height"] <= steepest[row["seeds"]]]
+    return f"{max(row['winners'] / row['tries'] for row in bowls):.0%}"
+
+
+def p_of_leads() -> str:
+    """The corrected p-values of the leads that README names."""
+    pairs = [pair for pair in judged("tales-short")[3] if "NanoGPT" in (pair["first"], pair["second"])]
+    pairs += [
+        pair for pair in judged("shakespeare-char")[3] if "NanoGPT" not in (pair["first"], pair["second"])
+    ]
+    values = [pair["holm_p"] for pair in pairs]
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
@@ -88,6 +112,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "ladder-lead": lambda: ladder_lead("NanoGPT"),
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
+    "false-winners": false_winners,
+    "leads-p": p_of_leads,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
     "shipped-steps": lambda: f"{shipped('steps'):,.0f}",

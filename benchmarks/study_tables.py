@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import RESULTS
 
 from nanokimi.measure.stats import SeedDifference, paired_t
 from nanokimi.runtime.files import read_json_lines
@@ -108,3 +109,29 @@ def pairing_table(studies: dict[str, Path]) -> str:
                 wider.append((effect["ci95"][1] - effect["ci95"][0]) / (alone.high - alone.low))
         lines.append(f"| {name} | {len(arms)} | {correlation:.2f} | {np.median(wider):.1f} |")
     return "\n".join(lines)
+
+
+def false_winners_table() -> str:
+    """How often equal arms that were tuned apart have a winner (benchmarks/false_winners.py)."""
+    head, *rows = read_json_lines(RESULTS / "false-winners.jsonl")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["kind"] == "bowl":
+            what = f"whole searches of {row['trials']} trials, {row['seeds']} seeds"
+            groups.setdefault((what, f"{row['height']:,} deviations high"), []).append(row)
+        else:
+            groups.setdefault((f"the recorded trials: {row['study']}", ""), []).append(row)
+    lines = [
+        "| two equal arms, tuned apart | truth | a winner (wanted: 5%) | without the searches' noise "
+        "| p below 0.05 / 39 (wanted: 0.13%) | with half a run's variance more for each search |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (what, truth), found in groups.items():
+        tries = sum(row["tries"] for row in found)
+        shares = [
+            f"{sum(row[key] for row in found) / tries:.1%}"
+            for key in ("winners", "without_search", "among_39", "wider")
+        ]
+        truth = truth or f"{len(found)} arms, the mean"
+        lines.append(f"| {what} | {truth} | " + " | ".join(shares) + " |")
+    return "\n".join([*lines, "", f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}."])

@@ -35,7 +35,8 @@ from recorded import (
     read_comparison,
 )
 from speed_table import speed_table
-from study_tables import old_and_new, pairing_table, study_block
+from study_tables import false_winners_table, old_and_new, pairing_table, study_block
+from wider import wider_table
 
 from nanokimi.compare.verdict import verdict
 from nanokimi.measure.stats import paired_t, search_variance
@@ -269,6 +270,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
             }
         ),
         "null": null_table,
+        "false-winners": false_winners_table,
+        "wider": wider_table,
     },
     "docs/interop.md": {"receipts": receipts_table},
     "docs/kimi-k2.md": KIMI_TABLES,

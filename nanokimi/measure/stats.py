@@ -90,6 +90,24 @@ def paired_t(
     return SeedDifference(mean, mean - half, mean + half, max(p, 0.0), count, extra_variance)
 
 
+def finished_trials(losses_by_trial: Sequence[Sequence[float | None]]) -> list[np.ndarray]:
+    """The trials whose runs all ended with a loss, the best first."""
+    trials = [
+        np.array(losses, dtype=float)
+        for losses in losses_by_trial
+        if losses and all(loss is not None and math.isfinite(loss) for loss in losses)
+    ]
+    return sorted(trials, key=lambda losses: float(losses.mean()))
+
+
+def run_variance(trials: Sequence[np.ndarray], judged: Sequence[float] = ()) -> float:
+    """The variance of a run's loss: pooled over the better half of the trials, the best first, and the judged runs."""
+    groups = [*trials[: (len(trials) + 1) // 2], np.array(judged, dtype=float)]
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group) > 1)
+    degrees = sum(len(group) - 1 for group in groups if len(group) > 1)
+    return squares / degrees if degrees else math.inf
+
+
 def search_variance(
     losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = (), *, draws: int = DRAWS
 ) -> float:
@@ -106,21 +124,14 @@ def search_variance(
     much; shrunken by what the noise explains, trials that nearly tie would be charged too little, which leaves up to
     14% false winners in simulations. Luck in which trials were drawn at all is not counted: the design is fixed.
     """
-    trials = [
-        np.array(losses, dtype=float)
-        for losses in losses_by_trial
-        if losses and all(loss is not None and math.isfinite(loss) for loss in losses)
-    ]
+    trials = finished_trials(losses_by_trial)
     if len(trials) < 2:
         return 0.0  # nothing was chosen
-    trials.sort(key=lambda losses: float(losses.mean()))
-    groups = [*trials[: (len(trials) + 1) // 2], np.array(judged, dtype=float)]
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group) > 1)
-    degrees = sum(len(group) - 1 for group in groups if len(group) > 1)
-    if degrees == 0:
+    variance = run_variance(trials, judged)
+    if not math.isfinite(variance):
         return math.inf
     means_K = np.array([losses.mean() for losses in trials])
-    errors_K = np.sqrt(squares / degrees / np.array([len(losses) for losses in trials]))
+    errors_K = np.sqrt(variance / np.array([len(losses) for losses in trials]))
     noise_RK = np.random.default_rng(0).normal(size=(draws, len(trials)))
     above_K = means_K - means_K[0]
     return float(np.var(above_K[(above_K + errors_K * noise_RK).argmin(axis=1)]))
