@@ -93,6 +93,9 @@ def test_every_setting_but_the_rate_is_that_of_the_earlier_search(
         if "adamw_ratio" in there:
             assert best["optim.adamw_lr"] == rounded(there["adamw_ratio"] * best["optim.lr"])
         assert record["settings"]["train.batch_size"] == 8 and "optim.lr" not in record["settings"]
+        losses = [trial["losses"] for trial in earlier[name]["table"]]
+        assert record["inherited_searches"] == [{"file": f"{EARLIER}.json", "arm": name, "losses": losses}]
+        assert record["inherited_missing"] is None
 
 
 def test_every_arm_is_trained_with_as_many_rates_around_its_own(toy: Path, found: dict[str, Any]) -> None:

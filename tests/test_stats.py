@@ -193,6 +193,17 @@ def test_every_pair_is_judged_and_holm_counts_all_of_them() -> None:
         )
 
 
+def test_a_pair_has_the_noise_of_every_earlier_search_but_one_that_both_arms_share() -> None:
+    losses = {"a": [1.0, 1.1, 1.3], "b": [2.0, 2.2, 2.1], "c": [2.0, 1.9, 2.3]}
+    inherited = {"a": {"old": 4e-4, "older": 1e-4}, "b": {"older": 1e-4}, "c": {}}
+    found = compare_pairs(losses, {"a": 2e-4, "b": 3e-4}, inherited)
+    for one, extra in zip(found, (2e-4 + 3e-4 + 4e-4, 2e-4 + 4e-4 + 1e-4, 3e-4 + 1e-4), strict=True):
+        alone = paired_t(losses[one["first"]], losses[one["second"]], extra_variance=extra)
+        assert one["ci95"] == pytest.approx([alone.low, alone.high]) and one["p"] == pytest.approx(alone.p)
+    (same,) = compare_pairs({"a": [1.0, 1.1], "b": [1.0, 1.1]}, {}, {"a": {"old": 1.0}})
+    assert same["ci95"] == [0, 0], "equal runs are equal whatever a search picked"
+
+
 def test_one_seed_has_no_interval_and_no_winner() -> None:
     (found,) = compare_pairs({"a": [1.0], "b": [2.0]}, {})
     assert found["ci95"] is found["p"] is found["holm_p"] is None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.earlier_searches import shipped_searches, with_earlier_searches
 from nanokimi.compare.match import steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.fixed import config_of, differing
@@ -26,7 +26,7 @@ class Search:
     file: str
     """The file's name."""
     records: dict[str, dict[str, Any]]
-    """The tuning record of each arm, by name."""
+    """The tuning record of each arm, by name, with the searches that it inherits from."""
     steps: int
     text: str
     """The name of the text, without its folder."""
@@ -36,8 +36,7 @@ class Search:
 
 def search_file(name: str, option: str = "compare.search") -> Path:
     """The file that `compare.search`, or another option, means. Raises UserError if there is none."""
-    shipped = Path(str(resources.files("nanokimi") / "presets" / "searches" / f"{name}.json"))
-    for path in (Path(name), shipped):
+    for path in (Path(name), shipped_searches() / f"{name}.json"):
         if path.is_file():
             return path
     raise UserError(f"{option} {name}: there is no such file, and no search of that name among the presets")
@@ -52,7 +51,7 @@ def read_search(config: RunConfig) -> Search | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         for record in content["arms"].values():
             record["best"].items()
-        arms = content["arms"]
+        arms = {name: with_earlier_searches(arm, path) for name, arm in content["arms"].items()}
         configs = {name: config_of(arm["settings"]) for name, arm in arms.items() if "settings" in arm}
         return Search(path.name, arms, content["steps"], content["data"]["path"], configs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

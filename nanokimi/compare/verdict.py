@@ -7,14 +7,16 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES
 from nanokimi.config import SpreadConfig
-from nanokimi.measure.stats import LEVEL, compare_pairs, search_variance, t_quantile
+from nanokimi.measure.stats import LEVEL, NOT_DISTINGUISHABLE, compare_pairs, search_variance, t_quantile
 from nanokimi.runtime.text import listed
 
 BLOCKS = 50  # neighbouring windows are similar, blocks of them are nearly independent
@@ -53,17 +55,43 @@ def paired_difference(
 
 
 def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every pair of arms that do not leak, judged over seeds."""
+    """Every pair of arms that do not leak, judged over seeds, with the noise of the searches.
+
+    An arm that inherits its settings has the noise of that search, too. The scatter of single trials is known from the
+    runs judged here, unless the search repeated its trials. `noise_missing` says which noise cannot be told.
+    """
     sound = [arm for arm in arms if arm["leaking"] is None]
     losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in sound}
-    noise = {}
+    noise: dict[str, float] = {}
+    inherited: dict[str, dict[Hashable, float]] = {}
     for arm in sound:
         if arm["search"]:
             chosen = [run["val_loss"] for run in runs if run["arm"] == arm["name"]]
             noise[arm["name"]] = search_variance(
                 [trial["losses"] for trial in arm["search"]["table"]], chosen
             )
-    return compare_pairs(losses, noise)
+            inherited[arm["name"]] = {
+                (one["file"], one["arm"]): search_variance(one["losses"], chosen)
+                for one in arm["search"].get(SEARCHES) or ()
+            }
+    lacking = {arm["name"]: lacking_of(arm["search"] or {}) for arm in sound}
+    pairs = compare_pairs(losses, noise, inherited)
+    for pair in pairs:
+        here, there = lacking[pair["first"]], lacking[pair["second"]]
+        apart = sorted(here.keys() ^ there.keys())
+        pair["noise_missing"] = list(dict.fromkeys({**here, **there}[one] for one in apart))
+        if pair["noise_missing"] and not pair["words"].startswith(NOT_DISTINGUISHABLE):
+            pair["words"] = f"no verdict: {pair['words']}, but the noise of an inherited search is missing"
+    return pairs
+
+
+def lacking_of(search: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """The earlier search whose noise cannot be told, and why not, by file and arm: at most one."""
+    missing = search.get(MISSING)
+    if missing is None and "inherited_from" in search and search.get(SEARCHES) is None:
+        file = str(search.get("inherited_file", "a study"))
+        missing = {"file": file, "arm": search["inherited_from"], "why": f"{file} was not read"}
+    return {} if missing is None else {(missing["file"], missing["arm"]): missing["why"]}
 
 
 def text_interval(
@@ -104,7 +132,7 @@ def verdict(
     elif len(sound) > 1:
         ahead = {other["name"]: lead(sound[0]["name"], other["name"], pairs) for other in sound[1:]}
         winner = sound[0]["name"] if all(one["sure"] for one in ahead.values()) else None
-        sentences += lead_sentences(sound[0]["name"], ahead)
+        sentences += lead_sentences(sound[0]["name"], ahead) + lacking_sentences(pairs)
     sentences += floor_sentences(sound, baselines)
     return {**base, "winner": winner, "sentence": " ".join(sentences)}
 
@@ -127,22 +155,51 @@ def lead(first: str, second: str, pairs: list[dict[str, Any]]) -> dict[str, Any]
     pair = next(one for one in pairs if {one["first"], one["second"]} == {first, second})
     sign = -1 if pair["first"] == first else 1
     low, high = sorted(sign * bound for bound in pair["ci95"])
-    return {"by": sign * pair["mean"], "low": low, "high": high, "sure": low > 0 and pair["holm_p"] < 0.05}
+    excludes_zero = low > 0 and pair["holm_p"] < 0.05
+    whole = not pair.get("noise_missing")
+    return {
+        "by": sign * pair["mean"],
+        "low": low,
+        "high": high,
+        "sure": excludes_zero and whole,
+        "too_narrow": excludes_zero and not whole,
+    }
 
 
 def lead_sentences(best: str, ahead: dict[str, dict[str, Any]]) -> list[str]:
     """Sentences on the lowest arm against each other one."""
-    sure = [
-        f"{name} by {one['by']:.4f} (95% interval {one['low']:.4f} to {one['high']:.4f})"
-        for name, one in ahead.items()
-        if one["sure"]
-    ]
-    unsure = [name for name, one in ahead.items() if not one["sure"]]
+
+    def told(kind: str) -> list[str]:
+        return [
+            f"{name} by {one['by']:.4f} (95% interval {one['low']:.4f} to {one['high']:.4f})"
+            for name, one in ahead.items()
+            if one[kind]
+        ]
+
+    sure, narrow = told("sure"), told("too_narrow")
+    unsure = [name for name, one in ahead.items() if not (one["sure"] or one["too_narrow"])]
     sentences = [f"{best} is better than {listed(sure)}."] if sure else []
+    if narrow:
+        sentences.append(
+            f"{best} is lower than {listed(narrow)}, but noise is missing from the interval: no winner."
+        )
     if unsure:
         others = " or ".join(unsure)
         sentences.append(f"{best} is not distinguishable from {others}: no winner.")
     return sentences
+
+
+def lacking_sentences(pairs: list[dict[str, Any]]) -> list[str]:
+    """Which searches' noise is missing from which intervals."""
+    lacking = [pair for pair in pairs if pair.get("noise_missing")]
+    if not lacking:
+        return []
+    why = listed(dict.fromkeys(reason for pair in lacking for reason in pair["noise_missing"]))
+    which = listed(f"{pair['first']} - {pair['second']}" for pair in lacking)
+    return [
+        f"The noise of the search that settings were inherited from is missing from the intervals of {which}, which "
+        f"are too narrow: {why}."
+    ]
 
 
 def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> list[str]:

@@ -10,7 +10,7 @@ adds cannot be seen in those differences, since all seeds of an arm share one ch
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import combinations
@@ -138,19 +138,24 @@ def search_variance(
 
 
 def compare_pairs(
-    losses_by_arm: dict[str, list[float]], search_variances: dict[str, float] | None = None
+    losses_by_arm: dict[str, list[float]],
+    search_variances: dict[str, float] | None = None,
+    inherited: dict[str, dict[Hashable, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Every pair of arms, first minus second, judged together: Holm counts all the pairs of the report.
 
     Losses are by seed, the same seeds for all arms; an arm without an entry in `search_variances` was not searched.
-    With one seed there is no interval, no p and no winner.
+    `inherited` has the variance of each earlier search that an arm has settings of. Two arms with settings of one
+    search share its luck, which their difference lacks. With one seed there is no interval, no p and no winner.
     """
-    searched, found = search_variances or {}, []
+    searched, earlier, found = search_variances or {}, inherited or {}, []
     for first, second in combinations(losses_by_arm, 2):
         one, other = losses_by_arm[first], losses_by_arm[second]
         if len(one) != len(other):
             raise ValueError(f"{first} has {len(one)} seeds, {second} {len(other)}: they cannot be paired")
-        extra = 0.0 if one == other else searched.get(first, 0.0) + searched.get(second, 0.0)
+        extra = searched.get(first, 0.0) + searched.get(second, 0.0)
+        extra += unshared(earlier.get(first, {}), earlier.get(second, {}))
+        extra = 0.0 if one == other else extra
         found.append((first, second, paired_t(one, other, extra_variance=extra)))
     adjusted = holm([difference.p for *_, difference in found])
     entries = []
@@ -172,6 +177,11 @@ def compare_pairs(
             }
         )
     return entries
+
+
+def unshared(first: Mapping[Hashable, float], second: Mapping[Hashable, float]) -> float:
+    """The variance of the searches that only one of two arms has settings of."""
+    return sum({**first, **second}[search] for search in first.keys() ^ second.keys())
 
 
 @lru_cache(maxsize=1)

@@ -21,8 +21,11 @@ FIRST_ROWS = 10
 
 
 def is_decided(one: Record) -> bool:
-    """Whether the interval over seeds excludes zero, also after Holm's correction. One seed decides nothing."""
-    if one["mean"] is None or one.get("ci95") is None:
+    """Whether the interval over seeds excludes zero, also after Holm's correction.
+
+    One seed decides nothing, nor does an interval without the noise of a search that settings were inherited from.
+    """
+    if one["mean"] is None or one.get("ci95") is None or one.get("noise_missing"):
         return False
     low, high = one["ci95"]
     holm = one.get("holm_p")
@@ -154,6 +157,8 @@ def _ahead(report: Record, order: Sequence[Arm], winner: str | None) -> str:
     }
     if winner == first and order[1].name in against:
         return f"{first} ahead by {distance(against[order[1].name])}"
+    if any(one.get("noise_missing") for one in against.values()):
+        return "no winner, since the noise of an inherited search is missing"
     level = [arm.name for arm in order[1:] if arm.name in against and not is_decided(against[arm.name])]
     if len(level) == 1:
         return f"{first} and {level[0]} not distinguishable ({distance(against[level[0]])} apart)"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES, earlier_searches, entry, losses_of
 from nanokimi.compare.searched import search_file
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
@@ -30,6 +32,8 @@ class Earlier:
     """The file's name."""
     records: dict[str, Record]
     """The record of each arm, by name."""
+    searches: dict[str, Record]
+    """What each arm's new record keeps of the searches that its settings are from, so that nobody has to find them."""
 
 
 def read_earlier(config: RunConfig, name: str, options: TuningOptions) -> Earlier:
@@ -52,7 +56,20 @@ def read_earlier(config: RunConfig, name: str, options: TuningOptions) -> Earlie
             raise UserError(
                 f"--inherit: {path.name} searched '{arm}' with {there}, and here it has {here}: other settings fit that"
             )
-    return Earlier(path.name, records)
+    return Earlier(
+        path.name, records, {arm: searches_behind(arm, records, path) for arm in arm_configs(config)}
+    )
+
+
+def searches_behind(arm: str, records: dict[str, Record], path: Path) -> Record:
+    """The losses of the search of an arm, and of those that it inherits from itself, for the record of its settings."""
+    try:
+        found, missing = earlier_searches(records[arm], path)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"--inherit: {path.name} is damaged: what '{arm}' inherits there cannot be read"
+        ) from None
+    return {SEARCHES: [entry(path.name, arm, losses_of(records[arm])), *found], MISSING: missing}
 
 
 def optimizer_of(record: Record) -> str | None:
@@ -79,6 +96,7 @@ def tune_inherited(
             **found[arm.name],
             "inherited_file": file,
             "inherited_rate": known[arm.name]["best_values"][RATE],
+            **earlier.searches[arm.name],
             "design": design,
             "left_out": left_out(arm.config) | taken(known[arm.name], arm.config, file),
             "settings": fixed_settings(arm.config, found[arm.name]["best"]),

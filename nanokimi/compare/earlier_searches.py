@@ -1,0 +1,107 @@
+"""The searches that an arm's settings were inherited from: their luck is part of the arm's interval, too.
+
+A search.json of `nanokimi sweep --inherit` holds the rates that were tried for its own runs. What picked the other
+settings was an earlier search, which may have inherited its own. Newer files record the earlier losses; of older ones
+the file is looked for, and taken only if it holds the settings that were inherited.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+RATE = "lr"
+"""The hyperparameter that an inheriting arm tunes itself."""
+SEARCHES, MISSING = "inherited_searches", "inherited_missing"
+
+
+def shipped_searches() -> Path:
+    """The folder of the presets' searches."""
+    return Path(str(resources.files("nanokimi") / "presets" / "searches"))
+
+
+def with_earlier_searches(record: Record, path: Path) -> Record:
+    """An arm's record with the searches that it inherits from; as it is if its settings are its own search's.
+
+    `inherited_searches` has the file, arm and losses of each, the nearest first. `inherited_missing` says where the
+    chain breaks off, or is null. `path` is the record's file. Raises KeyError, TypeError or ValueError if the record is
+    damaged.
+    """
+    if "inherited_from" not in record:
+        return record
+    found, missing = earlier_searches(record, path)
+    return {**record, SEARCHES: found, MISSING: missing}
+
+
+def earlier_searches(record: Record, path: Path) -> tuple[list[Record], Record | None]:
+    """The searches behind a record, the nearest first, and the first one that is not to be found."""
+    found: list[Record] = []
+    seen: set[tuple[Path, str]] = set()
+    while "inherited_from" in record:
+        if record.get(SEARCHES) is not None:
+            known, missing = record[SEARCHES], record.get(MISSING)
+            return found + [entry(one["file"], one["arm"], one["losses"]) for one in known], missing
+        arm = str(record["inherited_from"])
+        file = Path(record.get("inherited_file") or path.name).name
+        parent, place, why = parent_of(record, path)
+        if parent is None or (place, arm) in seen:
+            return found, {"file": file, "arm": arm, "why": why or f"{file} inherits from itself"}
+        seen.add((place, arm))
+        found.append(entry(file, arm, losses_of(parent)))
+        record, path = parent, place
+    return found, None
+
+
+def entry(file: str, arm: str, losses: list[list[float | None]]) -> Record:
+    """One search of an arm: the losses of each trial with each tuning seed."""
+    for row in losses:
+        for loss in row:
+            if loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float)):
+                raise ValueError(f"{loss!r} is no loss")
+    return {"file": str(file), "arm": str(arm), "losses": losses}
+
+
+def losses_of(record: Record) -> list[list[float | None]]:
+    """The losses of a record's trials."""
+    return [list(trial["losses"]) for trial in record["table"]]
+
+
+def parent_of(record: Record, path: Path) -> tuple[Record | None, Path, str]:
+    """The record whose settings another one inherits, and its file; else None, and why not."""
+    arm, name = record["inherited_from"], record.get("inherited_file")
+    if name is None:  # a study's tuned.json holds both
+        parent = arms_in(path).get(arm)
+        return parent, path, "" if parent else f"{path.name} has no arm '{arm}'"
+    name = Path(name).name
+    places = [path.parent / name, shipped_searches() / name, Path(name)]
+    there = [place for place in places if place.is_file()]
+    for place in there:
+        parent = arms_in(place).get(arm)
+        if parent is not None and is_inherited(record, parent):
+            return parent, place, ""
+    why = "holds other settings than were inherited" if there else "is not to be found"
+    return None, path, f"{name} {why}"
+
+
+def arms_in(path: Path) -> dict[str, Record]:
+    """The records in a file whose trials can be read, by arm; none if no search wrote it."""
+    try:
+        arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+        for record in arms.values():
+            entry(path.name, "", losses_of(record))
+        return dict(arms)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def is_inherited(record: Record, parent: Record) -> bool:
+    """Whether a record has its parent's values, but for the rate, which was tuned from the parent's."""
+    values = dict(parent.get("best_values") or {})
+    rate = values.pop(RATE, None)
+    own = {name: value for name, value in record["best_values"].items() if name != RATE}
+    return rate == record.get("inherited_rate", rate) and all(
+        name in values and values[name] == value for name, value in own.items()
+    )
