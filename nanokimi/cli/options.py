@@ -227,7 +227,8 @@ usage: nanokimi audit RUN_FOLDER [options]
   --device NAME           (default for a run: its own)
 """
     + PLUGIN_HELP
-    + "Exit status 1 if a model is LEAKING, or NONDETERMINISTIC: the same ids give different logits.\n",
+    + "Exit status 1 if a model is LEAKING, NONDETERMINISTIC (the same ids give different logits) or UNDECIDED\n"
+    "(rounding or a leak: nobody can tell, because it does not run in float64).\n",
     "prune": """\
 usage: nanokimi prune RUN_FOLDER --keep N [options]
 

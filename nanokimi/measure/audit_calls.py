@@ -10,12 +10,14 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
+
+from nanokimi.measure.audit_double import Precision
 
 Call = Callable[[nn.Module, torch.Tensor], object]
 
@@ -115,13 +117,14 @@ class Subject:
         jitter: tuple[float, int] | None = None,
         filled: bool = False,
         in_turn: bool = False,
+        precision: Precision | None = None,
     ) -> torch.Tensor:
         """The logits (B, T, W) of a fresh copy for `ids_BT`, after calls with each of `before`.
 
         With `in_turn`, each row is a call of its own.
 
         `draw` is added to the seed. `jitter` is the relative size of random changes of all parameters, and their seed.
-        With `filled`, parameters that are all zero are replaced by small numbers.
+        With `filled`, parameters that are all zero are replaced by small numbers. `precision` watches the calls.
         """
         copied = self.copy(dtype, mode.training)
         if filled:
@@ -137,7 +140,9 @@ class Subject:
                 self.calls += 1
                 self.tokens += ids.numel()
                 # a copy, because a module that changes its ids in place would change the audit's
-                output = self.call(copied, ids.to(device, copy=True))
+                own_ids = ids.to(device, copy=True)
+                with nullcontext() if precision is None else precision.context():
+                    output = self.call(copied, own_ids)
                 if number >= len(before):
                     logits_BTW = find_logits(output, ids).detach()
                     # a module may reuse the memory of its output at the next call

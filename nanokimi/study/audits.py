@@ -23,7 +23,7 @@ from nanokimi.config.parsing import settings
 from nanokimi.config.rules_variant import is_plugin
 from nanokimi.errors import UserError
 from nanokimi.kernels.accelerate import accelerate_
-from nanokimi.measure.audit import NONDETERMINISTIC
+from nanokimi.measure.audit_confirm import NONDETERMINISTIC, UNDECIDED
 from nanokimi.model.build import build_model
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.plugins import plugin_hashes
@@ -37,7 +37,7 @@ AUDITS_FILE = "audits.json"
 def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     """The arms with what the audit found. Each architecture is audited once, before training: a leaking one is skipped.
 
-    Raises UserError if an arm's model gives different logits for the same ids.
+    Raises UserError if an arm's model gives different logits for the same ids, or if nobody can tell whether it leaks.
     """
     path = study.folder / AUDITS_FILE
     kept = read_audits(path)
@@ -50,6 +50,10 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
         found = audit_run(built, arm.config, study.data)
         if found.verdict == NONDETERMINISTIC:
             raise UserError(f"{arm.name} is {found.verdict}, so no run could be repeated: {found.where}")
+        if found.verdict == UNDECIDED:
+            raise UserError(
+                f"{arm.name} is {found.verdict}, so its losses could not be ranked: {found.where}"
+            )
         kept[keys[arm.name]] = None if found.causal else found.where
         write_json(path, kept)
     return [replace(arm, leaking=kept[keys[arm.name]]) for arm in arms]

@@ -10,6 +10,7 @@ from nanokimi.config.rules_variant import plugins_of
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.audit import AuditResult, audit, audit_passes
+from nanokimi.measure.audit_confirm import UNDECIDED
 from nanokimi.measure.audit_inputs import windows_of
 from nanokimi.model.build import build_model
 from nanokimi.model.user_module import UserModule, reason_of, require_logits
@@ -49,8 +50,9 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
     require_splittable(model, config.title)
     found = audit_run(model, config, data)
     if not found.causal:
+        loss = "could not be ranked" if found.verdict == UNDECIDED else "would be meaningless"
         raise UserError(
-            f"{config.title} is {found.verdict} before its first step: {found.where}; its loss would be meaningless"
+            f"{config.title} is {found.verdict} before its first step: {found.where}; its loss {loss}"
         )
 
 
