@@ -103,7 +103,6 @@ LEAKS: dict[str, Mix] = {
     ", tells the next token": told_by(1.0),
     ", tells a thousandth of it": told_by(1e-3),
     ", tells it in single precision": told_in_single,
-    ", ties broken by the future": tie_broken_by_the_future,
 }
 LEAKY: Makers = {
     name: make
@@ -111,3 +110,6 @@ LEAKY: Makers = {
     for precisions in (CASTING, REFUSING)
     for name, make in of_each(precisions, leak, change).items()
 }
+LEAKY |= of_each(CASTING, ", ties broken by the future", tie_broken_by_the_future)
+HIDDEN: Makers = of_each(REFUSING, ", ties broken by the future", tie_broken_by_the_future)
+"""A leak where experts tie looks like rounding as long as nothing runs in float64. It must not pass."""

@@ -8,7 +8,7 @@ import audit_models
 import pytest
 import torch
 from audit_models import CONTEXT, VOCAB, Embedded, when
-from audit_single_models import CLEAN, LEAKY, UNDECIDED
+from audit_single_models import CLEAN, HIDDEN, LEAKY, UNDECIDED
 from torch import nn
 
 import nanokimi
@@ -52,6 +52,12 @@ def test_a_leak_beside_the_near_ties_is_caught(name: str) -> None:
     result = audit(LEAKY[name]())
     assert (result.verdict, result.causal) == ("LEAKING", False), result
     assert result.where is not None and "sees tokens from position" in result.where
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_leak_that_looks_like_a_near_tie_does_not_pass(name: str) -> None:
+    result = audit(HIDDEN[name]())
+    assert result.verdict in ("UNDECIDED", "LEAKING") and not result.causal, result
 
 
 @pytest.mark.parametrize("name", audit_models.LEAKY)
