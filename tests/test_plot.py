@@ -16,18 +16,19 @@ from test_report import LOADING, Page
 
 from nanokimi import plot
 from nanokimi.cli import main
-from nanokimi.compare.plot import FORMATS, Picture, _levels, _opened, shown_of
+from nanokimi.compare.plot import FORMATS, MOST_ARMS, Picture, _levels, _opened, shown_of
 from nanokimi.config import RunConfig
 from nanokimi.config.files import save_config
 from nanokimi.errors import UserError
-from nanokimi.report import plots, switched, units
+from nanokimi.report import drawn, plots, switched, units
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import CURVES, KINDS, OF_A_STUDY, Shown, axis_of, panels_of, test_scores
 from nanokimi.report.pairs import make_strip
 from nanokimi.report.picture import key_of_pairs
-from nanokimi.report.plots import DASHES, HATCHES, LOSS, MARKERS, Frame, band_of
+from nanokimi.report.plots import DASHES, HATCHES, LOSS, MARKERS, RC, Frame, band_of
 from nanokimi.report.reading import SPREAD
-from nanokimi.report.records import SLOTS, read_comparison
+from nanokimi.report.records import SLOTS, TOLD_APART, read_comparison, style_of
+from nanokimi.runtime.drawing import drawing
 
 test_scores.__test__ = False  # type: ignore[attr-defined]  # not a test, for all its name
 RESULT = {
@@ -243,6 +244,33 @@ def test_arms_differ_without_colours() -> None:
         assert len(set(styles)) == len(styles) == SLOTS
     lightness = [sum(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in plots.PAPER.arms]
     assert max(lightness) < 0.6 * 3 * 255, "dark enough on paper, also in grey"
+
+
+def test_no_two_arms_of_a_picture_look_alike() -> None:
+    """A ninth arm was drawn as the first, and a picture may have 64."""
+    styles = [style_of(slot) for slot in range(MOST_ARMS)]
+    assert len({(one.dash, one.mark) for one in styles}) == MOST_ARMS, "also without colours"
+    for number, one in enumerate(styles[:32]):
+        assert all(sum(a != b for a, b in zip(one, other, strict=True)) >= 2 for other in styles[:number])
+    assert style_of(MOST_ARMS) == styles[0], "beyond, they begin again"
+
+
+@pytest.mark.parametrize("kind", ["loss", "train"])
+def test_twenty_four_arms_differ_without_colours(kind: str, shown: Callable[..., Shown]) -> None:
+    """In the picture, in its legend and in the legend of the page; and it says what to look at."""
+    (first, *_) = shown(kind).arms
+    many = shown(kind, arms=[replace(first, name=f"Arm {slot}", slot=slot) for slot in range(24)])
+    with drawing(RC):
+        figure = drawn._figure(many)
+        for lines in (figure.axes[0].get_lines(), figure.legends[0].get_lines()):
+            looks = {(str(line._unscaled_dash_pattern), line.get_marker()) for line in lines}
+            assert len(looks) == len(lines) == 24
+        assert figure.legends[0].get_title().get_text() == TOLD_APART
+    page = as_page(many)
+    swatches = re.findall(r'<svg class="swatch".*?</svg>', page, re.DOTALL)
+    assert len({re.sub(r"--arm-\d", "", one) for one in swatches}) == len(swatches) == 24
+    assert page.count(TOLD_APART) == 1 and TOLD_APART not in as_page(shown(kind))
+    assert len(set(re.findall(r"var\(--arm-(\d+)\)", page))) == SLOTS
 
 
 def test_the_floor_is_drawn_if_all_runs_share_it(make: Callable[..., Path]) -> None:

@@ -24,7 +24,7 @@ from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import KINDS, OF_A_STUDY, Shown, arms_drawn, axis_of, title_of
 from nanokimi.report.pairs import make_strip
 from nanokimi.report.picture import key_of_pairs
-from nanokimi.report.records import SLOTS, Arm, Record, Run, read_comparison
+from nanokimi.report.records import Arm, Record, Run, read_comparison
 from nanokimi.runtime.files import read_json, read_json_lines, write_atomic
 from nanokimi.runtime.text import listed
 from nanokimi.train.result import RESULT_FILE
@@ -241,7 +241,7 @@ def _arms(opened: Sequence[Opened]) -> list[Arm]:
     for slot, ((title, _), runs) in enumerate(groups.items()):
         name = title if titles.count(title) == 1 else f"{title} ({_told_apart(runs[0], groups)})"
         ordered = tuple(one.run for one in sorted(runs, key=lambda one: one.run.seed))
-        arms.append(Arm(name=name, slot=slot % SLOTS, metadata={}, runs=ordered))
+        arms.append(Arm(name=name, slot=slot, metadata={}, runs=ordered))
     return arms
 
 

@@ -104,5 +104,5 @@ def arms_of(report: Record, folder: Path) -> list[Arm]:
                 found = metrics_of(folder / entry["folder"])
                 records = read_json_lines(found[0]) if found else []
                 runs.append(Run(seed=entry["seed"], metadata=entry, records=records))
-        arms.append(Arm(name=row["name"], slot=slot % 8, metadata=row, runs=tuple(runs)))
+        arms.append(Arm(name=row["name"], slot=slot, metadata=row, runs=tuple(runs)))
     return arms

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanokimi.report import plots, units
 from nanokimi.report.kinds import CURVES, OF_A_STUDY, PANEL, Panel, Shown, panels_of
 from nanokimi.report.page import render
 from nanokimi.report.picture import keys_of
 from nanokimi.report.plots import PAPER, RC, svg
+from nanokimi.report.records import SLOTS, TOLD_APART
 from nanokimi.report.switched import make_switched
 from nanokimi.runtime.drawing import drawing, png_of, svg_of
 
@@ -57,7 +58,11 @@ def _figure(shown: Shown) -> Figure:
     figure.suptitle(head, x=0.01, ha="left", fontsize=10.5, color=PAPER.ink)
     if _has_key(shown):
         keys = keys_of(shown.arms, marks=shown.kind != "train")
-        figure.legend(handles=keys, loc="outside lower center", ncols=min(3, len(keys)), handlelength=3)
+        many = len(keys) > SLOTS
+        place: dict[str, Any] = dict(loc="outside lower center", ncols=min(3, len(keys)))
+        figure.legend(
+            handles=keys, title=TOLD_APART if many else None, handlelength=6 if many else 3, **place
+        )
     return figure
 
 
@@ -69,7 +74,7 @@ def _said(shown: Shown) -> list[str]:
 def _extra_height(shown: Shown, width: float) -> float:
     """Inches for the title, the legend and the notes."""
     lines = sum(_fitted(text, width).count("\n") + 1 for text in _said(shown))
-    return 0.25 + 0.2 * lines + (0.25 * math.ceil(len(shown.arms) / 3) if _has_key(shown) else 0)
+    return 0.25 + 0.2 * lines + (0.25 * math.ceil((len(shown.arms) + 1) / 3) if _has_key(shown) else 0)
 
 
 def _has_key(shown: Shown) -> bool:

@@ -230,7 +230,7 @@ def draw_cost(axes: Axes, paint: Paint, arms: Sequence[Arm], key: str, label: st
             _number(axes, paint, "not measured", (0.0, place))
             continue
         style: dict[str, Any] = dict(
-            color=paint.arms[arm.slot], hatch=HATCHES[arm.slot], edgecolor=paint.paper
+            color=paint.arms[arm.style.colour], hatch=HATCHES[arm.style.dash], edgecolor=paint.paper
         )
         axes.barh(place, fmean(values), height=0.62, linewidth=0, **style)
         _range(axes, paint, values, place)
@@ -276,8 +276,8 @@ def draw_test(
                 axes.plot(
                     [fmean(values)],
                     [place],
-                    color=paint.arms[arm.slot],
-                    marker=MARKERS[arm.slot],
+                    color=paint.arms[arm.style.colour],
+                    marker=MARKERS[arm.style.mark],
                     markersize=7,
                 )
                 _number(axes, paint, units.fixed(fmean(values)), (max(values), place))

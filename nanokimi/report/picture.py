@@ -11,16 +11,16 @@ from nanokimi.report.pairs import headline, make_strip
 from nanokimi.report.plots import (
     HATCHES,
     LINES,
-    MARKERS,
     PAPER,
     RC,
     Paint,
     draw_loss,
     draw_position,
     dress,
+    mark_of,
     position_losses,
 )
-from nanokimi.report.records import Arm, Record, baseline_scores
+from nanokimi.report.records import SLOTS, TOLD_APART, Arm, Record, baseline_scores
 from nanokimi.runtime.drawing import drawing, png_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Co
         top = max(values) or 1.0
         for row, (arm, text, value) in enumerate(zip(arms, texts, values, strict=True)):
             place = i - 0.4 + height * (row + 0.5)
-            style: dict[str, Any] = dict(hatch=HATCHES[arm.slot], edgecolor=paint.paper, linewidth=0)
-            axes.barh(place, value / top, color=paint.arms[arm.slot], height=height * 0.92, **style)
+            style: dict[str, Any] = dict(hatch=HATCHES[arm.style.dash], edgecolor=paint.paper, linewidth=0)
+            axes.barh(place, value / top, color=paint.arms[arm.style.colour], height=height * 0.92, **style)
             if len(arms) <= 3:
                 axes.annotate(f" {text}", (value / top, place), va="center", color=paint.ink, fontsize=7.5)
     axes.set_yticks(range(len(costs)), [textwrap.fill(title, 17) for title, _, _ in costs])
@@ -113,24 +113,26 @@ def comparison_png(report: Record, arms: Sequence[Arm], costs: Sequence[Cost]) -
         _draw_panels(figure, report, arms, costs)
         title = textwrap.shorten(headline(report, arms), 2 * TITLE_WIDTH, placeholder=" ...")
         figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=13, fontweight="bold")
-        figure.legend(handles=keys_of(arms), loc="lower center", ncols=min(4, len(arms)), fontsize=11)
+        note = TOLD_APART if len(arms) > SLOTS else None
+        place: dict[str, Any] = dict(loc="lower center", ncols=min(4, len(arms)))
+        figure.legend(handles=keys_of(arms), title=note, fontsize=11, **place)
         return png_of(figure, dpi=120)
 
 
 def keys_of(arms: Sequence[Arm], *, marks: bool = True) -> list[Any]:
-    """The entries of a legend: each arm's colour, line style and marker (if `marks`) with its name."""
+    """The entries of a legend: each arm's colour, line style and marker (as `mark_of` says) with its name."""
     from matplotlib.lines import Line2D
 
     return [
         Line2D(
             [],
             [],
-            color=PAPER.arms[s],
-            linestyle=LINES[s],
-            marker=MARKERS[s] if marks else None,
-            label=label,
+            color=PAPER.arms[arm.style.colour],
+            linestyle=LINES[arm.style.dash],
+            marker=mark_of(arm, marks),
+            label=arm.label,
         )
-        for s, label in ((arm.slot, arm.label) for arm in arms)
+        for arm in arms
     ]
 
 
@@ -148,7 +150,7 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
     draw_loss(panel(f"Validation loss by step{lines}"), PAPER, arms, "step", baselines)
     draw_loss(panel("Validation loss by training time"), PAPER, arms, "train_seconds", baselines)
     bits = [(arm, value_of(arm, BITS_PER_BYTE)) for arm in arms]
-    bars = [(arm.label, PAPER.arms[arm.slot], value) for arm, value in bits if value is not None]
+    bars = [(arm.label, PAPER.arms[arm.style.colour], value) for arm, value in bits if value is not None]
     bars += [
         (b["name"], BASELINE_COLOUR, b["bits_per_byte"]) for b in baselines if b["bits_per_byte"] is not None
     ]

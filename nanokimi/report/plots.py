@@ -50,7 +50,8 @@ LINES = tuple((0, dashes) for dashes in DASHES)
 HATCHES = ("", "///", "\\\\\\", "xxx", "---", "|||", "+++", "//--")
 """Of bars, so that they differ without colours."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-MAX_MARKERS = 25
+MAX_MARKERS, FEWER_MARKERS = 25, 8
+"""On a curve; the fewer where more than SLOTS arms are drawn, at other places of each."""
 SELDOM = 0.1
 """Of the tokens at the first position of a text: how many another must have for its mean loss to be drawn."""
 
@@ -164,21 +165,34 @@ def short_ticks(axes: Axes) -> None:
 
 
 def arm_line(
-    axes: Axes, points: Series, arm: Arm, paint: Paint, *, marks: bool = True, bold: bool = False
+    axes: Axes,
+    points: Series,
+    arm: Arm,
+    paint: Paint,
+    *,
+    marks: bool = True,
+    width: float | None = None,
+    crowded: bool = False,
 ) -> None:
-    """Draw a curve in the arm's colour and line style, with its marker if `marks`."""
+    """Draw a curve in the arm's colour and line style, with its marker as `mark_of` says."""
     xs, ys = points
+    every = max(1, -(-len(xs) // (FEWER_MARKERS if crowded else MAX_MARKERS)))
     axes.plot(
         xs,
         ys,
-        color=paint.arms[arm.slot],
-        linestyle=LINES[arm.slot],
-        linewidth=2.2 if bold else None,
-        marker=MARKERS[arm.slot] if marks else None,
+        color=paint.arms[arm.style.colour],
+        linestyle=LINES[arm.style.dash],
+        linewidth=width,
+        marker=mark_of(arm, marks),
         markersize=4.5,
-        markevery=max(1, -(-len(xs) // MAX_MARKERS)),
+        markevery=(5 * arm.slot % every if crowded else 0, every),
         label=arm.label,
     )
+
+
+def mark_of(arm: Arm, marks: bool) -> str | None:
+    """The marker of an arm's curve; without `marks`, only arms have one whose dashes are those of an earlier arm."""
+    return MARKERS[arm.style.mark] if marks or arm.slot >= SLOTS else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +224,15 @@ def draw_bands(axes: Axes, paint: Paint, arms: Sequence[Arm], curve: Curve, x_ke
     dress(axes, paint, X_AXES[x_key], curve.label)
     short_ticks(axes)
     edges: list[Series] = []
+    crowded = len(arms) > SLOTS
+    width = 1.1 if crowded else None if curve.smoothed else 2.2
     for arm in arms:
         band = band_of(arm, curve, x_key)
         if len(arm.runs) > 1:
             axes.fill_between(
-                band.xs, band.lows, band.highs, color=paint.arms[arm.slot], alpha=0.2, linewidth=0
+                band.xs, band.lows, band.highs, color=paint.arms[arm.style.colour], alpha=0.2, linewidth=0
             )
-        arm_line(axes, band.mean, arm, paint, marks=not curve.smoothed, bold=not curve.smoothed)
+        arm_line(axes, band.mean, arm, paint, marks=not curve.smoothed, width=width, crowded=crowded)
         by_step = band_of(arm, curve, "step")
         edges += [(by_step.xs, by_step.lows), (by_step.xs, by_step.highs)]
     return edges
@@ -291,9 +307,9 @@ def _mark_spikes(axes: Axes, places: Sequence[float], arm: Arm, paint: Paint) ->
         places,
         [1.0] * len(places),
         transform=axes.get_xaxis_transform(),
-        color=paint.arms[arm.slot],
+        color=paint.arms[arm.style.colour],
         linestyle="none",
-        marker=MARKERS[arm.slot],
+        marker=MARKERS[arm.style.mark],
         markersize=5,
         markerfacecolor="none",
         markeredgewidth=0.9,

@@ -19,7 +19,9 @@ MAX_POINTS = 400
 MAX_COLUMNS = 120
 MAX_SPIKES = 25
 SLOTS = 8
-"""The number of colours, line styles and markers. A ninth arm begins again with the first."""
+"""The number of colours, of dashes and of marks."""
+TOLD_APART = "Dashes and marks together tell the arms apart."
+"""Said in a legend of more arms than there are dashes."""
 SMOOTHED_FRACTION = 0.02
 IGNORED_FRACTION = 0.05
 
@@ -44,6 +46,23 @@ class Band(NamedTuple):
     def mean(self) -> Series:
         """The curve of the mean."""
         return self.xs, self.means
+
+
+class Style(NamedTuple):
+    """How an arm is drawn: the number of its colour, of its dashes and of its mark."""
+
+    colour: int
+    dash: int
+    mark: int
+
+
+def style_of(slot: int) -> Style:
+    """The style of the arm with this number. The three go round at different speeds.
+
+    So the first 64 arms differ without colours, too; and of the first 32 any two differ in two of the three.
+    """
+    lap, place = divmod(slot, SLOTS)
+    return Style((place + 3 * lap) % SLOTS, place, (place + lap) % SLOTS)
 
 
 X_AXES = {
@@ -93,11 +112,16 @@ class Arm:
 
     name: str
     slot: int
-    """Its place in the comparison, which decides its colour, line style and marker."""
+    """Its place in the comparison, which decides its style."""
     metadata: Record
     """Its entry in report.json: means over its seeds."""
     runs: tuple[Run, ...]
     """In the order of the seeds; empty if the arm was refused before training."""
+
+    @property
+    def style(self) -> Style:
+        """Its colour, dashes and mark."""
+        return style_of(self.slot)
 
     def kind(self, kind: str) -> list[Record]:
         """The records of one kind of its first seed."""
@@ -146,7 +170,7 @@ def read_comparison(folder: Path) -> tuple[Record, list[Arm]]:
             Run(seed=metadata["seed"], metadata=metadata, records=read_json_lines(path))
         )
     arms = [
-        Arm(name=entry["name"], slot=slot % SLOTS, metadata=entry, runs=tuple(runs[entry["name"]]))
+        Arm(name=entry["name"], slot=slot, metadata=entry, runs=tuple(runs[entry["name"]]))
         for slot, entry in enumerate(report["arms"])
     ]
     return report, arms

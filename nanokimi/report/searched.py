@@ -129,7 +129,7 @@ def draw_sensitivity(axes: Axes, paint: Paint, arm: Arm, search: Record, hyperpa
     right, step = (max(reach), 0.14 * (max(reach) - min(reach))) if reach else (0.0, 1.0)
     places = [x for x, _ in numbers] + [right + step * (i + 1) for i in range(len(words))]
     losses = [y for _, y in numbers + words]
-    marker, colour = plots.MARKERS[arm.slot], paint.arms[arm.slot]
+    marker, colour = plots.MARKERS[arm.style.mark], paint.arms[arm.style.colour]
     axes.plot(places[: len(numbers)], losses[: len(numbers)], color=colour, marker=marker, markersize=4)
     axes.plot(places[len(numbers) :], losses[len(numbers) :], marker, color=colour, markersize=4)
     best = best_of(search, hyperparameter)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanokimi.report import units
 from nanokimi.report.plots import LINES, MARKERS, WIDE, Paint, dress, svg
+from nanokimi.report.records import style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,17 +94,17 @@ def draw_hyperparameter(
         curve = [point for point in points if point[1] is not None]
         if not curve:
             continue
-        lowest = min(loss for _, loss in curve)
+        style, lowest = style_of(slot), min(loss for _, loss in curve)
         xs = [COSINE_X if value == COSINE else value for value, _ in curve]
         ys = [loss - lowest for _, loss in curve]
         axes.plot(
             xs,
             ys,
             label=arm["name"],
-            color=paint.arms[slot % len(paint.arms)],
-            linestyle=LINES[slot % len(LINES)],
+            color=paint.arms[style.colour],
+            linestyle=LINES[style.dash],
             linewidth=1.2,
-            marker=MARKERS[slot % len(MARKERS)],
+            marker=MARKERS[style.mark],
             markersize=4,
         )
     axes.legend(labelcolor=paint.muted, fontsize=7)

@@ -57,7 +57,7 @@ def make_switched(
             "arms": [
                 {
                     "name": arm.label,
-                    "slot": arm.slot,
+                    "colour": arm.style.colour,
                     "x": [short(x) for x in band.xs],
                     "y": [short(y) for y in band.means],
                     **(

@@ -32,7 +32,7 @@ def draw_layers(
         axes.plot(
             xs,
             ys,
-            color=paint.arms[arm.slot],
+            color=paint.arms[arm.style.colour],
             alpha=0.3 + 0.7 * (i + 1) / len(layers),
             linestyle=LINES[i % len(LINES)],
             linewidth=1.5,
@@ -97,7 +97,7 @@ def draw_clips(axes: Axes, paint: Paint, arm: Arm) -> None:
     xs, ys = peaks(series(arm.kind("attention"), "step", "clips"))
     dress(axes, paint, "Optimizer steps", "Heads clipped (between records)")
     short_ticks(axes)
-    axes.fill_between(xs, ys, step="pre", color=paint.arms[arm.slot], alpha=0.75, linewidth=0)
+    axes.fill_between(xs, ys, step="pre", color=paint.arms[arm.style.colour], alpha=0.75, linewidth=0)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(bottom=0)
 
