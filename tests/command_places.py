@@ -142,7 +142,7 @@ def lay_out(place: Path, command: Command, appended: str, given: Given) -> str:
     if "--resume" in words and "--data" not in words:
         given.interrupted(place / "DIR")
     if re.search(r"(^| )(make|pytest|python3?) ", text) and "nanokimi.tales" not in text:
-        _repository(place, "record.py" in text)
+        _repository(place, "benchmarks/record.py" in text)
     return text
 
 

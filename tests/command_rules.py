@@ -162,6 +162,7 @@ RULES = (
     Rule(
         r"^python benchmarks/expert_parallel.py ", "--sizes 2 --rounds 1 --steps 1", says="over the formula"
     ),
+    Rule(r"^python benchmarks/from_record.py ", makes=("runs/again/tuned.json",), slow=False),
     Rule(r"^python benchmarks/record.py ", makes=("docs/results/tales-short.jsonl",)),
     Rule(
         r"^python benchmarks/prepare_throughput.py ",

@@ -331,6 +331,31 @@ def test_a_recorded_ladder_gives_the_same_report(finished: Path, monkeypatch: py
     assert all(f"| {effect['name']} |" in block for effect in own["effects"])
 
 
+def test_a_recorded_ladder_goes_on_without_repeating_a_run(
+    finished: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmarks/from_record.py makes a folder in which the same command finds every run."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import from_record
+    import record
+
+    recorded, again = tmp_path / "recorded.jsonl", tmp_path / "again"
+    recorded.write_text("".join(json.dumps(row) + "\n" for row in record.study_rows(finished)))
+    from_record.make_folder(recorded, again)
+    monkeypatch.setattr("nanokimi.study.pool.Worker", None)  # starting one would fail
+    same = "--components RMSNorm,Muon --seeds 3 --design all".split()
+    choice = ["--arm", "choice: from=NanoGPT model.experts=expert_choice"]
+    words = study_command(toy, "ladder", *same, *choice)
+    words[words.index("--out") + 1] = str(again)
+    assert cli.main([*words, "--tuned", str(again / "tuned.json")]) == 1, "an arm leaks"
+    assert read_json(again / "study.json")["effects"] == read_json(finished / "study.json")["effects"]
+    with pytest.raises(UserError, match="exists: choose another --out"):
+        from_record.make_folder(recorded, again)
+    (tmp_path / "other.jsonl").write_text('{"kind": "run"}\n')
+    with pytest.raises(UserError, match="is not the record of a ladder or scale"):
+        from_record.make_folder(tmp_path / "other.jsonl", tmp_path / "third")
+
+
 def test_holm_counts_the_whole_study(finished: Path) -> None:
     report = read_json(finished / "study.json")
     judged = [one for one in report["effects"] if one["mean"] is not None]
