@@ -341,9 +341,8 @@ def position_losses(arm: Arm) -> list[float]:
     rows = [run.metadata.get("loss_by_position") or [] for run in arm.runs]
     if not rows or not all(rows):
         return []
-    counts = arm.runs[0].metadata.get("tokens_by_position") or [1] * len(
-        rows[0]
-    )  # older results have no counts
+    # older results have no counts
+    counts = arm.runs[0].metadata.get("tokens_by_position") or [1] * len(rows[0])
     often = max(place for place, count in enumerate(counts, start=1) if count >= SELDOM * max(counts))
     return [sum(column) / len(rows) for column in zip(*rows, strict=False)][:often]
 
