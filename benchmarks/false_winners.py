@@ -7,7 +7,7 @@ A right interval of 95% names a winner in at most 5% of the tries. Two kinds of 
 
 - Recorded tables: the trials of every arm of the recorded comparisons and studies (docs/results). Their losses are
   taken for true, and each run scatters as that arm's judged runs did. The trials are those of the table, whatever the
-  noise: so this tests the interval, not where a search goes.
+  noise: so this tests the interval, not where a search goes. An arm that inherits has only its grid of rates here.
 - Bowls: `nanokimi sweep --search` itself, with the budgets that were used, on losses that are quadratic in the eight
   hyperparameters (each pair interacting, the optimum anywhere in the middle half). Noise then also decides around which
   point a search goes on. `height` says how steep a truth is: so many standard deviations of a run the middle one of a
@@ -30,10 +30,11 @@ from typing import Any
 import numpy as np
 from recorded import RESULTS, read_comparison
 
+from nanokimi.compare.earlier_searches import WHOLE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
-from nanokimi.measure.stats import LEVEL, paired_t, search_variance
+from nanokimi.measure.stats import LEVEL, choice_variance, paired_t, search_variance
 from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
 from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import BY_NAME, HYPERPARAMETERS
@@ -48,18 +49,26 @@ STUDIES = {
     "four sizes, short stories": "scale-tales",
 }
 POINTS = 16
-BUDGETS = ((Design(points=POINTS, rounds=1), 5), (Design(points=POINTS, rounds=2), 3))
-"""The searches of the recorded results, each with one tuning seed, and how many seeds judged their arms."""
+BUDGETS = (
+    (Design(points=POINTS, rounds=1), 5),
+    (Design(points=POINTS, rounds=2), 3),
+    (Design(points=POINTS, rounds=2), 5),
+)
+"""The searches that presets name, each with one tuning seed, and how many seeds judge their arms."""
 HEIGHTS = (10, 30, 100, 300, 1000)
 """Of the bowls; the recorded searches have 12 to 1,150."""
 BOWL = np.sqrt([4, 1, 2, 0.6, 0.3, 0.6, 0.4, 0.8])
 """How much each hyperparameter matters, as in tests/test_search.py."""
 STEPS = 500
 DRAWS = 500
-"""Of the bootstrap in `search_variance`; more change nothing here."""
+"""Of the bootstrap in `choice_variance`; more change nothing here."""
+TESTS = 39
+"""Of an ablation study: a winner whose p is the smallest of so many survives Holm's correction below LEVEL / TESTS."""
 Row = dict[str, Any]
-OneArm = Callable[[np.random.Generator], tuple[list[float], float]]
-"""Tunes and judges an arm once: the losses of its seeds, and the variance that its search adds."""
+Judged = tuple[list[float], float, float]
+"""The losses of an arm's seeds, the variance that its search adds, and the part of it that is of its choice alone."""
+OneArm = Callable[[np.random.Generator], Judged]
+"""Tunes and judges an arm once."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class TunedArm:
 
     name: str
     trials: list[list[float]]
+    whole: bool
+    """Whether a whole search made them, and not a grid of rates."""
     deviation: float
     seeds: int
     height: float | None
@@ -80,7 +91,7 @@ def recorded_arms() -> Iterator[tuple[str, TunedArm]]:
         head, runs = read_comparison(name)
         for arm, record in head["search"].items():
             losses = [run["val_loss"] for run in runs if run["arm"] == arm]
-            yield title, tuned_arm(arm, record["table"], losses)
+            yield title, tuned_arm(arm, record, losses)
     for title, name in STUDIES.items():
         *runs, plan = read_json_lines(RESULTS / f"{name}.jsonl")
         losses_by_key = {run["key"]: run["val_loss"] for run in runs}
@@ -90,22 +101,32 @@ def recorded_arms() -> Iterator[tuple[str, TunedArm]]:
             if keys not in seen:  # an arm with another's runs is the same arm
                 seen.add(keys)
                 losses = [losses_by_key[key] for key in keys]
-                yield title, tuned_arm(arm["name"], arm["tuning"]["table"], losses)
+                yield title, tuned_arm(arm["name"], arm["tuning"], losses)
 
 
-def tuned_arm(name: str, table: Sequence[Row], judged: Sequence[float]) -> TunedArm:
-    """An arm from the table of its trials and the validation losses of its judged runs."""
+def tuned_arm(name: str, record: Row, judged: Sequence[float]) -> TunedArm:
+    """An arm from its tuning record and the validation losses of its judged runs."""
+    table, whole = record["table"], record["kind"] == WHOLE
     trials = [row["losses"] for row in table if None not in row["losses"]]
     deviation, height = float(np.std(judged, ddof=1)), None
-    if len(table) >= POINTS:
+    if whole:
         first = [
             math.inf if None in row["losses"] else float(np.mean(row["losses"])) for row in table[:POINTS]
         ]
         height = (float(np.median(first)) - min(float(np.mean(losses)) for losses in trials)) / deviation
-    return TunedArm(name, trials, deviation, len(judged), height)
+    return TunedArm(name, trials, whole, deviation, len(judged), height)
 
 
-def from_table(arm: TunedArm, generator: np.random.Generator) -> tuple[list[float], float]:
+def with_variances(judged: list[float], tried: Sequence[Sequence[float]], whole: bool) -> Judged:
+    """The losses of an arm's seeds, with what its trials add to an interval."""
+    found = (
+        function(tried, judged, draws=DRAWS)
+        for function in (partial(search_variance, whole=whole), choice_variance)
+    )
+    return (judged, *found)
+
+
+def from_table(arm: TunedArm, generator: np.random.Generator) -> Judged:
     """The arm's trials again with other noise, the best of them judged."""
     truth_K = [float(np.mean(losses)) for losses in arm.trials]
     tried = [
@@ -114,7 +135,7 @@ def from_table(arm: TunedArm, generator: np.random.Generator) -> tuple[list[floa
     ]
     chosen = min(range(len(tried)), key=lambda k: float(np.mean(tried[k])))
     judged = list(truth_K[chosen] + generator.normal(0, arm.deviation, arm.seeds))
-    return judged, search_variance(tried, judged, draws=DRAWS)
+    return with_variances(judged, tried, arm.whole)
 
 
 def twice(arm: TunedArm, number: int) -> tuple[OneArm, OneArm]:
@@ -153,7 +174,7 @@ def searched_config() -> RunConfig:
 
 def searched(
     loss: Callable[[np.ndarray], float], design: Design, seeds: int, generator: np.random.Generator
-) -> tuple[list[float], float]:
+) -> Judged:
     """A whole search on this loss with noise of 1, and the best trial judged."""
     config = searched_config()
     width = config.nanokimi.model.hidden_size
@@ -163,25 +184,29 @@ def searched(
 
     record = search({"NanoKimi": config}, score, [1], STEPS, design)["NanoKimi"]
     judged = list(loss(units_of(record["best"], width)) + generator.normal(size=seeds))
-    return judged, search_variance([row["losses"] for row in record["table"]], judged, draws=DRAWS)
+    return with_variances(judged, [row["losses"] for row in record["table"]], whole=True)
 
 
 def named_winners(pair: Callable[[int], tuple[OneArm, OneArm]], tries: int, name: str) -> Row:
-    """In how many tries two equal arms have a winner, with and without what the searches add to the interval.
+    """In how many tries two equal arms have a winner: as we judge, and with parts of the interval left out.
 
-    `among_39` are the winners whose p would survive Holm's correction as the smallest of 39, as in an ablation study.
-    `wider` adds half the variance of a run for each search.
+    `without_share` lacks what a whole search adds for where noise led it, `without_search` all that searches add.
+    `among_39` are winners whose p would survive Holm's correction as the smallest of 39, as in an ablation study.
     """
     generator = np.random.default_rng(zlib.crc32(name.encode()))
-    found = dict.fromkeys(("winners", "without_search", "among_39", "wider"), 0)
+    found = dict.fromkeys(
+        ("winners", "without_share", "without_search", "among_39", "among_39_without_share"), 0
+    )
     for number in range(tries):
-        (first, one), (second, other) = (arm(generator) for arm in pair(number))
-        judged = paired_t(first, second, extra_variance=one + other)
-        half = float(np.var(first, ddof=1) + np.var(second, ddof=1)) / 2
+        (first, *one), (second, *other) = (arm(generator) for arm in pair(number))
+        judged, without_share = (
+            paired_t(first, second, extra_variance=a + b) for a, b in zip(one, other, strict=True)
+        )
         found["winners"] += judged.distinguishable
+        found["without_share"] += without_share.distinguishable
         found["without_search"] += paired_t(first, second).distinguishable
-        found["among_39"] += judged.p * 39 < LEVEL
-        found["wider"] += paired_t(first, second, extra_variance=one + other + half).distinguishable
+        found["among_39"] += judged.p * TESTS < LEVEL
+        found["among_39_without_share"] += without_share.p * TESTS < LEVEL
     return {"tries": tries, **found}
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from bilingual import bilingual_table
 from kimi_tables import KIMI_TABLES
+from narrower import changed_verdicts_table
 from prose_numbers import with_numbers
 from receipts import receipts_table
 from recorded import (
@@ -36,8 +37,8 @@ from recorded import (
 )
 from speed_table import speed_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
-from wider import wider_table
 
+from nanokimi.compare.earlier_searches import is_whole
 from nanokimi.compare.verdict import verdict
 from nanokimi.measure.stats import paired_t, search_variance
 from nanokimi.report.units import seconds as in_time
@@ -136,7 +137,8 @@ def search_table(name: str) -> str:
     ]
     for arm, search in head["search"].items():
         losses = [run["val_loss"] for run in runs if run["arm"] == arm]
-        noise = search_variance([trial["losses"] for trial in search["table"]], losses) ** 0.5
+        tried = [trial["losses"] for trial in search["table"]]
+        noise = search_variance(tried, losses, whole=is_whole(search)) ** 0.5
         found = ", ".join(f"`{key}` {value_text(value)}" for key, value in search["best"].items())
         edges = (
             ", ".join(hyperparameter for hyperparameter, inside in search["interior"].items() if not inside)
@@ -241,6 +243,7 @@ def null_table() -> str:
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tales": lambda: comparison_table("tales-short")},
     "docs/corrections.md": {
+        "changed-verdicts": changed_verdicts_table,
         "tales-corrected": lambda: corrected(
             "tales-short", old_tales(), "short tales, same search for every arm", "tales, as claimed before"
         ),
@@ -271,7 +274,6 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "null": null_table,
         "false-winners": false_winners_table,
-        "wider": wider_table,
     },
     "docs/interop.md": {"receipts": receipts_table},
     "docs/kimi-k2.md": KIMI_TABLES,

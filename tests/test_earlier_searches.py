@@ -70,7 +70,9 @@ def test_an_interval_has_the_noise_of_the_rates_tried_here_and_of_the_search_bef
     mean = sum(differences) / 3
     extra = {
         table: sum(
-            search_variance([trial["losses"] for trial in file[arm]["table"]], LOSSES[arm])
+            search_variance(
+                [trial["losses"] for trial in file[arm]["table"]], LOSSES[arm], whole=table == "before"
+            )
             for arm in (first, second)
         )
         for table, file in (("now", now), ("before", before))

@@ -18,9 +18,11 @@ from nanokimi.measure.stats import (
     LEVEL,
     NOT_DISTINGUISHABLE,
     SeedDifference,
+    choice_variance,
     compare_pairs,
     hierarchical_bootstrap,
     holm,
+    holm_of_distinct,
     in_words,
     paired_t,
     search_variance,
@@ -141,7 +143,7 @@ def test_equal_arms_tuned_apart_have_few_false_winners(trials: int, tuning_seeds
             tried = truth_K[:, None] + generator.normal(size=(trials, tuning_seeds))
             judged = list(truth_K[tried.mean(axis=1).argmin()] + generator.normal(size=seeds))
             runs.append(judged)
-            noise += search_variance(tried.tolist(), judged, draws=300)
+            noise += choice_variance(tried.tolist(), judged, draws=300)
         old += paired_t(*runs).distinguishable
         new += paired_t(*runs, extra_variance=noise).distinguishable
     assert new / experiments <= at_most(LEVEL, experiments) and new < old
@@ -156,20 +158,36 @@ def test_the_search_s_variance_is_that_of_what_it_picks() -> None:
     tried.append([loss + apart for loss in tried[0]])
     wrong = scipy_stats.norm.cdf(-1 / math.sqrt(2))
     expected = apart**2 * wrong * (1 - wrong)
-    assert search_variance(tried) == pytest.approx(expected, rel=0.05)
-    assert search_variance([*tried, [None, 0.5], []]) == search_variance(tried), "what diverged is not picked"
+    assert choice_variance(tried) == pytest.approx(expected, rel=0.05)
+    assert choice_variance([*tried, [None, 0.5], []]) == choice_variance(tried), "what diverged is not picked"
 
 
 def test_a_search_that_cannot_err_adds_nothing_and_an_unknown_noise_everything() -> None:
     steep = [[1.0, 1.001], [2.0, 2.001], [3.0, 3.001]]
-    assert search_variance(steep) == 0.0
-    assert search_variance([[1.0, 1.2]]) == search_variance([]) == 0.0, "there was no choice"
+    assert choice_variance(steep) == 0.0
+    assert choice_variance([[1.0, 1.2]]) == choice_variance([]) == 0.0, "there was no choice"
     once = [[1.0], [1.01], [1.3]]
-    assert search_variance(once) == math.inf, "one tuning seed says nothing of its noise"
-    assert search_variance(once, [1.02, 1.04]) > 0, "the judged runs do"
-    assert search_variance(once, [1.02, 1.04]) < search_variance(once, [1.0, 1.06])
+    assert choice_variance(once) == math.inf, "one tuning seed says nothing of its noise"
+    assert choice_variance(once, [1.02, 1.04]) > 0, "the judged runs do"
+    assert choice_variance(once, [1.02, 1.04]) < choice_variance(once, [1.0, 1.06])
     wild = [[1.0, 1.1], [1.1, 1.0], [3.0, 9.0], [4.0, 8.0]]
-    assert search_variance(wild) < 0.01, "the worse half's scatter is not the better half's"
+    assert choice_variance(wild) < 0.01, "the worse half's scatter is not the better half's"
+
+
+def test_a_whole_search_adds_half_a_run_for_where_noise_led_it_and_a_grid_does_not() -> None:
+    once, judged = [[1.0], [1.01], [1.3], [None]], [1.02, 1.04, 1.06]
+    assert search_variance(once, judged, whole=False) == choice_variance(once, judged)
+    assert search_variance(once, judged, whole=True) == pytest.approx(
+        choice_variance(once, judged) + 0.5 * np.var(judged, ddof=1)
+    )
+    twice = [[1.0, 1.2], [1.5, 1.5]]
+    for tried, seeds in ((twice, 2), ([*twice, [1.05]], 2)):
+        added = search_variance(tried, whole=True) - choice_variance(tried)
+        assert added == pytest.approx(0.5 * 0.02 / seeds), (
+            "the better half's variance is 0.02, over the tuning seeds"
+        )
+    assert search_variance([[1.0, 1.2]], whole=True) == search_variance([], whole=True) == 0.0
+    assert search_variance([[1.0], [1.1]], whole=True) == math.inf
 
 
 # ---- pairs of a report
@@ -274,6 +292,34 @@ def test_the_bootstrap_is_the_naive_one_and_with_one_seed_scipys() -> None:
     ).confidence_interval  # fmt: skip
     found = hierarchical_bootstrap(differences_SG[:1], tokens_G)
     assert found == pytest.approx((scipys.low, scipys.high), abs=0.003)
+
+
+def closed_bonferroni(p_values: list[float]) -> list[float]:
+    """Holm's adjusted p from its definition: the largest Bonferroni p of all sets of tests that hold this one."""
+    count = len(p_values)
+    found = [0.0] * count
+    for chosen in range(1, 2**count):
+        members = [i for i in range(count) if chosen >> i & 1]
+        together = min(1.0, len(members) * min(p_values[i] for i in members))
+        for i in members:
+            found[i] = max(found[i], together)
+    return found
+
+
+def test_holm_counts_a_test_once_however_many_names_it_has() -> None:
+    """Against every set of the distinct tests, each with the larger p if its entries differ."""
+    generator = np.random.default_rng(8)
+    for _ in range(50):
+        distinct = int(generator.integers(1, 8))
+        p_values = [float(p) for p in generator.uniform(0, 1, distinct) ** 3]
+        tests = [*range(distinct), *generator.integers(0, distinct, 5).tolist()]
+        generator.shuffle(tests)
+        entries = [p_values[test] for test in tests]
+        wanted = closed_bonferroni(p_values)
+        assert holm_of_distinct(entries, tests) == pytest.approx([wanted[test] for test in tests], rel=1e-12)
+        assert max(holm_of_distinct(entries, tests)) <= max(holm(entries)), "more tests are never easier"
+    assert holm_of_distinct([0.01, 0.02, 0.03], ["a", "a", "b"]) == pytest.approx([0.04, 0.04, 0.04])
+    assert holm_of_distinct([], []) == []
 
 
 def test_holm_by_hand() -> None:

@@ -16,6 +16,8 @@ Record = dict[str, Any]
 RATE = "lr"
 """The hyperparameter that an inheriting arm tunes itself."""
 SEARCHES, MISSING = "inherited_searches", "inherited_missing"
+WHOLE, GRID = "search", "inherited"
+"""Kinds of search: over all hyperparameters, or over the rates of an arm that inherits the others."""
 
 
 def shipped_searches() -> Path:
@@ -26,9 +28,9 @@ def shipped_searches() -> Path:
 def with_earlier_searches(record: Record, path: Path) -> Record:
     """An arm's record with the searches that it inherits from; as it is if its settings are its own search's.
 
-    `inherited_searches` has the file, arm and losses of each, the nearest first. `inherited_missing` says where the
-    chain breaks off, or is null. `path` is the record's file. Raises KeyError, TypeError or ValueError if the record is
-    damaged.
+    `inherited_searches` has the file, arm, kind and losses of each, the nearest first. `inherited_missing` says where
+    the chain breaks off, or is null. `path` is the record's file. Raises KeyError, TypeError or ValueError if the
+    record is damaged.
     """
     if "inherited_from" not in record:
         return record
@@ -43,25 +45,34 @@ def earlier_searches(record: Record, path: Path) -> tuple[list[Record], Record |
     while "inherited_from" in record:
         if record.get(SEARCHES) is not None:
             known, missing = record[SEARCHES], record.get(MISSING)
-            return found + [entry(one["file"], one["arm"], one["losses"]) for one in known], missing
+            known = [entry(one["file"], one["arm"], one["losses"], whole=is_whole(one)) for one in known]
+            return found + known, missing
         arm = str(record["inherited_from"])
         file = Path(record.get("inherited_file") or path.name).name
         parent, place, why = parent_of(record, path)
         if parent is None or (place, arm) in seen:
             return found, {"file": file, "arm": arm, "why": why or f"{file} inherits from itself"}
         seen.add((place, arm))
-        found.append(entry(file, arm, losses_of(parent)))
+        found.append(entry(file, arm, losses_of(parent), whole=is_whole(parent)))
         record, path = parent, place
     return found, None
 
 
-def entry(file: str, arm: str, losses: list[list[float | None]]) -> Record:
-    """One search of an arm: the losses of each trial with each tuning seed."""
+def is_whole(search: Record) -> bool:
+    """Whether a record, or one of the searches that it inherits from, is a whole search, and no grid of rates.
+
+    Records that do not say it count as whole, which errs on the wide side.
+    """
+    return bool(search.get("kind", WHOLE) == WHOLE)
+
+
+def entry(file: str, arm: str, losses: list[list[float | None]], *, whole: bool) -> Record:
+    """One search of an arm: its kind, and the losses of each trial with each tuning seed."""
     for row in losses:
         for loss in row:
             if loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float)):
                 raise ValueError(f"{loss!r} is no loss")
-    return {"file": str(file), "arm": str(arm), "losses": losses}
+    return {"file": str(file), "arm": str(arm), "kind": WHOLE if whole else GRID, "losses": losses}
 
 
 def losses_of(record: Record) -> list[list[float | None]]:
@@ -91,7 +102,7 @@ def arms_in(path: Path) -> dict[str, Record]:
     try:
         arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
         for record in arms.values():
-            entry(path.name, "", losses_of(record))
+            entry(path.name, "", losses_of(record), whole=is_whole(record))
         return dict(arms)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -22,6 +22,8 @@ LEVEL = 0.05
 DRAWS = 10_000
 DRAWS_AT_A_TIME = 1000
 NOT_DISTINGUISHABLE = "not distinguishable"
+SHARE_OF_A_RUN = 0.5
+"""Of the variance of a run: what noise adds by steering a search. Calibrated by benchmarks/false_winners.py."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,30 @@ def run_variance(trials: Sequence[np.ndarray], judged: Sequence[float] = ()) -> 
 
 
 def search_variance(
+    losses_by_trial: Sequence[Sequence[float | None]],
+    judged: Sequence[float] = (),
+    *,
+    whole: bool,
+    draws: int = DRAWS,
+) -> float:
+    """The variance that a search adds to an arm's true loss: by what it picks, and by where noise leads it.
+
+    What it picks is `choice_variance`. A whole search (`nanokimi sweep --search`, `whole`) also lays its later trials
+    around the best of the earlier ones, so noise decides which trials there are, which no variance over the trials that
+    were made can show. It gets SHARE_OF_A_RUN of the variance of a run, divided by the tuning seeds. A grid of rates
+    around an inherited one, which noise moves little, gets none.
+
+    The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
+    quadratic in the eight hyperparameters, without it up to 14% of the comparisons have a winner, with 0.5 up to 5.3%
+    (docs/experiments.md; one tuning seed, 600 tries for each of ten truths).
+    """
+    found, trials = choice_variance(losses_by_trial, judged, draws=draws), finished_trials(losses_by_trial)
+    if not whole or len(trials) < 2:
+        return found
+    return found + SHARE_OF_A_RUN * run_variance(trials, judged) / max(map(len, trials))
+
+
+def choice_variance(
     losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = (), *, draws: int = DRAWS
 ) -> float:
     """The variance that picking the trial with the lowest mean adds to an arm's true loss.
@@ -122,7 +148,7 @@ def search_variance(
 
     The means are not shrunk towards each other. They are wider apart than the truths, so a flat search is charged too
     much; shrunken by what the noise explains, trials that nearly tie would be charged too little, which leaves up to
-    14% false winners in simulations. Luck in which trials were drawn at all is not counted: the design is fixed.
+    14% false winners in simulations. The trials themselves are taken as given.
     """
     trials = finished_trials(losses_by_trial)
     if len(trials) < 2:
@@ -222,6 +248,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, (len(p_values) - rank) * p_values[i])
         adjusted[i] = min(largest, 1.0)
     return adjusted
+
+
+def holm_of_distinct(p_values: Sequence[float], tests: Sequence[Hashable]) -> list[float]:
+    """Holm's adjusted p-values, where entries with an equal entry in `tests` are one test, with the largest p of them.
+
+    To count one test several times would only make the others harder to pass.
+    """
+    largest: dict[Hashable, float] = {}
+    for test, p in zip(tests, p_values, strict=True):
+        largest[test] = max(largest.get(test, 0.0), p)
+    adjusted = dict(zip(largest, holm(list(largest.values())), strict=True))
+    return [adjusted[test] for test in tests]
 
 
 def in_words(difference: SeedDifference, adjusted_p: float | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nanokimi.compare.match import QUANTITIES
@@ -43,6 +44,18 @@ def labels(plan: dict[str, Any]) -> list[str]:
         or "Settings are chosen on the validation part; the losses here are of the test part.",
         f"The 95% paired t interval over seeds decides{contains}, with Holm's correction over all comparisons of the "
         "study. The bootstrap over seeds and text is shown but decides nothing.",
+    ]
+
+
+def tests_label(effects: Sequence[dict[str, Any]]) -> list[str]:
+    """A note on how many tests Holm's correction counts, if some comparisons are the same test; otherwise none."""
+    judged = [one for one in effects if one["mean"] is not None]
+    distinct = judged[0]["tests"] if judged else 0
+    if distinct == len(judged):
+        return []
+    return [
+        f"{len(judged)} comparisons are judged, but only {distinct} distinct tests: the others compare the same runs "
+        "under other names, or runs with themselves. Holm's correction counts each test once."
     ]
 
 

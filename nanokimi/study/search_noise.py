@@ -21,7 +21,8 @@ def searched_arm(row: dict[str, Any]) -> str | None:
 def noise_of_searches(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
     """The variance that searches add to a comparison, those of its arms and those that they inherit from.
 
-    Infinite if an arm's own search had too few trials to tell.
+    Infinite if an arm's own search had too few trials to tell. An arm's own search counts in full, even if the other
+    arm has its settings; their common luck would cancel in part, so this errs on the wide side.
     """
     noises = {name: row["search_variance"] for name, row in rows.items()}
     if None in noises.values():

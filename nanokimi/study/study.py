@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.match import agreement, describe_agreement, in_steps, steps_of
+from nanokimi.compare.earlier_searches import WHOLE
+from nanokimi.compare.match import in_steps, steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
@@ -23,7 +24,7 @@ from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.measure.floor import floors
-from nanokimi.measure.stats import hierarchical_bootstrap, holm, in_words, paired_t, search_variance
+from nanokimi.measure.stats import search_variance
 from nanokimi.report.metrics import STUDY_KEYS
 from nanokimi.runtime.files import (
     append_json_line,
@@ -35,6 +36,7 @@ from nanokimi.runtime.files import (
     remove_what_was_made,
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
+from nanokimi.study.effects import effects
 from nanokimi.study.jobs import (
     JOBS_FOLDER,
     RESULTS_FILE,
@@ -43,9 +45,9 @@ from nanokimi.study.jobs import (
     as_job_config,
     block_tokens,
 )
-from nanokimi.study.labels import FEW_STEPS, labels, versions
+from nanokimi.study.labels import FEW_STEPS, labels, tests_label, versions
 from nanokimi.study.pool import Pool
-from nanokimi.study.search_noise import noise_of_searches, with_inherited_variance
+from nanokimi.study.search_noise import with_inherited_variance
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
@@ -279,7 +281,8 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             row = {**head, "budget": budget, **summary_of(lines)}
             if row["val_loss"] is not None:
                 chosen = [line["val_loss"] for line in lines]
-                noise = search_variance(trials_of(arm, results), chosen)
+                whole = (arm["tuning"] or {}).get("kind") == WHOLE
+                noise = search_variance(trials_of(arm, results), chosen, whole=whole)
                 row["search_variance"] = noise if math.isfinite(noise) else None
             rows.append(row)
     return with_inherited_variance(rows)
@@ -324,60 +327,6 @@ def summary_of(lines: Sequence[Line]) -> dict[str, Any]:
     return row
 
 
-def effects(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
-    """Every comparison of the plan, judged. Holm's correction counts the comparisons of all tables together."""
-    rows = {(row["name"], row["budget"]): row for row in arm_rows(plan, results)}
-    runs = {arm["name"]: arm["runs"] for arm in plan["arms"]}
-    found = [effect_of(one, rows, runs, results, plan["block_tokens"]) for one in plan["comparisons"]]
-    members = [one for one in found if one["mean"] is not None]
-    for one, adjusted in zip(members, holm([one["p"] for one in members]), strict=True):
-        one["holm_p"], one["tests"] = adjusted, len(members)
-        one["words"] = in_words(one.pop("difference"), adjusted)
-    return found
-
-
-def effect_of(
-    comparison: dict[str, Any],
-    rows: dict[tuple[str, str], dict[str, Any]],
-    runs: dict[str, dict[str, list[str]]],
-    results: dict[str, Line],
-    tokens: Sequence[int],
-) -> dict[str, Any]:
-    """One comparison: intervals, p, and what its arms are matched in. It has no numbers if an arm leaks or diverged."""
-    weights, budget = comparison["weights"], comparison["budget"]
-    base = {**comparison, "mean": None, "holm_p": None, "tests": 0, "ratios": {}, "match": ""}
-    here = {name: rows[name, budget] for name in weights}
-    leaking = [name for name, row in here.items() if row["leaking"]]
-    if leaking:
-        return {**base, "words": f"no verdict: {' and '.join(leaking)} LEAKING"}
-    if any(row["test_loss"] is None for row in here.values()):
-        return {**base, "words": "no verdict: a run diverged"}
-    losses_S = sum(weight * np.array(here[name]["losses"]) for name, weight in weights.items())
-    # Arms whose runs all ended the same have the same settings, so their searches chose the same and add no noise.
-    searches = noise_of_searches(weights, here) if np.any(losses_S) else 0.0
-    difference = paired_t(list(losses_S), [0.0] * len(losses_S), extra_variance=searches)
-    nats_SG = sum(
-        weight * np.array([results[key]["block_nats"] for key in runs[name][budget]])
-        for name, weight in weights.items()
-    )
-    low, high = hierarchical_bootstrap(np.asarray(nats_SG), np.asarray(tokens))
-    unsure = not math.isfinite(difference.low)
-    ratios = agreement(*here.values()) if len(here) == 2 else {}
-    return {
-        **base,
-        "difference": difference,
-        "mean": difference.mean,
-        "ci95": None if unsure else [difference.low, difference.high],
-        "bootstrap95": None if unsure else [low, high],
-        "p": difference.p,
-        "search_variance": searches if math.isfinite(searches) else None,
-        "seeds": difference.seeds,
-        "per_seed": [float(x) for x in losses_S],
-        "ratios": ratios,
-        "match": describe_agreement(ratios),
-    }
-
-
 def choose(names: Sequence[str], wanted: str, option: str) -> list[str]:
     """The names that a comma-separated option chooses. Raises UserError for an unknown name."""
     chosen = [part.strip() for part in wanted.split(",") if part.strip()]
@@ -395,6 +344,8 @@ def report_of(
     """The content of study.json, from the lines of results.jsonl alone."""
     kept = ("schema_version", "study", "title", "data", "settings", "machine", "seeds")
     report = {key: plan[key] for key in kept}
-    report |= {"labels": labels(plan), "arms": arm_rows(plan, results), "effects": effects(plan, results)}
-    report["labels"] += versions(plan, results)
+    arms = arm_rows(plan, results)
+    found = effects(plan, results, arms)
+    notes = labels(plan) + tests_label(found) + versions(plan, results)
+    report |= {"labels": notes, "arms": arms, "effects": found}
     return {**report, **more(report)}

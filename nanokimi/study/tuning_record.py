@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.earlier_searches import GRID, WHOLE
 from nanokimi.errors import UserError
 from nanokimi.report.units import is_number
 from nanokimi.runtime.files import read_json, write_json
 from nanokimi.study.space import BY_NAME, RATE, Value, require_values, space_record
 
 TUNED_FILE, SCHEMA_VERSION = "tuned.json", 2
-SEARCHED, INHERITED, RATES = "search", "inherited", "rates"
+SEARCHED, INHERITED, RATES = WHOLE, GRID, "rates"
 RATE_SETTING = BY_NAME[RATE].setting
 Record = dict[str, Any]
 
