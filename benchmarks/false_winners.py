@@ -34,7 +34,7 @@ from nanokimi.compare.earlier_searches import WHOLE
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
-from nanokimi.measure.stats import LEVEL, choice_variance, paired_t, search_variance
+from nanokimi.measure.stats import LEVEL, choice_variance, course_variance, paired_t
 from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
 from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import BY_NAME, HYPERPARAMETERS
@@ -119,11 +119,8 @@ def tuned_arm(name: str, record: Row, judged: Sequence[float]) -> TunedArm:
 
 def with_variances(judged: list[float], tried: Sequence[Sequence[float]], whole: bool) -> Judged:
     """The losses of an arm's seeds, with what its trials add to an interval."""
-    found = (
-        function(tried, judged, draws=DRAWS)
-        for function in (partial(search_variance, whole=whole), choice_variance)
-    )
-    return (judged, *found)
+    choice = choice_variance(tried, judged, draws=DRAWS)
+    return judged, choice + course_variance(tried, judged) if whole else choice, choice
 
 
 def from_table(arm: TunedArm, generator: np.random.Generator) -> Judged:

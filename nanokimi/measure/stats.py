@@ -119,19 +119,27 @@ def search_variance(
 ) -> float:
     """The variance that a search adds to an arm's true loss: by what it picks, and by where noise leads it.
 
-    What it picks is `choice_variance`. A whole search (`nanokimi sweep --search`, `whole`) also lays its later trials
-    around the best of the earlier ones, so noise decides which trials there are, which no variance over the trials that
-    were made can show. It gets SHARE_OF_A_RUN of the variance of a run, divided by the tuning seeds. A grid of rates
-    around an inherited one, which noise moves little, gets none.
+    A grid of rates around an inherited one has `choice_variance` alone, a whole search (`nanokimi sweep --search`,
+    `whole`) also `course_variance`.
+    """
+    found = choice_variance(losses_by_trial, judged, draws=draws)
+    return found + course_variance(losses_by_trial, judged) if whole else found
+
+
+def course_variance(losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = ()) -> float:
+    """The variance that a whole search adds because noise decides where it goes.
+
+    Its later trials lie around the best of the earlier ones, so noise decides which trials there are. No variance over
+    the trials that were made can show that. SHARE_OF_A_RUN of the variance of a run, divided by the tuning seeds.
 
     The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
     quadratic in the eight hyperparameters, without it up to 14% of the comparisons have a winner, with 0.5 up to 5.3%
     (docs/experiments.md; one tuning seed, 600 tries for each of ten truths).
     """
-    found, trials = choice_variance(losses_by_trial, judged, draws=draws), finished_trials(losses_by_trial)
-    if not whole or len(trials) < 2:
-        return found
-    return found + SHARE_OF_A_RUN * run_variance(trials, judged) / max(map(len, trials))
+    trials = finished_trials(losses_by_trial)
+    if len(trials) < 2:
+        return 0.0  # nothing was chosen
+    return SHARE_OF_A_RUN * run_variance(trials, judged) / max(map(len, trials))
 
 
 def choice_variance(
