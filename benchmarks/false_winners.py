@@ -52,9 +52,8 @@ POINTS = 16
 BUDGETS = (
     (Design(points=POINTS, rounds=1), 5),
     (Design(points=POINTS, rounds=2), 3),
-    (Design(points=POINTS, rounds=2), 5),
 )
-"""The searches that presets name, each with one tuning seed, and how many seeds judge their arms."""
+"""The searches of the recorded results, each with one tuning seed, and how many seeds judged their arms."""
 HEIGHTS = (10, 30, 100, 300, 1000)
 """Of the bowls; the recorded searches have 12 to 1,150."""
 BOWL = np.sqrt([4, 1, 2, 0.6, 0.3, 0.6, 0.4, 0.8])

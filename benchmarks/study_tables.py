@@ -130,6 +130,8 @@ def false_winners_table() -> str:
         tries = sum(row["tries"] for row in found)
         shares = [
             f"{sum(row[key] for row in found) / tries:.1%}"
+            if all(key in row for row in found)
+            else "not counted"
             for key in (
                 "winners",
                 "without_share",

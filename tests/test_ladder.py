@@ -396,7 +396,7 @@ def test_holm_counts_a_test_under_several_names_once(finished: Path) -> None:
     wanted = holm(p_values)
     assert [one["p"] for one in judged] == pytest.approx([p_values[kind] for kind in kind_of], rel=1e-9)
     assert [one["holm_p"] for one in judged] == pytest.approx([wanted[kind] for kind in kind_of], rel=1e-9)
-    said = f"{len(judged)} comparisons are judged, but only {len(kinds)} distinct tests"
+    said = f"{len(judged)} comparisons are judged, which are only {len(kinds)} distinct tests"
     assert any(label.startswith(said) for label in report["labels"])
 
 

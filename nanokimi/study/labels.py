@@ -54,8 +54,8 @@ def tests_label(effects: Sequence[dict[str, Any]]) -> list[str]:
     if distinct == len(judged):
         return []
     return [
-        f"{len(judged)} comparisons are judged, but only {distinct} distinct tests: the others compare the same runs "
-        "under other names, or runs with themselves. Holm's correction counts each test once."
+        f"{len(judged)} comparisons are judged, which are only {distinct} distinct tests: the others compare the same "
+        "runs under other names, or runs with themselves. Holm's correction counts each test once."
     ]
 
 
