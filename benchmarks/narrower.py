@@ -30,7 +30,7 @@ def of_choice(
 
 
 def by_name(comparison: dict[str, Any], runs: object) -> object:
-    """`tested_by` as if every name were a test of its own."""
+    """`key_of_test` as if every name were a test of its own."""
     return frozenset({comparison["name"]})
 
 
@@ -40,7 +40,7 @@ def narrower() -> Iterator[None]:
     with ExitStack() as stack:
         for module in ("compare.verdict", "study.study"):
             stack.enter_context(patch(f"nanokimi.{module}.search_variance", of_choice))
-        stack.enter_context(patch("nanokimi.study.effects.tested_by", by_name))
+        stack.enter_context(patch("nanokimi.study.effects.key_of_test", by_name))
         # slow, and decides nothing
         stack.enter_context(patch("nanokimi.study.effects.hierarchical_bootstrap", lambda *_: (0.0, 0.0)))
         yield

@@ -75,7 +75,7 @@ def shipped_ratio() -> str:
 def false_winners(key: str = "winners") -> str:
     """The largest share of comparisons of equal arms, searched apart, in which one is named a winner."""
     rows = read_json_lines(RESULTS / "false-winners.jsonl")[1:]
-    return f"{max(row[key] / row['tries'] for row in rows if row['kind'] == 'bowl'):.0%}"
+    return f"{max(row[key] / row['tries'] for row in rows if row['kind'] == 'bowl'):.1%}"
 
 
 def p_of_leads() -> str:

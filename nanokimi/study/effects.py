@@ -21,7 +21,7 @@ Tested = frozenset[tuple[tuple[str, ...], float]]
 """What a comparison tests: the weight of each arm's runs."""
 
 
-def tested_by(comparison: dict[str, Any], runs: Runs) -> Tested:
+def key_of_test(comparison: dict[str, Any], runs: Runs) -> Tested:
     """The test that a comparison makes: the same for the same weights of the same runs, whatever the arms are called.
 
     To turn the signs of all weights around makes no other test. Empty for a comparison of runs with themselves.
@@ -51,7 +51,7 @@ def effects(
     for one in plan["comparisons"]:
         here = rows_of(one, rows)
         judged = without_verdict(here) is None
-        tests.append(tested_by(one, runs) if judged else None)
+        tests.append(key_of_test(one, runs) if judged else None)
         if (test := tests[-1]) is not None:
             noise[test] = max(noise.get(test, 0.0), noise_of_searches(one["weights"], here))
     found = [
