@@ -133,8 +133,8 @@ def course_variance(losses_by_trial: Sequence[Sequence[float | None]], judged: S
     the trials that were made can show that. SHARE_OF_A_RUN of the variance of a run, divided by the tuning seeds.
 
     The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
-    quadratic in the eight hyperparameters, without it up to 14% of the comparisons have a winner, with 0.5 up to 5.3%
-    (docs/experiments.md; one tuning seed, 600 tries for each of ten truths).
+    quadratic in the eight hyperparameters, without it up to 20% of the comparisons have a winner, with 0.5 up to 7%
+    (docs/experiments.md; one tuning seed, 600 tries for each of fifteen truths).
     """
     trials = finished_trials(losses_by_trial)
     if len(trials) < 2:
