@@ -8,10 +8,8 @@ from typing import Any
 from nanokimi.runtime.files import read_json
 
 SHIPPED_FILE = "shipped.json"
-SHOWN_STORIES = 2
-"""Of each model and text: the first ones, with the first seeds."""
-FEWEST_PLACES = 30
-"""Kinds of facts with fewer places in the stories that were read are not shown."""
+SHOWN_STORIES = 4
+"""Of each model: the first ones, with the first seeds."""
 JUDGED = {
     "grammatical": "grammatical",
     "consistent": "grammatical and consistent",
@@ -29,7 +27,7 @@ Two small language models that ship with nanokimi, trained on its built-in story
 stories of that world and know nothing else. The training text, the stories and the weights are ours, under the MIT
 licence. `nanokimi sample tales-1m` writes with both; `nanokimi.load("tales-1m")` loads one.
 
-{tables}
+{table}
 
 All rows but "before rounding" are of the weights as shipped (bf16, computed in fp32), on the whole test part. The
 stories continue the first sentences of unseen tales (temperature and top-p of config.yaml) and were judged by the
@@ -60,7 +58,7 @@ print(nk.complete(model, tokenizer, "Once upon a time")[0].text)
 ships the result and writes this page. (Ours were trained at the same time, on one thread each, on a machine that did
 other work: the times in the report say nothing of speed.)
 
-{tables}
+{table}
 
 All rows but "before rounding" are of the weights as shipped: matrices in bf16, computed in fp32. A story is *complete
 and right* if the world's parser can follow it to its last full stop, with no fact contradicted; the stories continue
@@ -121,94 +119,45 @@ def write_texts(folder: Path, page: Path) -> None:
 
 def card(models: list[dict[str, Any]]) -> str:
     """The model card."""
-    return CARD.format(tables=tables(models), names=" and ".join(model["name"] for model in models))
+    return CARD.format(table=table(models), names=" and ".join(model["name"] for model in models))
 
 
 def docs_page(models: list[dict[str, Any]]) -> str:
     """docs/pretrained.md."""
     shown = [
-        (text, model, number)
-        for text in models[0]["texts"]
+        f"**{model['name']}, seed {model['seed'] + number}** ({said_of(one)}).\n\n{quoted(one)}"
         for number in range(SHOWN_STORIES)
-        for model in models
+        for model, one in ((model, model["stories"][number]) for model in models)
     ]
-    stories = []
-    for text, model, number in shown:
-        one = model["texts"][text]["stories"][number]
-        seed = model["seed"] + number
-        stories.append(f"**{model['name']}, `{text}`, seed {seed}** ({said_of(one)}).\n\n{quoted(one)}")
-    return PAGE.format(
-        tables=tables(models), facts=facts_tables(models), stories="\n\n".join(stories), count=len(shown)
-    )
+    return PAGE.format(table=table(models), stories="\n\n".join(shown), count=len(shown))
 
 
-def tables(models: list[dict[str, Any]]) -> str:
-    """Both models beside each other, in Markdown: what they cost, then how good they are at each text."""
-    costs = {
+def table(models: list[dict[str, Any]]) -> str:
+    """Both models beside each other, in Markdown."""
+    rows = {
         "parameters (active)": [f"{m['parameters']:,} ({m['active_parameters']:,})" for m in models],
         "weights (MB)": [f"{m['bytes'] / 1e6:.2f}" for m in models],
         "steps, tokens read": [f"{m['steps']:,}, {m['tokens']:,}" for m in models],
-        "test loss, all texts (nats per token)": [f"{m['test_loss']:.4f}" for m in models],
-        "causality audit": [m["audit"].lower() for m in models],
-    }
-    names = [m["name"] for m in models]
-    parts = [in_markdown("", names, costs)]
-    for text in models[0]["texts"]:
-        found = [m["texts"][text] for m in models]
-        parts += [in_markdown(f"`{text}`", names, losses(found) | stories_told(found))]
-    return "\n\n".join(parts)
-
-
-def losses(found: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Rows: each model's loss on one text, beside the floor."""
-    return {
-        "test loss (nats per token)": [f"{one['loss']:.4f}" for one in found],
-        "... before rounding to bf16": [f"{one['before']:.4f}" for one in found],
-        "entropy floor": [f"{one['floor']:.4f}" for one in found],
-        "above the floor": [f"{one['loss'] - one['floor']:.4f}" for one in found],
-        "bits per byte": [f"{one['bits_per_byte']:.4f}" for one in found],
-    }
-
-
-def stories_told(found: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Rows: what the parser says of each model's stories, and how many facts of others' stories it knows."""
-    return {
-        **{
-            f"stories: {words}": [share(one["judged"][name]) for one in found]
-            for name, words in JUDGED.items()
-        },
+        "test loss (nats per token)": [f"{m['test_loss']:.4f}" for m in models],
+        "... before rounding to bf16": [f"{m['test_loss_before_rounding']:.4f}" for m in models],
+        "entropy floor": [f"{m['floor']:.4f}" for m in models],
+        "above the floor": [f"{m['test_loss'] - m['floor']:.4f}" for m in models],
+        "bits per byte": [f"{m['test_bits_per_byte']:.4f}" for m in models],
+        **{f"stories: {words}": [share(m["judged"][name]) for m in models] for name, words in JUDGED.items()},
         "characters before the first error": [
-            f"{one['judged']['right_before_first_error']:.0%}" for one in found
+            f"{m['judged']['right_before_first_error']:.0%}" for m in models
         ],
         **{
-            f"a fact told {distance} words before (guessing: {asked['guessing']:.0%})": [
-                share(one["recall"][distance]) for one in found
+            f"a fact told {distance} words before (guessing: {guessing:.0%})": [
+                share(m["recall"][distance]) for m in models
             ]
-            for distance, asked in found[0]["recall"].items()
+            for distance, guessing in (
+                (name, found["guessing"]) for name, found in models[0]["recall"].items()
+            )
         },
+        "causality audit": [m["audit"].lower() for m in models],
     }
-
-
-def facts_tables(models: list[dict[str, Any]]) -> str:
-    """For each text: what the right word costs at places where it follows from a fact, by kind of fact."""
-    parts = []
-    for text, first in models[0]["texts"].items():
-        kinds = sorted(first["facts"], key=lambda kind: -first["facts"][kind][0])
-        rows = {
-            f"{kind} ({first['facts'][kind][0]:.0f} places)": [
-                f"{nats:.2f} ({right:.0%})"
-                for _, nats, right in (m["texts"][text]["facts"][kind] for m in models)
-            ]
-            for kind in kinds
-            if first["facts"][kind][0] >= FEWEST_PLACES
-        }
-        parts.append(in_markdown(f"`{text}`", [m["name"] for m in models], rows))
-    return "\n\n".join(parts)
-
-
-def in_markdown(corner: str, names: list[str], rows: dict[str, list[str]]) -> str:
-    """A table with a column for each model."""
-    head = [f"| {corner} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    head = [f"| | {' | '.join(m['name'] for m in models)} |", "|---" * (len(models) + 1) + "|"]
     return "\n".join(head + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
 
 
