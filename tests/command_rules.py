@@ -157,6 +157,11 @@ RULES = (
         "--tries 2 --seeds 2 --record null.jsonl --train.max_steps 2 --train.eval_every 2",
         makes=("null/null.jsonl", "null.jsonl"),
     ),
+    Rule(
+        r"^python benchmarks/false_winners.py ",
+        "--tries 1 --table_tries 1 --record lines.jsonl",
+        makes=("lines.jsonl",),
+    ),
     Rule(r"^python benchmarks/facts.py ", "--stories 1", slow=False, says=r"name +\d+ +0\.\d\d +100%"),
     Rule(r"^python benchmarks/communication.py ", "--sizes 2", says="over the formula"),
     Rule(
