@@ -101,17 +101,18 @@ not have been learnt later):
   the tied head (stopped after 2,800 steps) and without it (after 4,100, at 0.2825 nats on the validation text).
 - Batches twice as large for half as many steps, with Muon's momentum 0.97 instead of 0.9 and a latent of 128 numbers
   instead of 64, to the end: 0.2289 nats on the validation text.
-- The same, on a text of which half are stories of the small world, `tales-short`, with NanoKimi's own head (stopped after
-  3,327 of 4,000 steps) and with one that is tied to the embedding (after 2,250). Of short stories both then know names,
-  animals, pets, trades and objects for certain (0.02 nats or less), the second also most places, and of long ones names
-  and relatives; but colours cost 2.8 to 3.0 nats still, and numbers one or more.
+- The same, on a text of which half are stories of the small world, `tales-short`, with NanoKimi's own head (stopped
+  after 3,327 of 4,000 steps) and with one that is tied to the embedding (after 2,250). Of short stories both then
+  know names, animals, pets, trades and objects for certain (0.02 nats or less), the second also most places, and of
+  long ones names and relatives; but colours cost 2.8 to 3.0 nats still, and numbers one or more.
 
-NanoGPT with Muon gains more from that text. After the same 4,000 steps (61 million tokens, half of them of long stories)
-11 of 20 long stories were complete and right, and every fact of a short story cost it 0.01 nats or less (one seed). After
-2,100 steps already it had found one head, in its last layer, that gives 0.94 to 0.97 of its weight to the word told
-before, of whatever kind. NanoKimi has other heads for other kinds, and for colours none. A part of the reason may be that
-colours and numbers are used alike: what tells two of them apart is a fifth of a token's vector in the residual stream of
-NanoKimi after the first layer, a quarter in NanoGPT, and a half for animals. These models do not ship yet.
+NanoGPT with Muon gains more from that text. After the same 4,000 steps (61 million tokens, half of them of long
+stories) 11 of 20 long stories were complete and right, and every fact of a short story cost it 0.01 nats or less (one
+seed). After 2,100 steps already it had found one head, in its last layer, that gives 0.94 to 0.97 of its weight to
+the word told before, of whatever kind. NanoKimi has other heads for other kinds, and for colours none. A part of the
+reason may be that colours and numbers are used alike: what tells two of them apart is a fifth of a token's vector in
+the residual stream of NanoKimi after the first layer, a quarter in NanoGPT, and a half for animals. These models do
+not ship yet.
 
 ## {count} stories
 
