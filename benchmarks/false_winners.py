@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from recorded import RESULTS, read_comparison
 
-from nanokimi.compare.earlier_searches import WHOLE
+from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
@@ -77,8 +77,8 @@ class TunedArm:
 
     name: str
     trials: list[list[float]]
-    whole: bool
-    """Whether a whole search made them, and not a grid of rates."""
+    patterns: int
+    """Of the search that made them; 0 for a grid of rates."""
     deviation: float
     seeds: int
     height: float | None
@@ -106,21 +106,21 @@ def recorded_arms() -> Iterator[tuple[str, TunedArm]]:
 
 def tuned_arm(name: str, record: Row, judged: Sequence[float]) -> TunedArm:
     """An arm from its tuning record and the validation losses of its judged runs."""
-    table, whole = record["table"], record["kind"] == WHOLE
+    table, patterns = record["table"], patterns_of(record)
     trials = [row["losses"] for row in table if None not in row["losses"]]
     deviation, height = float(np.std(judged, ddof=1)), None
-    if whole:
+    if patterns:
         first = [
             math.inf if None in row["losses"] else float(np.mean(row["losses"])) for row in table[:POINTS]
         ]
         height = (float(np.median(first)) - min(float(np.mean(losses)) for losses in trials)) / deviation
-    return TunedArm(name, trials, whole, deviation, len(judged), height)
+    return TunedArm(name, trials, patterns, deviation, len(judged), height)
 
 
-def with_variances(judged: list[float], tried: Sequence[Sequence[float]], whole: bool) -> Judged:
+def with_variances(judged: list[float], tried: Sequence[Sequence[float]], patterns: int) -> Judged:
     """The losses of an arm's seeds, with what its trials add to an interval."""
     choice = choice_variance(tried, judged, draws=DRAWS)
-    return judged, choice + course_variance(tried, judged) if whole else choice, choice
+    return judged, choice + course_variance(tried, judged, patterns=patterns), choice
 
 
 def from_table(arm: TunedArm, generator: np.random.Generator) -> Judged:
@@ -132,7 +132,7 @@ def from_table(arm: TunedArm, generator: np.random.Generator) -> Judged:
     ]
     chosen = min(range(len(tried)), key=lambda k: float(np.mean(tried[k])))
     judged = list(truth_K[chosen] + generator.normal(0, arm.deviation, arm.seeds))
-    return with_variances(judged, tried, arm.whole)
+    return with_variances(judged, tried, arm.patterns)
 
 
 def twice(arm: TunedArm, number: int) -> tuple[OneArm, OneArm]:
@@ -181,13 +181,13 @@ def searched(
 
     record = search({"NanoKimi": config}, score, [1], STEPS, design)["NanoKimi"]
     judged = list(loss(units_of(record["best"], width)) + generator.normal(size=seeds))
-    return with_variances(judged, [row["losses"] for row in record["table"]], whole=True)
+    return with_variances(judged, [row["losses"] for row in record["table"]], design.rounds)
 
 
 def named_winners(pair: Callable[[int], tuple[OneArm, OneArm]], tries: int, name: str) -> Row:
     """In how many tries two equal arms have a winner: as we judge, and with parts of the interval left out.
 
-    `without_share` lacks what a whole search adds for where noise led it, `without_search` all that searches add.
+    `without_share` lacks what the patterns add for where noise led them, `without_search` all that searches add.
     `among_39` are winners whose p would survive Holm's correction as the smallest of 39, as in an ablation study.
     """
     generator = np.random.default_rng(zlib.crc32(name.encode()))

@@ -28,7 +28,9 @@ def make_folder(record: Path, out: Path) -> None:
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
     arms = {arm["name"]: arm["tuning"] for arm in plans[-1]["arms"] if arm["tuning"]}
-    (seeds,) = {tuple(found["seeds"]) for found in arms.values()}
+    if not arms:
+        raise UserError(f"the arms of {record} were not tuned: repeat its command with another --out")
+    seeds = next(iter(arms.values()))["seeds"]  # the same for all arms of a study
     create_run_folder(out)
     runs = [json.dumps(line) for line in lines if line["kind"] == "run"]
     write_atomic(out / RESULTS_FILE, "\n".join(runs) + "\n")

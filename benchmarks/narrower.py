@@ -23,7 +23,7 @@ Judged = dict[str, dict[str, Any]]
 
 
 def of_choice(
-    losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = (), *, whole: bool
+    losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = (), *, patterns: int
 ) -> float:
     """`search_variance` as it was."""
     return choice_variance(losses_by_trial, judged)

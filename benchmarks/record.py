@@ -81,6 +81,7 @@ def short_search(search: dict[str, Any]) -> dict[str, Any]:
         "file",
         "kind",
         "design",
+        "patterns",
         "trials",
         "runs",
         "seeds",

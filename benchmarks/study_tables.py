@@ -122,8 +122,8 @@ def false_winners_table() -> str:
         else:
             groups.setdefault((f"the recorded trials: {row['study']}", ""), []).append(row)
     lines = [
-        "| two equal arms, tuned apart | truth | a winner (wanted: 5%) | without the half run for each search "
-        "| without the searches' noise | p below 0.05 / 39 (wanted: 0.13%) | the same without the half run |",
+        "| two equal arms, tuned apart | truth | a winner (wanted: 5%) | without the half run for each pattern "
+        "| without the searches' noise | p below 0.05 / 39 (wanted: 0.13%) | the same without the half runs |",
         "|---|---|---|---|---|---|---|",
     ]
     for (what, truth), found in groups.items():

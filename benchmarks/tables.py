@@ -38,7 +38,7 @@ from recorded import (
 from speed_table import speed_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
 
-from nanokimi.compare.earlier_searches import is_whole
+from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.compare.verdict import verdict
 from nanokimi.measure.stats import paired_t, search_variance
 from nanokimi.report.units import seconds as in_time
@@ -138,7 +138,7 @@ def search_table(name: str) -> str:
     for arm, search in head["search"].items():
         losses = [run["val_loss"] for run in runs if run["arm"] == arm]
         tried = [trial["losses"] for trial in search["table"]]
-        noise = search_variance(tried, losses, whole=is_whole(search)) ** 0.5
+        noise = search_variance(tried, losses, patterns=patterns_of(search)) ** 0.5
         found = ", ".join(f"`{key}` {value_text(value)}" for key, value in search["best"].items())
         edges = (
             ", ".join(hyperparameter for hyperparameter, inside in search["interior"].items() if not inside)

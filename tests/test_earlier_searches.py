@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanokimi.compare.earlier_searches import MISSING, SEARCHES
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES, patterns_of
 from nanokimi.compare.searched import read_search, search_file, search_records
 from nanokimi.compare.verdict import pairs_of, verdict
 from nanokimi.config import RunConfig
@@ -17,6 +17,7 @@ from nanokimi.config.files import load_config
 from nanokimi.errors import UserError
 from nanokimi.measure.stats import search_variance, t_quantile
 from nanokimi.report.pairs import is_decided
+from nanokimi.study.search import Design
 
 ARMS = ("NanoKimi", "NanoGPT with Muon", "NanoGPT")
 BASELINES: dict[str, dict[str, float | None]] = {"5-gram": {"test_loss": None}}
@@ -71,7 +72,7 @@ def test_an_interval_has_the_noise_of_the_rates_tried_here_and_of_the_search_bef
     extra = {
         table: sum(
             search_variance(
-                [trial["losses"] for trial in file[arm]["table"]], LOSSES[arm], whole=table == "before"
+                [trial["losses"] for trial in file[arm]["table"]], LOSSES[arm], patterns=table == "before"
             )
             for arm in (first, second)
         )
@@ -88,6 +89,17 @@ def test_an_interval_has_the_noise_of_the_rates_tried_here_and_of_the_search_bef
     assert one["ci95"] == pytest.approx(interval(extra["now"] + extra["before"]))
     assert interval(extra["now"])[1] < 0 < one["ci95"][1], "without the earlier search it would exclude zero"
     assert one["noise_missing"] == [] and "missing" not in found["sentence"]
+
+
+def test_patterns_are_counted_in_records_old_and_new() -> None:
+    for rounds in range(4):
+        words = Design(points=4, rounds=rounds).describe(2)
+        assert patterns_of({"kind": "search", "design": words}) == rounds
+    assert patterns_of({"kind": "search", "patterns": 3, "design": "other words"}) == 3
+    assert patterns_of({"losses": []}) == 2, "who does not say it is counted with the usual number"
+    grid = shipped("k2-5m")["arms"]["NanoKimi"]
+    assert grid["kind"] == "inherited" and patterns_of(grid) == 0
+    assert [patterns_of(shipped(name)["arms"]["NanoKimi"]) for name in ("tales", "k2-1m")] == [2, 1]
 
 
 def test_arms_that_inherit_from_one_search_share_its_luck() -> None:

@@ -94,7 +94,7 @@ def test_every_setting_but_the_rate_is_that_of_the_earlier_search(
             assert best["optim.adamw_lr"] == rounded(there["adamw_ratio"] * best["optim.lr"])
         assert record["settings"]["train.batch_size"] == 8 and "optim.lr" not in record["settings"]
         losses = [trial["losses"] for trial in earlier[name]["table"]]
-        one = {"file": f"{EARLIER}.json", "arm": name, "kind": "search", "losses": losses}
+        one = {"file": f"{EARLIER}.json", "arm": name, "patterns": 1, "losses": losses}
         assert record["inherited_searches"] == [one]
         assert record["inherited_missing"] is None
 

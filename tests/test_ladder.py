@@ -262,7 +262,7 @@ def test_an_effect_is_the_mean_of_paired_differences(finished: Path) -> None:
             trials[line["arm"]].setdefault(line["lr"], []).append(line["val_loss"])
     searches = [
         search_variance(
-            list(trials[name].values()), [lines[key]["val_loss"] for key in runs[name]], whole=False
+            list(trials[name].values()), [lines[key]["val_loss"] for key in runs[name]], patterns=0
         )
         for name in trials
     ]

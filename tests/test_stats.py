@@ -174,20 +174,23 @@ def test_a_search_that_cannot_err_adds_nothing_and_an_unknown_noise_everything()
     assert choice_variance(wild) < 0.01, "the worse half's scatter is not the better half's"
 
 
-def test_a_whole_search_adds_half_a_run_for_where_noise_led_it_and_a_grid_does_not() -> None:
+def test_each_pattern_adds_half_a_run_for_where_noise_led_it_and_a_grid_has_none() -> None:
     once, judged = [[1.0], [1.01], [1.3], [None]], [1.02, 1.04, 1.06]
-    assert search_variance(once, judged, whole=False) == choice_variance(once, judged)
-    assert search_variance(once, judged, whole=True) == pytest.approx(
-        choice_variance(once, judged) + 0.5 * np.var(judged, ddof=1)
-    )
+    assert search_variance(once, judged, patterns=0) == choice_variance(once, judged)
+    for patterns in (1, 2):
+        assert search_variance(once, judged, patterns=patterns) == pytest.approx(
+            choice_variance(once, judged) + 0.5 * patterns * np.var(judged, ddof=1)
+        )
     twice = [[1.0, 1.2], [1.5, 1.5]]
     for tried, seeds in ((twice, 2), ([*twice, [1.05]], 2)):
-        added = search_variance(tried, whole=True) - choice_variance(tried)
+        added = search_variance(tried, patterns=1) - choice_variance(tried)
         assert added == pytest.approx(0.5 * 0.02 / seeds), (
             "the better half's variance is 0.02, over the tuning seeds"
         )
-    assert search_variance([[1.0, 1.2]], whole=True) == search_variance([], whole=True) == 0.0
-    assert search_variance([[1.0], [1.1]], whole=True) == math.inf
+    assert search_variance([[1.0, 1.2]], patterns=1) == search_variance([], patterns=1) == 0.0
+    assert (
+        search_variance([[1.0], [1.1]], patterns=0) == search_variance([[1.0], [1.1]], patterns=1) == math.inf
+    )
 
 
 # ---- pairs of a report

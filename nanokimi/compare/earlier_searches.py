@@ -8,6 +8,7 @@ the file is looked for, and taken only if it holds the settings that were inheri
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ RATE = "lr"
 SEARCHES, MISSING = "inherited_searches", "inherited_missing"
 WHOLE, GRID = "search", "inherited"
 """Kinds of search: over all hyperparameters, or over the rates of an arm that inherits the others."""
+USUAL_PATTERNS = 2
+"""Of a whole search whose record does not say how many it had."""
 
 
 def shipped_searches() -> Path:
@@ -28,9 +31,9 @@ def shipped_searches() -> Path:
 def with_earlier_searches(record: Record, path: Path) -> Record:
     """An arm's record with the searches that it inherits from; as it is if its settings are its own search's.
 
-    `inherited_searches` has the file, arm, kind and losses of each, the nearest first. `inherited_missing` says where
-    the chain breaks off, or is null. `path` is the record's file. Raises KeyError, TypeError or ValueError if the
-    record is damaged.
+    `inherited_searches` has the file, arm, patterns and losses of each, the nearest first. `inherited_missing` says
+    where the chain breaks off, or is null. `path` is the record's file. Raises KeyError, TypeError or ValueError if
+    the record is damaged.
     """
     if "inherited_from" not in record:
         return record
@@ -45,7 +48,7 @@ def earlier_searches(record: Record, path: Path) -> tuple[list[Record], Record |
     while "inherited_from" in record:
         if record.get(SEARCHES) is not None:
             known, missing = record[SEARCHES], record.get(MISSING)
-            known = [entry(one["file"], one["arm"], one["losses"], whole=is_whole(one)) for one in known]
+            known = [entry(one["file"], one["arm"], one["losses"], patterns_of(one)) for one in known]
             return found + known, missing
         arm = str(record["inherited_from"])
         file = Path(record.get("inherited_file") or path.name).name
@@ -53,26 +56,34 @@ def earlier_searches(record: Record, path: Path) -> tuple[list[Record], Record |
         if parent is None or (place, arm) in seen:
             return found, {"file": file, "arm": arm, "why": why or f"{file} inherits from itself"}
         seen.add((place, arm))
-        found.append(entry(file, arm, losses_of(parent), whole=is_whole(parent)))
+        found.append(entry(file, arm, losses_of(parent), patterns_of(parent)))
         record, path = parent, place
     return found, None
 
 
-def is_whole(search: Record) -> bool:
-    """Whether a record, or one of the searches that it inherits from, is a whole search, and no grid of rates.
+def patterns_of(search: Record) -> int:
+    """How many patterns, each around the best trial so far, a search had: none if it is a grid of rates.
 
-    Records that do not say it count as whole, which errs on the wide side.
+    `search` is a record, or one of the searches that a record inherits from. Records of earlier versions say it only in
+    the words of their design.
     """
-    return bool(search.get("kind", WHOLE) == WHOLE)
+    if search.get("kind", WHOLE) != WHOLE:
+        return 0
+    if (known := search.get("patterns")) is not None:
+        return int(known)
+    if (design := search.get("design")) is None:
+        return USUAL_PATTERNS
+    steps = re.search(r"steps of (.+) of its range", design)
+    return steps[1].count(",") + 1 if steps else 0
 
 
-def entry(file: str, arm: str, losses: list[list[float | None]], *, whole: bool) -> Record:
-    """One search of an arm: its kind, and the losses of each trial with each tuning seed."""
+def entry(file: str, arm: str, losses: list[list[float | None]], patterns: int) -> Record:
+    """One search of an arm: how many patterns it had, and the losses of each trial with each tuning seed."""
     for row in losses:
         for loss in row:
             if loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float)):
                 raise ValueError(f"{loss!r} is no loss")
-    return {"file": str(file), "arm": str(arm), "kind": WHOLE if whole else GRID, "losses": losses}
+    return {"file": str(file), "arm": str(arm), "patterns": patterns, "losses": losses}
 
 
 def losses_of(record: Record) -> list[list[float | None]]:
@@ -102,7 +113,7 @@ def arms_in(path: Path) -> dict[str, Record]:
     try:
         arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
         for record in arms.values():
-            entry(path.name, "", losses_of(record), whole=is_whole(record))
+            entry(path.name, "", losses_of(record), patterns_of(record))
         return dict(arms)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.earlier_searches import MISSING, SEARCHES, is_whole
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES, patterns_of
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import LEVEL, NOT_DISTINGUISHABLE, compare_pairs, search_variance, t_quantile
 from nanokimi.runtime.text import listed
@@ -68,10 +68,12 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
         if arm["search"]:
             chosen = [run["val_loss"] for run in runs if run["arm"] == arm["name"]]
             noise[arm["name"]] = search_variance(
-                [trial["losses"] for trial in arm["search"]["table"]], chosen, whole=is_whole(arm["search"])
+                [trial["losses"] for trial in arm["search"]["table"]],
+                chosen,
+                patterns=patterns_of(arm["search"]),
             )
             inherited[arm["name"]] = {
-                (one["file"], one["arm"]): search_variance(one["losses"], chosen, whole=is_whole(one))
+                (one["file"], one["arm"]): search_variance(one["losses"], chosen, patterns=patterns_of(one))
                 for one in arm["search"].get(SEARCHES) or ()
             }
     lacking = {arm["name"]: lacking_of(arm["search"] or {}) for arm in sound}

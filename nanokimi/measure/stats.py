@@ -23,7 +23,8 @@ DRAWS = 10_000
 DRAWS_AT_A_TIME = 1000
 NOT_DISTINGUISHABLE = "not distinguishable"
 SHARE_OF_A_RUN = 0.5
-"""Of the variance of a run: what noise adds by steering a search. Calibrated by benchmarks/false_winners.py."""
+"""Of the variance of a run: what noise adds by steering a search, for each pattern. Calibrated by
+benchmarks/false_winners.py."""
 
 
 @dataclass(frozen=True)
@@ -114,32 +115,35 @@ def search_variance(
     losses_by_trial: Sequence[Sequence[float | None]],
     judged: Sequence[float] = (),
     *,
-    whole: bool,
+    patterns: int,
     draws: int = DRAWS,
 ) -> float:
     """The variance that a search adds to an arm's true loss: by what it picks, and by where noise leads it.
 
-    A grid of rates around an inherited one has `choice_variance` alone, a whole search (`nanokimi sweep --search`,
-    `whole`) also `course_variance`.
+    A grid of rates around an inherited one has no patterns and so `choice_variance` alone, a whole search
+    (`nanokimi sweep --search`) also `course_variance`.
     """
     found = choice_variance(losses_by_trial, judged, draws=draws)
-    return found + course_variance(losses_by_trial, judged) if whole else found
+    return found + course_variance(losses_by_trial, judged, patterns=patterns)
 
 
-def course_variance(losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = ()) -> float:
-    """The variance that a whole search adds because noise decides where it goes.
+def course_variance(
+    losses_by_trial: Sequence[Sequence[float | None]], judged: Sequence[float] = (), *, patterns: int
+) -> float:
+    """The variance that a search adds because noise decides around which point each of its patterns lies.
 
-    Its later trials lie around the best of the earlier ones, so noise decides which trials there are. No variance over
-    the trials that were made can show that. SHARE_OF_A_RUN of the variance of a run, divided by the tuning seeds.
+    A pattern's trials lie around the best of the earlier ones, so noise decides which trials there are. No variance
+    over the trials that were made can show that. For each pattern it is SHARE_OF_A_RUN of the variance of a run,
+    divided by the tuning seeds.
 
     The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
     quadratic in the eight hyperparameters, without it up to 20% of the comparisons have a winner, with 0.5 up to 7%
     (docs/experiments.md; one tuning seed, 600 tries for each of fifteen truths).
     """
     trials = finished_trials(losses_by_trial)
-    if len(trials) < 2:
+    if not patterns or len(trials) < 2:
         return 0.0  # nothing was chosen
-    return SHARE_OF_A_RUN * run_variance(trials, judged) / max(map(len, trials))
+    return patterns * SHARE_OF_A_RUN * run_variance(trials, judged) / max(map(len, trials))
 
 
 def choice_variance(

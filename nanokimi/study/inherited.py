@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanokimi.compare.earlier_searches import MISSING, SEARCHES, earlier_searches, entry, is_whole, losses_of
+from nanokimi.compare.earlier_searches import (
+    MISSING,
+    SEARCHES,
+    earlier_searches,
+    entry,
+    losses_of,
+    patterns_of,
+)
 from nanokimi.compare.searched import search_file
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
@@ -69,7 +76,7 @@ def searches_behind(arm: str, records: dict[str, Record], path: Path) -> Record:
         raise UserError(
             f"--inherit: {path.name} is damaged: what '{arm}' inherits there cannot be read"
         ) from None
-    nearest = entry(path.name, arm, losses_of(records[arm]), whole=is_whole(records[arm]))
+    nearest = entry(path.name, arm, losses_of(records[arm]), patterns_of(records[arm]))
     return {SEARCHES: [nearest, *found], MISSING: missing}
 
 

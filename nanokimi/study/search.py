@@ -275,6 +275,7 @@ def record_of(state: ArmSearch, seeds: Sequence[int], design: Design) -> Record:
         "space": space_record(state.hyperparameters),
         "left_out": left_out(state.config),
         "design": design.describe(len(seeds)),
+        "patterns": design.rounds,
         "seeds": list(seeds),
         "best": best.settings,
         "best_values": best.values,

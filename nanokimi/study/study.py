@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.earlier_searches import WHOLE
+from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.compare.match import in_steps, steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
@@ -281,8 +281,8 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             row = {**head, "budget": budget, **summary_of(lines)}
             if row["val_loss"] is not None:
                 chosen = [line["val_loss"] for line in lines]
-                whole = (arm["tuning"] or {}).get("kind") == WHOLE
-                noise = search_variance(trials_of(arm, results), chosen, whole=whole)
+                patterns = patterns_of(arm["tuning"]) if arm["tuning"] else 0
+                noise = search_variance(trials_of(arm, results), chosen, patterns=patterns)
                 row["search_variance"] = noise if math.isfinite(noise) else None
             rows.append(row)
     return with_inherited_variance(rows)

@@ -3,6 +3,7 @@
 tuned.json and search.json hold a record for each arm. It is a dictionary:
 
 - `kind`, `seeds`, `trials`, `runs`, `cpu_seconds`, the best `loss`, and the `design` in words
+- `patterns`: of a search, how often it went on around its best; files of earlier versions have it in `design` alone
 - `space`: each hyperparameter's range and the settings it determines
 - `best`: settings without the family in front; `best_values`: values that do not depend on width and length
 - `interior`: whether the best value is interior, by hyperparameter
