@@ -137,8 +137,8 @@ def course_variance(
     divided by the tuning seeds.
 
     The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
-    quadratic in the eight hyperparameters, without it up to 20% of the comparisons have a winner, with 0.5 up to 7%
-    (docs/experiments.md; one tuning seed, 600 tries for each of fifteen truths).
+    quadratic in the eight hyperparameters, without it up to 20% of the comparisons have a winner, with 0.5 up to 5%
+    (docs/experiments.md; one or two patterns, one tuning seed, 600 tries for each of fifteen truths).
     """
     trials = finished_trials(losses_by_trial)
     if not patterns or len(trials) < 2:
