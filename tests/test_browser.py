@@ -168,6 +168,20 @@ def test_stories_and_loss_are_near_the_top(pages: dict[str, Path], browser: Brow
     assert browser.value("document.documentElement.scrollHeight") < 3000
 
 
+OFF_THE_LINE = """(() => {
+  const middle = one => { const box = one.getBoundingClientRect(); return (box.top + box.bottom) / 2; };
+  return [...document.querySelectorAll(".strip")].filter(one => one.querySelector(".dot"))
+    .map(one => Math.abs(middle(one.querySelector(".dot")) - middle(one.querySelector(".axis"))));
+})()"""
+
+
+def test_the_mark_of_a_difference_lies_on_its_line(pages: dict[str, Path], browser: Browser) -> None:
+    """The style of the loss plot's pointer once moved it up by half its size."""
+    browser.open(pages["three arms"], 1280)
+    apart = browser.value(OFF_THE_LINE)
+    assert len(apart) == 3 and max(apart) <= 1
+
+
 PANEL = """(() => {
   const shown = [...document.querySelectorAll(".switched:first-of-type .panel")].filter(one => one.checkVisibility());
   return shown.map(one => one.dataset.axis);
