@@ -28,6 +28,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import with_changes
+from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train import run_folder
@@ -305,14 +306,20 @@ def test_an_interrupted_comparison_resumes_to_the_same_end(
         assert all(pair["ci95"] is None for pair in report["comparisons"])
 
 
+def trained_alone(config: RunConfig, out: Path) -> tuple[RunConfig, PreparedData, Path]:
+    """A comparison of one arm, trained to its end: its configuration, its data and the run's folder."""
+    config, data = set_up(replace(config, arms={"NanoGPT": {"from": "nanogpt"}}), out)
+    (arm,) = comparison.make_runs(config, data, out).values()
+    folder = comparison.run_folder(out, "NanoGPT", config.seed)
+    list(train(build_state(arm, data, folder)))
+    return config, data, folder
+
+
 def test_a_finished_comparison_goes_on_with_other_settings(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It used to report the results that it had under the settings that it was given, without a step more."""
-    config, data = set_up(replace(tiny_config(max_steps=2), arms={"NanoGPT": {"from": "nanogpt"}}), tmp_path)
-    (arm,) = comparison.make_runs(config, data, tmp_path).values()
-    folder = comparison.run_folder(tmp_path, "NanoGPT", config.seed)
-    list(train(build_state(arm, data, folder)))
+    config, data, folder = trained_alone(tiny_config(max_steps=2), tmp_path)
     trained: list[int | None] = []
 
     def go_on(config: RunConfig, *_: Any) -> list[dict[str, Any]]:
@@ -351,10 +358,7 @@ def test_a_change_that_was_ended_while_data_was_prepared_is_not_forgotten(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed without --allow-changes, it reported the old results as those of the new text."""
-    config, data = set_up(replace(tiny_config(max_steps=2), arms={"NanoGPT": {"from": "nanogpt"}}), tmp_path)
-    (arm,) = comparison.make_runs(config, data, tmp_path).values()
-    folder = comparison.run_folder(tmp_path, "NanoGPT", config.seed)
-    list(train(build_state(arm, data, folder)))
+    config, _, folder = trained_alone(tiny_config(max_steps=2), tmp_path)
     for name in (folder / "result.json", tmp_path / "report.json"):
         name.write_text("{}")
     changed = with_changes(config, {"dataset.val_fraction": 0.2})

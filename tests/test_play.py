@@ -152,19 +152,26 @@ class Busy:
         pass
 
 
-def test_who_no_longer_waits_keeps_no_place_in_the_queue(both: Opened) -> None:
-    """And a wish for more than there is room for leaves the visitor's earlier one where it was."""
-    desk, busy = Desk(both, Limits(at_once=1, queue=2)), Busy()
+def occupied(players: Opened) -> tuple[Desk, Busy]:
+    """A desk that is busy, with room for two more."""
+    desk, busy = Desk(players, Limits(at_once=1, queue=2)), Busy()
     desk.worker.submit([busy])
     deadline = time.monotonic() + PATIENCE
     while desk.worker.waiting:
         assert time.monotonic() < deadline
+    return desk, busy
+
+
+def test_who_no_longer_waits_keeps_no_place_in_the_queue(both: Opened) -> None:
+    """And a wish for more than there is room for leaves the visitor's earlier one where it was."""
+    desk, busy = occupied(both)
     mine, other = desk.compute("a", lambda: "mine"), desk.compute("b", lambda: "other")
     with pytest.raises(UserError, match="3 texts .* try again in a moment"):
         desk.write("a", list(both.values()), asked())
     assert not mine.cancelled and (desk.ahead(mine), desk.ahead(other)) == (0, 1)
     desk.stop("a")
     finished([mine])
+    deadline = time.monotonic() + PATIENCE
     while desk.worker.present > 2:
         assert time.monotonic() < deadline
     third = desk.compute("c", lambda: "third")
@@ -184,11 +191,7 @@ def test_a_second_wish_takes_the_room_of_the_first_at_the_end_of_the_queue(both:
     finished(first)
     desk.close()
 
-    desk, busy = Desk(both, Limits(at_once=1, queue=2)), Busy()
-    desk.worker.submit([busy])
-    deadline = time.monotonic() + PATIENCE
-    while desk.worker.waiting:
-        assert time.monotonic() < deadline
+    desk, busy = occupied(both)
     mine, other = desk.compute("a", lambda: "mine"), desk.compute("b", lambda: "other")
     for _ in range(99):
         again = desk.compute("a", lambda: "again")
