@@ -234,7 +234,8 @@ def test_whoever_reads_a_verdict_is_told_if_the_arms_did_not_have_the_same_chanc
     conditions = [
         {**arm, "search": {**arm["search"], "changed": ["train.max_steps", "dataset.path"]}} for arm in arms
     ]
-    assert search_note(conditions) == search_note(arms), "another text is another text for all"
+    elsewhere = " It was made with other values of dataset.path and train.max_steps."
+    assert search_note(conditions) == search_note(arms) + elsewhere, "another text is another text for all"
     *others, last = arms
     own = {**last, "search": {**last["search"], "changed": ["optim.lr", "dataset.path"]}}
     found = search_note([*others, own])

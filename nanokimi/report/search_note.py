@@ -48,7 +48,8 @@ def search_note(arms: Sequence[Record]) -> str:
         return _inherited_note(arms, first)
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
     less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
-    return f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
+    said = f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
+    return said + _elsewhere(searches)
 
 
 def _inherited_note(arms: Sequence[Record], first: Record) -> str:
@@ -59,6 +60,12 @@ def _inherited_note(arms: Sequence[Record], first: Record) -> str:
         f"NOT SEARCHED AT THIS SIZE: every arm inherits the settings of {first['inherited_file']}. Of them only the "
         f"learning rate was tuned here, with {first['trials']} rates for each arm; the best one lies {place}."
     )
+
+
+def _elsewhere(searches: Sequence[Record]) -> str:
+    """A sentence on the conditions that are others than in the search, for all arms alike; empty if none are."""
+    names = {name for one in searches for name in one.get("changed") or [] if name.startswith(CONDITIONS)}
+    return f" It was made with other values of {listed(sorted(names))}." if names else ""
 
 
 def _own_changes(search: Record) -> list[str]:
