@@ -18,6 +18,8 @@ from nanokimi.errors import UserError
 from nanokimi.measure.stats import search_variance, t_quantile
 from nanokimi.report.pairs import is_decided
 from nanokimi.study.search import Design
+from nanokimi.study.search_noise import earlier_variances, noise_of_searches, searched_arm
+from nanokimi.study.tuning_record import read_settled
 
 ARMS = ("NanoKimi", "NanoGPT with Muon", "NanoGPT")
 BASELINES: dict[str, dict[str, float | None]] = {"5-gram": {"test_loss": None}}
@@ -221,3 +223,42 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path, damage: Record)
     search["arms"]["NanoGPT"] |= damage
     with pytest.raises(UserError, match="is not a search.json"):
         read_search(small(tmp_path, "mine.json", search))
+
+
+def test_a_study_with_inherited_settings_has_the_noise_of_the_earlier_search(tmp_path: Path) -> None:
+    """`ladder --tuned` with a file of `sweep --inherit` had that of its few rates alone."""
+    records, seeds = read_settled(search_file("k2-5m")), [1.30, 1.31, 1.32]
+    rows = {
+        name: {
+            "name": name,
+            "tuning": record,
+            "search_variance": 1e-6,
+            "inherited_variance": 0.0,
+            "earlier_variances": earlier_variances(record, seeds),
+        }
+        for name, record in records.items()
+    }
+    kimi, gpt = rows["NanoKimi"], rows["NanoGPT"]
+    assert searched_arm(kimi) is None, "its own name in another file is another search"
+    table = shipped("k2-1m")["arms"]["NanoKimi"]["table"]
+    expected = search_variance([trial["losses"] for trial in table], seeds, patterns=1)
+    assert kimi["earlier_variances"] == {"NanoKimi of k2-1m.json": pytest.approx(expected)} and expected > 0
+    both = sum(value for row in (kimi, gpt) for value in row["earlier_variances"].values())
+    weights = {"NanoKimi": 1.0, "NanoGPT": -1.0}
+    found = noise_of_searches(weights, {"NanoKimi": kimi, "NanoGPT": gpt})
+    assert found == pytest.approx(2e-6 + both)
+    shared = {"NanoKimi": kimi, "NanoGPT": {**gpt, "earlier_variances": kimi["earlier_variances"]}}
+    assert noise_of_searches(weights, shared) == pytest.approx(2e-6), "the same luck cancels"
+    unknown = {"NanoKimi": kimi, "NanoGPT": {**gpt, "earlier_variances": {"NanoGPT of x.json": None}}}
+    assert noise_of_searches(weights, unknown) == float("inf")
+    search = shipped("k2-5m")
+    for record in search["arms"].values():
+        record["inherited_file"] = "gone.json"
+    (tmp_path / "mine.json").write_text(json.dumps(search))
+    with pytest.raises(UserError, match=r"gone.json is not to be found: put that file beside it"):
+        read_settled(tmp_path / "mine.json")
+    for record in search["arms"].values():
+        record["inherited_searches"] = [{"file": 1}]
+    (tmp_path / "mine.json").write_text(json.dumps(search))
+    with pytest.raises(UserError, match=r"mine.json is damaged: what it says of earlier searches"):
+        read_settled(tmp_path / "mine.json")

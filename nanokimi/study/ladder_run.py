@@ -32,7 +32,7 @@ from nanokimi.study.study import (
     study_title,
     write_plan,
 )
-from nanokimi.study.tuning_record import SEARCHED, read_tuned
+from nanokimi.study.tuning_record import SEARCHED, read_settled
 
 EQUAL_BUDGETS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 UNDER_EVERY_BUDGET = (START, MUON_START, END)
@@ -59,7 +59,7 @@ class LadderOptions(TuningOptions):
 def run_ladder(config: RunConfig, out: Path, options: LadderOptions) -> dict[str, Any]:
     """Run the whole study and write its pages; returns the report. Runs that `out` already holds are not repeated."""
     with open_study(config, out) as study:
-        known = None if options.tuned is None else read_tuned(options.tuned)
+        known = None if options.tuned is None else read_settled(options.tuned)
         kinds = {record["kind"] for record in (known or {}).values()}
         searched = options.search == FULL if known is None else SEARCHED in kinds
         arms, comparisons = plan_ladder(study.config, options.designs, options.components, searched)

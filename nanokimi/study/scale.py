@@ -35,7 +35,7 @@ from nanokimi.study.study import (
     study_title,
     write_plan,
 )
-from nanokimi.study.tuning_record import read_tuned
+from nanokimi.study.tuning_record import read_settled
 
 MIN_SIZES = 4
 MOST_TIMES = 1000
@@ -139,7 +139,7 @@ def run_scale(config: RunConfig, out: Path, options: ScaleOptions) -> dict[str, 
     if len(set(options.sizes)) < MIN_SIZES:
         raise UserError(f"--sizes names {len(set(options.sizes))}: a curve needs at least {MIN_SIZES}")
     if options.ladder.tuned is not None:
-        read_tuned(options.ladder.tuned)  # a wrong file is refused before anything is audited
+        read_settled(options.ladder.tuned)  # a wrong file is refused before anything is audited
     with open_study(config, out) as study:
         arms = with_leaks_found(scale_arms(study.config, options), study)
         with study.pool(options.ladder.workers, options.ladder.keep) as pool:
@@ -209,8 +209,9 @@ def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
     # A family's sizes share one search, whose luck other families do not share.
-    if row["search_variance"] is not None:
-        more["search_variance"] = row["search_variance"] + row["inherited_variance"]
+    noises = [row["search_variance"], *row["earlier_variances"].values()]
+    known = [noise for noise in noises if noise is not None]
+    more["search_variance"] = sum(known) + row["inherited_variance"] if known == noises else None
     return {**{key: row[key] for key in kept}, **more}
 
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from nanokimi.compare.earlier_searches import SEARCHES, patterns_of
+from nanokimi.measure.stats import search_variance
 
 
 def with_inherited_variance(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the variance that the search adds whose settings they inherit; 0 for settings of their own."""
+    """The rows, with the variance that the searches add whose settings they inherit; 0 for settings of their own."""
     own = {row["name"]: row.get("search_variance") for row in rows if row["budget"] == "tokens"}
     return [{**row, "inherited_variance": own.get(searched_arm(row)) or 0.0} for row in rows]
 
 
+def earlier_variances(tuning: dict[str, Any], chosen: Sequence[float]) -> dict[str, float | None]:
+    """The variance that each search of another file adds from which an arm inherits; None if its trials can't tell.
+
+    `chosen` are the validation losses of the arm's runs. The keys name the search.
+    """
+    found = {}
+    for one in tuning.get(SEARCHES) or ():
+        noise = search_variance(one["losses"], chosen, patterns=patterns_of(one))
+        found[f"{one['arm']} of {one['file']}"] = noise if math.isfinite(noise) else None
+    return found
+
+
 def searched_arm(row: dict[str, Any]) -> str | None:
-    """The arm whose settings an arm inherits; None if it has its own."""
-    return (row["tuning"] or {}).get("inherited_from")
+    """The arm of the study whose settings an arm inherits; None if it has its own, or those of another file."""
+    tuning = row["tuning"] or {}
+    return None if "inherited_file" in tuning else tuning.get("inherited_from")
 
 
 def noise_of_searches(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
@@ -27,14 +43,30 @@ def noise_of_searches(weights: Mapping[str, float], rows: Mapping[str, dict[str,
     noises = {name: row["search_variance"] for name, row in rows.items()}
     if None in noises.values():
         return math.inf
-    return sum(weight**2 * noises[name] for name, weight in weights.items()) + inherited_noise(weights, rows)
+    own = sum(weight**2 * noises[name] for name, weight in weights.items())
+    return own + inherited_noise(weights, rows) + earlier_noise(weights, rows)
 
 
 def inherited_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
-    """The variance of a comparison by searches that its arms inherit from.
+    """The variance of a comparison by searches of its study that its arms inherit from.
 
     Arms that have the settings of one and the same search share its luck, which their difference then lacks.
     """
     origins = {name: searched_arm(row) or name for name, row in rows.items()}
     alone = [name for name in rows if list(origins.values()).count(origins[name]) == 1]
     return sum(weights[name] ** 2 * float(rows[name]["inherited_variance"]) for name in alone)
+
+
+def earlier_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
+    """The variance of a comparison by searches of other files, whose luck arms share that inherit from the same one."""
+    shared: dict[str, float] = {}
+    noises: dict[str, list[float | None]] = {}
+    for name, row in rows.items():
+        for search, noise in row.get("earlier_variances", {}).items():
+            shared[search] = shared.get(search, 0.0) + weights[name]
+            noises.setdefault(search, []).append(noise)
+    return sum(
+        weight**2 * max(math.inf if noise is None else noise for noise in noises[search])
+        for search, weight in shared.items()
+        if weight
+    )

@@ -20,7 +20,7 @@ from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import KEYS, RATE, Values, hyperparameters_of, settings_of
 from nanokimi.study.study import Study, StudyArm, job_of
 from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
-from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_tuned, write_tuned
+from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_settled, write_tuned
 
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
@@ -80,7 +80,7 @@ def settle(
 
 def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyArm]:
     """The arms with what an earlier study found, converted to this one's widths and steps."""
-    known = read_tuned(path)
+    known = read_settled(path)
     missing = [arm.name for arm in arms if arm.name not in known and arm.leaking is None]
     if missing:
         raise UserError(

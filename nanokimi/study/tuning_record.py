@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.earlier_searches import GRID, WHOLE
+from nanokimi.compare.earlier_searches import GRID, MISSING, WHOLE, with_earlier_searches
 from nanokimi.errors import UserError
 from nanokimi.report.units import is_number
 from nanokimi.runtime.files import read_json, write_json
@@ -81,6 +81,27 @@ def read_tuned(path: Path) -> dict[str, Record]:
             f"{path} is not a tuned.json: name that of an earlier ladder or scale, or a search.json"
         )
     return {name: read_record(path, name, found) for name, found in arms.items()}
+
+
+def read_settled(path: Path) -> dict[str, Record]:
+    """What `read_tuned` reads, for a study that judges arms with these settings: with the noise of earlier searches."""
+    return {name: with_noise(path, record) for name, record in read_tuned(path).items()}
+
+
+def with_noise(path: Path, record: Record) -> Record:
+    """A record with the searches of other files that its settings are from; UserError if one of them is missing."""
+    if "inherited_file" not in record:
+        return record
+    try:
+        found = with_earlier_searches(record, path)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is damaged: what it says of earlier searches cannot be read") from None
+    if (missing := found[MISSING]) is not None:
+        raise UserError(
+            f"{path} inherits settings from an earlier search whose noise belongs into the intervals, but "
+            f"{missing['why']}: put that file beside it"
+        )
+    return found
 
 
 def read_record(path: Path, name: str, found: Any) -> Record:
