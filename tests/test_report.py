@@ -18,9 +18,18 @@ from nanokimi.errors import UserError
 from nanokimi.report import page as report_page
 from nanokimi.report import records, units, write_report
 from nanokimi.report.incidents import incident_lines
-from nanokimi.report.metrics import PEAK_MEMORY, TEST_LOSS, TRAIN_TIME, winner_of
+from nanokimi.report.metrics import (
+    PARAMS,
+    PEAK_MEMORY,
+    STEP_TIME,
+    TEST_LOSS,
+    TRAIN_TIME,
+    make_costs,
+    winner_of,
+)
 from nanokimi.report.pairs import caveats, headline, spread_words
-from nanokimi.report.plots import position_losses
+from nanokimi.report.picture import draw_bars, draw_costs
+from nanokimi.report.plots import PAPER, position_losses
 from nanokimi.report.records import Arm, Run
 from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json
@@ -245,6 +254,27 @@ def test_whoever_reads_a_verdict_is_told_if_the_arms_did_not_have_the_same_chanc
     assert search_note([*others, {**last, "search": None}]).endswith("no search was made for NanoGPT.")
     assert search_note([{**arm, "search": None} for arm in arms]).startswith("NOT TUNED")
     assert search_note([{**arms[0], "search": None}]) == ""
+
+
+def test_the_bars_of_the_picture_show_their_seeds(tmp_path: Path) -> None:
+    """A mean without its spread looked as certain as a count of parameters."""
+    from matplotlib.figure import Figure
+
+    write_comparison(tmp_path, kinds=())
+    _, arms = records.read_comparison(tmp_path)
+    for arm in arms:
+        for number, run in enumerate(arm.runs):
+            run.metadata["ms_per_step"] = 40.0 + number
+    costs = make_costs(arms, [STEP_TIME, PARAMS])
+    axes = Figure().add_subplot()
+    draw_costs(axes, PAPER, arms, costs)
+    top = max(costs[0][2])
+    drawn = [line.get_xdata() for line in axes.lines]
+    timed = [[run.metadata["ms_per_step"] / top for run in arm.runs] for arm in arms]
+    assert drawn == [pytest.approx([min(one), max(one)]) for one in timed], "parameters do not differ"
+    axes = Figure().add_subplot()
+    draw_bars(axes, PAPER, [("mine", "black", 1.0, [0.9, 1.1, 1.0]), ("gzip", "grey", 3.0, [])], "Bits")
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.9, 1.1]]
 
 
 def test_quality_without_a_winner_is_not_marked(tmp_path: Path) -> None:

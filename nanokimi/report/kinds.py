@@ -20,6 +20,7 @@ from nanokimi.report.plots import (
     TRAINING,
     Curve,
     Paint,
+    draw_range,
     dress,
 )
 from nanokimi.report.reading import how_to_read
@@ -233,7 +234,7 @@ def draw_cost(axes: Axes, paint: Paint, arms: Sequence[Arm], key: str, label: st
             color=paint.arms[arm.style.colour], hatch=HATCHES[arm.style.dash], edgecolor=paint.paper
         )
         axes.barh(place, fmean(values), height=0.62, linewidth=0, **style)
-        _range(axes, paint, values, place)
+        draw_range(axes, paint, values, place)
         highest = max(highest, *values)
         _number(axes, paint, units.plain(fmean(values)), (max(values), place))
     _names(axes, paint, [arm.label for arm in arms])
@@ -272,7 +273,7 @@ def draw_test(
         for arm in arms:
             values = scores[arm.label]
             if values:
-                _range(axes, paint, values, place)
+                draw_range(axes, paint, values, place)
                 axes.plot(
                     [fmean(values)],
                     [place],
@@ -293,14 +294,6 @@ def _number(axes: Axes, paint: Paint, text: str, place: tuple[float, float]) -> 
     axes.annotate(
         text, place, xytext=(8, 0), textcoords="offset points", va="center", color=paint.ink, fontsize=8
     )
-
-
-def _range(axes: Axes, paint: Paint, values: Sequence[float], place: float) -> None:
-    """Draw a line with ends from the lowest to the highest value, if there are several."""
-    if len(values) > 1:
-        axes.plot(
-            [min(values), max(values)], [place] * 2, color=paint.ink, linewidth=1.3, marker="|", markersize=7
-        )
 
 
 def _names(axes: Axes, paint: Paint, names: Sequence[str], places: Sequence[float] | None = None) -> None:

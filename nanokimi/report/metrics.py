@@ -14,8 +14,8 @@ from typing import Any
 from nanokimi.report import units
 from nanokimi.report.records import Arm, Record, fewest_seeds, winner_name
 
-Cost = tuple[str, list[str], list[float]]
-"""Title, and each arm's text and value."""
+Cost = tuple[str, list[str], list[float], list[list[float]]]
+"""Title, and each arm's text, value and the values of its runs."""
 
 TIE = 0.02
 """Costs count as equal if they differ by less than this share, because timings on a machine vary as much."""
@@ -168,6 +168,14 @@ def value_of(arm: Arm, metric: Metric) -> Any:
     return _over_seeds(arm, metric.key)
 
 
+def values_of(arm: Arm, metric: Metric) -> list[float]:
+    """The number of each run that has one."""
+    found = [run.metadata.get("peak_memory_bytes" if metric is MEMORY else metric.key) for run in arm.runs]
+    idle = [run.metadata.get("idle_memory_bytes") if metric is MEMORY else 0 for run in arm.runs]
+    pairs = zip(found, idle, strict=True)
+    return [value - nothing for value, nothing in pairs if value is not None and nothing is not None]
+
+
 def _over_seeds(arm: Arm, key: str) -> Any:
     """The arm's own entry, or else the mean over the runs that have one. Values that are not numbers are listed.
 
@@ -249,10 +257,11 @@ def make_table(arms: Sequence[Arm], verdict: Record) -> list[Record]:
 
 
 def make_costs(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[Cost]:
-    """Title, texts and values of each cost that every arm has."""
+    """Each cost that every arm has."""
     costs = []
     for metric in metrics:
         values = [value_of(arm, metric) for arm in arms]
         if None not in values:
-            costs.append((metric.title, [metric.show(value) for value in values], values))
+            single = [values_of(arm, metric) for arm in arms]
+            costs.append((metric.title, [metric.show(value) for value in values], values, single))
     return costs

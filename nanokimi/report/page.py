@@ -107,7 +107,7 @@ def make_cost_bars(arms: Sequence[Arm], metrics: Sequence[Metric] = COSTS) -> li
             "title": title,
             "bars": [(*bar, bar[2] / (max(values) or 1)) for bar in zip(arms, texts, values, strict=True)],
         }
-        for title, texts, values in make_costs(arms, metrics)
+        for title, texts, values, _ in make_costs(arms, metrics)
     ]
 
 

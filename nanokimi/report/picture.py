@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nanokimi.report.metrics import BITS_PER_BYTE, Cost, value_of
+from nanokimi.report.metrics import BITS_PER_BYTE, Cost, value_of, values_of
 from nanokimi.report.pairs import headline, make_strip
 from nanokimi.report.plots import (
     HATCHES,
@@ -16,6 +16,7 @@ from nanokimi.report.plots import (
     Paint,
     draw_loss,
     draw_position,
+    draw_range,
     dress,
     mark_of,
     position_losses,
@@ -32,36 +33,44 @@ TITLE_WIDTH = 120
 """Characters of the title, which has at most two lines, in a line."""
 
 
-def draw_bars(axes: Axes, paint: Paint, bars: Sequence[tuple[str, str, float]], x_label: str) -> None:
-    """Horizontal bars (name, colour, value) with their numbers, the first on top."""
-    names, colours, values = zip(*bars, strict=True)
+Bar = tuple[str, str, float, list[float]]
+"""Name, colour, value, and the values of single seeds."""
+
+
+def draw_bars(axes: Axes, paint: Paint, bars: Sequence[Bar], x_label: str) -> None:
+    """Horizontal bars with their numbers and a line from the lowest to the highest seed, the first on top."""
+    names, colours, values, seeds = zip(*bars, strict=True)
+    ends = [max([value, *own]) for value, own in zip(values, seeds, strict=True)]
     dress(axes, paint, x_label, "")
     axes.grid(False)
     places = list(range(len(names)))
     axes.barh(places, values, color=colours, height=0.66)
-    for place, value in zip(places, values, strict=True):
-        axes.annotate(f" {value:.3f}", (value, place), va="center", color=paint.ink)
+    for place, value in enumerate(values):
+        draw_range(axes, paint, seeds[place], place)
+        axes.annotate(f" {value:.3f}", (ends[place], place), va="center", color=paint.ink)
     axes.set_yticks(places, [textwrap.fill(name, 24) for name in names])
     axes.tick_params(axis="y", labelsize=8 if len(names) > 9 else 8.6)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.16 * max(values))
+    axes.set_xlim(0, 1.16 * max(ends))
 
 
 def draw_costs(axes: Axes, paint: Paint, arms: Sequence[Arm], costs: Sequence[Cost]) -> None:
-    """Groups of bars: each cost as a share of the highest, with its number if there is room."""
+    """Groups of bars: each cost as a share of the highest, with its seeds, and its number if there is room."""
     dress(axes, paint, "Each relative to the highest; shorter is cheaper", "")
     axes.grid(False)
     axes.set_xticks([])
     height = 0.8 / len(arms)
-    for i, (_, texts, values) in enumerate(costs):
+    for i, (_, texts, values, seeds) in enumerate(costs):
         top = max(values) or 1.0
-        for row, (arm, text, value) in enumerate(zip(arms, texts, values, strict=True)):
+        for row, (arm, text, value, own) in enumerate(zip(arms, texts, values, seeds, strict=True)):
             place = i - 0.4 + height * (row + 0.5)
             style: dict[str, Any] = dict(hatch=HATCHES[arm.style.dash], edgecolor=paint.paper, linewidth=0)
             axes.barh(place, value / top, color=paint.arms[arm.style.colour], height=height * 0.92, **style)
+            draw_range(axes, paint, [one / top for one in own], place, ends=5)
             if len(arms) <= 3:
-                axes.annotate(f" {text}", (value / top, place), va="center", color=paint.ink, fontsize=7.5)
-    axes.set_yticks(range(len(costs)), [textwrap.fill(title, 17) for title, _, _ in costs])
+                end = max([value, *own]) / top
+                axes.annotate(f" {text}", (end, place), va="center", color=paint.ink, fontsize=7.5)
+    axes.set_yticks(range(len(costs)), [textwrap.fill(cost[0], 17) for cost in costs])
     axes.set_ylim(len(costs) - 0.45, -0.55)
     axes.set_xlim(0, 1.3)
 
@@ -150,17 +159,24 @@ def _draw_panels(figure: Figure, report: Record, arms: Sequence[Arm], costs: Seq
     draw_loss(panel(f"Validation loss by step{lines}"), PAPER, arms, "step", baselines)
     draw_loss(panel("Validation loss by training time"), PAPER, arms, "train_seconds", baselines)
     bits = [(arm, value_of(arm, BITS_PER_BYTE)) for arm in arms]
-    bars = [(arm.label, PAPER.arms[arm.style.colour], value) for arm, value in bits if value is not None]
-    bars += [
-        (b["name"], BASELINE_COLOUR, b["bits_per_byte"]) for b in baselines if b["bits_per_byte"] is not None
+    bars: list[Bar] = [
+        (arm.label, PAPER.arms[arm.style.colour], value, values_of(arm, BITS_PER_BYTE))
+        for arm, value in bits
+        if value is not None
     ]
+    bars += [
+        (b["name"], BASELINE_COLOUR, b["bits_per_byte"], [])
+        for b in baselines
+        if b["bits_per_byte"] is not None
+    ]
+    spread = "; line: seeds" if several else ""
     if bars:
-        draw_bars(panel("Test text, beside simple baselines"), PAPER, bars, "Bits per byte")
+        draw_bars(panel(f"Test text and simple baselines{spread}"), PAPER, bars, "Bits per byte")
     strip = make_strip(report, arms)
     if strip:
         draw_pairs(panel("Differences of test loss"), PAPER, strip["rows"], key_of_pairs(strip))
     if costs:
-        draw_costs(panel("Cost"), PAPER, arms, costs)
+        draw_costs(panel(f"Cost{spread}"), PAPER, arms, costs)
     if any(position_losses(arm) for arm in arms):
         draw_position(panel("Test loss by position"), PAPER, arms)
     for axes in panels:

@@ -156,6 +156,13 @@ def dress(axes: Axes, paint: Paint, x_label: str, y_label: str) -> None:
         spine.set_color(paint.grid)
 
 
+def draw_range(axes: Axes, paint: Paint, values: Sequence[float], place: float, ends: float = 7) -> None:
+    """Draw a line from the lowest to the highest value, if they differ; its ends are so many points high."""
+    if len(set(values)) > 1:
+        low_high = [min(values), max(values)]
+        axes.plot(low_high, [place] * 2, color=paint.ink, linewidth=1.3, marker="|", markersize=ends)
+
+
 def short_ticks(axes: Axes) -> None:
     """Set at most six ticks, with short labels."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
