@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -166,8 +167,12 @@ def other_rounding() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Prepared data of a test stays out of the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Prepared data of a test stays out of the user's cache.
+
+    Not by `mktemp`, which reads the names of all earlier folders to find the next number.
+    """
+    folder = tmp_path_factory.getbasetemp() / "caches" / uuid4().hex
+    folder.mkdir(parents=True)
     monkeypatch.setenv("NANOKIMI_CACHE", str(folder))
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def package_of(path: Path) -> str:
@@ -72,7 +78,7 @@ def test_imports_run_one_way(path: Path) -> None:
     assert package in LEVELS, f"{package} is new: give it a level"
     wrong = [
         f"line {line}: {package} imports {other}"
-        for line, other in imported_packages(ast.parse(path.read_text()))
+        for line, other in imported_packages(tree_of(path))
         if not may_import(package, other)
     ]
     assert not wrong, wrong
@@ -91,7 +97,7 @@ def test_the_import_rules_can_fail() -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_FILE_LINES
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, Function):
             length = (node.end_lineno or 0) - node.lineno + 1
             doc = node.body[0]
@@ -114,7 +120,7 @@ def test_nothing_runs_code_from_data(path: Path) -> None:
     name = NAMES[FILES.index(path)]
     runs_a_named_file = {"compile", "exec"} if name == "runtime/plugins.py" else set()
     unpickles = {"pickle"} if name == "data/plain_pickle.py" else set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         where = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
@@ -132,7 +138,7 @@ def test_nothing_runs_code_from_data(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_every_public_function_and_class_says_what_it_is(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     if tree.body:
         assert ast.get_docstring(tree), "the module has no docstring"
     silent = [
@@ -150,7 +156,7 @@ def test_every_public_function_and_class_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_runs_at_import(path: Path) -> None:
     """A module only defines: no seeding, no printing, no device is touched by importing it."""
-    for node in ast.parse(path.read_text()).body:
+    for node in tree_of(path).body:
         assert not isinstance(node, ast.For | ast.While | ast.With | ast.Try), f"line {node.lineno}"
         if isinstance(node, ast.Expr):
             assert isinstance(node.value, ast.Constant), f"line {node.lineno}: {ast.unparse(node)}"
