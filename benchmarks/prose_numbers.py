@@ -61,6 +61,15 @@ def shipped(key: str, arm: str = "NanoKimi") -> float:
     return float(next(model[key] for model in models if model["name"] == arm))
 
 
+def shipped_right(arm: str = "NanoKimi") -> str:
+    """How many of 100 long stories one of the models that ship tells right."""
+    models = read_json(ROOT / "nanokimi" / "pretrained" / "tales-1m" / "shipped.json")["models"]
+    (told,) = [model["texts"]["tales"]["judged"]["perfect"] for model in models if model["name"] == arm]
+    if told["total"] != 100:
+        raise ValueError(f"{told['total']} stories were judged, not 100")
+    return str(sum(told["right"]))
+
+
 def shipped_lead() -> str:
     """By how much the NanoGPT with Muon that ships is below the NanoKimi that ships."""
     return f"{shipped('test_loss') - shipped('test_loss', 'NanoGPT with Muon'):.3f}"
@@ -107,6 +116,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "leads-p": p_of_leads,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
+    "shipped-right": shipped_right,
+    "shipped-right-muon": lambda: shipped_right("NanoGPT with Muon"),
     "shipped-steps": lambda: f"{shipped('steps'):,.0f}",
     "leaky": lambda: str(len(audited("LEAKY"))),
     "clean": lambda: str(len(audited("CLEAN"))),

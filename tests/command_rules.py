@@ -57,7 +57,6 @@ class Rule:
 RULES = (
     # ---- what reads a run
     Rule(r"^nanokimi sample tales-1m$", "--max_new_tokens 8", slow=False, says="NanoKimi.*\n.*\n--- NanoGPT"),
-    Rule(r"^nanokimi inspect tales-1m --max_new_tokens 1 ", slow=False, says="crimson 99%"),
     Rule(
         r"^nanokimi inspect tales-1m ",
         "--max_new_tokens 4",

@@ -174,7 +174,7 @@ def test_answers_about_one_story_are_recorded_as_no_more_alike_than_others() -> 
     lines = (root / "docs" / "results" / "tales-short.jsonl").read_text(encoding="utf-8").splitlines()
     shipped = json.loads((root / "nanokimi" / "pretrained" / "tales-1m" / "shipped.json").read_text())
     asked = {"tales-short": [run["tales"]["recall"] for run in map(json.loads, lines) if run.get("tales")]}
-    asked["tales"] = [model["recall"] for model in shipped["models"]]
+    asked["tales"] = [model["texts"]["tales"]["recall"] for model in shipped["models"]]
     found, stories_asked = [], []
     for world, questions in worlds.items():
         probes = collect_probes(questions, world)
@@ -186,6 +186,7 @@ def test_answers_about_one_story_are_recorded_as_no_more_alike_than_others() -> 
                     for probe in probes[distance]
                 ]
                 stories_asked.append(len(set(stories)))
-                found.append(variance_between_stories(answers["right"], stories))
-    assert stories_asked[:2] == [21, 32] and len(found) == 3 * 2 + 2 * 4
-    assert sum(found) / len(found) == pytest.approx(1.0, abs=0.05) and 0.7 < min(found) and max(found) < 1.4
+                if 0 < sum(answers["right"]) < len(answers["right"]):  # else neither has a variance
+                    found.append(variance_between_stories(answers["right"], stories))
+    assert stories_asked[:2] == [21, 32] and len(found) == 3 * 2 + 2 * 4 - 1
+    assert sum(found) / len(found) == pytest.approx(1.0, abs=0.05) and 0.7 < min(found) and max(found) < 1.15
