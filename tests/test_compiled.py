@@ -85,7 +85,9 @@ def test_compiled_training_is_the_same(dtype: Any, tiny_config: Build, tmp_path:
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", [DTYPES[0], *(pytest.param(one, marks=pytest.mark.slow) for one in DTYPES[1:])]
+)
 def test_compiled_training_with_experts_is_the_same_and_resumes_bit_for_bit(
     dtype: Any, tiny_config: Build, tmp_path: Path
 ) -> None:
