@@ -120,7 +120,8 @@ smoke: setup
 compare: setup
 	$(BIN)/nanokimi compare $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-# The models that ship (docs/pretrained.md): four hours or more. An interrupted training goes on where it was.
+# The models that ship (docs/pretrained.md): four hours or more. An interrupted training goes on where it was. If the
+# preset has changed since the first stage, delete runs/pretrained: the second stage takes any change.
 pretrained: setup
 	test -e runs/pretrained/.first-stage || $(BIN)/nanokimi compare --config tales-1m --train.max_steps 4000 --threads 1 \
 		--out runs/pretrained --resume

@@ -55,7 +55,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     folders = first_seeds(options.comparison)
-    shutil.rmtree(options.out, ignore_errors=True)  # the comparison is one and has finished
+    results = [options.comparison / "report.json", *(folder / "result.json" for folder in folders)]
+    if not folders or not all(path.is_file() for path in results):
+        parser.error(f"{options.comparison} is not a finished comparison")
+    shutil.rmtree(options.out, ignore_errors=True)
     ship(options.comparison, folders, options.out)
     models = []
     for folder in folders:
@@ -197,12 +200,13 @@ def losses_of(run: Run, name: str, scores: dict[str, Any], before: dict[str, Any
 def told(run: Run, world: str, stories: int) -> dict[str, Any]:
     """The stories that a model writes in a world, before the world's parser, and what it knows of those it reads."""
     context = run.config.train.context_length
-    facts = facts_known(run, world, stories)
+    facts, judged = facts_known(run, world, stories), judge_stories(partial(story, run), stories, world)
+    shown = [one["text"] for one in judged.pop("examples")[:SHOWN_STORIES]]
     return {
-        "judged": judge_stories(partial(story, run), stories, world),
+        "judged": judged,
         "recall": recall(run.model, run.data.tokenizer, context, stories, world),
         "facts": {kind: [len(places), *np.mean(places, axis=0).tolist()] for kind, places in facts.items()},
-        "stories": [shown_story(run, number, world) for number in range(SHOWN_STORIES)],
+        "stories": [shown_story(text, number, world) for number, text in enumerate(shown)],
     }
 
 
@@ -213,10 +217,9 @@ def story(run: Run, opening: str, number: int) -> str:
     return run.data.tokenizer.decode(list(story_ids(run.model, run.data.tokenizer, opening, config)))
 
 
-def shown_story(run: Run, number: int, world: str) -> dict[str, Any]:
+def shown_story(text: str, number: int, world: str) -> dict[str, Any]:
     """One of the judged stories, and what the parser says of it."""
     opening = first_sentence(tales.tell(QUESTION_SEED, number, world).text)
-    text = opening + story(run, opening, number)
     return {"opening": opening, "text": text, **asdict(tales.judge(text, world))}
 
 

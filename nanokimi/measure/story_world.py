@@ -84,8 +84,12 @@ def judge_stories(
 
 
 def first_sentence(text: str) -> str:
-    """The text up to and including its first full stop."""
-    return text[: text.index(".") + 1]
+    """The text up to and including its first full stop, and the quotation mark that closes right after it.
+
+    A tokenizer may have both as one piece: after the full stop alone a model could not close the quotation.
+    """
+    end = text.index(".") + 1
+    return text[: end + text[end:].startswith('"')]
 
 
 def recall(
