@@ -14,6 +14,7 @@ from nanokimi.cli import verbs
 from nanokimi.compare.summary import summary_table
 from nanokimi.config import RunConfig
 from nanokimi.runtime.display import ASCII_LEVELS, PANEL_HEIGHT, Display, sparkline
+from nanokimi.runtime.progress import progress_console
 from nanokimi.train import run as training
 
 
@@ -130,3 +131,11 @@ def test_the_table_of_a_narrow_terminal_puts_arms_below_each_other() -> None:
     narrow = summary_table(arms, 60)
     assert max(map(len, narrow.split("\n"))) <= 60 < max(map(len, summary_table(arms).split("\n")))
     assert "\nNanoGPT\n  test loss (nats per token): 1.0000 +- 0.1000\n" in narrow
+
+
+def test_a_pipe_is_no_terminal_whatever_colours_are_wished_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook wishes for colours in what its cells start, and was filled with thousands of redrawn bars."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    assert Console(stderr=True).is_terminal, "this is what rich does by itself"
+    assert not progress_console().is_terminal and not Display(["NanoKimi"], 8).console.is_terminal

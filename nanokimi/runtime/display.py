@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nanokimi.runtime.interrupts import leave_lost_terminal
+from nanokimi.runtime.progress import progress_console
 from nanokimi.runtime.text import visible, visible_line
 
 RECENT = 50
@@ -75,7 +76,7 @@ class Display:
     """
 
     def __init__(self, names: list[str], tokens_per_step: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or progress_console()
         self.is_live = False
         self.arms = {name: _Progress(tokens_per_step=tokens_per_step) for name in names}
         self.live = Live(

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from nanokimi.runtime.interrupts import Interrupted, stopped_by_signal
+from nanokimi.runtime.progress import progress_console
 from nanokimi.runtime.text import one_line
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def draw_or_say(draw: Callable[[], object], folder: Path, again: str) -> bool:
         with stopped_by_signal(
             f"interrupted while drawing; the numbers in {folder} are whole, and the pictures are made by: {again}"
         ):
-            with Console(stderr=True).status("drawing the pictures"):
+            with progress_console().status("drawing the pictures"):
                 draw()
     except Interrupted:
         raise

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+
+
+def progress_console() -> Console:
+    """Standard error as a console, which is a terminal only if standard error is one.
+
+    By itself, rich takes FORCE_COLOR to mean a terminal. A notebook sets it for the commands that its cells start, and
+    would be filled with every redrawing of a bar.
+    """
+    return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
 
 
 @contextmanager
@@ -16,7 +26,7 @@ def byte_progress(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.progress import TransferSpeedColumn as Speed
 
-    console = console or Console(stderr=True)
+    console = console or progress_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,7 +44,7 @@ def step_progress(what: str, steps: int, console: Console | None = None) -> Iter
     """Yield a function to call after each of `steps` steps. Where there is no terminal, a line says what is done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = console or Console(stderr=True)
+    console = console or progress_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     if not console.is_terminal:
         console.print(what, highlight=False, markup=False, soft_wrap=True)
