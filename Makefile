@@ -8,8 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := $(VENV)/.extras-installed
 ARGS ?=
 CASES ?= 10000
-# One more than there are cores: a test that waits for a process leaves its core to another.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PROCESSES ?= auto
 
 .PHONY: setup test test-slow test-browser test-gpu test-torch gpu-day gpu-wheels soak fuzz lint docs space space-rehearsal colab-rehearsal smoke compare pretrained clean
 
