@@ -139,3 +139,6 @@ def test_a_pipe_is_no_terminal_whatever_colours_are_wished_for(monkeypatch: pyte
     monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
     assert Console(stderr=True).is_terminal, "this is what rich does by itself"
     assert not progress_console().is_terminal and not Display(["NanoKimi"], 8).console.is_terminal
+    monkeypatch.setattr(sys, "stderr", None)  # as after `nanokimi compare 2>&-`
+    progress_console().print("nobody reads this")
+    assert not progress_console().is_terminal

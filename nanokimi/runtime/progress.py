@@ -15,7 +15,8 @@ def progress_console() -> Console:
     By itself, rich takes FORCE_COLOR to mean a terminal. A notebook sets it for the commands that its cells start, and
     would be filled with every redrawing of a bar.
     """
-    return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None: it was closed before the program began
+    return Console(stderr=True, force_terminal=None if terminal else False)
 
 
 @contextmanager
