@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for words, part in (
         ("", "name a run, a comparison or several runs"),
         ("missing", "missing is not a folder"),
-        (".", "holds several runs: name one of run"),
+        (".", "is no run, but holds one: name run"),
         ("run --promt x", "there is no option --promt here"),
         ("run --prompt=", "empty prompt"),
         (f"run --prompt {'a' * 17}", "the prompt has 17 tokens, and NanoKimi reads 16 at once: shorten it"),

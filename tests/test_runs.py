@@ -432,6 +432,18 @@ def test_a_folder_of_several_runs_says_which_there_are(tmp_path: Path) -> None:
         runs_in(tmp_path)
 
 
+def test_a_folder_that_holds_one_run_names_it(tmp_path: Path) -> None:
+    """Such as an arm's folder of a comparison with one seed, which is no run itself."""
+    for depth in ("seed-1337", "seed-1337/deeper"):
+        folder = tmp_path / depth.replace("/", "-")
+        run = folder / depth
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        with pytest.raises(UserError) as caught:
+            runs_in(folder)
+        assert str(caught.value) == f"{folder} is no run, but holds one: name {run} (not finished)"
+
+
 def test_the_best_checkpoint_of_a_run_that_never_improved_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ def run_path(run: str | os.PathLike[str]) -> Path:
     """The folder that the user means by `run`, with ~ as the home folder.
 
     A path that exists is that path. Any other word that names a folder of shipped weights ("tales-1m"), or a run in
-    one ("tales-1m/nanokimi"), is that folder.
+    one ("tales-1m/nanokimi/seed-1337"), is that folder.
     """
     path = Path(run)
     with suppress(RuntimeError):  # there is no such user
@@ -25,7 +25,7 @@ def run_path(run: str | os.PathLike[str]) -> Path:
 
 
 def word_for(folder: Path) -> str:
-    """What the user writes for a run's folder: the name of shipped weights ("tales-1m/nanokimi"), or the path."""
+    """What the user writes for a run: its name if it is shipped ("tales-1m/nanokimi/seed-1337"), else its folder."""
     return folder.relative_to(SHIPPED).as_posix() if SHIPPED in folder.parents else str(folder)
 
 

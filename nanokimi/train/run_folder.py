@@ -308,8 +308,10 @@ def runs_in(folder: Path) -> list[Path]:
             f"{folder} is a study, whose runs keep their weights only with --keep: name a run in it"
         )
     if inside and not (folder / CONFIG_FILE).is_file() and not (folder / DATA_FOLDER).exists():
+        found = list(map(described, runs_below(folder) or inside[:MOST_LISTED]))
+        one = f"is no run, but holds one: name {found[0]}"
         raise UserError(
-            f"{folder} holds several runs: name one of {listed(map(described, runs_below(folder)))}"
+            f"{folder} {one if len(found) == 1 else f'holds several runs: name one of {listed(found)}'}"
         )
     return in_order(folder, inside) or [folder]
 
