@@ -51,7 +51,10 @@ def main() -> None:
     parser.add_argument("comparison", type=Path, help="the folder of a finished comparison")
     parser.add_argument("--out", type=Path, default=Path("nanokimi/pretrained/tales-1m"))
     parser.add_argument(
-        "--stories", type=int, default=100, help="of each text: stories judged, and read for facts"
+        "--stories",
+        type=int,
+        default=100,
+        help="of each text: stories judged, stories read for facts, and questions of each distance",
     )
     options = parser.parse_args()
     folders = first_seeds(options.comparison)

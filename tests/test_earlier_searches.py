@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanokimi.compare.earlier_searches import MISSING, SEARCHES, patterns_of
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES, earlier_variances, patterns_of
 from nanokimi.compare.searched import read_search, search_file, search_records
 from nanokimi.compare.verdict import pairs_of, verdict
 from nanokimi.config import RunConfig
@@ -18,7 +18,7 @@ from nanokimi.errors import UserError
 from nanokimi.measure.stats import search_variance, t_quantile
 from nanokimi.report.pairs import is_decided
 from nanokimi.study.search import Design
-from nanokimi.study.search_noise import earlier_variances, noise_of_searches, searched_arm
+from nanokimi.study.search_noise import noise_of_searches, searched_arm
 from nanokimi.study.tuning_record import read_settled
 
 ARMS = ("NanoKimi", "NanoGPT with Muon", "NanoGPT")

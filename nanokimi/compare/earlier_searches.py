@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Hashable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from nanokimi.measure.stats import search_variance
 
 Record = dict[str, Any]
 RATE = "lr"
@@ -59,6 +62,17 @@ def earlier_searches(record: Record, path: Path) -> tuple[list[Record], Record |
         found.append(entry(file, arm, losses_of(parent), patterns_of(parent)))
         record, path = parent, place
     return found, None
+
+
+def earlier_variances(record: Record, judged: Sequence[float]) -> dict[Hashable, float]:
+    """The variance that each earlier search adds to an arm's loss, by its name; infinite if its trials can't tell.
+
+    `judged` are the validation losses of the arm's runs.
+    """
+    return {
+        f"{one['arm']} of {one['file']}": search_variance(one["losses"], judged, patterns=patterns_of(one))
+        for one in record.get(SEARCHES) or ()
+    }
 
 
 def patterns_of(search: Record) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.earlier_searches import MISSING, SEARCHES, patterns_of
+from nanokimi.compare.earlier_searches import MISSING, SEARCHES, earlier_variances, patterns_of
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import LEVEL, NOT_DISTINGUISHABLE, compare_pairs, search_variance, t_quantile
 from nanokimi.runtime.text import listed
@@ -72,10 +72,7 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
                 chosen,
                 patterns=patterns_of(arm["search"]),
             )
-            inherited[arm["name"]] = {
-                (one["file"], one["arm"]): search_variance(one["losses"], chosen, patterns=patterns_of(one))
-                for one in arm["search"].get(SEARCHES) or ()
-            }
+            inherited[arm["name"]] = earlier_variances(arm["search"], chosen)
     lacking = {arm["name"]: lacking_of(arm["search"] or {}) for arm in sound}
     pairs = compare_pairs(losses, noise, inherited)
     for pair in pairs:

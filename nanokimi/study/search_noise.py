@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-from nanokimi.compare.earlier_searches import SEARCHES, patterns_of
-from nanokimi.measure.stats import search_variance
 
 
 def with_inherited_variance(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, with the variance that the searches add whose settings they inherit; 0 for settings of their own."""
     own = {row["name"]: row.get("search_variance") for row in rows if row["budget"] == "tokens"}
     return [{**row, "inherited_variance": own.get(searched_arm(row)) or 0.0} for row in rows]
-
-
-def earlier_variances(tuning: dict[str, Any], chosen: Sequence[float]) -> dict[str, float | None]:
-    """The variance that each search of another file adds from which an arm inherits; None if its trials can't tell.
-
-    `chosen` are the validation losses of the arm's runs. The keys name the search.
-    """
-    found = {}
-    for one in tuning.get(SEARCHES) or ():
-        noise = search_variance(one["losses"], chosen, patterns=patterns_of(one))
-        found[f"{one['arm']} of {one['file']}"] = noise if math.isfinite(noise) else None
-    return found
 
 
 def searched_arm(row: dict[str, Any]) -> str | None:
@@ -62,7 +47,7 @@ def earlier_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any
     shared: dict[str, float] = {}
     noises: dict[str, list[float | None]] = {}
     for name, row in rows.items():
-        for search, noise in row.get("earlier_variances", {}).items():
+        for search, noise in row["earlier_variances"].items():
             shared[search] = shared.get(search, 0.0) + weights[name]
             noises.setdefault(search, []).append(noise)
     return sum(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nanokimi.compare.earlier_searches import patterns_of
+from nanokimi.compare.earlier_searches import earlier_variances, patterns_of
 from nanokimi.compare.match import in_steps, steps_of
 from nanokimi.config import RunConfig
 from nanokimi.config.parsing import with_changes
@@ -47,7 +47,7 @@ from nanokimi.study.jobs import (
 )
 from nanokimi.study.labels import FEW_STEPS, labels, tests_label, versions
 from nanokimi.study.pool import Pool
-from nanokimi.study.search_noise import earlier_variances, with_inherited_variance
+from nanokimi.study.search_noise import with_inherited_variance
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
@@ -284,7 +284,10 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
                 patterns = patterns_of(arm["tuning"]) if arm["tuning"] else 0
                 noise = search_variance(trials_of(arm, results), chosen, patterns=patterns)
                 row["search_variance"] = noise if math.isfinite(noise) else None
-                row["earlier_variances"] = earlier_variances(arm["tuning"] or {}, chosen)
+                row["earlier_variances"] = {
+                    str(search): noise if math.isfinite(noise) else None
+                    for search, noise in earlier_variances(arm["tuning"] or {}, chosen).items()
+                }
             rows.append(row)
     return with_inherited_variance(rows)
 
