@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as Fast
 from transformers import AutoTokenizer
 
 from nanokimi.data.tokenizers.foreign import SentencePieceModel, TokenizersTokenizer
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import (
     ByteTokenizer,
     CharTokenizer,
@@ -101,9 +102,16 @@ def test_ids_are_the_same_on_10_000_hostile_lines(
     fast = loaded(tokenizer, tmp_path)
     lines = hostile_lines(10_000, 1, TEXT)
     assert any("<|endoftext|>" in line for line in lines) and any("\ufeff" in line for line in lines)
-    theirs = fast(lines)["input_ids"]
+    theirs = fast(lines, add_special_tokens=False)["input_ids"]
     wrong = [line for line, ids in zip(lines, theirs, strict=True) if tokenizer.encode(line).tolist() != ids]
     assert not wrong, f"{len(wrong)} lines, for example {wrong[0]!a}"
+    begun = fast(lines)["input_ids"]
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    assert begun == [[*start, *ids] for ids in theirs]
+    assert [opening_ids(tokenizer, line) for line in lines[:500] if line] == [
+        ids for line, ids in zip(lines[:500], begun, strict=False) if line
+    ]
+    assert fast.bos_token_id == tokenizer.start_id
     assert fast.eos_token_id == tokenizer.end_of_text_id and len(fast) == tokenizer.vocab_size
     assert fast.decode([tokenizer.end_of_text_id]) == "<|endoftext|>"
     if name in ("byte", "bpe", "unigram", "tokenizer.json"):

@@ -49,7 +49,7 @@ ALPHABET = CharTokenizer("".join(map(chr, range(33, 33 + 60))))
 def written(model: LanguageModel, folder: Path) -> Path:
     """The folder of an export, with the tokenizer left out of the time that the test takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nanokimi.interop.hf_write.fast_tokenizer", lambda _: {})
+        patch.setattr("nanokimi.interop.hf_write.fast_tokenizer", lambda _, **__: {})
         write_hf_folder(model, ALPHABET, 32, folder)
     return folder
 
@@ -363,14 +363,14 @@ def test_an_export_that_does_not_compute_the_same_leaves_nothing(
     def other_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
         return {n: t.flip(0) if "c_fc.weight" in n else t for n, t in right_weights(model).items()}
 
-    def other_tokenizer(tokenizer: Any) -> dict[str, Any]:
-        content = right_tokenizer(tokenizer)
+    def other_tokenizer(tokenizer: Any, *, starts: bool) -> dict[str, Any]:
+        content = right_tokenizer(tokenizer, starts=starts)
         vocab = content["model"]["vocab"]
         vocab["e"], vocab["t"] = vocab["t"], vocab["e"]
         return content
 
-    def other_end(tokenizer: Any, context_length: int) -> dict[str, Any]:
-        return right_config(tokenizer, context_length) | {"eos_token": "e"}
+    def other_end(tokenizer: Any, context_length: int, *, starts: bool) -> dict[str, Any]:
+        return right_config(tokenizer, context_length, starts=starts) | {"eos_token": "e"}
 
     arm = str(trained / "nanogpt" / "seed-7")
     for name, wrong, said in (

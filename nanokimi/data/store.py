@@ -194,6 +194,8 @@ def open_prepared(folder: Path) -> PreparedData:
             f"{folder} mixes two data sets: the tokenizer has {tokenizer.vocab_size} ids, {METADATA_FILE} says "
             f"{metadata['vocab_size']}; prepare the data again"
         )
+    # Not the tokenizer's own end-of-text: one that was made elsewhere has it for a single text, too.
+    tokenizer.start_id = metadata["end_of_text_id"]
     tokens_folder = Path(metadata["store"]) if metadata["tokens_in_store"] else folder
     parts = {part: _open_part(tokens_folder, part, metadata) for part in PARTS}
     return PreparedData(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from nanokimi.config import RunConfig
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.generation.engine import generate
 from nanokimi.generation.sampling import Sampling
@@ -32,10 +33,10 @@ def text_settings(config: RunConfig) -> TextSettings:
 
 
 def story_ids(model: LanguageModel, tokenizer: Tokenizer, prompt: str, config: RunConfig) -> Iterator[int]:
-    """Token ids that continue `prompt`."""
+    """Token ids that continue `prompt`, the beginning of a document."""
     return generate(
         model,
-        tokenizer.encode(prompt).tolist(),
+        opening_ids(tokenizer, prompt),
         config.sample.max_new_tokens,
         **asdict(sampling_of(config)),
         seed=config.seed,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nanokimi.config.checks import require, require_sampling
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.errors import UserError
 from nanokimi.generation.engine import ENDED, FULL, Engine, Request, Writing
@@ -37,6 +38,7 @@ class Completion:
     finish_reason: str
     """ "stop" (end-of-text or a stop string) or "length" (all tokens were used)."""
     prompt_tokens: int
+    """With the end-of-text before a prompt, where the training text is documents."""
     tokens: int
     """Tokens that were written."""
     cache_bytes: int
@@ -102,7 +104,7 @@ class TextSettings:
 
 
 def requests_of(tokenizer: Tokenizer, prompts: Sequence[str], settings: TextSettings) -> list[Request]:
-    """The requests for `num_samples` texts of each prompt, in order.
+    """The requests for `num_samples` texts of each prompt, in order. A prompt begins a document.
 
     Raises UserError for a prompt that is empty or cannot be encoded, and for an empty stop string.
     """
@@ -118,7 +120,7 @@ def requests_of(tokenizer: Tokenizer, prompts: Sequence[str], settings: TextSett
     require_sampling(settings.sampling)
     found = []
     for prompt in prompts:
-        ids = tokenizer.encode(prompt).tolist()
+        ids = opening_ids(tokenizer, prompt)
         if not ids:
             raise UserError("the prompt is empty: a story needs at least one character to go on")
         for number in range(settings.num_samples):

@@ -86,8 +86,9 @@ class Look:
     name: str
     prompt: str
     text: str
-    """The whole, prompt and what was written."""
+    """The whole, prompt and what was written, without the end-of-text before it."""
     tokens: tuple[Token, ...]
+    """All that the model read; where the training text is documents, end-of-text is the first."""
     next: Prediction
     """What the model expects after the last token."""
     layers: int | None
@@ -152,6 +153,7 @@ def look(subject: Subject, ids: Sequence[int], *, prompt_tokens: int | None = No
     if not ids:
         raise UserError("the prompt is empty: give at least one character to look at")
     prompt_tokens = len(ids) if prompt_tokens is None else prompt_tokens
+    begin = int(ids[0] == subject.tokenizer.start_id)
     pieces = Pieces(subject.tokenizer)
     plan = readings(len(ids), subject.context_length)
     expected: list[Prediction] = []
@@ -186,8 +188,8 @@ def look(subject: Subject, ids: Sequence[int], *, prompt_tokens: int | None = No
     layers = [layer_experts(router, [slice(r.first - r.start, None) for r in plan]) for router in routers]
     return Look(
         name=subject.name,
-        prompt=subject.tokenizer.decode(ids[:prompt_tokens]),
-        text=subject.tokenizer.decode(ids),
+        prompt=subject.tokenizer.decode(ids[begin:prompt_tokens]),
+        text=subject.tokenizer.decode(ids[begin:]),
         tokens=tokens,
         next=expected[-1],
         layers=len(blocks_of(subject.model)) or None,

@@ -180,7 +180,7 @@ def how_to_load(run: Run) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
         f'ids = tokenizer({(run.config.sample.prompts or ("The",))[0][:60]!r}, return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
+        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0], skip_special_tokens=True))",
         "```",
     ]
 

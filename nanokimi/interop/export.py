@@ -52,7 +52,8 @@ def export_hf(folder: Path, out: Path, checkpoint: str) -> Receipt:
 def export_torchtitan(folder: Path, out: Path, checkpoint: str) -> HandOverReceipt:
     """Write a Hugging Face folder with a flavor file of torchtitan to `out`, load it in both programs and compare.
 
-    Where torchtitan is not installed, the receipt says that it was not verified there.
+    The tokenizer puts nothing before a text, since torchtitan's loader ends each document with end-of-text, as ours
+    does. Where torchtitan is not installed, the receipt says that it was not verified there.
 
     Raises:
         UserError: there is no such run, torchtitan has no form for it, or `out` cannot be used.
@@ -65,9 +66,9 @@ def export_torchtitan(folder: Path, out: Path, checkpoint: str) -> HandOverRecei
     context_length = run.model.config.max_position_embeddings
     assert context_length is not None, "resolve() fills this in"
     with finished_folder(out) as partial:
-        write_hf_folder(run.model, run.data.tokenizer, context_length, partial)
+        write_hf_folder(run.model, run.data.tokenizer, context_length, partial, starts=False)
         write_atomic(partial / FLAVOR_FILE, flavor)
-        stock = verify_hf_folder(partial, run.model, run.data, context_length)
+        stock = verify_hf_folder(partial, run.model, run.data, context_length, starts=False)
         titan = None
         if has_torchtitan():
             titan = verify_in_torchtitan(partial, run.model, run.data, context_length)

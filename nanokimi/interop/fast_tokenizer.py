@@ -50,9 +50,10 @@ HIDDEN_UNKNOWN = "<unk>\n"
 Json = dict[str, Any]
 
 
-def fast_tokenizer(tokenizer: Tokenizer) -> Json:
+def fast_tokenizer(tokenizer: Tokenizer, *, starts: bool = True) -> Json:
     """The content of tokenizer.json for any of our tokenizers.
 
+    With `starts` it puts end-of-text before a text, as `opening_ids` does, unless told to add no special tokens.
     Raises UserError for a SentencePiece model whose ids depend on rounding.
     """
     inner = tokenizer.inner if isinstance(tokenizer, WithEndOfText) else tokenizer
@@ -71,10 +72,24 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
     if isinstance(tokenizer, WithEndOfText):
         added = content.get("added_tokens") or []  # a file may leave them out
         content["added_tokens"] = [*added, special_token(inner.vocab_size, END_OF_TEXT)]
+    if starts and tokenizer.start_id is not None:
+        content["post_processor"] = after(tokenizer.start_id)
     return content
 
 
-def tokenizer_config(tokenizer: Tokenizer, context_length: int) -> Json:
+def after(start_id: int) -> Json:
+    """The step of a tokenizer that puts end-of-text before each text."""
+    start = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [start, first],
+        "pair": [start, first, second],
+        "special_tokens": {END_OF_TEXT: {"id": END_OF_TEXT, "ids": [start_id], "tokens": [END_OF_TEXT]}},
+    }
+
+
+def tokenizer_config(tokenizer: Tokenizer, context_length: int, *, starts: bool = True) -> Json:
     """The content of tokenizer_config.json. Special tokens within a text are ordinary text, as they are here."""
     end = None if tokenizer.end_of_text_id is None else END_OF_TEXT
     return {
@@ -83,6 +98,7 @@ def tokenizer_config(tokenizer: Tokenizer, context_length: int) -> Json:
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
         "model_input_names": ["input_ids", "attention_mask"],
+        **({"bos_token": end} if starts and tokenizer.start_id is not None else {}),
         **({} if end is None else {"eos_token": end}),
     }
 

@@ -98,7 +98,7 @@ def gguf_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "token_type": pieces.kinds,
         **({} if pieces.scores is None else {"scores": pieces.scores}),
         **({} if end is None else {"bos_token_id": end, "eos_token_id": end}),
-        "add_bos_token": False,
+        "add_bos_token": tokenizer.start_id is not None,
         "add_eos_token": False,
         **pieces.settings,
     }

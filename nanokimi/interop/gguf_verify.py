@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nanokimi.data.store import PreparedData
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import CharTokenizer, Tokenizer, WithEndOfText
 from nanokimi.data.tokenizers.words import SPACE_MARK
 from nanokimi.errors import TrainingError
@@ -196,8 +197,9 @@ def compare_lines(
     for i, line in enumerate([*own, *hostile]):
         ids = found["ids"][ends[i] - found["lengths"][i] : ends[i]]
         text = found["bytes"][stops[i] - found["sizes"][i] : stops[i]].tobytes()
-        same = ids.tolist() == tokenizer.encode(line).tolist()
-        readable = text.lstrip(b" ") == tokenizer.decode(ids).encode().lstrip(b" ")
+        same = ids.tolist() == opening_ids(tokenizer, line)
+        written = tokenizer.decode(ids[int(tokenizer.start_id is not None) :])
+        readable = text.lstrip(b" ") == written.encode().lstrip(b" ")
         if fits(line, tokenizer) and not (same and readable):
             what = "other ids" if not same else "another text back"
             raise TrainingError(

@@ -40,14 +40,21 @@ def stock_weights(model: LanguageModel) -> Tensors:
     return to_gpt2(weights)
 
 
-def write_hf_folder(model: LanguageModel, tokenizer: Tokenizer, context_length: int, folder: Path) -> None:
-    """Write everything but the model card into an existing empty folder. Raises UserError for a model without one."""
-    special = {"bos_token_id": None, "eos_token_id": tokenizer.end_of_text_id, "pad_token_id": None}
+def write_hf_folder(
+    model: LanguageModel, tokenizer: Tokenizer, context_length: int, folder: Path, *, starts: bool = True
+) -> None:
+    """Write everything but the model card into an existing empty folder.
+
+    With `starts` the tokenizer puts end-of-text before a text whose model was trained on documents. Raises UserError
+    for a model without a stock class.
+    """
+    start = tokenizer.start_id if starts else None
+    special = {"bos_token_id": start, "eos_token_id": tokenizer.end_of_text_id, "pad_token_id": None}
     write_json(folder / "config.json", {**stock_config(model), "dtype": "float32", **special})
     settings = {name: number for name, number in special.items() if number is not None}
     write_json(folder / "generation_config.json", {"do_sample": False, **settings})
-    write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer))
-    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer, context_length))
+    write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer, starts=starts))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer, context_length, starts=starts))
     with torch.no_grad():
         save_tensors(stock_weights(model), folder / "model.safetensors")
     shutil.copymode(folder / "config.json", folder / "model.safetensors")  # it is written for its owner alone

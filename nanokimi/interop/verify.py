@@ -15,6 +15,7 @@ import torch
 
 from nanokimi.data.packed import import_optional
 from nanokimi.data.store import PreparedData
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.errors import TrainingError
 from nanokimi.interop.hostile_text import hostile_lines
@@ -60,8 +61,13 @@ def require_transformers() -> Any:
     return transformers
 
 
-def verify_hf_folder(folder: Path, model: LanguageModel, data: PreparedData, context_length: int) -> Receipt:
-    """Load a folder with transformers, and compare. Raises TrainingError if it computes anything else."""
+def verify_hf_folder(
+    folder: Path, model: LanguageModel, data: PreparedData, context_length: int, *, starts: bool = True
+) -> Receipt:
+    """Load a folder with transformers, and compare. Raises TrainingError if it computes anything else.
+
+    `starts` is what the folder was written with.
+    """
     transformers = require_transformers()
     stock = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     if hasattr(stock, "set_experts_implementation") and model.config.num_hidden_layers:
@@ -87,7 +93,7 @@ def verify_hf_folder(folder: Path, model: LanguageModel, data: PreparedData, con
                 "nothing was exported"
             )
         tokens, ties = compare_greedy(ours, stock, data, context_length, target)
-    lines, wrong = compare_ids(transformers.AutoTokenizer.from_pretrained(folder), data)
+    lines, wrong = compare_ids(transformers.AutoTokenizer.from_pretrained(folder), data, starts=starts)
     return Receipt(target, expected.numel(), difference, tokens, ties, lines, wrong)
 
 
@@ -135,8 +141,10 @@ def compare_greedy(
     return compared, ties
 
 
-def compare_ids(fast: Any, data: PreparedData) -> tuple[int, int]:
+def compare_ids(fast: Any, data: PreparedData, *, starts: bool = True) -> tuple[int, int]:
     """(lines that were compared, lines of hostile text that differ) of the exported tokenizer and ours.
+
+    With `starts` both begin a line as a document begins.
 
     Raises TrainingError if the id of end-of-text differs, or ids differ on the run's own text or, but for SentencePiece
     models made elsewhere, at all.
@@ -144,9 +152,12 @@ def compare_ids(fast: Any, data: PreparedData) -> tuple[int, int]:
     tokenizer: Tokenizer = data.tokenizer
     own, hostile = lines_of(data)
 
+    def ours(line: str) -> list[int]:
+        return opening_ids(tokenizer, line) if starts else tokenizer.encode(line).tolist()
+
     def wrong(lines: list[str]) -> list[str]:
         pairs = zip(lines, fast(lines)["input_ids"] if lines else [], strict=True)
-        return [line for line, ids in pairs if tokenizer.encode(line).tolist() != ids]
+        return [line for line, ids in pairs if ours(line) != ids]
 
     if fast.eos_token_id != tokenizer.end_of_text_id:
         raise TrainingError("the exported tokenizer has another id for end-of-text: nothing was exported")

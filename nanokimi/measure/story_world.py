@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanokimi import tales
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import Tokenizer
 
 QUESTION_SEED = 2**40  # dataset seeds are small numbers
@@ -147,14 +148,16 @@ def take_turns(kinds: dict[str, list[tales.Probe]], questions: int) -> Iterator[
 def continuation_nats(
     model: nn.Module, tokenizer: Tokenizer, context_length: int, prefix: str, choices: list[str]
 ) -> list[float]:
-    """Negative log-likelihood of each choice after `prefix`, which is cut at its beginning if the context is short.
+    """Negative log-likelihood of each choice after `prefix`, the beginning of a document.
+
+    The prefix is cut at its beginning if the context is short.
 
     A tokenizer may merge the end of the prefix with the choice, so all choices are scored from the first token in which
     any of them differs from the prefix.
     """
     device = next(model.parameters()).device
-    known = tokenizer.encode(prefix).tolist()
-    texts = [tokenizer.encode(prefix + choice).tolist() for choice in choices]
+    known = opening_ids(tokenizer, prefix)
+    texts = [opening_ids(tokenizer, prefix + choice) for choice in choices]
     start = min(shared_length(known, ids) for ids in texts)
     longest = max(len(ids) for ids in texts)
     begin = max(0, longest - 1 - context_length)

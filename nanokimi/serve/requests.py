@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanokimi.config.checks import require_sampling
+from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import Tokenizer
 from nanokimi.errors import UserError
 from nanokimi.generation.engine import Request
@@ -111,7 +112,10 @@ def sampling_in(body: dict[str, Any]) -> Sampling:
 
 
 def texts_in(body: dict[str, Any], tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
-    """The prompts: a text, several, token ids, or several lists of them; each as text and as ids. Raises Refused."""
+    """The prompts: a text, several, token ids, or several lists of them; each as text and as ids. Raises Refused.
+
+    A text begins a document, so it gets the end-of-text that stands before one in training; token ids are left alone.
+    """
     prompt = body.get("prompt")
     many = isinstance(prompt, list) and not (prompt and all(type(x) is int for x in prompt))
     prompts: list[Any] = list(prompt or []) if many else [prompt]
@@ -121,7 +125,7 @@ def texts_in(body: dict[str, Any], tokenizer: Tokenizer) -> list[tuple[str, list
     for one in prompts:
         if isinstance(one, str):
             try:
-                ids = tokenizer.encode(one).tolist()
+                ids = opening_ids(tokenizer, one)
             except UserError as error:
                 raise Refused(400, str(error), "prompt") from None
         elif isinstance(one, list) and all(type(x) is int and 0 <= x < tokenizer.vocab_size for x in one):

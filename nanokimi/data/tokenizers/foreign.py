@@ -34,6 +34,7 @@ class _Foreign:
         self.content = content
         self.vocab_size = vocab_size
         self.end_of_text_id = end_of_text_id
+        self.start_id: int | None = None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of any ids."""

@@ -59,6 +59,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text_id: int | None
     """The id between documents; None for a single text."""
+    start_id: int | None
+    """The id before the first token of a document in the training text, end-of-text; None for a single text."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, 1-D int32; raise UserError if it holds a lone surrogate."""
@@ -76,6 +78,7 @@ class ByteTokenizer:
     name = "byte"
     vocab_size = 256
     end_of_text_id: int | None = None
+    start_id: int | None = None
 
     def encode(self, text: str) -> np.ndarray:
         """Return the UTF-8 bytes of `text`."""
@@ -101,6 +104,7 @@ class CharTokenizer:
 
     name = "char"
     end_of_text_id: int | None = None
+    start_id: int | None = None
 
     def __init__(self, training_text: str) -> None:
         if not training_text:
@@ -169,6 +173,7 @@ class SentencePieceTokenizer:
     """
 
     end_of_text_id: int | None = None
+    start_id: int | None = None
 
     def __init__(self, name: str, model: bytes) -> None:
         import sentencepiece
@@ -236,6 +241,7 @@ class WithEndOfText:
         self.inner = inner
         self.name = inner.name
         self.end_of_text_id: int | None = inner.vocab_size
+        self.start_id: int | None = inner.vocab_size
         self.vocab_size = inner.vocab_size + 1
 
     def encode(self, text: str) -> np.ndarray:
