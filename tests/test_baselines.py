@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanokimi.data.batches import Mixture, shared_out
 from nanokimi.measure import baselines
-from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.measure.baselines import gzip_bits, last_of, ngram_nats, unigram_nats
 
 
 def naive_probability(train: list[int], context: list[int], token: int, vocab_size: int) -> float:
@@ -84,6 +85,69 @@ def test_long_training_text_counts_from_its_end(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(baselines, "MAX_TRAINING_TOKENS", 60)
     reference = naive_nats(train[-60:].tolist(), val.tolist(), 4, 5)
     assert ngram_nats(train, val, 4) == pytest.approx(reference)
+
+
+def mixture_of(sizes: list[int], shares: list[float]) -> Mixture:
+    return Mixture(np.cumsum([0, *sizes[:-1]]), np.array(sizes), np.array(shares))
+
+
+def test_a_mixture_counts_the_end_of_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last text of a mixture was once all that was counted, and the 5-gram was worse than the unigram."""
+    rng = np.random.default_rng(0)
+    first = np.tile([0, 1, 2, 3, 4], 100)
+    second = np.tile([5, 6, 7, 8, 9], 60)
+    train = np.concatenate([rng.permutation(first), first, second])
+    mixture = mixture_of([1000, 300], [0.5, 0.5])
+    monkeypatch.setattr(baselines, "MAX_TRAINING_TOKENS", 200)
+    test = np.concatenate([first[:100], second[:100]])
+    found = ngram_nats(train, test, 10, mixture=mixture)
+    counted = [*first[-100:].tolist(), *second[-100:].tolist()]
+    assert found == pytest.approx(naive_nats(counted, test.tolist(), 10, 5))
+    assert found < 0.1 * unigram_nats(train, test, 10)
+    assert ngram_nats(train, test, 10) > unigram_nats(train, test, 10), (
+        "which the borders of texts have mended"
+    )
+
+
+def test_a_mixture_below_the_limit_is_counted_whole() -> None:
+    rng = np.random.default_rng(0)
+    train, test = rng.integers(0, 4, 200), rng.integers(0, 4, 50)
+    mixture = mixture_of([150, 50], [0.1, 0.9])
+    assert ngram_nats(train, test, 4, mixture=mixture) == ngram_nats(train, test, 4)
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes", "shares", "taken"),
+    [
+        (100, [1000, 1000], [0.5, 0.5], [50, 50]),
+        (100, [1000, 1000, 1000], [0.6, 0.2, 0.2], [60, 20, 20]),
+        (100, [1000, 10, 1000], [0.25, 0.5, 0.25], [45, 10, 45]),
+        (100, [70, 10, 30], [0.3, 0.4, 0.3], [60, 10, 30]),
+        (200, [70, 10, 30], [0.9, 0.05, 0.05], [70, 10, 30]),
+        (0, [70, 10], [0.9, 0.1], [0, 0]),
+    ],
+)
+def test_tokens_are_shared_out(limit: int, sizes: list[int], shares: list[float], taken: list[int]) -> None:
+    assert shared_out(limit, sizes, shares) == taken
+
+
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.tuples(st.integers(0, 10**6), st.floats(0.001, 1)), min_size=1, max_size=6),
+)
+def test_no_text_gives_more_than_it_has_nor_less_than_its_share(
+    limit: int, texts: list[tuple[int, float]]
+) -> None:
+    sizes, weights = zip(*texts, strict=True)
+    taken = shared_out(limit, sizes, weights)
+    assert sum(taken) == min(limit, sum(sizes))
+    for got, size, weight in zip(taken, sizes, weights, strict=True):
+        assert min(size, limit * weight / sum(weights)) - 1 <= got <= size or sum(sizes) < limit
+
+
+def test_the_end_of_each_text_is_taken() -> None:
+    assert last_of([b"abcdef", b"uvwxyz"], [0.25, 0.75], 4) == [b"f", b"xyz"]
+    assert last_of([b"abcdef", b"uv"], [0.5, 0.5], 0) == [b"", b""]
 
 
 def test_context_reaches_back_into_the_training_text() -> None:

@@ -17,6 +17,7 @@ from report_fixture import write_comparison, write_report_json
 
 from nanokimi.cli import main
 from nanokimi.cli.evaluate import evaluation_text
+from nanokimi.compare.report import read_by_gzip, score_baselines
 from nanokimi.compare.summary import summary_table
 from nanokimi.config import DatasetConfig, RunConfig, TrainConfig
 from nanokimi.config.files import load_config, save_config
@@ -146,6 +147,17 @@ def test_weights_are_part_of_what_a_store_and_a_resumed_run_know(texts: Path) ->
     assert find_store(one).path != find_store(other).path
     prints = [prepare(each, texts / f"out{i}", 8).fingerprint for i, each in enumerate((one, other))]
     assert prints[0] != prints[1]
+
+
+def test_gzip_remembers_the_end_of_each_text(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = prepare(mixed(texts, 3, 1), texts / "out", 16)
+    monkeypatch.setattr("nanokimi.compare.report.GZIP_WINDOW_BYTES", 400)
+    english, german = (stretch(data, "train", number).encode() for number in (0, 1))
+    assert read_by_gzip(data) == english[-300:] + german[-100:]
+    monkeypatch.setattr("nanokimi.measure.baselines.MAX_TRAINING_TOKENS", 3000)
+    scores = score_baselines(data)
+    five_gram, unigram = (scores[name]["test_loss"] for name in ("5-gram", "unigram"))
+    assert five_gram is not None and unigram is not None and five_gram < unigram / 2
 
 
 def test_near_copies_are_found_across_texts(texts: Path) -> None:

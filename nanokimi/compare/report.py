@@ -21,7 +21,7 @@ from nanokimi.config.arms import slug
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
-from nanokimi.measure.baselines import gzip_bits, ngram_nats, unigram_nats
+from nanokimi.measure.baselines import GZIP_WINDOW_BYTES, gzip_bits, last_of, ngram_nats, unigram_nats
 from nanokimi.report.by_source import source_means
 from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.report.search_note import search_note
@@ -30,6 +30,8 @@ from nanokimi.runtime.progress import step_progress
 from nanokimi.train.run_folder import CONFIG_FILE
 
 ORDER = 5
+GZIP_TOKENS = 2 * GZIP_WINDOW_BYTES
+"""Of each training text's end, to fill gzip's window: twice its bytes, because a token may have no text."""
 LN2 = float(np.log(2))
 AVERAGED = (
     "test_loss",
@@ -135,9 +137,8 @@ def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
     with step_progress("counting baselines: unigram, 5-gram, gzip", ORDER + 1) as report:
         totals = {"unigram": unigram_nats(data.train_ids, data.test_ids, vocab_size)}
         report()
-        totals["5-gram"] = ngram_nats(data.train_ids, data.test_ids, vocab_size, ORDER, report)
-        text = [data.tokenizer.decode(ids).encode() for ids in (data.train_ids[-65536:], data.test_ids)]
-        gzip = gzip_bits(*text)
+        totals["5-gram"] = ngram_nats(data.train_ids, data.test_ids, vocab_size, ORDER, report, data.mixture)
+        gzip = gzip_bits(read_by_gzip(data), data.tokenizer.decode(data.test_ids).encode())
         report()
     for name, nats in totals.items():
         per_byte = nats / LN2 / metadata["test_text_bytes"]
@@ -148,6 +149,14 @@ def score_baselines(data: PreparedData) -> dict[str, dict[str, float | None]]:
         scores["floor"] = {"test_loss": floor / metadata["test_tokens"], "bits_per_byte": per_byte}
     scores["gzip"] = {"test_loss": None, "bits_per_byte": gzip / metadata["test_text_bytes"]}
     return scores
+
+
+def read_by_gzip(data: PreparedData) -> bytes:
+    """The training text that gzip remembers before the test text: of a mixture, the end of each text by its share."""
+    mixture = data.mixture
+    texts = [data.train_ids] if mixture is None else mixture.texts(data.train_ids)
+    ends = [data.tokenizer.decode(ids[-GZIP_TOKENS:]).encode() for ids in texts]
+    return b"".join(last_of(ends, [1.0] if mixture is None else mixture.shares.tolist(), GZIP_WINDOW_BYTES))
 
 
 def describe_budget(train: TrainConfig) -> str:

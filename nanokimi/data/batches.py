@@ -11,7 +11,7 @@ follows end-of-text has the same distribution whether end-of-text is the first t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,31 @@ class Mixture(NamedTuple):
         bounds = np.cumsum(self.shares)[:-1]
         chosen = np.searchsorted(bounds, generator.random(count), side="right")
         return self.begins[chosen] + generator.integers(0, (self.sizes - context_length)[chosen])
+
+    def texts(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The ids of each text."""
+        return [ids[begin : begin + size] for begin, size in zip(self.begins, self.sizes, strict=True)]
+
+
+def shared_out(limit: int, sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """How much of each text to take, `limit` together: by the shares, and at most all that a text has.
+
+    What a text has too little of is taken from the others, by their shares. If all fit below the limit, all is taken.
+    """
+    has, share, taken = np.array(sizes), np.array(shares, dtype=float), np.zeros(len(sizes), dtype=np.int64)
+    left, others = min(limit, int(has.sum())), np.ones(len(sizes), dtype=bool)
+    while True:
+        wanted = left * share / share[others].sum()
+        whole = others & (has <= wanted)
+        if not whole.any():
+            break
+        taken[whole] = has[whole]
+        left, others = left - int(has[whole].sum()), others & ~whole
+        if not others.any():
+            return [int(count) for count in taken]
+    ends = np.cumsum(share[others])
+    taken[others] = np.diff(np.rint(left * ends / ends[-1]), prepend=0)
+    return [int(count) for count in taken]
 
 
 def sample_batch(

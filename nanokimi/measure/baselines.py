@@ -7,13 +7,18 @@ text allows has seen the answers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from nanokimi.data.batches import Mixture, shared_out
+
+Text = TypeVar("Text", np.ndarray, bytes)
+
 MAX_TRAINING_TOKENS = 20_000_000
-"""The n-gram counts only the last so many training tokens, because sorting them takes memory and time."""
+"""The n-gram counts only so many training tokens, the last ones, because sorting them takes memory and time."""
 GZIP_WINDOW_BYTES = 32 * 1024
 """How far back DEFLATE (RFC 1951) can look."""
 
@@ -29,6 +34,7 @@ def ngram_nats(
     vocab_size: int,
     order: int = 5,
     report: Callable[[], None] = lambda: None,
+    mixture: Mixture | None = None,
 ) -> float:
     """Return the total nats of `val_ids` under an interpolated Witten-Bell n-gram of `order` tokens.
 
@@ -36,9 +42,15 @@ def ngram_nats(
     oldest of them, c counts the last MAX_TRAINING_TOKENS of `train_ids`, and T(h) is how many different
     tokens followed h. p_1 is the add-one unigram, and for an h that is not in the training text p_n is p_{n-1}.
     The first validation tokens have the end of `train_ids` as context. `report` is called after each of the order - 1
-    lengths of context.
+    lengths of context. Of a `mixture`, c counts the last tokens of each text, as many as its share says: they stand one
+    after another, so the end of all is the end of one.
     """
-    train_ids = train_ids[-MAX_TRAINING_TOKENS:]
+    if mixture is None:
+        train_ids = train_ids[-MAX_TRAINING_TOKENS:]
+    else:
+        train_ids = np.concatenate(
+            last_of(mixture.texts(train_ids), mixture.shares.tolist(), MAX_TRAINING_TOKENS)
+        )
     before_val = train_ids[max(len(train_ids) - (order - 1), 0) :]
     tokens = np.concatenate([before_val, val_ids])
     probability = _unigram(train_ids, vocab_size)[tokens[len(before_val) :]]
@@ -48,6 +60,12 @@ def ngram_nats(
         probability[known] = (count + distinct * probability[known]) / (total + distinct)
         report()
     return float(-np.log(probability).sum())
+
+
+def last_of(texts: Sequence[Text], shares: Sequence[float], limit: int) -> list[Text]:
+    """Return the end of each text, in proportion to the shares and `limit` long together (see `shared_out`)."""
+    sizes = shared_out(limit, [len(text) for text in texts], shares)
+    return [text[len(text) - size :] for text, size in zip(texts, sizes, strict=True)]
 
 
 def gzip_bits(train_bytes: bytes, val_bytes: bytes) -> int:
