@@ -301,6 +301,28 @@ def test_favourites_are_counted_over_the_validation_text() -> None:
         favourites(subject(TINY_KIMI))
 
 
+@pytest.mark.parametrize("tokens", [200, 400, 10_000])
+def test_favourites_are_counted_over_each_text_of_a_mixture(tokens: int) -> None:
+    """They stand one after another, and only the first was once read: an expert could like no token of the others."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 20, 1500), rng.integers(20, 23, 500)
+    sizes = [{"name": name, "val_tokens": size} for name, size in (("a", 1500), ("b", 500))]
+    data = PreparedData(TOKENIZER, first[:100], np.concatenate([first, second]), {"sources": sizes})
+    one = subject(TINY_KIMI, data=data)
+    found = favourites(one, tokens=tokens)
+    read = min(tokens, 2000)
+    assert found is not None and (found.tokens, found.of) == (read, 2000)
+    stretches = [[first[99], *first[: read * 3 // 4 - 1]], [first[-1], *second[: read // 4 - 1]]]
+    windows = [ids[i : i + CONTEXT] for ids in stretches for i in range(0, len(ids), CONTEXT)]
+    chosen = [look(one, [int(id) for id in ids]).experts[-1].choices for ids in windows]
+    taken_E = sum(np.bincount(each.chosen_MK.ravel(), minlength=4) for each in chosen if each is not None)
+    assert found.layers[-1].load == pytest.approx(taken_E / np.sum(taken_E))
+    counts = np.bincount([int(id) for ids in windows for id in ids], minlength=61)
+    liked = [each for layer in found.layers for row in layer.favourites for each in row]
+    assert all(each.seen == counts[each.id] for each in liked)
+    assert any(each.id >= 20 for each in liked)
+
+
 def test_tokens_that_split_a_character_are_shown_with_it() -> None:
     pieces = Pieces(WithEndOfText(ByteTokenizer()))
     text = "a \u4f60\n"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from nanokimi.data.batches import iterate_validation
+from nanokimi.data.batches import iterate_validation, shared_out
+from nanokimi.data.store import PreparedData
 from nanokimi.errors import UserError
 from nanokimi.inside.pieces import Pieces
 from nanokimi.inside.routing import NOBODY, Choices, ExpertLayer, load_of, watched_routers
@@ -16,7 +17,7 @@ from nanokimi.inside.subject import Subject, reading
 from nanokimi.measure.evaluate import Cancelled, windows_at_a_time
 
 SAMPLE_TOKENS = 20_000
-"""Validation tokens that are read, from its beginning, unless another number is asked for."""
+"""Validation tokens that are read unless another number is asked for."""
 LEAST_COUNT = 10
 """A token must occur so often in the sample: what a rarer one does may be chance (not tuned)."""
 MOST_SHOWN = 12
@@ -61,7 +62,9 @@ class Favourites:
 def favourites(
     subject: Subject, *, tokens: int = SAMPLE_TOKENS, cancelled: Callable[[], bool] | None = None
 ) -> Favourites | None:
-    """Read the beginning of the validation text and count which expert takes which token.
+    """Read some of the validation text and count which expert takes which token.
+
+    That is its beginning, or, of a mixture, the beginning of each text's, in proportion to their validation tokens.
 
     Returns None for a model without experts, or whose routers do not tell. Raises UserError if the model came without
     its text; Cancelled once `cancelled`, which is called before each batch, returns True.
@@ -69,23 +72,34 @@ def favourites(
     if subject.data is None:
         raise UserError(f"{subject.name} came without its validation text: name a run folder instead")
     data, context = subject.data, subject.context_length
-    sample = data.val_ids[: max(min(tokens, len(data.val_ids)), 1)]
     read: list[np.ndarray] = []
     with reading(subject.model) as device, watched_routers(subject.model) as routers:
         if not routers:
             return None
-        # As one text, so that no token is read twice.
-        for batch in iterate_validation(data.train_ids, sample, context, windows_at_a_time(context)):
-            if cancelled is not None and cancelled():
-                raise Cancelled
-            subject.model(torch.from_numpy(batch.inputs).to(device))
-            read.append(batch.inputs.reshape(-1))
+        for before, sample in _samples(data, tokens):
+            # Not document by document, so that no token is read twice.
+            for batch in iterate_validation(before, sample, context, windows_at_a_time(context)):
+                if cancelled is not None and cancelled():
+                    raise Cancelled
+                subject.model(torch.from_numpy(batch.inputs).to(device))
+                read.append(batch.inputs.reshape(-1))
     known = [router for router in routers if router.known]
     if not known:
         return None
     pieces, ids = Pieces(subject.tokenizer), np.concatenate(read)
     layers = tuple(layer_favourites(router, ids, pieces) for router in known)
     return Favourites(len(ids), len(data.val_ids), layers)
+
+
+def _samples(data: PreparedData, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The tokens to read of each text, and what stands before them."""
+    sizes = [one["val_tokens"] for one in data.sources] or [len(data.val_ids)]
+    begin = 0
+    for size, count in zip(sizes, shared_out(max(tokens, 1), sizes, sizes), strict=True):
+        if count:
+            before = data.val_ids[:begin] if begin else data.train_ids
+            yield before, data.val_ids[begin : begin + count]
+        begin += size
 
 
 def layer_favourites(router: ExpertLayer, ids: np.ndarray, pieces: Pieces) -> LayerFavourites:

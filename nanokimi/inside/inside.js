@@ -288,7 +288,7 @@
       if (!this.layers.length) return null;
       const found = this.data.favourites, card = add(node("section", "card favourites"), node("h3", "", "Favourite tokens of each expert"));
       if (!found) return add(card, node("p", "note", "Not computed here."));
-      const part = found.tokens < found.of ? `the first ${number(found.tokens, 0)} of ${number(found.of, 0)} validation tokens` : `all ${number(found.of, 0)} validation tokens`;
+      const part = found.tokens < found.of ? `${number(found.tokens, 0)} of ${number(found.of, 0)} validation tokens` : `all ${number(found.of, 0)} validation tokens`;
       card.append(node("p", "note", `Over ${part}: how many times as often the expert takes a token as it takes tokens on average, and how often it took it.`));
       const likes = node("div", "likes");
       const fill = layer => {
