@@ -100,6 +100,22 @@ def test_shipped_weights_are_drawn_by_their_name() -> None:
     assert shown.levels[0]["name"].startswith("entropy floor") and not shown.notes
 
 
+def test_the_labels_of_costs_do_not_run_together() -> None:
+    """Between two labels of an axis is at least the width of a wide letter; "0.150 0.175" once read as one number."""
+    with drawing(RC):
+        figure = drawn._figure(shown_of([Path("tales-1m")], "cost", None))
+        figure.canvas.draw()
+        for axes in figure.axes:
+            inside = [
+                one
+                for one in axes.get_xticklabels()
+                if axes.bbox.contains(one.get_window_extent().x0 + 1, axes.bbox.y0)
+            ]
+            boxes = [one.get_window_extent() for one in inside]
+            gaps = [after.x0 - before.x1 for before, after in zip(boxes, boxes[1:], strict=False)]
+            assert len(gaps) >= 2 and min(gaps) > boxes[0].height, axes.get_xlabel()
+
+
 def test_a_seed_in_progress_does_not_hide_those_that_have_finished(make: Callable[..., Path]) -> None:
     done, late, alone = make("a", seed=1), make("b", seed=2, done=False), make("c", "NanoGPT", done=False)
     shown = shown_of([done, late, alone], "loss", None)

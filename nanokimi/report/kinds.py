@@ -221,7 +221,10 @@ MAKERS: dict[str, Callable[[Shown], list[Panel]]] = {
 
 def draw_cost(axes: Axes, paint: Paint, arms: Sequence[Arm], key: str, label: str, unit: float) -> None:
     """Draw a bar for each arm, the mean over its seeds, and a line from the lowest to the highest seed."""
+    from matplotlib.ticker import MaxNLocator
+
     dress(axes, paint, label, "")
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels of five digits would run together
     axes.grid(True, axis="x", color=paint.grid, linewidth=0.8)
     axes.grid(False, axis="y")
     highest = 0.0
