@@ -134,10 +134,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "two arms": comparison_page(root / "two", names=("NanoKimi", "NanoGPT"), **few),
         "one run": comparison_page(root / "one", names=("NanoKimi",), seeds=(1,), **few),
         "study": study,
+        "shipped": ROOT / "nanokimi" / "pretrained" / "tales-1m" / "report.html",
     }
 
 
-NAMES = ("three arms", "two arms", "one run", "study", "search", "plot")
+NAMES = ("three arms", "two arms", "one run", "study", "search", "plot", "shipped")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,6 +181,20 @@ def test_the_mark_of_a_difference_lies_on_its_line(pages: dict[str, Path], brows
     browser.open(pages["three arms"], 1280)
     apart = browser.value(OFF_THE_LINE)
     assert len(apart) == 3 and max(apart) <= 1
+
+
+LINES_OF_TICKS = """[...document.querySelectorAll(".ticks b")].map(one => {
+  const range = document.createRange(); range.selectNodeContents(one); return range.getClientRects().length;
+})"""
+
+
+@pytest.mark.parametrize("name", ["three arms", "shipped"])
+def test_the_number_of_a_tick_is_in_one_line(name: str, pages: dict[str, Path], browser: Browser) -> None:
+    """The last one's room ends at the line's end: the sign of "+0.005" once stood above its digits."""
+    for width in WIDTHS:
+        browser.open(pages[name], width)
+        lines = browser.value(LINES_OF_TICKS)
+        assert lines and set(lines) == {1}, width
 
 
 PANEL = """(() => {

@@ -70,6 +70,20 @@ def test_the_card_and_the_page_say_what_was_measured(monkeypatch: pytest.MonkeyP
     sys.modules.pop("pretrained_texts", None)
 
 
+def test_the_page_shows_the_baselines_of_the_record_and_the_models_are_better() -> None:
+    """The 5-gram had once counted short stories only, and was worse than the unigram."""
+    report = read_json(FOLDER / "report.json")
+    losses = {name: one["test_loss"] for name, one in report["data"]["baselines"].items()}
+    models = [run["test_loss"] for run in report["runs"]]
+    assert losses["floor"] < min(models) <= max(models) < losses["5-gram"] < losses["unigram"]
+    page = (FOLDER / "report.html").read_text(encoding="utf-8")
+    for name in ("5-gram", "unigram"):
+        assert (
+            f'<th scope="row">{name}</th><td class="n" data-label="Test loss (nats)">{losses[name]:.4f}</td>'
+            in page
+        )
+
+
 def test_a_shipped_model_writes_at_once() -> None:
     model, tokenizer = nk.load("tales-1m")
     (text,) = nk.complete(model, tokenizer, "Once upon a time", max_new_tokens=20)
