@@ -108,9 +108,7 @@ def test_ids_are_the_same_on_10_000_hostile_lines(
     begun = fast(lines)["input_ids"]
     start = [] if tokenizer.start_id is None else [tokenizer.start_id]
     assert begun == [[*start, *ids] for ids in theirs]
-    assert [opening_ids(tokenizer, line) for line in lines[:500] if line] == [
-        ids for line, ids in zip(lines[:500], begun, strict=False) if line
-    ]
+    assert [opening_ids(tokenizer, line) for line in lines[:500]] == begun[:500]
     assert fast.bos_token_id == tokenizer.start_id
     assert fast.eos_token_id == tokenizer.end_of_text_id and len(fast) == tokenizer.vocab_size
     assert fast.decode([tokenizer.end_of_text_id]) == "<|endoftext|>"

@@ -16,6 +16,7 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.store import PreparedData, prepare
 from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import ByteTokenizer, WithEndOfText
+from nanokimi.errors import UserError
 from nanokimi.generation.sampling import Sampling
 from nanokimi.generation.text import TextSettings, complete, requests_of
 from nanokimi.inside.look import write_and_look
@@ -52,7 +53,16 @@ def test_an_opening_has_the_ids_of_a_document_and_the_end_of_the_one_before(
     first, second = ids.index(end), ids.index(end, ids.index(end) + 1)
     text = tokenizer.decode(ids[first + 1 : second])
     assert text in DOCUMENTS and opening_ids(tokenizer, text) == ids[first:second]
-    assert opening_ids(tokenizer, "") == [], "a text without a token is refused elsewhere, not continued"
+
+
+def test_an_empty_prompt_begins_a_document_and_is_refused_where_there_is_only_one_text(
+    of_documents: PreparedData, model: LanguageModel
+) -> None:
+    tokenizer = of_documents.tokenizer
+    found = complete(model, tokenizer, "", TextSettings(max_new_tokens=2))[0]
+    assert found.prompt_tokens == 1 and found.tokens == 2
+    with pytest.raises(UserError, match="the prompt is empty"):
+        requests_of(ByteTokenizer(), [""], TextSettings())
 
 
 def test_nothing_stands_before_a_single_text_even_if_its_tokenizer_has_an_end_of_text(tmp_path: Path) -> None:
