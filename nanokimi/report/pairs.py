@@ -182,7 +182,7 @@ def caveats(report: Record, arms: Sequence[Arm], baselines: Sequence[Record], se
         f"{arm.name} did not pass its audit ({arm.audit}): its loss is void." for arm in arms if not arm.sound
     ]
     if fewest_seeds(arms) == 1 and len(arms) > 1:
-        found.append("One seed for each arm, so nothing is ranked: compare with --seeds 3 or more.")
+        found.append("One seed for each arm, so nothing is ranked: compare with --seeds 5 or more.")
     if report["data"].get("split") == "nanogpt":
         found.append(
             "nanoGPT's published split: the reported text is also the validation text, on which settings are chosen, "
