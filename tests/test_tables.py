@@ -48,6 +48,28 @@ def test_a_changed_digit_is_found(name: str, document: str, tmp_path: Path) -> N
     assert tables.filled(tmp_path / "changed.md", tables.DOCUMENTS[document]) == text
 
 
+def test_a_table_of_pairs_claims_a_searchs_noise_only_where_a_search_is_recorded() -> None:
+    tables = imported_tables()
+    searched, unsearched = (tables.pair_table(name).splitlines()[0] for name in ("tales-short", "seed-2"))
+    assert "searches' noise (decides)" in searched and "no search" not in searched
+    assert "(decides: no search is recorded)" in unsearched and "noise" not in unsearched
+
+
+@pytest.mark.parametrize("study", ["ladder-tales", "ladder-shakespeare"])
+def test_a_gap_that_a_study_does_not_list_is_reckoned_as_those_that_it_lists(study: str) -> None:
+    imported_tables()
+    from prose_numbers import arm_gap
+    from recorded import RESULTS
+    from study_tables import study_report
+
+    effects = {one["name"]: one for one in study_report(RESULTS / f"{study}.jsonl")["effects"]}
+    for over in ("NanoGPT", "NanoGPT with Muon"):
+        listed = effects[f"NanoKimi against {over}, per token"]
+        high, low = (-bound for bound in listed["ci95"])
+        wanted = f"{-listed['mean']:.3f} nats (95% interval {low:.3f} to {high:.3f})"
+        assert arm_gap(study, "NanoKimi", over) == wanted
+
+
 def test_a_missing_mark_is_no_silent_pass(tmp_path: Path) -> None:
     tables = imported_tables()
     (tmp_path / "README.md").write_text("# nothing here\n", encoding="utf-8")
