@@ -9,10 +9,16 @@ from statistics import fmean
 from typing import Any
 
 from kimi_tables import KIMI_NUMBERS
-from recorded import RESULTS, ROOT, judged, old_tales, read_comparison
+from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
+from speed_table import rows_of
 from study_tables import study_report
 
+from nanokimi.measure.stats import paired_t
 from nanokimi.runtime.files import read_json, read_json_lines
+from nanokimi.study.search_noise import noise_of_searches
+
+ROPE = "+ RoPE"
+"""The arm of an ablation study that is NanoGPT with RMSNorm and RoPE, trained with AdamW."""
 
 
 def mean_of(name: str, arm: str, key: str) -> float:
@@ -85,6 +91,43 @@ def false_winners(key: str = "winners") -> str:
     return f"{max(row[key] / row['tries'] for row in rows if row['kind'] == 'bowl'):.1%}"
 
 
+def study_arms(study: str) -> dict[str, Row]:
+    """The arms of an ablation study at equal tokens, by name."""
+    rows = study_report(RESULTS / f"{study}.jsonl")["arms"]
+    return {row["name"]: row for row in rows if row["budget"] == "tokens"}
+
+
+def arm_lead(study: str, arm: str, over: str) -> str:
+    """By how much an arm of an ablation study is below another one, at equal tokens."""
+    arms = study_arms(study)
+    return f"{arms[over]['test_loss'] - arms[arm]['test_loss']:.2f}"
+
+
+def arm_gap(study: str, arm: str, over: str) -> str:
+    """The same for two arms that the study does not compare, with the interval that would decide."""
+    arms = study_arms(study)
+    weights = {over: 1.0, arm: -1.0}
+    noise = noise_of_searches(weights, {name: arms[name] for name in weights})
+    found = paired_t(arms[over]["losses"], arms[arm]["losses"], extra_variance=noise)
+    return f"{found.mean:.3f} nats (95% interval {found.low:.3f} to {found.high:.3f})"
+
+
+def fast_row() -> Row:
+    """The last run of `benchmarks/time_to_loss.py` with the preset `shakespeare-fast`."""
+    return rows_of("time_to_loss", config="shakespeare-fast")[-1]
+
+
+def fast_tokens() -> str:
+    """The share of the recipe's tokens after which NanoKimi of `shakespeare-fast` reaches its loss."""
+    return f"1/{fast_row()['ratios']['tokens']['median']:.0f}"
+
+
+def fast_seeds() -> str:
+    """On how many seeds it does."""
+    row = fast_row()
+    return f"{len(row['runs']) - row['missed']} of {len(row['runs'])}"
+
+
 def p_of_leads() -> str:
     """The corrected p-values of the leads over NanoGPT with AdamW in the default comparison."""
     pairs = [pair for pair in judged("tales-short")[3] if "NanoGPT" in (pair["first"], pair["second"])]
@@ -109,6 +152,10 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
     "ladder-tales-muon": lambda: ladder_lead("NanoGPT", "ladder-tales", of="NanoGPT with Muon"),
+    "ladder-tales-rope": lambda: arm_lead("ladder-tales", ROPE, "NanoGPT"),
+    "ladder-tales-over-rope": lambda: arm_gap("ladder-tales", "NanoKimi", ROPE),
+    "fast-tokens": fast_tokens,
+    "fast-seeds": fast_seeds,
     "false-winners": false_winners,
     "false-winners-before": lambda: false_winners("without_share"),
     "leads-p": p_of_leads,
