@@ -77,7 +77,7 @@ def balancing() -> Sheet:
     sheet.text(24, bars.bottom + 20, "expert", "small muted", "start")
 
     sheet.text(24, 284, "The same router, step after step", "title", "start")
-    note = "Share of all choices. Solid: began above the even share, dashed: below."
+    note = "Share of all choices. Solid: began above the even share, dashed: below; thin: even share."
     sheet.text(24, 306, note, "small muted", "start")
     chart = Frame(84, 600, 320, 450, 0.3)
     chart.grid(sheet, {"0%": 0.0, "10%": 0.1, "20%": 0.2})
@@ -87,7 +87,7 @@ def balancing() -> Sheet:
             for t in range(0, len(shares), together)
         ]
         sheet.path(points, "first" if shares[0][e] > even else "second")
-    sheet.path([chart.at(0, even), chart.at(1, even)], "limit")
+    sheet.path([chart.at(0, even), chart.at(1, even)])
     for t in range(0, len(shares) + 1, 50):
         sheet.text(chart.at(t / len(shares), 0)[0], chart.bottom + 22, f"{t}", "small muted")
     sheet.text(chart.at(0.5, 0)[0], chart.bottom + 44, "steps", "small muted")
