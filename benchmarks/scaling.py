@@ -7,7 +7,7 @@ Every point is a fresh process that takes the real `train_step` on random tokens
 that only the swept size changes; experts go 4 to 64 with 2 chosen, so that the active parameters stay the same.
 Points are visited once in each round, in alternating order. Memory is the peak above the idle process. In the plot,
 the dashed line is what each size would reach at the best FLOPs per second of the sweep: cost that grows as the
-arithmetic does.
+arithmetic does. The picture of docs/performance.md: `--draw docs/results/benchmarks.jsonl --plot docs/scaling.png`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,37 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import arms
 from common import OtherLoad, finish, options_parser, spread, table
+from small_png import smaller
 from turns import Worker
 
 from nanokimi.config import RunConfig
 from nanokimi.measure.cost import model_cost
+from nanokimi.report import units
+from nanokimi.report.plots import LINES, PAPER, RC, dress
+from nanokimi.runtime.drawing import drawing, png_of
+from nanokimi.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SWEEPS = {
     "experts": (4, 8, 16, 32, 64),
     "context": (64, 128, 256, 512, 1024, 2048, 4096),
     "width": (64, 128, 256, 512, 768),
 }
+LABELS = {
+    "experts": "Experts, 2 of them chosen (log scale)",
+    "context": "Context (tokens, log scale)",
+    "width": "Width of the model (log scale)",
+}
+READING = (
+    "Mark: median of the rounds; bar: from the slowest round to the fastest (none where there was one round).\n"
+    "Dashed: at every size the sweep's best FLOPs per second."
+)
 
 
 def resized(config: RunConfig, sweep: str, value: int, tokens: int) -> RunConfig:
@@ -66,34 +83,55 @@ def measure(config: RunConfig, threads: int, steps: int) -> dict[str, float]:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Two rows of plots: speed and memory against each swept size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     sweeps = list(dict.fromkeys(row["sweep"] for row in rows))
-    figure, axes = plt.subplots(2, len(sweeps), figsize=(4 * len(sweeps), 6), squeeze=False)
-    for column, sweep in enumerate(sweeps):
-        points = [row for row in rows if row["sweep"] == sweep]
-        sizes = [row["value"] for row in points]
-        rate = max(row["tokens_per_second"] * row["train_flops_per_token"] for row in points)
-        by_flops = [rate / row["train_flops_per_token"] for row in points]
-        for axis, key, title in (
-            (axes[0][column], "tokens_per_second", "tokens/s"),
-            (axes[1][column], "above_mb", "peak above idle (MB)"),
-        ):
-            axis.plot(sizes, [row[key] for row in points], marker="o")
-            axis.set(xscale="log", xlabel=sweep, ylabel=title)
-            axis.set_xticks(sizes, [str(size) for size in sizes])
-            axis.minorticks_off()
-            axis.grid(alpha=0.3)
-        axes[0][column].plot(sizes, by_flops, "--", color="gray", label="by FLOPs alone")
-        axes[0][column].legend(frameon=False)
-        for axis in axes[:, column]:
-            low, high = axis.dataLim.intervaly
-            axis.set(**({"yscale": "log"} if high > 10 * low else {"ylim": (0, 1.05 * high)}))
-    figure.tight_layout()
-    figure.savefig(path, dpi=75)
+    with drawing(RC):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(3.4 * len(sweeps), 5.2), layout="constrained")
+        figure.supxlabel(READING, x=0.01, ha="left", fontsize=8, color=PAPER.muted)
+        axes = figure.subplots(2, len(sweeps), squeeze=False)
+        for column, sweep in enumerate(sweeps):
+            points = [row for row in rows if row["sweep"] == sweep]
+            draw_speed(axes[0][column], points)
+            draw_memory(axes[1][column], points)
+        write_atomic(path, smaller(png_of(figure, dpi=100)))
+
+
+def draw_speed(axes: Axes, points: list[dict[str, Any]]) -> None:
+    """Tokens per second with their spread over the rounds, and what FLOPs alone would allow."""
+    sizes = [row["value"] for row in points]
+    rate = max(row["tokens_per_second"] * row["train_flops_per_token"] for row in points)
+    dress(axes, PAPER, LABELS[points[0]["sweep"]], "Tokens per second")
+    by_flops = [rate / row["train_flops_per_token"] for row in points]
+    axes.plot(sizes, by_flops, color=PAPER.muted, linestyle=LINES[1], linewidth=1.1)
+    speeds = [row["tokens_per_second"] for row in points]
+    away = [
+        [abs(row["speeds"][end] - speed) for row, speed in zip(points, speeds, strict=True)]
+        for end in ("min", "max")
+    ]
+    axes.errorbar(sizes, speeds, away, color=PAPER.arms[0], marker="o", markersize=4.5, capsize=3)
+    scale(axes, sizes)
+
+
+def draw_memory(axes: Axes, points: list[dict[str, Any]]) -> None:
+    """The peak of memory above that of the idle process."""
+    sizes = [row["value"] for row in points]
+    dress(axes, PAPER, LABELS[points[0]["sweep"]], "Peak memory above idle (MB)")
+    axes.plot(sizes, [row["above_mb"] for row in points], color=PAPER.arms[0], marker="o", markersize=4.5)
+    scale(axes, sizes)
+
+
+def scale(axes: Axes, sizes: list[int]) -> None:
+    """Sizes on a logarithmic axis, and what was measured from zero, unless it spans a factor of ten."""
+    from matplotlib.ticker import FuncFormatter
+
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7.4)
+    axes.minorticks_off()
+    low, high = axes.dataLim.intervaly
+    axes.set(**({"yscale": "log"} if high > 10 * low else {"ylim": (0, 1.05 * high)}))
+    axes.yaxis.set_major_formatter(FuncFormatter(units.tick))
+    axes.yaxis.set_minor_formatter(FuncFormatter(units.minor_tick))
 
 
 def last_rows(path: Path) -> list[dict[str, Any]]:

@@ -18,9 +18,9 @@ from nanokimi import plot
 from nanokimi.cli import main
 from nanokimi.compare.plot import FORMATS, MOST_ARMS, Picture, _levels, _opened, shown_of
 from nanokimi.config import RunConfig
-from nanokimi.config.files import save_config
+from nanokimi.config.files import load_config, save_config
 from nanokimi.errors import UserError
-from nanokimi.report import drawn, plots, switched, units
+from nanokimi.report import drawn, plots, study_plots, switched, units
 from nanokimi.report.drawn import as_page, as_png, as_svg
 from nanokimi.report.kinds import CURVES, KINDS, OF_A_STUDY, Shown, axis_of, panels_of, test_scores
 from nanokimi.report.pairs import make_strip
@@ -193,6 +193,14 @@ def test_a_picture_says_how_to_read_its_spread(kind: str, said: str, shown: Call
     assert several.reading in words and several.reading in as_page(several)
     single = shown(kind, arms=[replace(arm, runs=arm.runs[:1]) for arm in several.arms])
     assert "2 seeds" not in single.reading and ("no spread" in single.reading) == (kind in SPREAD)
+
+
+def test_a_family_looks_as_in_every_other_report() -> None:
+    """Whatever the order in which a study over sizes names them; other names take what is free."""
+    assert list(load_config("tales").arms) == list(study_plots.FAMILIES)
+    assert study_plots.slots_of(["NanoGPT", "NanoGPT with Muon", "NanoKimi"]) == [2, 1, 0]
+    assert study_plots.slots_of(["mine", "NanoKimi", "yours", "NanoGPT"]) == [1, 0, 3, 2]
+    assert study_plots.slots_of(list("abcdefgh")) == list(range(SLOTS))
 
 
 def test_a_picture_names_the_arms_that_it_draws(make: Callable[..., Path]) -> None:

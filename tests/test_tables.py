@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
@@ -34,6 +35,21 @@ def test_every_table_follows_from_the_recorded_runs(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert imported_tables().main() == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ladder-shakespeare", "ladder-tales"])
+def test_the_pictures_of_withdrawn_ladders_are_of_the_recorded_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn from the tables, whose differences and intervals must be those of the lines."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    pictures, tables = (importlib.import_module(module) for module in ("study_pictures", "study_tables"))
+    recorded = tables.old_differences(pictures.RESULTS / "old" / f"{name}.jsonl")
+    effects = pictures.old_effects(f"{name}-down.png")
+    assert [one["name"] for one in effects] == [one for one in recorded if one.startswith("without ")]
+    for one in effects:
+        found = recorded[one["name"]]
+        assert [one["mean"], *one["ci95"]] == pytest.approx([found.mean, found.low, found.high], abs=6e-5)
 
 
 @pytest.mark.parametrize(("name", "document"), [("tales", "README.md"), ("speed", "docs/performance.md")])

@@ -10,7 +10,7 @@ OF_A_STUDY = {
     "effects": "Left of 0: the loss is lower. Line: 95% interval over seeds, which decides; pale band: bootstrap, "
     "which decides nothing; hollow mark: not distinguishable from 0.",
     "scaling": "Dots: runs. Marks: means over seeds. Lines: L = E0 + A / C^alpha, up to twice the compute that was "
-    "measured, or straight lines between the means where that does not describe them.",
+    "measured, or straight lines (of logarithms) between the means where that does not describe them.",
     "tuning": "Each line: an arm's loss above that of its best rate; means over the seeds of the tuning.",
 }
 SPREAD = {

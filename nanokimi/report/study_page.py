@@ -109,13 +109,14 @@ def write_study_page(folder: Path) -> None:
     for group in context["groups"]:
         inches = (EFFECT_WIDTH, study_plots.effects_height(len(group["rows"])) + 0.3)
         title = f"{group['title']}, {report['data']['path']}"
-        picture = study_plots.png(inches, title, study_plots.draw_effects, group["rows"])
+        picture = study_plots.png(inches, title, "effects", study_plots.draw_effects, group["rows"])
         write_atomic(folder / f"effects-{group['id']}.png", picture)
     if context["tuned"]:
-        picture = study_plots.png((6, 4), "Tuning curves", study_plots.draw_tuning, context["tuned"])
+        arguments = (study_plots.draw_tuning, context["tuned"])
+        picture = study_plots.png((6, 4), "Tuning curves", "tuning", *arguments)
         write_atomic(folder / "tuning.png", picture)
     for axis in ("flops", "train_seconds"):
         if context["curves"]:
-            arguments = (report["curves"], axis, report["data"]["floor"])
-            picture = study_plots.png((6.4, 4.4), report["title"], study_plots.draw_curves, *arguments)
+            curves = (study_plots.draw_curves, report["curves"], axis, report["data"]["floor"])
+            picture = study_plots.png((6.4, 4.4), report["title"], "scaling", *curves)
             write_atomic(folder / f"curve-{axis.replace('train_', '')}.png", picture)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanokimi.report import units
 from nanokimi.report.plots import LINES, MARKERS, PAPER, RC, Paint, dress
+from nanokimi.report.reading import how_to_read
+from nanokimi.report.records import SLOTS
 from nanokimi.runtime.drawing import drawing, png_of
 
 if TYPE_CHECKING:
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
 Effect = dict[str, Any]
 BETTER, WORSE = 2, 1
 """Slots of the colours for lower and higher losses."""
+FAMILIES = {"NanoKimi": 0, "NanoGPT with Muon": 1, "NanoGPT": 2}
+"""The slots that arms of these names have in the comparisons of the presets."""
+CHARACTERS = 16
+"""That fit into an inch of the line below a picture."""
 
 
 def effects_height(rows: int) -> float:
@@ -95,7 +102,7 @@ def draw_curves(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(units.tick))
     axes.xaxis.set_minor_formatter(FuncFormatter(units.minor_tick))
-    for slot, one in enumerate(curves):
+    for slot, one in zip(slots_of([one["family"] for one in curves]), curves, strict=True):
         xs = [point[axis] for point in one["points"]]
         for point in one["points"]:
             losses = point["losses"]
@@ -126,12 +133,23 @@ def draw_curves(
     axes.legend(labelcolor=paint.muted)
 
 
-def png(inches: tuple[float, float], title: str, draw: Callable[..., None], *arguments: Any) -> bytes:
-    """What `draw` draws, as a PNG picture on white."""
+def slots_of(families: Sequence[str]) -> list[int]:
+    """The slot of each family's colour, line and mark: the same as in other reports, and free ones for new names."""
+    free = iter(slot for slot in range(SLOTS) if slot not in {FAMILIES.get(name) for name in families})
+    return [FAMILIES[name] if name in FAMILIES else next(free) for name in families]
+
+
+def png(
+    inches: tuple[float, float], title: str, kind: str, draw: Callable[..., None], *arguments: Any
+) -> bytes:
+    """What `draw` draws, as a PNG picture on white, with a line on how to read this kind of picture."""
     with drawing(RC):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=inches, layout="constrained")
+        reading = textwrap.wrap(how_to_read(kind, ()), int(inches[0] * CHARACTERS))
+        width, height = inches
+        figure = Figure(figsize=(width, height + 0.16 * len(reading)), layout="constrained")
+        figure.supxlabel("\n".join(reading), x=0.01, ha="left", fontsize=8, color=PAPER.muted)
         axes = figure.subplots()
         axes.set_title(title, loc="left", fontsize=10.5, color=PAPER.ink)
         draw(axes, PAPER, *arguments)
