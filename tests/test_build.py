@@ -93,6 +93,22 @@ def test_two_processes_write_what_one_writes(dataset: DatasetConfig, tmp_path: P
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [two.name, f"{two.name}.lock"]
 
 
+def test_little_text_needs_no_other_process(
+    dataset: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One takes longer to start than to encode it. More text has one for each core, and any text as many as are set."""
+    started: list[int] = []
+    real = tasks._workers
+    monkeypatch.setattr(tasks, "_workers", lambda work, count: (started.append(count), real(work, count))[1])
+    monkeypatch.setattr(build, "available_cores", lambda: 2)
+    little = prepare_store(replace(dataset, cache=str(tmp_path / "a"), workers=None))
+    assert started == []
+    monkeypatch.setattr(encoding, "SHARD_BYTES", Path(dataset.path).stat().st_size // 2)
+    more = prepare_store(replace(dataset, cache=str(tmp_path / "b"), workers=None))
+    assert started and set(started) == {2}
+    assert content(little) == content(more)
+
+
 def test_shards_do_not_change_the_tokens(
     dataset: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ class DatasetConfig:
     characters: int | None = None
     """How much of tales to write; None: 20 million characters."""
     workers: int | None = None
-    """Processes that encode; None: one per core that this process may use."""
+    """Processes that encode; None: one per core that this process may use, but one for little text."""
     cache: str | None = None
     """Folder of prepared data; None: $NANOKIMI_CACHE, or ~/.cache/nanokimi."""
 

@@ -149,13 +149,23 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes_for(dataset: DatasetConfig, metadata: dict[str, Any]) -> int:
+    """How many processes prepare the data: as many as asked for, else one per core, but one for little text.
+
+    Of text that fits into one shard only the held-out parts could be encoded beside the rest, which another process can
+    seldom do before it has even started.
+    """
+    little = sum(metadata[f"{part}_text_bytes"] for part in PARTS) <= encoding.SHARD_BYTES
+    return dataset.workers or (1 if little else available_cores())
+
+
 def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> None:
     """Fill the folder `target` with the store of `source`, in the folder `work`."""
-    workers = dataset.workers or available_cores()
     with byte_progress("reading", source.file_bytes) as report:
         corpus = read_source(source, dataset, work / CORPUS, report)
     if dataset.sources:
         require_each_part(dataset, corpus.metadata["source_units"])
+    workers = processes_for(dataset, corpus.metadata)
     counts = {} if corpus.contiguous else remove_overlap(corpus, work, workers)
     tokenizer = choose_tokenizer(corpus, dataset, work / TOKENIZER)
     shards = [
