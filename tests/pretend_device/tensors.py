@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from pretend_device.counts import COUNTS, site
 from pretend_device.rules import groups_in_one_kernel
@@ -94,14 +95,14 @@ PretendMode.__torch_dispatch__ = dispatched
 
 def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Do an operation on the CPU tensors within, after the checks and counts of a device."""
-    flat, _ = tree_flatten((args, kwargs))
+    flat = list(leaves((args, kwargs)))
     wanted = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
     if wanted is not None and wanted.type not in (KIND, "cpu", "meta"):
         raise RuntimeError(f"this pretend machine has no {wanted}")
     wants_device = wanted is not None and wanted.type == KIND
     if not wants_device and not any(isinstance(x, DeviceTensor) for x in flat):
         return func(*args, **kwargs)
-    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+    if is_composed(func):
         with PretendMode():
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
@@ -110,6 +111,32 @@ def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     check(func, flat, host)
     count(func, args, kwargs, wanted)
     return unwrapped(func, args, kwargs, host, stays=wanted is not None and wanted.type == "cpu")
+
+
+def leaves(x: Any) -> Iterator[Any]:
+    """What an operation's arguments hold, however deep. torch's own trees take more time than the operations."""
+    if type(x) in (tuple, list):
+        for part in x:
+            yield from leaves(part)
+    elif type(x) is dict:
+        yield from leaves(list(x.values()))
+    else:
+        yield x
+
+
+def changed(change: Callable[[Any], Any], x: Any) -> Any:
+    """Arguments or results with all that they hold changed."""
+    if type(x) in (tuple, list):
+        return type(x)([changed(change, part) for part in x])
+    if type(x) is dict:
+        return {name: changed(change, part) for name, part in x.items()}
+    return change(x)
+
+
+@cache
+def is_composed(func: Any) -> bool:
+    """Whether an operation is made of others on every device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def check(func: Any, flat: list[Any], host: list[torch.Tensor]) -> None:
@@ -179,6 +206,7 @@ def is_mask(index: Any) -> bool:
     return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
+@cache
 def is_view(func: Any) -> bool:
     """Whether an operation launches nothing."""
     returns = func._schema.returns
@@ -207,10 +235,10 @@ def unwrapped(func: Any, args: Any, kwargs: dict[str, Any], host: list[torch.Ten
             raise TypeError(NO_FLOAT64)
         return DeviceTensor(x)
 
-    inner_kwargs = tree_map(unwrap, kwargs)
+    inner_kwargs = changed(unwrap, kwargs)
     if isinstance(inner_kwargs.get("device"), str):
         inner_kwargs["device"] = "cpu"
-    return tree_map(wrap, computed(func, tree_map(unwrap, args), inner_kwargs))
+    return changed(wrap, computed(func, changed(unwrap, args), inner_kwargs))
 
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
