@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -26,7 +27,8 @@ from nanokimi.config import (
     TrainConfig,
     VariantConfig,
 )
-from nanokimi.runtime import plugins
+from nanokimi.kernels.structs import KERNELS
+from nanokimi.runtime import c_compiler, plugins
 from nanokimi.runtime.interrupts import STOPPING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when its libraries are imported: no test waits for a network
@@ -146,6 +148,29 @@ def study_command(folder: Path, verb: str, *more: str) -> list[str]:
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and two test processes would fight for it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Compile the kernels into the folder for temporary files, where processes look after the cache.
+
+    Each test has a cache of its own, so every process that it starts would compile them again, which takes seconds.
+    """
+    shared = c_compiler.native_folders()[-1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(c_compiler, "native_folders", lambda: shared)
+        for source in sorted(KERNELS.glob("*.c")):
+            # test_native.py has what happens if it fails.
+            with suppress(OSError, RuntimeError, subprocess.SubprocessError):
+                c_compiler.find_or_compile(source)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What is written here need not outlive the machine. Processes that tests start do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses what fsync refuses: a closed file
+        yield
 
 
 @pytest.fixture(autouse=True)
