@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ from nanokimi.kernels import cross_entropy
 from nanokimi.measure.communication import Sharing, Traffic, step_traffic
 from nanokimi.model.build import build_model
 from nanokimi.optim.sharded import deal
-from nanokimi.runtime import parallel
+from nanokimi.runtime import parallel, processes
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.parallel import World
 from nanokimi.runtime.plugins import forget_plugins, name_plugin
@@ -158,6 +159,21 @@ OF_ALL_SIZES = ("NanoKimi with MuonClip", "NanoGPT with MuonClip")
 OTHERS_IN_COPIES = ("NanoGPT with Lion", "a user's module with TrueMuon")
 WHOLE_IN_EACH = ("NanoKimi with MuonClip", "NanoGPT with AdamW", *OTHERS_IN_COPIES)
 """The cases in which each of two processes has all weights, too."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sharding_loaded() -> Iterator[None]:
+    """Fork the processes of this file from a server of its own that has loaded torch's sharding.
+
+    It would take each of them more than a second. With torchrun, they load it themselves.
+    """
+    server = forkserver.ForkServer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "PRELOADED", [*processes.PRELOADED, "torch.distributed.fsdp"])
+        patch.setattr(forkserver, "set_forkserver_preload", server.set_forkserver_preload)
+        patch.setattr(forkserver, "connect_to_new_process", server.connect_to_new_process)
+        yield
+    server._stop()
 
 
 @pytest.fixture(scope="module")
