@@ -30,10 +30,13 @@ with both; `nanokimi.load("tales-1m")` loads one.
 All rows but "before rounding" and the audit are of the weights as shipped (bf16, computed in fp32), on the whole test
 part. The stories continue the first sentences of unseen tales (temperature and top-p of config.yaml) and were judged
 by the world's own parser; intervals are Wilson's, 95%. Both models have the same optimizer settings, untuned at this
-size and trained with one seed: the tables do not say which architecture is better. The report of the run is
-report.html. The models were trained in two comparisons that were put into one folder afterwards, while other work ran
-on the machine: the report's commands are not those of `make pretrained`, and its times say nothing of speed. Of each
-training text, only the last documents are in data/; `make pretrained` repeats everything.
+size and trained with one seed: the tables do not say which architecture is better. The models were trained in two
+stages of 4,000 and 3,000 steps: the loss rises after step 4,000, because the learning rate does. The report of the run
+is report.html. Its last stories, their judgement and its questions were made again, with the end-of-text that stands
+before each story; the stories of earlier steps lack it. The models come from two comparisons that were put into one
+folder afterwards, while other work ran on the machine: the report's commands are not those of `make pretrained`, and
+its times say nothing of speed. Of each training text, only the last documents are in data/; `make pretrained` repeats
+everything.
 """
 PAGE = """# The models that ship
 
@@ -80,9 +83,11 @@ than each of up to five wrong ones so often (the kinds with 10 places or more; o
 ## What it took
 
 The first weights that shipped had read long stories only, for 8,000 steps of half the batch (61 million tokens): of 100
-stories, NanoGPT with Muon told 14 right and NanoKimi none. NanoKimi repeated names and hardly any other fact: a colour
-that was told before cost it 3.3 nats, as much as guessing. Each of these was tried on long stories, once and with one
-seed, and changed nothing by the end, or by the step at which the training was stopped:
+stories, NanoGPT with Muon told 14 right and NanoKimi none. (All stories of this section were judged without the
+end-of-text before a story, see [corrections.md](corrections.md#stories-began-where-no-story-begins).) NanoKimi repeated
+names and hardly any other fact: a colour that was told before cost it 3.3 nats, as much as guessing. Each of
+these was tried on long stories, once and with one seed, and changed nothing by the end, or by the step at which the
+training was stopped:
 
 - Two more layers, a latent of 96 numbers and 10,000 steps.
 - A head that is tied to the embedding, as NanoGPT's is (stopped after 6,000 steps), and the same with Muon for the rows
