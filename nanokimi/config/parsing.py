@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nanokimi.config.schema import BUDGETS, FAMILIES, ModelName, RunConfig
 from nanokimi.config.words import full_name, last_parts, right_name
@@ -40,6 +40,15 @@ def setting_parser(key: str) -> ArgumentParser:
     parser = jsonargparse_parser()
     parser.add_argument(f"--{key}", type=type_of(key))
     return parser
+
+
+@cache
+def number_of(key: str) -> type | None:
+    """The type of a setting that takes one sort of numbers or truth values only (or null); None for another setting."""
+    kind = type_of(key)
+    kinds = {kind} if get_origin(kind) is None else set(get_args(kind)) - {NoneType}
+    is_single = get_origin(kind) in (None, Union, UnionType) and len(kinds) == 1
+    return next(iter(kinds)) if is_single and kinds <= {int, float, bool} else None
 
 
 def with_content(config: RunConfig, content: dict[str, Any], source: str = "") -> RunConfig:
@@ -92,8 +101,10 @@ def _with_typed(
     config: RunConfig, key: str, source: str = "", *, value: Any = None, word: str | None = None
 ) -> RunConfig:
     """The configuration with one setting as jsonargparse converts a value, then overridden by `--key=word`."""
-    parser = setting_parser(key)
-    nested = value = _as_whole(key, value)
+    value = _as_whole(key, value)
+    if word is None and type(value) is number_of(key):  # jsonargparse would only take its time
+        return with_changes(config, {key: value})
+    parser, nested = setting_parser(key), value
     for name in reversed(key.split(".")):
         nested = {name: nested}
     values = typed(lambda: parser.parse_object(nested), source, key, value)
