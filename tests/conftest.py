@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -163,6 +164,13 @@ def compiled_kernels() -> None:
             # test_native.py has what happens if it fails.
             with suppress(OSError, RuntimeError, subprocess.SubprocessError):
                 c_compiler.find_or_compile(source)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_loaded_is_garbage() -> None:
+    """A collection, such as after memory ran out, need not look at the million objects of torch's modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
