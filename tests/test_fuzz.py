@@ -330,7 +330,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 KINDS: dict[str, tuple[int, Callable[[], st.SearchStrategy[Case]], Callable[[Path, Case], None]]] = {
-    "config": (60, config_cases, load_a_config),
+    "config": (240, config_cases, load_a_config),
     "checkpoint": (40, checkpoint_cases, load_a_checkpoint),
     "store": (120, store_cases, load_a_store),
     "formats": (70, format_cases, load_a_format),
