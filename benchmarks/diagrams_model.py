@@ -126,7 +126,7 @@ def moe() -> Sheet:
     sheet.arrow((144, 48), (176, 48))
     sheet.box(178, 26, 110, 44, "router", "plain", "title")
     sheet.text(300, 44, "a score between 0 and 1 for each expert;", "small muted", "start")
-    sheet.text(300, 62, "the two highest are chosen", "small muted", "start")
+    sheet.text(300, 62, "the two highest are chosen (here with biases of 0)", "small muted", "start")
     sheet.arrow((233, 70), (233, 98))
     sheet.text(243, 89, "scores", "small muted", "start")
     width, base = 62.0, 190.0
@@ -137,7 +137,7 @@ def moe() -> Sheet:
         sheet.text(
             x + width / 2, base + 18, f"{score:.2f}", "small title" if expert in chosen else "small muted"
         )
-        sheet.box(x, 226, width, 62, ("expert", f"{expert + 1}"), role, "small")
+        sheet.box(x, 226, width, 62, ("expert", f"{expert}"), role, "small")
         if expert in chosen:
             sheet.arrow((x + width / 2, 288), (x + width / 2, 338))
             sheet.text(x + width / 2 + 8, 318, f"x {gates[expert]:.2f}", "small", "start")
@@ -148,9 +148,7 @@ def moe() -> Sheet:
     sheet.text(76, 318, "x 1", "small", "start")
     sheet.box(118, 340, 510, 42, "sum (of which the routed part times a fixed scale)")
     sheet.arrow((373, 382), (373, 410))
-    sheet.box(283, 412, 180, 40, "added to the stream")
-    sheet.text(
-        320, 480, "Weights: the chosen scores divided by their sum. Experts with dotted", "small muted"
-    )
+    sheet.box(283, 412, 180, 40, "added to the token")
+    sheet.text(320, 480, "The chosen scores are divided by their sum. Experts with dotted", "small muted")
     sheet.text(320, 500, "outlines do no work for this token; another token chooses others.", "small muted")
     return sheet
