@@ -407,7 +407,7 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
         "nanogpt.optim.adamw_lr",  # means: follows lr
         *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant", "module")),
-        *("module.optim.adamw_lr", "compare.spread", "dataset.test_fraction"),
+        *("module.optim.adamw_lr", "dataset.test_fraction"),
         # these follow from other settings wherever they are used
         *("train.micro_batch_size", "train.sample_every", "train.telemetry_every", "train.eval_batch_size"),
         "nanokimi.model.latent_norm_eps",

@@ -237,7 +237,7 @@ def test_a_folder_that_torchtitan_cannot_load_is_not_left(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nanokimi.interop.export.has_torchtitan", lambda: True)
-    monkeypatch.setattr("nanokimi.interop.export.verify_hf_folder", lambda *_: None)
+    monkeypatch.setattr("nanokimi.interop.export.verify_hf_folder", lambda *_, **__: None)
     monkeypatch.setattr(sys, "executable", "false")
     words = ["export", str(trained), "--format", "torchtitan", "--out", str(tmp_path / "new" / "out")]
     assert cli.main(words) == 1
