@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_fixture import write_comparison
 
+from nanokimi.play.asked import Limits
 from nanokimi.play.places import Places
 
 TRAIN = {"kind": "train", "flops": 1.0, "train_seconds": 1.0, "loss": 2.0, "step_ms": 9.0, "memory_bytes": 1}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 class Visitor:
@@ -73,3 +84,29 @@ def test_a_compared_run_that_is_deleted_is_no_longer_chosen(tmp_path: Path) -> N
     assert "no finished run &#x27;a&#x27; here: press Refresh" in visitor.call("compare", ["a", "b"])[0]
     (update,) = visitor.call("refresh", ["a", "b"])
     assert update["value"] == ["b"] and [label for label, _ in update["choices"]] == ["b"]
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_of_many_visitors_only_the_last_ones_pages_are_kept(
+    launched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio keeps the state of 10,000 pages, each with the last view that it showed: memory grew for hours."""
+    gr = pytest.importorskip("gradio")
+    from nanokimi.play import server
+
+    with gr.Blocks() as page:
+        gr.HTML("x" * 1000)
+    monkeypatch.setattr(server, "build_page", lambda *_: page)
+    monkeypatch.setattr(server, "look", dict)
+    monkeypatch.setattr(server, "open_players", lambda *_: {})
+    if launched:
+        monkeypatch.setattr(gr.Blocks, "launch", partialmethod(gr.Blocks.launch, prevent_thread_lock=True))
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(free_port()))
+        server.space()
+    else:
+        server.build_app({}, Limits(), Places(()), loopback=True)[1].close()
+    for number in range(2 * server.MOST_SESSIONS):
+        page.state_holder[f"visitor {number}"]
+    kept = list(page.state_holder.session_data)
+    assert len(kept) <= server.MOST_SESSIONS + 1 and kept[-1] == f"visitor {2 * server.MOST_SESSIONS - 1}"
+    page.close()

@@ -34,6 +34,9 @@ SERVED: dict[str, Any] = {
     "enable_monitoring": False,
 }
 """How Gradio serves the page: without anything that a visitor could leave or take."""
+MOST_SESSIONS = 256
+"""Pages whose state is kept, those used last; more than can be in work and wait by default. Gradio would keep 10,000,
+each with the last view that it showed."""
 
 
 def build_app(
@@ -48,7 +51,9 @@ def build_app(
     complaints = Complaints()
     desk = Desk(players, limits, complaints.fault)
     app = FastAPI(**guarded(loopback, complaints))
-    return mount_gradio_app(app, build_page(desk, places, complaints), path="/", **SERVED, **look()), desk
+    page = build_page(desk, places, complaints)
+    page.state_session_capacity = MOST_SESSIONS
+    return mount_gradio_app(app, page, path="/", **SERVED, **look()), desk
 
 
 def guarded(loopback: bool, complaints: Complaints) -> dict[str, Any]:
@@ -74,6 +79,7 @@ def space(*runs: str, **limits: Any) -> None:
     desk = Desk(open_players(runs, device), Limits(**limits), complaints.fault)
     page = build_page(desk, Places(tuple(map(run_path, runs))), complaints)
     where = {"server_name": host, "server_port": port, "share": False, "inline": False, "quiet": True}
+    where["state_session_capacity"] = MOST_SESSIONS
     loopback = is_loopback(str(socket.getaddrinfo(host, port)[0][4][0]))
     try:
         page.launch(app_kwargs=guarded(loopback, complaints), **where, **SERVED, **look())
