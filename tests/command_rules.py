@@ -199,7 +199,7 @@ NOT_RUN = {
     r"^python benchmarks/time_to_loss.py": "needs nanoGPT and hours; test_benchmarks.py runs it small",
     r"^apt-get download debian-reference-en ": "fetches the packages that the next command reads",
     r"^python benchmarks/bilingual.py": "reads those packages, for minutes; test_bilingual.py runs it on small ones",
-    r"^python benchmarks/play_load.py": "is two minutes of 32 visitors; its figures are in docs/play.md",
+    r"^python benchmarks/play_load.py": "is four minutes of 32 visitors; its figures are in docs/play.md",
     r"^python benchmarks/play_pictures.py": "takes pictures for the documents; test_play_browser.py drives the page",
     r"^python benchmarks/study_pictures.py": "draws into docs/; test_tables.py compares what it draws with the runs",
     r"^python benchmarks/receipts.py": "trains and exports for minutes; test_interop.py and test_gguf.py do the same",
