@@ -27,9 +27,11 @@ def read_comparison(name: str) -> tuple[Row, list[Row]]:
     return head, runs
 
 
-def judged(name: str) -> tuple[Row, list[Row], list[Row], list[Row]]:
-    """Head, runs, arms and pairs, judged as `nanokimi compare` judges them."""
+def judged(name: str, seeds: int | None = None) -> tuple[Row, list[Row], list[Row], list[Row]]:
+    """Head, runs, arms and pairs, judged as `nanokimi compare` judges them; with `seeds`, of the first so many."""
     head, runs = read_comparison(name)
+    first = sorted({run["seed"] for run in runs})[:seeds]
+    runs = [run for run in runs if run["seed"] in first]
     arms = [arm_row(arm, runs, head["search"].get(arm)) for arm in dict.fromkeys(run["arm"] for run in runs)]
     return head, runs, arms, pairs_of(arms, runs)
 

@@ -123,6 +123,22 @@ def pair_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def seeds_table(name: str) -> str:
+    """What the same comparison says with fewer of its seeds."""
+    most = len({run["seed"] for run in read_comparison(name)[1]})
+    found = {seeds: judged(name, seeds)[3] for seeds in range(2, most + 1)}
+    titles = [f"{pair['first']} minus {pair['second']}" for pair in found[most]]
+    lines = ["| first seeds | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    for seeds, pairs in found.items():
+        intervals = [pair["ci95"] for pair in pairs]
+        cells = [
+            f"{low:+.3f} to {high:+.3f}, p {p_text(pair['holm_p'])}"
+            for (low, high), pair in zip(intervals, pairs, strict=True)
+        ]
+        lines.append(f"| {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def side(mean: float) -> str:
     """Which of the two is lower."""
     return "first lower" if mean < 0 else "second lower"
@@ -289,6 +305,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {"speed": speed_table},
     "docs/results.md": {
         "tales-pairs": lambda: pair_table("tales-short"),
+        "tales-seeds": lambda: seeds_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),

@@ -162,6 +162,7 @@ RULES = (
         makes=("lines.jsonl",),
     ),
     Rule(r"^python benchmarks/facts.py ", "--stories 1", slow=False, says=r"name +\d+ +0\.\d\d +100%"),
+    Rule(r"^python benchmarks/openings.py ", "--stories 2", slow=False, says=r"saved +-?0\.\d{4} \("),
     Rule(r"^python benchmarks/communication.py ", "--sizes 2", says="over the formula"),
     Rule(
         r"^python benchmarks/expert_parallel.py ", "--sizes 2 --rounds 1 --steps 1", says="over the formula"

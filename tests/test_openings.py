@@ -16,12 +16,14 @@ from nanokimi.config import DatasetConfig
 from nanokimi.data.store import PreparedData, prepare
 from nanokimi.data.tokenizers.opening import opening_ids
 from nanokimi.data.tokenizers.own import ByteTokenizer, WithEndOfText
-from nanokimi.errors import UserError
+from nanokimi.errors import TrainingError, UserError
 from nanokimi.generation.sampling import Sampling
 from nanokimi.generation.text import TextSettings, complete, requests_of
 from nanokimi.inside.look import write_and_look
 from nanokimi.inside.subject import Subject
 from nanokimi.interop.gguf_tokenizer import gguf_tokenizer
+from nanokimi.interop.hf_write import write_hf_folder
+from nanokimi.interop.verify import verify_hf_folder
 from nanokimi.measure.story_world import continuation_nats
 from nanokimi.model.build import LanguageModel, build_model
 from nanokimi.serve.requests import understand
@@ -117,6 +119,23 @@ def test_a_continuation_is_scored_as_the_evaluation_scores_it(
         nats_T = F.cross_entropy(model(ids[None, :-1]).logits_BTW[0], ids[1:], reduction="none")
     found = continuation_nats(model, of_documents.tokenizer, 64, PROMPT, ["red", "the"])
     assert found[0] == pytest.approx(float(nats_T[-3:].sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_exported_folder_begins_a_text_alike(
+    starts: bool, of_documents: PreparedData, model: LanguageModel, tmp_path: Path
+) -> None:
+    """With the command's own check of the folder; torchtitan's form (`starts` False) begins with the text itself."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = of_documents.tokenizer
+    write_hf_folder(model, tokenizer, 64, tmp_path, starts=starts)
+    ids = opening_ids(tokenizer, PROMPT) if starts else tokenizer.encode(PROMPT).tolist()
+    assert AutoTokenizer.from_pretrained(tmp_path)(PROMPT)["input_ids"] == ids
+    assert AutoConfig.from_pretrained(tmp_path).bos_token_id == (tokenizer.start_id if starts else None)
+    assert verify_hf_folder(tmp_path, model, of_documents, 64, starts=starts).lines_that_differ == 0
+    with pytest.raises(TrainingError, match="gives other ids"):
+        verify_hf_folder(tmp_path, model, of_documents, 64, starts=not starts)
 
 
 def test_llama_cpp_puts_it_before_a_prompt_too() -> None:
