@@ -173,14 +173,6 @@ def nothing_loaded_is_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """What is written here need not outlive the machine. Processes that tests start do wait."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", os.fstat)  # which refuses what fsync refuses: a closed file
-        yield
-
-
 @pytest.fixture(autouse=True)
 def own_plugins() -> Iterator[None]:
     """Classes that a test names are known to the process; the next test must not find them there."""
