@@ -91,6 +91,14 @@ def false_winners(key: str = "winners") -> str:
     return f"{max(row[key] / row['tries'] for row in rows if row['kind'] == 'bowl'):.1%}"
 
 
+def false_winners_inherited() -> str:
+    """The largest share for a single recorded arm that inherits its settings and has only its rate tuned."""
+    rows = read_json_lines(RESULTS / "false-winners.jsonl")[1:]
+    # Only whole searches have a height.
+    grids = [row for row in rows if row["kind"] == "table" and row["height"] is None]
+    return f"{max(row['winners'] / row['tries'] for row in grids):.1%}"
+
+
 def study_arms(study: str) -> dict[str, Row]:
     """The arms of an ablation study at equal tokens, by name."""
     rows = study_report(RESULTS / f"{study}.jsonl")["arms"]
@@ -143,6 +151,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "gap-muon": lambda: gap("NanoGPT with Muon"),
     "gap-optimizer": lambda: gap("NanoGPT", "NanoGPT with Muon"),
     "gap-recipe": lambda: gap("NanoGPT with Muon", name="shakespeare-char"),
+    "gap-recipe-adamw": lambda: gap("NanoGPT", name="shakespeare-char"),
     "recipe-parameters": lambda: f"{mean_of('shakespeare-char', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "recipe-steps": lambda: f"{mean_of('shakespeare-char', 'NanoKimi', 'steps'):,.0f}",
     "time": lambda: times("train_seconds"),
@@ -158,6 +167,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "fast-seeds": fast_seeds,
     "false-winners": false_winners,
     "false-winners-before": lambda: false_winners("without_share"),
+    "false-winners-inherited": false_winners_inherited,
     "leads-p": p_of_leads,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
