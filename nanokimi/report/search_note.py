@@ -59,13 +59,13 @@ def _inherited_note(arms: Sequence[Record], first: Record) -> str:
     return (
         f"NOT SEARCHED AT THIS SIZE: every arm inherits the settings of {first['inherited_file']}. Of them only the "
         f"learning rate was tuned here, with {first['trials']} rates for each arm; the best one lies {place}."
-    )
+    ) + _elsewhere([arm["search"] for arm in arms], "The rates were tried")
 
 
-def _elsewhere(searches: Sequence[Record]) -> str:
+def _elsewhere(searches: Sequence[Record], what: str = "It was made") -> str:
     """A sentence on the conditions that are others than in the search, for all arms alike; empty if none are."""
     names = {name for one in searches for name in one.get("changed") or [] if name.startswith(CONDITIONS)}
-    return f" It was made with other values of {listed(sorted(names))}." if names else ""
+    return f" {what} with other values of {listed(sorted(names))}." if names else ""
 
 
 def _own_changes(search: Record) -> list[str]:
