@@ -108,6 +108,27 @@ RESULTS = {
             "100",
         ]
     ),
+    "search-tales-gpu": Result(  # of k2-27m, too, whose models are the same
+        [
+            "sweep",
+            "--config",
+            "tales-gpu",
+            "--dataset.characters",
+            "12000000",
+            "--inherit",
+            "tales",
+            "--points",
+            "3",
+            "--rounds",
+            "3",
+            "--seeds",
+            "1",
+            "--train.max_steps",
+            "100",
+            "--train.batch_size",
+            "8",
+        ]
+    ),
     "search-stories": Result(
         [
             "sweep",
@@ -194,6 +215,7 @@ def how_found(name: str, found: dict[str, Any]) -> str:
     sources = {record.get("inherited_file") for record in found["arms"].values()}
     assert len(sources) == 1, "one search for all arms"
     (source,) = sources
+    batch = next(iter(found["arms"].values()))["settings"].get("train.batch_size")
     if source is None:
         return (
             "that the same search found for each of them, in "
@@ -202,7 +224,7 @@ def how_found(name: str, found: dict[str, Any]) -> str:
     return (
         f"that the search of {Path(source).stem} found for each of them (with the share of the steps that warms up), "
         "but their peak rates are the best of those tried at this size, in "
-        f"runs of {found['steps']} steps (searches/{name}.json)."
+        f"runs of {found['steps']} steps of {batch} rows (searches/{name}.json)."
     )
 
 

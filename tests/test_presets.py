@@ -130,6 +130,53 @@ def test_a_preset_trains_all_its_arms_as_its_search_found_them(name: str) -> Non
     )
 
 
+TRAINED_OTHERWISE = (
+    "shakespeare-char",
+    "shakespeare-fast",
+    "ladder-shakespeare",
+    "ladder-tales",
+    "scale-tales",
+)
+"""Where `train` has a published recipe and what beats it, or a study its starting point."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_train_has_the_settings_of_the_arms_of_compare(name: str) -> None:
+    """Else two runs of `train` would not be the comparison that `compare` makes."""
+    config = load_config(name)
+    arms = arm_configs(config)
+    own = {"NanoKimi": config.nanokimi, "NanoGPT": config.nanogpt}
+    other = {arm for arm, family in own.items() if arm in arms and arms[arm].family != family}
+    assert bool(other) == (name in TRAINED_OTHERWISE)
+
+
+UNTUNED = [name for name in preset_names() if name.startswith("k2-") and not SEARCHED[name]]
+
+
+@pytest.mark.parametrize("name", UNTUNED)
+def test_a_preset_without_a_search_treats_its_arms_alike(name: str) -> None:
+    """What was searched for no arm is equal in all of them; but for AdamW's rate, which is not Muon's."""
+    arms = arm_configs(load_config(name))
+    assert set(arms) == {"NanoKimi", "NanoGPT with Muon", "NanoGPT"}
+    shared = (
+        "warmup_steps",
+        "weight_decay",
+        "schedule",
+        "decay_fraction",
+        "min_lr_ratio",
+        "betas",
+        "grad_clip",
+    )
+    alike = {
+        (arm.family.model.initializer_range, *(str(getattr(arm.family.optim, one)) for one in shared))
+        for arm in arms.values()
+    }
+    assert len(alike) == 1
+    kimi, muon = (arms[name].family.optim for name in ("NanoKimi", "NanoGPT with Muon"))
+    assert (kimi.lr, kimi.adamw_lr, kimi.momentum) == (muon.lr, muon.adamw_lr, muon.momentum)
+    assert "Nothing was searched" in preset_text(name)
+
+
 @pytest.mark.parametrize("name", [name for name in preset_names() if load_config(name).compare.spread])
 def test_how_far_a_presets_runs_differ_is_what_was_recorded(name: str) -> None:
     """The largest deviation of its arms, over seeds and over roundings of the first seed."""
