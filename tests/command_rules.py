@@ -126,7 +126,6 @@ RULES = (
     Rule(
         r"^nanokimi sweep ", f"{STUDY} {TALES} --points 2 --rounds 0 --seeds 1", makes=("runs/*/sweep.json",)
     ),
-    Rule(r"^nanokimi ladder .*--design additive", f"{STUDY} {TALES} {TUNING}", makes=(STUDIED,)),
     Rule(
         r"^nanokimi ladder .*--data tiny",
         f"{STUDY} {TUNING} --design 2x2 --budgets tokens",
