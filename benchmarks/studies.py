@@ -108,27 +108,6 @@ RESULTS = {
             "100",
         ]
     ),
-    "search-tales-gpu": Result(  # of k2-27m, too, whose models are the same
-        [
-            "sweep",
-            "--config",
-            "tales-gpu",
-            "--dataset.characters",
-            "12000000",
-            "--inherit",
-            "tales",
-            "--points",
-            "3",
-            "--rounds",
-            "3",
-            "--seeds",
-            "1",
-            "--train.max_steps",
-            "100",
-            "--train.batch_size",
-            "8",
-        ]
-    ),
     "search-stories": Result(
         [
             "sweep",
