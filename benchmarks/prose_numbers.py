@@ -12,6 +12,7 @@ from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
 from study_tables import study_report
+from two_rates_table import gain, lead_left
 from withdrawn import old_lead_over_muon, old_recall
 
 from nanokimi.measure.stats import paired_t
@@ -228,6 +229,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "old-recall-gpt": lambda: old_recall("NanoGPT"),
     "false-winners-far-out": false_winners_far_out,
     "leads-p": p_of_leads,
+    "two-rates-gain": gain,
+    "two-rates-lead": lead_left,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
     "shipped-right": shipped_right,
