@@ -280,6 +280,24 @@ class Normed(Embedded):
         return self.norm(super().forward(ids_BT).transpose(1, 2)).transpose(1, 2)
 
 
+class Dropping(Embedded):
+    """Two experts with dropout inside: how many numbers each of them draws depends on the batch."""
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        flat_MW = super().forward(ids_BT).flatten(0, 1)
+        chosen_M, out_MW = flat_MW[:, :2].argmax(dim=-1), torch.empty_like(flat_MW)
+        for expert in range(2):
+            out_MW[chosen_M == expert] = F.dropout(
+                (1 + expert) * flat_MW[chosen_M == expert], 0.3, self.training
+            )
+        return out_MW.view(*ids_BT.shape, -1)
+
+
+def counted_by_draws(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
+    """How many numbers are drawn depends on the whole row, and their sum is read."""
+    return logits_BTW + torch.rand(int(ids_BT.sum()), dtype=logits_BTW.dtype).sum() / 100
+
+
 LEAKY: dict[str, Callable[[], nn.Module]] = {
     # all the time, in many ways
     "tells the next token": lambda: Embedded(when(lambda model, ids: True)),
@@ -350,6 +368,11 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "one call in twenty, by Python's random": lambda: Embedded(
         when(lambda model, ids: random.random() < 0.05)
     ),
+    "in training mode, beside dropout in experts": lambda: Dropping(when(lambda model, ids: model.training)),
+    "one call in twenty, beside dropout in experts": lambda: Dropping(
+        when(lambda model, ids: model.training and 0.4 < torch.rand(()) < 0.45)
+    ),
+    "how many random numbers are drawn": lambda: Embedded(counted_by_draws),
     "eight rows": lambda: Embedded(shape_is(lambda rows: rows == 8)),
     "where rows begin with the last id": lambda: Embedded(when(lambda model, ids: ids[:, :1] == VOCAB - 1)),
     "the token two later after a repeated one": lambda: Embedded(
@@ -561,6 +584,7 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "generators of its own": OwnGenerator,
     "a counter in an attribute": lambda: Embedded(counted),
     "dropout": Dropped,
+    "dropout in experts": Dropping,
     "changes its ids in place": InPlace,
     "running statistics": RunningMean,
     "keeps tensors and masks": lambda: Embedded(kept),

@@ -193,4 +193,7 @@ class _Auditor(Confirming):
             self.max_leak, self.tolerance = float(moved_BT.max()), float(tolerance_BT.flatten()[worst])
         if not bool((moved_BT > tolerance_BT).any()):
             return None
-        return self.confirm(Moved(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT))
+        finding = self.confirm(Moved(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT))
+        if mode in self.tried.constant:
+            self.kept = None  # its random numbers may have been others
+        return finding

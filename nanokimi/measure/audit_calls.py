@@ -10,7 +10,7 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from nanokimi.measure.audit_double import Precision
+from nanokimi.measure.audit_draws import Draws
 
 Call = Callable[[nn.Module, torch.Tensor], object]
 
@@ -118,13 +119,15 @@ class Subject:
         filled: bool = False,
         in_turn: bool = False,
         precision: Precision | None = None,
+        draws: Draws | None = None,
     ) -> torch.Tensor:
         """The logits (B, T, W) of a fresh copy for `ids_BT`, after calls with each of `before`.
 
         With `in_turn`, each row is a call of its own.
 
         `draw` is added to the seed. `jitter` is the relative size of random changes of all parameters, and their seed.
-        With `filled`, parameters that are all zero are replaced by small numbers. `precision` watches the calls.
+        With `filled`, parameters that are all zero are replaced by small numbers. `precision` watches the calls;
+        `draws` notes or replaces torch's random numbers.
         """
         copied = self.copy(dtype, mode.training)
         if filled:
@@ -141,7 +144,10 @@ class Subject:
                 self.tokens += ids.numel()
                 # a copy, because a module that changes its ids in place would change the audit's
                 own_ids = ids.to(device, copy=True)
-                with nullcontext() if precision is None else precision.context():
+                with ExitStack() as around:
+                    for watcher in (precision, draws):
+                        if watcher is not None:
+                            around.enter_context(watcher.context())
                     output = self.call(copied, own_ids)
                 if number >= len(before):
                     logits_BTW = find_logits(output, ids).detach()

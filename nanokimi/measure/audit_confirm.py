@@ -7,6 +7,8 @@ their last digits, as where a router's near-tie tips; otherwise it is a leak tha
 If nothing runs in float64, such changes of the parameters are all that there is. A movement that they do not cause, or
 that stays the same whatever they are, is a leak. Otherwise rounding and a small leak look alike, and the verdict says
 so: it is no pass.
+
+What vanishes if torch's random numbers are constants (audit_draws.py) is no leak: it was other random numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 
 from nanokimi.measure.audit_calls import Mode, Subject
 from nanokimi.measure.audit_double import Precision
+from nanokimi.measure.audit_draws import LEVELS, Draws, level_of
 from nanokimi.measure.audit_inputs import Probe
 from nanokimi.measure.audit_plan import Tried
 from nanokimi.measure.audit_scale import movement, tolerances
@@ -95,8 +98,11 @@ class Confirming:
         dtype: torch.dtype = torch.float32,
         jitter: tuple[float, int] | None = None,
         precision: Precision | None = None,
+        draws: Draws | None = None,
     ) -> torch.Tensor:
         """Logits of one of a probe's two inputs."""
+        if mode in self.tried.constant and draws is None:
+            draws = Draws(level_of(self.bases))
         ids_BT = probe.changed_BT if changed else probe.base_BT
         before = probe.before_changed if changed else probe.before
         return self.subject.logits(
@@ -109,6 +115,7 @@ class Confirming:
             filled=probe.filled,
             in_turn=probe.in_turn,
             precision=precision,
+            draws=draws,
         )
 
     def moved(
@@ -134,7 +141,9 @@ class Confirming:
         if double is None:
             return self.without_double(found, why)
         if bool(double.counts_BT.any()):
-            return self.random(double) or self.leak(double, double.counts_BT)
+            if finding := self.random(double):
+                return finding
+            return None if self.is_by_draws(double) else self.leak(double, double.counts_BT)
         if self.confirmations > CONFIRMATIONS:
             self.tried.unconfirmed += 1
             return None
@@ -147,6 +156,8 @@ class Confirming:
             return None
         if finding := self.random(found):
             return finding
+        if self.is_by_draws(found):
+            return None
         for left_BT in (self.persisting(found), self.unexplained(found, sizes=GROWING)):
             if bool(left_BT.any()):
                 return self.leak(found, left_BT)
@@ -201,6 +212,37 @@ class Confirming:
                 by = f"by {float(found.moved_BT.max()):.3g}; {found.mode}"
                 return Finding(NONDETERMINISTIC, f"{words} ({by})")
         return None
+
+    def is_by_draws(self, found: Moved) -> bool:
+        """Whether a movement comes from random numbers dealt otherwise. If so, constants replace them from now on.
+
+        As many numbers are drawn for both inputs if a movement is a leak. Otherwise it must vanish with constants.
+        """
+        if found.mode in self.tried.constant:
+            return False
+        as_drawn = (Draws(), Draws())
+        self.with_draws(found, *as_drawn)
+        if as_drawn[0].drawn == as_drawn[1].drawn:
+            return False
+        if any(bool(self.with_draws(found, Draws(level), Draws(level)).counts_BT.any()) for level in LEVELS):
+            return False
+        self.tried.constant.add(found.mode)
+        return True
+
+    def with_draws(self, found: Moved, for_base: Draws, for_changed: Draws) -> Moved:
+        """A probe once more, in the same precision, with random numbers noted or replaced."""
+        base_BTW, changed_BTW = (
+            self.logits(
+                found.mode,
+                found.probe,
+                changed=changed,
+                dtype=found.dtype,
+                precision=Precision(raised=True) if found.raised else None,
+                draws=draws,
+            )
+            for changed, draws in ((False, for_base), (True, for_changed))
+        )
+        return self.moved(found.mode, found.probe, base_BTW, changed_BTW)
 
     def unexplained(
         self, found: Moved, *, strictly: bool = True, sizes: Sequence[float] = (JITTER,)

@@ -171,6 +171,8 @@ class Tried:
     """The most calls in a row of one copy."""
     moved: bool = False
     """Whether any logit depends on the ids."""
+    constant: set[Mode] = field(default_factory=set)
+    """Modes in which constants took the place of torch's random numbers, because these moved logits."""
 
 
 def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
@@ -197,6 +199,12 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
     if tried.unconfirmed:
         said.append(
             f"a leak in {tried.unconfirmed} movements that vanish in float64, taken for rounding like those before"
+        )
+    if tried.constant:
+        modes = ", ".join(sorted({"training" if mode.training else "evaluation" for mode in tried.constant}))
+        said.append(
+            f"a leak that only some random numbers set off, in {modes} mode: constants took their place there, "
+            "because how many are drawn depends on the ids"
         )
     said.append(f"a leak that comes with one call of more than {tried.calls}, if the module counts them")
     said.append("a leak from an earlier call in another mode than the evaluation's")
