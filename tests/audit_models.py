@@ -293,6 +293,21 @@ class Dropping(Embedded):
         return out_MW.view(*ids_BT.shape, -1)
 
 
+class Turning(Embedded):
+    """A complex parameter whose imaginary part alone lets the mean over the window in."""
+
+    def __init__(self, leaky: bool = True) -> None:
+        super().__init__()
+        self.gate, self.leaky = nn.Parameter(torch.tensor([1 + 0.3j])), leaky
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        logits_BTW = super().forward(ids_BT)
+        let_in_B1W = (logits_BTW if self.leaky else logits_BTW[:, :1]).mean(dim=1, keepdim=True)
+        return torch.view_as_real(torch.complex(logits_BTW, -let_in_B1W.expand_as(logits_BTW)) * self.gate)[
+            ..., 0
+        ]
+
+
 def counted_by_draws(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
     """How many numbers are drawn depends on the whole row, and their sum is read."""
     return logits_BTW + torch.rand(int(ids_BT.sum()), dtype=logits_BTW.dtype).sum() / 100
@@ -314,6 +329,7 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "reads its targets": ReadsTargets,
     "reads its last target": ReadsLastTarget,
     "behind a parameter that is zero": GatedByZero,
+    "behind an imaginary number": Turning,
     # the batch
     "mean over rows": lambda: Embedded(rows_mean),
     "neighbouring row": lambda: Embedded(neighbour_row),
@@ -585,6 +601,7 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "a counter in an attribute": lambda: Embedded(counted),
     "dropout": Dropped,
     "dropout in experts": Dropping,
+    "a complex parameter": lambda: Turning(leaky=False),
     "changes its ids in place": InPlace,
     "running statistics": RunningMean,
     "keeps tensors and masks": lambda: Embedded(kept),

@@ -166,7 +166,13 @@ def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     copied = fresh_copy(module)
     if dtype == torch.float64 and device_of(module).type == "mps":
         copied = copied.cpu()
-    return copied.to(dtype)
+    copied = (
+        copied.double() if dtype == torch.float64 else copied.float()
+    )  # to(dtype) makes complex numbers real
+    for tensor in tensors_of(copied):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(dtype.to_complex())
+    return copied
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
@@ -185,7 +191,7 @@ def jitter_(module: nn.Module, size: float, seed: int) -> None:
     """Change every parameter by a random share of about `size`."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() or parameter.is_complex():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + size * noise)
 
@@ -197,7 +203,7 @@ def zero_parameters(module: nn.Module) -> int:
 
 def is_zero(parameter: nn.Parameter) -> bool:
     """Whether a trainable tensor holds nothing but zeros."""
-    trained = parameter.requires_grad and parameter.is_floating_point() and parameter.numel() > 0
+    trained = parameter.requires_grad and parameter.numel() > 0  # integers cannot be
     return trained and not bool(parameter.detach().any())
 
 
@@ -207,7 +213,8 @@ def fill_zeros_(module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if is_zero(parameter):
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * ZERO_FILL)
+            single = torch.complex64 if parameter.is_complex() else torch.float32
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=single) * ZERO_FILL)
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
