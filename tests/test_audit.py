@@ -365,6 +365,19 @@ def test_cuts_are_all_positions_or_as_many_as_allowed() -> None:
     assert (result.cuts, result.context_length) == (5, 30)
 
 
+@pytest.mark.parametrize("chunk", [64, 512])
+def test_a_leak_across_the_edges_of_chunks_is_caught_though_few_positions_have_a_cut(chunk: int) -> None:
+    """The last token of each chunk sees the first one of the next chunk."""
+
+    class Chunked(Embedded):
+        def mix(self, x_BTD: torch.Tensor) -> torch.Tensor:
+            last_T1 = (torch.arange(x_BTD.shape[1]) % chunk == chunk - 1)[:, None]
+            return x_BTD + last_T1 * F.pad(x_BTD[:, 1:], (0, 0, 0, 1))
+
+    found = audit(Chunked(), context=1024, batch_size=2)
+    assert found.verdict == "LEAKING" and "2 rows of 1024" in str(found.where), found
+
+
 def test_outputs_of_every_documented_form_are_read() -> None:
     class Wrapped(Embedded):
         def __init__(self, form: str) -> None:

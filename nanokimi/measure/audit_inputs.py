@@ -16,6 +16,7 @@ import torch
 ROW_KINDS = ("real", "random", "few", "runs", "real", "repeated", "random", "echo", "constant")
 WINDOWS_KEPT = 64
 SHORT_TOKENS = 512  # at most, in a batch that tries another length
+GOLDEN = (5**0.5 - 1) / 2  # the shares of its multiples lie close together everywhere
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,24 @@ def calls_in_turn(source: Source, calls: int, length: int) -> Iterator[Probe]:
 
 
 def spread_cuts(context: int, most: int) -> list[int]:
-    """All cuts from 1 to context - 1, or `most` of them, spread evenly."""
-    return sorted({round(1 + i * (context - 2) / max(most - 1, 1)) for i in range(most)})
+    """All cuts from 1 to context - 1, or `most` of them: multiples of a power of two, and others spread over the rest.
+
+    A module that works in chunks, mostly of a power of two, may leak across their edges only.
+    """
+    if most >= context - 1:
+        return list(range(1, context))
+    step = 1
+    while (context - 1) // step > most // 2:
+        step *= 2
+    edges, others = list(range(step, context, step)), [cut for cut in range(1, context) if cut % step]
+    kept = most - len(edges)
+    for part in range(
+        kept
+    ):  # one of each part of the others: the first, the last, and in between now here, now there
+        start, stop = part * len(others) // kept, (part + 1) * len(others) // kept
+        share = 1.0 if part == kept - 1 > 0 else part * GOLDEN % 1
+        edges.append(others[min(start + int(share * (stop - start)), stop - 1)])
+    return sorted(edges)
 
 
 def shapes_to_try(rows: int, context: int, number: int, primary: bool) -> list[tuple[int, int]]:
