@@ -308,6 +308,11 @@ class Turning(Embedded):
         ]
 
 
+def small_gate(size: float) -> Mix:
+    """The mean over the window behind a gate that training may open."""
+    return lambda model, ids_BT, logits_BTW: logits_BTW + size * logits_BTW.mean(dim=1, keepdim=True)
+
+
 def counted_by_draws(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
     """How many numbers are drawn depends on the whole row, and their sum is read."""
     return logits_BTW + torch.rand(int(ids_BT.sum()), dtype=logits_BTW.dtype).sum() / 100
@@ -330,6 +335,7 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     "reads its last target": ReadsLastTarget,
     "behind a parameter that is zero": GatedByZero,
     "behind an imaginary number": Turning,
+    "behind a gate of 1e-5": lambda: Embedded(small_gate(1e-5)),
     # the batch
     "mean over rows": lambda: Embedded(rows_mean),
     "neighbouring row": lambda: Embedded(neighbour_row),
@@ -546,6 +552,23 @@ class SinglePrecision(Embedded):
         return super().forward(ids_BT).cumsum(1)
 
 
+def a_little(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
+    """A little rounding that depends on the batch."""
+    big = 8 + logits_BTW.mean()
+    return (logits_BTW + big) - big
+
+
+class Insisting(Embedded):
+    """Rounds a little as the batch has it, and insists on single precision by an assertion."""
+
+    def __init__(self) -> None:
+        super().__init__(a_little)
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        assert self.wte.dtype == torch.float32
+        return super().forward(ids_BT)
+
+
 class Wrapped(Embedded):
     """A tuple, a list, a dictionary around the logits."""
 
@@ -614,6 +637,8 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "refuses other lengths": FixedShape,
     "a head that is zero": Still,
     "single precision": SinglePrecision,
+    "a little rounding": lambda: Embedded(a_little),
+    "a little rounding, and an assertion": Insisting,
     "transformers' GPT-2": gpt2,
     "transformers' DeepSeek-V3": deepseek,
 }

@@ -329,6 +329,26 @@ def test_rounding_is_told_from_a_leak_of_its_size_in_float64() -> None:
         assert result.causal is causal
 
 
+def test_a_leak_smaller_than_rounding_is_caught_in_float64_or_else_said_to_be_possible() -> None:
+    """Training may open a gate that begins at 1e-6, as LayerScale does."""
+
+    class Gated(Embedded):
+        refuses = False
+
+        def mix(self, x_BTD: torch.Tensor) -> torch.Tensor:
+            if self.refuses and x_BTD.dtype == torch.float64:
+                raise ValueError("single precision, please")
+            return x_BTD + 1e-6 * x_BTD.mean(dim=1, keepdim=True)
+
+    found = audit(Gated())
+    assert found.verdict == "LEAKING" and "float64 shows it" in str(found.where)
+    assert found.max_leak < found.tolerance, "fp32 alone would not tell"
+    refusing = Gated()
+    refusing.refuses = True
+    result = audit(refusing)
+    assert result.causal and any("single precision, please" in words for words in result.not_excluded)
+
+
 def test_nanokimi_without_its_mask_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(TINY_KIMI, seed=0)  # test_no_false_alarm_for_fresh_models passes it
     honest = F.scaled_dot_product_attention

@@ -191,9 +191,10 @@ class _Auditor(Confirming):
         worst = int((moved_BT / tolerance_BT).argmax())
         if float(moved_BT.max()) >= self.max_leak:
             self.max_leak, self.tolerance = float(moved_BT.max()), float(tolerance_BT.flatten()[worst])
-        if not bool((moved_BT > tolerance_BT).any()):
+        if not bool(moved_BT.any()):
             return None
-        finding = self.confirm(Moved(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT))
+        found = Moved(mode, probe, base_BTW, changed_BTW, moved_BT, tolerance_BT)
+        finding = self.confirm(found) if bool(found.counts_BT.any()) else self.confirm_faint(found)
         if mode in self.tried.constant:
             self.kept = None  # its random numbers may have been others
         return finding

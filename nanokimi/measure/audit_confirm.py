@@ -8,6 +8,8 @@ If nothing runs in float64, such changes of the parameters are all that there is
 that stays the same whatever they are, is a leak. Otherwise rounding and a small leak look alike, and the verdict says
 so: it is no pass.
 
+A movement below the tolerance may be a leak that training has yet to open, as behind a small gate: float64 shows it.
+
 What vanishes if torch's random numbers are constants (audit_draws.py) is no leak: it was other random numbers.
 """
 
@@ -22,7 +24,7 @@ from nanokimi.measure.audit_calls import Mode, Subject
 from nanokimi.measure.audit_double import Precision
 from nanokimi.measure.audit_draws import LEVELS, Draws, level_of
 from nanokimi.measure.audit_inputs import Probe
-from nanokimi.measure.audit_plan import Tried
+from nanokimi.measure.audit_plan import PRIMARY, Tried
 from nanokimi.measure.audit_scale import movement, tolerances
 
 CONFIRMATIONS, REPEATS = 24, 2
@@ -37,6 +39,8 @@ SMALL = 200
 """Movements of up to so many tolerances, 1% of the scale, are rounding if they vanish in float64 (`unexplained`)."""
 SMALL_NATS = 0.03
 """The most nats of such a movement: columns far from the others make the scale large."""
+FAINTER = 2.0
+"""A movement below the tolerance is looked into if it is so many times as large as those before it in its mode."""
 ALIKE_POSITIONS = 0.1
 """The share of positions whose logits must be the same in fp32 and with the casts replaced, to 1% of the scale."""
 CAUSAL, LEAKING, NONDETERMINISTIC, UNDECIDED = "causal", "LEAKING", "NONDETERMINISTIC", "UNDECIDED"
@@ -88,6 +92,8 @@ class Confirming:
     """Columns whose logits differ between inputs, some of them."""
     undecided: Finding | None = None
     """The first movement that is rounding or a leak, and nobody can tell."""
+    faintest: dict[Mode, float] = field(default_factory=dict)
+    """In each mode the largest movement below the tolerance that was looked into, in tolerances."""
 
     def logits(
         self,
@@ -150,6 +156,20 @@ class Confirming:
         left_BT = self.unexplained(found, strictly=double.raised)
         return (self.random(found) or self.leak(found, left_BT)) if bool(left_BT.any()) else None
 
+    def confirm_faint(self, found: Moved) -> Finding | None:
+        """Whether a movement in fp32 that is no larger than rounding may be is a leak all the same."""
+        share = float((found.moved_BT / found.tolerance_BT).max())
+        if found.mode not in PRIMARY or share <= FAINTER * self.faintest.get(found.mode, 0.0):
+            return None
+        self.faintest[found.mode] = share
+        double, why = self.in_double(found)
+        if double is None:
+            self.tried.faint = why
+        if double is None or not bool(double.counts_BT.any()) or self.is_by_draws(double):
+            return None
+        finding = self.random(double) or self.leak(double, double.counts_BT)
+        return replace(finding, where=f"{finding.where}, by less than rounding in fp32: float64 shows it")
+
     def without_double(self, found: Moved, why: str) -> Finding | None:
         """The same for a module that does not run in float64; `undecided` is kept, as a leak may still be found."""
         if self.undecided is not None and self.confirmations > CONFIRMATIONS:
@@ -179,7 +199,7 @@ class Confirming:
         why = "it computes in single precision whatever type its parameters have"
         try:
             plain = self.doubles(found, single)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever its code says to another type
             why = " ".join(str(error).split())[:80] or type(error).__name__
         if plain is not None and not (single.single and bool(plain.counts_BT.any())):
             return plain, ""

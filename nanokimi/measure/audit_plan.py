@@ -171,6 +171,8 @@ class Tried:
     """The most calls in a row of one copy."""
     moved: bool = False
     """Whether any logit depends on the ids."""
+    faint: str = ""
+    """Why a movement below the tolerance could not be repeated in float64."""
     constant: set[Mode] = field(default_factory=set)
     """Modes in which constants took the place of torch's random numbers, because these moved logits."""
 
@@ -200,6 +202,8 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
         said.append(
             f"a leak in {tried.unconfirmed} movements that vanish in float64, taken for rounding like those before"
         )
+    if tried.faint:
+        said.append(f"a leak smaller than rounding, because nothing runs in float64 ({tried.faint})")
     if tried.constant:
         modes = ", ".join(sorted({"training" if mode.training else "evaluation" for mode in tried.constant}))
         said.append(
