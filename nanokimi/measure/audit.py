@@ -21,6 +21,7 @@ from nanokimi.measure.audit_calls import (
     Mode,
     Subject,
     default_call,
+    partly_zero_parameters,
     random_states_kept,
     zero_parameters,
 )
@@ -80,7 +81,7 @@ def audit(
             outside the vocabulary.
     """
     plan = make_plan(vocab_size, context, batch_size, max_cuts, seed, windows)
-    zeros = zero_parameters(module)
+    zeros, partly = zero_parameters(module), partly_zero_parameters(module)
     auditor = _Auditor(subject=Subject(module, call or default_call(module), seed), plan=plan)
     with random_states_kept(auditor.subject.device):
         finding = auditor.run(zeros > 0)
@@ -93,7 +94,7 @@ def audit(
         context_length=context,
         tolerance=auditor.tolerance,
         passes=auditor.subject.calls,
-        not_excluded=() if finding else not_excluded(plan, auditor.tried, zeros, auditor.bases),
+        not_excluded=() if finding else not_excluded(plan, auditor.tried, (zeros, partly), auditor.bases),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -176,14 +176,29 @@ def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def fresh_copy(module: nn.Module) -> nn.Module:
-    """A deep copy. Tensors with an autograd history, which some modules have as attributes, are copied without it."""
+    """A deep copy. Tensors with an autograd history, which some modules keep, are copied without it.
+
+    Raises ValueError if the module holds what cannot be copied, such as a lock.
+    """
     memo: dict[int, object] = {}
     for part in module.modules():
-        for value in vars(part).values():
-            for tensor in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(tensor, torch.Tensor) and not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(module, memo)
+        for tensor in tensors_in(list(vars(part).values())):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        return copy.deepcopy(module, memo)
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the module cannot be copied, and only copies are audited: {reason}") from None
+
+
+def tensors_in(values: Iterable[object], depth: int = 4) -> Iterator[torch.Tensor]:
+    """The tensors among `values`, and in lists, tuples and dictionaries there, `depth` of them inside each other."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif depth and isinstance(value, dict | list | tuple):
+            yield from tensors_in(value.values() if isinstance(value, dict) else value, depth - 1)
 
 
 @torch.no_grad()
@@ -199,6 +214,12 @@ def jitter_(module: nn.Module, size: float, seed: int) -> None:
 def zero_parameters(module: nn.Module) -> int:
     """How many trainable tensors hold nothing but zeros."""
     return sum(is_zero(parameter) for parameter in module.parameters())
+
+
+def partly_zero_parameters(module: nn.Module) -> int:
+    """How many trainable tensors hold zeros and other numbers."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return sum(not is_zero(one) and bool((one.detach() == 0).any()) for one in trained)
 
 
 def is_zero(parameter: nn.Parameter) -> bool:

@@ -177,8 +177,11 @@ class Tried:
     """Modes in which constants took the place of torch's random numbers, because these moved logits."""
 
 
-def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str, ...]:
-    """A description of what an audit without findings cannot exclude, the most specific first."""
+def not_excluded(plan: Plan, tried: Tried, zeros: tuple[int, int], draws: int) -> tuple[str, ...]:
+    """A description of what an audit without findings cannot exclude, the most specific first.
+
+    `zeros` is how many parameters are all zero, and how many are so in part.
+    """
     context, said = plan.context, []
     if not tried.moved:
         said.append("anything: no logit depends on the ids, as with a head that is still zero")
@@ -212,10 +215,12 @@ def not_excluded(plan: Plan, tried: Tried, zeros: int, draws: int) -> tuple[str,
         )
     said.append(f"a leak that comes with one call of more than {tried.calls}, if the module counts them")
     said.append("a leak from an earlier call in another mode than the evaluation's")
-    if zeros:
+    if zeros[0]:
         said.append(
-            f"a leak held back by other values than were tried for {zeros} parameters that are all zero"
+            f"a leak held back by other values than were tried for {zeros[0]} parameters that are all zero"
         )
+    if zeros[1]:
+        said.append(f"a leak held back by zeros among the numbers of {zeros[1]} parameters")
     said.append(
         "a module that notices the audit, state outside the module, other data types, compiled graphs, other devices"
     )
