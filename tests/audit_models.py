@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -569,6 +569,26 @@ class Insisting(Embedded):
         return super().forward(ids_BT)
 
 
+@cache
+def kept_for_all(length: int) -> torch.Tensor:
+    """A table that whoever asks first has made, maybe in inference mode."""
+    return torch.linspace(0.5, 1.5, length)[:, None]
+
+
+class Losses(Embedded):
+    """Has kept losses with their history in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: dict[str, list[torch.Tensor]] = {"z": []}
+        self(torch.zeros(1, 2, dtype=torch.long))
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        logits_BTW = super().forward(ids_BT)
+        self.losses["z"].append(logits_BTW.logsumexp(dim=-1).mean())
+        return logits_BTW
+
+
 class Wrapped(Embedded):
     """A tuple, a list, a dictionary around the logits."""
 
@@ -637,6 +657,10 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "refuses other lengths": FixedShape,
     "a head that is zero": Still,
     "single precision": SinglePrecision,
+    "a table from a cached function": lambda: Embedded(
+        lambda model, ids, logits: logits * kept_for_all(ids.shape[1]).to(logits.dtype)
+    ),
+    "keeps its losses in a dictionary": Losses,
     "a little rounding": lambda: Embedded(a_little),
     "a little rounding, and an assertion": Insisting,
     "transformers' GPT-2": gpt2,

@@ -31,6 +31,8 @@ train:
 sample: {{prompts: [the small boy], max_new_tokens: 5}}
 {TINY_ARMS}"""
 MODELS = """\
+import threading
+
 import torch
 from torch import nn
 
@@ -58,6 +60,12 @@ class LikeNanoGPT(Bigram):  # its forward computes the last position alone, unle
 class Headless(Bigram):
     def forward(self, ids):
         return self.embedding(ids).mean(dim=1)
+
+
+class Locked(Bigram):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.lock = threading.Lock()
 """
 
 
@@ -253,6 +261,7 @@ def test_two_classes_for_one_place_are_refused_where_a_run_begins(
     [
         ("from={}/mine.py:Peeking", "LEAKING before its first step"),
         ("from={}/mine.py:Headless", "expected logits"),
+        ("from={}/mine.py:Locked", "cannot be audited: ValueError: the module cannot be copied"),
         ("from={}/mine.py:Bigram model.depth=2", "takes no argument 'depth'"),
         ("from={}/mine.py:Bigram model.width=wide", "cannot be built"),
         ("from={}/mine.py:Nothing", "defines no class"),

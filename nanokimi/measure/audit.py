@@ -11,7 +11,9 @@ rounding, is told by audit_confirm.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -129,7 +131,7 @@ class _Auditor(Confirming):
             finding = None
             if mode not in begun:
                 begun.add(mode)
-                finding = self.twice(mode, probe)
+                finding = self.with_clones(partial(self.twice, mode, probe))
             finding = finding or self.unless_refused(mode, probe)
             if finding is not None:
                 return finding
@@ -146,14 +148,25 @@ class _Auditor(Confirming):
 
     def unless_refused(self, mode: Mode, probe: Probe) -> Finding | None:
         """Test, but allow the module to refuse shapes that do not occur in an evaluation."""
+        test = partial(self.with_clones, partial(self.test, mode, probe))
         if probe.shape == (self.plan.main_rows(), self.plan.context):
-            return self.test(mode, probe)
+            return test()
         try:
-            return self.test(mode, probe)
+            return test()
         except Exception as error:
             reason = (" ".join(str(error).split()) or type(error).__name__)[:80]
             self.tried.refused.setdefault(probe.shape, reason)
             return None
+
+    def with_clones(self, attempt: Callable[[], Finding | None]) -> Finding | None:
+        """What an attempt finds, made once more with clones of inference tensors if the module fails without."""
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if self.subject.clones or "nference tensor" not in str(error):
+                raise
+            self.subject.clones = True
+            return attempt()
 
     def reference(self, mode: Mode, probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a probe's base, and their tolerances."""

@@ -12,10 +12,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from nanokimi.measure.audit_double import Precision
 from nanokimi.measure.audit_draws import Draws
@@ -42,6 +45,19 @@ class Mode:
         if self.gradients == "inference_mode":
             return torch.inference_mode()
         return torch.set_grad_enabled(self.gradients == "gradients on")
+
+
+class Clones(TorchFunctionMode):
+    """Lets a module use tensors made in inference mode: a function that caches its result keeps them for every mode."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function with clones of such tensors."""
+        args, kwargs = tree_map_only(
+            torch.Tensor, lambda one: one.clone() if one.is_inference() else one, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -92,6 +108,8 @@ class Subject:
     calls: int = 0
     tokens: int = 0
     copies: dict[torch.dtype, Copy] = field(default_factory=dict)
+    clones: bool = False
+    """Whether the module uses tensors made in inference mode outside of it, too."""
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +166,8 @@ class Subject:
                     for watcher in (precision, draws):
                         if watcher is not None:
                             around.enter_context(watcher.context())
+                    if self.clones and mode.gradients != "inference_mode":
+                        around.enter_context(Clones())
                     output = self.call(copied, own_ids)
                 if number >= len(before):
                     logits_BTW = find_logits(output, ids).detach()

@@ -29,7 +29,7 @@ from nanokimi.runtime.files import read_json, write_json
 from nanokimi.runtime.plugins import plugin_hashes
 from nanokimi.runtime.text import visible_line
 from nanokimi.study.study import Study, StudyArm
-from nanokimi.train.audits import audit_run, built_if_users
+from nanokimi.train.audits import audit_run, audit_users, built_if_users
 
 AUDITS_FILE = "audits.json"
 
@@ -45,9 +45,10 @@ def with_leaks_found(arms: Sequence[StudyArm], study: Study) -> list[StudyArm]:
     wanted = {key: name for name, key in reversed(keys.items()) if key not in kept}
     for number, arm in enumerate((arm for arm in arms if wanted.get(keys[arm.name]) == arm.name), start=1):
         print(f"auditing {visible_line(arm.name)} ({number} of {len(wanted)} architectures)", file=sys.stderr)
-        built = built_if_users(arm.config) or build_model(arm.config.family.model, arm.config.seed)
+        users = built_if_users(arm.config)
+        built = users or build_model(arm.config.family.model, arm.config.seed)
         accelerate_(built, dtype=arm.config.train.dtype)
-        found = audit_run(built, arm.config, study.data)
+        found = (audit_run if users is None else audit_users)(built, arm.config, study.data)
         if found.verdict == NONDETERMINISTIC:
             raise UserError(f"{arm.name} is {found.verdict}, so no run could be repeated: {found.where}")
         if found.verdict == UNDECIDED:

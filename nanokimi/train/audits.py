@@ -30,6 +30,18 @@ def audit_run(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditR
     )
 
 
+def audit_users(model: nn.Module, config: RunConfig, data: PreparedData) -> AuditResult:
+    """Audit a model with a class of the user's in it. Raises UserError if that class fails."""
+    try:
+        return audit_run(model, config, data)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{config.title} cannot be audited: {type(error).__name__}: {reason_of(error)}"
+        ) from None
+
+
 def passes_of_run(model: nn.Module, config: RunConfig, data: PreparedData) -> int:
     """The forward passes that `audit_run` makes of a causal model."""
     train, vocab_size = config.train, config.family.model.vocab_size
@@ -48,7 +60,7 @@ def require_sound(config: RunConfig, data: PreparedData) -> None:
     if model is None:
         return
     require_splittable(model, config.title)
-    found = audit_run(model, config, data)
+    found = audit_users(model, config, data)
     if not found.causal:
         loss = "could not be ranked" if found.verdict == UNDECIDED else "would be meaningless"
         raise UserError(
