@@ -25,7 +25,7 @@ from nanokimi.measure.audit_double import Precision
 from nanokimi.measure.audit_draws import LEVELS, Draws, level_of
 from nanokimi.measure.audit_inputs import Probe
 from nanokimi.measure.audit_plan import PRIMARY, Tried
-from nanokimi.measure.audit_scale import movement, tolerances
+from nanokimi.measure.audit_scale import TOLERANCES, movement, tolerances
 
 CONFIRMATIONS, REPEATS = 24, 2
 """Movements that are looked into, and how often each input is tried again. Later ones are only tried in float64."""
@@ -33,6 +33,8 @@ JITTER, JITTERS, EXPLAINED = 1e-6, 16, 0.1
 """The relative size of changes of the parameters, how many are tried, and the share of a movement that they explain."""
 GROWING = (1e-6, 1e-5, 1e-4)
 """The sizes, in turn, where nothing runs in float64: rounding may be coarser than the smallest."""
+COARSE, COARSER = 1e-4, (1 / 64, 1 / 16, 1 / 4)
+"""A module whose types round more coarsely than this, as bfloat16 does, has changes of these shares of its rounding."""
 ALIKE, UNLIKE = 0.1, 1
 """A movement stays the same if it changes by at most this share, but for so many of the changes of the parameters."""
 SMALL = 200
@@ -41,8 +43,9 @@ SMALL_NATS = 0.03
 """The most nats of such a movement: columns far from the others make the scale large."""
 FAINTER = 2.0
 """A movement below the tolerance is looked into if it is so many times as large as those before it in its mode."""
-ALIKE_POSITIONS = 0.1
-"""The share of positions whose logits must be the same in fp32 and with the casts replaced, to 1% of the scale."""
+ALIKE_POSITIONS, ROUNDINGS = 0.1, 8
+"""The share of positions whose logits must be the same in fp32 and with the casts replaced, to 1% of the scale or to so
+many times the rounding of types coarser than fp32."""
 CAUSAL, LEAKING, NONDETERMINISTIC, UNDECIDED = "causal", "LEAKING", "NONDETERMINISTIC", "UNDECIDED"
 
 
@@ -154,7 +157,16 @@ class Confirming:
             self.tried.unconfirmed += 1
             return None
         left_BT = self.unexplained(found, strictly=double.raised)
+        if bool(left_BT.any()) and (rounding := self.rounding(found)) > COARSE:
+            sizes = [share * rounding for share in COARSER]
+            left_BT &= self.unexplained(found, sizes=sizes) | self.persisting(found, sizes)
         return (self.random(found) or self.leak(found, left_BT)) if bool(left_BT.any()) else None
+
+    def rounding(self, found: Moved) -> float:
+        """The coarsest relative rounding of the types that the module computes in, in fp32."""
+        watch = Precision(raised=False)
+        self.logits(found.mode, found.probe, changed=False, precision=watch)
+        return watch.rounding
 
     def confirm_faint(self, found: Moved) -> Finding | None:
         """Whether a movement in fp32 that is no larger than rounding may be is a leak all the same."""
@@ -208,9 +220,15 @@ class Confirming:
             raised = self.doubles(found, everything)
         except Exception:  # whatever an unusual type causes in the module's code
             return None, why
-        far_BT = movement(raised.base_BTW.to(found.base_BTW), found.base_BTW)
-        alike = float((far_BT <= SMALL * found.tolerance_BT).double().mean()) >= ALIKE_POSITIONS
-        return (raised, "") if alike and not everything.single else (None, why)
+        return (raised, "") if self.alike(found, raised) and not everything.single else (None, why)
+
+    def alike(self, found: Moved, raised: Moved) -> bool:
+        """Whether the logits with the casts replaced are still the module's own, up to the rounding of its types."""
+        far_BT = movement(raised.base_BTW.to(found.base_BTW), found.base_BTW) / found.tolerance_BT
+        share = float((far_BT <= SMALL).double().mean())
+        if share < ALIKE_POSITIONS and (rounding := self.rounding(found)) > COARSE:
+            share = float((far_BT <= ROUNDINGS * rounding / TOLERANCES[torch.float32][0]).double().mean())
+        return share >= ALIKE_POSITIONS
 
     def doubles(self, found: Moved, precision: Precision) -> Moved:
         """The probe in float64."""
@@ -295,7 +313,7 @@ class Confirming:
                 break
         return left_BT
 
-    def persisting(self, found: Moved) -> torch.Tensor:
+    def persisting(self, found: Moved, sizes: Sequence[float] = GROWING) -> torch.Tensor:
         """The movements (B, T) that stay the same whatever the parameters' last digits are: rounding would not."""
         difference_BTW = found.changed_BTW - found.base_BTW
         unlike_BT = torch.zeros_like(found.moved_BT, dtype=torch.long)
@@ -305,7 +323,7 @@ class Confirming:
                     found.mode,
                     found.probe,
                     changed=changed,
-                    jitter=(GROWING[number % len(GROWING)], number),
+                    jitter=(sizes[number % len(sizes)], number),
                 )
                 for changed in (False, True)
             )

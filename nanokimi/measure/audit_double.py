@@ -30,6 +30,8 @@ class Precision(TorchDispatchMode):
         self.raised = raised
         self.single = False
         """Whether there were numbers below float64, so that rounding is not float64's."""
+        self.rounding = 0.0
+        """The coarsest relative rounding of the types that there were."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -39,7 +41,10 @@ class Precision(TorchDispatchMode):
         if self.raised:
             args, kwargs = raise_types(args), raise_types(kwargs)
         result = func(*args, **kwargs)
-        self.single = self.single or any(map(is_single, leaves((args, kwargs, result))))
+        for value in leaves((args, kwargs, result)):
+            self.single = self.single or is_single(value)
+            if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+                self.rounding = max(self.rounding, torch.finfo(value.dtype).eps)
         return result
 
     @contextmanager
