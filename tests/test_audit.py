@@ -492,6 +492,26 @@ def test_what_is_not_excluded_is_said() -> None:
     assert audit(NextToken()).not_excluded == ()
 
 
+def test_it_is_said_that_a_module_reads_how_long_its_window_is() -> None:
+    """No token tells it, but where a document is shorter than the context, the length tells where it ends."""
+
+    class FromTheEnd(Embedded):
+        """Adds to the logits of the last position of a window."""
+
+        def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+            logits_BTW = super().forward(ids_BT)
+            logits_BTW[:, -1, 0] += 1.0
+            return logits_BTW
+
+    def is_said(module: nn.Module) -> bool:
+        result = audit(module)
+        assert result.causal
+        return any("window's length" in words for words in result.not_excluded)
+
+    assert is_said(FromTheEnd())
+    assert not any(map(is_said, (Embedded(), Attention(), NanoGPTStyle(), build_model(TINY_KIMI, seed=0))))
+
+
 def test_shapes_that_a_module_refuses_are_said() -> None:
     class Fixed(Embedded):
         def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -27,9 +27,17 @@ from nanokimi.measure.audit_calls import (
     random_states_kept,
     zero_parameters,
 )
-from nanokimi.measure.audit_confirm import CAUSAL, Confirming, Finding, Moved
+from nanokimi.measure.audit_confirm import CAUSAL, SMALL, Confirming, Finding, Moved
 from nanokimi.measure.audit_inputs import Probe
-from nanokimi.measure.audit_plan import MAX_CUTS, MODES, Plan, make_plan, not_excluded, planned_passes
+from nanokimi.measure.audit_plan import (
+    EVALUATION,
+    MAX_CUTS,
+    MODES,
+    Plan,
+    make_plan,
+    not_excluded,
+    planned_passes,
+)
 from nanokimi.measure.audit_scale import movement, tolerances
 
 SCALE_COLUMNS = 128
@@ -136,7 +144,26 @@ class _Auditor(Confirming):
             if finding is not None:
                 return finding
         assert len(begun) == len(MODES)
+        self.tried.by_length = self.reads_length()
         return self.undecided
+
+    def reads_length(self) -> bool:
+        """Whether logits change at some position of every row if the window ends earlier, with the same tokens."""
+        for base_BT, length in self.plan.shortened():
+            whole, part = (
+                Probe(base_BT, base_BT, base_BT[:, 0]),
+                Probe(base_BT[:, :length], base_BT, base_BT[:, 0]),
+            )
+            try:
+                whole_BTW = self.logits(EVALUATION, whole, changed=False)[:, :length]
+                part_BTW = self.logits(EVALUATION, part, changed=False)
+            except Exception:  # the module refuses the shape, which is said elsewhere
+                continue
+            moved_BT = movement(part_BTW, whole_BTW)
+            # rounding, as at a router's near-tie, moves some rows alone
+            if bool((moved_BT > SMALL * tolerances(whole_BTW, self.moving_X)).all(dim=0).any()):
+                return True
+        return False
 
     def twice(self, mode: Mode, probe: Probe) -> Finding | None:
         """Test with equal ids twice."""

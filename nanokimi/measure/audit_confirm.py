@@ -38,7 +38,7 @@ COARSE, COARSER = 1e-4, (1 / 64, 1 / 16, 1 / 4)
 ALIKE, UNLIKE = 0.1, 1
 """A movement stays the same if it changes by at most this share, but for so many of the changes of the parameters."""
 SMALL = 200
-"""Movements of up to so many tolerances, 1% of the scale, are rounding if they vanish in float64 (`unexplained`)."""
+"""Movements of up to so many tolerances, 1% of the scale, are rounding if they vanish in float64 (`to_explain`)."""
 SMALL_NATS = 0.03
 """The most nats of such a movement: columns far from the others make the scale large."""
 FAINTER = 2.0
@@ -156,10 +156,14 @@ class Confirming:
         if self.confirmations > CONFIRMATIONS:
             self.tried.unconfirmed += 1
             return None
-        left_BT = self.unexplained(found, strictly=double.raised)
-        if bool(left_BT.any()) and (rounding := self.rounding(found)) > COARSE:
+        left_BT = self.to_explain(found, strictly=double.raised)
+        if not bool(left_BT.any()):
+            return None
+        if (rounding := self.rounding(found)) > COARSE:
             sizes = [share * rounding for share in COARSER]
-            left_BT &= self.unexplained(found, sizes=sizes) | self.persisting(found, sizes)
+            left_BT &= self.unexplained(found, left_BT, sizes) | self.persisting(found, sizes)
+        else:
+            left_BT = self.unexplained(found, left_BT)
         return (self.random(found) or self.leak(found, left_BT)) if bool(left_BT.any()) else None
 
     def rounding(self, found: Moved) -> float:
@@ -190,7 +194,7 @@ class Confirming:
             return finding
         if self.is_by_draws(found):
             return None
-        for left_BT in (self.persisting(found), self.unexplained(found, sizes=GROWING)):
+        for left_BT in (self.persisting(found), self.unexplained(found, found.counts_BT, GROWING)):
             if bool(left_BT.any()):
                 return self.leak(found, left_BT)
         if self.undecided is None:
@@ -282,20 +286,24 @@ class Confirming:
         )
         return self.moved(found.mode, found.probe, base_BTW, changed_BTW)
 
+    def to_explain(self, found: Moved, *, strictly: bool) -> torch.Tensor:
+        """The movements (B, T) that need an explanation if they vanish in float64.
+
+        Unless `strictly`, those below 1% of the scale and SMALL_NATS do not: a model gains next to nothing by them.
+        """
+        if strictly:
+            return found.counts_BT
+        return found.moved_BT > (SMALL * found.tolerance_BT).clamp(max=SMALL_NATS)
+
     def unexplained(
-        self, found: Moved, *, strictly: bool = True, sizes: Sequence[float] = (JITTER,)
+        self, found: Moved, among_BT: torch.Tensor, sizes: Sequence[float] = (JITTER,)
     ) -> torch.Tensor:
-        """The movements (B, T) that no change of the parameters in their last digits causes, about as far.
+        """Those of some movements (B, T) that no change of the parameters in their last digits causes, about as far.
 
         Such a movement has to come again with the same change, and from logits computed afresh, because noise that is
-        drawn anew at each call would otherwise explain itself. Unless `strictly`, movements below 1% of the scale and
-        SMALL_NATS need no explanation: a model gains next to nothing by so small a leak.
+        drawn anew at each call would otherwise explain itself.
         """
-        left_BT = found.counts_BT
-        if not strictly:
-            left_BT = found.moved_BT > (SMALL * found.tolerance_BT).clamp(max=SMALL_NATS)
-        if not bool(left_BT.any()):
-            return left_BT
+        left_BT = among_BT.clone()
         fresh = {changed: self.again(found, changed=changed) for changed in (False, True)}
         for number in range(JITTERS):
             changed = number % 2 == 1

@@ -28,7 +28,7 @@ from nanokimi.measure.evaluate import TOKENS_AT_A_TIME
 MAX_CUTS = 256
 LOGITS_AT_A_TIME, MOST_LOGITS = 2**27, 2**29
 FEWEST_ROWS, MOST_ROWS = 4, 64
-CALLS_IN_TURN = 48
+CALLS_IN_TURN, LENGTH_ROWS = 48, 8
 SWEPT_IDS, REAL_PAIRS, RANDOM_PAIRS = 8192, 4096, 2048
 SMALL_VOCABULARY = 256  # vocabularies up to here have every pair of neighbours tried
 
@@ -97,6 +97,14 @@ class Plan:
             length = max(min(context, self.tokens_at_a_time() // CALLS_IN_TURN), 2)
             yield from calls_in_turn(source, CALLS_IN_TURN, length)
 
+    def shortened(self) -> list[tuple[torch.Tensor, int]]:
+        """Windows, and the lengths to which they are cut to see whether a module reads how long they are."""
+        source = Source(self.vocab_size, torch.Generator().manual_seed(self.seed), self.windows)
+        lengths = sorted({self.context - 1, self.context * 3 // 4} - {0, 1})
+        return [
+            (source.mixed(min(self.main_rows(), LENGTH_ROWS), self.context), length) for length in lengths
+        ]
+
     def shapes_of_short_documents(self) -> list[tuple[int, int]]:
         """(rows, length) of an evaluation's batches of windows shorter than the context: as many tokens, more rows."""
         lengths = [self.context // share for share in (2, 4, 8) if self.context // share >= 2]
@@ -155,6 +163,8 @@ def planned_passes(plan: Plan, zeros: bool) -> list[tuple[int, int]]:
         calls = len(probe.base_BT) if probe.in_turn else 1
         passes += [probe.shape] * (calls * (1 + fresh) + len(probe.before) * 2)
         last = None if probe.before else base
+    for base_BT, length in plan.shortened():
+        passes += [(len(base_BT), plan.context), (len(base_BT), length)]
     return passes
 
 
@@ -171,6 +181,8 @@ class Tried:
     """The most calls in a row of one copy."""
     moved: bool = False
     """Whether any logit depends on the ids."""
+    by_length: bool = False
+    """Whether logits change with the length of the window."""
     faint: str = ""
     """Why a movement below the tolerance could not be repeated in float64."""
     constant: set[Mode] = field(default_factory=set)
@@ -191,6 +203,11 @@ def not_excluded(plan: Plan, tried: Tried, zeros: tuple[int, int], draws: int) -
     if len(lengths) < context - 1:
         said.append(
             f"a leak in windows of one length only: {len(lengths)} of {context - 1} lengths were tried"
+        )
+    if tried.by_length:
+        said.append(
+            "a gain from the window's length, with which the logits change: where a document is shorter than the "
+            "context, its window tells where it ends"
         )
     if tried.refused:
         (rows, length), reason = next(iter(tried.refused.items()))
