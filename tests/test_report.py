@@ -177,6 +177,16 @@ def test_leaking_arm_is_named_and_nothing_is_ranked(tmp_path: Path) -> None:
     assert "won" not in page.classes()
 
 
+def test_an_arm_without_an_audit_is_shown_and_not_ranked(tmp_path: Path) -> None:
+    report = write_comparison(tmp_path, searched=False, kinds=())
+    for run in report["runs"]:
+        if run["arm"] == "NanoGPT":
+            del run["audit"]
+    write_report_json(tmp_path, report)
+    page, _ = page_of(tmp_path)
+    assert "No verdict: NanoGPT (not audited)" in page.text
+
+
 def test_leaking_arm_is_not_ranked_even_if_the_verdict_says_so(tmp_path: Path) -> None:
     report = write_comparison(tmp_path, **FEW, outcomes={"NanoKimi": "LEAKING"})
     report["verdict"] |= {"ranked": True, "winner": "NanoKimi"}
