@@ -186,9 +186,8 @@ def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     copied = fresh_copy(module)
     if dtype == torch.float64 and device_of(module).type == "mps":
         copied = copied.cpu()
-    copied = (
-        copied.double() if dtype == torch.float64 else copied.float()
-    )  # to(dtype) makes complex numbers real
+    # to(dtype) would make complex numbers real
+    copied = copied.double() if dtype == torch.float64 else copied.float()
     for tensor in tensors_of(copied):
         if tensor.is_complex():
             tensor.data = tensor.data.to(dtype.to_complex())

@@ -175,7 +175,11 @@ class Confirming:
     def confirm_faint(self, found: Moved) -> Finding | None:
         """Whether a movement in fp32 that is no larger than rounding may be is a leak all the same."""
         share = float((found.moved_BT / found.tolerance_BT).max())
-        if found.mode not in PRIMARY or share <= FAINTER * self.faintest.get(found.mode, 0.0):
+        if (
+            found.mode not in PRIMARY
+            or found.probe.in_turn
+            or share <= FAINTER * self.faintest.get(found.mode, 0.0)
+        ):
             return None
         self.faintest[found.mode] = share
         double, why = self.in_double(found)

@@ -237,9 +237,8 @@ def spread_cuts(context: int, most: int) -> list[int]:
         step *= 2
     edges, others = list(range(step, context, step)), [cut for cut in range(1, context) if cut % step]
     kept = most - len(edges)
-    for part in range(
-        kept
-    ):  # one of each part of the others: the first, the last, and in between now here, now there
+    # one of each part of the others: the first, the last, and in between now here, now there
+    for part in range(kept):
         start, stop = part * len(others) // kept, (part + 1) * len(others) // kept
         share = 1.0 if part == kept - 1 > 0 else part * GOLDEN % 1
         edges.append(others[min(start + int(share * (stop - start)), stop - 1)])
