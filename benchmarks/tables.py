@@ -246,21 +246,25 @@ def corrected(name: str, old: dict[str, list[float]], now: str, then: str) -> st
 
 
 def null_table() -> str:
-    """How often one model against itself had a winner (benchmarks/null.py)."""
-    head, *rows = read_json_lines(RESULTS / "null.jsonl")
+    """How often one model against itself had a winner (benchmarks/null.py), on two presets."""
     lines = [
         "| | comparisons | seeds in each | winners named | the two means differ by |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
-        if row["kind"] == "summary":
-            apart = f"{row['smallest']:.5f} to {row['largest']:.5f}"
-            lines.append(f"| {row['what']} | {row['tries']} | {row['seeds']} | {row['winners']} | {apart} |")
-    made = (
-        f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}, {head['cores']} cores of an "
-        f"{head['processor']}."
-    )
-    return "\n".join([*lines, "", made])
+    made = []
+    for name in ("null", "null-tales"):
+        head, *rows = read_json_lines(RESULTS / f"{name}.jsonl")
+        for row in rows:
+            if row["kind"] == "summary":
+                apart = f"{row['smallest']:.5f} to {row['largest']:.5f}"
+                lines.append(
+                    f"| {row['what']} | {row['tries']} | {row['seeds']} | {row['winners']} | {apart} |"
+                )
+        made.append(
+            f"`{head['command']}`, commit {head['commit'][:7]}, {head['time'][:10]}, {head['cores']} cores of an "
+            f"{head['processor']}."
+        )
+    return "\n\n".join(["\n".join(lines), *made])
 
 
 # ---- the documents
