@@ -91,6 +91,17 @@ def false_winners(key: str = "winners") -> str:
     return f"{max(row[key] / row['tries'] for row in rows if row['kind'] == 'bowl'):.1%}"
 
 
+def false_winners_far_out() -> str:
+    """How often equal arms, searched as the corners of an ablation study, have a p that survives Holm's correction."""
+    rows = [
+        row
+        for row in read_json_lines(RESULTS / "false-winners.jsonl")
+        if row["kind"] == "bowl" and (row["trials"], row["seeds"]) == (32, 5)
+    ]
+    found, tries = (sum(row[key] for row in rows) for key in ("among_39", "tries"))
+    return f"{found} of {tries:,} tries"
+
+
 def study_arms(study: str) -> dict[str, Row]:
     """The arms of an ablation study at equal tokens, by name."""
     rows = study_report(RESULTS / f"{study}.jsonl")["arms"]
@@ -135,6 +146,39 @@ def p_of_leads() -> str:
     return " and ".join(values)
 
 
+def old_statistics(kind: str, **about: Any) -> list[Row]:
+    """Lines of benchmarks/old_statistics.py."""
+    rows = read_json_lines(RESULTS / "old-statistics.jsonl")
+    return [row for row in rows if row["kind"] == kind and all(row[key] == about[key] for key in about)]
+
+
+def old_pairing(study: str) -> str:
+    """How runs of two arms with one seed correlate in a withdrawn study."""
+    (row,) = old_statistics("correlation", study=study)
+    return f"{row['correlation']:.2f}"
+
+
+def old_winners(kind: str, *by: str) -> str:
+    """How often the first studies' intervals tell equal arms apart: the least and the largest mean by these keys."""
+    shares: dict[Any, list[float]] = {}
+    for row in old_statistics(kind):
+        shares.setdefault(tuple(row[key] for key in by), []).append(row["winners"] / row["tries"])
+    means = sorted(map(fmean, shares.values()))
+    return f"{100 * means[0]:.1f} to {means[-1]:.1%}"
+
+
+def old_pooled(correlation: float) -> str:
+    """How often the first intervals of recall contain the truth, over the true shares."""
+    found = sorted(row["pooled"] for row in old_statistics("recall", correlation=correlation))
+    return f"{100 * found[0]:.0f} to {found[-1]:.0%}"
+
+
+def old_scatter() -> str:
+    """The variance of the recorded shares of right answers from seed to seed, over that of independent answers."""
+    (row,) = old_statistics("answers")
+    return f"{row['scatter']:.2f} (95% interval {row['low']:.2f} to {row['high']:.2f})"
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "active": lambda: f"{mean_of('tales-short', 'NanoKimi', 'params_active') / 1e6:.2f}M",
     "steps": lambda: f"{mean_of('tales-short', 'NanoKimi', 'steps'):.0f}",
@@ -158,6 +202,17 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "fast-seeds": fast_seeds,
     "false-winners": false_winners,
     "false-winners-before": lambda: false_winners("without_share"),
+    "old-pairing-shakespeare": lambda: old_pairing("ablation study, tinyshakespeare"),
+    "old-pairing-tales": lambda: old_pairing("ablation study, tales"),
+    "old-pairing-scale": lambda: old_pairing("four sizes, tales"),
+    "old-winners": lambda: old_winners("quadratic", "height"),
+    "old-winners-tables": lambda: old_winners("table", "study"),
+    "old-winners-arms": lambda: old_winners("table", "study", "arm"),
+    "old-pooled-apart": lambda: old_pooled(0.0),
+    "old-pooled-half": lambda: old_pooled(0.5),
+    "old-pooled-alike": lambda: old_pooled(1.0),
+    "old-scatter": old_scatter,
+    "false-winners-far-out": false_winners_far_out,
     "leads-p": p_of_leads,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,

@@ -161,6 +161,12 @@ RULES = (
         "--tries 1 --table_tries 1 --record lines.jsonl",
         makes=("lines.jsonl",),
     ),
+    Rule(
+        r"^python benchmarks/old_statistics.py ",
+        "--studies 1 --tries 1 --record lines.jsonl",
+        makes=("lines.jsonl",),
+        slow=False,
+    ),
     Rule(r"^python benchmarks/facts.py ", "--stories 1", slow=False, says=r"name +\d+ +0\.\d\d +100%"),
     Rule(r"^python benchmarks/openings.py ", "--stories 2", slow=False, says=r"saved +-?0\.\d{4} \("),
     Rule(r"^python benchmarks/communication.py ", "--sizes 2", says="over the formula"),

@@ -7,11 +7,14 @@ import itertools
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import proportion_confint
+
+from nanokimi.runtime.files import read_json_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +24,19 @@ def old(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, which is no package's."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module("old_statistics")
+
+
+def test_the_record_is_what_the_script_gives(old: ModuleType) -> None:
+    """Every line is there; what is simulated has other numbers in one try, the rest has the same."""
+
+    def about(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key not in ("tries", "winners")}
+
+    kept = read_json_lines(old.RESULTS / "old-statistics.jsonl")[1:]
+    for then, now in zip(kept, old.rows(1, 1), strict=True):
+        assert about(then) == pytest.approx(about(now))
+    assert min(row["tries"] for row in kept if "tries" in row) == 2000
+    assert max(row["winners"] / row["tries"] for row in kept if row["kind"] == "quadratic") > 0.1
 
 
 def chance_of_a_winner(apart: float, seeds: int) -> float:

@@ -2,9 +2,10 @@
 
 Three sources of noise: which seed drew weights and batches, which trial a noisy search picked, and which text was
 scored. Arms are paired by seed (same batches) and scored on the same text, so a difference is taken within each seed,
-and its mean over seeds judged. Pairing gains little here: runs of two arms with one seed correlate at 0.03 to 0.14
-(docs/experiments.md); the interval asks for no correlation, it takes the differences' own deviation. What the search
-adds cannot be seen in those differences, since all seeds of an arm share one chosen setting: it is added.
+and its mean over seeds judged. Pairing gains little here: runs of two arms with one seed hardly correlate ("How sure"
+in docs/experiments.md has the figures). The interval asks for no correlation, it takes the differences' own deviation.
+What the search adds cannot be seen in those differences, since all seeds of an arm share one chosen setting: it is
+added.
 """
 
 from __future__ import annotations
@@ -78,8 +79,7 @@ def paired_t(
     """Mean difference of runs paired by seed, its 95% t interval and two-sided p; infinitely wide for one seed.
 
     `extra_variance` of the mean (that of both arms' searches) is added to what the seeds show. The degrees of freedom
-    stay those of the seeds: more of them (Satterthwaite's) would claim that the search's part is known exactly, and
-    gives up to 12% false winners in simulations where this gives 4%.
+    stay those of the seeds: more of them (Satterthwaite's) would claim that the search's part is known exactly.
     """
     differences = np.subtract(first, second)
     count, mean = len(differences), float(np.mean(differences))
@@ -137,8 +137,9 @@ def course_variance(
     divided by the tuning seeds.
 
     The share is calibrated, not derived: where equal arms are searched apart by our budgets on losses that are
-    quadratic in the eight hyperparameters, without it up to 20% of the comparisons have a winner, with 0.5 up to 5%
-    (docs/experiments.md; one or two patterns, one tuning seed, 600 tries for each of fifteen truths).
+    quadratic in the eight hyperparameters, without it far more than 5% of the comparisons have a winner, with 0.5 about
+    5% at most (table "How wide is wide enough" in docs/experiments.md, by benchmarks/false_winners.py; one or two
+    patterns, one tuning seed).
     """
     trials = finished_trials(losses_by_trial)
     if not patterns or len(trials) < 2:
@@ -159,8 +160,8 @@ def choice_variance(
     infinite. All are losses of the validation part, on which the trials were picked.
 
     The means are not shrunk towards each other. They are wider apart than the truths, so a flat search is charged too
-    much; shrunken by what the noise explains, trials that nearly tie would be charged too little, which leaves up to
-    14% false winners in simulations. The trials themselves are taken as given.
+    much; shrunken by what the noise explains, trials that nearly tie would be charged too little. The trials themselves
+    are taken as given.
     """
     trials = finished_trials(losses_by_trial)
     if len(trials) < 2:
