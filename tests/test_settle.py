@@ -293,6 +293,24 @@ def test_a_ladder_searches_its_ends_and_the_rest_inherit(finished: Path) -> None
     assert records["without WSD"]["best"].get("optim.schedule") is None, "its cosine is what it is about"
 
 
+def test_a_corner_that_is_no_arm_leaves_its_search_with_those_that_inherit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its noise is part of the intervals, also if the file that it was found in is taken over."""
+    toy = write_study_files(tmp_path, steps=2)
+    monkeypatch.setenv("NANOKIMI_CACHE", str(tmp_path / "cache"))
+    words = ["--design", "leave-one-out", "--components", "Muon", *WORDS[2:]]
+    without = "without Muon and QK-Clip"
+    for more in (FEW, ("--tuned", str(toy / "tuned.json"))):
+        assert cli.main(study_command(toy, "ladder", *words, *more)) == 0
+        rows = {arm["name"]: arm for arm in read_json(toy / "out" / "study.json")["arms"]}
+        assert ADAMW_END not in rows and list(rows[without]["earlier_variances"]) == [
+            f"{ADAMW_END} of tuned.json"
+        ]
+        if more == FEW:
+            shutil.copy(toy / "out" / "tuned.json", toy)
+
+
 def test_the_reports_show_the_search_and_test_the_inheritance(finished: Path) -> None:
     report = read_json(finished / "study.json")
     tested = [one["name"] for one in report["effects"] if one["family"] == "inheritance"]

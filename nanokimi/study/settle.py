@@ -5,11 +5,13 @@ An arm that inherits takes all settings of another but the rate, which is tuned 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nanokimi.compare.earlier_searches import MISSING, entry, losses_of, patterns_of
+from nanokimi.compare.earlier_searches import SEARCHES as EARLIER
 from nanokimi.config.fixed import fixed_settings
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import validate
@@ -20,7 +22,7 @@ from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import KEYS, RATE, Values, hyperparameters_of, settings_of
 from nanokimi.study.study import Study, StudyArm, job_of
 from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
-from nanokimi.study.tuning_record import INHERITED, Record, rate_record, read_settled, write_tuned
+from nanokimi.study.tuning_record import INHERITED, TUNED_FILE, Record, rate_record, read_settled, write_tuned
 
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
@@ -74,8 +76,29 @@ def settle(
         found |= tune_inheriting_arms(
             study, pool, inheriting, {arm.name: parents[arm.name].name for arm in inheriting}, found, options
         )
+    names = {arm.name for arm in sound}
+    found = {name: with_search_from_outside(record, found, names) for name, record in found.items()}
     write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found)
     return [arm if arm.leaking else arm.tuned(found[arm.name]) for arm in arms]
+
+
+def with_search_from_outside(record: Record, records: Mapping[str, Record], names: Set[str]) -> Record:
+    """A record that also holds the search of the arm it inherits from, if that is none of a study's sound arms.
+
+    A study knows the searches of its own arms alone, and would judge as if the settings were not found by a noisy one.
+    Raises UserError if that search is not among the records.
+    """
+    parent = record.get("inherited_from")
+    if parent is None or "inherited_file" in record:
+        return record
+    if parent in names:
+        return {key: value for key, value in record.items() if key not in (EARLIER, MISSING)}
+    if parent not in records:
+        raise UserError(
+            f"there is no record of '{parent}', whose settings are inherited: its noise is unknown"
+        )
+    nearest = entry(TUNED_FILE, parent, losses_of(records[parent]), patterns_of(records[parent]))
+    return {**record, EARLIER: [nearest], MISSING: None}
 
 
 def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyArm]:
@@ -86,10 +109,10 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
         raise UserError(
             f"{path} has no value for the arm '{missing[0]}': name the tuned.json of a study with this arm"
         )
-    settled = []
+    settled, names = [], {arm.name for arm in arms if arm.leaking is None}
     for arm in arms:
         if arm.leaking is None:
-            record = known[arm.name]
+            record = with_search_from_outside(known[arm.name], known, names)
             own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)}
             values = {name: value for name, value in record["best_values"].items() if name in own}
             arm = arm.tuned({**record, "best": settings_of(values, arm.config, study.steps)})
