@@ -1,7 +1,8 @@
 """The recorded verdicts that differ from those of our earlier, narrower intervals.
 
-They lacked what a whole search adds for where noise led it (`stats.search_variance`), and in studies Holm's correction
-counted a test again for every name that it has.
+They lacked what a whole search adds for where noise led it (`stats.search_variance`). In studies, the noise of a search
+whose settings an arm inherits was that in the nats of the searched arm alone, and Holm's correction counted a test
+again for every name that it has.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 from false_winners import COMPARISONS, STUDIES
-from recorded import RESULTS, judged
+from recorded import RESULTS, Row, judged
 from study_tables import study_report
 
 from nanokimi.measure.stats import NOT_DISTINGUISHABLE, choice_variance
+from nanokimi.study.study import noise_of_search
 
 Judged = dict[str, dict[str, Any]]
 """Each comparison of a result, by name."""
@@ -27,6 +29,14 @@ def of_choice(
 ) -> float:
     """`search_variance` as it was."""
     return choice_variance(losses_by_trial, judged)
+
+
+def by_the_searched_arm(parent: Row | None, results: dict[str, Row], judged: Sequence[float]) -> float:
+    """`noise_of_inherited` as it was."""
+    if parent is None:
+        return 0.0
+    own = [results[key]["val_loss"] for key in parent["runs"]["tokens"]]
+    return noise_of_search(parent, results, own)
 
 
 def by_name(comparison: dict[str, Any], runs: object) -> object:
@@ -40,6 +50,7 @@ def narrower() -> Iterator[None]:
     with ExitStack() as stack:
         for module in ("compare.verdict", "study.study"):
             stack.enter_context(patch(f"nanokimi.{module}.search_variance", of_choice))
+        stack.enter_context(patch("nanokimi.study.study.noise_of_inherited", by_the_searched_arm))
         stack.enter_context(patch("nanokimi.study.effects.key_of_test", by_name))
         # slow, and decides nothing
         stack.enter_context(patch("nanokimi.study.effects.hierarchical_bootstrap", lambda *_: (0.0, 0.0)))

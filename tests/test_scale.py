@@ -7,7 +7,6 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +36,6 @@ from nanokimi.study.power_law import (
     multiplier,
 )
 from nanokimi.study.scale import ScaleOptions, at_size, ratio_sentence, saving, scale_arms
-from nanokimi.study.search_noise import inherited_noise, with_inherited_variance
 
 COMPUTE = np.array([1e9, 3e9, 1e10, 4e10])
 
@@ -163,26 +161,6 @@ def test_between_sizes_the_compute_is_interpolated_and_beyond_them_nothing_is_sa
     assert below["ratio"] is None and below["bound"] == ["more than", pytest.approx(20.0)]
     above = multiplier(sizes(bent), Size(2e9, np.full(3, 4.4)), 0.2, by_law=False)
     assert above["bound"] == ["less than", pytest.approx(0.5)]
-
-
-def test_the_luck_of_a_search_stays_with_the_arms_that_inherit_it() -> None:
-    """Widths without a search of their own would otherwise have the narrowest intervals of all."""
-
-    def row(name: str, variance: float, parent: str | None = None) -> dict[str, Any]:
-        tuning = {} if parent is None else {"inherited_from": parent}
-        return {"name": name, "budget": "tokens", "search_variance": variance, "tuning": tuning}
-
-    rows = [row("A, 64", 4e-6), row("B, 64", 9e-6), row("A, 96", 1e-6, "A, 64"), row("B, 96", 2e-6, "B, 64")]
-    found = {one["name"]: one for one in with_inherited_variance([*rows, row("A, 32", 1e-6, "A, 64")])}
-    assert [one["inherited_variance"] for one in found.values()] == [0.0, 0.0, 4e-6, 9e-6, 4e-6]
-
-    def noise(**weights: float) -> float:
-        by_name = {name.replace("_", ", "): weight for name, weight in weights.items()}
-        return inherited_noise(by_name, {name: found[name] for name in by_name})
-
-    assert noise(A_96=1, B_96=-1) == pytest.approx(13e-6)
-    assert noise(A_96=1, B_64=-1) == pytest.approx(4e-6), "B's own search is counted elsewhere"
-    assert noise(A_96=1, A_32=-1) == noise(A_96=1, A_64=-1) == 0.0, "they share one search"
 
 
 def test_what_is_saved_says_how_it_was_read() -> None:

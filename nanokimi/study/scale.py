@@ -209,9 +209,8 @@ def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
     # A family's sizes share one search, whose luck other families do not share.
-    noises = [row["search_variance"], *row["earlier_variances"].values()]
-    known = [noise for noise in noises if noise is not None]
-    more["search_variance"] = sum(known) + row["inherited_variance"] if known == noises else None
+    noises = [row["search_variance"], row["inherited_variance"], *row["earlier_variances"].values()]
+    more["search_variance"] = None if None in noises else sum(noises)
     return {**{key: row[key] for key in kept}, **more}
 
 

@@ -7,12 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def with_inherited_variance(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the variance that the searches add whose settings they inherit; 0 for settings of their own."""
-    own = {row["name"]: row.get("search_variance") for row in rows if row["budget"] == "tokens"}
-    return [{**row, "inherited_variance": own.get(searched_arm(row)) or 0.0} for row in rows]
-
-
 def searched_arm(row: dict[str, Any]) -> str | None:
     """The arm of the study whose settings an arm inherits; None if it has its own, or those of another file."""
     tuning = row["tuning"] or {}
@@ -39,7 +33,8 @@ def inherited_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, A
     """
     origins = {name: searched_arm(row) or name for name, row in rows.items()}
     alone = [name for name in rows if list(origins.values()).count(origins[name]) == 1]
-    return sum(weights[name] ** 2 * float(rows[name]["inherited_variance"]) for name in alone)
+    noises = {name: rows[name]["inherited_variance"] for name in alone}
+    return sum(weights[name] ** 2 * (math.inf if noise is None else noise) for name, noise in noises.items())
 
 
 def earlier_noise(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:

@@ -47,7 +47,7 @@ from nanokimi.study.jobs import (
 )
 from nanokimi.study.labels import FEW_STEPS, labels, tests_label, versions
 from nanokimi.study.pool import Pool
-from nanokimi.study.search_noise import with_inherited_variance
+from nanokimi.study.search_noise import searched_arm
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
@@ -269,7 +269,7 @@ def arm_entry(arm: StudyArm, runs: dict[str, list[str]]) -> dict[str, Any]:
 
 def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, Any]]:
     """Each arm's numbers under each budget: mean and standard deviation over its seeds."""
-    rows = []
+    rows, by_name = [], {arm["name"]: arm for arm in plan["arms"]}
     for arm in plan["arms"]:
         kept = ("name", "about", "changes", "lr", "optimizer", "size_gap", "tuning", "leaking")
         head = {key: arm[key] for key in kept}
@@ -281,15 +281,42 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
             row = {**head, "budget": budget, **summary_of(lines)}
             if row["val_loss"] is not None:
                 chosen = [line["val_loss"] for line in lines]
-                patterns = patterns_of(arm["tuning"]) if arm["tuning"] else 0
-                noise = search_variance(trials_of(arm, results), chosen, patterns=patterns)
-                row["search_variance"] = noise if math.isfinite(noise) else None
+                row["search_variance"] = known(noise_of_search(arm, results, chosen))
+                parent = by_name.get(str(searched_arm(arm)))
+                row["inherited_variance"] = known(noise_of_inherited(parent, results, chosen))
                 row["earlier_variances"] = {
-                    str(search): noise if math.isfinite(noise) else None
+                    str(search): known(noise)
                     for search, noise in earlier_variances(arm["tuning"] or {}, chosen).items()
                 }
             rows.append(row)
-    return with_inherited_variance(rows)
+    return rows
+
+
+def known(variance: float) -> float | None:
+    """A variance for the record, None if it is infinite."""
+    return variance if math.isfinite(variance) else None
+
+
+def noise_of_search(arm: dict[str, Any], results: dict[str, Line], judged: Sequence[float]) -> float:
+    """The variance that an arm's search adds, if runs scatter as those judged."""
+    patterns = patterns_of(arm["tuning"]) if arm["tuning"] else 0
+    return search_variance(trials_of(arm, results), judged, patterns=patterns)
+
+
+def noise_of_inherited(
+    parent: dict[str, Any] | None, results: dict[str, Line], judged: Sequence[float]
+) -> float:
+    """The variance that the search of a planned arm adds to another one, with its settings and these losses.
+
+    It is the larger of two, with the scatter of the searched arm's runs and with that of the other's. What misled the
+    search was the scatter of the first, but what that costs, in nats, may be far more at another size, whose runs
+    scatter more. 0 for an arm that inherits from none.
+    """
+    if parent is None:
+        return 0.0
+    own = [results[key]["val_loss"] for key in parent["runs"].get("tokens", ())]
+    scatters = [judged, own] if own and None not in own else [judged]
+    return max(noise_of_search(parent, results, losses) for losses in scatters)
 
 
 def trials_of(arm: dict[str, Any], results: dict[str, Line]) -> list[list[float | None]]:
