@@ -12,7 +12,8 @@ tuned.json and search.json hold a record for each arm. It is a dictionary:
 - `settings`: of a search, the settings that it kept fixed (see `config.fixed`); files of earlier versions lack them
 - `inherited_from`: of an arm that inherits, the arm whose settings it has; `inherited_file`, if that arm was searched
   for another configuration: the search's file, with the rate found there as `inherited_rate`, and that search's
-  losses, and those of searches before it, as `inherited_searches`
+  losses, and those of searches before it, as `inherited_searches`, which an arm also has whose parent was searched but
+  is no arm of the study
 """
 
 from __future__ import annotations
