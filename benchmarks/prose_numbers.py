@@ -12,6 +12,7 @@ from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
 from study_tables import study_report
+from withdrawn import old_lead_over_muon, old_recall
 
 from nanokimi.measure.stats import paired_t
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -212,6 +213,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "old-pooled-half": lambda: old_pooled(0.5),
     "old-pooled-alike": lambda: old_pooled(1.0),
     "old-scatter": old_scatter,
+    "old-lead-over-muon": old_lead_over_muon,
+    "old-recall": lambda: old_recall("NanoKimi"),
+    "old-recall-gpt": lambda: old_recall("NanoGPT"),
     "false-winners-far-out": false_winners_far_out,
     "leads-p": p_of_leads,
     "shipped-lead": shipped_lead,

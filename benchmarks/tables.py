@@ -37,6 +37,7 @@ from recorded import (
 )
 from speed_table import speed_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
+from withdrawn import old_ratios_table, withdrawn_table
 
 from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.compare.verdict import verdict
@@ -281,6 +282,9 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "ladder-tales-corrected": lambda: old_and_new(
             RESULTS / "old" / "ladder-tales.jsonl", RESULTS / "ladder-tales.jsonl"
         ),
+        "ladder-shakespeare-withdrawn": lambda: withdrawn_table("ladder-shakespeare"),
+        "ladder-tales-withdrawn": lambda: withdrawn_table("ladder-tales"),
+        "scale-tales-withdrawn": old_ratios_table,
         "seed-2-corrected": lambda: corrected(
             "seed-2", OLD_SEED_2, "test part, again", "validation text, as claimed before"
         ),
