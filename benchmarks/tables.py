@@ -36,6 +36,7 @@ from recorded import (
     read_comparison,
 )
 from speed_table import speed_table
+from spread_table import spread_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
 
 from nanokimi.compare.earlier_searches import patterns_of
@@ -318,6 +319,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "shakespeare-char-search": lambda: search_table("shakespeare-char"),
         "shakespeare-char-sensitivity": lambda: sensitivity_table("shakespeare-char"),
         "tales-stories": lambda: tales_table("tales-short"),
+        "other-presets": spread_table,
     },
 }
 

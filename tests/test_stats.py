@@ -106,6 +106,20 @@ def test_intervals_cover_the_truth_whatever_pairing_is_worth(seeds: int, correla
     assert sum(one.distinguishable for one in found) / EXPERIMENTS <= at_most(LEVEL, EXPERIMENTS)
 
 
+@pytest.mark.parametrize(("looks", "share"), [((3, 5), 0.087), ((4, 5), 0.074), ((4, 6, 8), 0.106)])
+def test_a_comparison_that_is_repeated_with_more_seeds_has_more_false_winners(
+    looks: tuple[int, ...], share: float
+) -> None:
+    """As docs/experiments.md says of equal arms without a search: the interval is that of one look."""
+    differences = np.random.default_rng(12).normal(0, 0.02, (EXPERIMENTS, max(looks)))
+    zeros = [0.0] * max(looks)
+    found = [any(paired_t(row[:n], zeros[:n]).distinguishable for n in looks) for row in differences]
+    assert sum(found) / EXPERIMENTS == pytest.approx(
+        share, abs=3 * math.sqrt(share * (1 - share) / EXPERIMENTS)
+    )
+    assert sum(found) / EXPERIMENTS > LEVEL
+
+
 def test_what_the_searches_add_widens_the_interval() -> None:
     first, second = [1.0, 2.0, 3.0], [0.5, 1.0, 3.5]
     plain, wide = paired_t(first, second), paired_t(first, second, extra_variance=0.5)
