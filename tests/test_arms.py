@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,6 +213,21 @@ def test_classes_of_the_users_are_arms_like_any_other(
         assert "mine.py" in capsys.readouterr().err
         assert cli.main(["sample", run_folder, "--plugin", plugin]) == 0
         assert capsys.readouterr().out.startswith(f"--- {title}\nthe small boy")
+
+
+def test_what_to_continue_with_names_the_classes_that_an_arm_named(
+    settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line that an interrupted comparison prints is the whole command, also where the folder has a space."""
+    folder = settings.parent
+    out, plugin = folder / "my runs", f"{folder}/mine.py:Bigram"
+    words = ["--arms", "Mine", "--arm", f"Mine: from={plugin} model.width=4", "--out", str(out)]
+    assert run(settings, "compare", *words) == 0
+    line = shlex.split(run_folder.how_to_continue("compare", out))
+    assert line[:2] == ["continue", "with:"] and line[-2:] == ["--plugin", plugin]
+    forget_plugins()
+    capsys.readouterr()
+    assert cli.main(line[3:]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [("compare", "--arms", "Mine"), ("train",)], ids=["compare", "train"])

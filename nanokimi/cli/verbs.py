@@ -36,7 +36,7 @@ from nanokimi.config.ignored import refuse_ignored, split_arm_words
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
 from nanokimi.runtime.parallel import current
-from nanokimi.runtime.plugins import named_plugins
+from nanokimi.runtime.plugins import words_for_plugins
 from nanokimi.runtime.text import one_line, visible, visible_line
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def filled(text: str, width: int) -> str:
 def open_line(out: Path) -> str:
     """What to do with a finished run or comparison."""
     page = f"Open: {out / 'report.html'}   " if (out / "report.html").is_file() else ""
-    plugins = "".join(f" --plugin {shlex.quote(spec)}" for spec in named_plugins())
-    return f"{page}Try: nanokimi sample {shlex.quote(str(out))}{plugins}"
+    return f"{page}Try: nanokimi sample {shlex.quote(str(out))}{words_for_plugins()}"
 
 
 def run_train(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ content again. Named files are remembered while the process lives, and passed on
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ def plugin_setting(plugin: Plugin) -> tuple[str, str]:
 def named_plugins() -> list[str]:
     """FILE.py:NAME of every plugin named so far, with the file's whole path, for a new process."""
     return [f"{plugin.path}:{plugin.name.rpartition(':')[2]}" for plugin in _named.values()]
+
+
+def words_for_plugins() -> str:
+    """The end of a command line that names every plugin named so far; empty if there is none."""
+    return "".join(f" --plugin {shlex.quote(spec)}" for spec in named_plugins())
 
 
 def plugin_hashes(names: Sequence[str]) -> dict[str, str]:

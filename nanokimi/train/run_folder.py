@@ -6,6 +6,7 @@ All commands that train use `training_folder`. The steps that it consists of fol
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ from nanokimi.runtime.files import (
 )
 from nanokimi.runtime.locks import LOCK_FILE, only_process
 from nanokimi.runtime.parallel import current, launcher
-from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins
+from nanokimi.runtime.plugins import plugin_hashes, require_same_plugins, words_for_plugins
 from nanokimi.runtime.text import listed
 from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
 from nanokimi.train.arm_order import in_order
@@ -105,7 +106,8 @@ def training_folder(
 
 def how_to_continue(verb: str, out: Path, allow_changes: bool = False) -> str:
     """The command that continues an interrupted run, whose changes may not have come to all its checkpoints yet."""
-    return f"continue with: {launcher()} {verb} --resume{' --allow-changes' * allow_changes} --out {out}"
+    changes, folder = " --allow-changes" * allow_changes, shlex.quote(str(out))
+    return f"continue with: {launcher()} {verb} --resume{changes} --out {folder}{words_for_plugins()}"
 
 
 @contextmanager
