@@ -218,16 +218,29 @@ def test_classes_of_the_users_are_arms_like_any_other(
 def test_what_to_continue_with_names_the_classes_that_an_arm_named(
     settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line that an interrupted comparison prints is the whole command, also where the folder has a space."""
+    """The line that an interrupted comparison prints is the whole command: two models, a folder with a space."""
     folder = settings.parent
-    out, plugin = folder / "my runs", f"{folder}/mine.py:Bigram"
-    words = ["--arms", "Mine", "--arm", f"Mine: from={plugin} model.width=4", "--out", str(out)]
+    out, plugins = folder / "my runs", [f"{folder}/mine.py:{name}" for name in ("Bigram", "LikeNanoGPT")]
+    words = ["--arms", "A0,A1", "--out", str(out)]
+    for number, plugin in enumerate(plugins):
+        words += ["--arm", f"A{number}: from={plugin} model.width=4"]
     assert run(settings, "compare", *words) == 0
     line = shlex.split(run_folder.how_to_continue("compare", out))
-    assert line[:2] == ["continue", "with:"] and line[-2:] == ["--plugin", plugin]
+    assert line[:2] == ["continue", "with:"] and line[-4::2] == ["--plugin"] * 2 and line[-3::2] == plugins
     forget_plugins()
     capsys.readouterr()
     assert cli.main(line[3:]) == 0, capsys.readouterr().err
+
+
+def test_two_classes_for_one_place_are_refused_where_a_run_begins(
+    settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is the model that `--model module` trains, as the message about a class without an effect says."""
+    one, other = (f"--plugin={settings.parent}/mine.py:{name}" for name in ("Bigram", "LikeNanoGPT"))
+    words = ["train", "--model", "module", "--module.model.arguments", "{width: 4}", "--print-config"]
+    assert run(settings, *words, one) == 0 and "source: mine.py:Bigram" in capsys.readouterr().out
+    assert run(settings, *words, one, other) == 2
+    assert "another one is model.source already: give one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [("compare", "--arms", "Mine"), ("train",)], ids=["compare", "train"])

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from nanokimi.config import ModuleFamily, RunConfig
@@ -36,12 +37,8 @@ def take_plugins(command: str, arguments: list[str]) -> list[str]:
             if not remaining or remaining[0].startswith("--"):
                 raise UserError("option --plugin needs a value: FILE.py:NAME")
             spec = remaining.pop(0)
-        place = plugin_setting(name_plugin(spec))
+        plugin_setting(name_plugin(spec))  # refuses what can be no part
         if command in TRAINING_COMMANDS:
-            if any(plugin_setting(name_plugin(other)) == place for other in plugins):
-                raise UserError(
-                    f"--plugin {spec}: another one is {'.'.join(place)} already: give one of them"
-                )
             plugins.append(spec)
     return [f"--plugin={spec}" for spec in plugins] + rest
 
@@ -51,8 +48,16 @@ def with_plugins(config: RunConfig, specs: Sequence[str], *, alone: bool) -> Run
 
     They replace those of the one model that is trained, if `alone`, or else those of the variant, if an arm is made of
     it. Otherwise they make one more arm from the first one. What they do not replace, and all sizes, are as they were.
+
+    Raises UserError if two are for the same place. (A resumed run knows where its classes belong and asks nothing.)
     """
     plugins = [name_plugin(spec) for spec in specs]
+    places = [plugin_setting(plugin) for plugin in plugins]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UserError(
+                f"--plugin {specs[number]}: another one is {'.'.join(place)} already: give one of them"
+            )
     for plugin in plugins:
         if plugin_setting(plugin) == ("model", "source"):
             model = replace(config.module.model, source=plugin.name)
@@ -75,6 +80,19 @@ def with_plugins(config: RunConfig, specs: Sequence[str], *, alone: bool) -> Run
     found = replace(config, arms={**specs_of_arms, name_with(first, parts): spec})
     arm_config(found, found.arms, name_with(first, parts))  # raises UserError if it is impossible
     return found
+
+
+def words_for_model(words: Sequence[str], specs: Sequence[str]) -> list[str]:
+    """The word that makes the first of these models the one that `--model module` trains; none if it is named, too.
+
+    A configuration without it would be refused before `with_plugins` comes to it.
+    """
+    asked = "--model=module" in words or ("--model", "module") in pairwise(words)
+    named = any(word.partition("=")[0] == "--module.model.source" for word in words)
+    models = [
+        plugin.name for plugin in map(name_plugin, specs) if plugin_setting(plugin) == ("model", "source")
+    ]
+    return [f"--module.model.source={models[0]}"] if asked and models and not named else []
 
 
 def plugged(config: RunConfig, plugins: Sequence[Plugin]) -> RunConfig:

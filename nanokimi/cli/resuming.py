@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.cli.options import choose_config, default_folder, user_path
-from nanokimi.cli.plugins import inherits_nanogpt, with_plugins
+from nanokimi.cli.plugins import inherits_nanogpt, with_plugins, words_for_model
 from nanokimi.config import (
     BUDGETS,
     DISPLAY_NAMES,
@@ -81,6 +81,7 @@ def _configured(
 ) -> tuple[str, RunConfig]:
     alone = command == "train"
     if alone and not arms.added:
+        rest = [*rest, *words_for_model(rest, arms.plugins)]
         chosen, config = choose_config(options, rest, alone=True, inherit=inherits_nanogpt())
         refuse_ignored(command, config, rest)
         return chosen, with_plugins(config, arms.plugins, alone=True)
