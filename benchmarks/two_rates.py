@@ -37,6 +37,7 @@ Pair = tuple[float, float]
 ARM, PRESET = "NanoGPT", "tales"
 ONE: Pair = (1.0, 1.0)
 PAIRS: tuple[Pair, ...] = (ONE, (2, 1), (3, 1), (2, 0.5), (3, 0.5), (4, 0.5), (6, 0.5), (3, 0.35), (4, 0.35))
+PAIRS = (*PAIRS, (1, 0.5), (2, 0.35), (1.4, 0.35))  # around the best of those
 TUNING_SEED, SEEDS = 2337, (1337, 1338, 1339, 1340, 1341)
 
 
