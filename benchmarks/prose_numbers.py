@@ -12,6 +12,7 @@ from kimi_tables import KIMI_NUMBERS
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
 from study_tables import study_report
+from two_rates_table import gain, lead_left
 
 from nanokimi.measure.stats import paired_t
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -159,6 +160,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "false-winners": false_winners,
     "false-winners-before": lambda: false_winners("without_share"),
     "leads-p": p_of_leads,
+    "two-rates-gain": gain,
+    "two-rates-lead": lead_left,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
     "shipped-right": shipped_right,

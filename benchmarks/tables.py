@@ -38,6 +38,7 @@ from recorded import (
 from speed_table import speed_table
 from spread_table import spread_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
+from two_rates_table import two_rates_table
 
 from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.compare.verdict import verdict
@@ -309,6 +310,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-seeds": lambda: seeds_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
+        "two-rates": two_rates_table,
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
         "ladder-tales": lambda: study_block(RESULTS / "ladder-tales.jsonl"),
         "scale-tales": lambda: study_block(RESULTS / "scale-tales.jsonl"),
