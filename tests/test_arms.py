@@ -230,6 +230,10 @@ def test_what_to_continue_with_names_the_classes_that_an_arm_named(
     forget_plugins()
     capsys.readouterr()
     assert cli.main(line[3:]) == 0, capsys.readouterr().err
+    forget_plugins()
+    again = ["compare", "--config", str(out / "config.yaml"), *line[-4:], "--print-config"]
+    assert cli.main(again) == 0, capsys.readouterr().err
+    assert "source: ''" in capsys.readouterr().out, "each arm has its own class, and no other model has one"
 
 
 def test_two_classes_for_one_place_are_refused_where_a_run_begins(

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from nanokimi.config import ModuleFamily, RunConfig
 from nanokimi.config.arms import DEFAULT_ARMS, LONGEST_NAME, arm_config, arm_configs, with_differences
-from nanokimi.config.rules_variant import plugins_of
+from nanokimi.config.rules_variant import is_plugin, plugins_of
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import Plugin, load_plugin, name_plugin, named_plugins, place_of, plugin_setting
 
@@ -49,15 +50,11 @@ def with_plugins(config: RunConfig, specs: Sequence[str], *, alone: bool) -> Run
     They replace those of the one model that is trained, if `alone`, or else those of the variant, if an arm is made of
     it. Otherwise they make one more arm from the first one. What they do not replace, and all sizes, are as they were.
 
-    Raises UserError if two are for the same place. (A resumed run knows where its classes belong and asks nothing.)
+    Raises UserError if two are for the same place, and no arm names them.
     """
-    plugins = [name_plugin(spec) for spec in specs]
-    places = [plugin_setting(plugin) for plugin in plugins]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise UserError(
-                f"--plugin {specs[number]}: another one is {'.'.join(place)} already: give one of them"
-            )
+    in_arms: set[str] = set() if alone else named_by_arms(config)
+    plugins = [plugin for plugin in map(name_plugin, specs) if plugin.name not in in_arms]
+    require_one_for_each_place(plugins)
     for plugin in plugins:
         if plugin_setting(plugin) == ("model", "source"):
             model = replace(config.module.model, source=plugin.name)
@@ -80,6 +77,25 @@ def with_plugins(config: RunConfig, specs: Sequence[str], *, alone: bool) -> Run
     found = replace(config, arms={**specs_of_arms, name_with(first, parts): spec})
     arm_config(found, found.arms, name_with(first, parts))  # raises UserError if it is impossible
     return found
+
+
+def require_one_for_each_place(plugins: Sequence[Plugin]) -> None:
+    """Raises UserError naming the first class whose place another one has."""
+    places = [plugin_setting(plugin) for plugin in plugins]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            name = plugins[number].name
+            raise UserError(f"--plugin {name}: another one is {'.'.join(place)} already: give one of them")
+
+
+def named_by_arms(config: RunConfig) -> set[str]:
+    """FILE.py:NAME, without folders, of the classes that the configuration's arms name."""
+    values = [
+        value
+        for spec in config.arms.values()
+        for value in (spec.get("from"), *spec.get("model", {}).values(), *spec.get("optim", {}).values())
+    ]
+    return {Path(value).name for value in values if isinstance(value, str) and is_plugin(value)}
 
 
 def words_for_model(words: Sequence[str], specs: Sequence[str]) -> list[str]:
