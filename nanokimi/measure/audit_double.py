@@ -33,6 +33,11 @@ class Precision(TorchDispatchMode):
         self.rounding = 0.0
         """The coarsest relative rounding of the types that there were."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch would wrap the function below for its compiler, whose import takes seconds and 70 MB."""
+        return False
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

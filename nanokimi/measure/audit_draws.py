@@ -36,6 +36,11 @@ class Draws(TorchDispatchMode):
         self.drawn: list[tuple[int, ...]] = []
         """How many numbers each operation drew, as a shape."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch would wrap the function below for its compiler, whose import takes seconds and 70 MB."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

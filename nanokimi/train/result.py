@@ -72,11 +72,16 @@ def finish(state: TrainState, idle_memory_bytes: int, *, measure_generation: boo
 
 
 def audited(state: TrainState) -> AuditResult:
-    """Audit the trained model, and tell how many of its forward passes are done."""
+    """Audit the trained model, and tell how many of its planned forward passes are done.
+
+    Those that repeat a small movement in float64 come on top, and cannot be known before.
+    """
     done = count(1)
     passes = passes_of_run(state.whole_model, state.config, state.data)
     state.tell("auditing", 0, passes)
-    hook = state.whole_model.register_forward_hook(lambda *_: state.tell("auditing", next(done), passes))
+    hook = state.whole_model.register_forward_hook(
+        lambda *_: state.tell("auditing", min(next(done), passes), passes)
+    )
     try:
         return audit_run(state.whole_model, state.config, state.data)
     finally:
