@@ -137,7 +137,7 @@ def test_a_lead_over_all_but_one_names_no_winner() -> None:
 
 def test_few_seeds_without_a_winner_advise_more_and_four_do_not() -> None:
     unequal = [1.6, 1.4, 1.55, 1.5, 1.52]
-    advice = "2 seeds only a large difference is told from chance: compare with --seeds 5 or more"
+    advice = "2 seeds only a large difference is told from chance: compare with --seeds 5 or more, from another --seed"
     assert advice in judge({"A": LOW[:2], "B": unequal[:2]})["sentence"]
     assert "told from chance" not in judge({"A": LOW, "B": unequal[:4]})["sentence"]
     assert "told from chance" not in judge({"A": LOW, "B": HIGH})["sentence"], "the winner is known"

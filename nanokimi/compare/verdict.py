@@ -191,7 +191,7 @@ def lead_sentences(best: str, ahead: dict[str, dict[str, Any]], seeds: int) -> l
         if seeds < ENOUGH_SEEDS:
             sentences.append(
                 f"With {seeds} seeds only a large difference is told from chance: compare with --seeds {MANY_SEEDS} or "
-                "more."
+                "more, from another --seed (looking at the same runs twice favours winners)."
             )
     return sentences
 
