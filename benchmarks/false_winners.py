@@ -17,9 +17,7 @@ A right interval of 95% names a winner in at most 5% of the tries. Two kinds of 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recorded import RESULTS, read_comparison
+from recorded import RESULTS, print_and_record, read_comparison
 
 from nanokimi.compare.earlier_searches import patterns_of
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import resolve
 from nanokimi.measure.stats import LEVEL, choice_variance, course_variance, paired_t
-from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
+from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import BY_NAME, HYPERPARAMETERS
 
@@ -246,15 +244,7 @@ def main() -> None:
     parser.add_argument("--table_tries", type=int, default=150, help="for each recorded arm")
     parser.add_argument("--record", type=Path, default=None, help="write the lines to this file")
     chosen = parser.parse_args()
-    environment = describe_environment()
-    head = {"kind": "head", "time": environment["time"], "commit": environment["commit"]}
-    head["command"] = " ".join(["python", "benchmarks/false_winners.py", *sys.argv[1:]])
-    lines: list[Row] = [head]
-    for row in rows(chosen.tries, chosen.table_tries):
-        print(json.dumps(row), flush=True)
-        lines.append(row)
-    if chosen.record is not None:
-        write_atomic(chosen.record, "".join(json.dumps(line) + "\n" for line in lines))
+    print_and_record("false_winners.py", rows(chosen.tries, chosen.table_tries), chosen.record)
 
 
 if __name__ == "__main__":

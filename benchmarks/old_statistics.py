@@ -20,9 +20,7 @@ docs/corrections.md ("Statistics") quotes the lines. They are about the withdraw
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import zlib
 from collections.abc import Iterator
 from itertools import combinations
@@ -31,11 +29,11 @@ from statistics import fmean, variance
 from typing import Any
 
 import numpy as np
-from recorded import RESULTS
+from recorded import RESULTS, print_and_record
 
 from nanokimi.measure.stats import paired_t
 from nanokimi.measure.story_world import wilson
-from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
+from nanokimi.runtime.files import read_json_lines
 from nanokimi.study.tune import Points, best_of, geometric_grid, is_interior, next_value
 
 STUDIES = {
@@ -205,15 +203,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if min(chosen.studies, chosen.tries) < 1:
         parser.error("--studies and --tries must be at least 1")
-    environment = describe_environment()
-    head = {"kind": "head", "time": environment["time"], "commit": environment["commit"]}
-    head["command"] = " ".join(["python", "benchmarks/old_statistics.py", *sys.argv[1:]])
-    lines: list[Row] = [head]
-    for row in rows(chosen.studies, chosen.tries):
-        print(json.dumps(row), flush=True)
-        lines.append(row)
-    if chosen.record is not None:
-        write_atomic(chosen.record, "".join(json.dumps(line) + "\n" for line in lines))
+    print_and_record("old_statistics.py", rows(chosen.studies, chosen.tries), chosen.record)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.report import arm_row
 from nanokimi.compare.verdict import pairs_of
-from nanokimi.runtime.files import read_json_lines
+from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -19,6 +22,19 @@ OLD_SEED_2 = {
     "NanoGPT of seed 2": [1.7546, 1.7599, 1.7452],
 }
 """Losses by arm of the withdrawn contest of earlier system 2, from docs/earlier-results.md: no lines were kept."""
+
+
+def print_and_record(script: str, rows: Iterable[Row], path: Path | None) -> None:
+    """Print each of a script's lines, and write all of them to a file, after one that says how they were made."""
+    environment = describe_environment()
+    head = {"kind": "head", "time": environment["time"], "commit": environment["commit"]}
+    head["command"] = " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]])
+    lines: list[Row] = [head]
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        lines.append(row)
+    if path is not None:
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_comparison(name: str) -> tuple[Row, list[Row]]:
