@@ -150,6 +150,38 @@ def test_adamw_groups_are_nanogpts(config: str) -> None:
     assert all(group["betas"] == (0.7, 0.8) and group["eps"] == 1e-5 for group in optimizer.param_groups)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_adamw_alone_has_a_rate_for_what_is_no_hidden_matrix(config: str) -> None:
+    """The rate of each parameter is the one that it has under Muon; decay and the order stay nanoGPT's."""
+    model = build_model(CONFIGS[config], 0)
+    one, two = (
+        build_optimizer(model, OptimConfig(name="adamw", lr=2e-3, adamw_lr=rate), 2).param_groups
+        for rate in (None, 5e-4)
+    )
+    muon = build_optimizer(model, OptimConfig(name="muon", lr=2e-3, adamw_lr=5e-4), 2).param_groups
+    rates = {id(p): group["peak_lr"] for group in muon for p in group["params"]}
+    found = [(id(p), group["peak_lr"], group["weight_decay"]) for group in two for p in group["params"]]
+    assert [(key, rate) for key, rate, _ in found] == [(key, rates[key]) for key, _, _ in found]
+    assert {rate for _, rate, _ in found} == {2e-3, 5e-4}
+    assert [(key, decay) for key, _, decay in found] == [
+        (id(p), group["weight_decay"]) for group in one for p in group["params"]
+    ]
+
+
+def test_equal_rates_are_one_rate() -> None:
+    """Dividing the groups changes no bit of what AdamW does."""
+    weights = []
+    for rate in (None, 3e-3):
+        model = build_model(TINY_KIMI, 0)
+        optimizer = build_optimizer(model, OptimConfig(name="adamw", lr=3e-3, adamw_lr=rate), 2)
+        for _ in range(3):
+            model(torch.arange(32)[None]).logits_BTW.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
 def test_norm_gains_are_decayed_under_muon() -> None:
     model = build_model(TINY_KIMI, 0)
     for p in model.parameters():

@@ -83,15 +83,16 @@ def test_every_setting_but_the_rate_is_that_of_the_earlier_search(
 ) -> None:
     assert tuple(found["arms"]) == ARMS
     for name, record in found["arms"].items():
-        there = earlier[name]["best_values"]
+        there = {"adamw_ratio": 1.0} | earlier[name][
+            "best_values"
+        ]  # one rate for all, where it was not searched
         assert {**record["best_values"], "lr": 0} == {**there, "lr": 0}
         assert record["kind"] == "inherited" and record["inherited_file"] == f"{EARLIER}.json"
         assert record["inherited_rate"] == there["lr"]
         best = record["best"]
         assert best["model.initializer_range"] == rounded(there["init_scale"] / math.sqrt(32))
         assert best["optim.warmup_steps"] == max(1, round(there["warmup"] * 8))
-        if "adamw_ratio" in there:
-            assert best["optim.adamw_lr"] == rounded(there["adamw_ratio"] * best["optim.lr"])
+        assert best["optim.adamw_lr"] == rounded(there["adamw_ratio"] * best["optim.lr"])
         assert record["settings"]["train.batch_size"] == 8 and "optim.lr" not in record["settings"]
         losses = [trial["losses"] for trial in earlier[name]["table"]]
         one = {"file": f"{EARLIER}.json", "arm": name, "patterns": 1, "losses": losses}
@@ -187,7 +188,10 @@ def test_the_report_shows_where_the_other_settings_come_from(
         (("--trials", "4"), "--trials and --inherit exclude each other"),
         (("--vary", "optim.lr"), "--vary and --inherit exclude each other"),
         (("--arm", "Mine: from=nanogpt"), "k2-1m.json has no arm 'Mine'; it has NanoKimi, NanoGPT with Muon"),
-        (("--arm", "NanoGPT: from=nanogpt optim.name=muon"), "k2-1m.json has no adamw_ratio for 'NanoGPT'"),
+        (
+            ("--arm", "NanoGPT: from=nanogpt optim.name=muon"),
+            "k2-1m.json searched 'NanoGPT' with adamw, and here it has muon",
+        ),
         (
             ("--arm", "NanoKimi: from=nanokimi optim.name=adamw"),
             "'NanoKimi' with muonclip, and here it has adamw",

@@ -152,8 +152,8 @@ def test_everything_but_the_rate_is_inherited_and_what_an_arm_is_about_is_kept(
     assert set(record["best_values"]) - set(inherit(record, slow)) == {"lr", "decay", "init_scale"}
     after = added_arm([*arms, slow], "after: from=slow model.norm=layernorm")
     assert set(inherit(record, after)) == set(inherit(record, slow))
-    of_adamw = inherit(record, by_name[START])
-    assert "adamw_ratio" not in of_adamw and "beta2" in of_adamw
+    of_lion = inherit(record, added_arm(arms, "lion: from=nanogpt optim.name=lion"))
+    assert "adamw_ratio" not in of_lion and "beta2" in of_lion
 
 
 def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms: list[StudyArm]) -> None:

@@ -106,9 +106,11 @@ def test_the_flavor_file_holds_the_models_settings_in_torchtitans_words() -> Non
 
 
 def test_training_goes_on_with_the_runs_settings() -> None:
-    optim = OptimConfig(lr=2e-3, adamw_lr=1e-3, router_bias_update_speed=0.0, grad_clip=None)
+    optim = OptimConfig(name="muon", lr=2e-3, adamw_lr=1e-3, router_bias_update_speed=0.0, grad_clip=None)
     found = training_settings(RunConfig(), optim)
     assert found["lr"] == 1e-3 and 0 < found["load_balance_coeff"] < 1e-9
+    alone = OptimConfig(name="adamw", lr=2e-3, adamw_lr=1e-3)
+    assert training_settings(RunConfig(), alone)["lr"] == 2e-3, "the rate of the hidden matrices"
     run = RunConfig()
     run = replace(run, nanokimi=replace(run.nanokimi, optim=optim))
     assert '"max_norm": float("inf")' in flavor_file(build_model(TINY_KIMI, 0), run)

@@ -245,7 +245,7 @@ OF_PRECONDITIONERS = ("adamw_lr", "router", "split_heads", "precondition_every",
 OF_QK_CLIP = ("qk_clip_tau", "qk_clip_logits")
 OF_THIRD_PARTY = ("momentum", "nesterov", "eps", "options")
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "adamw": ("eps",),
+    "adamw": ("adamw_lr", "eps"),
     "muon": (*OF_MUON, "split_heads"),
     "muonclip": (*OF_MUON, "split_heads", *OF_QK_CLIP),
     "truemuon": (*OF_MUON, "split_heads"),

@@ -18,7 +18,8 @@ class OptimConfig:
     """Peak learning rate. Updates of muon, shampoo and soap have AdamW's size, so one rate serves both parts; lion
     wants a fifth to a third of it, truemuon 0.2 times the square root of the width as much."""
     adamw_lr: float | None = None
-    """Peak rate of the AdamW part, where there is one beside another optimizer; None: lr."""
+    """Peak rate of what is no hidden matrix (embeddings, head, norm gains, biases): the AdamW part beside another
+    optimizer; with adamw itself, a rate of their own; None: lr."""
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the current rate."""
     betas: tuple[float, float] = (0.9, 0.95)

@@ -111,7 +111,7 @@ def rope_settings(config: KimiConfig) -> dict[str, Any]:
 def training_settings(config: RunConfig, optim: OptimConfig) -> dict[str, Any]:
     """What the run was trained with, as far as torchtitan has it. Muon's updates have AdamW's size."""
     return {
-        "lr": optim.adamw_lr or optim.lr,
+        "lr": optim.lr if optim.name == "adamw" else optim.adamw_lr or optim.lr,
         "betas": tuple(optim.betas),
         "eps": optim.eps,
         "weight_decay": optim.weight_decay,

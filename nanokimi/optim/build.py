@@ -62,7 +62,8 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
     if optim.name in OF_MATRICES:
         optimizer = OF_MATRICES[optim.name](model, optim, matrix_groups(model, optim, num_heads))
     else:
-        groups = adamw_groups(model.named_parameters(), optim.weight_decay)
+        rates = None if optim.adamw_lr is None else {"muon": optim.lr, "adamw": optim.adamw_lr}
+        groups = adamw_groups(model.named_parameters(), optim.weight_decay, rates)
         if optim.name in ELEMENTWISE:
             optimizer = ELEMENTWISE[optim.name](model, optim, groups)
         else:

@@ -2,14 +2,16 @@
 
 Muon and the other optimizers of matrices update the hidden matrices. AdamW updates embeddings and the head (their rows
 are tokens, not directions), norm gains and biases. Beside Muon, norm gains are decayed (Moonlight, appendix D, found it
-necessary). Optimizers of every parameter, such as nanoGPT's AdamW, do not decay them.
+necessary). Optimizers of every parameter, such as nanoGPT's AdamW, do not decay them. With AdamW alone the same rules
+say which parameters `adamw_lr` is the rate of.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from torch import nn
@@ -78,10 +80,26 @@ def muon_groups(
 
 
 def adamw_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    rates: Mapping[Algorithm, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """nanoGPT's groups: weight decay for parameters with two or more axes, none for vectors."""
-    parameters = [p for _, p in named_parameters]
-    decayed = [p for p in parameters if p.dim() >= 2]
-    kept = [p for p in parameters if p.dim() < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    """nanoGPT's groups: weight decay for parameters with two or more axes, none for vectors.
+
+    With `rates` they are divided, and each part has the rate of the algorithm that would update it under Muon. The
+    order of the parameters does not depend on `rates`, because a checkpoint numbers their states by it.
+    """
+    named = list(named_parameters)
+    groups = []
+    for decay, members in (
+        (weight_decay, [(name, p) for name, p in named if p.dim() >= 2]),
+        (0.0, [(name, p) for name, p in named if p.dim() < 2]),
+    ):
+        if rates is None:
+            groups.append({"params": [p for _, p in members], "weight_decay": decay})
+            continue
+        for algorithm, part in groupby(
+            members, key=lambda member: assign(member[0], tuple(member[1].shape))[0]
+        ):
+            groups.append({"params": [p for _, p in part], "weight_decay": decay, "lr": rates[algorithm]})
+    return groups

@@ -26,7 +26,7 @@ from nanokimi.config.fixed import fixed_settings
 from nanokimi.errors import UserError
 from nanokimi.study.pool import Pool
 from nanokimi.study.settle import TuningOptions, tune_inheriting_arms
-from nanokimi.study.space import RATE, hyperparameters_of, left_out
+from nanokimi.study.space import RATE, RATIO, hyperparameters_of, left_out
 from nanokimi.study.study import Study, StudyArm
 from nanokimi.study.tuning_record import Record, read_tuned
 
@@ -55,6 +55,8 @@ def read_earlier(config: RunConfig, name: str, options: TuningOptions) -> Earlie
         if arm not in records:
             raise UserError(f"--inherit: {path.name} has no arm '{arm}'; it has {', '.join(records)}")
         values = records[arm]["best_values"]
+        if RATIO in records[arm]["left_out"] and RATIO not in left_out(own):
+            values[RATIO] = 1.0  # AdamW alone had one rate for all weights in earlier versions
         lacking = [one.name for one in hyperparameters_of(own) if one.name not in values]
         if lacking:
             raise UserError(f"--inherit: {path.name} has no {lacking[0]} for '{arm}', which has one here")

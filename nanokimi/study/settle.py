@@ -19,7 +19,7 @@ from nanokimi.errors import UserError
 from nanokimi.study.jobs import Job
 from nanokimi.study.pool import Pool
 from nanokimi.study.search import Asked, Design, search
-from nanokimi.study.space import KEYS, RATE, Values, hyperparameters_of, settings_of
+from nanokimi.study.space import KEYS, RATE, RATIO, Values, hyperparameters_of, settings_of
 from nanokimi.study.study import Study, StudyArm, job_of
 from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
 from nanokimi.study.tuning_record import INHERITED, TUNED_FILE, Record, rate_record, read_settled, write_tuned
@@ -115,7 +115,10 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
             record = with_search_from_outside(known[arm.name], known, names)
             own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)}
             values = {name: value for name, value in record["best_values"].items() if name in own}
-            arm = arm.tuned({**record, "best": settings_of(values, arm.config, study.steps)})
+            best = settings_of(values, arm.config, study.steps)
+            if RATIO in own and RATIO not in values:
+                best[KEYS[RATIO][0]] = None  # AdamW alone had one rate for all weights in earlier versions
+            arm = arm.tuned({**record, "best": best})
         settled.append(arm)
     return settled
 
