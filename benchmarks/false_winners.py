@@ -50,7 +50,7 @@ POINTS = 16
 BUDGETS = (
     (Design(points=POINTS, rounds=1), 5),
     (Design(points=POINTS, rounds=2), 3),
-    (Design(points=POINTS, rounds=2), 5),
+    (Design(points=POINTS, rounds=3), 5),
 )
 """The searches of the recorded results, each with one tuning seed, and how many seeds judged their arms."""
 HEIGHTS = (10, 30, 100, 300, 1000)

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from kimi_tables import KIMI_NUMBERS
+from one_rate_table import by_hand, gain, ladder_lead_over_one_rate, lead_before, lead_over_by_hand
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
 from study_tables import study_report
-from two_rates_table import gain, lead_left
 from withdrawn import old_lead_over_muon, old_recall
 
 from nanokimi.measure.stats import paired_t
@@ -60,7 +60,7 @@ def ladder_lead(over: str, study: str = "ladder-shakespeare", of: str = "NanoKim
     """By how much a corner of an ablation study is below another one, at equal tokens."""
     effects = study_report(RESULTS / f"{study}.jsonl")["effects"]
     (effect,) = [one for one in effects if one["name"] == f"{of} against {over}, per token"]
-    return f"{-effect['mean']:.2f}"
+    return f"{-effect['mean']:.3f}"
 
 
 def shipped(key: str, arm: str = "NanoKimi") -> float:
@@ -121,7 +121,7 @@ def study_arms(study: str) -> dict[str, Row]:
 def arm_lead(study: str, arm: str, over: str) -> str:
     """By how much an arm of an ablation study is below another one, at equal tokens."""
     arms = study_arms(study)
-    return f"{arms[over]['test_loss'] - arms[arm]['test_loss']:.2f}"
+    return f"{arms[over]['test_loss'] - arms[arm]['test_loss']:.3f}"
 
 
 def arm_gap(study: str, arm: str, over: str) -> str:
@@ -149,11 +149,12 @@ def fast_seeds() -> str:
     return f"{len(row['runs']) - row['missed']} of {len(row['runs'])}"
 
 
-def p_of_leads() -> str:
-    """The corrected p-values of the leads over NanoGPT with AdamW in the default comparison."""
-    pairs = [pair for pair in judged("tales-short")[3] if "NanoGPT" in (pair["first"], pair["second"])]
-    values = sorted({f"{pair['holm_p']:.3f}" for pair in pairs})
-    return " and ".join(values)
+def p_of_lead(of: str) -> str:
+    """The corrected p-value of an arm's lead over NanoGPT with AdamW in the default comparison."""
+    (pair,) = [
+        pair for pair in judged("tales-short")[3] if {pair["first"], pair["second"]} == {of, "NanoGPT"}
+    ]
+    return f"{pair['holm_p']:.3f}"
 
 
 def old_statistics(kind: str, **about: Any) -> list[Row]:
@@ -204,6 +205,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "parameters": lambda: times("params_total"),
     "old-lead": lambda: f"{old_lead():.2f}",
     "ladder-lead": lambda: ladder_lead("NanoGPT"),
+    "ladder-lead-known": ladder_lead_over_one_rate,
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
     "ladder-tales-muon": lambda: ladder_lead("NanoGPT", "ladder-tales", of="NanoGPT with Muon"),
@@ -228,9 +230,12 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "old-recall": lambda: old_recall("NanoKimi"),
     "old-recall-gpt": lambda: old_recall("NanoGPT"),
     "false-winners-far-out": false_winners_far_out,
-    "leads-p": p_of_leads,
-    "two-rates-gain": gain,
-    "two-rates-lead": lead_left,
+    "lead-p": lambda: p_of_lead("NanoKimi"),
+    "optimizer-p": lambda: p_of_lead("NanoGPT with Muon"),
+    "one-rate-gain": gain,
+    "one-rate-lead": lead_before,
+    "by-hand": lambda: f"{by_hand():.3f}",
+    "by-hand-lead": lead_over_by_hand,
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
     "shipped-right": shipped_right,

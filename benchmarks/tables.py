@@ -22,6 +22,7 @@ from typing import Any
 from bilingual import bilingual_table
 from kimi_tables import KIMI_TABLES
 from narrower import changed_verdicts_table
+from one_rate_table import one_rate_arms_table, one_rate_verdicts_table
 from prose_numbers import with_numbers
 from receipts import receipts_table
 from recorded import (
@@ -38,7 +39,6 @@ from recorded import (
 from speed_table import speed_table
 from spread_table import spread_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
-from two_rates_table import two_rates_table
 from withdrawn import old_ratios_table, withdrawn_table
 
 from nanokimi.compare.earlier_searches import patterns_of
@@ -273,6 +273,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"tales": lambda: comparison_table("tales-short")},
     "docs/corrections.md": {
         "changed-verdicts": changed_verdicts_table,
+        "one-rate-arms": one_rate_arms_table,
+        "one-rate-verdicts": one_rate_verdicts_table,
         "tales-corrected": lambda: corrected(
             "tales-short", old_tales(), "short tales, same search for every arm", "tales, as claimed before"
         ),
@@ -318,7 +320,6 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-seeds": lambda: seeds_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
         "tales-sensitivity": lambda: sensitivity_table("tales"),
-        "two-rates": two_rates_table,
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
         "ladder-tales": lambda: study_block(RESULTS / "ladder-tales.jsonl"),
         "scale-tales": lambda: study_block(RESULTS / "scale-tales.jsonl"),

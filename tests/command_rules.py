@@ -160,7 +160,6 @@ RULES = (
         "--tries 1 --table_tries 1 --record lines.jsonl",
         makes=("lines.jsonl",),
     ),
-    Rule(r"^python benchmarks/two_rates.py ", "--most 1 --out lines.jsonl", makes=("lines.jsonl",)),
     Rule(
         r"^python benchmarks/old_statistics.py ",
         "--studies 1 --tries 1 --record lines.jsonl",

@@ -17,11 +17,6 @@ from typing import Any
 import pytest
 from conftest import make_text
 
-from nanokimi.config.files import load_config
-from nanokimi.config.rules import resolve
-from nanokimi.model.build import build_model
-from nanokimi.optim.build import build_optimizer
-
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 needs_transformers = pytest.mark.skipif(
     find_spec("transformers") is None, reason="transformers is not installed"
@@ -175,27 +170,6 @@ def common(monkeypatch: pytest.MonkeyPatch) -> Any:
     """benchmarks/common.py."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("common")
-
-
-def test_two_rates_divide_the_weights_as_muon_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every parameter stays in exactly one group, with its decay, and gets the factor of its kind."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    two_rates = importlib.import_module("two_rates")
-    config = resolve(load_config("smoke"), vocab_size=32, device="cpu", dtype="fp32", threads=1)
-    model = build_model(config.nanogpt.model, 0)
-    optimizer = build_optimizer(model, config.nanogpt.optim, 1)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    two_rates.divide_groups(model, optimizer, (2.0, 0.5))
-    peak, found = config.nanogpt.optim.lr, {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            assert id(p) not in found and group["weight_decay"] == decay[id(p)]
-            found[id(p)] = group["peak_lr"] / peak
-    for name, p in model.named_parameters():
-        assert found.pop(id(p)) == (
-            2.0 if name in ("transformer.wte.weight", "transformer.wpe.weight") else 0.5
-        )
-    assert not found
 
 
 def test_ratios_are_formed_within_a_round(common: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from conftest import study_command, write_study_files
@@ -13,7 +14,7 @@ from conftest import study_command, write_study_files
 from nanokimi import cli
 from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
-from nanokimi.config.parsing import settings
+from nanokimi.config.parsing import settings, with_changes
 from nanokimi.config.rules import resolve, validate
 from nanokimi.report.study_search import figures, searched_arms
 from nanokimi.runtime.files import read_json, read_json_lines
@@ -33,10 +34,11 @@ from nanokimi.study.ladder import (
 from nanokimi.study.output import as_text, search_rows
 from nanokimi.study.scale import ScaleOptions, family_parents, scale_arms
 from nanokimi.study.search import Asked, Design, search
-from nanokimi.study.settle import inherit
+from nanokimi.study.settle import from_file, inherit
 from nanokimi.study.space import settings_of
-from nanokimi.study.study import StudyArm
-from nanokimi.study.tuning_record import read_tuned
+from nanokimi.study.study import Study, StudyArm
+from nanokimi.study.tune import rounded
+from nanokimi.study.tuning_record import read_tuned, write_tuned
 from nanokimi.study.tuning_words import tuning_label
 
 STEPS = 500
@@ -154,6 +156,25 @@ def test_everything_but_the_rate_is_inherited_and_what_an_arm_is_about_is_kept(
     assert set(inherit(record, after)) == set(inherit(record, slow))
     of_lion = inherit(record, added_arm(arms, "lion: from=nanogpt optim.name=lion"))
     assert "adamw_ratio" not in of_lion and "beta2" in of_lion
+
+
+def test_what_was_found_with_one_rate_for_all_weights_has_one_rate_again(
+    config: RunConfig, arms: list[StudyArm], tmp_path: Path
+) -> None:
+    """AdamW alone had one in earlier versions, whatever the configuration says of embeddings and head now."""
+    two = with_changes(config, {"nanogpt.optim.adamw_lr": 0.5})
+    (start,) = [arm for arm in plan_ladder(two, ["additive"], NAMES, searched=True)[0] if arm.name == START]
+    assert start.config.variant.optim.adamw_lr == 0.5
+    record = pretend_records([start])[START]
+    one = {name: value for name, value in record["best_values"].items() if name != "adamw_ratio"}
+    write_tuned(tmp_path, [1, 2], STEPS, {START: {**record, "best_values": one}})
+    study = cast(Study, SimpleNamespace(steps=STEPS))
+    (found,) = from_file(study, [start], tmp_path / "tuned.json")
+    assert found.config.variant.optim.adamw_lr is None
+    write_tuned(tmp_path, [1, 2], STEPS, {START: record})
+    (found,) = from_file(study, [start], tmp_path / "tuned.json")
+    ratio = record["best_values"]["adamw_ratio"]
+    assert found.config.variant.optim.adamw_lr == rounded(ratio * record["best_values"]["lr"])
 
 
 def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms: list[StudyArm]) -> None:

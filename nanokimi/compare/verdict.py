@@ -21,8 +21,8 @@ from nanokimi.runtime.text import listed
 
 BLOCKS = 50  # neighbouring windows are similar, blocks of them are nearly independent
 ENOUGH_SEEDS, MANY_SEEDS = 4, 5
-"""With three of the default comparison its lead over AdamW is not told from chance, with four it is (p 0.03), with five
-clearly (0.009; docs/results.md): a verdict over fewer than the first advises the second."""
+"""With three of the default comparison its lead over AdamW is not told from chance, with four it is (p 0.04), with five
+more clearly (0.016; docs/results.md): a verdict over fewer than the first advises the second."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from nanokimi.config import OptimConfig
 from nanokimi.errors import UserError
 from nanokimi.optim.adamw import AdamW, has_fused, leave_the_compiler_out
-from nanokimi.optim.groups import adamw_groups, muon_groups
+from nanokimi.optim.groups import Algorithm, adamw_groups, muon_groups
 from nanokimi.optim.lion import Lion
 from nanokimi.optim.muon import Muon
 from nanokimi.optim.named import build_third_party
@@ -62,7 +62,9 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
     if optim.name in OF_MATRICES:
         optimizer = OF_MATRICES[optim.name](model, optim, matrix_groups(model, optim, num_heads))
     else:
-        rates = None if optim.adamw_lr is None else {"muon": optim.lr, "adamw": optim.adamw_lr}
+        rates: dict[Algorithm, float] | None = None
+        if optim.adamw_lr is not None:
+            rates = {"muon": optim.lr, "adamw": optim.adamw_lr}
         groups = adamw_groups(model.named_parameters(), optim.weight_decay, rates)
         if optim.name in ELEMENTWISE:
             optimizer = ELEMENTWISE[optim.name](model, optim, groups)

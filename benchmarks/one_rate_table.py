@@ -1,0 +1,147 @@
+"""What changed when AdamW alone got a rate of its own for embeddings and head: the recorded results, before and after.
+
+docs/results/old/one-rate.jsonl has the arms with AdamW as they were searched with one rate for all weights, and every
+verdict of those results. docs/results/old/two-rates.jsonl has what came between: twelve pairs of rates, tried by hand
+for the default comparison's NanoGPT (`benchmarks/two_rates.py` of commit 13b8286), the best of them judged.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from statistics import fmean, stdev
+from typing import Any
+
+from recorded import RESULTS, Row, judged
+from study_tables import study_report
+
+from nanokimi.measure.stats import NOT_DISTINGUISHABLE
+from nanokimi.runtime.files import read_json_lines
+
+TITLES = {
+    "tales-short": "default comparison",
+    "shakespeare-char": "nanoGPT's CPU recipe",
+    "ladder-tales": "ablation study, short stories",
+    "ladder-shakespeare": "ablation study, tinyshakespeare",
+    "scale-tales": "four sizes, short stories",
+}
+COMPARISONS = ("tales-short", "shakespeare-char")
+
+
+@cache
+def before() -> list[Row]:
+    """The recorded lines."""
+    return read_json_lines(RESULTS / "old" / "one-rate.jsonl")
+
+
+def arms_now(study: str) -> dict[str, Row]:
+    """Each arm's losses over the seeds, and the settings found for it."""
+    if study in COMPARISONS:
+        head, runs, _, _ = judged(study)
+        return {
+            arm: {"losses": [run["test_loss"] for run in runs if run["arm"] == arm], "best": search["best"]}
+            for arm, search in head["search"].items()
+        }
+    rows = [row for row in study_report(RESULTS / f"{study}.jsonl")["arms"] if row["budget"] == "tokens"]
+    return {row["name"]: {"losses": row["losses"], "best": row["tuning"]["best"]} for row in rows}
+
+
+def verdicts_now(study: str) -> dict[str, Row]:
+    """Each comparison of a result, by name."""
+    if study in COMPARISONS:
+        return {f"{pair['first']} - {pair['second']}": pair for pair in judged(study)[3]}
+    return {one["name"]: one for one in study_report(RESULTS / f"{study}.jsonl")["effects"]}
+
+
+def one_rate_arms_table() -> str:
+    """Each arm with AdamW: its losses with one rate for all weights, and now, with the rates that were found."""
+    lines = [
+        "| result | arm with AdamW | one rate | a rate of its own for embeddings and head | `optim.lr`, "
+        "`optim.adamw_lr` |",
+        "|---|---|---|---|---|",
+    ]
+    for study, title in TITLES.items():
+        now = arms_now(study)
+        for row in before():
+            if row["kind"] != "arm" or row["study"] != study or row["arm"] not in now:
+                continue
+            arm = now[row["arm"]]
+            rates = f"{arm['best']['optim.lr']:g}, {arm['best'].get('optim.adamw_lr', 0):g}"
+            lines.append(
+                f"| {title} | {row['arm']} | {spread(row['test_losses'])} | {spread(arm['losses'])} | {rates} |"
+            )
+            title = ""
+    return "\n".join(lines)
+
+
+def spread(losses: list[float]) -> str:
+    """Mean and deviation over seeds."""
+    return f"{fmean(losses):.4f} +- {stdev(losses):.4f}"
+
+
+def one_rate_verdicts_table() -> str:
+    """Each verdict that changed."""
+    lines = [
+        "| result | comparison | then: difference, interval, p after Holm | now |",
+        "|---|---|---|---|",
+    ]
+    for study, title in TITLES.items():
+        now = verdicts_now(study)
+        for row in before():
+            if row["kind"] != "effect" or row["study"] != study or row["name"] not in now:
+                continue
+            if kind(row) != kind(now[row["name"]]):
+                lines.append(f"| {title} | {row['name']} | {told(row)} | {told(now[row['name']])} |")
+                title = ""
+    return "\n".join(lines)
+
+
+def kind(one: dict[str, Any]) -> str:
+    """Lower, higher, or not distinguishable."""
+    words = str(one["words"])
+    return NOT_DISTINGUISHABLE if words.startswith(NOT_DISTINGUISHABLE) else words.split(" by ")[0]
+
+
+def told(one: dict[str, Any]) -> str:
+    """A difference with its interval, p and verdict."""
+    low, high = one["ci95"]
+    return f"{one['mean']:+.3f} ({low:+.3f} to {high:+.3f}), p {one['holm_p']:.3f}: {kind(one)}"
+
+
+def gain() -> str:
+    """By how much a rate of its own lowers the loss of the default comparison's NanoGPT with AdamW."""
+    (row,) = [row for row in before() if row["kind"] == "arm" and row["study"] == "tales-short"]
+    return f"{fmean(row['test_losses']) - fmean(arms_now('tales-short')['NanoGPT']['losses']):.3f}"
+
+
+def lead_before() -> str:
+    """NanoKimi's lead over NanoGPT with AdamW at one rate in the default comparison."""
+    (row,) = [
+        row
+        for row in before()
+        if (row["kind"], row["study"], row["name"] if row["kind"] == "effect" else "")
+        == ("effect", "tales-short", "NanoKimi - NanoGPT")
+    ]
+    low, high = row["ci95"]
+    return f"{-row['mean']:.3f} nats (95% interval {-high:.3f} to {-low:.3f})"
+
+
+def by_hand() -> float:
+    """The mean test loss of the default comparison's NanoGPT with the best rates that were tried by hand."""
+    rows = read_json_lines(RESULTS / "old" / "two-rates.jsonl")
+    return fmean(row["test_loss"] for row in rows if "test_loss" in row and row["embedding"] != row["other"])
+
+
+def lead_over_by_hand() -> str:
+    """NanoKimi's lead over it."""
+    return f"{by_hand() - fmean(arms_now('tales-short')['NanoKimi']['losses']):.3f}"
+
+
+def ladder_lead_over_one_rate() -> str:
+    """NanoKimi's lead in the ablation study on tinyshakespeare over NanoGPT as it was searched with one rate."""
+    (row,) = [
+        row
+        for row in before()
+        if (row["kind"], row["study"], row.get("arm")) == ("arm", "ladder-shakespeare", "NanoGPT")
+    ]
+    lead = fmean(row["test_losses"]) - fmean(arms_now("ladder-shakespeare")["NanoKimi"]["losses"])
+    return f"{lead:.3f}"
