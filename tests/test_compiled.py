@@ -139,6 +139,26 @@ def test_a_loss_that_is_not_finite_is_skipped_also_when_it_is_the_first(
 
 
 @needs_compiler
+def test_code_for_another_processor_is_not_taken_from_the_cache(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would write past its buffers: its vectors have another length, which torch's key of a graph does not name."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "the-user's")
+    state = begin(replace(tiny_config(compile=True), model="nanogpt"), tmp_path / "run")
+    found = []
+    for capability in ("AVX512", "AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        counters.clear()
+        compile_step(state)
+        found.append({key: counters["inductor"][f"fxgraph_cache_{key}"] > 0 for key in ("hit", "miss")})
+    assert [one["miss"] for one in found] == [True, False, True]
+    assert [one["hit"] for one in found] == [False, True, False]
+    theirs, own = torch.compiler.config.cache_key_tag.split()
+    assert theirs == "the-user's" and own.startswith("nanokimi-")
+
+
+@needs_compiler
 def test_variants_compile(tiny_config: Build, tmp_path: Path) -> None:
     config = replace(tiny_config(max_steps=2, compile=True), model="variant")
     parts = {"attention": "latent", "num_latents": 3, "experts": "topk", "feed_forward": "relu2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from nanokimi.errors import TrainingError
 from nanokimi.kernels.accelerate import accelerate_
 from nanokimi.kernels.experts import traceable_experts, traceable_linear
+from nanokimi.runtime.c_compiler import processor
 from nanokimi.runtime.device import fenced_seconds, is_out_of_memory
 from nanokimi.train.state import Record, TrainState, step_seed
 from nanokimi.train.step import sequence_loss, training_batch
@@ -32,6 +34,7 @@ def compile_step(state: TrainState) -> Record:
     state.compiled = None
     plain_loss, plain = probe(state)
     torch.compiler.reset()
+    share_no_code_between_processors()
     torch.compiler.allow_in_graph(traceable_experts)
     torch.compiler.allow_in_graph(traceable_linear)
     state.kernels = accelerate_(state.model, state.optimizer, dtype=state.config.train.dtype, compiled=True)
@@ -57,6 +60,19 @@ def compile_step(state: TrainState) -> Record:
     seconds = fenced_seconds(state.device) - start
     state.compile_seconds += seconds
     return {"kind": "compiled", "seconds": seconds, "differences": differences if comparable else None}
+
+
+def share_no_code_between_processors() -> None:
+    """Take from torch's cache of compiled graphs only what was made for this processor, as far as torch uses it.
+
+    A graph's code is for vectors of one length, which torch's key of a graph does not name: a cache folder that served
+    another processor, or torch with another ATEN_CPU_CAPABILITY, gives code that reads and writes past its buffers.
+    """
+    used = f"{processor()}\n{torch.backends.cpu.get_cpu_capability()}"
+    own = f"nanokimi-{hashlib.sha256(used.encode()).hexdigest()[:16]}"
+    config = torch.compiler.config
+    others = [tag for tag in config.cache_key_tag.split() if not tag.startswith("nanokimi-")]
+    config.cache_key_tag = " ".join([*others, own])
 
 
 def probe(state: TrainState) -> tuple[float, list[torch.Tensor]]:
