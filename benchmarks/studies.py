@@ -47,7 +47,7 @@ class Result:
 
 
 RESULTS = {
-    "search-tales": Result(["sweep", "--config", "tales", *SEARCH.split(), "--search-rounds", "2"]),
+    "search-tales": Result(["sweep", "--config", "tales", *SEARCH.split(), "--search-rounds", "3"]),
     "tales-short": Result(["compare", "--seeds", "5"]),
     "search-shakespeare-char": Result(
         [
