@@ -149,11 +149,9 @@ def fast_seeds() -> str:
     return f"{len(row['runs']) - row['missed']} of {len(row['runs'])}"
 
 
-def p_of_lead(of: str) -> str:
+def p_of_lead(of: str, name: str = "tales-short") -> str:
     """The corrected p-value of an arm's lead over NanoGPT with AdamW in the default comparison."""
-    (pair,) = [
-        pair for pair in judged("tales-short")[3] if {pair["first"], pair["second"]} == {of, "NanoGPT"}
-    ]
+    (pair,) = [pair for pair in judged(name)[3] if {pair["first"], pair["second"]} == {of, "NanoGPT"}]
     return f"{pair['holm_p']:.3f}"
 
 
@@ -197,6 +195,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "gap-adamw": lambda: gap("NanoGPT"),
     "gap-muon": lambda: gap("NanoGPT with Muon"),
     "gap-optimizer": lambda: gap("NanoGPT", "NanoGPT with Muon"),
+    "new-gap-adamw": lambda: gap("NanoGPT", name="tales-new-seeds"),
+    "new-gap-muon": lambda: gap("NanoGPT with Muon", name="tales-new-seeds"),
+    "new-lead-p": lambda: p_of_lead("NanoKimi", "tales-new-seeds"),
     "gap-recipe": lambda: gap("NanoGPT with Muon", name="shakespeare-char"),
     "gap-recipe-adamw": lambda: gap("NanoGPT", name="shakespeare-char"),
     "recipe-parameters": lambda: f"{mean_of('shakespeare-char', 'NanoKimi', 'params_active') / 1e6:.2f}M",
