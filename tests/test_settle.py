@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,7 +39,7 @@ from nanokimi.study.settle import from_file, inherit
 from nanokimi.study.space import settings_of
 from nanokimi.study.study import Study, StudyArm
 from nanokimi.study.tune import rounded
-from nanokimi.study.tuning_record import read_tuned, write_tuned
+from nanokimi.study.tuning_record import RATES, read_tuned, write_tuned
 from nanokimi.study.tuning_words import tuning_label
 
 STEPS = 500
@@ -175,6 +176,20 @@ def test_what_was_found_with_one_rate_for_all_weights_has_one_rate_again(
     (found,) = from_file(study, [start], tmp_path / "tuned.json")
     ratio = record["best_values"]["adamw_ratio"]
     assert found.config.variant.optim.adamw_lr == rounded(ratio * record["best_values"]["lr"])
+
+
+def test_a_second_rate_that_an_arm_sets_itself_is_not_taken_for_one_of_earlier_versions(
+    arms: list[StudyArm], tmp_path: Path
+) -> None:
+    """Nor is the configuration's, where only the rate was tuned: neither record has a ratio of the two rates."""
+    own = added_arm(arms, "own: from=nanogpt optim.adamw_lr=0.25")
+    record = pretend_records([own])["own"]
+    one = {name: value for name, value in record["best_values"].items() if name != "adamw_ratio"}
+    study = cast(Study, SimpleNamespace(steps=STEPS))
+    for kind, arm in ((record["kind"], own), (RATES, replace(own, changes={}))):
+        write_tuned(tmp_path, [1, 2], STEPS, {"own": {**record, "kind": kind, "best_values": one}})
+        (found,) = from_file(study, [arm], tmp_path / "tuned.json")
+        assert found.config.family.optim.adamw_lr == 0.25
 
 
 def test_what_is_inherited_fits_another_width_and_length(config: RunConfig, arms: list[StudyArm]) -> None:

@@ -22,7 +22,15 @@ from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.space import KEYS, RATE, RATIO, Values, hyperparameters_of, settings_of
 from nanokimi.study.study import Study, StudyArm, job_of
 from nanokimi.study.tune import cpu_seconds, geometric_grid, tune
-from nanokimi.study.tuning_record import INHERITED, TUNED_FILE, Record, rate_record, read_settled, write_tuned
+from nanokimi.study.tuning_record import (
+    INHERITED,
+    RATES,
+    TUNED_FILE,
+    Record,
+    rate_record,
+    read_settled,
+    write_tuned,
+)
 
 FULL, RATES_ONLY, NONE = "full", "rates", "none"
 SEARCHES = (FULL, RATES_ONLY, NONE)
@@ -116,8 +124,9 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
             own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)}
             values = {name: value for name, value in record["best_values"].items() if name in own}
             best = settings_of(values, arm.config, study.steps)
-            if RATIO in own and RATIO not in values:
-                best[KEYS[RATIO][0]] = None  # AdamW alone had one rate for all weights in earlier versions
+            key = KEYS[RATIO][0]
+            if RATIO in own and RATIO not in values and record["kind"] != RATES and key not in named_by(arm):
+                best[key] = None  # AdamW alone had one rate for all weights in earlier versions
             arm = arm.tuned({**record, "best": best})
         settled.append(arm)
     return settled
@@ -148,9 +157,14 @@ def run_searches(
     }
 
 
+def named_by(arm: StudyArm) -> set[str]:
+    """The settings that an arm sets or holds itself, without its family in front. It inherits none of them."""
+    return {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.holds)
+
+
 def inherit(record: Record, arm: StudyArm) -> Values:
     """The values that an arm inherits from another one's record: all but the rate and what the arm itself sets."""
-    named = {key.removeprefix(f"{arm.config.model}.") for key in arm.changes} | set(arm.holds)
+    named = named_by(arm)
     own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)} - {RATE}
     return {
         name: value
