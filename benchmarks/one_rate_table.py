@@ -65,7 +65,7 @@ def one_rate_arms_table() -> str:
             if row["kind"] != "arm" or row["study"] != study or row["arm"] not in now:
                 continue
             arm = now[row["arm"]]
-            rates = f"{arm['best']['optim.lr']:g}, {arm['best'].get('optim.adamw_lr', 0):g}"
+            rates = f"{arm['best']['optim.lr']:g}, {arm['best']['optim.adamw_lr']:g}"
             lines.append(
                 f"| {title} | {row['arm']} | {spread(row['test_losses'])} | {spread(arm['losses'])} | {rates} |"
             )
@@ -104,7 +104,8 @@ def kind(one: dict[str, Any]) -> str:
 def told(one: dict[str, Any]) -> str:
     """A difference with its interval, p and verdict."""
     low, high = one["ci95"]
-    return f"{one['mean']:+.3f} ({low:+.3f} to {high:+.3f}), p {one['holm_p']:.3f}: {kind(one)}"
+    words = str(one["words"]).split(" by ")[0]
+    return f"{one['mean']:+.3f} ({low:+.3f} to {high:+.3f}), p {one['holm_p']:.3f}: {words}"
 
 
 def gain() -> str:

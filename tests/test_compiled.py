@@ -144,17 +144,17 @@ def test_code_for_another_processor_is_not_taken_from_the_cache(
 ) -> None:
     """It would write past its buffers: its vectors have another length, which torch's key of a graph does not name."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "the-user's")
     state = begin(replace(tiny_config(compile=True), model="nanogpt"), tmp_path / "run")
     found = []
-    for capability in ("AVX512", "AVX512", "AVX2"):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
-        counters.clear()
-        compile_step(state)
-        found.append({key: counters["inductor"][f"fxgraph_cache_{key}"] > 0 for key in ("hit", "miss")})
+    with torch.compiler.config.patch(cache_key_tag="the-user's"):
+        for capability in ("AVX512", "AVX512", "AVX2"):
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+            counters.clear()
+            compile_step(state)
+            found.append({key: counters["inductor"][f"fxgraph_cache_{key}"] > 0 for key in ("hit", "miss")})
+        theirs, own = torch.compiler.config.cache_key_tag.split()
     assert [one["miss"] for one in found] == [True, False, True]
     assert [one["hit"] for one in found] == [False, True, False]
-    theirs, own = torch.compiler.config.cache_key_tag.split()
     assert theirs == "the-user's" and own.startswith("nanokimi-")
 
 

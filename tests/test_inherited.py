@@ -83,9 +83,7 @@ def test_every_setting_but_the_rate_is_that_of_the_earlier_search(
 ) -> None:
     assert tuple(found["arms"]) == ARMS
     for name, record in found["arms"].items():
-        there = {"adamw_ratio": 1.0} | earlier[name][
-            "best_values"
-        ]  # one rate for all, where it was not searched
+        there = {"adamw_ratio": 1.0, **earlier[name]["best_values"]}  # a search without it had one rate
         assert {**record["best_values"], "lr": 0} == {**there, "lr": 0}
         assert record["kind"] == "inherited" and record["inherited_file"] == f"{EARLIER}.json"
         assert record["inherited_rate"] == there["lr"]

@@ -63,7 +63,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, num_heads: int) -> tor
         optimizer = OF_MATRICES[optim.name](model, optim, matrix_groups(model, optim, num_heads))
     else:
         rates: dict[Algorithm, float] | None = None
-        if optim.adamw_lr is not None:
+        if optim.name == "adamw" and optim.adamw_lr is not None:
             rates = {"muon": optim.lr, "adamw": optim.adamw_lr}
         groups = adamw_groups(model.named_parameters(), optim.weight_decay, rates)
         if optim.name in ELEMENTWISE:
