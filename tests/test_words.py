@@ -14,6 +14,7 @@ from nanokimi.cli.help import WIDTH, command_help
 from nanokimi.cli.options import USAGE
 from nanokimi.config.arms import arm_configs
 from nanokimi.config.files import load_config
+from nanokimi.config.ignored import rate_left_behind
 from nanokimi.config.parsing import all_keys, settings, with_options
 from nanokimi.config.schema import FAMILIES, RunConfig
 from nanokimi.config.words import INSTEAD, WORDS
@@ -116,6 +117,10 @@ def test_prepare_prints_its_configuration(
         ("scale --config scale-tales --variant.optim.lr 3", "--variant.optim.lr has no effect with scale"),
         ("bench --config smoke --steps 3", "--train.max_steps has no effect with bench"),
         ("train --config smoke --lr 1 --optim.lr 2", "--lr and --optim.lr are one option"),
+        (
+            "train --config tales --model nanogpt --optim.name lion",
+            "nanogpt.optim.adamw_lr has no effect with nanogpt.optim.name lion: leave it out, or reset it to null if",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(
@@ -140,3 +145,20 @@ def test_help_fills_its_lines_and_keeps_its_columns(command: str) -> None:
 def test_help_shows_each_way_to_call_on_a_line() -> None:
     first, second, *_ = command_help("audit", ["--help"]).splitlines()
     assert first.startswith("usage: nanokimi audit RUN") and second.startswith("       nanokimi audit FILE")
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("--lr 1e-3", "nanogpt.optim.adamw_lr, .* stays 0.01531: .* add --nanogpt.optim.adamw_lr null"),
+        ("--nanogpt.optim.lr=1e-3", "stays 0.01531"),
+        ("--lr 1e-3 --adamw_lr 1e-3", None),
+        ("--lr 1e-3 --adamw_lr null", None),
+        ("--steps 3", None),
+    ],
+)
+def test_a_second_rate_that_stays_is_told(words: str, kept: str | None) -> None:
+    """Whoever gives nanoGPT's one rate means all weights, and the preset has a rate of its own for some."""
+    rest = ["--model=nanogpt", *words.split()]
+    said = rate_left_behind(load_config("tales", rest, alone=True), rest)
+    assert (said is None) == (kept is None) and (kept is None or re.search(kept, str(said)))

@@ -32,7 +32,7 @@ from nanokimi.cli.resuming import begin_with, plan_run
 from nanokimi.cli.sample import run_sample
 from nanokimi.cli.serve import run_serve
 from nanokimi.cli.studies import run_ladder, run_scale, run_sweep, take_arms
-from nanokimi.config.ignored import refuse_ignored, split_arm_words
+from nanokimi.config.ignored import rate_left_behind, refuse_ignored, split_arm_words
 from nanokimi.errors import UserError
 from nanokimi.pretrained import run_path
 from nanokimi.runtime.parallel import current
@@ -125,6 +125,8 @@ def run_train(arguments: list[str]) -> int:
     if "print_config" in options:
         return print_config(config)
     require_data(config)
+    if (kept := rate_left_behind(config, rest)) is not None and current().is_main:
+        print(fitted(kept), file=sys.stderr)
 
     from nanokimi.report.by_source import source_words
     from nanokimi.train.run import train_alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Protocol
 
@@ -37,8 +38,10 @@ def is_finite(value: float) -> bool:
 def require_effect(group: object, path: str, names: tuple[str, ...], because: str) -> None:
     """Refuse a setting that was changed but would be ignored."""
     for name in names:
-        if getattr(group, name) != getattr(type(group)(), name):
-            raise UserError(f"{path}.{name} has no effect with {because}: leave it out")
+        default = getattr(type(group)(), name)
+        if getattr(group, name) != default:
+            reset = f", or reset it to {json.dumps(default)} if it is the preset's"
+            raise UserError(f"{path}.{name} has no effect with {because}: leave it out{reset}")
 
 
 def require_possible(path: str, rows: int, width: int) -> None:

@@ -101,3 +101,16 @@ def refuse_overridden(base: RunConfig, config: RunConfig, rest: Sequence[str], n
         family, _, part = key.partition(".")
         if family == config.model and then.get(key) != now.get(key):
             raise UserError(f"--{key} has no effect: the arm {name} sets {part} itself; use --{part}")
+
+
+def rate_left_behind(config: RunConfig, rest: Sequence[str]) -> str | None:
+    """One line if `rest` changes the learning rate of the trained arm, but not the second one that the preset sets."""
+    given = {option.removeprefix("--").partition("=")[0] for option in expand(rest, [config.model])}
+    rate, second = f"{config.model}.optim.lr", f"{config.model}.optim.adamw_lr"
+    kept = config.family.optim.adamw_lr
+    if rate not in given or second in given or kept is None:
+        return None
+    return (
+        f"{second}, the rate of embeddings, head, norm gains and biases, stays {kept:g}: to make it follow {rate}, add "
+        f"--{second} null"
+    )
