@@ -1,7 +1,7 @@
 """What changed when AdamW alone got a rate of its own for embeddings and head: the recorded results, before and after.
 
 docs/results/old/one-rate.jsonl has the arms with AdamW as they were searched with one rate for all weights, and every
-verdict of those results. docs/results/old/two-rates.jsonl has what came between: twelve pairs of rates, tried by hand
+verdict of those results. docs/results/old/two-rates.jsonl has what came between: eleven pairs of rates, tried by hand
 for the default comparison's NanoGPT (`benchmarks/two_rates.py` of commit 13b8286), the best of them judged.
 """
 
@@ -25,12 +25,15 @@ TITLES = {
     "scale-tales": "four sizes, short stories",
 }
 COMPARISONS = ("tales-short", "shakespeare-char")
+NAMED = {"arm": "arm", "effect": "name"}
+"""The entry that names a line of each kind."""
 
 
 @cache
-def before() -> list[Row]:
-    """The recorded lines."""
-    return read_json_lines(RESULTS / "old" / "one-rate.jsonl")
+def before(kind: str, study: str) -> dict[str, Row]:
+    """The recorded arms or effects of a result, by name."""
+    rows = read_json_lines(RESULTS / "old" / "one-rate.jsonl")
+    return {row[NAMED[kind]]: row for row in rows if (row["kind"], row["study"]) == (kind, study)}
 
 
 def arms_now(study: str) -> dict[str, Row]:
@@ -61,13 +64,11 @@ def one_rate_arms_table() -> str:
     ]
     for study, title in TITLES.items():
         now = arms_now(study)
-        for row in before():
-            if row["kind"] != "arm" or row["study"] != study or row["arm"] not in now:
-                continue
-            arm = now[row["arm"]]
+        for name, row in before("arm", study).items():
+            arm = now[name]
             rates = f"{arm['best']['optim.lr']:g}, {arm['best']['optim.adamw_lr']:g}"
             lines.append(
-                f"| {title} | {row['arm']} | {spread(row['test_losses'])} | {spread(arm['losses'])} | {rates} |"
+                f"| {title} | {name} | {spread(row['test_losses'])} | {spread(arm['losses'])} | {rates} |"
             )
             title = ""
     return "\n".join(lines)
@@ -86,16 +87,14 @@ def one_rate_verdicts_table() -> str:
     ]
     for study, title in TITLES.items():
         now = verdicts_now(study)
-        for row in before():
-            if row["kind"] != "effect" or row["study"] != study or row["name"] not in now:
-                continue
-            if kind(row) != kind(now[row["name"]]):
-                lines.append(f"| {title} | {row['name']} | {told(row)} | {told(now[row['name']])} |")
+        for name, row in before("effect", study).items():
+            if verdict_of(row) != verdict_of(now[name]):
+                lines.append(f"| {title} | {name} | {told(row)} | {told(now[name])} |")
                 title = ""
     return "\n".join(lines)
 
 
-def kind(one: dict[str, Any]) -> str:
+def verdict_of(one: dict[str, Any]) -> str:
     """Lower, higher, or not distinguishable."""
     words = str(one["words"])
     return NOT_DISTINGUISHABLE if words.startswith(NOT_DISTINGUISHABLE) else words.split(" by ")[0]
@@ -110,18 +109,13 @@ def told(one: dict[str, Any]) -> str:
 
 def gain() -> str:
     """By how much a rate of its own lowers the loss of the default comparison's NanoGPT with AdamW."""
-    (row,) = [row for row in before() if row["kind"] == "arm" and row["study"] == "tales-short"]
-    return f"{fmean(row['test_losses']) - fmean(arms_now('tales-short')['NanoGPT']['losses']):.3f}"
+    losses = before("arm", "tales-short")["NanoGPT"]["test_losses"]
+    return f"{fmean(losses) - fmean(arms_now('tales-short')['NanoGPT']['losses']):.3f}"
 
 
 def lead_before() -> str:
     """NanoKimi's lead over NanoGPT with AdamW at one rate in the default comparison."""
-    (row,) = [
-        row
-        for row in before()
-        if (row["kind"], row["study"], row["name"] if row["kind"] == "effect" else "")
-        == ("effect", "tales-short", "NanoKimi - NanoGPT")
-    ]
+    row = before("effect", "tales-short")["NanoKimi - NanoGPT"]
     low, high = row["ci95"]
     return f"{-row['mean']:.3f} nats (95% interval {-high:.3f} to {-low:.3f})"
 
@@ -139,10 +133,5 @@ def lead_over_by_hand() -> str:
 
 def ladder_lead_over_one_rate() -> str:
     """NanoKimi's lead in the ablation study on tinyshakespeare over NanoGPT as it was searched with one rate."""
-    (row,) = [
-        row
-        for row in before()
-        if (row["kind"], row["study"], row.get("arm")) == ("arm", "ladder-shakespeare", "NanoGPT")
-    ]
-    lead = fmean(row["test_losses"]) - fmean(arms_now("ladder-shakespeare")["NanoKimi"]["losses"])
-    return f"{lead:.3f}"
+    losses = before("arm", "ladder-shakespeare")["NanoGPT"]["test_losses"]
+    return f"{fmean(losses) - fmean(arms_now('ladder-shakespeare')['NanoKimi']['losses']):.3f}"
