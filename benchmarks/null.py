@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.compare.verdict import verdict
-from nanokimi.config.arms import arm_configs
+from nanokimi.config.arms import arm_configs, with_arm
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings
 from nanokimi.measure.stats import compare_pairs
@@ -36,16 +36,25 @@ OF_THE_MODEL = (
     "initializer_range",
 )
 OF_THE_OPTIMIZER = (
-    "name lr betas weight_decay eps schedule warmup_steps decay_fraction min_lr_ratio grad_clip".split()
+    *("name", "lr", "adamw_lr", "betas", "weight_decay", "eps", "grad_clip"),
+    *("schedule", "warmup_steps", "decay_fraction", "min_lr_ratio"),
 )
 
 
 def copy_words(config: str, options: list[str]) -> str:
-    """NanoGPT's copy as `--arm` takes it: a variant with the arm's own settings."""
-    flat = settings(arm_configs(load_config(config, options))[ARM])
+    """NanoGPT's copy as `--arm` takes it: a variant with the arm's own settings, checked to have all of them."""
+    base = load_config(config, options)
+    own = settings(arm_configs(base)[ARM])
     names = [f"model.{name}" for name in OF_THE_MODEL] + [f"optim.{name}" for name in OF_THE_OPTIMIZER]
-    words = [f"{name}={json.dumps(flat[f'nanogpt.{name}'], separators=(',', ':'))}" for name in names]
-    return f"{COPY}: from=variant {' '.join(words)}"
+    words = [f"{name}={json.dumps(own[f'nanogpt.{name}'], separators=(',', ':'))}" for name in names]
+    line = f"{COPY}: from=variant {' '.join(words)}"
+    copied = settings(arm_configs(with_arm(base, line))[COPY])
+    for key in own:
+        if key.startswith("nanogpt.optim.") and own[key] != copied[key.replace("nanogpt.", "variant.", 1)]:
+            raise SystemExit(
+                f"{config}: the copy does not have NanoGPT's {key}; add it to benchmarks/null.py"
+            )
+    return line
 
 
 def run_try(
@@ -59,7 +68,7 @@ def run_try(
             arguments = ["--config", config, "--data", data, "--seed", str(seed), "--seeds", str(seeds)]
             # a search's noise in the interval would make winners rarer than they are
             arguments += ["--compare.search", "null"]
-            arguments += ["--arm", copy_words(config, ["--data", data]), "--arms", f"{ARM},{COPY}"]
+            arguments += ["--arm", copy_words(config, ["--data", data, *options]), "--arms", f"{ARM},{COPY}"]
             arguments += ["--out", str(folder), *options]
         done = subprocess.run(
             [sys.executable, "-m", "nanokimi", "compare", *arguments], stdout=subprocess.DEVNULL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def run_null(folder: Path, tries: int) -> list[dict[str, Any]]:
     subprocess.run(command, check=True)
     lines = (folder / "null" / "null.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_the_copy_has_all_settings_of_nanogpt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy without one of them would be another arm, and its null would say nothing."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    null = importlib.import_module("null")
+    assert "optim.adamw_lr=0.0" in null.copy_words("tales", [])
+    monkeypatch.setattr(null, "OF_THE_OPTIMIZER", [n for n in null.OF_THE_OPTIMIZER if n != "adamw_lr"])
+    with pytest.raises(SystemExit, match="does not have NanoGPT's nanogpt.optim.adamw_lr"):
+        null.copy_words("tales", [])
 
 
 @pytest.mark.slow
