@@ -15,10 +15,17 @@ REPORTED = ("tales",)
 
 
 def losses_of_presets() -> dict[str, dict[str, list[float]]]:
-    """For each preset and arm, the test losses of docs/results/spread.jsonl, a seed each."""
+    """For each preset and arm, the test losses of docs/results/spread.jsonl, a seed each.
+
+    A preset measured again, with other settings, counts with the commit of its last row.
+    """
     found: dict[str, dict[str, list[float]]] = {}
-    for row in read_json_lines(RESULTS / "spread.jsonl"):
-        if not row["nudged"] and row["preset"] not in REPORTED:
+    rows = read_json_lines(RESULTS / "spread.jsonl")
+    newest = {row["preset"]: row["commit"] for row in rows}
+    for row in rows:
+        if row["preset"] in REPORTED or row["commit"] != newest[row["preset"]]:
+            continue
+        if not row["nudged"]:
             found.setdefault(row["preset"], {}).setdefault(row["arm"], []).append(row["test_loss"])
     return found
 

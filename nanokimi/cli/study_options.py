@@ -13,7 +13,7 @@ _SHARED = """\
 
 _TUNING = """\
   --seeds N               seeds that arms are judged by, counting up from the configuration's (default: 5)
-  --search WHAT           full (default): search for learning rate, AdamW's rate beside Muon's, initialiser scale,
+  --search WHAT           full (default): search for learning rate, that of embeddings and head, initialiser scale,
                           warm-up, weight decay, schedule and betas, with equal trials for each searched arm. The
                           others inherit from the nearest searched arm with their optimizer, and have only their rate
                           tuned, by a grid. rates: tune only the rate of every arm, by a grid. none: as --no-tune
