@@ -405,7 +405,6 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         *("nanokimi.model.rope_scaling", "train.init_from", "train.shard"),
         *("sample.prompts", "sample.top_k", "sample.min_p", "train.memory_limit_gb", "train.save_every"),
         *("dataset.characters", "dataset.workers", "dataset.cache"),  # chosen when the data is prepared
-        "nanogpt.optim.adamw_lr",  # means: follows lr
         *(f"{arm}.optim.handover_steps" for arm in ("nanokimi", "nanogpt", "variant", "module")),
         *("module.optim.adamw_lr", "dataset.test_fraction"),
         # these follow from other settings wherever they are used
@@ -413,7 +412,11 @@ def test_resolve_fills_in_whatever_is_chosen_for_the_user() -> None:
         "nanokimi.model.latent_norm_eps",
         *("nanokimi.model.routed_scaling_factor", "nanogpt.model.intermediate_size"),
         *("variant.model.routed_scaling_factor", "variant.model.intermediate_size"),
-        *("variant.model.num_key_value_heads", "variant.model.q_lora_rank", "variant.optim.adamw_lr"),
+        *(
+            "variant.model.num_key_value_heads",
+            "variant.model.q_lora_rank",
+            "variant.optim.adamw_lr",
+        ),
         *("variant.model.head_dim", "variant.model.qkv_bias"),
     }
     assert {key for key, value in leaves(config).items() if value is None} == off_by_choice
