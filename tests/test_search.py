@@ -20,6 +20,7 @@ from nanokimi.config.files import load_config
 from nanokimi.config.parsing import with_changes
 from nanokimi.config.rules import resolve, validate
 from nanokimi.report.search_page import preset_lines
+from nanokimi.report.search_place import beside_sentence, lower_beside, place_of
 from nanokimi.runtime.files import read_json
 from nanokimi.study.jobs import read_results
 from nanokimi.study.search import Asked, Design, search, sobol_points
@@ -202,6 +203,33 @@ def test_more_rounds_come_closer() -> None:
         return float(search(ARMS, bowl(centre), SEEDS, STEPS, Design(rounds=rounds))["kimi"]["loss"])
 
     assert losses(0) > losses(1) > losses(3)
+
+
+def test_steps_to_a_lower_loss_that_nobody_made_together_are_named() -> None:
+    """The best trial moves the rate. What warm-up would gain besides is said; momentum's curve is lowest at its centre,
+    and a step that diverged is none."""
+    search = {
+        "centre": {"lr": 0.02, "warmup": 0.1, "momentum": 0.1, "decay": 0.3},
+        "best_values": {"lr": 0.01, "warmup": 0.1, "momentum": 0.1, "decay": 0.3},
+        "interior": {"lr": True, "warmup": True, "momentum": False, "decay": True},
+        "sensitivity": {
+            "lr": [[0.01, 1.2], [0.02, 1.5], [0.04, 1.7]],
+            "warmup": [[0.05, 1.4], [0.1, 1.5], [0.2, 1.3]],
+            "momentum": [[0.05, 1.6], [0.1, 1.5]],
+            "decay": [[0.1, None], [0.3, 1.5]],
+        },
+    }
+    assert lower_beside(search) == {"warmup": pytest.approx(0.2)}
+    assert [place_of(search, name) for name in search["centre"]] == [
+        *("interior", "interior, lower beside it", "AT THE EDGE", "interior"),
+    ]
+    assert "GPT (1 hyperparameter, by up to 0.2000)" in beside_sentence([("GPT", search)])
+    grid = {
+        "interior": {"lr": True},
+        "best_values": {"lr": 1.0},
+        "sensitivity": {"lr": [[1.0, 2.0], [2.0, 3.0]]},
+    }
+    assert beside_sentence([("GPT", grid)]) == "" and place_of(grid, "lr") == "interior"
 
 
 def test_what_lies_outside_is_said_to_lie_at_the_edge() -> None:

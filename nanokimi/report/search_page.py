@@ -7,6 +7,7 @@ from typing import Any
 
 from nanokimi.report import plots, units
 from nanokimi.report.page import render
+from nanokimi.report.search_place import beside_sentence
 from nanokimi.report.study_search import figures, hyperparameter_rows
 from nanokimi.runtime.files import read_json, write_atomic
 
@@ -40,8 +41,10 @@ def sentence(name: str, record: dict[str, Any]) -> str:
         "every trial diverged" if record["loss"] is None else f"{units.fixed(record['loss'])} nats per token"
     )
     edges = [key for key, inside in record["interior"].items() if not inside]
-    where = f"AT THE EDGE in {', '.join(edges)}" if edges else "every optimum is interior"
+    where = f"AT THE EDGE in {', '.join(edges)}" if edges else "every optimum lies inside what was tried"
     found = f"{name}: {loss}, in {record['trials']} trials and {record['runs']} runs; {where}."
+    if beside := beside_sentence([(name, record)]):
+        found = f"{found} {beside}"
     return f"{found} {rate_found(record)}." if record.get("inherited_file") else found
 
 

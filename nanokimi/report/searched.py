@@ -13,11 +13,10 @@ from nanokimi.report import plots, units
 from nanokimi.report.plots import NARROW, Paint, dress, svg
 from nanokimi.report.records import Arm, Record
 from nanokimi.report.search_note import search_note
+from nanokimi.report.search_place import AT_THE_EDGE, beside_sentence, place_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-AT_THE_EDGE = "AT THE EDGE"
 
 
 def make_searches(arms: Sequence[Arm]) -> Record:
@@ -62,6 +61,7 @@ def _search(arm: Arm, search: Record) -> Record:
         "hyperparameters": list(search["space"]),
         "trials": _trials(search),
         "edges": [row["hyperparameter"] for row in rows if row["place"] == AT_THE_EDGE],
+        "beside": beside_sentence([(arm.name, search)]),
     }
 
 
@@ -72,12 +72,6 @@ def best_of(search: Record, hyperparameter: str) -> Any:
         return found
     best = search.get("best") or {}
     return best.get(search["space"][hyperparameter].get("setting"), best.get(hyperparameter))
-
-
-def place_of(search: Record, hyperparameter: str) -> str:
-    """Whether the best value lies inside what was searched."""
-    inside = (search.get("interior") or {}).get(hyperparameter)
-    return "not judged" if inside is None else "interior" if inside else AT_THE_EDGE
 
 
 def range_text(limits: Record) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nanokimi.report import units
 from nanokimi.report.plots import LINES, MARKERS, WIDE, Paint, dress, svg
 from nanokimi.report.records import style_of
+from nanokimi.report.search_place import place_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,7 @@ def hyperparameter_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
                 "high": shown(space["high"]) + (" or cosine" if COSINE in space["scale"] else ""),
                 "best": shown(record["best_values"][hyperparameter]),
                 "interior": record["interior"][hyperparameter],
+                "place": place_of(record, hyperparameter),
                 "curve": curve,
             }
         )

@@ -79,9 +79,8 @@ def search_rows(report: dict[str, Any]) -> list[list[str]]:
         if arm["budget"] != "tokens" or arm["leaking"] or not record or record["kind"] != SEARCHED:
             continue
         for row in hyperparameter_rows(record):
-            place = "interior" if row["interior"] else "AT THE EDGE"
-            found = [row[key] for key in ("hyperparameter", "low", "high", "best")]
-            rows.append([arm["name"], *found, place, row["curve"]])
+            found = [row[key] for key in ("hyperparameter", "low", "high", "best", "place", "curve")]
+            rows.append([arm["name"], *found])
     return rows
 
 

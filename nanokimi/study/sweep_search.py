@@ -13,6 +13,7 @@ from typing import Any
 
 from nanokimi.config import RunConfig
 from nanokimi.report.search_page import SEARCH_FILE, preset_lines, rate_found, write_search_page
+from nanokimi.report.search_place import beside_sentence
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.drawing import draw_or_say
 from nanokimi.runtime.files import describe_environment, write_json
@@ -84,12 +85,14 @@ def search_text(content: dict[str, Any]) -> str:
 def arm_lines(name: str, record: dict[str, Any]) -> list[str]:
     """The lines about one arm."""
     edge = is_at_edge(record)
-    place = f"AT THE EDGE in {', '.join(edge)}" if edge else "interior"
+    place = f"AT THE EDGE in {', '.join(edge)}" if edge else "inside what was tried"
     loss = "diverged" if record["loss"] is None else f"{record['loss']:.4f}"
     cost = (
         f"{record['trials']} trials, {record['runs']} runs, {in_time(record['cpu_seconds'])} of a processor"
     )
     lines = [f"{name}: validation loss {loss} ({place}); {cost}"]
+    if beside := beside_sentence([(name, record)]):
+        lines.append(f"  {beside}")
     lines += [f"  {line}" for line in (record["design"], *preset_lines(record).split("\n"))]
     lines += [
         f"  not searched: {hyperparameter} ({why})" for hyperparameter, why in record["left_out"].items()

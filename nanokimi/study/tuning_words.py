@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nanokimi.report.search_place import beside_sentence
 from nanokimi.report.units import seconds as in_time
 from nanokimi.runtime.text import listed
 from nanokimi.study.tuning_record import INHERITED, RATES, SEARCHED, is_at_edge
@@ -41,7 +42,7 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
         seeds = own_seeds(own[RATES][0]["tuning"])
         sentences.append(f"{whose} is tuned with {trials(own[RATES])} trials on {seeds}.")
         sentences.append("All other settings are as configured.")
-    sentences.append(edges(tuned))
+    sentences += [edges(tuned), *beside(own[SEARCHED])]
     runs = sum(arm["tuning"]["runs"] for arm in tuned)
     cost = sum(arm["tuning"].get("cpu_seconds", 0.0) for arm in tuned)
     sentences.append(
@@ -59,14 +60,20 @@ def own_seeds(record: dict[str, Any]) -> str:
 
 
 def edges(arms: Sequence[dict[str, Any]]) -> str:
-    """Which optima are not interior."""
+    """Which optima are at an edge of what was tried."""
     at_edge = [arm for arm in arms if is_at_edge(arm["tuning"])]
     if not at_edge:
-        return "Every optimum is interior."
+        return "Every optimum lies inside what was tried."
     if len(at_edge) > NAMED_AT_MOST:
         return f"{len(at_edge)} arms, marked below, have their optimum at the edge of what was tried."
     places = [f"{arm['name']} ({', '.join(is_at_edge(arm['tuning']))})" for arm in at_edge]
     return f"At the edge of what was tried: {listed(places)}."
+
+
+def beside(searched: Sequence[dict[str, Any]]) -> list[str]:
+    """The sentence, if there is one, on steps to a lower loss that the searches have not made together."""
+    found = beside_sentence([(arm["name"], arm["tuning"]) for arm in searched])
+    return [found] if found else []
 
 
 def named(arms: Sequence[dict[str, Any]]) -> str:
