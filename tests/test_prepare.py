@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def panels(data: PreparedData, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (folder / "summary.png").read_bytes() == b"PNG"
     assert all(axes.has_data() and axes.get_title() for axes in figures[0].axes)
     return len(figures[0].axes)
+
+
+def test_copies_of_a_document_are_counted_in_every_part(tmp_path: Path) -> None:
+    """They fall on one side together, so a test part may be one story many times."""
+    rows = [json.dumps({"text": f"Story {number % 40}: once upon a time."}) for number in range(400)]
+    (tmp_path / "copies.jsonl").write_text("\n".join(rows))
+    data = prepare(DatasetConfig(path=str(tmp_path / "copies.jsonl"), tokenizer="byte"), tmp_path / "out", 8)
+    copies = [data.metadata[f"{part}_documents"] * 9 // 10 for part in ("train", "val", "test")]
+    assert min(copies) > 0 and sum(copies) == 360
+    train, val, test = copies
+    assert f"{train} train, {val} validation, {test} test (exact, within their part)" in summary_text(data)
 
 
 def test_numbers_of_the_summary(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

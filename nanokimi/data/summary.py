@@ -33,7 +33,7 @@ def summary_text(data: PreparedData) -> str:
     else:
         rows += [("documents", sizes(metadata, "documents"))]
         rows += [("removed", removed(metadata))]
-        rows += [("duplicates kept", f"{metadata['duplicates_in_train']:,} within the training part (exact)")]
+        rows += [("duplicates kept", kept(metadata))]
     rows += [(unit, sizes(metadata, f"text_{unit}")) for unit in ("bytes", "chars")]
     rows += [("tokens", sizes(metadata, "tokens"))]
     rows += [(one["name"], source_words(one)) for one in data.sources]
@@ -84,6 +84,14 @@ def removed(metadata: dict[str, Any]) -> str:
     text += f"; {exact:,} and {near:,} of test documents, from the validation part"
     text += f"; {metadata['documents_empty']:,} empty"
     return text + (f"; {metadata['documents_left_out']:,} left out" if metadata["documents_left_out"] else "")
+
+
+def kept(metadata: dict[str, Any]) -> str:
+    """How many documents of each part repeat another one of it, in words."""
+    numbers = [
+        f"{metadata[f'duplicates_in_{part}']:,} {name}" for part, name in zip(PARTS, PART_NAMES, strict=True)
+    ]
+    return f"{', '.join(numbers)} (exact, within their part)"
 
 
 def document_lengths(data: PreparedData) -> np.ndarray:

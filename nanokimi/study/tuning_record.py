@@ -10,6 +10,7 @@ tuned.json and search.json hold a record for each arm. It is a dictionary:
 - `table`: each trial's values, and its loss with each seed it was scored with, None if that run diverged
 - `sensitivity`: the curve of each hyperparameter through the centre of the last pattern of trials
 - `settings`: of a search, the settings that it kept fixed (see `config.fixed`); files of earlier versions lack them
+- `searched`: of an arm that was searched later than the others of its file: when, where and with which command
 - `inherited_from`: of an arm that inherits, the arm whose settings it has; `inherited_file`, if that arm was searched
   for another configuration: the search's file, with the rate found there as `inherited_rate`, and that search's
   losses, and those of searches before it, as `inherited_searches`, which an arm also has whose parent was searched but
