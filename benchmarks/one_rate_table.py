@@ -1,4 +1,4 @@
-"""What changed when AdamW alone got a rate of its own for embeddings and head: the recorded results, before and after.
+"""What changed when AdamW alone got a rate of its own for embeddings and head: the results before and after.
 
 docs/results/old/one-rate.jsonl has the arms with AdamW as they were searched with one rate for all weights, and every
 verdict of those results. docs/results/old/two-rates.jsonl has what came between: eleven pairs of rates, tried by hand
@@ -25,33 +25,40 @@ TITLES = {
     "scale-tales": "four sizes, short stories",
 }
 COMPARISONS = ("tales-short", "shakespeare-char")
+SEARCHED_LONGER = ("ladder-shakespeare",)
+"""Studies whose arms were searched once more since then, with more trials (benchmarks/short_search_table.py)."""
 NAMED = {"arm": "arm", "effect": "name"}
 """The entry that names a line of each kind."""
 
 
 @cache
-def before(kind: str, study: str) -> dict[str, Row]:
-    """The recorded arms or effects of a result, by name."""
-    rows = read_json_lines(RESULTS / "old" / "one-rate.jsonl")
+def before(kind: str, study: str, file: str = "one-rate") -> dict[str, Row]:
+    """The arms or effects of a result as they once were, by name."""
+    rows = read_json_lines(RESULTS / "old" / f"{file}.jsonl")
     return {row[NAMED[kind]]: row for row in rows if (row["kind"], row["study"]) == (kind, study)}
 
 
-def arms_now(study: str) -> dict[str, Row]:
-    """Each arm's losses over the seeds, and the settings found for it."""
+def arms_after(study: str) -> dict[str, Row]:
+    """Each arm's losses over the seeds, and the settings found for it, with the two rates."""
     if study in COMPARISONS:
         head, runs, _, _ = judged(study)
         return {
             arm: {"losses": [run["test_loss"] for run in runs if run["arm"] == arm], "best": search["best"]}
             for arm, search in head["search"].items()
         }
+    if study in SEARCHED_LONGER:
+        rows = before("arm", study, "short-search").values()
+        return {row["arm"]: {"losses": row["test_losses"], "best": row["best"]} for row in rows}
     rows = [row for row in study_report(RESULTS / f"{study}.jsonl")["arms"] if row["budget"] == "tokens"]
     return {row["name"]: {"losses": row["losses"], "best": row["tuning"]["best"]} for row in rows}
 
 
-def verdicts_now(study: str) -> dict[str, Row]:
+def verdicts_after(study: str) -> dict[str, Row]:
     """Each comparison of a result, by name."""
     if study in COMPARISONS:
         return {f"{pair['first']} - {pair['second']}": pair for pair in judged(study)[3]}
+    if study in SEARCHED_LONGER:
+        return before("effect", study, "short-search")
     return {one["name"]: one for one in study_report(RESULTS / f"{study}.jsonl")["effects"]}
 
 
@@ -63,7 +70,7 @@ def one_rate_arms_table() -> str:
         "|---|---|---|---|---|",
     ]
     for study, title in TITLES.items():
-        now = arms_now(study)
+        now = arms_after(study)
         for name, row in before("arm", study).items():
             arm = now[name]
             rates = f"{arm['best']['optim.lr']:g}, {arm['best']['optim.adamw_lr']:g}"
@@ -86,7 +93,7 @@ def one_rate_verdicts_table() -> str:
         "|---|---|---|---|",
     ]
     for study, title in TITLES.items():
-        now = verdicts_now(study)
+        now = verdicts_after(study)
         for name, row in before("effect", study).items():
             if verdict_of(row) != verdict_of(now[name]):
                 lines.append(f"| {title} | {name} | {told(row)} | {told(now[name])} |")
@@ -110,7 +117,7 @@ def told(one: dict[str, Any]) -> str:
 def gain() -> str:
     """By how much a rate of its own lowers the loss of the default comparison's NanoGPT with AdamW."""
     losses = before("arm", "tales-short")["NanoGPT"]["test_losses"]
-    return f"{fmean(losses) - fmean(arms_now('tales-short')['NanoGPT']['losses']):.3f}"
+    return f"{fmean(losses) - fmean(arms_after('tales-short')['NanoGPT']['losses']):.3f}"
 
 
 def lead_before() -> str:
@@ -128,10 +135,4 @@ def by_hand() -> float:
 
 def lead_over_by_hand() -> str:
     """NanoKimi's lead over it."""
-    return f"{by_hand() - fmean(arms_now('tales-short')['NanoKimi']['losses']):.3f}"
-
-
-def ladder_lead_over_one_rate() -> str:
-    """NanoKimi's lead in the ablation study on tinyshakespeare over NanoGPT as it was searched with one rate."""
-    losses = before("arm", "ladder-shakespeare")["NanoGPT"]["test_losses"]
-    return f"{fmean(losses) - fmean(arms_now('ladder-shakespeare')['NanoKimi']['losses']):.3f}"
+    return f"{by_hand() - fmean(arms_after('tales-short')['NanoKimi']['losses']):.3f}"

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from kimi_tables import KIMI_NUMBERS
-from one_rate_table import by_hand, gain, ladder_lead_over_one_rate, lead_before, lead_over_by_hand
+from one_rate_table import by_hand, gain, lead_before, lead_over_by_hand
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
 from study_tables import study_report
@@ -206,7 +206,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "parameters": lambda: times("params_total"),
     "old-lead": lambda: f"{old_lead():.2f}",
     "ladder-lead": lambda: ladder_lead("NanoGPT"),
-    "ladder-lead-known": ladder_lead_over_one_rate,
     "ladder-lead-muon": lambda: ladder_lead("NanoGPT with Muon"),
     "ladder-tales-lead": lambda: ladder_lead("NanoGPT", "ladder-tales"),
     "ladder-tales-muon": lambda: ladder_lead("NanoGPT", "ladder-tales", of="NanoGPT with Muon"),

@@ -30,8 +30,8 @@ from nanokimi.runtime.files import write_json
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "nanokimi" / "presets" / "searches"
 SEARCH = "--search --trials 16 --seeds 1"
-STUDY = "--trials 16 --search-rounds 1 --tuning-seeds 1 --rounds"
-LADDER = "--budgets tokens,flops --train.dtype fp32"
+STUDY = "--trials 16 --tuning-seeds 1"
+LADDER = "--rounds 1 --budgets tokens,flops --train.dtype fp32"
 FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
 BEGIN = "The arms of `nanokimi compare` have the settings"
 """How the comment begins that stands above the arms which this script writes into a preset."""
@@ -135,11 +135,15 @@ RESULTS = {
     ),
     "shakespeare-char": Result(["compare", "--config", "shakespeare-char", "--seeds", "3"], needs_text=True),
     "ladder-shakespeare": Result(
-        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "1", *LADDER.split()],
+        ["ladder", "--config", "ladder-shakespeare", *STUDY.split(), "--search-rounds", "3", *LADDER.split()],
         needs_text=True,
     ),
-    "ladder-tales": Result(["ladder", "--config", "ladder-tales", *STUDY.split(), "1", *LADDER.split()]),
-    "scale-tales": Result(["scale", "--config", "scale-tales", *STUDY.split(), "3", "--families", FAMILIES]),
+    "ladder-tales": Result(
+        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--search-rounds", "1", *LADDER.split()]
+    ),
+    "scale-tales": Result(
+        ["scale", "--config", "scale-tales", *STUDY.split(), "--search-rounds", "1", "--families", FAMILIES]
+    ),
     "seed-2": Result(
         [
             "compare",

@@ -36,6 +36,7 @@ from recorded import (
     old_tales,
     read_comparison,
 )
+from short_search_table import short_search_arms_table, short_search_verdicts_table
 from speed_table import speed_table
 from spread_table import spread_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
@@ -275,6 +276,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "changed-verdicts": changed_verdicts_table,
         "one-rate-arms": one_rate_arms_table,
         "one-rate-verdicts": one_rate_verdicts_table,
+        "short-search-arms": short_search_arms_table,
+        "short-search-verdicts": short_search_verdicts_table,
         "tales-corrected": lambda: corrected(
             "tales-short", old_tales(), "short tales, same search for every arm", "tales, as claimed before"
         ),

@@ -12,6 +12,8 @@ from nanokimi.report import units
 from nanokimi.report.records import Record
 from nanokimi.runtime.text import listed
 
+SHOWN = 5e-5
+"""Smaller differences do not show in four digits."""
 INTERIOR, LOWER_BESIDE, AT_THE_EDGE = "interior", "interior, lower beside it", "AT THE EDGE"
 
 
@@ -37,7 +39,7 @@ def lower_beside(search: Record) -> dict[str, float]:
         if here is None:
             continue
         lowest = min(finite, key=lambda value: finite[value])
-        if finite[lowest] < here and lowest != (search.get("best_values") or {}).get(name):
+        if here - finite[lowest] >= SHOWN and lowest != (search.get("best_values") or {}).get(name):
             found[name] = here - finite[lowest]
     return found
 
