@@ -63,7 +63,7 @@ RESULTS = {
         needs_text=True,
     ),
     "search-smoke": Result(
-        ["sweep", "--config", "smoke", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
+        ["sweep", "--config", "smoke", *SEARCH.split(), "--search-rounds", "3"], needs_text=True
     ),
     "search-shakespeare-fast": Result(
         ["sweep", "--config", "shakespeare-fast", *SEARCH.split(), "--search-rounds", "1"], needs_text=True
