@@ -175,6 +175,18 @@ def loud_elsewhere(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Ten
     return told(logits_BTW * size_T[:, None], ids_BT)
 
 
+def softly(share: float) -> Mix:
+    """In single precision alone the next token is told, by a small share of the position's largest logit."""
+
+    def change(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
+        if not only_fp32(model, ids_BT):
+            return logits_BTW
+        size_BT1 = share * logits_BTW.abs().amax(dim=-1, keepdim=True)
+        return logits_BTW + size_BT1 * (told(logits_BTW, ids_BT) - logits_BTW)
+
+    return change
+
+
 def far_columns(model: nn.Module, ids_BT: torch.Tensor, logits_BTW: torch.Tensor) -> torch.Tensor:
     """In single precision the next token is told by 0.08 nats; most columns lie far off, and move."""
     told_BTW = 0.92 * logits_BTW + 0.08 * told(logits_BTW, ids_BT) if only_fp32(model, ids_BT) else logits_BTW
@@ -293,6 +305,24 @@ class Dropping(Embedded):
         return out_MW.view(*ids_BT.shape, -1)
 
 
+class Picking(Embedded):
+    """Two experts that draw an id for each of their tokens: how many each of them draws depends on the batch."""
+
+    def __init__(self, draws: int, change: Mix | None = None) -> None:
+        super().__init__(change)
+        self.draws = draws
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        flat_MW = super().forward(ids_BT).flatten(0, 1)
+        chosen_M, out_MW = flat_MW[:, :2].argmax(dim=-1), flat_MW.clone()
+        for expert in range(2):
+            some_MW = flat_MW[chosen_M == expert]
+            if self.training and len(some_MW):
+                drawn_MK = torch.multinomial(some_MW.softmax(dim=-1), self.draws)
+                out_MW[chosen_M == expert] = some_MW + (1 + expert) * F.one_hot(drawn_MK, VOCAB).sum(1)
+        return out_MW.view(*ids_BT.shape, -1)
+
+
 class Turning(Embedded):
     """A complex parameter whose imaginary part alone lets the mean over the window in."""
 
@@ -403,6 +433,11 @@ LEAKY: dict[str, Callable[[], nn.Module]] = {
     ),
     "bfloat16 only": lambda: Embedded(told_in_bfloat16),
     "single precision only": lambda: Embedded(when(only_fp32)),
+    "single precision only, by a thousandth": lambda: Embedded(softly(1e-3)),
+    "single precision only, by a thousandth, beside rounding": lambda: Embedded(
+        lambda model, ids, logits: softly(1e-3)(model, ids, a_little(model, ids, logits))
+    ),
+    "in training mode, beside draws in experts": lambda: Picking(2, when(lambda model, ids: model.training)),
     "one call in twenty": lambda: Embedded(when(lambda model, ids: torch.rand(()) < 0.05)),
     "one call in twenty, by Python's random": lambda: Embedded(
         when(lambda model, ids: random.random() < 0.05)
@@ -661,6 +696,8 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "a counter in an attribute": lambda: Embedded(counted),
     "dropout": Dropped,
     "dropout in experts": Dropping,
+    "a draw in experts": lambda: Picking(1),
+    "several draws in experts": lambda: Picking(3),
     "a complex parameter": lambda: Turning(leaky=False),
     "changes its ids in place": InPlace,
     "running statistics": RunningMean,

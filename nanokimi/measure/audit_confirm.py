@@ -156,15 +156,23 @@ class Confirming:
         if self.confirmations > CONFIRMATIONS:
             self.tried.unconfirmed += 1
             return None
-        left_BT = self.to_explain(found, strictly=double.raised)
-        if not bool(left_BT.any()):
-            return None
+        left_BT = self.left_in_single(found, strictly=double.raised)
+        return (self.random(found) or self.leak(found, left_BT)) if bool(left_BT.any()) else None
+
+    def left_in_single(self, found: Moved, *, strictly: bool) -> torch.Tensor:
+        """The movements (B, T) that vanish in float64 and are a leak all the same.
+
+        Rounding changes with the parameters' last digits. A movement that stays the same is a leak, however small.
+        """
+        left_BT = self.to_explain(found, strictly=strictly)
         if (rounding := self.rounding(found)) > COARSE:
             sizes = [share * rounding for share in COARSER]
-            left_BT &= self.unexplained(found, left_BT, sizes) | self.persisting(found, sizes)
-        else:
+            if bool(left_BT.any()):
+                left_BT &= self.unexplained(found, left_BT, sizes) | self.persisting(found, sizes)
+            return left_BT
+        if bool(left_BT.any()):
             left_BT = self.unexplained(found, left_BT)
-        return (self.random(found) or self.leak(found, left_BT)) if bool(left_BT.any()) else None
+        return left_BT | self.persisting(found)
 
     def rounding(self, found: Moved) -> float:
         """The coarsest relative rounding of the types that the module computes in, in fp32."""

@@ -111,6 +111,16 @@ def randperm(level: float, found: torch.Tensor, named: dict[str, Any]) -> torch.
     return found.copy_(torch.arange(len(found)).roll(math.floor(level * len(found))))
 
 
+def multinomial(level: float, found: torch.Tensor, named: dict[str, Any]) -> torch.Tensor:
+    """The place at which the weights reach the level; of several without replacement, those of the largest weights."""
+    weights, draws = named["self"], found.shape[-1]
+    if draws > 1 and not named.get("replacement", False):
+        return found.copy_(weights.topk(draws).indices)
+    reached = weights.cumsum(-1)
+    place = (reached < level * reached[..., -1:]).sum(-1, keepdim=True)
+    return found.copy_(place.clamp(max=weights.shape[-1] - 1).expand_as(found))
+
+
 PUT: dict[str, Callable[[float, Any, dict[str, Any]], Any]] = {
     "rand": uniform,
     "rand_like": uniform,
@@ -121,8 +131,9 @@ PUT: dict[str, Callable[[float, Any, dict[str, Any]], Any]] = {
     "bernoulli": bernoulli,
     "native_dropout": native_dropout,
     "exponential": exponential,
+    "multinomial": multinomial,
     "randint": randint,
     "randint_like": randint,
     "randperm": randperm,
 }
-"""What to put in the place of each operation's result. Others, such as a multinomial draw, stay random."""
+"""What to put in the place of each operation's result. Others, such as a Poisson draw, stay random."""
