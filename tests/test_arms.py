@@ -57,6 +57,23 @@ class LikeNanoGPT(Bigram):  # its forward computes the last position alone, unle
         return (logits, torch.zeros(())) if targets is not None else (logits[:, -1:], None)
 
 
+class Frozen(Bigram):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.requires_grad_(False)
+
+
+class Lazy(Bigram):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.head = nn.LazyLinear(vocab_size)
+
+
+class CutOff(Bigram):
+    def forward(self, ids):
+        return super().forward(ids).detach()
+
+
 class Headless(Bigram):
     def forward(self, ids):
         return self.embedding(ids).mean(dim=1)
@@ -261,6 +278,9 @@ def test_two_classes_for_one_place_are_refused_where_a_run_begins(
     [
         ("from={}/mine.py:Peeking", "LEAKING before its first step"),
         ("from={}/mine.py:Headless", "expected logits"),
+        ("from={}/mine.py:Frozen", "nothing to train"),
+        ("from={}/mine.py:Lazy", "parameters without a shape"),
+        ("from={}/mine.py:CutOff", "cannot be trained: RuntimeError"),
         ("from={}/mine.py:Locked", "cannot be audited: ValueError: the module cannot be copied"),
         ("from={}/mine.py:Bigram model.depth=2", "takes no argument 'depth'"),
         ("from={}/mine.py:Bigram model.width=wide", "cannot be built"),

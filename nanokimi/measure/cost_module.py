@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanokimi.config import ModuleConfig
-from nanokimi.model.user_module import UserModule
+from nanokimi.errors import UserError
+from nanokimi.model.user_module import UserModule, reason_of
 
 _known: dict[tuple[str, int], tuple[int, int, float, float]] = {}
 
@@ -25,6 +26,7 @@ def module_cost(config: ModuleConfig, context_length: int) -> tuple[int, int, fl
 
 
 def _counted(model: UserModule, context_length: int) -> tuple[int, int, float, float]:
+    """The same, counted. Raises UserError if no gradient can be computed, as where the class cuts it off."""
     total = sum(p.numel() for p in model.parameters())
     products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - products
@@ -33,7 +35,12 @@ def _counted(model: UserModule, context_length: int) -> tuple[int, int, float, f
     with torch.random.fork_rng(devices=[]):
         with FlopCounterMode(display=False) as forward:
             logits_1TW = model(ids_1T).logits_BTW
-        with FlopCounterMode(display=False) as backward:
-            logits_1TW.float().sum().backward()
+        try:
+            with FlopCounterMode(display=False) as backward:
+                logits_1TW.float().sum().backward()
+        except Exception as error:
+            raise UserError(
+                f"{model.config.source} cannot be trained: {type(error).__name__}: {reason_of(error)}"
+            ) from None
     one = forward.get_total_flops() / context_length
     return total, active, one, one + backward.get_total_flops() / context_length

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from nanokimi.config import ModuleConfig
 from nanokimi.errors import UserError
@@ -57,9 +58,13 @@ def build_module(config: ModuleConfig) -> nn.Module:
         raise UserError(
             f"{config.source} cannot be built: {type(error).__name__}: {reason_of(error)}"
         ) from None
-    if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
+    if not isinstance(module, nn.Module) or not any(p.requires_grad for p in module.parameters()):
         raise UserError(
-            f"{config.source} is not a torch module with parameters, so there is nothing to train"
+            f"{config.source} is not a torch module with trainable parameters, so there is nothing to train"
+        )
+    if any(isinstance(p, UninitializedTensorMixin) for p in module.parameters()):
+        raise UserError(
+            f"{config.source} has parameters without a shape (torch's lazy layers): name their sizes instead"
         )
     return module
 
