@@ -31,7 +31,7 @@ from nanokimi.report.pairs import caveats, headline, spread_words
 from nanokimi.report.picture import draw_bars, draw_costs
 from nanokimi.report.plots import PAPER, position_losses
 from nanokimi.report.records import Arm, Run
-from nanokimi.report.search_note import search_note
+from nanokimi.report.search_note import is_caution, search_note
 from nanokimi.runtime.files import read_json
 
 FEW: dict[str, Any] = {"searched": False, "kinds": ("train", "eval", "sample", "event")}
@@ -258,7 +258,9 @@ def test_whoever_reads_a_verdict_is_told_if_the_arms_did_not_have_the_same_chanc
     *others, last = arms
     own = {**last, "search": {**last["search"], "changed": ["optim.lr", "dataset.path"]}}
     found = search_note([*others, own])
-    assert found.startswith("NOT AS SEARCHED") and found.endswith("NanoGPT (optim.lr).")
+    assert found.startswith("NOT AS SEARCHED") and "NanoGPT (optim.lr). The search was made" in found
+    assert found.endswith("with other values of dataset.path."), "another text does not go unsaid beside it"
+    assert is_caution(found) and is_caution(search_note(conditions)) and not is_caution(search_note(arms))
     fewer = {**last, "search": {**last["search"], "trials": 4}}
     assert search_note([*others, fewer]).endswith("differ in trials.")
     assert search_note([*others, {**last, "search": None}]).endswith("no search was made for NanoGPT.")

@@ -71,10 +71,11 @@ def run_compare(arguments: list[str]) -> int:
 
     from nanokimi.compare.run import compare
     from nanokimi.compare.summary import summary_table
+    from nanokimi.report.search_note import is_caution
 
     report = compare(config, out, resume=resume, allow_changes="allow_changes" in options)
     print(fitted(report["verdict"]["sentence"]))
-    if report["search_note"].startswith("NOT"):
+    if is_caution(report["search_note"]):
         print(fitted(report["search_note"]))
     print(visible(summary_table(report["arms"], terminal_width())))
     for line in (report["match"]["sentence"], report["data"]["split_note"]):

@@ -11,6 +11,7 @@ from nanokimi.report.records import Record
 from nanokimi.runtime.text import listed
 
 NOTHING_SEARCHED = "NOT TUNED: the settings are as configured, no arm's were searched for."
+OTHER_VALUES = "with other values of"
 CONDITIONS = ("train.", "dataset.")
 """How the names of settings begin that all arms share, such as the text and the number of steps."""
 
@@ -43,13 +44,19 @@ def search_note(arms: Sequence[Record]) -> str:
         f"{arm['name']} ({', '.join(names)})" for arm in arms if (names := _own_changes(arm["search"]))
     ]
     if changed:
-        return f"NOT AS SEARCHED: settings are not those of the search for {listed(changed)}."
+        said = f"NOT AS SEARCHED: settings are not those of the search for {listed(changed)}."
+        return said + _elsewhere(searches, "The search was made")
     if inherited:
         return _inherited_note(arms, first)
     hyperparameters = {tuple(sorted(search["space"])) for search in searches}
     less = "" if len(hyperparameters) == 1 else ", except for hyperparameters that an arm does not have"
     said = f"Every arm was tuned with the same search: design, trials, tuning seeds and ranges{less}."
     return said + _elsewhere(searches)
+
+
+def is_caution(note: str) -> bool:
+    """Whether the sentence says that the arms may have had unlike chances, or that their search was made elsewhere."""
+    return note.startswith("NOT") or OTHER_VALUES in note
 
 
 def _inherited_note(arms: Sequence[Record], first: Record) -> str:
@@ -65,7 +72,7 @@ def _inherited_note(arms: Sequence[Record], first: Record) -> str:
 def _elsewhere(searches: Sequence[Record], what: str = "It was made") -> str:
     """A sentence on the conditions that are others than in the search, for all arms alike; empty if none are."""
     names = {name for one in searches for name in one.get("changed") or [] if name.startswith(CONDITIONS)}
-    return f" {what} with other values of {listed(sorted(names))}." if names else ""
+    return f" {what} {OTHER_VALUES} {listed(sorted(names))}." if names else ""
 
 
 def _own_changes(search: Record) -> list[str]:
