@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanokimi.config import DatasetConfig, RunConfig, TrainConfig
+from nanokimi.config.files import load_config
 from nanokimi.config.rules import validate
 from nanokimi.data.parts import NANOGPT_NOTE
 from nanokimi.data.plain_pickle import read_plain_pickle
@@ -117,6 +118,14 @@ def test_nanogpts_split_is_said_and_refused_where_it_means_nothing(
     for name in ("val_fraction", "test_fraction"):
         with pytest.raises(UserError, match=f"{name} has no effect with dataset.split nanogpt"):
             validate(RunConfig(dataset=replace(dataset, **{name: 0.2}), train=TrainConfig(max_steps=1)))
+
+
+def test_nanogpts_split_takes_the_place_of_a_presets_shares() -> None:
+    """The default preset for a text has shares, so its own recipe's split was refused."""
+    config = load_config("shakespeare-char", ["--dataset.split", "nanogpt"])
+    assert (config.dataset.val_fraction, config.dataset.test_fraction) == (0.1, None)
+    with pytest.raises(UserError, match="val_fraction has no effect with dataset.split nanogpt"):
+        load_config("shakespeare-char", ["--dataset.split", "nanogpt", "--val_fraction", "0.2"])
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:

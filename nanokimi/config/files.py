@@ -11,10 +11,12 @@ from typing import Any
 
 from nanokimi.config.arms import arm_configs, arms_of_pair, trained_families
 from nanokimi.config.composed import composed
-from nanokimi.config.parsing import check_keys, merged, nearest, plain, with_content, with_options
+from nanokimi.config.parsing import check_keys, expand, merged, nearest, plain, with_content, with_options
 from nanokimi.config.rules import validate
-from nanokimi.config.schema import FAMILIES, ModelName, RunConfig, VariantFamily
+from nanokimi.config.schema import FAMILIES, DatasetConfig, ModelName, RunConfig, VariantFamily
 from nanokimi.errors import UserError
+
+SHARES = ("val_fraction", "test_fraction")
 
 
 def presets() -> dict[str, list[Path]]:
@@ -67,13 +69,27 @@ def load_config(
     config = with_content(RunConfig(), content, f"{', '.join(map(str, paths))}: ")
     if inherit and config.variant == VariantFamily():
         config = replace(config, variant=composed(replace(config, model="nanogpt")).variant)
-    config = with_options(config, overrides, families_of(config, overrides, alone))
+    families = families_of(config, overrides, alone)
+    config = without_shares_of_preset(with_options(config, overrides, families), expand(overrides, families))
     try:
         validate(config)
         arm_configs(config)  # refuses impossible arms
         return config
     except UserError as error:
         raise UserError(f"{error} (settings: {name})") from None
+
+
+def without_shares_of_preset(config: RunConfig, options: Sequence[str]) -> RunConfig:
+    """The configuration without a preset's shares of the text, if the command line names nanoGPT's split.
+
+    Shares that the command line names as well stay, and are refused.
+    """
+    named = {option.removeprefix("--").partition("=")[0] for option in options}
+    if config.dataset.split != "nanogpt" or "dataset.split" not in named:
+        return config
+    usual = DatasetConfig()
+    shares = {name: getattr(usual, name) for name in SHARES if f"dataset.{name}" not in named}
+    return replace(config, dataset=replace(config.dataset, **shares))
 
 
 def families_of(config: RunConfig, overrides: Sequence[str], alone: bool) -> list[ModelName]:
