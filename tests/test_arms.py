@@ -148,6 +148,29 @@ def test_what_is_no_arm_is_refused_in_one_line(settings: Path, text: str, words:
     assert re.search(words, refusal(settings, text)), refusal(settings, text)
 
 
+def test_an_arm_may_leave_its_parts_empty(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`model:` with nothing behind it once ended in a traceback."""
+    with_arms(settings, "arms: {A: {from: nanogpt, model: , optim: }, B: {from: nanogpt}}")
+    assert run(settings, "compare", "--arm", "A: optim.lr=0.25", "--print-config") == 0
+    assert "lr: 0.25" in capsys.readouterr().out
+
+
+def test_a_setting_that_is_given_twice_is_refused(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(settings, "compare", "--arm", "A: from=nanogpt optim.lr=1 optim.lr=2") == 2
+    assert "optim.lr is given twice" in capsys.readouterr().err
+
+
+def test_a_vocabulary_that_is_too_small_is_refused_before_training(
+    settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended in an IndexError after the other arms had been trained."""
+    words = ("compare", "--arm", "A: from=nanogpt model.vocab_size=3")
+    assert run(settings, *words, "--out", str(settings.parent / "out")) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert "arms.A: model.vocab_size 3 is below the tokenizer's" in error[-1], error
+    assert not list((settings.parent / "out").glob("*/seed-*"))
+
+
 def test_no_configuration_of_a_comparison_is_checked_twice_or_saved_twice(
     settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

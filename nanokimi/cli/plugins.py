@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from nanokimi.config import ModuleFamily, RunConfig
-from nanokimi.config.arms import DEFAULT_ARMS, LONGEST_NAME, arm_config, arm_configs, with_differences
+from nanokimi.config.arms import (
+    DEFAULT_ARMS,
+    LONGEST_NAME,
+    PARTS,
+    arm_config,
+    arm_configs,
+    with_differences,
+)
 from nanokimi.config.rules_variant import is_plugin, plugins_of
 from nanokimi.errors import UserError
 from nanokimi.runtime.plugins import Plugin, load_plugin, name_plugin, named_plugins, place_of, plugin_setting
@@ -93,7 +100,7 @@ def named_by_arms(config: RunConfig) -> set[str]:
     values = [
         value
         for spec in config.arms.values()
-        for value in (spec.get("from"), *spec.get("model", {}).values(), *spec.get("optim", {}).values())
+        for value in (spec.get("from"), *(one for part in PARTS for one in (spec.get(part) or {}).values()))
     ]
     return {Path(value).name for value in values if isinstance(value, str) and is_plugin(value)}
 

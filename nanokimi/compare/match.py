@@ -44,6 +44,7 @@ TURNS, STEPS_A_TURN = 4, 6
 def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[str, RunConfig]:
     """The configuration of each arm, with `model` set. Also writes match.json if arms are to be matched."""
     arms = sharing_where_possible(arm_configs(config))
+    require_enough_ids(arms, data)
     if config.compare.match == "none":
         return arms
     path = folder / MATCH_FILE
@@ -59,6 +60,17 @@ def matched_arms(config: RunConfig, data: PreparedData, folder: Path) -> dict[st
         name: validate(with_changes(arms[name], changes[name])) for name in arms.keys() & changes.keys()
     }
     return {**arms, **changed}
+
+
+def require_enough_ids(arms: dict[str, RunConfig], data: PreparedData) -> None:
+    """Raise UserError for an arm whose own vocabulary is smaller than the tokenizer's."""
+    needed = data.tokenizer.vocab_size
+    for name, arm in arms.items():
+        own = arm.family.model.vocab_size
+        if own is not None and own < needed:
+            raise UserError(
+                f"arms.{name}: model.vocab_size {own} is below the tokenizer's {needed}: leave it out, or raise it"
+            )
 
 
 def solve(quantity: str, arms: dict[str, RunConfig], data: PreparedData) -> dict[str, dict[str, Any]]:

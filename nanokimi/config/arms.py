@@ -125,7 +125,11 @@ def arm_words(text: str, known: Iterable[str] = ()) -> tuple[str, str, dict[str,
         words = shlex.split(rest)
     except ValueError as error:
         raise UserError(f"--arm '{text}': {error}") from None
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    given: dict[str, str] = {}
+    for key, _, value in (word.partition("=") for word in words):
+        if key in given:
+            raise UserError(f"--arm '{text}': {key} is given twice")
+        given[key] = value
     changes = bool(given) and "from" not in given and name in known
     if not colon or not slug(name) or not (given.get("from") or changes):
         raise UserError(
@@ -158,7 +162,7 @@ def with_arm(config: RunConfig, text: str) -> RunConfig:
             )
     for key, value in typed_words(base, given).items():
         part, _, setting = key.partition(".")
-        specs[name].setdefault(part, {})[setting] = value
+        specs[name][part] = {**(specs[name].get(part) or {}), setting: value}
     found = replace(config, arms=specs)
     arm_configs(found)
     return found
