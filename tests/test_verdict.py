@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nanokimi.compare.report import earlier_numbers_of_seeds, with_looks
 from nanokimi.compare.verdict import paired_difference, verdict
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import compare_pairs, t_quantile
@@ -175,3 +177,19 @@ def test_identical_arms_win_at_most_one_time_in_twenty() -> None:
         losses = {name: list(generator.normal(2.0, 0.05, 3)) for name in "ABC"}
         winners += judge(losses)["winner"] is not None
     assert winners <= 0.05 * 2000 + 3 * math.sqrt(0.05 * 0.95 * 2000), winners
+
+
+def test_seeds_that_were_added_later_are_said(tmp_path: Path) -> None:
+    """`--resume --seeds 3 --allow-changes` after two seeds without a winner named one and said nothing."""
+    for number, seeds in enumerate((2, 3), start=1):
+        (tmp_path / f"config-before-{number}.yaml").write_text(f"compare: {{seeds: {seeds}}}\n")
+    (tmp_path / "config-before-3.yaml").write_text("seed: 1\n")
+    earlier = earlier_numbers_of_seeds(tmp_path)
+    assert earlier == [2, 3]
+    found = {"winner": "A", "ranked": True, "sentence": "A is better than B."}
+    told = with_looks(found, earlier, 4)
+    assert (
+        told["winner"] == "A"
+        and "raised from 2 and 3 to 4 after the comparison had begun" in told["sentence"]
+    )
+    assert with_looks(found, [5], 4) == with_looks(found, [], 4) == found

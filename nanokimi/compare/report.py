@@ -6,6 +6,7 @@ docs/report.md describes each field.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,6 +19,7 @@ from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
 from nanokimi.config.arms import slug
+from nanokimi.config.safe_yaml import read_yaml
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
 from nanokimi.data.store import PreparedData
@@ -81,7 +83,9 @@ def build_report(
     spread = config.compare.spread
     return {
         "schema_version": SCHEMA_VERSION,
-        "verdict": verdict(arms, pairs, baselines, spread),
+        "verdict": with_looks(
+            verdict(arms, pairs, baselines, spread), earlier_numbers_of_seeds(out), config.compare.seeds
+        ),
         "arms": arms,
         "runs": runs,
         "comparisons": pairs,
@@ -103,6 +107,26 @@ def build_report(
         },
         "segments": arm_segments(records, train.batch_size * train.context_length),
     }
+
+
+def earlier_numbers_of_seeds(out: Path) -> list[int]:
+    """The numbers of seeds that the comparison had before its configuration was changed, in their order."""
+    kept = [read_yaml(path) for path in out.glob("config-before-*.yaml")]
+    return sorted(
+        {found for one in kept if isinstance(found := (one or {}).get("compare", {}).get("seeds"), int)}
+    )
+
+
+def with_looks(found: dict[str, Any], earlier: Sequence[int], seeds: int) -> dict[str, Any]:
+    """The verdict, with a sentence if seeds were added to runs that may have been judged before."""
+    fewer = [str(count) for count in earlier if count < seeds]
+    if not fewer or seeds < 2:
+        return found
+    warning = (
+        f"BEWARE: the number of seeds was raised from {' and '.join(fewer)} to {seeds} after the comparison had begun. "
+        "Whoever adds seeds until there is a winner finds one more often than in 5% of comparisons of equal arms."
+    )
+    return {**found, "sentence": f"{found['sentence']} {warning}"}
 
 
 def as_run(result: dict[str, Any]) -> dict[str, Any]:
