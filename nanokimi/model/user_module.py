@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from nanokimi.config import ModuleConfig
 from nanokimi.errors import UserError
@@ -62,7 +62,7 @@ def build_module(config: ModuleConfig) -> nn.Module:
         raise UserError(
             f"{config.source} is not a torch module with trainable parameters, so there is nothing to train"
         )
-    if any(isinstance(p, UninitializedTensorMixin) for p in module.parameters()):
+    if any(map(is_lazy, module.parameters())):
         raise UserError(
             f"{config.source} has parameters without a shape (torch's lazy layers): name their sizes instead"
         )
