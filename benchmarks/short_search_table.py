@@ -21,9 +21,8 @@ HEAD = (
 def short_search_arms_table() -> str:
     """The searched arms' validation losses, of the best trial and over the seeds that judge, and their test losses."""
     rows = [row for row in read_json_lines(RESULTS / f"{STUDY}.jsonl") if row.get("purpose") == "seed"]
-    val_losses = {
-        row["test_loss"]: row["val_loss"] for row in rows
-    }  # arms may share runs under several names
+    # by their test loss, because arms may share runs under several names
+    val_losses = {row["test_loss"]: row["val_loss"] for row in rows}
     then = before("arm", STUDY, "short-search")
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     for arm in study_report(RESULTS / f"{STUDY}.jsonl")["arms"]:

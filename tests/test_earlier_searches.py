@@ -32,7 +32,12 @@ Record = dict[str, Any]
 
 
 def shipped(name: str) -> Record:
-    return dict(json.loads(search_file(name).read_text()))
+    """A search among the presets, whose records name the file that they inherit from and do not repeat its losses."""
+    search: Record = json.loads(search_file(name).read_text())
+    for record in search["arms"].values():
+        for key in (SEARCHES, MISSING):
+            record.pop(key, None)
+    return search
 
 
 def small(tmp_path: Path, name: str, search: Record) -> RunConfig:

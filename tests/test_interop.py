@@ -641,7 +641,7 @@ def test_training_starts_from_another_runs_weights_and_tokenizer(
     text = ["--config", str(first / "config.yaml"), "--out", str(tmp_path / "wrong")]
     for verb, source, said in (
         ("train", tmp_path / "none", f"train.init_from {tmp_path / 'none'} has no model.safetensors"),
-        ("compare", first, f"NanoGPT: {first / 'model.safetensors'} does not fit the model"),
+        ("compare", first, f"NanoGPT with Muon: {first / 'model.safetensors'} does not fit the model"),
         ("compare", tmp_path / "none", "NanoKimi: train.init_from"),
     ):
         assert said in one_line([verb, *text, "--train.init_from", str(source)], capsys)

@@ -56,7 +56,8 @@ def test_a_plugin_keeps_the_sizes_of_the_model_that_it_is_plugged_into() -> None
 def test_compare_makes_one_more_arm_of_a_plugin_from_the_first_or_from_the_one_that_is_named() -> None:
     config = asked("compare", "--plugin", ATTENTION, "--arm", f"Mine: from=nanogpt model.experts={LAYER}")
     arms = arm_configs(config)
-    assert list(arms) == ["NanoKimi", "NanoGPT", "Mine", "NanoKimi with SlidingWindowAttention"]
+    preset = ["NanoKimi", "NanoGPT with Muon", "NanoGPT"]
+    assert list(arms) == [*preset, "Mine", "NanoKimi with SlidingWindowAttention"]
     assert active(arms["Mine"]) == active(arms["NanoGPT"])
     assert arms["Mine"].variant.optim == config.nanogpt.optim
     assert arms["NanoKimi with SlidingWindowAttention"].variant.model.kv_lora_rank == 32
