@@ -110,7 +110,7 @@ def build_report(
 
 
 def earlier_numbers_of_seeds(out: Path) -> list[int]:
-    """The numbers of seeds that the comparison had before its configuration was changed, in their order."""
+    """The numbers of seeds that the comparison had before its configuration was changed, the smallest first."""
     kept = [read_yaml(path) for path in out.glob("config-before-*.yaml")]
     return sorted(
         {found for one in kept if isinstance(found := (one or {}).get("compare", {}).get("seeds"), int)}
