@@ -51,11 +51,12 @@ BUDGETS = (
     (Design(points=POINTS, rounds=1), 5),
     (Design(points=POINTS, rounds=2), 3),
     (Design(points=POINTS, rounds=2), 5),  # the default comparison before November 30, 2026
+    (Design(points=POINTS, rounds=3), 4),  # the default comparison
     (Design(points=POINTS, rounds=3), 5),
 )
 """The searches of the recorded results, each with one tuning seed, and how many seeds judged their arms."""
-HEIGHTS = (10, 30, 100, 300, 1000)
-"""Of the bowls; the recorded searches have 6 to 1,550."""
+HEIGHTS = (10, 30, 100, 300, 1000, 2000)
+"""Of the bowls; the recorded searches have 17 to 744."""
 BOWL = np.sqrt([4, 1, 2, 0.6, 0.3, 0.6, 0.4, 0.8])
 """How much each hyperparameter matters, as in tests/test_search.py."""
 STEPS = 500
@@ -242,7 +243,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--tries", type=int, default=600, help="for each bowl")
-    parser.add_argument("--table_tries", type=int, default=150, help="for each recorded arm")
+    parser.add_argument("--table_tries", type=int, default=600, help="for each recorded arm")
     parser.add_argument("--record", type=Path, default=None, help="write the lines to this file")
     chosen = parser.parse_args()
     print_and_record("false_winners.py", rows(chosen.tries, chosen.table_tries), chosen.record)

@@ -25,7 +25,7 @@ TITLES = {
     "scale-tales": "four sizes, short stories",
 }
 COMPARISONS = ("tales-short", "shakespeare-char")
-SEARCHED_LONGER = ("ladder-shakespeare",)
+SEARCHED_LONGER = ("ladder-tales", "ladder-shakespeare", "scale-tales")
 """Studies whose arms were searched once more since then, with more trials (benchmarks/short_search_table.py)."""
 NAMED = {"arm": "arm", "effect": "name"}
 """The entry that names a line of each kind."""

@@ -101,12 +101,12 @@ def false_winners_inherited() -> str:
     return f"{max(row['winners'] / row['tries'] for row in grids):.1%}"
 
 
-def false_winners_far_out() -> str:
+def false_winners_far_out(trials: int = 66) -> str:
     """How often equal arms, searched as the corners of an ablation study, have a p that survives Holm's correction."""
     rows = [
         row
         for row in read_json_lines(RESULTS / "false-winners.jsonl")
-        if row["kind"] == "bowl" and (row["trials"], row["seeds"]) == (32, 5)
+        if row["kind"] == "bowl" and (row["trials"], row["seeds"]) == (trials, 5)
     ]
     found, tries = (sum(row[key] for row in rows) for key in ("among_39", "tries"))
     return f"{found} of {tries:,} tries"
@@ -230,6 +230,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "old-recall": lambda: old_recall("NanoKimi"),
     "old-recall-gpt": lambda: old_recall("NanoGPT"),
     "false-winners-far-out": false_winners_far_out,
+    "false-winners-far-out-short": lambda: false_winners_far_out(32),
     "lead-p": lambda: p_of_lead("NanoKimi"),
     "optimizer-p": lambda: p_of_lead("NanoGPT with Muon"),
     "one-rate-gain": gain,

@@ -139,10 +139,10 @@ RESULTS = {
         needs_text=True,
     ),
     "ladder-tales": Result(
-        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--search-rounds", "1", *LADDER.split()]
+        ["ladder", "--config", "ladder-tales", *STUDY.split(), "--search-rounds", "3", *LADDER.split()]
     ),
     "scale-tales": Result(
-        ["scale", "--config", "scale-tales", *STUDY.split(), "--search-rounds", "1", "--families", FAMILIES]
+        ["scale", "--config", "scale-tales", *STUDY.split(), "--search-rounds", "3", "--families", FAMILIES]
     ),
     "seed-2": Result(
         [

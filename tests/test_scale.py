@@ -213,6 +213,14 @@ def test_an_interval_without_bounds_is_told_in_words() -> None:
     assert "27.15 times" in found and "(95% interval less than 0.01 to more than 1,000, over" in found
 
 
+def test_a_ratio_without_an_interval_is_no_verdict() -> None:
+    """The range of the curves has none of the seeds' noise, and yet a study said that NanoKimi needs more."""
+    one = {"ci95": None, "range": (0.17, 0.75), "loss": 0.542, "ratio": 0.69}
+    found = ratio_sentence(one, "NanoGPT", "compute")
+    assert "no interval, and so no verdict" in found and "needs more" not in found
+    assert ratio_sentence({**one, "ci95": (0.4, 0.9)}, "NanoGPT", "compute").endswith(f"so {END} needs more.")
+
+
 def test_sizes_keep_heads_and_tokens_per_parameter(config: RunConfig) -> None:
     context = config.train.context_length
     per_parameter = []

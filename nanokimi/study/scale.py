@@ -285,16 +285,16 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
     else:
         low, high = one["range"]
         sure = (
-            f"{times(low)} to {times(high)} by other curves or without one size; no interval: one seed, or one whose "
-            "curve does not reach it"
+            f"{times(low)} to {times(high)} by other curves or without one size; no interval, and so no verdict: there "
+            "is one seed, or one whose curve does not reach it"
         )
     loss, ratio = f"{one['loss']:.4f}", f"{one['ratio']:.2f}"
     sentence = f"{base} needs {ratio} times {END}'s {what} for the loss {loss} ({sure})"
-    if one["ci95"] is not None and low <= 1 <= high:
+    if one["ci95"] is None:
+        return f"{sentence}."
+    if low <= 1 <= high:
         return f"{sentence}, which is not distinguishable from once."
-    if one["ratio"] < 1:
-        return f"{sentence}, so {END} needs more."
-    return f"{sentence}."
+    return f"{sentence}, so {END} needs more." if one["ratio"] < 1 else f"{sentence}."
 
 
 def times(ratio: float) -> str:
