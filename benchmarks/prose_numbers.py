@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from kimi_tables import KIMI_NUMBERS
+from longer_search_table import gained_by_two_more
 from one_rate_table import by_hand, gain, lead_before, lead_over_by_hand
 from recorded import RESULTS, ROOT, Row, judged, old_tales, read_comparison
 from speed_table import rows_of
@@ -237,6 +238,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "one-rate-lead": lead_before,
     "by-hand": lambda: f"{by_hand():.3f}",
     "by-hand-lead": lead_over_by_hand,
+    "longer-search": lambda: gained_by_two_more("NanoGPT"),
+    "longer-search-kimi": lambda: gained_by_two_more("NanoKimi"),
     "shipped-lead": shipped_lead,
     "shipped-ratio": shipped_ratio,
     "shipped-right": shipped_right,

@@ -21,6 +21,7 @@ from typing import Any
 
 from bilingual import bilingual_table
 from kimi_tables import KIMI_TABLES
+from longer_search_table import longer_search_table
 from narrower import changed_verdicts_table
 from one_rate_table import one_rate_arms_table, one_rate_verdicts_table
 from prose_numbers import with_numbers
@@ -322,6 +323,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "tales-pairs": lambda: pair_table("tales-short"),
         "tales-seeds": lambda: seeds_table("tales-short"),
         "tales-search": lambda: search_table("tales-short"),
+        "tales-longer-search": longer_search_table,
         "tales-sensitivity": lambda: sensitivity_table("tales"),
         "ladder-shakespeare": lambda: study_block(RESULTS / "ladder-shakespeare.jsonl"),
         "ladder-tales": lambda: study_block(RESULTS / "ladder-tales.jsonl"),
