@@ -43,4 +43,4 @@ def longer_search_table() -> str:
 def gained_by_two_more(arm: str) -> str:
     """By how much the two patterns after those of the preset lower an arm's best validation loss."""
     row = longer_search()[arm]
-    return f"{best_after(row, SHIPPED) - best_after(row, PATTERNS):.4f}"
+    return f"{best_after(row, SHIPPED) - best_after(row, PATTERNS):.3f}"

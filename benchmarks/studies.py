@@ -142,7 +142,10 @@ RESULTS = {
         ["ladder", "--config", "ladder-tales", *STUDY.split(), "--search-rounds", "3", *LADDER.split()]
     ),
     "scale-tales": Result(
-        ["scale", "--config", "scale-tales", *STUDY.split(), "--search-rounds", "3", "--families", FAMILIES]
+        [
+            *("scale", "--config", "scale-tales", *STUDY.split(), "--search-rounds", "3"),
+            *("--families", FAMILIES, "--workers", "1"),  # so that seconds can be compared
+        ]
     ),
     "seed-2": Result(
         [

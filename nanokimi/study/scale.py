@@ -285,8 +285,8 @@ def ratio_sentence(one: dict[str, Any], base: str, what: str) -> str:
     else:
         low, high = one["range"]
         sure = (
-            f"{times(low)} to {times(high)} by other curves or without one size; no interval, and so no verdict: there "
-            "is one seed, or one whose curve does not reach it"
+            f"{times(low)} to {times(high)} by other curves or without one size; no interval, and so no verdict: that "
+            "takes several seeds, and curves that all reach this loss"
         )
     loss, ratio = f"{one['loss']:.4f}", f"{one['ratio']:.2f}"
     sentence = f"{base} needs {ratio} times {END}'s {what} for the loss {loss} ({sure})"
