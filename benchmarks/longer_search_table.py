@@ -1,7 +1,7 @@
 """How far the default comparison's search had come: its best validation losses after each pattern, and after two more.
 
 docs/results/search-tales-longer.jsonl has every trial of `nanokimi sweep --config tales --search --trials 16 --seeds 1
---search-rounds 5`, whose first 66 trials of each arm are those of the preset's search.
+--search-rounds 5`, whose first 66 trials of each arm were taken from the preset's search and not run again.
 """
 
 from __future__ import annotations
