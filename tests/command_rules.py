@@ -192,6 +192,7 @@ NOT_RUN = {
     r"^make (colab|space)-rehearsal": "installs several GB from package indexes",
     r"^hf upload ": "needs the network and an account",
     r"^make test-browser$": "needs a Chromium, and is a run of tests itself",
+    r"^make test-processors$": "is a run of tests itself, of many minutes",
     r"^make pretrained$": "takes hours and writes into the package; test_shipped.py compares what it wrote",
     r"^git clone|^hf auth login$|^lm_eval |^VLLM_MLA_DISABLE=1|^ollama ": "needs the network, or a program of others",
     r"torchrun .*torchtitan": "needs torchtitan and eight GPUs; test_torchtitan.py loads what was exported",
