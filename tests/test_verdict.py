@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanokimi.compare.report import earlier_numbers_of_seeds, with_looks
+from nanokimi.compare.report import dropped_arms, earlier_numbers_of_seeds, with_looks
 from nanokimi.compare.verdict import paired_difference, verdict
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import compare_pairs, t_quantile
@@ -192,4 +192,21 @@ def test_seeds_that_were_added_later_are_said(tmp_path: Path) -> None:
         told["winner"] == "A"
         and "raised from 2 and 3 to 4 after the comparison had begun" in told["sentence"]
     )
-    assert with_looks(found, [5], 4) == with_looks(found, [], 4) == found
+    assert with_looks(found, [4], 4) == with_looks(found, [], 4) == found
+
+
+def test_seeds_and_arms_that_were_left_out_later_are_said(tmp_path: Path) -> None:
+    """Of five seeds without a winner, the first three may have one; and of two arms one pair is judged, not three."""
+    before = "compare: {seeds: 5}\narms: {A: {from: nanokimi}, B: {from: nanogpt}, C: {from: nanogpt}}\n"
+    (tmp_path / "config-before-1.yaml").write_text(before)
+    (tmp_path / "config-before-2.yaml").write_text("compare: {seeds: 2}\n")
+    assert earlier_numbers_of_seeds(tmp_path) == [2, 5]
+    assert dropped_arms(tmp_path, ["A", "B", "NanoKimi", "NanoGPT"]) == ["C"]
+    assert dropped_arms(tmp_path, ["A", "B"]) == ["C", "NanoKimi", "NanoGPT"]
+    found = {"winner": "A", "ranked": True, "sentence": "A is better than B."}
+    told = with_looks(found, [2, 5], 3, ["C"])["sentence"]
+    assert (
+        "BEWARE: the number of seeds was raised from 2 to 3, the number of seeds was lowered from 5 to 3 and C was "
+        "left out after the comparison had begun"
+    ) in told
+    assert with_looks(found, [5], 1, ["C"]) == found, "with one seed there is no winner"

@@ -6,7 +6,7 @@ docs/report.md describes each field.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,7 +18,7 @@ from nanokimi.compare.searched import search_records
 from nanokimi.compare.summary import arm_segments
 from nanokimi.compare.verdict import pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
-from nanokimi.config.arms import slug
+from nanokimi.config.arms import DEFAULT_ARMS, slug
 from nanokimi.config.safe_yaml import read_yaml
 from nanokimi.data.batches import scored_windows
 from nanokimi.data.parts import split_note
@@ -29,6 +29,7 @@ from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.progress import step_progress
+from nanokimi.runtime.text import listed
 from nanokimi.train.run_folder import CONFIG_FILE
 
 ORDER = 5
@@ -84,7 +85,10 @@ def build_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": with_looks(
-            verdict(arms, pairs, baselines, spread), earlier_numbers_of_seeds(out), config.compare.seeds
+            verdict(arms, pairs, baselines, spread),
+            earlier_numbers_of_seeds(out),
+            config.compare.seeds,
+            dropped_arms(out, configs),
         ),
         "arms": arms,
         "runs": runs,
@@ -109,22 +113,45 @@ def build_report(
     }
 
 
+def earlier_configurations(out: Path) -> list[dict[str, Any]]:
+    """What the comparison's configuration was before each change, the first one first."""
+    kept = sorted(out.glob("config-before-*.yaml"), key=lambda path: (len(path.name), path.name))
+    return [found if isinstance(found := read_yaml(path), dict) else {} for path in kept]
+
+
 def earlier_numbers_of_seeds(out: Path) -> list[int]:
     """The numbers of seeds that the comparison had before its configuration was changed, the smallest first."""
-    kept = [read_yaml(path) for path in out.glob("config-before-*.yaml")]
-    return sorted(
-        {found for one in kept if isinstance(found := (one or {}).get("compare", {}).get("seeds"), int)}
-    )
+    known = [one.get("compare", {}).get("seeds") for one in earlier_configurations(out)]
+    return sorted({seeds for seeds in known if isinstance(seeds, int)})
 
 
-def with_looks(found: dict[str, Any], earlier: Sequence[int], seeds: int) -> dict[str, Any]:
-    """The verdict, with a sentence if seeds were added to runs that may have been judged before."""
-    fewer = [str(count) for count in earlier if count < seeds]
-    if not fewer or seeds < 2:
+def dropped_arms(out: Path, arms: Collection[str]) -> list[str]:
+    """The arms that the comparison had before its configuration was changed, and does not have any more."""
+    earlier = [name for one in earlier_configurations(out) for name in one.get("arms") or DEFAULT_ARMS]
+    return [name for name in dict.fromkeys(earlier) if name not in arms]
+
+
+def with_looks(
+    found: dict[str, Any], earlier: Sequence[int], seeds: int, dropped: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The verdict, with a sentence if runs that may have been judged before are judged otherwise now.
+
+    Seeds that are added or left out, and arms that are left out (Holm's correction counts the pairs), are further
+    chances of a winner.
+    """
+    fewer, more = ([str(count) for count in earlier if (count - seeds) * sign > 0] for sign in (-1, 1))
+    changes = [
+        f"the number of seeds was {verb} from {' and '.join(counts)} to {seeds}"
+        for verb, counts in (("raised", fewer), ("lowered", more))
+        if counts
+    ]
+    if dropped:
+        changes.append(f"{listed(dropped)} {'was' if len(dropped) == 1 else 'were'} left out")
+    if not changes or seeds < 2:
         return found
     warning = (
-        f"BEWARE: the number of seeds was raised from {' and '.join(fewer)} to {seeds} after the comparison had begun. "
-        "Whoever adds seeds until there is a winner finds one more often than in 5% of comparisons of equal arms."
+        f"BEWARE: {listed(changes)} after the comparison had begun. Whoever changes seeds or arms until there is a "
+        "winner finds one more often than in 5% of comparisons of equal arms."
     )
     return {**found, "sentence": f"{found['sentence']} {warning}"}
 
