@@ -92,6 +92,35 @@ def test_a_part_that_was_replaced_after_the_search_is_listed_alone() -> None:
     assert changed(config)["NanoKimi"][0] == "model.experts"
 
 
+@pytest.mark.parametrize(
+    ("preset", "options", "keys"),
+    [
+        ("shakespeare-fast", {"dataset.split": "three"}, ["dataset.split"]),
+        ("smoke", {"dataset.split": "nanogpt"}, ["dataset.split"]),
+        ("smoke", {"dataset.val_fraction": 0.2}, ["dataset.test_fraction", "dataset.val_fraction"]),
+        ("smoke", {"dataset.test_fraction": 0.2}, ["dataset.test_fraction"]),
+        ("smoke", {"dataset.test_fraction": 0.1}, []),
+    ],
+)
+def test_another_cut_of_the_searched_text_is_told(
+    preset: str, options: dict[str, Any], keys: list[str]
+) -> None:
+    """Otherwise the reported text holds the text that the settings were chosen on, and nothing says so."""
+    config = with_changes(load_config(preset, ["--data", "a/tinyshakespeare.txt"]), options)
+    assert {arm: sorted(found) for arm, found in changed(config).items()} == dict.fromkeys(ARMS, keys)
+    chosen = "the settings may have been chosen on text that is now in the test part" in note(config)
+    assert chosen == bool(keys)
+    other = with_changes(config, {"dataset.path": "mine.txt"})
+    assert changed(other) == dict.fromkeys(ARMS, ["dataset.path"])
+
+
+def test_a_search_that_did_not_record_the_cut_says_nothing_of_it(tmp_path: Path) -> None:
+    fixed = fixed_settings(arm_configs(load_config("tales"))["NanoGPT"], ())
+    kept = {key: value for key, value in fixed.items() if key != "dataset.split"}
+    config = with_changes(with_search(tmp_path, kept), {"dataset.val_fraction": 0.3})
+    assert changed(config)["NanoGPT"] == []
+
+
 def test_a_model_that_cannot_be_compared_is_listed_as_a_whole() -> None:
     config = load_config("tales")
     arms = arm_configs(config)

@@ -14,7 +14,7 @@ from typing import Any
 from nanokimi.compare.earlier_searches import shipped_searches, with_earlier_searches
 from nanokimi.compare.match import steps_of
 from nanokimi.config import RunConfig
-from nanokimi.config.fixed import config_of, differing
+from nanokimi.config.fixed import config_of, differing, differing_split
 from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
 
@@ -71,6 +71,8 @@ def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, d
             if then is not None:
                 changed += differing(arm, then, record["best"])
             changed += changed_conditions(config, search)
+            if "dataset.path" not in changed:  # of another text, another part was not chosen on either
+                changed += differing_split(config, record.get("settings", {}))
             found[name] = {**record, "file": search.file, "changed": changed}
     return found
 

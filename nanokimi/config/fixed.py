@@ -28,6 +28,8 @@ SHARED = (
     "dataset.fraction",
 )
 """Settings that all arms share and that a loss depends on, beside the text and the number of steps."""
+SPLIT = ("dataset.split", "dataset.val_fraction", "dataset.test_fraction")
+"""How the text is cut into parts, which says on what part of it a search has chosen."""
 DERIVED = ("model.vocab_size", "model.max_position_embeddings")
 """Settings of a model that follow from the text and the context."""
 
@@ -35,7 +37,8 @@ DERIVED = ("model.vocab_size", "model.max_position_embeddings")
 def fixed_settings(arm: RunConfig, searched: Collection[str]) -> dict[str, Any]:
     """The settings of an arm that its loss depends on, without those that were `searched` (without the family)."""
     own = {f"{arm.model}.{key}": value for key, value in _of_family(arm, searched).items()}
-    return {"model": arm.model, **own, **_shared(arm)}
+    flat = settings(arm)
+    return {"model": arm.model, **own, **_shared(arm), **{key: flat[key] for key in SPLIT}}
 
 
 def config_of(recorded: Mapping[str, Any]) -> RunConfig:
@@ -72,6 +75,24 @@ def differing(arm: RunConfig, then: RunConfig, searched: Collection[str]) -> lis
     if "auto" in (now["train.dtype"], before["train.dtype"]):  # not known on what machine
         del now["train.dtype"], before["train.dtype"]
     return found + [key for key in {**before, **now} if now.get(key) != before.get(key)]
+
+
+def differing_split(config: RunConfig, recorded: Mapping[str, Any]) -> list[str]:
+    """The settings by which a text is cut otherwise than in a search of the same text, if the search recorded them."""
+    if not recorded.keys() >= set(SPLIT):
+        return []  # a file of an earlier version
+    there, here = (_cut(settings(one)) for one in (config_of(recorded), config))
+    return [key for key in SPLIT if key in there.keys() & here.keys() and there[key] != here[key]]
+
+
+def _cut(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """How a text is cut, without what has no effect: nanoGPT's split has no shares; a test part without one copies."""
+    if flat["dataset.split"] == "nanogpt":
+        return {"dataset.split": "nanogpt"}
+    cut = {key: flat[key] for key in SPLIT}
+    if cut["dataset.test_fraction"] is None:
+        cut["dataset.test_fraction"] = cut["dataset.val_fraction"]
+    return cut
 
 
 def _of_family(arm: RunConfig, searched: Collection[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from nanokimi.runtime.text import listed
 
 NOTHING_SEARCHED = "NOT TUNED: the settings are as configured, no arm's were searched for."
 OTHER_VALUES = "with other values of"
+SPLIT = ("dataset.split", "dataset.val_fraction", "dataset.test_fraction")
+CHOSEN_ON_TEST = " So the settings may have been chosen on text that is now in the test part."
 CONDITIONS = ("train.", "dataset.")
 """How the names of settings begin that all arms share, such as the text and the number of steps."""
 
@@ -72,7 +74,10 @@ def _inherited_note(arms: Sequence[Record], first: Record) -> str:
 def _elsewhere(searches: Sequence[Record], what: str = "It was made") -> str:
     """A sentence on the conditions that are others than in the search, for all arms alike; empty if none are."""
     names = {name for one in searches for name in one.get("changed") or [] if name.startswith(CONDITIONS)}
-    return f" {what} {OTHER_VALUES} {listed(sorted(names))}." if names else ""
+    if not names:
+        return ""
+    said = f" {what} {OTHER_VALUES} {listed(sorted(names))}."
+    return said + CHOSEN_ON_TEST * bool(names & set(SPLIT))
 
 
 def _own_changes(search: Record) -> list[str]:
