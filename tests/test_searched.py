@@ -112,6 +112,11 @@ def test_another_cut_of_the_searched_text_is_told(
     assert chosen == bool(keys)
     other = with_changes(config, {"dataset.path": "mine.txt"})
     assert changed(other) == dict.fromkeys(ARMS, ["dataset.path"])
+    records = search_records(config, arm_configs(config))
+    with_own = [{"name": arm, "search": record} for arm, record in records.items()] + [{"name": "Mine"}]
+    assert ("now in the test part" in search_note(with_own)) == bool(keys), (
+        "also beside an arm without a search"
+    )
 
 
 def test_a_search_that_did_not_record_the_cut_says_nothing_of_it(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def search_note(arms: Sequence[Record]) -> str:
         return NOTHING_SEARCHED
     if len(searches) < len(arms):
         missing = listed([arm["name"] for arm in arms if not arm.get("search")])
-        return f"NOT THE SAME SEARCH: no search was made for {missing}."
+        said = f"NOT THE SAME SEARCH: no search was made for {missing}."
+        return said + _elsewhere(searches, "The other searches were made")
     first = searches[0]
     differ = [
         name
@@ -41,7 +42,8 @@ def search_note(arms: Sequence[Record]) -> str:
     if not inherited and not all(_same_ranges(search, first) for search in searches):
         differ.append("ranges")
     if differ:
-        return f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
+        said = f"NOT THE SAME SEARCH: the arms differ in {listed(differ)}."
+        return said + _elsewhere(searches, "The searches were made")
     changed = [
         f"{arm['name']} ({', '.join(names)})" for arm in arms if (names := _own_changes(arm["search"]))
     ]
