@@ -34,7 +34,7 @@ from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.train import run_folder
 from nanokimi.train.loop import train
 from nanokimi.train.run import train_alone
-from nanokimi.train.run_folder import set_up
+from nanokimi.train.run_folder import resume_set_up, set_up
 from nanokimi.train.state import build_state
 
 ARMS = {"NanoKimi": "nanokimi", "NanoGPT with Muon": "nanogpt-with-muon", "NanoGPT": "nanogpt"}
@@ -352,6 +352,29 @@ def test_a_finished_comparison_goes_on_with_other_settings(
     names = ("result", ".json"), ("model", ".safetensors")
     assert all((folder / f"{stem}-before-1{suffix}").is_file() for stem, suffix in names)
     assert not any((folder / f"{stem}{suffix}").exists() for stem, suffix in names)
+
+
+def test_a_finished_run_without_checkpoints_is_not_reported_under_other_settings(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """After `rm -r checkpoints`, a baseline's rate of 1e-9 in --resume --allow-changes got the loss of the old rate."""
+    config, data, folder = trained_alone(tiny_config(max_steps=2), tmp_path)
+    (folder / "result.json").write_text("{}")
+    kept = (folder / "config.yaml").read_text()
+    slower = with_changes(config, {"nanogpt.optim.lr": 1e-9})
+    comparison.make_runs(slower, data, tmp_path)  # it goes on from its checkpoint
+    (folder / "config.yaml").write_text(kept)
+    shutil.rmtree(folder / "checkpoints")
+    comparison.make_runs(config, data, tmp_path)
+    comparison.make_runs(with_changes(config, {"compare.seeds": 2}), data, tmp_path)
+    kept = (folder / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"optim\.lr = 1e-09, not .* its checkpoints are gone"):
+        comparison.make_runs(slower, data, tmp_path)
+    assert (folder / "config.yaml").read_text() == kept
+    text = Path(config.dataset.path)
+    text.write_text(text.read_text()[::-1])
+    with pytest.raises(UserError, match="checkpoints are gone, .* what the text is now"):
+        resume_set_up(config, tmp_path, allow_changes=True)
 
 
 def test_a_change_that_was_ended_while_data_was_prepared_is_not_forgotten(

@@ -18,9 +18,10 @@ from nanokimi.compare.by_group import require_shareable_arms, train_one_after_an
 from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
 from nanokimi.compare.searched import read_search
-from nanokimi.config import RunConfig
+from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import slug
-from nanokimi.config.files import save_config
+from nanokimi.config.files import load_config, save_config
+from nanokimi.config.parsing import settings
 from nanokimi.data.store import PreparedData
 from nanokimi.errors import TrainingError, UserError
 from nanokimi.kernels.accelerate import compile_ahead
@@ -81,6 +82,7 @@ def make_runs(config: RunConfig, data: PreparedData, out: Path) -> dict[str, Run
     """
     keep_environment(out, config.train.device)
     arms = matched_arms(config, data, out)
+    require_continuable(arms, seeds_of(config), out)
     for arm in arms.values():
         require_sound(arm, data)
         require_start(arm, data, out)
@@ -163,7 +165,7 @@ def changed_runs(
 ) -> dict[Path, str]:
     """The runs that were saved with other settings or another text, each with the first thing that has changed.
 
-    Another number of seeds changes none. Without a checkpoint a run cannot be continued, and keeps its result.
+    Another number of seeds changes none. A run without a checkpoint keeps its result: see `require_continuable`.
     """
     found = {}
     for name, arm in arms.items():
@@ -171,11 +173,38 @@ def changed_runs(
             folder = run_folder(out, name, seed)
             saved, now = newest_undamaged(folder, arm.train.batch_size), replace(arm, seed=seed)
             changed = {} if saved is None else changed_since_checkpoint(saved[1], now, data)
-            decisive = [key for key in changed if not key.startswith("compare.")]
+            decisive = [key for key in changed if is_decisive(key)]
             if decisive:
                 value, before = changed[decisive[0]]
                 found[folder] = one_line(f"{decisive[0]} = {value}, not {before}")
     return found
+
+
+def require_continuable(arms: dict[str, RunConfig], seeds: Sequence[int], out: Path) -> None:
+    """Raise UserError if a run has ended with other settings, and its checkpoints, from which it would go on, are gone.
+
+    Its result would stand in the report for the settings now. Before a run's configuration is written anew, it is that
+    of its result.
+    """
+    for name, arm in arms.items():
+        for seed in seeds:
+            folder, now = run_folder(out, name, seed), settings(replace(arm, seed=seed))
+            if not all((folder / file).is_file() for file in (RESULT_FILE, CONFIG_FILE)):
+                continue
+            then = settings(load_config(str(folder / CONFIG_FILE)))
+            changed = [key for key in now if then.get(key) != now[key] and is_decisive(key)]
+            if changed and newest_undamaged(folder, arm.train.batch_size) is None:
+                what = one_line(f"{changed[0]} = {now[changed[0]]}, not {then.get(changed[0])}")
+                raise UserError(
+                    f"the run in {folder} has finished with other settings than those of the comparison now ({what}), "
+                    "and its checkpoints are gone, so it cannot be continued: change them back, or start another "
+                    "comparison with --out"
+                )
+
+
+def is_decisive(key: str) -> bool:
+    """Whether a setting decides the numbers of a run."""
+    return key not in FREE_WHEN_RESUMED and not key.startswith("compare.")
 
 
 def train_in_turns(

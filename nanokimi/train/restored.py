@@ -80,6 +80,19 @@ def decides_results(saved: RunConfig, config: RunConfig) -> bool:
     return any(key != "arms" and not key.startswith("compare.") for key in changed)
 
 
+def require_checkpoints(folder: Path) -> None:
+    """Raise UserError if a run of a comparison has a result and no checkpoint: on another text it cannot be continued.
+
+    It would keep the result that it has, beside those of the new text.
+    """
+    for run in sorted(folder.glob(RUNS)):
+        if (run / RESULT_FILE).is_file() and not any((run / "checkpoints").glob("step-*")):
+            raise UserError(
+                f"the run in {run} has finished, and its checkpoints are gone, so it cannot be continued with what the "
+                "text is now: put one of them back, or start another comparison with --out"
+            )
+
+
 def set_results_aside(folder: Path) -> None:
     """Give result, report, page and final weights another name, because training goes on with other settings.
 

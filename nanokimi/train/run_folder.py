@@ -48,7 +48,12 @@ from nanokimi.runtime.text import listed
 from nanokimi.train.arm_order import CONFIG_FILE as CONFIG_FILE
 from nanokimi.train.arm_order import in_order
 from nanokimi.train.chosen_weights import weights_of
-from nanokimi.train.restored import decides_results, restored_if_refused, set_results_aside
+from nanokimi.train.restored import (
+    decides_results,
+    require_checkpoints,
+    restored_if_refused,
+    set_results_aside,
+)
 from nanokimi.train.state import TrainState, fresh_optimizer, kernel_forms
 from nanokimi.train.weights import DATA_FOLDER as DATA_FOLDER
 from nanokimi.train.weights import find_data as find_data
@@ -252,6 +257,7 @@ def resume_set_up(
     data = open_prepared(find_data(folder))
     if (changed := changed_source(config.dataset, data, find_data(folder))) is not None:
         if own and allow_changes:
+            require_checkpoints(folder)
             set_results_aside(folder)
             return set_up(config, folder)
         raise UserError(
