@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanokimi.compare.searched import read_search, search_file, search_records
+from nanokimi.compare.run import compare
+from nanokimi.compare.searched import read_search, require_other_seeds, search_file, search_records
 from nanokimi.config import RunConfig
 from nanokimi.config.arms import arm_configs, with_arm
 from nanokimi.config.files import load_config
@@ -181,3 +183,38 @@ def test_a_setting_that_no_version_has_any_more_is_ignored(tmp_path: Path) -> No
 def test_damaged_fixed_settings_are_refused_in_one_line(tmp_path: Path, settings: Any) -> None:
     with pytest.raises(UserError, match="is not a search.json"):
         read_search(with_search(tmp_path, settings))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("table"),
+        lambda record: record.pop("seeds"),
+        lambda record: record.pop("space"),
+        lambda record: record.update(interior=[True]),
+        lambda record: record["table"][0].update(losses=["low"]),
+        lambda record: record["table"].append({"values": {}}),
+        lambda record: record.update(patterns=-1),
+    ],
+)
+def test_a_search_that_no_report_can_be_made_of_is_refused_before_training(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object]
+) -> None:
+    """It took the whole comparison to find out; and a negative number of patterns made the intervals narrower."""
+    content = json.loads(search_file("tales").read_text())
+    damage(content["arms"]["NanoGPT"])
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    config = load_config("tales", ["--compare.search", str(tmp_path / "search.json")])
+    with pytest.raises(UserError, match="is not a search.json"):
+        require_other_seeds(config, [1])
+
+
+def test_a_seed_that_settings_were_chosen_by_does_not_judge_them(tmp_path: Path) -> None:
+    config = load_config("tales", ["--seed", "2335"])
+    require_other_seeds(config, [2335, 2336])
+    require_other_seeds(with_changes(config, {"compare.search": None}), [2337])
+    with pytest.raises(UserError, match=r"'NanoKimi' were chosen by the loss with seed 2337 \(tales.json\)"):
+        require_other_seeds(config, [2335, 2336, 2337])
+    with pytest.raises(UserError, match="name another --seed"):
+        compare(with_changes(config, {"compare.seeds": 3}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

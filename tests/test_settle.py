@@ -17,6 +17,7 @@ from nanokimi.config import RunConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.parsing import settings, with_changes
 from nanokimi.config.rules import resolve, validate
+from nanokimi.errors import UserError
 from nanokimi.report.study_search import figures, searched_arms
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.study.added import added_arm
@@ -33,11 +34,12 @@ from nanokimi.study.ladder import (
     plan_ladder,
 )
 from nanokimi.study.output import as_text, search_rows
+from nanokimi.study.pool import Pool
 from nanokimi.study.scale import ScaleOptions, family_parents, scale_arms
 from nanokimi.study.search import Asked, Design, search
 from nanokimi.study.settle import from_file, inherit
 from nanokimi.study.space import settings_of
-from nanokimi.study.study import Study, StudyArm
+from nanokimi.study.study import Study, StudyArm, run_seeds
 from nanokimi.study.tune import rounded
 from nanokimi.study.tuning_record import RATES, read_tuned, write_tuned
 from nanokimi.study.tuning_words import tuning_label
@@ -69,6 +71,14 @@ def pretend_records(arms: list[StudyArm]) -> dict[str, dict[str, Any]]:
         ]
 
     return search({arm.name: arm.config for arm in arms}, score, [1, 2], STEPS, Design(points=8))  # type: ignore[arg-type]
+
+
+def test_a_seed_that_a_file_was_tuned_by_does_not_judge_its_arms(arms: list[StudyArm]) -> None:
+    """`--tuned` of a study with another --seed; the label says that its seeds are used only for tuning."""
+    start = next(arm for arm in arms if arm.name == START)
+    tuned = start.tuned(pretend_records([start])[START])
+    with pytest.raises(UserError, match="'NanoGPT' were chosen by the loss with seed 2, which cannot judge"):
+        run_seeds(cast(Pool, None), [start, tuned], [2, 3])
 
 
 # ---- who inherits from whom

@@ -84,6 +84,8 @@ def patterns_of(search: Record) -> int:
     if search.get("kind", WHOLE) != WHOLE:
         return 0
     if (known := search.get("patterns")) is not None:
+        if int(known) < 0:
+            raise ValueError(f"{known} patterns are no number of patterns")
         return int(known)
     if (design := search.get("design")) is None:
         return USUAL_PATTERNS

@@ -17,7 +17,7 @@ from nanokimi.compare.arm_process import ArmProcess
 from nanokimi.compare.by_group import require_shareable_arms, train_one_after_another
 from nanokimi.compare.match import matched_arms
 from nanokimi.compare.report import build_report, score_baselines
-from nanokimi.compare.searched import read_search
+from nanokimi.compare.searched import require_other_seeds
 from nanokimi.config import FREE_WHEN_RESUMED, RunConfig
 from nanokimi.config.arms import slug
 from nanokimi.config.files import load_config, save_config
@@ -58,7 +58,7 @@ def compare(
         TrainingError: an arm failed.
         Interrupted: a signal came. The arms were saved, and `resume` continues them.
     """
-    read_search(config)  # a wrong file is refused now, not when the report is made
+    require_other_seeds(config, seeds_of(config))  # a wrong file is refused now, not when the report is made
     require_shareable_arms(config)
     folder = training_folder(config, out, "compare", make_runs, resume=resume, allow_changes=allow_changes)
     with folder as (config, data, arms):

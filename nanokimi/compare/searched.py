@@ -7,13 +7,21 @@ that were not searched, so nothing is said of them.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanokimi.compare.earlier_searches import shipped_searches, with_earlier_searches
+from nanokimi.compare.earlier_searches import (
+    entry,
+    losses_of,
+    patterns_of,
+    shipped_searches,
+    with_earlier_searches,
+)
 from nanokimi.compare.match import steps_of
 from nanokimi.config import RunConfig
+from nanokimi.config.arms import DEFAULT_ARMS
 from nanokimi.config.fixed import config_of, differing, differing_split
 from nanokimi.config.parsing import settings
 from nanokimi.errors import UserError
@@ -50,12 +58,36 @@ def read_search(config: RunConfig) -> Search | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         for record in content["arms"].values():
-            record["best"].items()
+            require_complete(record, path)
         arms = {name: with_earlier_searches(arm, path) for name, arm in content["arms"].items()}
         configs = {name: config_of(arm["settings"]) for name, arm in arms.items() if "settings" in arm}
         return Search(path.name, arms, content["steps"], content["data"]["path"], configs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a search.json: name one that nanokimi sweep --search wrote") from None
+
+
+def require_complete(record: dict[str, Any], path: Path) -> None:
+    """Raise KeyError, TypeError, ValueError or AttributeError if a record lacks what a report makes of it."""
+    for part in ("best", "space", "interior"):
+        record[part].items()
+    entry(path.name, "", losses_of(record), patterns_of(record))
+    if not all(type(seed) is int for seed in record["seeds"]):
+        raise ValueError("a seed is no whole number")
+
+
+def require_other_seeds(config: RunConfig, seeds: Collection[int]) -> None:
+    """Raise UserError if a seed that judges the arms is one that their settings were chosen by.
+
+    The best of many trials is so in part by the luck of its seed, most of all where runs scatter most.
+    """
+    search = read_search(config)
+    for name in (config.arms or DEFAULT_ARMS) if search else ():
+        assert search is not None
+        if both := sorted({*seeds} & {*search.records.get(name, {}).get("seeds", ())}):
+            raise UserError(
+                f"the settings of '{name}' were chosen by the loss with seed {both[0]} ({search.file}), which cannot "
+                "judge them, too: name another --seed"
+            )
 
 
 def search_records(config: RunConfig, arms: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:

@@ -183,8 +183,17 @@ def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, aud
 
 
 def run_seeds(pool: Pool, arms: Sequence[StudyArm], seeds: Sequence[int]) -> list[StudyArm]:
-    """Train every arm with every seed and audit the first seed's model; returns the arms, with leaking ones marked."""
+    """Train every arm with every seed and audit the first seed's model; returns the arms, with leaking ones marked.
+
+    Raises UserError if one of these seeds is one that an arm's settings were chosen by, as those of a file may be.
+    """
     sound = [arm for arm in arms if arm.leaking is None]
+    for arm in sound:
+        if both := sorted({*seeds} & {*(arm.tuning or {}).get("seeds", ())}):
+            raise UserError(
+                f"the settings of '{arm.name}' were chosen by the loss with seed {both[0]}, which cannot judge them, "
+                "too: name another --seed"
+            )
     jobs = [job_of(arm, seed, "seed", audited=seed == seeds[0]) for seed in seeds for arm in sound]
     pool.run(jobs)
     found = []

@@ -154,6 +154,7 @@ def is_record(record: dict[str, Any]) -> bool:
     return (
         all(type(record.get(key)) is kind for key, kind in kinds.items())
         and RATE in record["best_values"]
+        and (record.get("patterns") is None or (type(record["patterns"]) is int and record["patterns"] >= 0))
         and (record.get("loss") is None or is_number(record["loss"]))
         and is_number(record.get("cpu_seconds"))
         and (record["kind"] != INHERITED or isinstance(record.get("inherited_from"), str))
