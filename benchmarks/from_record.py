@@ -34,7 +34,7 @@ def make_folder(record: Path, out: Path) -> None:
     create_run_folder(out)
     runs = [json.dumps(line) for line in lines if line["kind"] == "run"]
     write_atomic(out / RESULTS_FILE, "\n".join(runs) + "\n")
-    write_tuned(out, seeds, plans[-1]["settings"]["steps"], arms)
+    write_tuned(out, seeds, plans[-1]["settings"]["steps"], arms, plans[-1]["data"]["path"])
 
 
 def main() -> int:

@@ -81,6 +81,36 @@ def test_a_seed_that_a_file_was_tuned_by_does_not_judge_its_arms(arms: list[Stud
         run_seeds(cast(Pool, None), [start, tuned], [2, 3])
 
 
+def test_settings_that_were_found_on_another_text_or_in_longer_runs_are_said(
+    arms: list[StudyArm], tmp_path: Path
+) -> None:
+    """`--tuned` took those of another preset, and the label said that they were chosen on this validation part."""
+    start = next(arm for arm in arms if arm.name == START)
+    record = pretend_records([start])[START]
+    for text, steps, words in (
+        ("text.txt", STEPS, ""),
+        (None, STEPS, ""),
+        ("tales", STEPS, "on tales"),
+        ("tales", 2 * STEPS, f"in runs of {2 * STEPS} steps on tales"),
+    ):
+        write_tuned(tmp_path, [1, 2], steps, {START: record}, text)
+        study = cast(Study, SimpleNamespace(steps=STEPS, text="text.txt"))
+        (found,) = from_file(study, [start], tmp_path / "tuned.json")
+        label = tuning_label([as_planned(start, found.tuning)])
+        assert ("NOT TUNED HERE" in label) == bool(words)
+        assert not words or f"NOT TUNED HERE: these settings were found {words}." in label
+
+
+def test_searches_that_are_not_the_same_are_not_called_so(arms: list[StudyArm]) -> None:
+    """The records of a file that was put together from two: it said "with the same search, with 8 or 26 trials"."""
+    by_name = {arm.name: arm for arm in arms}
+    records = pretend_records([by_name[START], by_name[END]])
+    records[START]["trials"] -= 3
+    label = tuning_label([as_planned(by_name[name], record) for name, record in records.items()])
+    assert "with the same search" not in label
+    assert "NOT WITH THE SAME SEARCH: the arms differ in trials." in label
+
+
 # ---- who inherits from whom
 
 
@@ -179,7 +209,7 @@ def test_what_was_found_with_one_rate_for_all_weights_has_one_rate_again(
     record = pretend_records([start])[START]
     one = {name: value for name, value in record["best_values"].items() if name != "adamw_ratio"}
     write_tuned(tmp_path, [1, 2], STEPS, {START: {**record, "best_values": one}})
-    study = cast(Study, SimpleNamespace(steps=STEPS))
+    study = cast(Study, SimpleNamespace(steps=STEPS, text="text.txt"))
     (found,) = from_file(study, [start], tmp_path / "tuned.json")
     assert found.config.variant.optim.adamw_lr is None
     write_tuned(tmp_path, [1, 2], STEPS, {START: record})
@@ -195,7 +225,7 @@ def test_a_second_rate_that_an_arm_sets_itself_is_not_taken_for_one_of_earlier_v
     own = added_arm(arms, "own: from=nanogpt optim.adamw_lr=0.25")
     record = pretend_records([own])["own"]
     one = {name: value for name, value in record["best_values"].items() if name != "adamw_ratio"}
-    study = cast(Study, SimpleNamespace(steps=STEPS))
+    study = cast(Study, SimpleNamespace(steps=STEPS, text="text.txt"))
     for kind, arm in ((record["kind"], own), (RATES, replace(own, changes={}))):
         write_tuned(tmp_path, [1, 2], STEPS, {"own": {**record, "kind": kind, "best_values": one}})
         (found,) = from_file(study, [arm], tmp_path / "tuned.json")

@@ -27,6 +27,7 @@ from nanokimi.study.tuning_record import (
     RATES,
     TUNED_FILE,
     Record,
+    found_elsewhere,
     rate_record,
     read_settled,
     write_tuned,
@@ -86,7 +87,7 @@ def settle(
         )
     names = {arm.name for arm in sound}
     found = {name: with_search_from_outside(record, found, names) for name, record in found.items()}
-    write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found)
+    write_tuned(study.folder, study.tuning_seeds(options.tuning_seeds), study.steps, found, study.text)
     return [arm if arm.leaking else arm.tuned(found[arm.name]) for arm in arms]
 
 
@@ -118,6 +119,7 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
             f"{path} has no value for the arm '{missing[0]}': name the tuned.json of a study with this arm"
         )
     settled, names = [], {arm.name for arm in arms if arm.leaking is None}
+    elsewhere = found_elsewhere(path, study.text, study.steps)
     for arm in arms:
         if arm.leaking is None:
             record = with_search_from_outside(known[arm.name], known, names)
@@ -127,7 +129,8 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
             key = KEYS[RATIO][0]
             if RATIO in own and RATIO not in values and record["kind"] != RATES and key not in named_by(arm):
                 best[key] = None  # AdamW alone had one rate for all weights in earlier versions
-            arm = arm.tuned({**record, "best": best})
+            told = {"found_elsewhere": elsewhere} if elsewhere else {}
+            arm = arm.tuned({**record, "best": best, **told})
         settled.append(arm)
     return settled
 

@@ -117,6 +117,11 @@ class Study:
     data: PreparedData
     steps: int
 
+    @property
+    def text(self) -> str:
+        """The name of the text, without its folder."""
+        return Path(self.data.metadata["path"]).name
+
     def pool(self, workers: int | None, keep: bool) -> Pool:
         """A pool of workers for this study's jobs."""
         return Pool(self.folder, self.data, self.config.train.device, workers, keep)

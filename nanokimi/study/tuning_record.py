@@ -10,6 +10,7 @@ tuned.json and search.json hold a record for each arm. It is a dictionary:
 - `table`: each trial's values, and its loss with each seed it was scored with, None if that run diverged
 - `sensitivity`: the curve of each hyperparameter through the centre of the last pattern of trials
 - `settings`: of a search, the settings that it kept fixed (see `config.fixed`); files of earlier versions lack them
+- `found_elsewhere`: of an arm whose settings are a file's: in what other runs they were found, in words
 - `searched`: of an arm that was searched later than the others of its file: when, where and with which command
 - `inherited_from`: of an arm that inherits, the arm whose settings it has; `inherited_file`, if that arm was searched
   for another configuration: the search's file, with the rate found there as `inherited_rate`, and that search's
@@ -65,10 +66,25 @@ def is_at_edge(record: Record) -> list[str]:
     return [name for name, interior in record["interior"].items() if not interior]
 
 
-def write_tuned(folder: Path, seeds: Sequence[int], steps: int, arms: Mapping[str, Record]) -> None:
-    """Write tuned.json, which holds each arm's record."""
+def write_tuned(
+    folder: Path, seeds: Sequence[int], steps: int, arms: Mapping[str, Record], text: str | None = None
+) -> None:
+    """Write tuned.json, which holds each arm's record, and what they were tuned on: the text's name, the steps."""
     content = {"schema_version": SCHEMA_VERSION, "seeds": list(seeds), "steps": steps, "arms": dict(arms)}
-    write_json(folder / TUNED_FILE, content)
+    write_json(folder / TUNED_FILE, content if text is None else {**content, "data": {"path": text}})
+
+
+def found_elsewhere(path: Path, text: str, steps: int) -> str:
+    """In what other runs a tuned.json or search.json found its settings, in words; empty if in such runs as these.
+
+    Nothing is said of what a file of an earlier version does not tell.
+    """
+    content = read_json(path)
+    data, before = content.get("data"), content.get("steps")
+    there = data.get("path") if isinstance(data, dict) else None
+    words = [f"in runs of {before} steps"] if is_number(before) and before != steps else []
+    words += [f"on {there}"] if isinstance(there, str) and there != text else []
+    return " ".join(words)
 
 
 def read_tuned(path: Path) -> dict[str, Record]:

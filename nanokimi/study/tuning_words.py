@@ -29,6 +29,8 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
         seeds = own_seeds(own[SEARCHED][0]["tuning"])
         sentences.append(
             f"{every} is tuned with the same search ({space}), with {trials(own[SEARCHED])} trials on {seeds}."
+            if not (apart := unlike(own[SEARCHED]))
+            else f"{every} is tuned ({space}), but NOT WITH THE SAME SEARCH: the arms differ in {listed(apart)}."
         )
     if own[INHERITED]:
         files = {arm["tuning"].get("inherited_file") for arm in own[INHERITED]} - {None}
@@ -42,6 +44,8 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
         seeds = own_seeds(own[RATES][0]["tuning"])
         sentences.append(f"{whose} is tuned with {trials(own[RATES])} trials on {seeds}.")
         sentences.append("All other settings are as configured.")
+    elsewhere = dict.fromkeys(arm["tuning"].get("found_elsewhere", "") for arm in tuned)
+    sentences += [f"NOT TUNED HERE: these settings were found {words}." for words in elsewhere if words]
     sentences += [edges(tuned), *beside(own[SEARCHED])]
     runs = sum(arm["tuning"]["runs"] for arm in tuned)
     cost = sum(arm["tuning"].get("cpu_seconds", 0.0) for arm in tuned)
@@ -49,6 +53,15 @@ def tuning_label(arms: Sequence[dict[str, Any]]) -> str:
         f"The tuning took {runs:,} runs" + (f", {in_time(cost)} of a processor." if cost else ".")
     )
     return " ".join(sentences)
+
+
+def unlike(arms: Sequence[dict[str, Any]]) -> list[str]:
+    """In what the searches of arms differ: those of a file may have been put together from several."""
+    return [
+        words
+        for key, words in (("design", "design"), ("trials", "trials"), ("seeds", "tuning seeds"))
+        if any(arm["tuning"][key] != arms[0]["tuning"][key] for arm in arms)
+    ]
 
 
 def own_seeds(record: dict[str, Any]) -> str:
