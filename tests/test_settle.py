@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from nanokimi.errors import UserError
 from nanokimi.report.study_search import figures, searched_arms
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.study.added import added_arm
-from nanokimi.study.jobs import read_results
+from nanokimi.study.jobs import Job, read_results
 from nanokimi.study.ladder import (
     ADAMW_END,
     DESIGNS,
@@ -37,7 +38,7 @@ from nanokimi.study.output import as_text, search_rows
 from nanokimi.study.pool import Pool
 from nanokimi.study.scale import ScaleOptions, family_parents, scale_arms
 from nanokimi.study.search import Asked, Design, search
-from nanokimi.study.settle import from_file, inherit
+from nanokimi.study.settle import TuningOptions, from_file, inherit, tune_inheriting_arms
 from nanokimi.study.space import settings_of
 from nanokimi.study.study import Study, StudyArm, run_seeds
 from nanokimi.study.tune import rounded
@@ -109,6 +110,38 @@ def test_searches_that_are_not_the_same_are_not_called_so(arms: list[StudyArm]) 
     label = tuning_label([as_planned(by_name[name], record) for name, record in records.items()])
     assert "with the same search" not in label
     assert "NOT WITH THE SAME SEARCH: the arms differ in trials." in label
+
+
+def test_every_size_warms_up_over_the_same_share_of_its_own_run(config: RunConfig, tmp_path: Path) -> None:
+    """All sizes of a `scale` warmed up for as many steps as the searched one, though their runs differ in length."""
+    sized = scale_arms(config, ScaleOptions(sizes=(32, 64, 96, 128), families=(END,)))
+    searched = sized[1]
+    record = pretend_records([searched])[searched.name]
+    record["best_values"]["warmup"] = 0.1
+    jobs: list[Job] = []
+
+    def run(some: Sequence[Job]) -> list[dict[str, Any]]:
+        jobs.extend(some)
+        return [{"val_loss": 1.0} for _ in some]
+
+    steps = searched.config.train.max_steps
+    assert steps
+    study = SimpleNamespace(steps=steps, text="text.txt", tuning_seeds=lambda count: [9])
+    others = [arm for arm in sized if arm is not searched]
+    found = tune_inheriting_arms(
+        cast(Study, study),
+        cast(Pool, SimpleNamespace(run=run)),
+        others,
+        dict.fromkeys((arm.name for arm in others), searched.name),
+        {searched.name: record},
+        TuningOptions(rounds=0),
+    )
+    write_tuned(tmp_path, [9], steps, {**found, searched.name: record})
+    settled = from_file(cast(Study, study), sized, tmp_path / "tuned.json")
+    assert len({arm.config.train.max_steps for arm in settled}) == 4
+    for arm in [*(job.config for job in jobs), *(arm.config for arm in settled)]:
+        assert arm.train.max_steps
+        assert abs(arm.variant.optim.warmup_steps - 0.1 * arm.train.max_steps) <= 0.5
 
 
 # ---- who inherits from whom

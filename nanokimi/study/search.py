@@ -240,11 +240,19 @@ def move(centre: Trial, sides: Sequence[Trial], hyperparameter: Hyperparameter, 
 
 
 def search(
-    arms: Mapping[str, RunConfig], score: Score, seeds: Sequence[int], steps: int, design: Design
+    arms: Mapping[str, RunConfig],
+    score: Score,
+    seeds: Sequence[int],
+    steps: int | Mapping[str, int],
+    design: Design,
 ) -> dict[str, Record]:
-    """Search for every arm's settings; returns a record for each (see `tuning_record`)."""
+    """Search for every arm's settings; returns a record for each (see `tuning_record`).
+
+    `steps` are those of all runs, or of each arm's.
+    """
     sequence = sobol_points(2 * design.trials)
-    states = {name: ArmSearch(config, steps, sequence) for name, config in arms.items()}
+    own = dict.fromkeys(arms, steps) if isinstance(steps, int) else steps
+    states = {name: ArmSearch(config, own[name], sequence) for name, config in arms.items()}
 
     def ask(trials: Mapping[str, Sequence[Trial]], chosen: Sequence[int]) -> None:
         due = [(name, trial, seed) for name, some in trials.items() for trial in some for seed in chosen]

@@ -125,7 +125,7 @@ def from_file(study: Study, arms: Sequence[StudyArm], path: Path) -> list[StudyA
             record = with_search_from_outside(known[arm.name], known, names)
             own = {hyperparameter.name for hyperparameter in hyperparameters_of(arm.config)}
             values = {name: value for name, value in record["best_values"].items() if name in own}
-            best = settings_of(values, arm.config, study.steps)
+            best = settings_of(values, arm.config, arm.steps)
             key = KEYS[RATIO][0]
             if RATIO in own and RATIO not in values and record["kind"] != RATES and key not in named_by(arm):
                 best[key] = None  # AdamW alone had one rate for all weights in earlier versions
@@ -147,9 +147,9 @@ def run_searches(
             seconds[name] += cpu_seconds(line)
         return [line["val_loss"] for line in lines]
 
-    configs = {arm.name: arm.config for arm in arms}
+    configs, steps = {arm.name: arm.config for arm in arms}, {arm.name: arm.steps for arm in arms}
     seeds = study.tuning_seeds(options.tuning_seeds)
-    records = search(configs, score, seeds, study.steps, options.design)
+    records = search(configs, score, seeds, steps, options.design)
     return {
         name: {
             **record,
@@ -213,10 +213,10 @@ def tune_rates(
     options: TuningOptions,
 ) -> dict[str, Record]:
     """Tune each arm's rate by a grid around its own; `values` are the other values that it is run with."""
-    configs = {arm.name: arm.config for arm in arms}
+    by_name = {arm.name: arm for arm in arms}
 
     def settings_at(name: str, rate: float) -> dict[str, Any]:
-        return settings_of({RATE: rate, **values[name]}, configs[name], study.steps)
+        return settings_of({RATE: rate, **values[name]}, by_name[name].config, by_name[name].steps)
 
     def maker(arm: StudyArm) -> Callable[[Any, int], Job]:
         return lambda rate, seed: tuning_job(arm, settings_at(arm.name, rate), seed)

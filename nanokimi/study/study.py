@@ -86,6 +86,13 @@ class StudyArm:
     """The family of `scale` that it is the member of `hidden_size` of."""
     hidden_size: int | None = None
 
+    @property
+    def steps(self) -> int:
+        """The steps of its runs, which in `scale` depend on its size."""
+        steps = self.config.train.max_steps
+        assert steps is not None, "open_study() turns every budget into steps"
+        return steps
+
     def origin(self) -> dict[str, Any]:
         """What the study's records call its changes: the settings, and where the arm comes from."""
         fields = {
@@ -180,10 +187,9 @@ def set_up_study(config: RunConfig, out: Path) -> Study:
 
 def job_of(arm: StudyArm, seed: int, purpose: str, steps: int | None = None, audited: bool = False) -> Job:
     """A run of an arm, with its own number of steps or `steps`; the schedule always has the same shares of the run."""
-    config, own = arm.config, arm.config.train.max_steps
+    config = arm.config
     if steps is not None:
-        assert own is not None, "open_study() turns every budget into steps"
-        config = with_changes(config, in_steps(config, own, steps))
+        config = with_changes(config, in_steps(config, arm.steps, steps))
     return Job(arm.name, as_job_config(config, seed), purpose, arm.origin(), audited)
 
 
