@@ -93,7 +93,7 @@ def summary(what: str, tries: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def exchanged(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def exchanged(tries: list[dict[str, Any]], rounding: float | None) -> list[dict[str, Any]]:
     """Each try with the next one's copy: weights and batches differ, but neither arm has an advantage."""
     found = []
     for one, other in zip(tries, tries[1:] + tries[:1], strict=True):
@@ -102,7 +102,9 @@ def exchanged(tries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             {"name": name, "leaking": None, "test_loss": sum(own) / len(own), "seeds": list(own)}
             for name, own in losses.items()
         ]
-        judged = verdict(arms, compare_pairs(losses), {"5-gram": {"test_loss": None}}, None)
+        judged = verdict(
+            arms, compare_pairs(losses, rounding=rounding), {"5-gram": {"test_loss": None}}, None
+        )
         found.append({**one, "kind": "exchanged", "losses": losses, "winner": judged["winner"]})
     return found
 
@@ -122,12 +124,16 @@ def null_rows(
         winner = report["verdict"]["winner"]
         done.append({"kind": "try", "seed": seed, "seeds": seeds, "losses": losses, "winner": winner})
         print(f"try {number + 1} of {tries}: {winner or 'no winner'}", file=sys.stderr)
+    spread = load_config(config, options).compare.spread
     environment = describe_environment()
     head = {"kind": "null", **{key: environment[key] for key in ("time", "processor", "cores", "commit")}}
     head["command"] = " ".join(["python", "benchmarks/null.py", *sys.argv[1:]])
     summaries = [
         summary(f"NanoGPT and its copy, same weights and batches ({config})", done),
-        summary(f"NanoGPT and itself with other weights and batches ({config})", exchanged(done)),
+        summary(
+            f"NanoGPT and itself with other weights and batches ({config})",
+            exchanged(done, spread.rounding if spread else None),
+        ),
     ]
     return [head, *summaries, *done]
 

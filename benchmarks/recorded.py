@@ -10,12 +10,15 @@ from typing import Any
 
 from nanokimi.compare.report import arm_row
 from nanokimi.compare.verdict import pairs_of
+from nanokimi.config.files import load_config
 from nanokimi.runtime.files import describe_environment, read_json_lines, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PRESETS = ROOT / "nanokimi" / "presets"
 Row = dict[str, Any]
+PRESET_OF = {name: "tales" for name in ("tales-short", "tales-new-seeds")}
+"""The presets of recorded comparisons, if it was measured how far rounding moves their runs."""
 OLD_SEED_2 = {
     "NanoKimi": [1.5768, 1.5846, 1.5867],
     "NanoKimi of seed 2": [1.5846, 1.5750, 1.5749],
@@ -49,7 +52,8 @@ def judged(name: str, seeds: int | None = None) -> tuple[Row, list[Row], list[Ro
     first = sorted({run["seed"] for run in runs})[:seeds]
     runs = [run for run in runs if run["seed"] in first]
     arms = [arm_row(arm, runs, head["search"].get(arm)) for arm in dict.fromkeys(run["arm"] for run in runs)]
-    return head, runs, arms, pairs_of(arms, runs)
+    spread = load_config(PRESET_OF[name]).compare.spread if name in PRESET_OF else None
+    return head, runs, arms, pairs_of(arms, runs, spread)
 
 
 def old_tales() -> dict[str, list[float]]:

@@ -239,6 +239,20 @@ def test_a_pair_has_the_noise_of_every_earlier_search_but_one_that_both_arms_sha
     assert same["ci95"] == [0, 0], "equal runs are equal whatever a search picked"
 
 
+def test_seeds_that_agree_by_luck_do_not_show_less_noise_than_rounding_makes() -> None:
+    """A model with itself had a winner so, by 0.002: its three differences were alike."""
+    losses = {"a": [1.0, 1.1, 1.3], "b": [1.0020, 1.1021, 1.3019]}
+    (alone,), (known,) = compare_pairs(losses), compare_pairs(losses, rounding=0.002)
+    assert alone["words"].startswith("lower by") and known["words"] == NOT_DISTINGUISHABLE
+    half = float(scipy_stats.t.ppf(0.975, 2)) * 0.002 * math.sqrt(2 / 3)
+    assert known["ci95"] == pytest.approx([known["mean"] - half, known["mean"] + half])
+    assert known["p"] == pytest.approx(2 * scipy_stats.t.sf(0.002 / (0.002 * math.sqrt(2 / 3)), 2))
+    losses["b"] = [1.2, 1.5, 1.9]
+    assert compare_pairs(losses, rounding=0.002) == compare_pairs(losses), "these scatter more by themselves"
+    (same,) = compare_pairs({"a": [1.0, 1.1], "b": [1.0, 1.1]}, rounding=0.002)
+    assert same["ci95"] == [0, 0]
+
+
 def test_one_seed_has_no_interval_and_no_winner() -> None:
     (found,) = compare_pairs({"a": [1.0], "b": [2.0]}, {})
     assert found["ci95"] is found["p"] is found["holm_p"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from nanokimi.compare.report import dropped_arms, earlier_numbers_of_seeds, with_looks
-from nanokimi.compare.verdict import paired_difference, verdict
+from nanokimi.compare.verdict import paired_difference, pairs_of, verdict
 from nanokimi.config import SpreadConfig
 from nanokimi.measure.stats import compare_pairs, t_quantile
 
@@ -115,6 +116,17 @@ def test_the_arm_below_all_others_wins(order: tuple[str, str, str]) -> None:
     assert found["winner"] == order[0] and found["ranked"] is True
     assert f"{order[0]} is better than {order[1]} by 0.3000" in found["sentence"]
     assert "means of 4 seeds" in found["sentence"] and "1.5000" in found["sentence"]
+
+
+def test_a_report_knows_how_far_rounding_moves_the_runs_of_its_preset() -> None:
+    losses = {"A": [1.0, 1.1, 1.3], "B": [1.0020, 1.1021, 1.3019]}
+    arms = [{**arm(name, row), "search": None} for name, row in losses.items()]
+    runs = [
+        {"arm": name, "test_loss": loss, "val_loss": loss} for name, row in losses.items() for loss in row
+    ]
+    spread = SpreadConfig(seed=0.05, rounding=0.002, runs=5, file="spread.jsonl")
+    for known, winner in ((None, "A"), (replace(spread, rounding=None), "A"), (spread, None)):
+        assert verdict(arms, pairs_of(arms, runs, known), BASELINES, known)["winner"] == winner
 
 
 def test_one_seed_names_no_winner_and_says_how_far_runs_differ() -> None:

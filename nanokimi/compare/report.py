@@ -74,14 +74,14 @@ def build_report(
         runs = [{**run, "folder": "."} for run in runs]
     search = search_records(config, configs)
     arms = [arm_row(name, runs, search.get(name)) for name in configs]
-    pairs = pairs_of(arms, runs)
+    spread = config.compare.spread
+    pairs = pairs_of(arms, runs, spread)
     windows = scored_windows(len(data.test_ids), data.test_doc_offsets, train.context_length)
     for pair in pairs:
         pair["text95"] = text_interval(pair, runs, windows.tokens, out)
     environment = read_json(out / "environment.json")
     first = {run["arm"]: run for run in runs if run["seed"] == config.seed}
     records = {name: read_json_lines(out / run["folder"] / "metrics.jsonl") for name, run in first.items()}
-    spread = config.compare.spread
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": with_looks(

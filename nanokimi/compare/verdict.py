@@ -57,11 +57,14 @@ def paired_difference(
     return PairedDifference(difference, difference - half, difference + half)
 
 
-def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def pairs_of(
+    arms: list[dict[str, Any]], runs: list[dict[str, Any]], spread: SpreadConfig | None = None
+) -> list[dict[str, Any]]:
     """Every pair of arms that do not leak, judged over seeds, with the noise of the searches.
 
     An arm that inherits its settings has the noise of that search, too. The scatter of single trials is known from the
-    runs judged here, unless the search repeated its trials. `noise_missing` says which noise cannot be told.
+    runs judged here, unless the search repeated its trials. `noise_missing` says which noise cannot be told. How far
+    rounding alone moves the preset's runs (`spread`) is the least deviation that is believed of these runs.
     """
     sound = [arm for arm in arms if arm["leaking"] is None]
     losses = {arm["name"]: [run["test_loss"] for run in runs if run["arm"] == arm["name"]] for arm in sound}
@@ -77,7 +80,7 @@ def pairs_of(arms: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dic
             )
             inherited[arm["name"]] = earlier_variances(arm["search"], chosen)
     lacking = {arm["name"]: lacking_of(arm["search"] or {}) for arm in sound}
-    pairs = compare_pairs(losses, noise, inherited)
+    pairs = compare_pairs(losses, noise, inherited, rounding=spread.rounding if spread else None)
     for pair in pairs:
         here, there = lacking[pair["first"]], lacking[pair["second"]]
         apart = sorted(here.keys() ^ there.keys())

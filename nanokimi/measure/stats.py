@@ -74,18 +74,24 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def paired_t(
-    first: Sequence[float], second: Sequence[float], *, extra_variance: float = 0.0
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    extra_variance: float = 0.0,
+    least_variance: float = 0.0,
 ) -> SeedDifference:
     """Mean difference of runs paired by seed, its 95% t interval and two-sided p; infinitely wide for one seed.
 
     `extra_variance` of the mean (that of both arms' searches) is added to what the seeds show. The degrees of freedom
     stay those of the seeds: more of them (Satterthwaite's) would claim that the search's part is known exactly.
+    `least_variance` is that of one difference by rounding alone: where a few seeds happen to show less, it is taken.
     """
     differences = np.subtract(first, second)
     count, mean = len(differences), float(np.mean(differences))
     if count < 2 or not math.isfinite(extra_variance):
         return SeedDifference(mean, -math.inf, math.inf, 1.0, count, extra_variance)
-    error = math.sqrt(float(np.var(differences, ddof=1)) / count + extra_variance)
+    variance = max(float(np.var(differences, ddof=1)), least_variance)
+    error = math.sqrt(variance / count + extra_variance)
     half = t_quantile(1 - LEVEL / 2, count - 1) * error
     if error == 0:
         return SeedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, count)
@@ -180,6 +186,8 @@ def compare_pairs(
     losses_by_arm: dict[str, list[float]],
     search_variances: dict[str, float] | None = None,
     inherited: dict[str, dict[Hashable, float]] | None = None,
+    *,
+    rounding: float | None = None,
 ) -> list[dict[str, Any]]:
     """Every pair of arms, first minus second, judged together: Holm counts all the pairs of the report.
 
@@ -194,8 +202,10 @@ def compare_pairs(
             raise ValueError(f"{first} has {len(one)} seeds, {second} {len(other)}: they cannot be paired")
         extra = searched.get(first, 0.0) + searched.get(second, 0.0)
         extra += unshared(earlier.get(first, {}), earlier.get(second, {}))
-        extra = 0.0 if one == other else extra
-        found.append((first, second, paired_t(one, other, extra_variance=extra)))
+        least = 2 * (rounding or 0.0) ** 2
+        if one == other:
+            extra = least = 0.0
+        found.append((first, second, paired_t(one, other, extra_variance=extra, least_variance=least)))
     adjusted = holm([difference.p for *_, difference in found])
     entries = []
     for (first, second, difference), holm_p in zip(found, adjusted, strict=True):
