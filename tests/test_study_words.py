@@ -19,9 +19,10 @@ from nanokimi.config.parsing import is_whole, settings, with_parsed
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.report.study_groups import grouped
-from nanokimi.runtime.files import read_json
+from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.study import sweep
 from nanokimi.study.added import added_arm
+from nanokimi.study.labels import earlier_looks, labels
 from nanokimi.study.ladder import END, NAMES, START, check_corners, plan_ladder
 from nanokimi.study.ladder_run import LadderOptions
 from nanokimi.study.study import StudyArm
@@ -329,3 +330,20 @@ def test_comparisons_of_a_group_with_another_name_are_shown() -> None:
     found = grouped(effects)
     assert [(family, len(rows)) for family, _, rows in found] == [("2x2", 1), ("per reading", 2)]
     assert found[1][1].heading == "per reading"
+
+
+def test_seeds_that_were_added_to_a_study_and_comparisons_left_out_are_said() -> None:
+    """Repeated with more seeds in the same folder until there is a verdict, it said nothing of that."""
+    lines = read_json_lines(Path(__file__).parents[1] / "docs" / "results" / "scale-tales.jsonl")
+    plan = [line for line in lines if line["kind"] == "plan"][-1]
+    assert earlier_looks([], plan) == earlier_looks([plan], plan) == {}
+    assert not any("BEWARE" in label for label in labels(plan))
+    more = {**plan, "seeds": [*plan["seeds"], 99], "comparisons": plan["comparisons"][1:]}
+    found = earlier_looks([plan], more)
+    name, seeds = plan["comparisons"][0]["name"], len(plan["seeds"])
+    assert found == {"earlier_seeds": [seeds], "left_out": [name]}
+    assert earlier_looks([plan, {**more, **found}], more) == found, "a repeated command writes no other plan"
+    (said,) = [label for label in labels({**more, **found}) if "BEWARE" in label]
+    assert f"the number of seeds was raised from {seeds} to {seeds + 1} and {name} was left out" in said
+    other = {**plan, "arms": [{**arm, "runs": {"tokens": ["another"]}} for arm in plan["arms"]]}
+    assert earlier_looks([other], more) == {}, "a study of other runs in the same folder is no look at these"

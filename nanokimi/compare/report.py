@@ -16,7 +16,7 @@ import numpy as np
 from nanokimi.compare.match import describe_match
 from nanokimi.compare.searched import search_records
 from nanokimi.compare.summary import arm_segments
-from nanokimi.compare.verdict import pairs_of, text_interval, verdict
+from nanokimi.compare.verdict import looks_sentence, pairs_of, text_interval, verdict
 from nanokimi.config import BUDGETS, RunConfig, TrainConfig
 from nanokimi.config.arms import DEFAULT_ARMS, slug
 from nanokimi.config.safe_yaml import read_yaml
@@ -29,7 +29,6 @@ from nanokimi.report.records import SCHEMA_VERSION
 from nanokimi.report.search_note import search_note
 from nanokimi.runtime.files import read_json, read_json_lines
 from nanokimi.runtime.progress import step_progress
-from nanokimi.runtime.text import listed
 from nanokimi.train.run_folder import CONFIG_FILE
 
 ORDER = 5
@@ -134,26 +133,9 @@ def dropped_arms(out: Path, arms: Collection[str]) -> list[str]:
 def with_looks(
     found: dict[str, Any], earlier: Sequence[int], seeds: int, dropped: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The verdict, with a sentence if runs that may have been judged before are judged otherwise now.
-
-    Seeds that are added or left out, and arms that are left out (Holm's correction counts the pairs), are further
-    chances of a winner.
-    """
-    fewer, more = ([str(count) for count in earlier if (count - seeds) * sign > 0] for sign in (-1, 1))
-    changes = [
-        f"the number of seeds was {verb} from {' and '.join(counts)} to {seeds}"
-        for verb, counts in (("raised", fewer), ("lowered", more))
-        if counts
-    ]
-    if dropped:
-        changes.append(f"{listed(dropped)} {'was' if len(dropped) == 1 else 'were'} left out")
-    if not changes or seeds < 2:
-        return found
-    warning = (
-        f"BEWARE: {listed(changes)} after the comparison had begun. Whoever changes seeds or arms until there is a "
-        "winner finds one more often than in 5% of comparisons of equal arms."
-    )
-    return {**found, "sentence": f"{found['sentence']} {warning}"}
+    """The verdict, with a sentence if runs that may have been judged before are judged otherwise now."""
+    warning = looks_sentence(earlier, seeds, dropped)
+    return {**found, "sentence": f"{found['sentence']} {warning}"} if warning else found
 
 
 def as_run(result: dict[str, Any]) -> dict[str, Any]:

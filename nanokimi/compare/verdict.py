@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,28 @@ def lacking_sentences(pairs: list[dict[str, Any]]) -> list[str]:
         f"The noise of the search that settings were inherited from is missing from the intervals of {which}, which "
         f"are too narrow: {why}."
     ]
+
+
+def looks_sentence(earlier: Sequence[int], seeds: int, dropped: Sequence[str], what: str = "arms") -> str:
+    """A warning if the number of seeds was another before, or if `what` (arms, comparisons) has been left out; or "".
+
+    Seeds that are added or left out are further chances of a winner, and so is what is left out, because Holm's
+    correction counts the pairs.
+    """
+    fewer, more = ([str(count) for count in earlier if (count - seeds) * sign > 0] for sign in (-1, 1))
+    changes = [
+        f"the number of seeds was {verb} from {' and '.join(counts)} to {seeds}"
+        for verb, counts in (("raised", fewer), ("lowered", more))
+        if counts
+    ]
+    if dropped:
+        changes.append(f"{listed(dropped)} {'was' if len(dropped) == 1 else 'were'} left out")
+    if not changes or seeds < 2:
+        return ""
+    return (
+        f"BEWARE: {listed(changes)} after the comparison had begun. Whoever changes seeds or {what} until there is a "
+        f"winner finds one more often than in 5% of comparisons of equal arms."
+    )
 
 
 def floor_sentences(sound: list[dict[str, Any]], baselines: dict[str, dict[str, float | None]]) -> list[str]:

@@ -13,6 +13,11 @@ def searched_arm(row: dict[str, Any]) -> str | None:
     return None if "inherited_file" in tuning else tuning.get("inherited_from")
 
 
+def known(variance: float) -> float | None:
+    """A variance for the record, None if it is infinite."""
+    return variance if math.isfinite(variance) else None
+
+
 def noise_of_searches(weights: Mapping[str, float], rows: Mapping[str, dict[str, Any]]) -> float:
     """The variance that searches add to a comparison, those of its arms and those that they inherit from.
 

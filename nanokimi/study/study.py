@@ -6,7 +6,6 @@ runs, so that the report can be made from that one file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,9 +44,9 @@ from nanokimi.study.jobs import (
     as_job_config,
     block_tokens,
 )
-from nanokimi.study.labels import FEW_STEPS, labels, tests_label, versions
+from nanokimi.study.labels import FEW_STEPS, earlier_looks, labels, tests_label, versions
 from nanokimi.study.pool import Pool
-from nanokimi.study.search_noise import searched_arm
+from nanokimi.study.search_noise import known, searched_arm
 from nanokimi.train.run_folder import set_up, whole_where_it_stops
 
 SCHEMA_VERSION = 1
@@ -265,9 +264,10 @@ def write_plan(study: Study, kind: str, content: dict[str, Any]) -> dict[str, An
         **content,
     }
     path = study.folder / RESULTS_FILE
-    known = [line for line in read_json_lines(path) if line["kind"] == "plan"] if path.exists() else []
-    if known and {**known[-1], "machine": 0} == {**plan, "machine": 0}:
-        return known[-1]
+    plans = [line for line in read_json_lines(path) if line["kind"] == "plan"] if path.exists() else []
+    plan |= earlier_looks(plans, plan)
+    if plans and {**plans[-1], "machine": 0} == {**plan, "machine": 0}:
+        return plans[-1]
     append_json_line(path, plan)
     return plan
 
@@ -310,11 +310,6 @@ def arm_rows(plan: dict[str, Any], results: dict[str, Line]) -> list[dict[str, A
                 }
             rows.append(row)
     return rows
-
-
-def known(variance: float) -> float | None:
-    """A variance for the record, None if it is infinite."""
-    return variance if math.isfinite(variance) else None
 
 
 def noise_of_search(arm: dict[str, Any], results: dict[str, Line], judged: Sequence[float]) -> float:
