@@ -41,6 +41,7 @@ from short_search_table import short_search_arms_table, short_search_verdicts_ta
 from speed_table import speed_table
 from spread_table import spread_table
 from study_tables import false_winners_table, old_and_new, pairing_table, study_block
+from warmup_table import warmup_arms_table, warmup_verdicts_table
 from withdrawn import old_ratios_table, withdrawn_table
 
 from nanokimi.compare.earlier_searches import patterns_of
@@ -279,6 +280,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "one-rate-verdicts": one_rate_verdicts_table,
         "short-search-arms": short_search_arms_table,
         "short-search-verdicts": short_search_verdicts_table,
+        "warmup-arms": warmup_arms_table,
+        "warmup-verdicts": warmup_verdicts_table,
         "tales-corrected": lambda: corrected(
             "tales-short", old_tales(), "short tales, same search for every arm", "tales, as claimed before"
         ),

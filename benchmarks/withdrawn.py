@@ -124,7 +124,7 @@ def ratios(base: Sequence[Row], new: Row, floor: float) -> tuple[dict[str, Any],
     by_law = misfit(compute_N, losses_SN, floor)[1]
     without, found = (
         multiplier(
-            Sizes(compute_N, losses_SN, share * noise_N),
+            Sizes(compute_N, losses_SN, share * noise_N, 0.0 * noise_N),
             Size(new["flops"], new["losses"], share * new["noise"]),
             floor,
             by_law=by_law,

@@ -45,7 +45,8 @@ def law(compute: np.ndarray | float, e0: float, a: float, alpha: float) -> np.nd
 
 
 def sizes(losses_SN: np.ndarray) -> Sizes:
-    return Sizes(COMPUTE, losses_SN, np.zeros(len(COMPUTE)))
+    nothing_N = np.zeros(len(COMPUTE))
+    return Sizes(COMPUTE, losses_SN, nothing_N, nothing_N)
 
 
 # ---- curves
@@ -118,6 +119,18 @@ def test_the_searches_noise_is_in_a_multiplier() -> None:
     assert half == pytest.approx(4.302653 * 0.001 / (alpha * float(new)), rel=0.01)
 
 
+def test_the_luck_of_one_search_moves_all_sizes_together() -> None:
+    """A law whose losses are all larger by a share r reaches a loss after log(1 + r) / a more of the logarithm."""
+    lawful, new, alpha = law(COMPUTE, 0.0, 30.0, 0.15), Size(2e9, law(5e9, 0.0, 30.0, 0.15).repeat(3)), 0.15
+    nothing_N, luck_N = np.zeros(len(COMPUTE)), (0.001 * lawful) ** 2
+    halves = []
+    for own_N, shared_N in ((nothing_N, luck_N), (luck_N, nothing_N)):
+        found = multiplier(Sizes(COMPUTE, lawful[None].repeat(3, 0), own_N, shared_N), new, 0.0)
+        halves.append(math.log(found["seeds95"][1] / found["ratio"]))
+    assert halves[0] == pytest.approx(4.302653 * 0.001 / alpha, rel=0.01)
+    assert halves[1] < 0.8 * halves[0], "luck of their own is partly averaged out"
+
+
 def test_the_monotone_cubic_is_scipys() -> None:
     generator = np.random.default_rng(9)
     for count in (3, 4, 7):
@@ -172,6 +185,7 @@ def test_what_is_saved_says_how_it_was_read() -> None:
                 "losses": [x - 0.01, x, x + 0.01],
                 "test_loss": x,
                 "search_variance": 0.0,
+                "shared_variance": 0.0,
                 "hidden_size": width,
                 "epochs": width / 80,
             }

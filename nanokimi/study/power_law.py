@@ -43,11 +43,13 @@ class Sizes:
     losses_SN: np.ndarray
     """By seed and size."""
     search_N: np.ndarray
-    """The variances that the searches for settings add to the losses."""
+    """The variances that a search for each size's own settings, such as its rate, adds to the losses."""
+    shared_N: np.ndarray
+    """Those of the search that all sizes have settings of: its luck moves them together."""
 
     def take(self, kept: np.ndarray) -> Sizes:
         """Some of the sizes, by index."""
-        return Sizes(self.compute_N[kept], self.losses_SN[:, kept], self.search_N[kept])
+        return Sizes(self.compute_N[kept], self.losses_SN[:, kept], self.search_N[kept], self.shared_N[kept])
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,10 @@ def read_ratio(compute_for: ComputeFor, base: Sizes, new: Size, beyond: float) -
     ratios_S = compute_for(compute_N, base.losses_SN, new.losses_S) / new.compute
     if seeds < 2 or not np.isfinite(ratios_S).all() or not (ratios_S > 0).all():
         return found
-    # Move each loss by one deviation of its search's noise, up and down. Keep the larger step that reaches the loss.
-    deviations = np.diag(np.sqrt(np.append(base.search_N, new.search)))
+    # Move each loss by one deviation of its search's noise, and all of the family by those of the search that they
+    # share, up and down. Keep the larger step that reaches the loss.
+    alone = np.diag(np.sqrt(np.append(base.search_N, new.search)))
+    deviations = np.vstack([alone, np.sqrt(np.append(base.shared_N, 0.0))])
     steps_MN = np.concatenate([sign * deviations for sign in (1.0, -1.0)])
     moved_M = compute_for(compute_N, means_N + steps_MN[:, :-1], mean_R + steps_MN[:, -1])
     with np.errstate(divide="ignore"):

@@ -35,7 +35,7 @@ from nanokimi.study.study import (
     study_title,
     write_plan,
 )
-from nanokimi.study.tuning_record import read_settled
+from nanokimi.study.tuning_record import SEARCHED, read_settled
 
 MIN_SIZES = 4
 MOST_TIMES = 1000
@@ -209,8 +209,11 @@ def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
     # A family's sizes share one search, whose luck other families do not share.
-    noises = [row["search_variance"], row["inherited_variance"], *row["earlier_variances"].values()]
-    more["search_variance"] = None if None in noises else sum(noises)
+    shared, own = [row["inherited_variance"], *row["earlier_variances"].values()], [row["search_variance"]]
+    if row["tuning"] and row["tuning"]["kind"] == SEARCHED:
+        shared, own = shared + own, []
+    more["shared_variance"] = None if None in shared else sum(shared)
+    more["search_variance"] = None if None in shared + own else sum(shared + own)
     return {**{key: row[key] for key in kept}, **more}
 
 
@@ -221,11 +224,16 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     """
     by_family = {one["family"]: one["points"] for one in curves}
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
+    # The variances are None with one seed, for which there is no interval.
+    whole, shared = (
+        np.array([point[kind] or 0.0 for point in by_family[base]])
+        for kind in ("search_variance", "shared_variance")
+    )
     sizes = Sizes(
         np.array([point[axis] for point in by_family[base]]),
         np.array([point["losses"] for point in by_family[base]]).T,
-        # The variance is None with one seed, for which there is no interval.
-        np.array([point["search_variance"] or 0.0 for point in by_family[base]]),
+        whole - shared,
+        shared,
     )
     found = [
         {
