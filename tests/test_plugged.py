@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nanokimi.config.files import config_text, load_config
 from nanokimi.config.rules import resolve
 from nanokimi.errors import UserError
 from nanokimi.measure.cost import model_cost
+from nanokimi.runtime.plugins import forget_plugins, imported_files, name_plugin, require_same_plugins
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sliding_window.py"
 ATTENTION, LAYER = f"{EXAMPLE}:SlidingWindowAttention", f"{EXAMPLE}:SwishLayer"
@@ -92,3 +95,65 @@ def test_an_arm_may_replace_any_part_of_nanogpt_or_nanokimi(tmp_path: Path) -> N
         asked("train", "--nanokimi.model.latent_norm_eps", "1e-5", "--plugin", ATTENTION)
     with pytest.raises(UserError, match="activation_function"):
         asked("train", "--model", "nanogpt", "--activation_function", "gelu_new", "--plugin", ATTENTION)
+
+
+IMPORTING = """
+import json
+import torch
+from torch.nn import functional as F
+try:
+    from . import beyond
+    import broken
+except ImportError:
+    pass
+
+import helper
+from package.inner import WIDTH
+
+
+class Mine(torch.nn.Module):
+    plugs_into = "feed_forward"
+"""
+
+
+def test_a_plugin_is_another_if_one_of_the_users_files_that_it_imports_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison went on with a part whose helper was another one by then, and nothing was said."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    plugin, helper, inner = tmp_path / "mine.py", tmp_path / "helper.py", tmp_path / "package" / "inner.py"
+    inner.parent.mkdir()
+    (inner.parent / "__init__.py").write_text("")
+    (tmp_path / "deeper.py").write_text("DEPTH = 1")
+    (tmp_path / "broken.py").write_text("def")
+    inner.write_text("from deeper import *\nfrom . import __name__ as ours\nWIDTH = 1")
+
+    def hashed(content: str, help_with: str) -> str:
+        plugin.write_text(content)
+        helper.write_text(f"import numpy\nimport {help_with}")
+        forget_plugins()
+        for name in ("helper", "package", "package.inner", "deeper"):
+            sys.modules.pop(name, None)
+        return name_plugin(f"{plugin}:Mine").sha256
+
+    first = hashed(IMPORTING, "json")
+    assert set(imported_files(IMPORTING.encode())) == {
+        "helper",
+        "package",
+        "package.inner",
+        "deeper",
+        "broken",
+    }
+    assert hashed(IMPORTING, "json") == first
+    assert hashed(IMPORTING, "torch") != first
+    (tmp_path / "deeper.py").write_text("DEPTH = 2")
+    assert hashed(IMPORTING, "json") != first
+    kept = {"mine.py:Mine": first}
+    with pytest.raises(UserError, match="made with another mine.py, or with others that it imports"):
+        require_same_plugins(kept, tmp_path)
+    alone = IMPORTING.replace("import helper\nfrom package.inner import WIDTH", "").replace(
+        "import broken", ""
+    )
+    assert hashed(alone, "json") == hashlib.sha256(alone.encode()).hexdigest(), "as in runs of before"
+    forget_plugins()

@@ -1,17 +1,24 @@
 """Classes of the user's own, from a file: `--plugin FILE.py:NAME`.
 
 Loading a class runs its file, so only files named in the present command are run. A run folder stores the name
-(FILE.py:NAME, without the folder) and the file's SHA-256, and whoever opens the run must name a file with the same
-content again. Named files are remembered while the process lives, and passed on to the processes that it starts.
+(FILE.py:NAME, without the folder) and the SHA-256 of the file, and of the user's other files if it imports some.
+Whoever opens the run must name a file with the same content again. Named files are remembered while the process lives,
+and passed on to the processes that it starts.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.util
 import shlex
+import site
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +33,9 @@ class Plugin:
 
     name: str  # FILE.py:NAME as configurations keep it, without the folder
     path: Path
+    file_sha256: str
     sha256: str
+    """With the user's other files that it imports, if there are any."""
     cls: type
 
 
@@ -42,19 +51,86 @@ def name_plugin(spec: str) -> Plugin:
     if not path.is_file():
         raise UserError(f"--plugin {spec}: there is no file {path}")
     content = path.read_bytes()
-    plugin = Plugin(
-        f"{path.name}:{class_name}", path.absolute(), hashlib.sha256(content).hexdigest(), type(None)
-    )
-    known = _named.get(plugin.name)
-    if known is not None and (known.path, known.sha256) == (plugin.path, plugin.sha256):
+    name, file_sha256 = f"{path.name}:{class_name}", hashlib.sha256(content).hexdigest()
+    known = _named.get(name)
+    if known is not None and (known.path, known.file_sha256) == (path.absolute(), file_sha256):
         return known
-    if any(other.path.name == path.name and other.sha256 != plugin.sha256 for other in _named.values()):
+    if any(other.path.name == path.name and other.file_sha256 != file_sha256 for other in _named.values()):
         raise UserError(f"--plugin {spec}: another file named {path.name} is plugged in already")
     found = getattr(_run(content, path, spec), class_name, None)
     if not isinstance(found, type):
         raise UserError(f"--plugin {spec}: {path} defines no class '{class_name}'")
-    _named[plugin.name] = Plugin(plugin.name, plugin.path, plugin.sha256, found)
-    return _named[plugin.name]
+    sha256 = _with_imports(file_sha256, imported_files(content))
+    _named[name] = Plugin(name, path.absolute(), file_sha256, sha256, found)
+    return _named[name]
+
+
+def _with_imports(sha256: str, imported: dict[str, Path]) -> str:
+    """The hash of a file, with the names and contents of the files that it imports, if there are any."""
+    if not imported:
+        return sha256
+    whole = hashlib.sha256(sha256.encode())
+    for name, path in sorted(imported.items()):
+        whole.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return whole.hexdigest()
+
+
+def imported_files(content: bytes) -> dict[str, Path]:
+    """The user's own files that a file imports, by module name, and those that these import; no installed packages."""
+    found: dict[str, Path] = {}
+    waiting = [(content, "")]
+    while waiting:
+        for name in _imported_names(*waiting.pop()):
+            if name in found or (path := _own_file(name)) is None:
+                continue
+            found[name] = path
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            waiting.append((path.read_bytes(), package))
+    return found
+
+
+def _imported_names(content: bytes, package: str) -> Iterator[str]:
+    """What the import statements of a file of `package` may mean: of "from a.b import c" these are a, a.b and a.b.c."""
+    nodes: Iterable[ast.AST] = ()
+    # a file that nothing has imported yet need not be Python
+    with suppress(SyntaxError, ValueError):
+        nodes = ast.walk(ast.parse(content))
+    for node in nodes:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            with suppress(ImportError):
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                names = [f"{base}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _own_file(name: str) -> Path | None:
+    """The file of a module that the user wrote; None for Python's, ours, and those of installed packages."""
+    spec = None
+    # the package first: nothing is looked for in an installed one
+    for known in (name.partition(".")[0], name):
+        try:
+            spec = importlib.util.find_spec(known)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        if spec is None or _is_installed(spec):
+            return None
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") and Path(origin).is_file() else None
+
+
+def _is_installed(spec: ModuleSpec) -> bool:
+    """Whether a module is Python's, ours, or of an installed package."""
+    paths = sysconfig.get_paths()
+    folders = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    installed = {Path(folder).resolve() for folder in folders}
+    files = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(installed & {file, *file.parents} for file in (Path(one).resolve() for one in files))
 
 
 def _run(content: bytes, path: Path, spec: str) -> object:
@@ -129,7 +205,8 @@ def require_same_plugins(kept: dict[str, Any], where: Path) -> None:
         load_plugin(name)
         if _named[_key(name)].sha256 != sha256:
             raise UserError(
-                f"{where} was made with another {name.rpartition(':')[0]} (SHA-256 {str(sha256)[:12]}): name that file"
+                f"{where} was made with another {name.rpartition(':')[0]}, or with others that it imports "
+                f"(SHA-256 {str(sha256)[:12]}): name that file"
             )
 
 
