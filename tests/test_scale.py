@@ -185,6 +185,7 @@ def test_what_is_saved_says_how_it_was_read() -> None:
                 "losses": [x - 0.01, x, x + 0.01],
                 "test_loss": x,
                 "search_variance": 0.0,
+                "own_variance": 0.0,
                 "shared_variance": 0.0,
                 "hidden_size": width,
                 "epochs": width / 80,

@@ -230,7 +230,7 @@ def looks_sentence(earlier: Sequence[int], seeds: int, dropped: Sequence[str], w
         return ""
     return (
         f"BEWARE: {listed(changes)} after the comparison had begun. Whoever changes seeds or {what} until there is a "
-        f"winner finds one more often than in 5% of comparisons of equal arms."
+        "winner finds one more often than in 5% of comparisons of equal arms."
     )
 
 

@@ -206,14 +206,15 @@ def curves_of(report: dict[str, Any]) -> dict[str, Any]:
 
 def point_of(row: dict[str, Any], train_tokens: int) -> dict[str, Any]:
     """One size of a family, with how many times it read the text."""
-    kept = ("flops", "train_seconds", "losses", "test_loss", "search_variance")
+    kept = ("flops", "train_seconds", "losses", "test_loss")
     more = {"hidden_size": row["changes"]["hidden_size"], "epochs": row["tokens"] / train_tokens}
     # A family's sizes share one search, whose luck other families do not share.
     shared, own = [row["inherited_variance"], *row["earlier_variances"].values()], [row["search_variance"]]
     if row["tuning"] and row["tuning"]["kind"] == SEARCHED:
         shared, own = shared + own, []
-    more["shared_variance"] = None if None in shared else sum(shared)
-    more["search_variance"] = None if None in shared + own else sum(shared + own)
+    more["own_variance"], more["shared_variance"], more["search_variance"] = (
+        None if None in some else sum(some) for some in (own, shared, own + shared)
+    )
     return {**{key: row[key] for key in kept}, **more}
 
 
@@ -225,14 +226,14 @@ def saving(curves: Sequence[dict[str, Any]], base: str, axis: str, floor: float 
     by_family = {one["family"]: one["points"] for one in curves}
     law = next(one["laws"][axis] for one in curves if one["family"] == base)
     # The variances are None with one seed, for which there is no interval.
-    whole, shared = (
+    own, shared = (
         np.array([point[kind] or 0.0 for point in by_family[base]])
-        for kind in ("search_variance", "shared_variance")
+        for kind in ("own_variance", "shared_variance")
     )
     sizes = Sizes(
         np.array([point[axis] for point in by_family[base]]),
         np.array([point["losses"] for point in by_family[base]]).T,
-        whole - shared,
+        own,
         shared,
     )
     found = [
