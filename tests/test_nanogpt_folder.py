@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from nanokimi.config import DatasetConfig, RunConfig, TrainConfig
 from nanokimi.config.files import load_config
 from nanokimi.config.rules import validate
+from nanokimi.data.documents import END_OF_TEXT
 from nanokimi.data.parts import NANOGPT_NOTE
 from nanokimi.data.plain_pickle import read_plain_pickle
 from nanokimi.data.store import prepare
 from nanokimi.data.summary import summary_text
+from nanokimi.data.tokenizers.foreign import read_foreign
 from nanokimi.errors import UserError
 
 TEXT = make_text(3000) + "\u00e9"
@@ -146,6 +148,37 @@ def test_without_meta_a_tokenizer_must_be_named(tmp_path: Path) -> None:
     tokenizer = byte_level(tmp_path / "t.json")
     data = prepare(replace(dataset, tokenizer=str(tokenizer)), tmp_path / "out", 8)
     assert data.tokenizer.vocab_size == 300 and data.metadata["tokenizer"] == "tokenizer.json"
+
+
+def test_end_of_text_adds_no_bytes(tmp_path: Path) -> None:
+    """As nanoGPT's prepare.py for OpenWebText writes it. Its 13 characters made bits per byte too low."""
+    from test_foreign import byte_level
+
+    tokenizer = read_foreign(byte_level(tmp_path / "t.json", special=[END_OF_TEXT]))
+    end = tokenizer.end_of_text_id
+    assert end is not None and tokenizer.decode([end]) == END_OF_TEXT
+    documents = [f"Story {number} of a caf\u00e9.\n" for number in range(40)]
+    parts = {"train": documents[:20], "val": documents[20:30], "test": documents[30:]}
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "texts").mkdir()
+    for name, part in parts.items():
+        ids = [one for text in part for one in (*tokenizer.encode(text), end)]
+        np.array(ids, dtype=np.uint16).tofile(tmp_path / "gpt" / f"{name}.bin")
+        text = f"{END_OF_TEXT}\n".join(f"{document}\n" for document in part)
+        (tmp_path / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
+    theirs, ours = (
+        prepare(
+            DatasetConfig(path=str(tmp_path / name), tokenizer=str(tmp_path / "t.json")),
+            tmp_path / f"{name}-out",
+            8,
+        )
+        for name in ("gpt", "texts")
+    )
+    assert np.array_equal(theirs.test_ids, ours.test_ids)
+    for name, part in parts.items():
+        assert theirs.metadata[f"{name}_text_bytes"] == len("".join(part).encode("utf-8")), name
+        assert theirs.metadata[f"{name}_text_chars"] == len("".join(part)), name
+        assert ours.metadata[f"{name}_text_bytes"] == theirs.metadata[f"{name}_text_bytes"], name
 
 
 def test_impossible_tokens_are_refused(tmp_path: Path) -> None:

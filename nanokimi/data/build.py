@@ -84,6 +84,8 @@ def find_store(dataset: DatasetConfig) -> Found:
         "fraction": dataset.fraction,
         "tokenizer": tokenizer_identity(dataset),
     }
+    if source is None:
+        identity["text_sizes"] = "without end-of-text"
     key, source_key = store_key(identity), store_key(fingerprint)
     folder = cache_folder(dataset)
     store, work = folder / key, folder / f"{key}.build"

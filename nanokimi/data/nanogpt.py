@@ -199,10 +199,21 @@ def _read_ids(path: Path, dtype: np.dtype, vocab_size: int) -> np.ndarray:
 
 
 def _text_size(ids: np.ndarray, tokenizer: Tokenizer) -> tuple[int, int]:
-    """UTF-8 bytes and characters that the ids stand for (to within a character for every 4 million tokens)."""
-    texts = (tokenizer.decode(block) for block in _blocks(ids))
+    """UTF-8 bytes and characters that the ids stand for, without end-of-text, as for documents.
+
+    To within a character for every 4 million tokens.
+    """
+    pieces = (piece for block in _blocks(ids) for piece in _without(tokenizer.end_of_text_id, block))
+    texts = map(tokenizer.decode, pieces)
     sizes = [(len(text.encode("utf-8")), len(text)) for text in texts]
     return sum(one for one, _ in sizes), sum(two for _, two in sizes)
+
+
+def _without(end: int | None, ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The runs of ids between those that are `end`."""
+    ends = np.flatnonzero(ids == end) if end is not None else np.zeros(0, dtype=np.int64)
+    starts = (0, *(int(place) + 1 for place in ends))
+    return (ids[start:stop] for start, stop in zip(starts, (*ends.tolist(), len(ids)), strict=True))
 
 
 def _blocks(ids: np.ndarray) -> Iterator[np.ndarray]:
