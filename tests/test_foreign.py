@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from conftest import make_text
 
 from nanokimi.config import DatasetConfig
 from nanokimi.config.files import load_config
-from nanokimi.data.store import open_prepared, prepare
+from nanokimi.data.store import as_validation_text, open_prepared, prepare
 from nanokimi.data.tokenizers.foreign import SentencePieceModel, TokenizersTokenizer, read_foreign
 from nanokimi.data.tokenizers.own import load_tokenizer
 from nanokimi.errors import UserError
@@ -146,6 +147,26 @@ def test_what_is_lost_is_measured_and_said(
     assert error.count("\n") == 1 and "warning" in error and "does not give back 100 of 100 texts" in error
     own = prepare(documents, tmp_path / "c", 8)
     assert "changed_by_tokenizer" not in own.metadata
+
+
+def test_what_is_lost_of_another_text_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's own text may be one that the tokenizer gives back, and the text that is scored another one."""
+    tokenizer = byte_level(tmp_path / "t.json", lower=True)
+    pieces = [TEXT[start : start + 200].lower() for start in range(0, len(TEXT), 200)]
+    records = [json.dumps({"text": piece}) for piece in pieces]
+    (tmp_path / "low.jsonl").write_text("\n".join(records) + "\n")
+    (tmp_path / "mixed.jsonl").write_text(
+        "\n".join([records[0], '{"text": "ONE"}', '{"text": "Two"}']) + "\n"
+    )
+    dataset = DatasetConfig(path=str(tmp_path / "low.jsonl"), tokenizer=str(tokenizer), workers=1)
+    data = prepare(dataset, tmp_path / "out", 8)
+    assert data.metadata["changed_by_tokenizer"] == 0
+    capsys.readouterr()
+    as_validation_text(data, str(tmp_path / "low.jsonl"))
+    assert capsys.readouterr().err == ""
+    as_validation_text(data, str(tmp_path / "mixed.jsonl"))
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "warning" in error and "does not give back 2 of 3 texts" in error
 
 
 def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -181,9 +181,8 @@ def build(dataset: DatasetConfig, source: Source, work: Path, target: Path) -> N
     if dataset.sources:
         metadata["sources"] = describe_sources(dataset, source, corpus, shards, records)
     if metadata.get("changed_by_tokenizer"):
-        metadata["warning"] = (
-            f"the tokenizer {dataset.tokenizer} does not give back {metadata['changed_by_tokenizer']} of "
-            f"{metadata['units_encoded']} texts as they were: a score per byte is that of its own version of them"
+        metadata["warning"] = encoding.lossy_warning(
+            dataset.tokenizer, metadata["changed_by_tokenizer"], metadata["units_encoded"]
         )
     for part in HELD_OUT:
         if (path := work / CORPUS / f"{part}.nats").exists():

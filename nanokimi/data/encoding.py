@@ -105,6 +105,14 @@ def _changed(tokenizer: Tokenizer, texts: list[bytes], ids: np.ndarray, counts: 
     return sum(tokenizer.decode(one) != text.decode("utf-8") for one, text in zip(pieces, texts, strict=True))
 
 
+def lossy_warning(tokenizer: str, changed: int, units: int) -> str:
+    """What has to be said if a tokenizer changed some of the texts that it encoded."""
+    return (
+        f"the tokenizer {tokenizer} does not give back {changed} of {units} texts as they were: a score per byte is "
+        "that of its own version of them"
+    )
+
+
 def finished_record(shard: Shard, folder: Path) -> dict[str, Any] | None:
     """The record of a shard that is complete in `folder`; None if it is missing or damaged."""
     try:

@@ -25,7 +25,7 @@ from nanokimi.config.text_sources import text_name, text_title
 from nanokimi.data.batches import Mixture
 from nanokimi.data.build import METADATA_FILE, find_store
 from nanokimi.data.documents import END_OF_TEXT
-from nanokimi.data.encoding import id_dtype
+from nanokimi.data.encoding import id_dtype, lossy_warning
 from nanokimi.data.metadata import SCHEMA_VERSION, read_metadata
 from nanokimi.data.mixture import mixture_of, require_long_enough
 from nanokimi.data.parts import PARTS, fractions, split_note
@@ -298,6 +298,11 @@ def as_validation_text(
     ids = [data.tokenizer.encode(text) for text in texts]
     if not any(map(len, ids)):
         raise UserError(f"{path} has no text to score: name a file with text in it")
+    if data.tokenizer.name in FOREIGN:
+        changed = sum(data.tokenizer.decode(one) != text for one, text in zip(ids, texts, strict=True))
+        if changed:
+            warning = lossy_warning(data.tokenizer.name, changed, len(texts))
+            print(f"nanokimi: warning: {visible_line(warning)}", file=sys.stderr)
     contiguous = data.metadata.get("contiguous", True)
     if end is not None and not contiguous:
         ids = [np.append(one, np.int32(end)) for one in ids]
