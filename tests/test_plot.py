@@ -316,6 +316,9 @@ def test_the_floor_is_drawn_if_all_runs_share_it(make: Callable[..., Path]) -> N
     assert _levels([one, other], "bits")[1] == [], "bits per byte do not depend on the tokenizer"
     elsewhere = replace(run, text={**text, "sha256": "y"})
     assert "different texts;" in _levels([one, elsewhere], "test")[1][0]
+    ours, theirs = (replace(run, text={**text, "test_text_bytes": size}) for size in (400, 1200))
+    assert "different texts;" in _levels([ours, theirs], "test")[1][0], "two shares of one text"
+    assert _levels([ours, theirs], "bits")[1] == [], "which have the same validation text"
 
 
 def test_texts_of_a_mixture_are_shown_one_by_one(shown: Callable[..., Shown]) -> None:

@@ -257,9 +257,10 @@ def _told_apart(one: Opened, groups: dict[tuple[str, str], list[Opened]]) -> str
 def _levels(opened: Sequence[Opened], kind: str) -> tuple[list[Record], list[str]]:
     """The entropy floor of the validation text, if all runs share one, and what has to be said below the picture."""
     texts = [one.text for one in opened if one.text is not None]
-    keys = ["sha256", "val_text_bytes"]
+    part = "test" if kind == "test" else "val"  # other shares of one text may change only one of the two
+    keys = ["sha256", f"{part}_text_bytes"]
     if kind != "bits":  # bits per byte do not depend on the tokenizer
-        keys += ["val_tokens", "tokenizer", "vocab_size"]
+        keys += [f"{part}_tokens", "tokenizer", "vocab_size"]
     scored = {tuple(text.get(key) for key in keys) for text in texts}
     notes = []
     if len(scored) > 1 and kind not in ("lr", "cost", "experts", "logits"):
