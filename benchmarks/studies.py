@@ -33,6 +33,8 @@ SEARCH = "--search --trials 16 --seeds 1"
 STUDY = "--trials 16 --tuning-seeds 1"
 LADDER = "--rounds 1 --budgets tokens,flops --train.dtype fp32"
 FAMILIES = "NanoGPT,NanoGPT with Muon,NanoKimi"
+ALSO = {"k2-27m": "tales-gpu"}
+"""Presets that take the settings found for another, because their models are the same."""
 BEGIN = "The arms of `nanokimi compare` have the settings"
 """How the comment begins that stands above the arms which this script writes into a preset."""
 
@@ -106,6 +108,29 @@ RESULTS = {
             "1",
             "--train.max_steps",
             "100",
+        ]
+    ),
+    "search-k2-27m": Result(  # half of the preset's rows and three rates: a run takes 6 to 20 minutes on one core
+        [
+            "sweep",
+            "--config",
+            "k2-27m",
+            "--data",
+            "tales",
+            "--dataset.characters",
+            "4000000",
+            "--inherit",
+            "k2-1m",
+            "--points",
+            "3",
+            "--rounds",
+            "1",
+            "--seeds",
+            "1",
+            "--train.max_steps",
+            "100",
+            "--train.batch_size",
+            "32",
         ]
     ),
     "search-stories": Result(
@@ -264,12 +289,13 @@ def make(name: str, text: str | None) -> None:
     if name.startswith("search-"):
         found = json.loads((out / "search.json").read_text(encoding="utf-8"))
         found["machine"]["command"] = without_folders(found["machine"]["command"])
-        preset = name.removeprefix("search-")
-        write_json(SEARCHES / f"{preset}.json", found)
-        path = SEARCHES.parent / f"{preset}.yaml"
+        search = name.removeprefix("search-")
+        write_json(SEARCHES / f"{search}.json", found)
         inherited = any("inherited_file" in record for record in found["arms"].values())
-        if inherited or f"# {BEGIN}" in path.read_text(encoding="utf-8"):
-            write_arms(path, arms_block(preset, load_config(preset), found))
+        for preset in (search, ALSO.get(search)):
+            path = SEARCHES.parent / f"{preset}.yaml"
+            if preset and (inherited or f"# {BEGIN}" in path.read_text(encoding="utf-8")):
+                write_arms(path, arms_block(search, load_config(preset), found))
     else:
         run(ROOT / "benchmarks" / "record.py", out, "--to", ROOT / "docs" / "results" / f"{name}.jsonl")
 
