@@ -53,8 +53,11 @@ def tiny_config(folder: Path, **train: Any) -> RunConfig:
 
 
 def k2_27m(folder: Path, layers: int = 8) -> RunConfig:
-    """The preset k2-27m, with 2 sequences at a time and bytes for tokens."""
-    config, tiny = load_config("k2-27m"), tiny_config(folder)
+    """The preset k2-27m, with 2 sequences at a time, bytes for tokens and one learning rate for AdamW.
+
+    The preset's second rate, of embeddings and head, takes two launches more.
+    """
+    config, tiny = load_config("k2-27m", ["--nanogpt.optim.adamw_lr", "null"]), tiny_config(folder)
     few = dict(batch_size=2, max_tokens=None, max_steps=4, eval_batch_size=2, device=KIND)
     arms = {
         name: replace(arm, model=replace(arm.model, num_hidden_layers=layers))
