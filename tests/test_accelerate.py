@@ -322,7 +322,7 @@ def test_what_a_place_may_use_is_compiled_ahead(
     asked: list[str] = []
     for module in (attention, decode_gpt, decode_kimi, experts, muon, rms_norm):
         monkeypatch.setattr(module, "native_library", lambda source: asked.append(source.stem))
-    for module in (accelerate, muon):
-        monkeypatch.setattr(module, "cpu_has_fast_bf16", lambda: True)
+    for module in ("accelerate", "muon", "place"):
+        monkeypatch.setattr(f"nanokimi.kernels.{module}.cpu_has_fast_bf16", lambda: True)
     accelerate.compile_ahead(*place)
     assert set(asked) == files
